@@ -1,0 +1,106 @@
+"""Compiles `protos/countermand/v1/*.proto` into the stubs of `countermand/v1/`.
+
+`make stubs` runs it as a script; hatchling runs the same function, as the build hook below, for wheels and
+editable installs. It needs grpcio-tools and mypy-protobuf and nothing else: no network, no protoc on the PATH.
+A failed run leaves the old stubs as they were.
+"""
+
+import hashlib
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path("countermand/v1")
+
+# protoc looks for plug-ins on the PATH, where another environment's may come first. A launcher of our own
+# runs the one that this very interpreter imports, inside pip's isolated builds as well.
+PLUGINS = {"mypy": "main", "mypy_grpc": "grpc"}
+
+
+class StubsError(Exception):
+    """The stubs cannot be made, or do not match their protos; says what to do, in one sentence."""
+
+
+class StubsHook(BuildHookInterface[Any]):
+    """Compiles the stubs before hatchling collects the files of a wheel."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 (hatchling's signature)
+        """Compiles, or ends the build with the one sentence that says why it could not."""
+        try:
+            generate(Path(self.root))
+        except StubsError as error:
+            self.app.abort(str(error))
+
+
+def generate(root: Path = ROOT) -> None:
+    """Replaces every stub under `root` by a fresh one and removes those whose proto has gone."""
+    protos = _protos(root)
+    if not protos:
+        raise StubsError(f"There is no proto in {root / 'protos' / PACKAGE}: restore the contract.")
+    digest = _digest(root)
+    stubs = root / PACKAGE
+    stubs.mkdir(parents=True, exist_ok=True)
+    # Beside the stubs, so that moving a file in is one atomic rename and nobody imports half of one.
+    with TemporaryDirectory(dir=stubs.parent, prefix=".stubs-") as folder:
+        fresh = Path(folder)
+        _compile(root, protos, fresh)
+        (fresh / PACKAGE / "__init__.py").touch()
+        made = sorted((fresh / PACKAGE).iterdir())
+        for old in stubs.glob("*.py*"):
+            if old.is_file() and old.name not in {new.name for new in made}:
+                old.unlink()
+        for new in made:
+            new.replace(stubs / new.name)
+    (stubs / ".stamp").write_text(digest + "\n")
+
+
+def check(root: Path = ROOT) -> None:
+    """Raises StubsError unless the stubs under `root` were made from the protos as they are now."""
+    stamp = root / PACKAGE / ".stamp"
+    if not stamp.exists() or stamp.read_text().strip() != _digest(root):
+        raise StubsError(f"The stubs in {PACKAGE} are older than their protos: run `make stubs`.")
+
+
+def _compile(root: Path, protos: list[Path], out: Path) -> None:
+    arguments = [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={root / 'protos'}"]
+    for plugin, function in PLUGINS.items():
+        launcher = out / f"protoc-gen-{plugin}"
+        call = f"from mypy_protobuf.main import {function}; {function}()"
+        launcher.write_text(f"#!/bin/sh\nexec {shlex.join([sys.executable, '-c', call])}\n")
+        launcher.chmod(0o700)
+        arguments.append(f"--plugin=protoc-gen-{plugin}={launcher}")
+    arguments += [f"--{kind}_out={out}" for kind in ("python", "grpc_python", *PLUGINS)]
+    done = subprocess.run([*arguments, *map(str, protos)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise StubsError(f"The protos do not compile; mend them and run `make stubs`.\n{done.stderr}")
+
+
+def _protos(root: Path) -> list[Path]:
+    return sorted((root / "protos" / PACKAGE).glob("*.proto"))
+
+
+def _digest(root: Path) -> str:
+    """Returns what the stubs depend on, as one word: protos by content (git moves mtimes) and tools."""
+    parts = [f"{tool} {metadata.version(tool)}" for tool in ("grpcio-tools", "mypy-protobuf")]
+    for proto in _protos(root):
+        parts += [proto.name, hashlib.sha256(proto.read_bytes()).hexdigest()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def main() -> None:
+    """Compiles the stubs; with `--check`, only says whether they are up to date."""
+    try:
+        check() if "--check" in sys.argv[1:] else generate()
+    except StubsError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
