@@ -1,0 +1,413 @@
+"""The one table of errors: what can go wrong, its code, its reason, and what to do next.
+
+An error's docstring is its message, with every varying word as a named field; the fields travel as
+metadata, so that a program never parses the message. `status.py` turns these into a
+`google.rpc.Status` and back; `failure()` turns one into the `Failure` that is stored. Handlers and
+verbs only raise. Nothing here does any I/O.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import ClassVar
+
+from grpc import StatusCode
+
+from countermand.v1.failure_pb2 import Failure
+
+DOMAIN = "countermand"
+
+
+class CountermandError(Exception):
+    """Something went wrong."""
+
+    code: ClassVar[StatusCode] = StatusCode.INTERNAL
+    reason: ClassVar[str] = "BUG"
+    # Whether another attempt of the same arguments may end better.
+    retriable: ClassVar[bool] = False
+
+    def __init__(self, **metadata: object) -> None:
+        """Keeps the fields; the message is made from the docstring when it is asked for."""
+        self.metadata = {key: str(value) for key, value in metadata.items()}
+        super().__init__(self.message)
+
+    @property
+    def message(self) -> str:
+        """Returns what happened, where, and what to do next, for people."""
+        template = " ".join((self.__doc__ or "").split())
+        return template.format_map(_Fields(self.metadata))
+
+    def failure(self, *, attempt: str = "", host_id: str = "") -> Failure:
+        """Returns the failure that is stored for this error."""
+        return Failure(
+            reason=self.reason,
+            message=self.message,
+            metadata=self.metadata,
+            retriable=self.retriable,
+            attempt=attempt,
+            host_id=host_id,
+        )
+
+
+class _Fields(dict[str, str]):
+    """Shows a missing field by its name: an error about an error helps nobody."""
+
+    def __missing__(self, key: str) -> str:
+        return f"<{key}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One thing that is wrong with one field, or one unmet requirement about one subject."""
+
+    field: str  # a path such as "spec.root.members[1].task.host_id"; for a precondition: the subject
+    description: str  # what is wrong and what would be right
+    kind: str = ""  # for a precondition: its type, such as "DECISION"
+
+
+# -- the request --------------------------------------------------------------------------------
+
+
+class FieldInvalid(CountermandError):
+    """{summary}"""
+
+    code = StatusCode.INVALID_ARGUMENT
+    reason = "FIELD_INVALID"
+
+    def __init__(self, *violations: Violation) -> None:
+        """Keeps every violation: a caller should not have to find them one by one."""
+        assert violations, "an invalid field needs at least one violation"
+        self.violations = violations
+        summary = "; ".join(f"{v.field}: {v.description}" for v in violations[:3])
+        if len(violations) > 3:
+            summary += f"; and {len(violations) - 3} more"
+        super().__init__(summary=summary)
+
+
+class FieldUnsupported(CountermandError):
+    """{field} is part of the contract but not served by this version: leave it out."""
+
+    code = StatusCode.UNIMPLEMENTED
+    reason = "FIELD_UNSUPPORTED"
+
+
+class CallUnsupported(CountermandError):
+    """{call} is part of the contract but not served by this version."""
+
+    code = StatusCode.UNIMPLEMENTED
+    reason = "CALL_UNSUPPORTED"
+
+
+class RequestIdReused(CountermandError):
+    """Request id {request_id} was used for another request: choose a new one."""
+
+    code = StatusCode.INVALID_ARGUMENT
+    reason = "REQUEST_ID_REUSED"
+
+
+class PayloadTooLarge(CountermandError):
+    """{field} has {size_bytes} bytes, more than {size_bytes_max}: send a reference instead."""
+
+    code = StatusCode.INVALID_ARGUMENT
+    reason = "PAYLOAD_TOO_LARGE"
+
+
+# -- workflows and hosts ------------------------------------------------------------------------
+
+
+class WorkflowNotFound(CountermandError):
+    """There is no workflow {name}: check the name, or `countermand workflow list`."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "WORKFLOW_NOT_FOUND"
+
+
+class TaskNotFound(CountermandError):
+    """There is no task {name}: `countermand workflow get` lists the tasks."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "TASK_NOT_FOUND"
+
+
+class HostNotFound(CountermandError):
+    """There is no host {name}: `countermand host list` shows the known ones."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "HOST_NOT_FOUND"
+
+
+class WorkflowIdTaken(CountermandError):
+    """{name} exists with another spec or input: choose another workflow id."""
+
+    code = StatusCode.ALREADY_EXISTS
+    reason = "WORKFLOW_ID_TAKEN"
+
+
+class HostIdTaken(CountermandError):
+    """{name} exists with address {address}: remove it first, or choose another host id."""
+
+    code = StatusCode.ALREADY_EXISTS
+    reason = "HOST_ID_TAKEN"
+
+
+class HostBusy(CountermandError):
+    """{name} still has open attempts: drain it first."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "HOST_BUSY"
+
+
+class HostUnreachable(CountermandError):
+    """The agent at {address} does not answer: is it running, and is the address right?"""
+
+    code = StatusCode.UNAVAILABLE
+    reason = "HOST_UNREACHABLE"
+    retriable = True
+
+
+class StateForbids(CountermandError):
+    """{name} is {state}; {verb} needs one of: {allowed}."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "STATE_FORBIDS"
+
+
+class RequirementsUnmet(CountermandError):
+    """{name} cannot go on yet: {summary}."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "REQUIREMENTS_UNMET"
+
+    def __init__(self, *, name: str, violations: tuple[Violation, ...]) -> None:
+        """Keeps every unmet requirement."""
+        self.violations = violations
+        summary = "; ".join(f"{v.field}: {v.description}" for v in violations)
+        super().__init__(name=name, summary=summary)
+
+
+class Conflict(CountermandError):
+    """{name} changed since it was read: read it again, then decide anew."""
+
+    code = StatusCode.ABORTED
+    reason = "CONFLICT"
+    retriable = True
+
+
+class WatcherTooSlow(CountermandError):
+    """The watch fell behind by more than {events_max} events: watch again from the last one."""
+
+    code = StatusCode.RESOURCE_EXHAUSTED
+    reason = "WATCHER_TOO_SLOW"
+    retriable = True
+
+
+class CoordinatorUnavailable(CountermandError):
+    """The coordinator at {address} does not answer: is it running, and is the address right?"""
+
+    code = StatusCode.UNAVAILABLE
+    reason = "COORDINATOR_UNAVAILABLE"
+    retriable = True
+
+
+class Cancelled(CountermandError):
+    """Cancelled by {principal}: {why}."""
+
+    code = StatusCode.CANCELLED
+    reason = "CANCELLED"
+
+
+class Busy(CountermandError):
+    """Too much at once: wait {retry_delay_s} s and ask again."""
+
+    code = StatusCode.RESOURCE_EXHAUSTED
+    reason = "QUEUE_FULL"
+    retriable = True
+
+    def __init__(self, *, retry_delay: timedelta) -> None:
+        """Keeps how long the caller should wait."""
+        self.retry_delay = retry_delay
+        super().__init__(retry_delay_s=retry_delay.total_seconds())
+
+
+# -- the attempt protocol -----------------------------------------------------------------------
+
+
+class WrongCluster(CountermandError):
+    """This agent serves cluster {expected}, not {cluster_id}: check the host's address."""
+
+    code = StatusCode.PERMISSION_DENIED
+    reason = "WRONG_CLUSTER"
+
+
+class IncarnationChanged(CountermandError):
+    """The agent's journal is {incarnation}, not {expected}: reconcile by owner tags."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "INCARNATION_CHANGED"
+
+
+class Fenced(CountermandError):
+    """Epoch {owner_epoch} of {workflow} is over, {highest} is in charge: stop."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "FENCED"
+
+
+class AttemptReused(CountermandError):
+    """{attempt} was already sent with other arguments."""
+
+    code = StatusCode.ALREADY_EXISTS
+    reason = "ATTEMPT_REUSED"
+
+
+class Compensated(CountermandError):
+    """{attempt} has been compensated and may never start."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "COMPENSATED"
+
+
+class Expired(CountermandError):
+    """{attempt} is older than anything this agent still knows: it may never start."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "EXPIRED"
+
+
+class AttemptNotFound(CountermandError):
+    """{attempt} is not in this agent's journal."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "ATTEMPT_NOT_FOUND"
+
+
+class SequenceAhead(CountermandError):
+    """Sequence {after_sequence} is beyond the journal's end {journal_sequence}: it went back."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "SEQUENCE_AHEAD"
+
+
+class AttemptCancelled(CountermandError):
+    """Stopped as asked; nothing is left behind."""
+
+    code = StatusCode.CANCELLED
+    reason = "CANCELLED"
+
+
+class RunTimeout(CountermandError):
+    """It ran longer than {run_timeout_s} s and was stopped; nothing is left behind."""
+
+    code = StatusCode.DEADLINE_EXCEEDED
+    reason = "RUN_TIMEOUT"
+    retriable = True
+
+
+# -- storage ------------------------------------------------------------------------------------
+
+
+class PoolNotFound(CountermandError):
+    """This host reaches no pool {pool}: `countermand host get` lists its pools."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "POOL_NOT_FOUND"
+
+
+class PoolReadOnly(CountermandError):
+    """Pool {pool} is read-only on this host: choose another target pool."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "POOL_READ_ONLY"
+
+
+class ImageNotFound(CountermandError):
+    """There is no image {image} in pool {pool}: check the name and the pool."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "IMAGE_NOT_FOUND"
+
+
+class ImageExists(CountermandError):
+    """Image {image} is already in pool {pool}, made by {owner}: choose another target."""
+
+    code = StatusCode.ALREADY_EXISTS
+    reason = "IMAGE_EXISTS"
+
+
+class ImageInUse(CountermandError):
+    """Image {image} in pool {pool} is in use by {holder}: wait for it, or delete that first."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "IMAGE_IN_USE"
+    retriable = True
+
+
+class ImageUnsafe(CountermandError):
+    """Image {image} in pool {pool} is not a plain image ({why}): it is not touched."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "IMAGE_UNSAFE"
+
+
+class ImageBusy(CountermandError):
+    """Image {image} in pool {pool} is held by {holder}: try again later."""
+
+    code = StatusCode.ABORTED
+    reason = "IMAGE_BUSY"
+    retriable = True
+
+
+class NoSpace(CountermandError):
+    """Pool {pool} is full: {needed}. Free space in it, or choose a larger pool."""
+
+    code = StatusCode.RESOURCE_EXHAUSTED
+    reason = "NO_SPACE"
+
+
+class StorageFailed(CountermandError):
+    """Pool {pool} answered {error} while working on {image}: look at the storage."""
+
+    code = StatusCode.UNAVAILABLE
+    reason = "STORAGE_FAILED"
+    retriable = True
+
+
+class ToolFailed(CountermandError):
+    """{tool} failed on {image}: {stderr}"""
+
+    code = StatusCode.UNKNOWN
+    reason = "TOOL_FAILED"
+
+
+class VerbUnsupported(CountermandError):
+    """Pool {pool} cannot do {verb} ({why}): choose another verb or pool."""
+
+    code = StatusCode.UNIMPLEMENTED
+    reason = "VERB_UNSUPPORTED"
+
+
+class Drill(CountermandError):
+    """{text}"""
+
+    code = StatusCode.ABORTED
+    reason = "DRILL"
+
+
+class Bug(CountermandError):
+    """A defect in Countermand ({what}): please report it, with the log."""
+
+    code = StatusCode.INTERNAL
+    reason = "BUG"
+
+
+def _by_reason(base: type[CountermandError]) -> dict[str, type[CountermandError]]:
+    """Returns every concrete error by its reason; the first definition of a reason stands."""
+    table: dict[str, type[CountermandError]] = {}
+    for cls in base.__subclasses__():
+        table.setdefault(cls.reason, cls)
+    return table
+
+
+# Reason → error, for whoever reads a status. Both kinds of CANCELLED read as the first.
+TABLE = _by_reason(CountermandError)
