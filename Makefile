@@ -41,7 +41,7 @@ types: $(STUBS) ## Checks types
 	@$(BIN)/mypy
 
 floors: $(STUBS) ## Checks who imports whom
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 # What main promised must hold. The comparison is with the local branch, or what was last fetched of it.
 protos: $(VENV) ## Checks the contract: style, layout, and that nothing on main breaks

@@ -1,8 +1,8 @@
 """Compiles `protos/countermand/v1/*.proto` into the stubs of `countermand/v1/`.
 
-`make stubs` runs it as a script; hatchling runs the same function, as the build hook below, for wheels and
-editable installs. It needs grpcio-tools and mypy-protobuf and nothing else: no network, no protoc on the PATH.
-A failed run leaves the old stubs as they were.
+`make stubs` runs it as a script; hatchling runs the same function, through the build hook below,
+for wheels and editable installs. It needs no network and no protoc on the PATH: grpcio-tools and
+mypy-protobuf bring all of it. A failed run leaves the old stubs as they were.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path("countermand/v1")
 
-# protoc looks for plug-ins on the PATH, where another environment's may come first. A launcher of our own
-# runs the one that this very interpreter imports, inside pip's isolated builds as well.
+# protoc looks for plug-ins on the PATH, where another environment's may come first. A launcher of
+# our own runs the one that this very interpreter imports, inside pip's isolated builds as well.
 PLUGINS = {"mypy": "main", "mypy_grpc": "grpc"}
 
 
@@ -47,7 +47,7 @@ def generate(root: Path = ROOT) -> None:
     digest = _digest(root)
     stubs = root / PACKAGE
     stubs.mkdir(parents=True, exist_ok=True)
-    # Beside the stubs, so that moving a file in is one atomic rename and nobody imports half of one.
+    # Beside the stubs, so that moving a file in is one rename and nobody imports half of it.
     with TemporaryDirectory(dir=stubs.parent, prefix=".stubs-") as folder:
         fresh = Path(folder)
         _compile(root, protos, fresh)
@@ -77,9 +77,10 @@ def _compile(root: Path, protos: list[Path], out: Path) -> None:
         launcher.chmod(0o700)
         arguments.append(f"--plugin=protoc-gen-{plugin}={launcher}")
     arguments += [f"--{kind}_out={out}" for kind in ("python", "grpc_python", *PLUGINS)]
-    done = subprocess.run([*arguments, *map(str, protos)], capture_output=True, text=True, check=False)
+    arguments += map(str, protos)
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise StubsError(f"The protos do not compile; mend them and run `make stubs`.\n{done.stderr}")
+        raise StubsError(f"{done.stderr}The protos do not compile: mend the lines named above.")
 
 
 def _protos(root: Path) -> list[Path]:
@@ -87,7 +88,7 @@ def _protos(root: Path) -> list[Path]:
 
 
 def _digest(root: Path) -> str:
-    """Returns what the stubs depend on, as one word: protos by content (git moves mtimes) and tools."""
+    """Returns one word for all the stubs depend on; contents, since a checkout moves mtimes."""
     parts = [f"{tool} {metadata.version(tool)}" for tool in ("grpcio-tools", "mypy-protobuf")]
     for proto in _protos(root):
         parts += [proto.name, hashlib.sha256(proto.read_bytes()).hexdigest()]
