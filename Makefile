@@ -66,8 +66,7 @@ clean: ## Removes all that make made
 		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# pip compiles the stubs while it installs (protos/generate.py is the build hook), hence no order between the stamps
-# but "after".
+# Installing compiles the stubs as well (protos/generate.py is the build hook), so .venv need only come first.
 $(VENV): pyproject.toml
 	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Countermand needs Python 3.11 or newer. Install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
