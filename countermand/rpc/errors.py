@@ -18,6 +18,9 @@ from countermand.v1.failure_pb2 import Failure
 
 DOMAIN = "countermand"
 
+# Violations told in a message; all of them travel as details.
+SUMMARY_MAX = 3
+
 
 class CountermandError(Exception):
     """Something went wrong."""
@@ -26,6 +29,8 @@ class CountermandError(Exception):
     reason: ClassVar[str] = "BUG"
     # Whether another attempt of the same arguments may end better.
     retriable: ClassVar[bool] = False
+    # The words it was raised with elsewhere; None for one that was raised here.
+    said: str | None = None
 
     def __init__(self, **metadata: object) -> None:
         """Keeps the fields; the message is made from the docstring when it is asked for."""
@@ -35,6 +40,8 @@ class CountermandError(Exception):
     @property
     def message(self) -> str:
         """Returns what happened, where, and what to do next, for people."""
+        if self.said is not None:
+            return self.said
         template = " ".join((self.__doc__ or "").split())
         return template.format_map(_Fields(self.metadata))
 
@@ -61,7 +68,9 @@ class _Fields(dict[str, str]):
 class Violation:
     """One thing that is wrong with one field, or one unmet requirement about one subject."""
 
-    field: str  # a path such as "spec.root.members[1].task.host_id"; for a precondition: the subject
+    field: (
+        str  # a path such as "spec.root.members[1].task.host_id"; for a precondition: the subject
+    )
     description: str  # what is wrong and what would be right
     kind: str = ""  # for a precondition: its type, such as "DECISION"
 
@@ -79,9 +88,9 @@ class FieldInvalid(CountermandError):
         """Keeps every violation: a caller should not have to find them one by one."""
         assert violations, "an invalid field needs at least one violation"
         self.violations = violations
-        summary = "; ".join(f"{v.field}: {v.description}" for v in violations[:3])
-        if len(violations) > 3:
-            summary += f"; and {len(violations) - 3} more"
+        summary = "; ".join(f"{v.field}: {v.description}" for v in violations[:SUMMARY_MAX])
+        if len(violations) > SUMMARY_MAX:
+            summary += f"; and {len(violations) - SUMMARY_MAX} more"
         super().__init__(summary=summary)
 
 

@@ -1,0 +1,104 @@
+"""Opens channels: the options, retries and deadlines that every caller of ours uses.
+
+Only calls that read are retried by themselves, and only on UNAVAILABLE: the request may have been
+served when the answer was lost, so whoever changes something decides by id whether to repeat it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import grpc.aio
+
+# A request is a plan and a small input; whatever is larger is a mistake or an attack. Answers come
+# from a service we chose and may be a page of a thousand items: they get gRPC's usual bound.
+REQUEST_BYTES_MAX = 256 * 1024
+ANSWER_BYTES_MAX = 4 * 1024 * 1024
+
+# Reads touch memory or one indexed query: 10 s is a database in trouble, and worth an error.
+READ_TIMEOUT_S = 10.0
+# A change waits for a group commit, and for a full queue in front of it.
+CHANGE_TIMEOUT_S = 30.0
+# What WaitWorkflow takes beyond the time it was asked to wait.
+WAIT_SLACK_S = 10.0
+
+# A peer that vanished without closing is noticed after 15 s: well before a lease of that length
+# would let somebody else take over, and rare enough to cost nothing.
+KEEPALIVE_TIME_S = 10
+KEEPALIVE_TIMEOUT_S = 5
+# After a restart people wait for the reconnect; gRPC's own maximum is two minutes.
+RECONNECT_DELAY_S_MAX = 5
+
+_READS = {
+    "countermand.v1.WorkflowService": (
+        "PlanWorkflow",
+        "GetWorkflow",
+        "ListWorkflows",
+        "GetTask",
+        "ListTasks",
+        "ListEvents",
+        "WaitWorkflow",
+        "GetResumeRequirements",
+    ),
+    "countermand.v1.HostService": ("GetHost", "ListHosts"),
+    "countermand.v1.AgentService": (
+        "GetAttempt",
+        "ListAttempts",
+        "Inspect",
+        "ListImages",
+        "GetHost",
+    ),
+}
+
+_SERVICE_CONFIG = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [
+                    {"service": service, "method": method}
+                    for service, methods in _READS.items()
+                    for method in methods
+                ],
+                # In all at most about 0.7 s: enough for a hiccup, not for a restart, which the
+                # caller should hear of.
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "0.4s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ]
+    }
+)
+
+
+def open_channel(
+    address: str,
+    *,
+    request_bytes_max: int = REQUEST_BYTES_MAX,
+    answer_bytes_max: int = ANSWER_BYTES_MAX,
+    interceptors: Sequence[Any] = (),
+) -> grpc.aio.Channel:
+    """Returns a channel to one service; it connects at the first call, and again by itself."""
+    options = [
+        ("grpc.max_send_message_length", request_bytes_max),
+        ("grpc.max_receive_message_length", answer_bytes_max),
+        ("grpc.keepalive_time_ms", KEEPALIVE_TIME_S * 1000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", RECONNECT_DELAY_S_MAX * 1000),
+        ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.enable_retries", 1),
+        # A connection of its own, so that one channel's backoff is not another's.
+        ("grpc.use_local_subchannel_pool", 1),
+        # Proxies of the environment are for the web, not for hosts on a storage network.
+        ("grpc.enable_http_proxy", 0),
+    ]
+    return grpc.aio.insecure_channel(address, options=options, interceptors=list(interceptors))
