@@ -1,0 +1,200 @@
+"""What the runtime needs of the world: the store, the agents, the clock, chance.
+
+Protocols only. Each has a real implementation and, where tests need one, a fake that passes the same
+conformance suite. Nothing here knows gRPC or SQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from coordinator.saga.commands import SendAction, SendCancel, SendCompensation
+from coordinator.saga.history import Entry
+from coordinator.saga.states import WorkflowState
+from coordinator.saga.workflow import Workflow
+
+
+class StoreError(Exception):
+    """The store could not do what was asked; nothing of it is visible."""
+
+
+class StoreConflictError(StoreError):
+    """A row was not as the caller knew it: another coordinator, or a defect of ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """What a coordinator learns when it opens its store."""
+
+    cluster_id: str  # made at the first opening, never changes
+    owner_epoch: int  # of this life of the coordinator: higher than any before
+    next_intent: int  # higher than any ever committed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What was handed in when a workflow was started; opaque here, and never changed."""
+
+    spec: bytes
+    input: bytes
+    hash: bytes  # over both: tells a repeat from a clash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A request that was answered by a change: a repeat of it is not done again."""
+
+    request_id: str
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One decision, to be committed whole."""
+
+    workflow: Workflow  # as decided
+    version_before: int  # 0 for a new workflow: compared with the row
+    history: tuple[Entry, ...]
+    changed: frozenset[int]  # the leaves whose record differs; all leaves of a new workflow count
+    submission: Submission | None = None  # of a new workflow
+    request: Request | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRecord:
+    """A host as the store keeps it."""
+
+    id: str
+    address: str
+    draining: bool = False
+    incarnation: str = ""  # empty until its agent has been heard
+    create_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A workflow as loaded, with its counters restored."""
+
+    workflow: Workflow
+    submission: Submission
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEntry:
+    """One entry of some workflow's history, with its place among all of them."""
+
+    workflow_id: str
+    position: int
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowQuery:
+    """Which workflows to list; newest first."""
+
+    states: frozenset[WorkflowState] = frozenset()  # empty: all
+    labels: tuple[tuple[str, str], ...] = ()
+    host: str = ""
+    kind: str = ""
+    created_before: datetime | None = None
+    limit: int = 50
+    after: str = ""  # the opaque token of the page before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowPage:
+    """One page of a list."""
+
+    workflows: tuple[Workflow, ...]
+    next: str = ""  # empty at the end
+
+
+class Store(Protocol):
+    """Durable state. What `commit` has returned from is never lost."""
+
+    async def open(self) -> Opening:
+        """Prepares the store, takes a new epoch, and returns what a coordinator needs to begin."""
+
+    async def commit(self, changes: Sequence[Change]) -> None:
+        """Makes changes durable, all or none.
+
+        Raises StoreConflictError when a version is not as said, or a workflow id is taken;
+        StoreError when the store failed: nothing is visible then.
+        """
+
+    async def load_open(self) -> list[Stored]:
+        """Returns every workflow that is not settled."""
+
+    async def load(self, workflow_id: str) -> Stored | None:
+        """Returns one workflow, settled or not; None if there is none."""
+
+    async def list(self, query: WorkflowQuery) -> WorkflowPage:
+        """Returns one page of workflows."""
+
+    async def history(self, workflow_id: str, *, after: int, limit: int) -> list[StoredEntry]:
+        """Returns a workflow's entries after a sequence, in order."""
+
+    async def events(self, *, after: int, limit: int) -> list[StoredEntry]:
+        """Returns entries of all workflows after a position, in order."""
+
+    async def position(self) -> int:
+        """Returns the highest position, 0 if there is none."""
+
+    async def request(self, request_id: str) -> tuple[Request, str] | None:
+        """Returns a remembered request and the id of the workflow it changed."""
+
+    async def hosts(self) -> list[HostRecord]:
+        """Returns every host, in order of their ids."""
+
+    async def put_host(self, host: HostRecord) -> None:
+        """Adds or replaces a host."""
+
+    async def remove_host(self, host_id: str) -> None:
+        """Removes a host; an absent one is a success."""
+
+    async def close(self) -> None:
+        """Releases everything; nothing is written any more."""
+
+
+Delivery = SendAction | SendCancel | SendCompensation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A committed intent on its way to a host."""
+
+    workflow: Workflow  # as committed: holds the attempt and, in its plan, the action
+    command: Delivery
+    # After a restart nobody knows whether it went out: the host is asked before anything is sent.
+    ask_first: bool = field(default=False)
+
+
+class Agents(Protocol):
+    """Delivers committed intents to hosts until their outcome is known, and reports what it hears.
+
+    What it hears goes to the loop as `AttemptEvent`s. A newer order about the same attempt replaces
+    an older one. A host that does not answer delays no other.
+    """
+
+    def deliver(self, order: Order) -> None:
+        """Takes an order; returns at once."""
+
+
+class Clock(Protocol):
+    """Tells the time of day. Waiting is asyncio's, so that a simulator owns both."""
+
+    def now(self) -> datetime:
+        """Returns the time, aware, in UTC."""
+
+
+class Chance(Protocol):
+    """Draws numbers and ids."""
+
+    def jitter(self) -> float:
+        """Returns a number in [0, 1)."""
+
+    def new_id(self) -> str:
+        """Returns a fresh unique id."""

@@ -1,0 +1,111 @@
+"""What is written into a workflow's history: one entry for every change of state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from coordinator.saga.states import AttemptKind, AttemptState, TaskState, WorkflowState
+from coordinator.saga.workflow import Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowStarted:
+    """The workflow was accepted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowMoved:
+    """The workflow's state changed."""
+
+    before: WorkflowState
+    after: WorkflowState
+    cause: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskMoved:
+    """A task's state changed."""
+
+    before: TaskState
+    after: TaskState
+    attempt: int = 0
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptStarted:
+    """An intent was committed: the attempt may be on its way."""
+
+    attempt: int
+    kind: AttemptKind
+    host: str
+    owner_epoch: int
+    compensates: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptEnded:
+    """An attempt's outcome was recorded, or for the time being that it is unknown."""
+
+    attempt: int
+    state: AttemptState
+    failure: Failure | None = None
+    done: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryScheduled:
+    """A further attempt will follow."""
+
+    attempt: int
+    delay: timedelta
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intervened:
+    """Somebody asked for a change."""
+
+    verb: str
+    principal: str
+    reason: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnerMoved:
+    """A coordinator took the workflow over."""
+
+    owner_epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedLate:
+    """Something said about an attempt contradicts what is known, and changed nothing."""
+
+    attempt: int
+    state: AttemptState
+
+
+Fact = (
+    WorkflowStarted
+    | WorkflowMoved
+    | TaskMoved
+    | AttemptStarted
+    | AttemptEnded
+    | RetryScheduled
+    | Intervened
+    | OwnerMoved
+    | ReportedLate
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One fact at its place in a workflow's history."""
+
+    sequence: int
+    time: datetime
+    task: int = -1  # the node it is about; -1 for the workflow itself
+    fact: Fact
