@@ -1,7 +1,7 @@
 """What the runtime needs of the world: the store, the agents, the clock, chance.
 
-Protocols only. Each has a real implementation and, where tests need one, a fake that passes the same
-conformance suite. Nothing here knows gRPC or SQL.
+Protocols only. Each has a real implementation and, where tests need one, a fake that passes the
+same conformance suite. Nothing here knows gRPC or SQL.
 """
 
 from __future__ import annotations
@@ -87,8 +87,9 @@ class StoredEntry:
     """One entry of some workflow's history, with its place among all of them."""
 
     workflow_id: str
+    sequence: int
     position: int
-    entry: Entry
+    payload: bytes  # as the contract puts it on the wire: a serialized HistoryEvent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +132,7 @@ class Store(Protocol):
     async def load(self, workflow_id: str) -> Stored | None:
         """Returns one workflow, settled or not; None if there is none."""
 
-    async def list(self, query: WorkflowQuery) -> WorkflowPage:
+    async def query(self, query: WorkflowQuery) -> WorkflowPage:
         """Returns one page of workflows."""
 
     async def history(self, workflow_id: str, *, after: int, limit: int) -> list[StoredEntry]:
