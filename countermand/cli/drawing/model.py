@@ -1,0 +1,155 @@
+"""The timeline of one workflow as plain values: what both renderers draw, and all they know.
+
+Times are seconds since the workflow was accepted. States are the numbers of the protos' enums.
+Pure; made by `timeline.py`, drawn by `terminal.py` and `svg.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+SegmentKind = Literal["run", "stopping", "unknown"]
+MarkerKind = Literal["failure", "restart", "intervention"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A stretch of an attempt: at work, being stopped, or with an outcome that nobody knows."""
+
+    kind: SegmentKind
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """One attempt."""
+
+    number: int
+    host_id: str
+    start_s: float
+    end_s: float
+    state: int
+    segments: tuple[Segment, ...]
+    done: int = 0
+    unit: str = "bytes"
+    reason: str = ""
+    message: str = ""
+    # For a compensation: the number of the attempt that it makes up for.
+    compensates: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Time before an attempt: for a slot, a lock, a delay, an agent's answer."""
+
+    start_s: float
+    end_s: float
+    words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One task or group, in the order of the tree."""
+
+    task_id: str
+    depth: int
+    state: int
+    host_id: str = ""
+    verb: str = ""
+    opposite: str = ""
+    waits: tuple[Wait, ...] = ()
+    bars: tuple[Bar, ...] = ()
+    is_group: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneRow:
+    """One task in the compensation lane: what makes up for it, and the attempts at that."""
+
+    task_id: str
+    state: int
+    host_id: str
+    phrase: str
+    # Where its effect came to be: the end of the attempt that is made up for.
+    effect_s: float
+    waits: tuple[Wait, ...]
+    bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """How long the workflow was in one state."""
+
+    state: int
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marker:
+    """A moment that explains the picture."""
+
+    kind: MarkerKind
+    at_s: float
+    text: str
+    task_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """One line of the verdict: a task, where, and what became of it."""
+
+    task_id: str
+    host_id: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The answer in ten seconds: what failed, where, why, what was made up for, what is left."""
+
+    state: int
+    sentence: str
+    failed: tuple[Fact, ...] = ()
+    made_up_for: tuple[Fact, ...] = ()
+    # Attempts that began and left nothing by themselves: stopped, or failed for certain.
+    clean: tuple[Fact, ...] = ()
+    left: tuple[Fact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """One workflow."""
+
+    workflow_id: str
+    kind: str
+    end_s: float
+    settled: bool
+    verdict: Verdict
+    phases: tuple[Phase, ...]
+    rows: tuple[Row, ...]
+    lane: tuple[LaneRow, ...]
+    markers: tuple[Marker, ...]
+
+    @property
+    def bars(self) -> tuple[Bar, ...]:
+        """Returns every attempt, actions first."""
+        actions = (bar for row in self.rows for bar in row.bars)
+        return (*actions, *(bar for row in self.lane for bar in row.bars))
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Returns every host that worked for it, in order of their ids."""
+        return tuple(sorted({bar.host_id for bar in self.bars if bar.host_id}))
+
+    @property
+    def lane_start_s(self) -> float | None:
+        """Returns when making up began; None if it never did."""
+        starts = [phase.start_s for phase in self.phases if phase.state == COMPENSATING]
+        starts += [bar.start_s for row in self.lane for bar in row.bars]
+        return min(starts, default=None)
+
+
+COMPENSATING = 4  # WorkflowState.WORKFLOW_STATE_COMPENSATING; the model knows no protos

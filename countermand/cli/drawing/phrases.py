@@ -1,0 +1,76 @@
+"""Numbers and names in words, as drawings show them. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
+_THOUSAND: Final = 1000
+
+# What an attempt did, by its verb: "copied 158 MB". Others say the outcome's word.
+_DONE: Final = {
+    "create_image": "created",
+    "copy_image": "copied",
+    "clone_image": "cloned",
+    "delete_image": "deleted",
+    "resize_image": "resized",
+    "create_snapshot": "snapshot taken",
+    "delete_snapshot": "snapshot deleted",
+    "revert_image": "reverted",
+    "verify_image": "verified",
+}
+
+
+def size(amount: float) -> str:
+    """Returns a size in three digits: "158 MB", "1.24 GB"."""
+    power = 0
+    while amount >= _THOUSAND - 0.5 and power < len(_UNITS) - 1:
+        amount /= _THOUSAND
+        power += 1
+    digits = 0 if power == 0 or amount >= 100 else 1 if amount >= 10 else 2  # noqa: PLR2004 - three digits
+    return f"{amount:.{digits}f} {_UNITS[power]}"
+
+
+def duration(seconds: float) -> str:
+    """Returns a duration with two figures that matter: "40 ms", "4.8 s", "3 min 20 s"."""
+    for limit, text in (
+        (0.0995, f"{seconds * 1000:.0f} ms"),
+        (9.95, f"{seconds:.1f} s"),
+        (59.5, f"{seconds:.0f} s"),
+    ):
+        if seconds < limit:
+            return text
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = ((days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s"))
+    return " ".join(f"{number} {unit}" for number, unit in parts if number)
+
+
+def count(number: int, noun: str) -> str:
+    """Returns a number with its noun: "1 task", "3 tasks"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def listing(words: list[str]) -> str:
+    """Returns words as a sentence has them: "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else ""
+
+
+def did(verb: str) -> str:
+    """Returns the past of a verb, or nothing for one we do not know."""
+    return _DONE.get(verb, "")
+
+
+def why(message: str) -> str:
+    """Returns the cause in a message: its first sentence, to be put behind a colon.
+
+    Messages say what happened first, and what to do next in the sentences after it.
+    """
+    first = message.split(". ", 1)[0].rstrip(".")
+    return first[:1].lower() + first[1:] if first[1:2].islower() else first
+
+
+def clip(text: str, width: int) -> str:
+    """Returns a text that fits, with an ellipsis where it was cut."""
+    return text if len(text) <= width else text[: max(width - 1, 0)] + "…"

@@ -1,0 +1,315 @@
+"""From a workflow and its history to the timeline that is drawn.
+
+The history alone says when what happened; the workflow adds the tree, the phrases and the words of
+the verdict. Pure: the same history gives the same timeline, and so the same drawing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Final
+
+from countermand.cli.drawing.model import (
+    Bar,
+    LaneRow,
+    Marker,
+    Phase,
+    Row,
+    Segment,
+    SegmentKind,
+    Timeline,
+    Wait,
+)
+from countermand.cli.drawing.verdict import verdict
+from countermand.rpc import names
+from countermand.v1.attempt_pb2 import Attempt, Progress
+from countermand.v1.event_pb2 import (
+    AttemptEnded,
+    AttemptStarted,
+    HistoryEvent,
+    Intervention,
+    TaskStateChanged,
+    WorkflowStateChanged,
+)
+from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_pb2 import Workflow
+from countermand.v1.workflow_state_pb2 import WorkflowState
+
+GROUPS: Final = frozenset({Task.KIND_SEQUENCE, Task.KIND_PARALLEL, Task.KIND_WORKFLOW})
+WAITING: Final = {
+    Task.STATE_READY: "waited for its turn",
+    Task.STATE_STARTING: "waited for the agent",
+    Task.STATE_RETRY_WAIT: "waited before the next attempt",
+}
+SETTLED: Final = frozenset(
+    {
+        WorkflowState.WORKFLOW_STATE_SUCCEEDED,
+        WorkflowState.WORKFLOW_STATE_COMPENSATED,
+        WorkflowState.WORKFLOW_STATE_FAILED,
+    }
+)
+
+
+@dataclass(slots=True)
+class _Try:
+    """One attempt, as far as the history has been read."""
+
+    started: AttemptStarted
+    intent_s: float
+    run_s: float | None = None
+    stopping_s: float | None = None
+    unknown_s: float | None = None
+    ended: AttemptEnded | None = None
+    end_s: float | None = None
+
+
+@dataclass(slots=True)
+class _Story:
+    """One task, as far as the history has been read."""
+
+    waits: list[Wait] = field(default_factory=list)
+    waiting: tuple[float, str] | None = None
+    tries: dict[int, _Try] = field(default_factory=dict)
+
+
+class _Reader:
+    """Reads a history once, from front to back."""
+
+    def __init__(self) -> None:
+        self.start: datetime | None = None
+        self.now_s = 0.0
+        self.stories: dict[str, _Story] = {}
+        self.changes: list[tuple[float, int]] = []
+        self.markers: list[Marker] = []
+
+    def read(self, event: HistoryEvent) -> None:
+        """Takes in one event."""
+        time = event.time.ToDatetime()
+        self.start = self.start or time
+        self.now_s = max(self.now_s, (time - self.start).total_seconds())
+        task_id = (names.parse_task(event.task) or ("", ""))[1]
+        story = self.stories.setdefault(task_id, _Story())
+        match getattr(event, event.WhichOneof("event") or "", None):
+            case WorkflowStateChanged() as change:
+                self.changes.append((self.now_s, change.to))
+            case TaskStateChanged() as change:
+                self._task_changed(story, change)
+            case AttemptStarted() as started:
+                story.tries[started.attempt] = _Try(started, self.now_s)
+                if started.kind == Attempt.KIND_COMPENSATION:
+                    self._stop_waiting(story)
+            case AttemptEnded() as ended:
+                self._attempt_ended(task_id, story, ended)
+            case Intervention() as asked:
+                self._mark(Marker(kind="intervention", at_s=self.now_s, text=_asked(asked)))
+            case _:
+                self._others(event, story)
+
+    def _others(self, event: HistoryEvent, story: _Story) -> None:
+        if event.HasField("owner_changed") and event.owner_changed.owner_epoch > 1:
+            text = f"coordinator restarted, epoch {event.owner_changed.owner_epoch}"
+            self._mark(Marker(kind="restart", at_s=self.now_s, text=text))
+        elif event.HasField("retry_scheduled"):
+            self._wait(story, WAITING[Task.STATE_RETRY_WAIT])
+
+    def _task_changed(self, story: _Story, change: TaskStateChanged) -> None:
+        if change.to in WAITING:
+            words = f"waited for {change.waits_for}" if change.waits_for else WAITING[change.to]
+            self._wait(story, words)
+        else:
+            self._stop_waiting(story)
+        last = story.tries.get(change.attempt or max(story.tries, default=0))
+        if last and last.end_s is None:
+            if change.to == Task.STATE_RUNNING and last.run_s is None:
+                last.run_s = self.now_s
+            elif change.to == Task.STATE_CANCELLING:
+                last.stopping_s = self.now_s
+            elif change.to == Task.STATE_UNKNOWN and last.unknown_s is None:
+                last.unknown_s = self.now_s
+
+    def _attempt_ended(self, task_id: str, story: _Story, ended: AttemptEnded) -> None:
+        attempt = story.tries.get(ended.attempt)
+        if attempt is None:
+            return
+        attempt.ended = ended
+        if ended.state == Attempt.STATE_UNKNOWN:
+            attempt.unknown_s = attempt.unknown_s or self.now_s
+            return
+        attempt.end_s = self.now_s
+        if ended.state == Attempt.STATE_FAILED:
+            text = f"{task_id}: {ended.failure.reason}"
+            self._mark(Marker(kind="failure", at_s=self.now_s, text=text, task_id=task_id))
+
+    def _mark(self, marker: Marker) -> None:
+        self.markers.append(marker)
+
+    def _wait(self, story: _Story, words: str) -> None:
+        """Begins a wait, or gives the one that goes on its better words."""
+        start_s, earlier = story.waiting or (self.now_s, words)
+        story.waiting = (start_s, words if earlier in WAITING.values() else earlier)
+
+    def _stop_waiting(self, story: _Story) -> None:
+        if story.waiting and self.now_s > story.waiting[0]:
+            start_s, words = story.waiting
+            story.waits.append(Wait(start_s=start_s, end_s=self.now_s, words=words))
+        story.waiting = None
+
+
+def timeline(
+    workflow: Workflow, events: Iterable[HistoryEvent], now: datetime | None = None
+) -> Timeline:
+    """Returns the timeline of a workflow in FULL view with its whole history so far.
+
+    `now` is where the open bars of an unsettled workflow end; without it, at its last event.
+    """
+    reader = _Reader()
+    for event in sorted(events, key=lambda event: event.sequence):
+        reader.read(event)
+    settled = workflow.state in SETTLED
+    if now is not None and reader.start is not None and not settled:
+        reader.now_s = max(reader.now_s, (now - reader.start).total_seconds())
+    for story in reader.stories.values():
+        reader._stop_waiting(story)  # noqa: SLF001 - open waits last until now
+    tasks = _shown(workflow.tasks)
+    rows = tuple(_row(task, depth, reader) for task, depth in tasks)
+    lane = sorted(
+        (row for task, _ in tasks if (row := _lane_row(task, reader))),
+        key=lambda row: min(bar.start_s for bar in row.bars),
+    )
+    return Timeline(
+        workflow_id=names.parse_workflow(workflow.name) or workflow.name,
+        kind=workflow.kind,
+        end_s=reader.now_s,
+        settled=settled,
+        verdict=verdict(workflow, rows, tuple(lane)),
+        phases=tuple(_phases(reader)),
+        rows=rows,
+        lane=tuple(lane),
+        markers=tuple(reader.markers),
+    )
+
+
+def _shown(tasks: Sequence[Task]) -> list[tuple[Task, int]]:
+    """Returns the tasks with their depth in the tree, without the root: the phases stand for it."""
+    depths: dict[str, int] = {}
+    for task in tasks:
+        depths[task.name] = depths.get(task.parent, -1) + 1
+    roots = [task for task in tasks if task.kind in GROUPS and not task.parent]
+    lift = 1 if len(roots) == 1 and len(tasks) > 1 else 0
+    return [
+        (task, max(depths[task.name] - lift, 0)) for task in tasks if not (lift and task in roots)
+    ]
+
+
+def _row(task: Task, depth: int, reader: _Reader) -> Row:
+    task_id = _task_id(task)
+    story = reader.stories.get(task_id, _Story())
+    bars = tuple(_bars(task, story, Attempt.KIND_ACTION, reader.now_s))
+    turn_s = min(
+        (t.intent_s for t in story.tries.values() if t.started.kind == Attempt.KIND_COMPENSATION),
+        default=reader.now_s,
+    )
+    return Row(
+        task_id=task_id,
+        depth=depth,
+        state=task.state,
+        host_id=bars[-1].host_id if bars else task.host_id,
+        verb=task.verb,
+        opposite=task.opposite,
+        waits=tuple(wait for wait in story.waits if wait.start_s < turn_s),
+        bars=bars,
+        is_group=task.kind in GROUPS,
+    )
+
+
+def _lane_row(task: Task, reader: _Reader) -> LaneRow | None:
+    story = reader.stories.get(_task_id(task), _Story())
+    bars = tuple(_bars(task, story, Attempt.KIND_COMPENSATION, reader.now_s))
+    if not bars:
+        return None
+    origin = story.tries.get(bars[0].compensates)
+    return LaneRow(
+        task_id=_task_id(task),
+        state=task.state,
+        host_id=bars[-1].host_id,
+        phrase=task.opposite or "compensate",
+        effect_s=origin.end_s if origin and origin.end_s is not None else bars[0].start_s,
+        waits=tuple(wait for wait in story.waits if wait.start_s >= bars[0].start_s),
+        bars=bars,
+    )
+
+
+def _bars(task: Task, story: _Story, kind: Attempt.Kind.ValueType, now_s: float) -> Iterable[Bar]:
+    """Yields the attempts of one kind that the agent was seen to work on, or that have ended."""
+    progress = {
+        parsed.number: attempt.progress
+        for attempt in task.attempts
+        if (parsed := names.parse_attempt(attempt.name))
+    }
+    for number, attempt in sorted(story.tries.items()):
+        if attempt.started.kind != kind:
+            continue
+        waiting = attempt.run_s is None and attempt.end_s is None and attempt.unknown_s is None
+        if kind == Attempt.KIND_ACTION and waiting:
+            continue  # all that there is of it so far is a wait
+        bar = _bar(number, attempt, now_s)
+        if not bar.done and number in progress:
+            bar = replace(bar, done=progress[number].done, unit=_unit(progress[number]))
+        yield bar
+
+
+def _bar(number: int, attempt: _Try, now_s: float) -> Bar:
+    start_s = attempt.run_s if attempt.run_s is not None else attempt.intent_s
+    end_s = attempt.end_s if attempt.end_s is not None else now_s
+    ended = attempt.ended or AttemptEnded(state=Attempt.STATE_RUNNING)
+    return Bar(
+        number=number,
+        host_id=attempt.started.host_id,
+        start_s=start_s,
+        end_s=end_s,
+        state=ended.state,
+        segments=tuple(_segments(attempt, start_s, end_s)),
+        done=ended.progress.done,
+        unit=_unit(ended.progress),
+        reason=ended.failure.reason,
+        message=ended.failure.message,
+        compensates=attempt.started.compensates,
+    )
+
+
+def _segments(attempt: _Try, start_s: float, end_s: float) -> Iterable[Segment]:
+    cuts: list[tuple[float, SegmentKind]] = [(start_s, "run")]
+    if attempt.stopping_s is not None:
+        cuts.append((max(attempt.stopping_s, start_s), "stopping"))
+    if attempt.unknown_s is not None:
+        cuts.append((max(attempt.unknown_s, start_s), "unknown"))
+    cuts.sort(key=lambda cut: cut[0])
+    for (left, kind), (right, _) in zip(cuts, [*cuts[1:], (end_s, "run")], strict=True):
+        if right > left or len(cuts) == 1:
+            yield Segment(kind=kind, start_s=left, end_s=right)
+
+
+def _phases(reader: _Reader) -> Iterable[Phase]:
+    """Yields the states the workflow went through; settled ones are the end, not a phase."""
+    changes = reader.changes
+    if not changes or changes[0][0] > 0:
+        changes = [(0.0, int(WorkflowState.WORKFLOW_STATE_RUNNING)), *changes]
+    ends = [*(start for start, _ in changes[1:]), reader.now_s]
+    for (start_s, state), end_s in zip(changes, ends, strict=True):
+        if state not in SETTLED and end_s > start_s:
+            yield Phase(state=state, start_s=start_s, end_s=end_s)
+
+
+def _asked(asked: Intervention) -> str:
+    who = f" by {asked.principal}" if asked.principal else ""
+    return f"{asked.verb}{who}" + (f': "{asked.reason}"' if asked.reason else "")
+
+
+def _unit(progress: Progress) -> str:
+    return progress.unit or "bytes"
+
+
+def _task_id(task: Task) -> str:
+    return (names.parse_task(task.name) or ("", task.name))[1]

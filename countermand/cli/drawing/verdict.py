@@ -1,0 +1,138 @@
+"""What became of a workflow, in one sentence and a few facts.
+
+What failed, where, why, what was made up for, what is left. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from countermand.cli.drawing import phrases
+from countermand.cli.drawing.model import Bar, Fact, LaneRow, Row, Verdict
+from countermand.cli.words import workflow_look
+from countermand.rpc import names
+from countermand.v1.attempt_pb2 import Attempt
+from countermand.v1.failure_pb2 import Failure
+from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_pb2 import Workflow
+from countermand.v1.workflow_state_pb2 import WorkflowState
+
+CLEAN: Final[Mapping[int, str]] = {
+    Attempt.STATE_FAILED: "failed, left nothing",
+    Attempt.STATE_CANCELLED: "stopped, left nothing",
+}
+MADE_UP_FOR: Final[Mapping[int, str]] = {
+    Task.STATE_COMPENSATING: "under way",
+    Task.STATE_COMPENSATED: "done",
+    Task.STATE_COMPENSATION_BLOCKED: "blocked",
+    Task.STATE_ABANDONED: "abandoned",
+}
+
+
+def verdict(workflow: Workflow, rows: Sequence[Row], lane: Sequence[LaneRow]) -> Verdict:
+    """Returns the verdict so far."""
+    failed = _failed(workflow, rows)
+    made_up_for = tuple(
+        Fact(
+            task_id=row.task_id,
+            host_id=row.host_id,
+            words=f"{row.phrase}: {MADE_UP_FOR.get(row.state, 'under way')}",
+        )
+        for row in lane
+    )
+    clean = tuple(
+        Fact(task_id=row.task_id, host_id=row.host_id, words=words)
+        for row in rows
+        if workflow.HasField("cause") and row.bars and (words := CLEAN.get(row.bars[-1].state))
+    )
+    left = tuple(
+        Fact(
+            task_id=(names.parse_task(leftover.task) or ("", leftover.task))[1],
+            host_id=leftover.host_id,
+            words=leftover.description,
+        )
+        for leftover in workflow.leftovers
+    )
+    return Verdict(
+        state=workflow.state,
+        sentence=_sentence(workflow, rows, lane, failed, left),
+        failed=failed,
+        made_up_for=made_up_for,
+        clean=clean,
+        left=left,
+    )
+
+
+def _failed(workflow: Workflow, rows: Sequence[Row]) -> tuple[Fact, ...]:
+    """Returns the cause first, then whatever else failed."""
+    facts = [
+        Fact(task_id=row.task_id, host_id=bar.host_id, words=phrases.why(bar.message) or bar.reason)
+        for row in rows
+        if (bar := _last_failed(row))
+    ]
+    if not workflow.HasField("cause"):
+        return tuple(facts)
+    cause = _fact(workflow.cause)
+    others = [fact for fact in facts if fact.task_id != cause.task_id]
+    return (cause, *others)
+
+
+def _last_failed(row: Row) -> Bar | None:
+    return row.bars[-1] if row.bars and row.bars[-1].state == Attempt.STATE_FAILED else None
+
+
+def _fact(cause: Failure) -> Fact:
+    attempt = names.parse_attempt(cause.attempt)
+    return Fact(
+        task_id=attempt.task_id if attempt else "",
+        host_id=cause.host_id,
+        words=phrases.why(cause.message) or cause.reason,
+    )
+
+
+def _sentence(
+    workflow: Workflow,
+    rows: Sequence[Row],
+    lane: Sequence[LaneRow],
+    failed: Sequence[Fact],
+    left: Sequence[Fact],
+) -> str:
+    if not workflow.HasField("cause"):
+        return _went_well(workflow, rows)
+    cause = failed[0]
+    what = f"{cause.task_id} failed" if cause.task_id else "it failed"
+    where = f" on {cause.host_id}" if cause.host_id else ""
+    return f"{what}{where}: {cause.words}. {_since_then(workflow, lane, left)}"
+
+
+def _since_then(workflow: Workflow, lane: Sequence[LaneRow], left: Sequence[Fact]) -> str:
+    done = [
+        f"{row.task_id} on {row.host_id}" for row in lane if row.state == Task.STATE_COMPENSATED
+    ]
+    made = f"Made up for: {phrases.listing(done)}" if done else "Nothing had taken effect"
+    match workflow.state:
+        case WorkflowState.WORKFLOW_STATE_COMPENSATED:
+            return f"{made}; nothing is left."
+        case WorkflowState.WORKFLOW_STATE_FAILED:
+            return f"{made}; {phrases.count(len(left), 'effect')} left behind."
+        case WorkflowState.WORKFLOW_STATE_BLOCKED:
+            needs = " ".join(need.message for need in workflow.needs)
+            return f"Somebody must decide: {needs}"
+        case WorkflowState.WORKFLOW_STATE_COMPENSATING:
+            return f"Making up for it: {len(done)} of {max(len(lane), 1)} done."
+        case _:
+            return f"It is {workflow_look(workflow.state).word}."
+
+
+def _went_well(workflow: Workflow, rows: Sequence[Row]) -> str:
+    """Returns the sentence for a workflow that has not failed."""
+    tasks = [row for row in rows if not row.is_group]
+    rested = [row for row in tasks if row.state in {Task.STATE_SUCCEEDED, Task.STATE_SKIPPED}]
+    hosts = phrases.count(len({row.host_id for row in tasks if row.host_id}), "host")
+    if workflow.state != WorkflowState.WORKFLOW_STATE_SUCCEEDED:
+        word = workflow_look(workflow.state).word
+        return f"{len(rested)} of {phrases.count(len(tasks), 'task')} on {hosts}; it is {word}."
+    copied = sum(bar.done for row in tasks for bar in row.bars[-1:] if row.verb == "copy_image")
+    data = f", {phrases.size(copied)} copied" if copied else ""
+    return f"{phrases.count(len(tasks), 'task')} on {hosts} took effect{data}."
