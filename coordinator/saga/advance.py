@@ -103,7 +103,11 @@ def start(*, workflow_id: str, about: About, plan: Plan, owner_epoch: int, now: 
         update_time=now.time,
     )
     turn = _Turn(workflow, now)
-    turn.note(history.WorkflowStarted())
+    turn.note(
+        history.WorkflowStarted(
+            kind=about.kind, principal=about.principal, traceparent=about.traceparent
+        ),
+    )
     turn.later(turn.begin, 0)
     return turn.decision()
 

@@ -13,6 +13,10 @@ from coordinator.saga.workflow import Failure
 class WorkflowStarted:
     """The workflow was accepted."""
 
+    kind: str = ""
+    principal: str = ""
+    traceparent: str = ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowMoved:

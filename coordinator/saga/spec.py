@@ -288,7 +288,7 @@ def _binding_problems(plan: Plan, paths: Mapping[str, str]) -> Iterator[Problem]
     for node in plan.leaves:
         assert node.task is not None, node.name
         for number, binding in enumerate(node.task.bindings):
-            here = f"{paths[node.name]}.task.bindings[{number}].from"
+            here = f"{paths[node.name]}.task.bindings[{number}].source"
             if not binding.task:
                 continue
             source = plan.by_name.get(binding.task)
