@@ -1,0 +1,150 @@
+"""How the client calls: deadlines, typed errors, trace context, and patience with a restart.
+
+Patience is only for what is safe to repeat: reads, watches that resume by sequence, and a submit,
+which its id makes harmless. It ends: a coordinator that stays away becomes an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Protocol, TypeVar
+
+from grpc import StatusCode
+from grpc.aio import AioRpcError
+
+from countermand.rpc import status
+from countermand.rpc.channel import open_channel
+from countermand.rpc.errors import Busy, CoordinatorUnavailable, CountermandError, WatcherTooSlow
+from countermand.rpc.interceptors import trace_metadata
+from countermand.v1.host_pb2_grpc import HostServiceStub
+from countermand.v1.workflow_pb2_grpc import WorkflowServiceStub
+
+# A restart takes a second or two; the first try again should not wait for the last.
+RETRY_DELAY_S = 0.1
+RETRY_DELAY_S_MAX = 5.0
+
+# Whether it is over or was never heard is not known: ask again where asking is harmless.
+_WORTH_ASKING_AGAIN = (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED)
+
+Request_contra = TypeVar("Request_contra", contravariant=True)
+Answer_co = TypeVar("Answer_co", covariant=True)
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+Value = TypeVar("Value")
+
+
+class Method(Protocol[Request_contra, Answer_co]):
+    """A unary call of a generated stub."""
+
+    def __call__(
+        self,
+        request: Request_contra,
+        *,
+        timeout: float | None = None,
+        metadata: tuple[tuple[str, str], ...] | None = None,
+    ) -> Awaitable[Answer_co]:
+        """Sends the request."""
+        ...
+
+
+class Calls:
+    """One channel to one coordinator."""
+
+    def __init__(self, address: str, *, patience: timedelta, randomness: random.Random) -> None:
+        """Opens the channel, which connects at the first call."""
+        self.address = address
+        self._patience = patience
+        self._random = randomness
+        self._channel = open_channel(address)
+        self.workflows = WorkflowServiceStub(self._channel)
+        self.hosts = HostServiceStub(self._channel)
+
+    async def close(self) -> None:
+        """Closes the channel; calls in flight are cancelled, their workflows go on."""
+        await self._channel.close(None)
+
+    async def unary(
+        self, method: Method[Request, Answer], request: Request, *, timeout_s: float
+    ) -> Answer:
+        """Returns the answer, or raises an error of the table."""
+        try:
+            return await method(request, timeout=timeout_s, metadata=trace_metadata())
+        except AioRpcError as raised:
+            raise self.error(raised, timeout_s) from None
+
+    def error(self, raised: AioRpcError, timeout_s: float = 0) -> CountermandError:
+        """Returns the typed error, with words for what gRPC itself only names."""
+        error = status.error_from_rpc(raised)
+        if not isinstance(error, status.RemoteError):
+            return error
+        match error.code:
+            case StatusCode.UNAVAILABLE:
+                return CoordinatorUnavailable(address=self.address)
+            case StatusCode.DEADLINE_EXCEEDED:
+                message = (
+                    f"The coordinator at {self.address} did not answer within {timeout_s:g} s. "
+                    "What was asked may have happened all the same: look before asking again."
+                )
+            case StatusCode.UNIMPLEMENTED:
+                message = (
+                    f"The coordinator at {self.address} does not serve this call "
+                    f"({error.message}): it may be older than this client."
+                )
+            case _:
+                return error
+        return status.RemoteError(
+            code=error.code, reason=error.reason, message=message, metadata=error.metadata
+        )
+
+    def patience(self, limit_s: float | None = None) -> Patience:
+        """Returns a fresh patience, no longer than the client's."""
+        whole_s = self._patience.total_seconds()
+        return Patience(whole_s if limit_s is None else min(limit_s, whole_s), self._random)
+
+    async def patiently(
+        self, call: Callable[[], Awaitable[Value]], *, limit_s: float | None = None
+    ) -> Value:
+        """Returns what the call returns; repeats it while the coordinator is away or full."""
+        patience = self.patience(limit_s)
+        while True:
+            try:
+                return await call()
+            except CountermandError as error:
+                await patience.wait_or_raise(error)
+
+
+class Patience:
+    """How often and how long one caller asks again."""
+
+    def __init__(self, limit_s: float, randomness: random.Random) -> None:
+        """Starts with no failure seen."""
+        self._limit_s = limit_s
+        self._random = randomness
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the failures: something worked."""
+        self._delay_s = RETRY_DELAY_S
+        self._give_up_at: float | None = None
+
+    async def wait_or_raise(self, error: CountermandError) -> None:
+        """Waits before the next try, or raises the error if asking again is no use."""
+        if isinstance(error, Busy):
+            delay_s = error.retry_delay.total_seconds()
+        elif isinstance(error, WatcherTooSlow):
+            delay_s = 0.0
+        elif error.code in _WORTH_ASKING_AGAIN:
+            # Half of it at random: a thousand clients must not come back in one instant.
+            delay_s = self._delay_s * (0.5 + self._random.random() / 2)
+            self._delay_s = min(self._delay_s * 2, RETRY_DELAY_S_MAX)
+        else:
+            raise error
+        now = asyncio.get_running_loop().time()
+        if self._give_up_at is None:
+            self._give_up_at = now + self._limit_s
+        if now + delay_s > self._give_up_at:
+            raise error
+        await asyncio.sleep(delay_s)

@@ -1,0 +1,171 @@
+"""The door to a coordinator."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+from google.protobuf import json_format
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import Struct
+
+from countermand.client.calls import Calls
+from countermand.client.hosts import Hosts
+from countermand.client.run import PAGE_SIZE, Run, new_request_id
+from countermand.rpc import names
+from countermand.rpc.channel import CHANGE_TIMEOUT_S, READ_TIMEOUT_S
+from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_pb2 import (
+    ListWorkflowsRequest,
+    PlanWorkflowRequest,
+    StartWorkflowRequest,
+    Workflow,
+)
+from countermand.v1.workflow_spec_pb2 import WorkflowSpec
+from countermand.v1.workflow_state_pb2 import WorkflowState
+
+# As long as an engine lets a coordinator restart before it tells somebody.
+PATIENCE = timedelta(minutes=1)
+
+
+class Client:
+    """A connection to one coordinator; use it in `async with`.
+
+    Every error of the table in `countermand.rpc.errors` is raised as its own class.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        patience: timedelta = PATIENCE,
+        randomness: random.Random | None = None,
+    ) -> None:
+        """Keeps the address; connects at the first call.
+
+        Args:
+            address: "host:port" of the coordinator.
+            patience: How long submits, waits and watches bear with a coordinator that is away.
+            randomness: Where jitter comes from; for tests.
+        """
+        self.address = address
+        self._patience = patience
+        self._random = randomness or random.Random()  # noqa: S311  # jitter, not a secret
+        self._opened: Calls | None = None
+
+    async def __aenter__(self) -> Self:
+        self._opened = Calls(self.address, patience=self._patience, randomness=self._random)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._calls.close()
+        self._opened = None
+
+    @property
+    def _calls(self) -> Calls:
+        if self._opened is None:
+            raise RuntimeError(
+                "the client is not open: use it as `async with Client(...) as client`"
+            )
+        return self._opened
+
+    @property
+    def hosts(self) -> Hosts:
+        """Returns the door to the hosts."""
+        return Hosts(self._calls)
+
+    def run(self, name: str) -> Run:
+        """Returns a workflow by its id or its whole name; asks nothing."""
+        return Run(self._calls, name if "/" in name else names.workflow_name(name))
+
+    async def submit(
+        self,
+        spec: WorkflowSpec,
+        *,
+        workflow_id: str,
+        input: Mapping[str, object] | None = None,  # noqa: A002  # the contract's word
+        labels: Mapping[str, str] | None = None,
+    ) -> Run:
+        """Starts a workflow and returns once it is durable.
+
+        Repeatable: the same id with the same spec and input is the same workflow, so it is
+        sent again by itself while the coordinator is away.
+        """
+        request = StartWorkflowRequest(
+            workflow_id=workflow_id,
+            spec=spec,
+            input=_struct(input),
+            labels=labels,
+            request_id=new_request_id(),
+        )
+        method = self._calls.workflows.StartWorkflow
+        answer = await self._calls.patiently(
+            lambda: self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
+        )
+        return self.run(answer.workflow.name)
+
+    async def plan(
+        self,
+        spec: WorkflowSpec,
+        *,
+        input: Mapping[str, object] | None = None,  # noqa: A002  # the contract's word
+    ) -> list[Task]:
+        """Returns the tasks that a spec would become, with what would make up for each."""
+        request = PlanWorkflowRequest(spec=spec, input=_struct(input))
+        method = self._calls.workflows.PlanWorkflow
+        answer = await self._calls.unary(method, request, timeout_s=READ_TIMEOUT_S)
+        return list(answer.tasks)
+
+    async def list(
+        self,
+        *,
+        states: Sequence[WorkflowState.ValueType] = (),
+        labels: Mapping[str, str] | None = None,
+        kind: str = "",
+        host_id: str = "",
+        min_age: timedelta | None = None,
+        needs_attention: bool = False,
+        page_size: int = PAGE_SIZE,
+    ) -> AsyncIterator[Workflow]:
+        """Yields workflows that fit, newest first; asks for further pages as they are needed."""
+        request = ListWorkflowsRequest(
+            states=states,
+            labels=labels,
+            kind=kind,
+            host_id=host_id,
+            needs_attention=needs_attention,
+            page_size=page_size,
+        )
+        if min_age is not None:
+            request.min_age.CopyFrom(_duration(min_age))
+        while True:
+            method = self._calls.workflows.ListWorkflows
+            page = await self._calls.unary(method, request, timeout_s=READ_TIMEOUT_S)
+            for workflow in page.workflows:
+                yield workflow
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+
+def _struct(fields: Mapping[str, object] | None) -> Struct | None:
+    """Returns the message for an input; none differs from an empty one."""
+    if fields is None:
+        return None
+    struct = Struct()
+    json_format.ParseDict(dict(fields), struct)
+    return struct
+
+
+def _duration(span: timedelta) -> Duration:
+    duration = Duration()
+    duration.FromTimedelta(span)
+    return duration

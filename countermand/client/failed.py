@@ -1,0 +1,73 @@
+"""The one exception that a workflow's failure becomes, with everything an engine's log needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from countermand.rpc import names
+from countermand.v1.event_pb2 import Leftover
+from countermand.v1.failure_pb2 import Failure
+from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_pb2 import Workflow
+from countermand.v1.workflow_state_pb2 import WorkflowState
+
+# Beyond this a message is a table: `countermand workflow get` draws it.
+NAMED_MAX = 8
+
+
+class WorkflowFailed(Exception):
+    """A workflow settled as COMPENSATED or FAILED."""
+
+    def __init__(
+        self, workflow: Workflow, *, compensated: Sequence[Task], leftovers: Sequence[Leftover]
+    ) -> None:
+        """Keeps the workflow, why it failed, what was made up for and what is left."""
+        self.workflow = workflow
+        self.cause: Failure = workflow.cause
+        self.compensated = tuple(compensated)
+        self.leftovers = tuple(leftovers)
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        """Returns what failed and why, what was made up for, and what is left."""
+        return f"{self._what_failed()} {self._made_up_for()} {self._left_behind()}"
+
+    def _what_failed(self) -> str:
+        verb = "was cancelled" if self.cause.reason == "CANCELLED" else "failed"
+        attempt = names.parse_attempt(self.cause.attempt)
+        where = f" in task {attempt.task_id}" if attempt else ""
+        if self.cause.host_id:
+            where += f" on {self.cause.host_id}"
+        reason = self.cause.reason or "no reason was recorded"
+        said = f": {self.cause.message}" if self.cause.message else ""
+        return _sentence(f"{self.workflow.name} {verb}{where} ({reason}){said}")
+
+    def _made_up_for(self) -> str:
+        if not self.compensated:
+            return "Nothing had to be made up for." if self._clean() else "Nothing was made up for."
+        return f"Made up for: {_listing([_made_up(task) for task in self.compensated])}."
+
+    def _left_behind(self) -> str:
+        if self.leftovers:
+            left = [f"{leftover.description} on {leftover.host_id}" for leftover in self.leftovers]
+            return f"Left behind: {_listing(left)}."
+        return "Nothing is left behind." if self._clean() else "What was done is kept."
+
+    def _clean(self) -> bool:
+        return self.workflow.state == WorkflowState.WORKFLOW_STATE_COMPENSATED
+
+
+def _made_up(task: Task) -> str:
+    parsed = names.parse_task(task.name)
+    name = parsed[1] if parsed else task.name
+    how = f" ({task.opposite})" if task.opposite else ""
+    return f"{name} on {task.host_id}{how}" if task.host_id else f"{name}{how}"
+
+
+def _listing(words: Sequence[str]) -> str:
+    more = len(words) - NAMED_MAX
+    return ", ".join(words[:NAMED_MAX]) + (f" and {more} more" if more > 0 else "")
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."

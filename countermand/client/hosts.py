@@ -1,0 +1,82 @@
+"""The hosts that a coordinator may send tasks to."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from countermand.client.calls import Calls
+from countermand.client.run import PAGE_SIZE, new_request_id
+from countermand.rpc import names
+from countermand.rpc.channel import CHANGE_TIMEOUT_S, READ_TIMEOUT_S
+from countermand.v1.host_pb2 import (
+    AddHostRequest,
+    DrainHostRequest,
+    DrainHostResponse,
+    Host,
+    HostServiceGetHostRequest,
+    ListHostsRequest,
+    RemoveHostRequest,
+)
+
+
+class Hosts:
+    """Adds, lists, drains and removes hosts; a host is named by its id or its whole name."""
+
+    def __init__(self, calls: Calls) -> None:
+        """Keeps the channel."""
+        self._calls = calls
+
+    async def add(self, host_id: str, address: str, *, unreachable_allowed: bool = False) -> Host:
+        """Adds a host; the same id with the same address returns the same host."""
+        request = AddHostRequest(
+            host_id=host_id,
+            address=address,
+            unreachable_allowed=unreachable_allowed,
+            request_id=new_request_id(),
+        )
+        method = self._calls.hosts.AddHost
+        return (await self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)).host
+
+    async def list(self) -> AsyncIterator[Host]:
+        """Yields the hosts in order of their ids."""
+        request = ListHostsRequest(page_size=PAGE_SIZE)
+        while True:
+            method = self._calls.hosts.ListHosts
+            page = await self._calls.unary(method, request, timeout_s=READ_TIMEOUT_S)
+            for host in page.hosts:
+                yield host
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def get(self, host: str) -> Host:
+        """Returns one host."""
+        request = HostServiceGetHostRequest(name=_name(host))
+        method = self._calls.hosts.GetHost
+        return (await self._calls.unary(method, request, timeout_s=READ_TIMEOUT_S)).host
+
+    async def drain(self, host: str, reason: str) -> DrainHostResponse:
+        """Gives a host no new tasks; the answer lists what blocks the drain."""
+        request = DrainHostRequest(name=_name(host), reason=reason, request_id=new_request_id())
+        return await self._calls.unary(
+            self._calls.hosts.DrainHost, request, timeout_s=CHANGE_TIMEOUT_S
+        )
+
+    async def undrain(self, host: str, reason: str) -> DrainHostResponse:
+        """Takes a drain back: the host gets tasks again."""
+        request = DrainHostRequest(
+            name=_name(host), reason=reason, undrain=True, request_id=new_request_id()
+        )
+        return await self._calls.unary(
+            self._calls.hosts.DrainHost, request, timeout_s=CHANGE_TIMEOUT_S
+        )
+
+    async def remove(self, host: str, reason: str) -> None:
+        """Removes a host that no open workflow needs."""
+        request = RemoveHostRequest(name=_name(host), reason=reason, request_id=new_request_id())
+        method = self._calls.hosts.RemoveHost
+        await self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
+
+
+def _name(host: str) -> str:
+    return host if "/" in host else names.host_name(host)

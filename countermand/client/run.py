@@ -1,0 +1,273 @@
+"""One workflow, from the side of whoever started it or follows it.
+
+A `Run` holds nothing but a name: it can be made again from the name at any time, in any process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+
+from google.protobuf.duration_pb2 import Duration
+from grpc.aio import AioRpcError
+
+from countermand.client.calls import Calls
+from countermand.client.failed import WorkflowFailed
+from countermand.rpc import names
+from countermand.rpc.channel import CHANGE_TIMEOUT_S, READ_TIMEOUT_S, WAIT_SLACK_S
+from countermand.rpc.errors import CoordinatorUnavailable
+from countermand.rpc.interceptors import trace_metadata
+from countermand.v1.event_pb2 import HistoryEvent
+from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_pb2 import (
+    CancelWorkflowRequest,
+    GetResumeRequirementsRequest,
+    GetTaskRequest,
+    GetWorkflowRequest,
+    ListEventsRequest,
+    ListTasksRequest,
+    PauseWorkflowRequest,
+    ResumeDecision,
+    ResumeRequirement,
+    ResumeWorkflowRequest,
+    WaitWorkflowRequest,
+    WaitWorkflowResponse,
+    WatchWorkflowRequest,
+    WatchWorkflowResponse,
+    Workflow,
+    WorkflowView,
+)
+from countermand.v1.workflow_state_pb2 import WorkflowState
+
+SETTLED = frozenset(
+    {
+        WorkflowState.WORKFLOW_STATE_SUCCEEDED,
+        WorkflowState.WORKFLOW_STATE_COMPENSATED,
+        WorkflowState.WORKFLOW_STATE_FAILED,
+    }
+)
+
+# Few round trips, and each answer stays far below the bound of a message.
+PAGE_SIZE = 500
+
+# The coordinator's own bound of one WaitWorkflow.
+WAIT_S_MAX = 60.0
+WAIT_S_MIN = 0.001
+
+
+class Run:
+    """A workflow that was submitted, by its name."""
+
+    def __init__(self, calls: Calls, name: str) -> None:
+        """Keeps the name; asks nothing."""
+        self._calls = calls
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Run({self.name!r})"
+
+    # -- read -----------------------------------------------------------------------------------
+
+    async def get(
+        self, view: WorkflowView.ValueType = WorkflowView.WORKFLOW_VIEW_BASIC
+    ) -> Workflow:
+        """Returns the workflow as it is now."""
+        request = GetWorkflowRequest(name=self.name, view=view)
+        method = self._calls.workflows.GetWorkflow
+        return (await self._calls.unary(method, request, timeout_s=READ_TIMEOUT_S)).workflow
+
+    async def tasks(self, states: Sequence[Task.State.ValueType] = ()) -> list[Task]:
+        """Returns its tasks in the order of the tree, all pages, without their attempts."""
+        request = ListTasksRequest(parent=self.name, states=states, page_size=PAGE_SIZE)
+        found: list[Task] = []
+        while True:
+            method = self._calls.workflows.ListTasks
+            page = await self._calls.unary(method, request, timeout_s=READ_TIMEOUT_S)
+            found += page.tasks
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+    async def task(self, task_id: str) -> Task:
+        """Returns one task with its inbound values, output and attempts."""
+        parent = names.parse_workflow(self.name) or self.name
+        request = GetTaskRequest(name=names.task_name(parent, task_id))
+        method = self._calls.workflows.GetTask
+        return (await self._calls.unary(method, request, timeout_s=READ_TIMEOUT_S)).task
+
+    async def events(self, after_sequence: int = 0) -> AsyncIterator[HistoryEvent]:
+        """Yields its history so far, in order."""
+        request = ListEventsRequest(
+            parent=self.name, after_sequence=after_sequence, page_size=PAGE_SIZE
+        )
+        while True:
+            method = self._calls.workflows.ListEvents
+            page = await self._calls.unary(method, request, timeout_s=READ_TIMEOUT_S)
+            for event in page.events:
+                yield event
+            if not (page.more and page.events):
+                return
+            request.after_sequence = page.events[-1].sequence
+
+    # -- follow ---------------------------------------------------------------------------------
+
+    async def watch(
+        self, after_sequence: int = 0, *, events_only: bool = False
+    ) -> AsyncIterator[WatchWorkflowResponse]:
+        """Yields events in order, progress between and bookmarks, until the workflow is settled.
+
+        After a lost connection it goes on by itself from the last sequence: no event is missing,
+        none comes twice. Leaving the loop early ends the watch and nothing else.
+        """
+        seen = after_sequence
+        settled = False
+        patience = self._calls.patience()
+        while True:
+            call = self._calls.workflows.WatchWorkflow(
+                WatchWorkflowRequest(name=self.name, after_sequence=seen, events_only=events_only),
+                metadata=trace_metadata(),
+            )
+            try:
+                async for update in call:
+                    patience.reset()
+                    if update.HasField("event"):
+                        if update.event.sequence <= seen:
+                            continue  # sent again after a reconnect
+                        if update.event.sequence > seen + 1:
+                            break  # a gap: ask again from where we are
+                        seen = update.event.sequence
+                        settled = update.event.workflow_state_changed.after in SETTLED
+                    yield update
+                else:
+                    if settled or await self._over(seen):
+                        return
+                # Wait as for a restart: a server that ends streams early would be asked in a ring.
+                await patience.wait_or_raise(CoordinatorUnavailable(address=self._calls.address))
+            except AioRpcError as raised:
+                await patience.wait_or_raise(self._calls.error(raised))
+            finally:
+                call.cancel()
+
+    async def _over(self, seen: int) -> bool:
+        """Returns whether an ended watch ended because there is no more.
+
+        A server that shuts down may end a stream as if all were said.
+        """
+        workflow = await self._calls.patiently(self.get)
+        return workflow.state in SETTLED and workflow.last_sequence <= seen
+
+    async def wait(
+        self, timeout: timedelta | None = None, *, until_attention: bool = False
+    ) -> Workflow:
+        """Returns the workflow once it is settled or, if asked for, needs somebody.
+
+        Raises:
+            TimeoutError: It was neither in time. The workflow goes on.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout.total_seconds() if timeout is not None else None
+        while True:
+            left_s = WAIT_S_MAX if deadline is None else deadline - clock()
+            # Never zero, which would ask for the default.
+            wait_s = min(max(left_s, WAIT_S_MIN), WAIT_S_MAX)
+            request = WaitWorkflowRequest(
+                name=self.name,
+                wait_timeout=_duration(wait_s),
+                until_attention=until_attention,
+            )
+            limit_s = None if deadline is None else wait_s
+            answer = await self._wait_once(request, wait_s, limit_s)
+            if answer.reached:
+                return answer.workflow
+            if deadline is not None and clock() >= deadline:
+                raise TimeoutError(_still(answer.workflow, timeout))
+
+    async def _wait_once(
+        self, request: WaitWorkflowRequest, wait_s: float, limit_s: float | None
+    ) -> WaitWorkflowResponse:
+        method = self._calls.workflows.WaitWorkflow
+        return await self._calls.patiently(
+            lambda: self._calls.unary(method, request, timeout_s=wait_s + WAIT_SLACK_S),
+            limit_s=limit_s,
+        )
+
+    async def result(self, timeout: timedelta | None = None) -> Workflow:
+        """Returns the workflow once it SUCCEEDED.
+
+        Raises:
+            WorkflowFailed: It settled otherwise; says what was made up for and what is left.
+            TimeoutError: It is not settled yet. The workflow goes on.
+        """
+        workflow = await self.wait(timeout)
+        if workflow.state == WorkflowState.WORKFLOW_STATE_SUCCEEDED:
+            return workflow
+        compensated = await self._calls.patiently(
+            lambda: self.tasks(states=[Task.STATE_COMPENSATED])
+        )
+        raise WorkflowFailed(workflow, compensated=compensated, leftovers=workflow.leftovers)
+
+    # -- change ---------------------------------------------------------------------------------
+
+    async def cancel(self, reason: str, *, etag: str = "") -> Workflow:
+        """Stops the workflow and makes up for what it did; returns at once."""
+        request = CancelWorkflowRequest(
+            name=self.name, reason=reason, etag=etag, request_id=new_request_id()
+        )
+        method = self._calls.workflows.CancelWorkflow
+        return (await self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)).workflow
+
+    async def pause(
+        self, reason: str, *, hold_compensation: bool = False, etag: str = ""
+    ) -> Workflow:
+        """Starts nothing new; attempts in flight end by themselves."""
+        request = PauseWorkflowRequest(
+            name=self.name,
+            reason=reason,
+            hold_compensation=hold_compensation,
+            etag=etag,
+            request_id=new_request_id(),
+        )
+        method = self._calls.workflows.PauseWorkflow
+        return (await self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)).workflow
+
+    async def resume(
+        self, reason: str = "", *, decisions: Sequence[ResumeDecision] = (), etag: str = ""
+    ) -> Workflow:
+        """Goes on after a pause, with a decision per task that needs one; all or nothing."""
+        request = ResumeWorkflowRequest(
+            name=self.name,
+            reason=reason,
+            decisions=decisions,
+            etag=etag,
+            request_id=new_request_id(),
+        )
+        method = self._calls.workflows.ResumeWorkflow
+        return (await self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)).workflow
+
+    async def requirements(self) -> list[ResumeRequirement]:
+        """Returns what `resume` would need now."""
+        request = GetResumeRequirementsRequest(name=self.name)
+        method = self._calls.workflows.GetResumeRequirements
+        answer = await self._calls.unary(method, request, timeout_s=READ_TIMEOUT_S)
+        return list(answer.requirements)
+
+
+def new_request_id() -> str:
+    """Returns an id for one request, to be kept over its repeats."""
+    return str(uuid.uuid4())
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromTimedelta(timedelta(seconds=seconds))
+    return duration
+
+
+def _still(workflow: Workflow, timeout: timedelta | None) -> str:
+    """Returns what a wait that is over says."""
+    state = WorkflowState.Name(workflow.state).removeprefix("WORKFLOW_STATE_")
+    waited_s = timeout.total_seconds() if timeout is not None else 0
+    needs = "".join(f" {need.message}" for need in workflow.needs)
+    return f"{workflow.name} is still {state} after {waited_s:g} s; it goes on.{needs}"

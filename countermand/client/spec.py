@@ -1,0 +1,242 @@
+"""Writes specs as one reads them: a tree of calls, each returning the contract's own message.
+
+    spec = workflow_spec(
+        "add-vm",
+        sequence(
+            "disks",
+            parallel("copies", task("copy-1", host="host-a", action=CopyImage(...)), ...),
+            task("verify", action=VerifyImage(...), bindings={"digest": "input.digest"}),
+        ),
+    )
+
+Nothing here checks what the coordinator checks; it only makes what is misspelt fail at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeAlias
+
+from google.protobuf import json_format
+from google.protobuf.duration_pb2 import Duration
+
+from countermand.rpc.errors import FieldInvalid, Violation
+from countermand.v1 import verb_pb2 as verb
+from countermand.v1.image_pb2 import ImageAddress
+from countermand.v1.workflow_spec_pb2 import (
+    Binding,
+    Compensation,
+    Condition,
+    Group,
+    Node,
+    Policy,
+    Retry,
+    WorkflowSpec,
+)
+
+Verb: TypeAlias = (
+    verb.CreateImage
+    | verb.CopyImage
+    | verb.CloneImage
+    | verb.DeleteImage
+    | verb.ResizeImage
+    | verb.CreateSnapshot
+    | verb.DeleteSnapshot
+    | verb.RevertImage
+    | verb.VerifyImage
+    | verb.Noop
+)
+Bindings: TypeAlias = Mapping[str, str]  # field of the action -> path of the value
+
+_VERB_FIELDS = {
+    field.message_type.full_name: field.name  # type: ignore[union-attr]  # verbs are messages
+    for field in verb.Action.DESCRIPTOR.oneofs_by_name["verb"].fields
+}
+
+
+# -- the tree -----------------------------------------------------------------------------------
+
+
+def workflow_spec(
+    kind: str,
+    root: Node,
+    *,
+    policy: Policy | None = None,
+    on_success: Sequence[Node] = (),
+    on_failure: Sequence[Node] = (),
+    timeout: timedelta | None = None,
+    priority: int = 0,
+    refuse_when_locked: bool = False,
+) -> WorkflowSpec:
+    """Returns a spec whose tree is a group; the group's own name is not part of the contract."""
+    assert root.HasField("group"), f"the root must be a sequence or parallel, not {root.name}"
+    return WorkflowSpec(
+        kind=kind,
+        root=root.group,
+        policy=policy or (root.policy if root.HasField("policy") else None),
+        on_success=on_success,
+        on_failure=on_failure,
+        lock_policy=(
+            WorkflowSpec.LOCK_POLICY_REFUSE
+            if refuse_when_locked
+            else WorkflowSpec.LOCK_POLICY_UNSPECIFIED
+        ),
+        priority=priority,
+        timeout=_duration(timeout),
+    )
+
+
+def sequence(
+    name: str,
+    *members: Node,
+    policy: Policy | None = None,
+    after: Sequence[str] = (),
+    when: Condition | None = None,
+) -> Node:
+    """Returns a group whose members run in order."""
+    group = Group(kind=Group.KIND_SEQUENCE, members=members)
+    return Node(name=name, group=group, policy=policy, after=after, when=when)
+
+
+def parallel(
+    name: str,
+    *members: Node,
+    concurrency_max: int = 0,
+    min_success: int = 0,
+    policy: Policy | None = None,
+    after: Sequence[str] = (),
+    when: Condition | None = None,
+) -> Node:
+    """Returns a group whose members run together, but for what their `after` says."""
+    group = Group(
+        kind=Group.KIND_PARALLEL,
+        members=members,
+        concurrency_max=concurrency_max,
+        min_success=min_success,
+    )
+    return Node(name=name, group=group, policy=policy, after=after, when=when)
+
+
+def task(
+    name: str,
+    *,
+    action: Verb,
+    host: str = "",
+    candidate_hosts: Sequence[str] = (),
+    bindings: Bindings | None = None,
+    compensation: Compensation | None = None,
+    policy: Policy | None = None,
+    after: Sequence[str] = (),
+    when: Condition | None = None,
+) -> Node:
+    """Returns a step run by an agent; without a host the coordinator chooses one."""
+    step = Node.Task(
+        host_id=host,
+        candidate_host_ids=candidate_hosts,
+        action=action_of(action),
+        bindings=_bindings(bindings),
+        compensation=compensation,
+    )
+    return Node(name=name, task=step, policy=policy, after=after, when=when)
+
+
+def compensate_by(action: Verb, *, bindings: Bindings | None = None) -> Compensation:
+    """Returns a verb that replaces the task's own opposite."""
+    return Compensation(action=action_of(action), bindings=_bindings(bindings))
+
+
+def action_of(action: Verb) -> verb.Action:
+    """Returns the action that holds a verb."""
+    made = verb.Action()
+    getattr(made, _VERB_FIELDS[action.DESCRIPTOR.full_name]).CopyFrom(action)
+    # An empty verb, such as Noop(), leaves no trace when copied.
+    getattr(made, _VERB_FIELDS[action.DESCRIPTOR.full_name]).SetInParent()
+    return made
+
+
+def image(address: str) -> ImageAddress:
+    """Returns the address of an image written as "pool/image"."""
+    pool_id, slash, image_id = address.partition("/")
+    assert slash, f"write an image as pool/image, not {address!r}"
+    return ImageAddress(pool_id=pool_id, image_id=image_id)
+
+
+# -- policies -----------------------------------------------------------------------------------
+
+
+def policy(
+    *,
+    retry: Retry | None = None,
+    on_failure: Policy.OnFailure.ValueType = Policy.ON_FAILURE_UNSPECIFIED,
+    on_sibling_failure: Policy.OnSiblingFailure.ValueType = Policy.ON_SIBLING_FAILURE_UNSPECIFIED,
+    start_timeout: timedelta | None = None,
+    run_timeout: timedelta | None = None,
+    stall_timeout: timedelta | None = None,
+    compensation_retry: Retry | None = None,
+) -> Policy:
+    """Returns how tries, times and failures are dealt with; what is left out is inherited."""
+    return Policy(
+        retry=retry,
+        on_failure=on_failure,
+        on_sibling_failure=on_sibling_failure,
+        start_timeout=_duration(start_timeout),
+        run_timeout=_duration(run_timeout),
+        stall_timeout=_duration(stall_timeout),
+        compensation_retry=compensation_retry,
+    )
+
+
+def retry(
+    attempts_max: int,
+    *,
+    delay: timedelta | None = None,
+    delay_max: timedelta | None = None,
+    reasons: Sequence[str] = (),
+) -> Retry:
+    """Returns further attempts by policy; `attempts_max` counts the first."""
+    return Retry(
+        attempts_max=attempts_max,
+        delay=_duration(delay),
+        delay_max=_duration(delay_max),
+        reasons=reasons,
+    )
+
+
+def _bindings(bindings: Bindings | None) -> list[Binding]:
+    # `from` is a Python keyword: the field can only be given by name.
+    return [Binding(field=field, source=path) for field, path in (bindings or {}).items()]
+
+
+def _duration(span: timedelta | None) -> Duration | None:
+    if span is None:
+        return None
+    duration = Duration()
+    duration.FromTimedelta(span)
+    return duration
+
+
+# -- files --------------------------------------------------------------------------------------
+
+
+def load_spec(path: Path) -> WorkflowSpec:
+    """Returns the spec in a file of protobuf JSON.
+
+    Raises:
+        FieldInvalid: The file is not a spec; says where.
+    """
+    return parse_spec(path.read_text(encoding="utf-8"), origin=str(path))
+
+
+def parse_spec(text: str, *, origin: str = "spec") -> WorkflowSpec:
+    """Returns the spec in a text of protobuf JSON, with names as in the protos or in camel case."""
+    try:
+        return json_format.Parse(text, WorkflowSpec())
+    except json_format.ParseError as error:
+        raise FieldInvalid(Violation(field=origin, description=str(error))) from None
+
+
+def dump_spec(spec: WorkflowSpec) -> str:
+    """Returns a spec as protobuf JSON, as `load_spec` reads it."""
+    return json_format.MessageToJson(spec, preserving_proto_field_name=True)
