@@ -205,7 +205,6 @@ def retry(
 
 
 def _bindings(bindings: Bindings | None) -> list[Binding]:
-    # `from` is a Python keyword: the field can only be given by name.
     return [Binding(field=field, source=path) for field, path in (bindings or {}).items()]
 
 

@@ -1,0 +1,126 @@
+"""Runs a command's work, and turns how it ended into words and an exit code.
+
+No traceback ever reaches a user for something the world can break; a bug of ours still shows one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from countermand.cli.settings import Settings
+
+if TYPE_CHECKING:
+    from countermand.client import Client
+    from countermand.rpc.errors import CountermandError
+    from countermand.v1.workflow_pb2 import Workflow
+
+FAILED = 1
+COMPENSATED = 3
+ATTENTION = 4
+TIMED_OUT = 124
+INTERRUPTED = 130  # as shells say: 128 + SIGINT
+
+# A person who mistyped the address should hear of it before they wonder.
+PATIENCE = timedelta(seconds=3)
+# Somebody who follows a workflow wants to see the coordinator come back.
+PATIENCE_WHEN_FOLLOWING = timedelta(minutes=1)
+
+
+def run(
+    settings: Settings,
+    work: Callable[[Client], Awaitable[int | None]],
+    *,
+    patience: timedelta = PATIENCE,
+) -> NoReturn:
+    """Runs the work with an open client, and exits with the code it returns."""
+    from countermand.client import Client
+    from countermand.rpc.errors import CountermandError
+
+    async def connected() -> int | None:
+        async with Client(settings.coordinator, patience=patience) as client:
+            seconds = settings.timeout.total_seconds() if settings.timeout else None
+            async with asyncio.timeout(seconds):
+                return await work(client)
+
+    try:
+        code = asyncio.run(connected()) or 0
+    except CountermandError as error:
+        code = fail(settings, error)
+    except TimeoutError as error:
+        code = timed_out(settings, str(error))
+    except KeyboardInterrupt:
+        click.echo("\nStopped looking; whatever was submitted goes on.", err=True)
+        code = INTERRUPTED
+    raise click.exceptions.Exit(code)
+
+
+def fail(settings: Settings, error: CountermandError) -> int:
+    """Tells an error, and returns the exit code for it."""
+    from grpc import StatusCode
+
+    violations = getattr(error, "violations", ())
+    if settings.output == "json":
+        click.echo(json.dumps({"error": _as_json(error)}, ensure_ascii=False), err=True)
+    elif violations:
+        name = error.metadata.get("name")
+        head = f"{name} cannot go on yet" if name else "the request is not right"
+        click.echo(f"{_error_word()} {head} ({error.reason}):", err=True)
+        for violation in violations:
+            click.echo(f"  {violation.field}: {violation.description}", err=True)
+    else:
+        click.echo(f"{_error_word()} {error.message} ({error.reason})", err=True)
+    return TIMED_OUT if error.code is StatusCode.DEADLINE_EXCEEDED else FAILED
+
+
+def timed_out(settings: Settings, message: str) -> int:
+    """Tells that time is over, and returns the exit code for it."""
+    if not message:
+        seconds = settings.timeout.total_seconds() if settings.timeout else 0
+        message = f"not done after {seconds:g} s; whatever was submitted goes on"
+    if settings.output == "json":
+        error = {"code": "DEADLINE_EXCEEDED", "reason": "TIMEOUT", "message": message}
+        click.echo(json.dumps({"error": error}, ensure_ascii=False), err=True)
+    else:
+        click.echo(f"{click.style('Timed out:', fg='yellow')} {message}", err=True)
+    return TIMED_OUT
+
+
+def code_of(workflow: Workflow) -> int:
+    """Returns the exit code that a workflow's state means."""
+    from countermand.v1.workflow_state_pb2 import WorkflowState
+
+    if workflow.leftovers:
+        return ATTENTION
+    return {
+        WorkflowState.WORKFLOW_STATE_SUCCEEDED: 0,
+        WorkflowState.WORKFLOW_STATE_COMPENSATED: COMPENSATED,
+        WorkflowState.WORKFLOW_STATE_FAILED: FAILED,
+        WorkflowState.WORKFLOW_STATE_PAUSED: ATTENTION,
+        WorkflowState.WORKFLOW_STATE_BLOCKED: ATTENTION,
+        WorkflowState.WORKFLOW_STATE_QUARANTINED: ATTENTION,
+    }.get(workflow.state, 0)
+
+
+def _error_word() -> str:
+    return click.style("Error:", fg="red")
+
+
+def _as_json(error: CountermandError) -> dict[str, object]:
+    shown: dict[str, object] = {
+        "code": error.code.name,
+        "reason": error.reason,
+        "message": error.message,
+        "metadata": error.metadata,
+    }
+    violations = getattr(error, "violations", ())
+    if violations:
+        shown["violations"] = [
+            {"field": v.field, "description": v.description, "type": v.kind} for v in violations
+        ]
+    return shown

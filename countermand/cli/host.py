@@ -1,0 +1,172 @@
+"""`countermand host`: adds, lists, drains and removes hosts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from countermand.cli.exits import run
+from countermand.cli.settings import Settings, examples, shared_options
+
+if TYPE_CHECKING:
+    from countermand.cli.output import Row
+    from countermand.client import Client
+    from countermand.v1.host_pb2 import Host
+
+HEADS = ("HOST", "STATE", "ADDRESS", "POOLS", "OPEN", "PROBLEM")
+
+
+@click.group(epilog=examples("countermand host add host-a 127.0.0.1:7711", "countermand host list"))
+def host() -> None:
+    """Add, look at, drain and remove hosts."""
+
+
+@host.command(epilog=examples("countermand host add host-a 127.0.0.1:7711"))
+@click.argument("host_id")
+@click.argument("address")
+@click.option("--unreachable-allowed", is_flag=True, help="Add it even if it does not answer now.")
+@shared_options()
+@click.pass_obj
+def add(settings: Settings, host_id: str, address: str, unreachable_allowed: bool) -> None:
+    """Add a host by an id of your choice and the address of its agent.
+
+    Repeating it with the same address changes nothing.
+    """
+
+    async def work(client: Client) -> None:
+        added = await client.hosts.add(host_id, address, unreachable_allowed=unreachable_allowed)
+        _show(settings, [added])
+
+    run(settings, work)
+
+
+@host.command("list", epilog=examples("countermand host list", "countermand host list -o name"))
+@shared_options()
+@click.pass_obj
+def list_(settings: Settings) -> None:
+    """List the hosts with their states and pools."""
+
+    async def work(client: Client) -> None:
+        _show(settings, [found async for found in client.hosts.list()])
+
+    run(settings, work)
+
+
+@host.command(epilog=examples("countermand host get host-a"))
+@click.argument("host_id", metavar="HOST")
+@shared_options()
+@click.pass_obj
+def get(settings: Settings, host_id: str) -> None:
+    """Show one host: what it reaches, and what is wrong with it."""
+
+    async def work(client: Client) -> None:
+        found = await client.hosts.get(host_id)
+        if settings.output == "table":
+            _describe(found)
+        else:
+            _show_one(settings, found)
+
+    run(settings, work)
+
+
+@host.command(
+    epilog=examples(
+        'countermand host drain host-a --reason "new kernel"',
+        'countermand host drain host-a --back --reason "kernel is in"',
+    )
+)
+@click.argument("host_id", metavar="HOST")
+@click.option("--reason", required=True, help="Why, for the audit.")
+@click.option("--back", is_flag=True, help="Take the drain back: the host gets tasks again.")
+@shared_options()
+@click.pass_obj
+def drain(settings: Settings, host_id: str, reason: str, back: bool) -> None:
+    """Give a host no new tasks, and list what still runs on it."""
+
+    async def work(client: Client) -> None:
+        act = client.hosts.undrain if back else client.hosts.drain
+        answer = await act(host_id, reason)
+        _show(settings, [answer.host])
+        for task in answer.blocking_tasks:
+            click.echo(f"still runs: {task}", err=True)
+
+    run(settings, work)
+
+
+@host.command(epilog=examples('countermand host remove host-a --reason "sold"'))
+@click.argument("host_id", metavar="HOST")
+@click.option("--reason", required=True, help="Why, for the audit.")
+@shared_options()
+@click.pass_obj
+def remove(settings: Settings, host_id: str, reason: str) -> None:
+    """Remove a host that no open workflow needs; drain it first."""
+
+    async def work(client: Client) -> None:
+        await client.hosts.remove(host_id, reason)
+        if settings.output == "table":
+            click.echo(f"Removed {host_id}.")
+
+    run(settings, work)
+
+
+def _show(settings: Settings, hosts: list[Host]) -> None:
+    from countermand.cli.output import show_all
+
+    show_all(
+        settings,
+        hosts,
+        heads=HEADS,
+        row=_row,
+        name=lambda found: found.name,
+        nothing="No hosts. Add one: countermand host add host-a 127.0.0.1:7711",
+    )
+
+
+def _show_one(settings: Settings, found: Host) -> None:
+    from countermand.cli.output import show_json
+
+    if settings.output == "json":
+        show_json(found)
+    else:
+        click.echo(found.name)
+
+
+def _row(found: Host) -> Row:
+    from countermand.cli.output import clip
+    from countermand.cli.words import host_look
+
+    pools = ",".join(pool.pool_id for pool in found.pools)
+    window = f"{found.open_attempts}/{found.window}" if found.window else f"{found.open_attempts}"
+    return (
+        found.name.removeprefix("hosts/"),
+        host_look(found.state),
+        found.address,
+        pools or "-",
+        window,
+        clip(found.problem.message),
+    )
+
+
+def _describe(found: Host) -> None:
+    from countermand.cli.drawing import phrases
+    from countermand.cli.output import age, paint, table
+    from countermand.cli.words import host_look
+
+    click.echo(f"{found.name}  {paint(host_look(found.state))}  {found.address}")
+    if found.HasField("problem"):
+        click.echo(f"  problem: {found.problem.message} ({found.problem.reason})")
+    heard = f", last heard of {age(found.seen_time)} ago" if found.HasField("seen_time") else ""
+    click.echo(f"  agent {found.version or '(not known yet)'}{heard}")
+    click.echo(f"  {phrases.count(found.open_attempts, 'attempt')} open, window {found.window}")
+    if found.pools:
+        rows = [
+            (
+                f"  {pool.pool_id}",
+                pool.driver,
+                f"{phrases.size(pool.used_bytes)} of {phrases.size(pool.capacity_bytes)}",
+                "read-only" if pool.read_only else ",".join(pool.verbs),
+            )
+            for pool in found.pools
+        ]
+        table(("  POOL", "DRIVER", "USED", "VERBS"), rows)

@@ -1,0 +1,83 @@
+"""The command `countermand`: its groups, loaded only when they are used.
+
+Starting must stay below 250 ms, so nothing here or in a command's module imports gRPC, protobuf or
+rich at the top; commands import what they need when they run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping
+
+import click
+
+from countermand.cli.settings import Settings, shared_options
+
+EPILOG = """\b
+Examples:
+  countermand demo                                          see it fail, and make up for it
+  countermand workflow plan add-vm.json                     what a spec would do, and undo
+  countermand workflow submit add-vm.json --id vm-42 --watch
+  countermand workflow watch @latest                        follow the last one
+\b
+Exit codes:
+  0    succeeded
+  1    failed
+  2    used wrongly
+  3    compensated: it failed, and every effect was made up for
+  4    needs somebody, or left something behind
+  124  timed out
+"""
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by where they are, and imports one when it is used."""
+
+    def __init__(
+        self, *args: object, lazy: Mapping[str, tuple[str, str]], **kwargs: object
+    ) -> None:
+        """Keeps name → ("module:attribute", one line of help)."""
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # handed on as they came
+        self._lazy = lazy
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """Returns the names in the order of a day's work."""
+        return list(self._lazy)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports one command."""
+        if cmd_name not in self._lazy:
+            return None
+        module_name, _, attribute = self._lazy[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module_name), attribute)
+        assert isinstance(command, click.Command), command
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in self._lazy.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "demo": (
+            "countermand.cli.demo:demo",
+            "See it: one copy fails, its siblings are made up for.",
+        ),
+        "workflow": ("countermand.cli.workflow:workflow", "Submit, follow and steer workflows."),
+        "host": ("countermand.cli.host:host", "Add, look at, drain and remove hosts."),
+        "version": ("countermand.cli.version:version", "Say which version this is."),
+    },
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EPILOG,
+)
+@shared_options(root=True)
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Durable storage workflows: every action, or a compensation for each that took effect."""
+    ctx.ensure_object(Settings)
+    if os.environ.get("NO_COLOR"):
+        ctx.color = False

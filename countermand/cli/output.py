@@ -1,0 +1,121 @@
+"""Prints messages: as a table, as JSON, or as names.
+
+Tables are spaces only: they survive a narrow terminal, a pipe into awk and a paste into a ticket.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import click
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from countermand.cli.drawing import phrases
+from countermand.cli.settings import Settings
+from countermand.cli.words import Look
+from countermand.v1.attempt_pb2 import Progress
+
+Item = TypeVar("Item", bound=Message)
+Row = Sequence[str | Look]
+
+# A failure's words end a row; the whole of it is in `get`.
+CELL_CHARACTERS_MAX = 60
+
+
+def show_all(
+    settings: Settings,
+    items: Sequence[Item],
+    *,
+    heads: Sequence[str],
+    row: Callable[[Item], Row],
+    name: Callable[[Item], str],
+    nothing: str,
+) -> None:
+    """Prints a list in the form that was asked for; an empty table says what to do instead."""
+    if settings.output == "json":
+        click.echo(json.dumps([as_json(item) for item in items], indent=2, ensure_ascii=False))
+    elif settings.output == "name":
+        for item in items:
+            click.echo(name(item))
+    elif not items:
+        click.echo(nothing, err=True)
+    else:
+        table(heads, [row(item) for item in items])
+
+
+def table(heads: Sequence[str], rows: Sequence[Row]) -> None:
+    """Prints aligned columns under their heads."""
+    texts = [[str(cell) for cell in cells] for cells in rows]
+    widths = [max(map(len, column)) for column in zip(heads, *texts, strict=True)]
+    click.echo(_line(heads, heads, widths))
+    for cells, text in zip(rows, texts, strict=True):
+        click.echo(_line(cells, text, widths))
+
+
+def _line(cells: Sequence[str | Look], texts: Sequence[str], widths: Sequence[int]) -> str:
+    """Returns a row; padded before it is painted, since colours have no width."""
+    padded = [
+        paint(cell, text.ljust(width)) if isinstance(cell, Look) else text.ljust(width)
+        for cell, text, width in zip(cells, texts, widths, strict=True)
+    ]
+    return "  ".join(padded).rstrip()
+
+
+def paint(look: Look, text: str | None = None) -> str:
+    """Returns a state in its colour; click takes the colour away where none is wanted."""
+    text = str(look) if text is None else text
+    return click.style(text, dim=True) if look.colour == "dim" else click.style(text, look.colour)
+
+
+def as_json(message: Message) -> dict[str, object]:
+    """Returns a message in protobuf's JSON form, with names as in the protos."""
+    shown: dict[str, object] = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    return shown
+
+
+def show_json(message: Message) -> None:
+    """Prints one message as JSON."""
+    click.echo(json.dumps(as_json(message), indent=2, ensure_ascii=False))
+
+
+def age(time: Timestamp) -> str:
+    """Returns how long ago something was."""
+    if not time.seconds:
+        return ""
+    return phrases.duration(max(0.0, datetime.now(UTC).timestamp() - time.seconds))
+
+
+def clock(time: Timestamp) -> str:
+    """Returns a time in UTC, to the millisecond: what logs and other hosts say."""
+    moment = time.ToDatetime(UTC)
+    return moment.strftime("%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def progress_words(progress: Progress) -> str:
+    """Returns how far something is, in words: "45%  120 MB/s  ETA 12 s"."""
+    if not progress.total:
+        return amount(progress.done, progress.unit) if progress.done else ""
+    parts = [f"{progress.done * 100 // progress.total}%"]
+    if progress.rate and progress.done < progress.total:
+        parts.append(f"{amount(progress.rate, progress.unit)}/s")
+        left_s = (progress.total - progress.done) / progress.rate
+        parts.append(f"ETA {phrases.duration(left_s)}")
+    return "  ".join(parts)
+
+
+def amount(number: int, unit: str) -> str:
+    """Returns an amount of work with its unit."""
+    return phrases.size(number) if unit in {"", "bytes"} else f"{number} {unit}"
+
+
+def clip(text: str) -> str:
+    """Returns a text short enough for a table."""
+    text = " ".join(text.split())
+    if len(text) <= CELL_CHARACTERS_MAX:
+        return text
+    return text[: CELL_CHARACTERS_MAX - 1] + "…"

@@ -1,0 +1,111 @@
+"""What every command knows: which coordinator, which form of output, how long to wait.
+
+The same options are taken before and after the command, because people write both
+`countermand -o json host list` and `countermand host list -o json`; the later one counts. Imports
+nothing heavy: it is part of every start.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import click
+
+DEFAULT_COORDINATOR = "127.0.0.1:7700"
+FORMATS = ("table", "json", "name")
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+
+
+@dataclass(slots=True)
+class Settings:
+    """The shared options, as given so far."""
+
+    coordinator: str = DEFAULT_COORDINATOR
+    output: str = "table"
+    timeout: timedelta | None = None
+
+
+class Span(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only
+    """A length of time: "90", "90s", "5m", "1.5h"."""
+
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
+        """Returns the length of time, or fails with an example."""
+        if isinstance(value, timedelta):
+            return value
+        match = _SPAN.fullmatch(str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a duration: write 30s, 5m or 1.5h", param, ctx)
+        return timedelta(seconds=float(match[1]) * _UNITS_S[match[2] or "s"])
+
+
+def _keep(ctx: click.Context, param: click.Parameter, value: object) -> None:
+    """Puts a given option into the settings; one that was left out changes nothing."""
+    settings = ctx.ensure_object(Settings)
+    if value is not None and param.name is not None:
+        setattr(settings, param.name, value)
+
+
+def _colourless(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.color = False
+
+
+def shared_options(*, root: bool = False) -> Callable[[_Command], _Command]:
+    """Returns a decorator that adds the options every command takes."""
+    options = (
+        click.option(
+            "--coordinator",
+            metavar="ADDRESS",
+            # Only once: below the root it would win over an option before the command.
+            envvar="COUNTERMAND_COORDINATOR" if root else None,
+            show_envvar=root,
+            expose_value=False,
+            callback=_keep,
+            help=f"Where the coordinator listens, as host:port. [default: {DEFAULT_COORDINATOR}]",
+        ),
+        click.option(
+            "-o",
+            "--output",
+            type=click.Choice(FORMATS),
+            expose_value=False,
+            callback=_keep,
+            help="table for people, json for programs, name for pipes. [default: table]",
+        ),
+        click.option(
+            "--timeout",
+            type=Span(),
+            expose_value=False,
+            callback=_keep,
+            help="Give up after this long, as 30s or 5m; exit code 124. The workflow goes on.",
+        ),
+        click.option(
+            "--no-color",
+            is_flag=True,
+            expose_value=False,
+            callback=_colourless,
+            help="Words and glyphs only; so does NO_COLOR=1.",
+        ),
+    )
+
+    def add(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def examples(*lines: str) -> str:
+    """Returns the end of a help text: commands to copy."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
