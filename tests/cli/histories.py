@@ -73,16 +73,16 @@ class Tale:
         self.say(at_s, workflow_started=WorkflowStarted(kind=self.workflow.kind))
 
     def moves(self, at_s, state, cause: Failure | None = None) -> None:
-        change = WorkflowStateChanged(to=state, cause=cause)
-        setattr(change, "from", self.workflow.state)
+        change = WorkflowStateChanged(before=self.workflow.state, after=state, cause=cause)
         self.workflow.state = state
         if cause:
             self.workflow.cause.CopyFrom(cause)
         self.say(at_s, workflow_state_changed=change)
 
     def task(self, at_s, task_id, state, waits_for="", n=0) -> None:
-        change = TaskStateChanged(to=state, waits_for=waits_for, attempt=n)
-        setattr(change, "from", self.tasks[task_id].state)
+        change = TaskStateChanged(
+            before=self.tasks[task_id].state, after=state, waits_for=waits_for, attempt=n
+        )
         self.tasks[task_id].state = state
         self.say(at_s, task_id, task_state_changed=change)
 

@@ -93,7 +93,7 @@ class _Reader:
         story = self.stories.setdefault(task_id, _Story())
         match getattr(event, event.WhichOneof("event") or "", None):
             case WorkflowStateChanged() as change:
-                self.changes.append((self.now_s, change.to))
+                self.changes.append((self.now_s, change.after))
             case TaskStateChanged() as change:
                 self._task_changed(story, change)
             case AttemptStarted() as started:
@@ -115,18 +115,18 @@ class _Reader:
             self._wait(story, WAITING[Task.STATE_RETRY_WAIT])
 
     def _task_changed(self, story: _Story, change: TaskStateChanged) -> None:
-        if change.to in WAITING:
-            words = f"waited for {change.waits_for}" if change.waits_for else WAITING[change.to]
+        if change.after in WAITING:
+            words = f"waited for {change.waits_for}" if change.waits_for else WAITING[change.after]
             self._wait(story, words)
         else:
             self._stop_waiting(story)
         last = story.tries.get(change.attempt or max(story.tries, default=0))
         if last and last.end_s is None:
-            if change.to == Task.STATE_RUNNING and last.run_s is None:
+            if change.after == Task.STATE_RUNNING and last.run_s is None:
                 last.run_s = self.now_s
-            elif change.to == Task.STATE_CANCELLING:
+            elif change.after == Task.STATE_CANCELLING:
                 last.stopping_s = self.now_s
-            elif change.to == Task.STATE_UNKNOWN and last.unknown_s is None:
+            elif change.after == Task.STATE_UNKNOWN and last.unknown_s is None:
                 last.unknown_s = self.now_s
 
     def _attempt_ended(self, task_id: str, story: _Story, ended: AttemptEnded) -> None:
@@ -257,6 +257,9 @@ def _bars(task: Task, story: _Story, kind: Attempt.Kind.ValueType, now_s: float)
         bar = _bar(number, attempt, now_s)
         if not bar.done and number in progress:
             bar = replace(bar, done=progress[number].done, unit=_unit(progress[number]))
+        written = task.output.copy_image.written_bytes
+        if written and bar.state == Attempt.STATE_SUCCEEDED and kind == Attempt.KIND_ACTION:
+            bar = replace(bar, done=written)  # progress counts holes too
         yield bar
 
 

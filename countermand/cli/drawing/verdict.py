@@ -23,10 +23,9 @@ CLEAN: Final[Mapping[int, str]] = {
     Attempt.STATE_CANCELLED: "stopped, left nothing",
 }
 MADE_UP_FOR: Final[Mapping[int, str]] = {
-    Task.STATE_COMPENSATING: "under way",
-    Task.STATE_COMPENSATED: "done",
-    Task.STATE_COMPENSATION_BLOCKED: "blocked",
-    Task.STATE_ABANDONED: "abandoned",
+    Task.STATE_COMPENSATED: "",
+    Task.STATE_COMPENSATION_BLOCKED: ": blocked",
+    Task.STATE_ABANDONED: ": abandoned",
 }
 
 
@@ -37,7 +36,7 @@ def verdict(workflow: Workflow, rows: Sequence[Row], lane: Sequence[LaneRow]) ->
         Fact(
             task_id=row.task_id,
             host_id=row.host_id,
-            words=f"{row.phrase}: {MADE_UP_FOR.get(row.state, 'under way')}",
+            words=row.phrase + MADE_UP_FOR.get(row.state, ": under way"),
         )
         for row in lane
     )

@@ -1,0 +1,114 @@
+"""The top of the SVG: the verdict, for who has ten seconds. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+from xml.sax.saxutils import escape
+
+from countermand.cli.drawing import captions, phrases
+from countermand.cli.drawing.model import Fact, Timeline
+from countermand.cli.drawing.svg_parts import fit, lines, tag, text, width_of, wrap
+from countermand.cli.words import Tone
+
+__all__ = ["draw", "escape"]
+
+FACTS_MAX: Final = 3  # per column; the rows below show all
+LINE: Final = 18.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """One of the questions that the verdict answers."""
+
+    label: str
+    glyph: str
+    tone: Tone
+    facts: Sequence[Fact]
+    otherwise: str
+    remark: str = ""
+
+
+def draw(timeline: Timeline, left: float, right: float) -> tuple[str, float]:
+    """Returns the verdict, and the height at which the chart begins."""
+    look = captions.verdict_look(timeline)
+    words = f"{look.glyph} {look.word.upper()}"
+    pill = width_of(words, 18) + 20  # capitals are wide
+    hosts = phrases.count(len(timeline.hosts), "host")
+    about = f"{phrases.duration(timeline.end_s)} on {hosts}"
+    parts = [
+        tag("rect", x=left, y=26, width=pill, height=30, rx=15, class_=look.tone),
+        tag(
+            "text",
+            escape(words),
+            x=left + pill / 2,
+            y=46,
+            text_anchor="middle",
+            style="font-size:14px;font-weight:700;fill:var(--on_tone)",
+        ),
+        text(timeline.workflow_id, left + pill + 16, 47.5, "title"),
+        text(timeline.kind, left + pill + 30 + width_of(timeline.workflow_id, 20), 47, "muted"),
+        text(about, right, 47, "muted", "end"),
+    ]
+    if not timeline.verdict.failed:
+        said = wrap(timeline.verdict.sentence, right - left, 2)
+        parts += [text(line, left, 84 + n * LINE) for n, line in enumerate(said)]
+        return lines(parts), 84 + len(said) * LINE + 14
+    columns, y = _columns(timeline, left, right)
+    return lines([*parts, *columns]), y
+
+
+def _columns(timeline: Timeline, left: float, right: float) -> tuple[list[str], float]:
+    verdict = timeline.verdict
+    rest = "being worked on" if not timeline.settled else "nothing"
+    columns = (
+        _Column("WHAT FAILED", "✗", "bad", verdict.failed, "nothing"),
+        _Column(
+            "WHAT WAS MADE UP FOR", "↺", "made_up", verdict.made_up_for, "nothing had taken effect"
+        ),
+        _Column("WHAT IS LEFT", "∅", "bad", verdict.left, rest, _stopped(timeline)),
+    )
+    shares = (0.36, 0.36, 0.28)
+    parts: list[str] = []
+    bottom = 0.0
+    x = left
+    for column, share in zip(columns, shares, strict=True):
+        width = (right - left) * share
+        drawn = list(_column(column, x, width - 22))
+        parts += [text(words, x_, y, class_) for words, x_, y, class_ in drawn]
+        bottom = max(bottom, *(y for _, _, y, _ in drawn))
+        x += width
+    return parts, bottom + 32
+
+
+def _column(column: _Column, x: float, width: float) -> Iterator[tuple[str, float, float, str]]:
+    """Yields the lines of one column: words, place, class."""
+    y = 88.0
+    yield column.label, x, y, "label"
+    y += 22
+    if not column.facts:
+        yield "✓", x, y, "strong good"
+        yield column.otherwise, x + 18, y, "strong"
+        if column.remark:
+            for line in wrap(column.remark, width - 18, 2):
+                y += LINE
+                yield line, x + 18, y, "muted"
+        return
+    for fact in column.facts[:FACTS_MAX]:
+        yield column.glyph, x, y, f"strong {column.tone}"
+        where = f" on {fact.host_id}" if fact.host_id else ""
+        yield fit(f"{fact.task_id}{where}", width - 18, 13.5), x + 18, y, "strong"
+        for line in wrap(fact.words, width - 18, 2):
+            y += LINE
+            yield line, x + 18, y, "muted"
+        y += LINE + 4
+    if (more := len(column.facts) - FACTS_MAX) > 0:
+        yield f"and {more} more", x + 18, y, "muted"
+
+
+def _stopped(timeline: Timeline) -> str:
+    """Returns what needed no compensation although it had begun, besides what failed."""
+    failed = {fact.task_id for fact in timeline.verdict.failed}
+    stopped = [fact.task_id for fact in timeline.verdict.clean if fact.task_id not in failed]
+    return f"{phrases.listing(stopped)} stopped in time" if stopped else ""

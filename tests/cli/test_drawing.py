@@ -1,0 +1,279 @@
+"""The drawings of a workflow: one model, two renderings, the same words."""
+
+import io
+import itertools
+import os
+import re
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from rich.console import Console
+
+from countermand.cli.drawing import svg, terminal
+from countermand.cli.drawing.model import Timeline
+from countermand.cli.drawing.scale import scale, ticks
+from countermand.cli.drawing.svg_flags import place_flags
+from countermand.cli.drawing.timeline import timeline
+from countermand.v1.attempt_pb2 import Attempt
+from countermand.v1.failure_pb2 import Failure
+from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_state_pb2 import WorkflowState
+from tests.cli.histories import Tale, compensated, succeeded
+
+PICTURE = Path(__file__).parents[2] / "docs/images/compensated-workflow.svg"
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def drawn(tale: Tale) -> Timeline:
+    return timeline(*tale.told())
+
+
+def printed(tale: Tale, width: int = 110) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    terminal.draw(drawn(tale), console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+# -- the model -----------------------------------------------------------------------------------
+
+
+def test_rows_follow_the_tree_and_the_root_is_the_phases() -> None:
+    picture = drawn(compensated())
+    assert [(row.task_id, row.depth, row.is_group) for row in picture.rows] == [
+        ("create-data-disk", 0, False),
+        ("disks", 0, True),
+        ("copy-disk-1", 1, False),
+        ("copy-disk-2", 1, False),
+        ("copy-disk-3", 1, False),
+        ("verify-disks", 0, False),
+    ]
+    assert [(phase.start_s, phase.end_s) for phase in picture.phases] == [(0.0, 4.1), (4.1, 6.42)]
+
+
+def test_the_lane_holds_what_was_made_up_for_in_the_order_it_happened() -> None:
+    picture = drawn(compensated())
+    assert [(row.task_id, row.host_id, row.phrase) for row in picture.lane] == [
+        ("copy-disk-1", "host-a", "delete the copy"),
+        ("create-data-disk", "host-a", "delete the image"),
+    ]
+    assert [bar.compensates for row in picture.lane for bar in row.bars] == [1, 1]
+    assert [row.effect_s for row in picture.lane] == [3.3, 0.6]
+
+
+def test_time_before_work_is_a_wait_and_not_part_of_the_bar() -> None:
+    row = drawn(compensated()).rows[4]
+    (wait,) = row.waits
+    (bar,) = row.bars
+    assert (wait.start_s, wait.end_s) == (0.62, 1.1)
+    assert (bar.start_s, bar.end_s, bar.state) == (1.1, 4.1, Attempt.STATE_FAILED)
+
+
+def test_an_attempt_that_is_stopped_shows_since_when() -> None:
+    (bar,) = drawn(compensated()).rows[3].bars
+    assert [(part.kind, part.start_s, part.end_s) for part in bar.segments] == [
+        ("run", 0.74, 4.1),
+        ("stopping", 4.1, 4.45),
+    ]
+
+
+def test_markers_tell_the_failure_and_the_restart() -> None:
+    picture = drawn(compensated())
+    assert [(marker.kind, marker.at_s) for marker in picture.markers] == [
+        ("failure", 4.1),
+        ("restart", 5.9),
+    ]
+
+
+def test_the_first_owner_is_no_restart() -> None:
+    tale = succeeded()
+    tale.restart(0.0, epoch=1)
+    assert drawn(tale).markers == ()
+
+
+def test_retries_are_bars_of_one_row_with_the_wait_between() -> None:
+    tale = Tale("vm-3")
+    tale.plant("copy", host="host-a")
+    tale.begin()
+    tale.starts(0.0, "copy", run_s=0.1)
+    why = Failure(reason="STORAGE_FAILED", message="Pool fast answered EIO.", retriable=True)
+    tale.ends(1.0, "copy", "FAILED", failure=why, to=Task.STATE_RETRY_WAIT)
+    tale.retry(1.0, "copy", 2, why, to=Task.STATE_RETRY_WAIT)
+    tale.starts(2.0, "copy", n=2, run_s=2.1)
+    tale.ends(3.0, "copy", "SUCCEEDED", n=2)
+    (row,) = drawn(tale).rows
+    assert [(bar.number, bar.start_s, bar.end_s) for bar in row.bars] == [(1, 0.1, 1), (2, 2.1, 3)]
+    assert [(wait.start_s, wait.end_s) for wait in row.waits] == [(0.0, 0.1), (1.0, 2.1)]
+
+
+def test_an_open_attempt_lasts_until_now() -> None:
+    tale = Tale("vm-4")
+    tale.plant("copy", host="host-a")
+    tale.begin()
+    tale.starts(0.0, "copy", run_s=0.5)
+    tale.restart(2.0)
+    (bar,) = drawn(tale).rows[0].bars
+    assert (bar.end_s, bar.state) == (2.0, Attempt.STATE_RUNNING)
+
+
+def test_an_unknown_outcome_is_a_stretch_of_its_own() -> None:
+    tale = Tale("vm-5")
+    tale.plant("copy", host="host-a")
+    tale.begin()
+    tale.starts(0.0, "copy", run_s=0.5)
+    tale.ends(1.0, "copy", "UNKNOWN")
+    tale.ends(2.0, "copy", "SUCCEEDED")
+    (bar,) = drawn(tale).rows[0].bars
+    assert [part.kind for part in bar.segments] == ["run", "unknown"]
+    assert bar.state == Attempt.STATE_SUCCEEDED
+
+
+# -- the verdict ---------------------------------------------------------------------------------
+
+
+def test_the_verdict_says_what_failed_where_why_and_what_is_left() -> None:
+    verdict = drawn(compensated()).verdict
+    assert verdict.sentence == (
+        "copy-disk-3 failed on host-c: pool fast is full: the copy needs 152 MB, 86 MB are left. "
+        "Made up for: copy-disk-1 on host-a and create-data-disk on host-a; nothing is left."
+    )
+    assert [fact.task_id for fact in verdict.clean] == ["copy-disk-2", "copy-disk-3"]
+    assert verdict.left == ()
+
+
+def test_the_verdict_of_success_counts() -> None:
+    assert drawn(succeeded()).verdict.sentence == ("3 tasks on 3 hosts took effect, 418 MB copied.")
+
+
+def test_leftovers_are_named() -> None:
+    tale = compensated()
+    tale.workflow.state = WorkflowState.WORKFLOW_STATE_FAILED
+    leftover = tale.workflow.leftovers.add(host_id="host-a", description="image disk-1")
+    leftover.task = "workflows/vm-2/tasks/copy-disk-1"
+    verdict = drawn(tale).verdict
+    assert verdict.sentence.endswith("1 effect left behind.")
+    assert [(fact.task_id, fact.host_id, fact.words) for fact in verdict.left] == [
+        ("copy-disk-1", "host-a", "image disk-1")
+    ]
+    assert "image disk-1" in printed(tale)
+    assert "image disk-1" in svg.draw(drawn(tale))
+
+
+# -- the scale -----------------------------------------------------------------------------------
+
+
+def test_a_night_of_waiting_does_not_drown_the_run() -> None:
+    tale = Tale("vm-6")
+    tale.plant("copy", host="host-a")
+    tale.begin()
+    tale.task(0.0, "copy", Task.STATE_READY, "lock of image disk-1")
+    tale.starts(36_000.0, "copy", run_s=36_000.1)
+    tale.ends(36_005.0, "copy", "SUCCEEDED")
+    tale.moves(36_005.0, WorkflowState.WORKFLOW_STATE_SUCCEEDED)
+    place = scale(drawn(tale))
+    assert place(36_000.1) < 0.1
+    assert place(36_005.0) == pytest.approx(1.0)
+
+
+def test_a_short_compensation_gets_a_readable_share() -> None:
+    tale = Tale("vm-7")
+    tale.plant("copy", host="host-a")
+    tale.plant("other", host="host-b")
+    tale.begin()
+    tale.starts(0.0, "copy", run_s=0.0)
+    tale.starts(0.0, "other", run_s=0.0)
+    tale.ends(500.0, "copy", "SUCCEEDED")
+    why = Failure(reason="NO_SPACE", message="Pool fast is full.")
+    tale.ends(600.0, "other", "FAILED", failure=why)
+    tale.moves(600.0, WorkflowState.WORKFLOW_STATE_COMPENSATING, why)
+    tale.makes_up(600.0, "copy")
+    tale.ends(600.05, "copy", "SUCCEEDED", n=2, to=Task.STATE_COMPENSATED)
+    tale.moves(600.06, WorkflowState.WORKFLOW_STATE_COMPENSATED)
+    picture = drawn(tale)
+    place = scale(picture)
+    assert place(600.06) - place(600.0) == pytest.approx(0.3)
+    assert place.magnified > 1000
+    assert "times wider" in printed(tale)
+
+
+@pytest.mark.parametrize("tale", [succeeded, compensated])
+def test_ticks_are_apart_and_places_grow_with_time(tale) -> None:
+    place = scale(drawn(tale()))
+    places = [place(time_s) for time_s, _ in ticks(place, 0.1)]
+    assert len(places) >= 4
+    assert all(right - left >= 0.0999 for left, right in itertools.pairwise(places))
+
+
+# -- the terminal --------------------------------------------------------------------------------
+
+
+def test_a_pipe_gets_words_and_glyphs_but_no_colour() -> None:
+    text = printed(compensated())
+    assert "\x1b" not in text
+    for words in (
+        "COMPENSATED",
+        "✗ NO_SPACE at 86.0 MB",
+        "⊘ stopped at 131 MB",
+        "✓ copied 118 MB in 2.6 s",
+        "never started",
+        "compensation",
+        "delete the copy",
+        "coordinator restarted",
+        "nothing is left.",
+    ):
+        assert words in text, words
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
+@pytest.mark.parametrize("tale", [succeeded, compensated])
+def test_every_width_holds(tale, width: int) -> None:
+    lines = printed(tale(), width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert any("━" in line for line in lines)
+
+
+# -- the SVG -------------------------------------------------------------------------------------
+
+
+def test_the_svg_is_self_contained_and_well_formed() -> None:
+    text = svg.draw(drawn(compensated()))
+    tree = ET.fromstring(text)
+    assert tree.tag == f"{SVG}svg"
+    assert not re.search(r"<script|@import|@font-face|href|url\((?!#)", text)
+    assert "prefers-color-scheme:dark" in text
+    numbers = [float(x) for x in re.findall(r' (?:x|y|width|height)="(-?[0-9.]+)"', text)]
+    assert min(numbers) >= 0
+
+
+def test_the_svg_says_to_a_screen_reader_what_it_shows() -> None:
+    tree = ET.fromstring(svg.draw(drawn(compensated())))
+    lists = [node.get("aria-label") for node in tree.iter() if node.get("role") == "list"]
+    assert lists == ["Actions", "Compensations"]
+    rows = [node.get("aria-label") for node in tree.iter() if node.get("role") == "listitem"]
+    assert rows[-2:] == [
+        "compensation of copy-disk-1 on host-a: delete the copy, made up for in 1.6 s",
+        "compensation of create-data-disk on host-a: delete the image, made up for in 0.3 s",
+    ]
+    bars = [node for node in tree.iter() if node.get("role") == "img"]
+    assert all(bar.find(f"{SVG}title") is not None for bar in bars)
+
+
+def test_words_are_escaped() -> None:
+    tale = compensated()
+    tale.workflow.cause.message = 'Pool <fast> & "slow" is full.'
+    ET.fromstring(svg.draw(drawn(tale)))
+
+
+def test_no_words_of_moments_are_crossed_by_a_line() -> None:
+    flags = place_flags([(700, 200), (690, 150), (400, 320)], 1000)
+    assert [(flag.level, flag.to_left) for flag in flags] == [(0, False), (1, False), (0, True)]
+
+
+def test_the_picture_in_the_documentation_is_up_to_date() -> None:
+    """COUNTERMAND_REWRITE=1 draws it anew; `make docs` does."""
+    text = svg.draw(drawn(compensated()))
+    if os.environ.get("COUNTERMAND_REWRITE"):
+        PICTURE.parent.mkdir(parents=True, exist_ok=True)
+        PICTURE.write_text(text, encoding="utf-8")
+    assert PICTURE.read_text(encoding="utf-8") == text
