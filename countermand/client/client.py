@@ -93,11 +93,13 @@ class Client:
         workflow_id: str,
         input: Mapping[str, object] | None = None,  # noqa: A002  # the contract's word
         labels: Mapping[str, str] | None = None,
+        patience: timedelta | None = None,
     ) -> Run:
         """Starts a workflow and returns once it is durable.
 
         Repeatable: the same id with the same spec and input is the same workflow, so it is
-        sent again by itself while the coordinator is away.
+        sent again by itself while the coordinator is away, for as long as the client's patience
+        or this one.
         """
         request = StartWorkflowRequest(
             workflow_id=workflow_id,
@@ -108,7 +110,8 @@ class Client:
         )
         method = self._calls.workflows.StartWorkflow
         answer = await self._calls.patiently(
-            lambda: self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
+            lambda: self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S),
+            limit_s=None if patience is None else patience.total_seconds(),
         )
         return self.run(answer.workflow.name)
 

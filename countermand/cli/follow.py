@@ -1,0 +1,64 @@
+"""Follows a workflow to its end: a live tree on a terminal, lines in a pipe, then the verdict."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from countermand.cli.exits import code_of
+from countermand.cli.lines import show_event
+from countermand.cli.output import paint, show_json
+from countermand.cli.settings import Settings
+from countermand.cli.words import workflow_look
+from countermand.client import Run, WorkflowFailed
+from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_pb2 import Workflow
+from countermand.v1.workflow_state_pb2 import WorkflowState
+
+
+async def follow(settings: Settings, run: Run) -> int:
+    """Shows a workflow until it is settled, and returns the exit code it means."""
+    # Asked before anything is shown: a wrong name or address is an error and not an empty screen.
+    await run.get()
+    if settings.output == "table" and sys.stdout.isatty():
+        from countermand.cli.live import follow_live  # loads rich
+
+        await follow_live(run)
+    else:
+        async for update in run.watch(events_only=True):
+            if update.HasField("event"):
+                show_event(settings, update.event)
+    workflow = await run.get()
+    if settings.output == "table":
+        click.echo(await verdict(run, workflow))
+    return code_of(workflow)
+
+
+async def wait_quietly(settings: Settings, run: Run, *, settled: bool) -> int:
+    """Waits until a workflow is settled or needs somebody, and returns its exit code."""
+    workflow = await run.wait(until_attention=not settled)
+    match settings.output:
+        case "json":
+            show_json(workflow)
+        case "name":
+            click.echo(workflow.name)
+        case _:
+            click.echo(await verdict(run, workflow))
+    return code_of(workflow)
+
+
+async def verdict(run: Run, workflow: Workflow) -> str:
+    """Returns how it ended: what failed and why, what was made up for, what is left."""
+    look = paint(workflow_look(workflow.state))
+    match workflow.state:
+        case WorkflowState.WORKFLOW_STATE_COMPENSATED | WorkflowState.WORKFLOW_STATE_FAILED:
+            compensated = await run.tasks([Task.STATE_COMPENSATED])
+            failed = WorkflowFailed(workflow, compensated=compensated, leftovers=workflow.leftovers)
+            return f"{look}  {failed}"
+        case WorkflowState.WORKFLOW_STATE_SUCCEEDED if workflow.leftovers:
+            left = ", ".join(f"{one.description} on {one.host_id}" for one in workflow.leftovers)
+            return f"{look}  {workflow.name}. Left behind: {left}."
+        case _:
+            needs = "".join(f"\n  needs somebody: {need.message}" for need in workflow.needs)
+            return f"{look}  {workflow.name}{needs}"

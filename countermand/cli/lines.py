@@ -1,0 +1,87 @@
+"""History as lines: one event, one line, the words of the glossary."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from countermand.cli.drawing import phrases
+from countermand.cli.output import as_json, clock, paint, progress_words
+from countermand.cli.settings import Settings
+from countermand.cli.tables import task_id
+from countermand.cli.words import attempt_look, task_look, workflow_look
+from countermand.v1.attempt_pb2 import Attempt
+from countermand.v1.event_pb2 import AttemptEnded, AttemptStarted, HistoryEvent
+from countermand.v1.failure_pb2 import Failure
+
+
+def show_event(settings: Settings, event: HistoryEvent) -> None:
+    """Prints one event in the form that was asked for."""
+    match settings.output:
+        case "json":
+            click.echo(json.dumps(as_json(event), ensure_ascii=False))
+        case "name":
+            click.echo(str(event.sequence))
+        case _:
+            click.echo(line(event))
+
+
+def line(event: HistoryEvent) -> str:
+    """Returns an event as a line: when, about what, what."""
+    about = task_id(event.task) if event.task else event.workflow.removeprefix("workflows/")
+    return f"{clock(event.time)}  {event.sequence:>4}  {about:<16}  {words(event)}"
+
+
+def words(event: HistoryEvent) -> str:
+    """Returns what happened, in words."""
+    match event.WhichOneof("event"):
+        case "workflow_started":
+            by = event.workflow_started.principal
+            return f"accepted: {event.workflow_started.kind}" + (f", for {by}" if by else "")
+        case "workflow_state_changed":
+            changed = event.workflow_state_changed
+            return f"workflow {paint(workflow_look(changed.after))}" + _because(changed.cause)
+        case "task_state_changed":
+            moved = event.task_state_changed
+            waits = f", waits for {moved.waits_for}" if moved.waits_for else ""
+            return f"{paint(task_look(moved.after))}{waits}{_because(moved.failure)}"
+        case "attempt_started":
+            return _started(event.attempt_started)
+        case "attempt_ended":
+            return _ended(event.attempt_ended)
+        case "retry_scheduled":
+            retry = event.retry_scheduled
+            delay = phrases.duration(retry.delay.ToTimedelta().total_seconds())
+            return f"attempt {retry.attempt} follows in {delay}{_because(retry.failure)}"
+        case "intervention":
+            asked = event.intervention
+            return f"{asked.principal or 'somebody'} asked to {asked.verb}: {asked.reason}"
+        case "owner_changed":
+            return f"a coordinator took over, epoch {event.owner_changed.owner_epoch}"
+        case "late_report":
+            late = event.late_report
+            return f"too late, changed nothing: attempt {late.attempt} {attempt_look(late.state)}"
+        case "leftover_recorded":
+            left = event.leftover_recorded.leftover
+            return f"left behind on {left.host_id}: {left.description}"
+        case _:
+            return "something this version has no words for"
+
+
+def _started(started: AttemptStarted) -> str:
+    if started.kind == Attempt.KIND_COMPENSATION:
+        what = f"attempt {started.attempt} makes up for attempt {started.compensates}"
+    else:
+        what = f"attempt {started.attempt} goes out"
+    return f"{what} on {started.host_id}" if started.host_id else what
+
+
+def _ended(ended: AttemptEnded) -> str:
+    done = progress_words(ended.progress)
+    text = f"attempt {ended.attempt} {paint(attempt_look(ended.state))}"
+    return text + (f", {done}" if done else "") + _because(ended.failure)
+
+
+def _because(failure: Failure) -> str:
+    return f": {failure.message} ({failure.reason})" if failure.reason else ""

@@ -1,0 +1,151 @@
+"""The live tree of `workflow watch` on a terminal. The only command that loads rich."""
+
+from __future__ import annotations
+
+import click
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from countermand.cli.output import progress_words
+from countermand.cli.tables import depths_of, task_id, why
+from countermand.cli.words import Look, task_look, workflow_look
+from countermand.client import Run
+from countermand.rpc import names
+from countermand.v1.attempt_pb2 import Attempt
+from countermand.v1.event_pb2 import HistoryEvent
+from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_pb2 import AttemptProgress, Workflow
+
+BAR_WIDTH = 20
+REFRESHES_PER_SECOND = 8  # smooth to the eye, and nothing to the processor
+
+# Worth a line even when the tree is taller than the terminal.
+_AT_WORK = frozenset(
+    {
+        Task.STATE_STARTING,
+        Task.STATE_RUNNING,
+        Task.STATE_UNKNOWN,
+        Task.STATE_RETRY_WAIT,
+        Task.STATE_CANCELLING,
+        Task.STATE_FAILED,
+        Task.STATE_COMPENSATING,
+        Task.STATE_COMPENSATION_BLOCKED,
+        Task.STATE_ABANDONED,
+    }
+)
+_MADE_UP = frozenset({Task.STATE_COMPENSATING, Task.STATE_COMPENSATED})
+_GROUPS = frozenset({Task.KIND_SEQUENCE, Task.KIND_PARALLEL, Task.KIND_WORKFLOW})
+
+
+class Picture:
+    """What is known of a workflow while it is followed."""
+
+    def __init__(self, workflow: Workflow, tasks: list[Task]) -> None:
+        """Starts from what was read; updates are applied on top."""
+        self.workflow = workflow
+        self.tasks = {task.name: task for task in tasks}
+        self.depths = depths_of(tasks)
+
+    def apply(self, event: HistoryEvent) -> None:
+        """Takes one fact in; facts that do not show are passed over."""
+        task = self.tasks.get(event.task)
+        match event.WhichOneof("event"):
+            case "workflow_state_changed":
+                self.workflow.state = event.workflow_state_changed.after
+                if event.workflow_state_changed.HasField("cause"):
+                    self.workflow.cause.CopyFrom(event.workflow_state_changed.cause)
+            case "task_state_changed" if task is not None:
+                moved = event.task_state_changed
+                task.state = moved.after
+                task.waits_for = moved.waits_for
+                if moved.HasField("failure"):
+                    task.failure.CopyFrom(moved.failure)
+            case "attempt_started" if task is not None:
+                task.host_id = event.attempt_started.host_id or task.host_id
+                if event.attempt_started.kind == Attempt.KIND_ACTION:
+                    task.progress.Clear()
+            case "attempt_ended" if task is not None and event.attempt_ended.HasField("progress"):
+                task.progress.CopyFrom(event.attempt_ended.progress)
+            case _:
+                pass
+
+    def advance(self, update: AttemptProgress) -> None:
+        """Takes in how far an attempt is."""
+        attempt = names.parse_attempt(update.attempt)
+        task = self.tasks.get(attempt.task) if attempt else None
+        if task is not None:
+            task.progress.CopyFrom(update.progress)
+
+    def draw(self, height: int) -> Group:
+        """Returns the tree, or its busy part where the terminal is too low for all."""
+        shown = list(self.tasks.values())
+        lines = [_head(self.workflow)]
+        room = max(height - 3, 1)
+        if len(shown) > room:
+            busy = [task for task in shown if task.state in _AT_WORK and task.kind not in _GROUPS]
+            lines += [_line(task, 1) for task in busy[:room]]
+            lines.append(Text(f"  and {len(shown) - len(busy[:room])} more tasks", style="dim"))
+        else:
+            lines += [_line(task, self.depths[task.name] + 1) for task in shown]
+        return Group(*lines)
+
+
+async def follow_live(run: Run) -> None:
+    """Draws a workflow until it is settled."""
+    workflow = await run.get()
+    # Read after the workflow: what the watch repeats of it is applied once more, harmlessly.
+    picture = Picture(workflow, await run.tasks())
+    no_colour = click.get_current_context().color is False
+    console = Console(no_color=no_colour, highlight=False)
+    with Live(
+        picture.draw(console.height), console=console, refresh_per_second=REFRESHES_PER_SECOND
+    ) as live:
+        async for update in run.watch(workflow.last_sequence):
+            match update.WhichOneof("update"):
+                case "event":
+                    picture.apply(update.event)
+                case "progress":
+                    picture.advance(update.progress)
+                case _:
+                    continue
+            live.update(picture.draw(console.height))
+
+
+def _head(workflow: Workflow) -> Text:
+    text = Text(f"{workflow.name}  ")
+    text.append_text(_look(workflow_look(workflow.state)))
+    if workflow.cause.reason:
+        text.append(f"  {workflow.cause.reason}: {workflow.cause.message}", style="red")
+    text.no_wrap = True
+    text.overflow = "ellipsis"
+    return text
+
+
+def _line(task: Task, depth: int) -> Text:
+    """Returns a task: how it is, where, how far, what makes up for it or what is wrong."""
+    look = task_look(task.state)
+    text = Text("  " * depth + look.glyph + " ", style=look.colour)
+    text.append(f"{task_id(task.name):<{max(24 - 2 * depth, 1)}}", style="default")
+    text.append(f"{look.word:<14}")
+    if task.host_id:
+        text.append(f"@{task.host_id}  ", style="default")
+    if task.state in _MADE_UP and task.opposite:
+        text.append(task.opposite)
+    elif task.state == Task.STATE_RUNNING and task.progress.total:
+        text.append_text(_bar(task.progress.done, task.progress.total))
+        text.append(f"  {progress_words(task.progress)}", style="default")
+    else:
+        text.append(why(task))
+    text.no_wrap = True
+    text.overflow = "ellipsis"
+    return text
+
+
+def _bar(done: int, total: int) -> Text:
+    filled = min(BAR_WIDTH, done * BAR_WIDTH // total)
+    return Text("━" * filled, style="blue").append("━" * (BAR_WIDTH - filled), style="dim")
+
+
+def _look(look: Look) -> Text:
+    return Text(str(look), style=look.colour)

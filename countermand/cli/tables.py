@@ -1,0 +1,156 @@
+"""Workflows and tasks as tables and descriptions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from countermand.cli.drawing import phrases
+from countermand.cli.output import Row, age, clip, paint, progress_words, show_all
+from countermand.cli.settings import Settings
+from countermand.cli.words import WORKFLOW, task_look, workflow_look
+from countermand.rpc import names
+from countermand.v1.annotation_pb2 import Effect
+from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_pb2 import Workflow
+from countermand.v1.workflow_state_pb2 import WorkflowState
+
+# What a verb does to the world, in the words of the manual.
+EFFECTS = {
+    Effect.EFFECT_READ_ONLY: "read-only",
+    Effect.EFFECT_REVERSIBLE: "reversible",
+    Effect.EFFECT_PIVOT: "pivot",
+    Effect.EFFECT_FORWARD_ONLY: "forward only",
+}
+
+KINDS = {
+    Task.KIND_SEQUENCE: "sequence",
+    Task.KIND_PARALLEL: "parallel",
+    Task.KIND_WORKFLOW: "workflow",
+    Task.KIND_EXTERNAL: "external",
+}
+
+
+def workflow_states(words: Sequence[str]) -> list[WorkflowState.ValueType]:
+    """Returns states by their words; an unknown one is answered with those that exist."""
+    by_word = {look.word: state for state, look in WORKFLOW.items()}
+    unknown = [word for word in words if word.lower() not in by_word]
+    if unknown:
+        raise click.UsageError(
+            f"there is no workflow state {unknown[0]!r}; there are: {', '.join(by_word)}"
+        )
+    return [WorkflowState.ValueType(by_word[word.lower()]) for word in words]
+
+
+def show_workflows(settings: Settings, found: Sequence[Workflow]) -> None:
+    """Prints a list of workflows."""
+    show_all(
+        settings,
+        found,
+        heads=("WORKFLOW", "KIND", "STATE", "TASKS", "AGE", "WHY"),
+        row=_workflow_row,
+        name=lambda one: one.name,
+        nothing="No workflows. Submit one: countermand workflow submit FILE.json --id ID",
+    )
+
+
+def show_tasks(settings: Settings, found: Sequence[Task]) -> None:
+    """Prints tasks in the order of their tree, members indented below their group."""
+    depths = depths_of(found)
+    show_all(
+        settings,
+        found,
+        heads=("TASK", "STATE", "HOST", "VERB", "PROGRESS", "WHY"),
+        row=lambda task: (
+            "  " * depths[task.name] + task_id(task.name),
+            task_look(task.state),
+            task.host_id or "-",
+            verb_of(task),
+            progress_words(task.progress),
+            clip(why(task)),
+        ),
+        name=lambda task: task.name,
+        nothing="No tasks.",
+    )
+
+
+def show_plan(settings: Settings, planned: Sequence[Task]) -> None:
+    """Prints what would run, and what would make up for it."""
+    depths = depths_of(planned)
+    show_all(
+        settings,
+        planned,
+        heads=("TASK", "VERB", "HOST", "EFFECT", "MADE UP FOR BY"),
+        row=lambda task: (
+            "  " * depths[task.name] + task_id(task.name),
+            verb_of(task),
+            task.host_id or "-",
+            EFFECTS.get(task.effect, "-"),
+            task.opposite or "-",
+        ),
+        name=lambda task: task.name,
+        nothing="Nothing would run.",
+    )
+
+
+def describe(one: Workflow, tasks: Sequence[Task]) -> None:
+    """Prints one workflow whole: state, cause, needs, leftovers, tasks."""
+    click.echo(f"{one.name}  {paint(workflow_look(one.state))}  {one.kind}")
+    ran = ""
+    if one.HasField("end_time"):
+        seconds = one.end_time.ToNanoseconds() - one.create_time.ToNanoseconds()
+        ran = f", settled after {phrases.duration(seconds / 1e9)}"
+    click.echo(f"  submitted {age(one.create_time)} ago by {one.principal or 'anybody'}{ran}")
+    if one.trace_id:
+        click.echo(f"  trace {one.trace_id}")
+    if one.HasField("cause"):
+        click.echo(f"  cause: {one.cause.message} ({one.cause.reason})")
+    for need in one.needs:
+        click.echo(f"  needs somebody: {need.message} ({need.reason})")
+    for leftover in one.leftovers:
+        click.echo(f"  left behind on {leftover.host_id}: {leftover.description}")
+    click.echo()
+    show_tasks(Settings(), tasks)
+
+
+def task_id(name: str) -> str:
+    """Returns the short name of a task."""
+    parsed = names.parse_task(name)
+    return parsed[1] if parsed else name
+
+
+def verb_of(task: Task) -> str:
+    """Returns what a task is, in a word or two."""
+    return task.verb.replace("_", " ") or KINDS.get(task.kind, "-")
+
+
+def why(task: Task) -> str:
+    """Returns what is wrong with a task, or what it waits for."""
+    if task.HasField("compensation_failure"):
+        return f"{task.compensation_failure.reason}: {task.compensation_failure.message}"
+    if task.HasField("failure"):
+        return f"{task.failure.reason}: {task.failure.message}"
+    return f"waits for {task.waits_for}" if task.waits_for else ""
+
+
+def depths_of(tasks: Sequence[Task]) -> dict[str, int]:
+    """Returns how deep each task is in the tree; a group stands before its members."""
+    depths: dict[str, int] = {}
+    for task in tasks:
+        depths[task.name] = depths[task.parent] + 1 if task.parent in depths else 0
+    return depths
+
+
+def _workflow_row(one: Workflow) -> Row:
+    counts = {count.state: count.count for count in one.task_counts}
+    total = sum(counts.values())
+    needs = one.needs[0].message if one.needs else ""
+    return (
+        one.name.removeprefix("workflows/"),
+        one.kind,
+        workflow_look(one.state),
+        f"{counts.get(Task.STATE_SUCCEEDED, 0)}/{total}" if total else "-",
+        age(one.create_time),
+        clip(needs or (f"{one.cause.reason}: {one.cause.message}" if one.cause.reason else "")),
+    )

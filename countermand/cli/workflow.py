@@ -1,0 +1,398 @@
+"""`countermand workflow`: submits, shows, follows and steers workflows."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, TextIO
+
+import click
+
+from countermand.cli.exits import PATIENCE, PATIENCE_WHEN_FOLLOWING, run
+from countermand.cli.settings import Settings, examples, shared_options
+
+if TYPE_CHECKING:
+    from countermand.client import Client, Run
+    from countermand.v1.workflow_pb2 import Workflow
+    from countermand.v1.workflow_spec_pb2 import WorkflowSpec
+
+LATEST = "@latest"
+
+
+@click.group(
+    epilog=examples(
+        "countermand workflow submit add-vm.json --id vm-42 --watch",
+        "countermand workflow list --attention",
+        "countermand workflow get @latest",
+    )
+)
+def workflow() -> None:
+    """Submit, follow and steer workflows.
+
+    A workflow is named by its id, its whole name (workflows/ID), or @latest.
+    """
+
+
+# -- start --------------------------------------------------------------------------------------
+
+
+@workflow.command(
+    epilog=examples(
+        "countermand workflow submit add-vm.json --id vm-42 --watch",
+        """countermand workflow submit add-vm.json --id vm-43 --input '{"size": 1024}' --wait""",
+        "generate-spec | countermand workflow submit - --id vm-44 --label team=storage",
+    )
+)
+@click.argument("file", type=click.File("r", encoding="utf-8"))
+@click.option("--id", "workflow_id", required=True, help="Yours to choose; a repeat is harmless.")
+@click.option("--input", "input_json", metavar="JSON", help="The input object.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="May be repeated.")
+@click.option("--watch", "watches", is_flag=True, help="Follow it until it is settled.")
+@click.option("--wait", "waits", is_flag=True, help="Say nothing until it is settled.")
+@shared_options()
+@click.pass_obj
+def submit(
+    settings: Settings,
+    *,
+    file: TextIO,
+    workflow_id: str,
+    input_json: str | None,
+    labels: tuple[str, ...],
+    watches: bool,
+    waits: bool,
+) -> None:
+    """Start a workflow from a spec in protobuf JSON; "-" reads it from a pipe.
+
+    Submitting the same id with the same spec again is the same workflow.
+    """
+    if watches and waits:
+        raise click.UsageError("--watch and --wait exclude each other")
+    given = _object(input_json)
+    pairs = dict(_pair(label) for label in labels)
+
+    async def work(client: Client) -> int:
+        from countermand.cli.follow import follow, wait_quietly
+
+        # The spec is read before anything is asked, and the start does not wait for a restart: a
+        # mistyped address should be heard of at once.
+        made = await client.submit(
+            _spec(file), workflow_id=workflow_id, input=given, labels=pairs, patience=PATIENCE
+        )
+        if watches:
+            return await follow(settings, made)
+        if waits:
+            return await wait_quietly(settings, made, settled=False)
+        _say_submitted(settings, made.name)
+        return 0
+
+    run(settings, work, patience=PATIENCE_WHEN_FOLLOWING)
+
+
+@workflow.command(epilog=examples("countermand workflow plan add-vm.json"))
+@click.argument("file", type=click.File("r", encoding="utf-8"))
+@click.option("--input", "input_json", metavar="JSON", help="The input object.")
+@shared_options()
+@click.pass_obj
+def plan(settings: Settings, file: TextIO, input_json: str | None) -> None:
+    """Check a spec, and show what would run and what would make up for it; starts nothing."""
+    given = _object(input_json)
+
+    async def work(client: Client) -> None:
+        from countermand.cli.tables import show_plan
+
+        show_plan(settings, await client.plan(_spec(file), input=given))
+
+    run(settings, work)
+
+
+# -- look ---------------------------------------------------------------------------------------
+
+
+@workflow.command(
+    "list",
+    epilog=examples(
+        "countermand workflow list --state running --state blocked",
+        "countermand workflow list --attention",
+        "countermand workflow list --label team=storage -o name",
+    ),
+)
+@click.option("--state", "states", multiple=True, help="Such as running or blocked; repeatable.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="All of these.")
+@click.option("--kind", default="", help="Only of this kind.")
+@click.option("--host", "host_id", default="", help="Only with a task on this host.")
+@click.option("--attention", is_flag=True, help="Only those that need somebody.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1))
+@shared_options()
+@click.pass_obj
+def list_(
+    settings: Settings,
+    *,
+    states: tuple[str, ...],
+    labels: tuple[str, ...],
+    kind: str,
+    host_id: str,
+    attention: bool,
+    limit: int,
+) -> None:
+    """List workflows, newest first."""
+    pairs = dict(_pair(label) for label in labels)
+
+    async def work(client: Client) -> None:
+        from countermand.cli.tables import show_workflows, workflow_states
+
+        found = []
+        async for one in client.list(
+            states=workflow_states(states),
+            labels=pairs,
+            kind=kind,
+            host_id=host_id,
+            needs_attention=attention,
+            page_size=min(limit, 500),
+        ):
+            found.append(one)
+            if len(found) == limit:
+                break
+        show_workflows(settings, found)
+
+    run(settings, work)
+
+
+@workflow.command(
+    epilog=examples("countermand workflow get vm-42", "countermand workflow get @latest")
+)
+@click.argument("name", metavar="WORKFLOW")
+@shared_options()
+@click.pass_obj
+def get(settings: Settings, name: str) -> None:
+    """Show one workflow: its state, why, what it needs, what is left, and its tasks."""
+
+    async def work(client: Client) -> None:
+        from countermand.cli.tables import describe
+        from countermand.v1.workflow_pb2 import WorkflowView
+
+        one = await named(client, name)
+        if settings.output == "table":
+            describe(await one.get(), await one.tasks())
+        else:
+            _show_one(settings, await one.get(WorkflowView.WORKFLOW_VIEW_FULL))
+
+    run(settings, work)
+
+
+@workflow.command(epilog=examples("countermand workflow tasks vm-42"))
+@click.argument("name", metavar="WORKFLOW")
+@shared_options()
+@click.pass_obj
+def tasks(settings: Settings, name: str) -> None:
+    """List the tasks of a workflow in the order of its tree."""
+
+    async def work(client: Client) -> None:
+        from countermand.cli.tables import show_tasks
+
+        one = await named(client, name)
+        show_tasks(settings, await one.tasks())
+
+    run(settings, work)
+
+
+@workflow.command(epilog=examples("countermand workflow events vm-42"))
+@click.argument("name", metavar="WORKFLOW")
+@click.option("--after", default=0, help="Only events after this sequence.")
+@shared_options()
+@click.pass_obj
+def events(settings: Settings, name: str, after: int) -> None:
+    """Show the history of a workflow: one line, or one JSON object, per event."""
+
+    async def work(client: Client) -> None:
+        from countermand.cli.lines import show_event
+
+        one = await named(client, name)
+        async for event in one.events(after):
+            show_event(settings, event)
+
+    run(settings, work)
+
+
+# -- follow -------------------------------------------------------------------------------------
+
+
+@workflow.command(
+    epilog=examples(
+        "countermand workflow watch @latest", "countermand workflow watch vm-42 | tee log"
+    )
+)
+@click.argument("name", metavar="WORKFLOW")
+@shared_options()
+@click.pass_obj
+def watch(settings: Settings, name: str) -> None:
+    """Follow a workflow until it is settled: live on a terminal, line by line in a pipe.
+
+    Survives restarts of the coordinator. Ctrl-C stops the watching and nothing else.
+    """
+
+    async def work(client: Client) -> int:
+        from countermand.cli.follow import follow
+
+        return await follow(settings, await named(client, name))
+
+    run(settings, work, patience=PATIENCE_WHEN_FOLLOWING)
+
+
+@workflow.command(
+    epilog=examples(
+        "countermand workflow wait vm-42 --timeout 10m",
+        "countermand workflow wait @latest || countermand workflow get @latest",
+    )
+)
+@click.argument("name", metavar="WORKFLOW")
+@click.option("--settled", is_flag=True, help="Keep waiting when it only needs somebody.")
+@shared_options()
+@click.pass_obj
+def wait(settings: Settings, name: str, settled: bool) -> None:
+    """Wait until a workflow is settled or needs somebody; the exit code says how it ended."""
+
+    async def work(client: Client) -> int:
+        from countermand.cli.follow import wait_quietly
+
+        return await wait_quietly(settings, await named(client, name), settled=settled)
+
+    run(settings, work, patience=PATIENCE_WHEN_FOLLOWING)
+
+
+# -- steer --------------------------------------------------------------------------------------
+
+
+@workflow.command(epilog=examples('countermand workflow cancel vm-42 --reason "wrong template"'))
+@click.argument("name", metavar="WORKFLOW")
+@click.option("--reason", required=True, help="Why, for the audit.")
+@shared_options()
+@click.pass_obj
+def cancel(settings: Settings, name: str, reason: str) -> None:
+    """Stop a workflow, and make up for what it did."""
+
+    async def work(client: Client) -> None:
+        _say_state(settings, await (await named(client, name)).cancel(reason))
+
+    run(settings, work)
+
+
+@workflow.command(epilog=examples('countermand workflow pause vm-42 --reason "switch maintenance"'))
+@click.argument("name", metavar="WORKFLOW")
+@click.option("--reason", required=True, help="Why, for the audit.")
+@click.option("--hold-compensation", is_flag=True, help="Hold compensation too; else it goes on.")
+@shared_options()
+@click.pass_obj
+def pause(settings: Settings, name: str, reason: str, hold_compensation: bool) -> None:
+    """Start nothing new; attempts in flight end by themselves."""
+
+    async def work(client: Client) -> None:
+        one = await named(client, name)
+        _say_state(settings, await one.pause(reason, hold_compensation=hold_compensation))
+
+    run(settings, work)
+
+
+@workflow.command(
+    epilog=examples(
+        "countermand workflow resume vm-42",
+        'countermand workflow resume vm-42 --rerun copy-3 --reason "space freed"',
+        "countermand workflow resume vm-42 --skip verify --reason 'checked by hand'",
+    )
+)
+@click.argument("name", metavar="WORKFLOW")
+@click.option("--rerun", "reruns", multiple=True, metavar="TASK", help="Run it again.")
+@click.option(
+    "--skip", "skips", multiple=True, metavar="TASK[=JSON]", help="Go on after it, with outputs."
+)
+@click.option("--give-up", "give_ups", multiple=True, metavar="TASK", help="Make up for it all.")
+@click.option("--reason", default="", help="Why, for the audit; required with a decision.")
+@shared_options()
+@click.pass_obj
+def resume(
+    settings: Settings,
+    *,
+    name: str,
+    reruns: tuple[str, ...],
+    skips: tuple[str, ...],
+    give_ups: tuple[str, ...],
+    reason: str,
+) -> None:
+    """Go on after a pause, with one decision for each task that needs one; all or nothing."""
+    if (reruns or skips or give_ups) and not reason:
+        raise click.UsageError("a decision needs a --reason")
+    outputs = {task: _object(text or None) for task, _, text in (s.partition("=") for s in skips)}
+
+    async def work(client: Client) -> None:
+        from countermand.cli.decisions import decisions
+
+        one = await named(client, name)
+        made = decisions(one.name, reruns=reruns, skips=outputs, give_ups=give_ups)
+        _say_state(settings, await one.resume(reason, decisions=made))
+
+    run(settings, work)
+
+
+# -- helpers ------------------------------------------------------------------------------------
+
+
+async def named(client: Client, name: str) -> Run:
+    """Returns the workflow that a person means."""
+    if name != LATEST:
+        return client.run(name)
+    async for newest in client.list(page_size=1):
+        return client.run(newest.name)
+    raise click.UsageError("there is no workflow yet, so there is no @latest")
+
+
+def _spec(file: TextIO) -> WorkflowSpec:
+    from countermand.client.spec import parse_spec
+
+    return parse_spec(file.read(), origin=str(file.name))
+
+
+def _object(text: str | None) -> dict[str, object] | None:
+    """Returns a JSON object that was given on the command line."""
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise click.UsageError(f"{text!r} is not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise click.UsageError(f"{text!r} is not a JSON object: write {{...}}")
+    return value
+
+
+def _pair(label: str) -> tuple[str, str]:
+    key, equals, value = label.partition("=")
+    if not equals:
+        raise click.UsageError(f"{label!r} is not a label: write KEY=VALUE")
+    return key, value
+
+
+def _say_submitted(settings: Settings, name: str) -> None:
+    if settings.output == "json":
+        click.echo(json.dumps({"name": name}))
+    elif settings.output == "name":
+        click.echo(name)
+    else:
+        workflow_id = name.removeprefix("workflows/")
+        click.echo(f"Submitted {name}. Follow it: countermand workflow watch {workflow_id}")
+
+
+def _say_state(settings: Settings, changed: Workflow) -> None:
+    from countermand.cli.output import paint
+    from countermand.cli.words import workflow_look
+
+    if settings.output == "table":
+        click.echo(f"{changed.name} is {paint(workflow_look(changed.state))}")
+    else:
+        _show_one(settings, changed)
+
+
+def _show_one(settings: Settings, shown: Workflow) -> None:
+    from countermand.cli.output import show_json
+
+    if settings.output == "json":
+        show_json(shown)
+    else:
+        click.echo(shown.name)
