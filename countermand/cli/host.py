@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from countermand.cli.exits import run
-from countermand.cli.settings import Settings, examples, shared_options
+from countermand.cli.settings import OrderedGroup, Settings, examples, shared_options
 
 if TYPE_CHECKING:
     from countermand.cli.output import Row
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 HEADS = ("HOST", "STATE", "ADDRESS", "POOLS", "OPEN", "PROBLEM")
 
 
-@click.group(epilog=examples("countermand host add host-a 127.0.0.1:7711", "countermand host list"))
+@click.group(
+    cls=OrderedGroup,
+    epilog=examples("countermand host add host-a 127.0.0.1:7711", "countermand host list"),
+)
 def host() -> None:
     """Add, look at, drain and remove hosts."""
 
@@ -29,9 +32,10 @@ def host() -> None:
 @shared_options()
 @click.pass_obj
 def add(settings: Settings, host_id: str, address: str, unreachable_allowed: bool) -> None:
-    """Add a host by an id of your choice and the address of its agent.
+    """Add a host.
 
-    Repeating it with the same address changes nothing.
+    By an id of your choice and the address of its agent, as host:port. Repeating it with the same
+    address changes nothing.
     """
 
     async def work(client: Client) -> None:
@@ -58,7 +62,7 @@ def list_(settings: Settings) -> None:
 @shared_options()
 @click.pass_obj
 def get(settings: Settings, host_id: str) -> None:
-    """Show one host: what it reaches, and what is wrong with it."""
+    """Show one host: its pools and problems."""
 
     async def work(client: Client) -> None:
         found = await client.hosts.get(host_id)
@@ -82,7 +86,10 @@ def get(settings: Settings, host_id: str) -> None:
 @shared_options()
 @click.pass_obj
 def drain(settings: Settings, host_id: str, reason: str, back: bool) -> None:
-    """Give a host no new tasks, and list what still runs on it."""
+    """Give a host no new tasks.
+
+    Lists what still runs on it.
+    """
 
     async def work(client: Client) -> None:
         act = client.hosts.undrain if back else client.hosts.drain
@@ -100,7 +107,7 @@ def drain(settings: Settings, host_id: str, reason: str, back: bool) -> None:
 @shared_options()
 @click.pass_obj
 def remove(settings: Settings, host_id: str, reason: str) -> None:
-    """Remove a host that no open workflow needs; drain it first."""
+    """Remove a host; drain it first."""
 
     async def work(client: Client) -> None:
         await client.hosts.remove(host_id, reason)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from countermand.cli.exits import PATIENCE, PATIENCE_WHEN_FOLLOWING, run
-from countermand.cli.settings import Settings, examples, shared_options
+from countermand.cli.settings import OrderedGroup, Settings, examples, shared_options
 
 if TYPE_CHECKING:
     from countermand.client import Client, Run
@@ -19,11 +19,12 @@ LATEST = "@latest"
 
 
 @click.group(
+    cls=OrderedGroup,
     epilog=examples(
         "countermand workflow submit add-vm.json --id vm-42 --watch",
         "countermand workflow list --attention",
         "countermand workflow get @latest",
-    )
+    ),
 )
 def workflow() -> None:
     """Submit, follow and steer workflows.
@@ -60,9 +61,10 @@ def submit(
     watches: bool,
     waits: bool,
 ) -> None:
-    """Start a workflow from a spec in protobuf JSON; "-" reads it from a pipe.
+    """Start a workflow from a spec.
 
-    Submitting the same id with the same spec again is the same workflow.
+    The spec is protobuf JSON in a file; "-" reads it from a pipe. Submitting the same id with the
+    same spec again is the same workflow.
     """
     if watches and waits:
         raise click.UsageError("--watch and --wait exclude each other")
@@ -93,7 +95,10 @@ def submit(
 @shared_options()
 @click.pass_obj
 def plan(settings: Settings, file: TextIO, input_json: str | None) -> None:
-    """Check a spec, and show what would run and what would make up for it; starts nothing."""
+    """Show what a spec would run and make up for.
+
+    Checks the spec as submit does, and starts nothing.
+    """
     given = _object(input_json)
 
     async def work(client: Client) -> None:
@@ -163,7 +168,10 @@ def list_(
 @shared_options()
 @click.pass_obj
 def get(settings: Settings, name: str) -> None:
-    """Show one workflow: its state, why, what it needs, what is left, and its tasks."""
+    """Show one workflow whole.
+
+    Its state and cause, what it needs from somebody, what is left behind, and its tasks.
+    """
 
     async def work(client: Client) -> None:
         from countermand.cli.tables import describe
@@ -183,7 +191,7 @@ def get(settings: Settings, name: str) -> None:
 @shared_options()
 @click.pass_obj
 def tasks(settings: Settings, name: str) -> None:
-    """List the tasks of a workflow in the order of its tree."""
+    """List a workflow's tasks."""
 
     async def work(client: Client) -> None:
         from countermand.cli.tables import show_tasks
@@ -200,7 +208,10 @@ def tasks(settings: Settings, name: str) -> None:
 @shared_options()
 @click.pass_obj
 def events(settings: Settings, name: str, after: int) -> None:
-    """Show the history of a workflow: one line, or one JSON object, per event."""
+    """Show a workflow's history.
+
+    One line per event; one JSON object per line with -o json.
+    """
 
     async def work(client: Client) -> None:
         from countermand.cli.lines import show_event
@@ -224,9 +235,10 @@ def events(settings: Settings, name: str, after: int) -> None:
 @shared_options()
 @click.pass_obj
 def watch(settings: Settings, name: str) -> None:
-    """Follow a workflow until it is settled: live on a terminal, line by line in a pipe.
+    """Follow a workflow to its end.
 
-    Survives restarts of the coordinator. Ctrl-C stops the watching and nothing else.
+    A live tree on a terminal, a line per event in a pipe. Survives restarts of the coordinator.
+    Ctrl-C stops the watching and nothing else.
     """
 
     async def work(client: Client) -> int:
@@ -248,7 +260,10 @@ def watch(settings: Settings, name: str) -> None:
 @shared_options()
 @click.pass_obj
 def wait(settings: Settings, name: str, settled: bool) -> None:
-    """Wait until a workflow is settled or needs somebody; the exit code says how it ended."""
+    """Wait for a workflow's end.
+
+    Returns once it is settled or needs somebody; the exit code says which.
+    """
 
     async def work(client: Client) -> int:
         from countermand.cli.follow import wait_quietly
@@ -267,7 +282,7 @@ def wait(settings: Settings, name: str, settled: bool) -> None:
 @shared_options()
 @click.pass_obj
 def cancel(settings: Settings, name: str, reason: str) -> None:
-    """Stop a workflow, and make up for what it did."""
+    """Stop it, and make up for what it did."""
 
     async def work(client: Client) -> None:
         _say_state(settings, await (await named(client, name)).cancel(reason))
@@ -282,7 +297,10 @@ def cancel(settings: Settings, name: str, reason: str) -> None:
 @shared_options()
 @click.pass_obj
 def pause(settings: Settings, name: str, reason: str, hold_compensation: bool) -> None:
-    """Start nothing new; attempts in flight end by themselves."""
+    """Start nothing new for a while.
+
+    Attempts in flight end by themselves, and compensation goes on unless it is held too.
+    """
 
     async def work(client: Client) -> None:
         one = await named(client, name)
@@ -316,7 +334,10 @@ def resume(
     give_ups: tuple[str, ...],
     reason: str,
 ) -> None:
-    """Go on after a pause, with one decision for each task that needs one; all or nothing."""
+    """Go on after a pause.
+
+    Takes one decision for each task that needs one; all of them hold, or none.
+    """
     if (reruns or skips or give_ups) and not reason:
         raise click.UsageError("a decision needs a --reason")
     outputs = {task: _object(text or None) for task, _, text in (s.partition("=") for s in skips)}

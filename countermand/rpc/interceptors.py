@@ -17,7 +17,7 @@ import grpc
 import grpc.aio
 
 from countermand.rpc import status
-from countermand.rpc.errors import CountermandError
+from countermand.rpc.errors import CallUnsupported, CountermandError
 from countermand.rpc.telemetry import (
     CURRENT,
     OFF,
@@ -174,12 +174,19 @@ async def _guarded(method: str, context: _Context, span: Span | None = None) -> 
     except grpc.aio.AbortError:  # the handler spoke to gRPC itself, as health does
         raise
     except Exception as raised:  # noqa: BLE001  # the loop that must survive: logged, answered
-        error = status.known(raised)
+        error = _error(method, raised)
         _log(method, context, error, raised)
         if span is not None:
             span.set("rpc.response.status_code", error.code.name)
             span.fail(error.reason, error.reason)
         await _abort(context, error)
+
+
+def _error(method: str, raised: Exception) -> CountermandError:
+    """Returns what the caller is told; a call that nobody wrote is none of ours yet, and no bug."""
+    if isinstance(raised, NotImplementedError):  # by the generated base class
+        return CallUnsupported(call=method.rpartition("/")[2])
+    return status.known(raised)
 
 
 async def _abort(context: _Context, error: CountermandError) -> NoReturn:
