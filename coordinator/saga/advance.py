@@ -127,6 +127,13 @@ def advance(workflow: Workflow, event: Event, now: Now) -> Decision:
     return turn.decision()
 
 
+def quarantine(workflow: Workflow, now: Now) -> Decision:
+    """Returns a workflow that is held because `advance` could not process its record."""
+    turn = _Turn(workflow, now)
+    turn.move_workflow(WorkflowChange.QUARANTINE)
+    return turn.decision()
+
+
 def restore(workflow: Workflow) -> Workflow:
     """Returns a loaded workflow with its counters worked out again from its tasks.
 
@@ -141,11 +148,8 @@ def restore(workflow: Workflow) -> Workflow:
         ),
     )
     turn = _Turn(bare, Now(time=workflow.update_time, jitter=0.0, intent=0), restoring=True)
-    turn.later(turn.begin, 0)
+    turn.later(turn.begin if workflow.cause is None else turn.undo, 0)
     turn.run()
-    if workflow.cause is not None:
-        turn.later(turn.undo, 0)
-        turn.run()
     return replace(workflow, nodes=tuple(turn.nodes))
 
 
@@ -157,6 +161,7 @@ class _Turn:
         self.plan = workflow.plan
         self.now = now
         self.restoring = restoring
+        self.told: set[int] = set()  # when restoring: the nodes that have been through `passed`
         self.nodes = list(workflow.nodes)
         self.state = workflow.state
         self.cause = workflow.cause
@@ -234,6 +239,7 @@ class _Turn:
                 workflow=self.before, commands=tuple(self.commands), refusal=self.refusal
             )
         time = self.now.time
+        ended = self.before.end_time or (time if self.state in SETTLED else None)
         workflow = replace(
             self.before,
             nodes=tuple(self.nodes),
@@ -243,7 +249,7 @@ class _Turn:
             version=self.before.version + 1,
             sequence=self.before.sequence + len(self.entries),
             update_time=time,
-            end_time=time if self.state in SETTLED else None,
+            end_time=ended,
         )
         return Decision(
             workflow=workflow,
@@ -260,7 +266,7 @@ class _Turn:
         node = self.plan.nodes[index]
         if node.task is not None:
             if self.restoring:
-                if self.task(index).state in _HAS_PASSED:
+                if self.task(index).state in PASSED:
                     self.later(self.passed, index)
                 return
             self.move(index, TaskChange.START)
@@ -274,6 +280,7 @@ class _Turn:
     def passed(self, index: int) -> None:
         """Tells those that come after a node, and its group, that it is at rest."""
         node = self.plan.nodes[index]
+        self.told.add(index)
         for follower in node.before:
             if all(self.has_passed(earlier) for earlier in self.plan.nodes[follower].after):
                 self.later(self.begin, follower)
@@ -287,10 +294,10 @@ class _Turn:
             self.later(self.passed, node.parent)
 
     def has_passed(self, index: int) -> bool:
+        if self.restoring:  # many pass in one turn: the last one begins what follows, once
+            return index in self.told
         node = self.nodes[index]
-        if isinstance(node, Group):
-            return node.open == 0
-        return node.state in (_HAS_PASSED if self.restoring else PASSED)
+        return node.open == 0 if isinstance(node, Group) else node.state in PASSED
 
     def send_action(self, index: int) -> None:
         """Commits the intent of a task's next attempt."""
@@ -524,6 +531,9 @@ class _Turn:
         """Turns round: stores the cause, stops what goes forward, and begins to make up for it."""
         self.cause = cause
         self.move_workflow(WorkflowChange.FAIL)
+        for index, fresh in enumerate(fresh_nodes(self.plan)):
+            if isinstance(fresh, Group):  # from here on only `undo` counts
+                self.nodes[index] = fresh
         for node in self.plan.leaves:
             task = self.task(node.index)
             assert node.task is not None, node.name
@@ -560,18 +570,27 @@ class _Turn:
             task.state is TaskState.SUCCEEDED and node.task.effect is Effect.READ_ONLY
         )
         if nothing_to_undo:
-            self.nodes[index] = replace(task, undone=True)
             self.later(self.undone, index)
-        elif task.state in COMPENSABLE:
+        elif task.state in COMPENSABLE and not self.awaited(index):
             assert not self.restoring, "a due compensation is committed with what made it due"
             assert node.task.effect not in IRREVERSIBLE, node.name
             self.move(index, TaskChange.COMPENSATE)
             self.send_compensation(index)
         # else: it is in flight, or being compensated; its turn comes when that has ended
 
+    def awaited(self, index: int) -> bool:
+        """Returns whether an unknown outcome is still asked for, because nobody asked it to stop."""
+        policy = self.plan.task(index).policy
+        return (
+            self.task(index).state is TaskState.UNKNOWN
+            and policy.on_sibling_failure is OnSiblingFailure.AWAIT
+        )
+
     def undone(self, index: int) -> None:
         """Tells those that a node comes after, and its group, that it is made up for."""
         node = self.plan.nodes[index]
+        # Marked only now, so that of several in one turn the last one tells those before them, once.
+        self.nodes[index] = replace(self.nodes[index], undone=True)
         for earlier in node.after:
             if all(self.nodes[later].undone for later in self.plan.nodes[earlier].before):
                 self.later(self.undo, earlier)
@@ -580,9 +599,7 @@ class _Turn:
                 self.move_workflow(WorkflowChange.UNDO_COMPLETE)
             return
         group = self.group(node.parent)
-        self.nodes[node.parent] = replace(
-            group, undo_open=group.undo_open - 1, undone=group.undo_open == 1
-        )
+        self.nodes[node.parent] = replace(group, undo_open=group.undo_open - 1)
         if group.undo_open == 1:
             self.later(self.undone, node.parent)
 
@@ -621,7 +638,8 @@ class _Turn:
         for node in self.plan.leaves:
             assert node.task is not None, node.name
             state = self.task(node.index).state
-            if node.task.effect in IRREVERSIBLE and state not in EFFECT_FREE:
+            harmless = state in EFFECT_FREE or state is TaskState.RETRY_WAIT  # failed, certainly
+            if node.task.effect in IRREVERSIBLE and not harmless:
                 return node.name
         return ""
 
@@ -632,9 +650,6 @@ class _Turn:
         self.note(history.OwnerMoved(owner_epoch=event.owner_epoch))
         self.commands.extend(outstanding(self.before))
 
-
-# Whatever was compensated or is being compensated had passed before: used when restoring.
-_HAS_PASSED = PASSED | BEING_COMPENSATED | {TaskState.COMPENSATED, TaskState.ABANDONED}
 
 _SAID: dict[type[events.AttemptEvent], AttemptState] = {
     events.AttemptSucceeded: AttemptState.SUCCEEDED,

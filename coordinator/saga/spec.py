@@ -50,9 +50,11 @@ class Retry:
     def wait(self, failures: int, jitter: float) -> timedelta:
         """Returns the wait after the n-th failure in a row; jitter is in [0, 1)."""
         assert failures >= 1, failures
-        # The exponent is bounded so that a compensation retried for years does not overflow.
-        grown = self.delay * (self.backoff_percent / 100) ** min(failures - 1, 64)
-        return min(grown, self.delay_max) * (1 - jitter * self.jitter_percent / 100)
+        # The exponent is bounded, and seconds are capped before they become a timedelta, so that a
+        # compensation retried for years does not overflow.
+        grown_s = self.delay.total_seconds() * (self.backoff_percent / 100) ** min(failures - 1, 64)
+        wait_s = min(grown_s, self.delay_max.total_seconds())
+        return timedelta(seconds=wait_s * (1 - jitter * self.jitter_percent / 100))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +163,9 @@ def compile_plan(root: GroupSpec) -> Plan:
     number(root, -1)
     by_name = {spec.name: index for index, (spec, _) in enumerate(drafts)}
     after = {
-        index: tuple(by_name[name] for name in spec.after) for index, (spec, _) in enumerate(drafts)
+        # Each once, however often it is named: a node is told once of each that it waits for.
+        index: tuple(by_name[name] for name in dict.fromkeys(spec.after))
+        for index, (spec, _) in enumerate(drafts)
     }
     for index, (spec, _) in enumerate(drafts):
         if isinstance(spec, GroupSpec) and spec.kind is GroupKind.SEQUENCE:
@@ -199,6 +203,8 @@ def problems(root: GroupSpec, path: str = "spec.root") -> tuple[Problem, ...]:
     """Returns everything that is wrong with the structure of a tree, in its order."""
     found: list[Problem] = []
     paths: dict[str, str] = {}
+    if root.after:
+        found.append(Problem(field=f"{path}.after", description="the root has no siblings"))
     _check_group(root, path, paths, found, depth=1)
     if len(paths) > NODES_MAX:
         found.append(
@@ -312,6 +318,8 @@ def comes_before(plan: Plan, earlier: int, later: int) -> bool:
         if parent < 0 or parent not in spine:
             continue
         # The two branches meet in this parent: compare their members of it.
+        if parent == later:
+            return False
         target = next(node for node in ancestors(plan, later) if plan.nodes[node].parent == parent)
         return target != climb and _reaches(plan, target, climb)
     return False

@@ -37,6 +37,7 @@ class WorkflowChange(StrEnum):
     BLOCK = "a compensation used up its budget"
     UNBLOCK = "no compensation is over its budget any more"
     UNDO_COMPLETE = "nothing is left to make up for"
+    QUARANTINE = "its own record could not be processed"
 
 
 W = WorkflowState
@@ -46,6 +47,9 @@ WORKFLOW_TABLE: dict[tuple[WorkflowState, WorkflowChange], WorkflowState] = {
     (W.COMPENSATING, WorkflowChange.BLOCK): W.BLOCKED,
     (W.BLOCKED, WorkflowChange.UNBLOCK): W.COMPENSATING,
     (W.COMPENSATING, WorkflowChange.UNDO_COMPLETE): W.COMPENSATED,
+    (W.RUNNING, WorkflowChange.QUARANTINE): W.QUARANTINED,
+    (W.COMPENSATING, WorkflowChange.QUARANTINE): W.QUARANTINED,
+    (W.BLOCKED, WorkflowChange.QUARANTINE): W.QUARANTINED,
 }
 
 

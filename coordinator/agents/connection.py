@@ -1,0 +1,81 @@
+"""A connection to one agent: typed calls, and errors from our own table.
+
+`GrpcConnection` is the real one; the simulator has its own, over a network that loses and repeats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from countermand.rpc.channel import open_channel
+from countermand.rpc.status import error_from_rpc
+from countermand.v1.agent_pb2 import WatchAttemptsRequest, WatchAttemptsResponse
+from countermand.v1.agent_pb2_grpc import AgentServiceStub
+
+CALL_TIMEOUT_S = 10.0  # a verb answers when it is journalled: beyond this the disk is in trouble
+
+# What says nothing about whether the request was served: only the agent's journal knows.
+AMBIGUOUS = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.ABORTED,
+    },
+)
+
+
+class Connection(Protocol):
+    """Calls one agent. Every method raises CountermandError."""
+
+    async def call(
+        self, rpc: str, request: Message, *, timeout_s: float, traceparent: str = ""
+    ) -> Any:  # noqa: ANN401  # the response type follows from the RPC's name
+        """Returns the response of one unary call."""
+
+    def watch(self, request: WatchAttemptsRequest) -> AsyncIterator[WatchAttemptsResponse]:
+        """Yields what WatchAttempts streams, until it breaks."""
+
+    async def close(self) -> None:
+        """Ends the connection."""
+
+
+Connect = Callable[[str], Connection]
+
+
+class GrpcConnection:
+    """Calls an agent over gRPC."""
+
+    def __init__(self, address: str) -> None:
+        """Opens a channel; it connects at the first call."""
+        self._channel = open_channel(address)
+        self._stub = AgentServiceStub(self._channel)
+
+    async def call(
+        self, rpc: str, request: Message, *, timeout_s: float, traceparent: str = ""
+    ) -> Any:  # noqa: ANN401
+        """Returns the response of one unary call."""
+        metadata = (("traceparent", traceparent),) if traceparent else None
+        try:
+            return await getattr(self._stub, rpc)(request, timeout=timeout_s, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
+
+    async def watch(self, request: WatchAttemptsRequest) -> AsyncIterator[WatchAttemptsResponse]:
+        """Yields what WatchAttempts streams, until it breaks."""
+        try:
+            async for message in self._stub.WatchAttempts(request):
+                yield message
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
+
+    async def close(self) -> None:
+        """Closes the channel; calls in flight are cancelled."""
+        await self._channel.close()

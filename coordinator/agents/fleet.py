@@ -1,0 +1,110 @@
+"""All hosts of a coordinator: a line to each, and the records that are kept of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from coordinator.agents.connection import CALL_TIMEOUT_S, Connect
+from coordinator.agents.line import Ears, Line
+from coordinator.runtime.ports import Chance, Clock, HostRecord, Order, Store
+from coordinator.saga.events import AttemptFailed
+from coordinator.wire.failure import failure_from_proto
+from coordinator.wire.order import name_of
+from countermand.rpc.crash import Crash
+from countermand.rpc.errors import CountermandError, HostNotFound, WrongCluster
+from countermand.rpc.names import host_name
+from countermand.v1.agent_pb2 import GetHostRequest
+
+log = logging.getLogger(__name__)
+
+
+class Fleet:
+    """Delivers orders to hosts, each by its own line: a slow one delays no other."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        connect: Connect,
+        cluster_id: str,
+        clock: Clock,
+        chance: Chance,
+        crash: Crash,
+        ears: Ears,
+    ) -> None:
+        """Keeps its ports; `open` connects to the known hosts."""
+        self._store = store
+        self._connect = connect
+        self._cluster_id = cluster_id
+        self._clock = clock
+        self._chance = chance
+        self._crash = crash
+        self._ears = ears
+        self._lines: dict[str, Line] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    async def open(self) -> None:
+        """Begins to connect to every known host."""
+        for record in await self._store.hosts():
+            self.begin(record)
+
+    async def close(self) -> None:
+        """Ends every line; what they were seeing to is in the store."""
+        for task in self._running.values():
+            task.cancel()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+    def lines(self) -> dict[str, Line]:
+        """Returns the lines by their hosts' ids."""
+        return self._lines
+
+    def begin(self, record: HostRecord) -> Line:
+        """Begins to connect to a host."""
+        line = Line(
+            record,
+            connect=self._connect,
+            cluster_id=self._cluster_id,
+            clock=self._clock,
+            chance=self._chance,
+            crash=self._crash,
+            ears=self._ears,
+        )
+        self._lines[record.id] = line
+        self._running[record.id] = asyncio.create_task(line.run(), name=f"line {record.id}")
+        return line
+
+    async def end(self, host_id: str) -> None:
+        """Ends the line to a host."""
+        self._lines.pop(host_id, None)
+        if task := self._running.pop(host_id, None):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def probe(self, address: str) -> None:
+        """Checks that an agent answers at an address and would serve this cluster.
+
+        Raises:
+            CountermandError: It does not.
+        """
+        connection = self._connect(address)
+        try:
+            answer = await connection.call("GetHost", GetHostRequest(), timeout_s=CALL_TIMEOUT_S)
+        finally:
+            await connection.close()
+        if answer.host.cluster_id not in ("", self._cluster_id):
+            raise WrongCluster(expected=answer.host.cluster_id, cluster_id=self._cluster_id)
+
+    def deliver(self, order: Order) -> None:
+        """Hands an order to its host's line."""
+        command = order.command
+        if line := self._lines.get(command.host):
+            line.deliver(order)
+            return
+        # Hosts that open workflows name are not removed, so this is a record from elsewhere.
+        error: CountermandError = HostNotFound(name=host_name(command.host))
+        name = name_of(order.workflow, command)
+        log.error("order.homeless", extra={"attempt": name, "host": command.host})
+        failure = failure_from_proto(error.failure(attempt=name, host_id=command.host))
+        event = AttemptFailed(task=command.task, number=command.number, failure=failure)
+        self._ears.event(order.workflow.id, event)

@@ -1,0 +1,355 @@
+"""The line to one host: sees to every order until its outcome is known, and to nothing else.
+
+While it is connected it watches the agent's journal and carries orders out; each time it connects it
+asks about whatever may have gone out before. It is level-triggered: what is heard removes an order,
+whatever is left is asked about again. No verdict is taken from silence: a host that is silent for
+long makes its attempts UNKNOWN, never failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+
+from coordinator.agents.connection import AMBIGUOUS, CALL_TIMEOUT_S, Connect, Connection
+from coordinator.runtime import crash_points
+from coordinator.runtime.ports import Chance, Clock, HostRecord, Order
+from coordinator.saga.commands import SendCancel
+from coordinator.saga.events import (
+    AttemptEvent,
+    AttemptFailed,
+    AttemptLost,
+    AttemptMissing,
+)
+from coordinator.wire.failure import failure_from_proto
+from coordinator.wire.order import call_of, name_of
+from coordinator.wire.report import event_from_attempt
+from coordinator.wire.view import traceparent_of
+from countermand.rpc.crash import Crash
+from countermand.rpc.errors import (
+    AttemptNotFound,
+    Busy,
+    CountermandError,
+    Fenced,
+    HostUnreachable,
+    IncarnationChanged,
+    WrongCluster,
+)
+from countermand.v1.agent_pb2 import (
+    GetAttemptRequest,
+    GetHostRequest,
+    HostReport,
+    WatchAttemptsRequest,
+    WatchAttemptsResponse,
+)
+from countermand.v1.attempt_pb2 import Attempt, Progress
+
+log = logging.getLogger(__name__)
+
+
+CALLS_IN_FLIGHT_MAX = 64  # per host; what waits here is durable, so waiting costs nothing
+SUSPECT_S = 15.0  # silence after which attempts are shown as UNKNOWN
+UNREACHABLE_S = 60.0  # silence after which people should look
+RESYNC_S = 30.0  # everything that is still open is asked about this often, come what may
+RECONNECT_S_MIN = 0.1
+RECONNECT_S_MAX = 3.0
+
+_OUTCOMES = frozenset(
+    {Attempt.STATE_SUCCEEDED, Attempt.STATE_FAILED, Attempt.STATE_CANCELLED},
+)
+
+
+class HostState(StrEnum):
+    """Where a host is, as its line sees it."""
+
+    CONNECTING = "CONNECTING"
+    READY = "READY"
+    SUSPECT = "SUSPECT"
+    UNREACHABLE = "UNREACHABLE"
+    QUARANTINED = "QUARANTINED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ears:
+    """Whom a line tells what it hears."""
+
+    event: Callable[[str, AttemptEvent], None]  # (workflow id, fact)
+    progress: Callable[[str, str, Progress], None]  # (workflow id, attempt, how far)
+    record: Callable[[HostRecord], None]  # the host's record changed
+
+
+class Line:
+    """Delivers orders to one host."""
+
+    def __init__(
+        self,
+        record: HostRecord,
+        *,
+        connect: Connect,
+        cluster_id: str,
+        clock: Clock,
+        chance: Chance,
+        crash: Crash,
+        ears: Ears,
+    ) -> None:
+        """Keeps its ports; `run` connects."""
+        self.record = record
+        self.report: HostReport | None = None  # the agent's description of itself, as last heard
+        self.problem: CountermandError | None = None
+        self.seen_time: datetime | None = None
+        self._connect = connect
+        self._cluster_id = cluster_id
+        self._clock = clock
+        self._chance = chance
+        self._crash = crash
+        self._ears = ears
+        self._connection: Connection | None = None  # set while the watch runs
+        self._orders: dict[str, Order] = {}  # by the attempt's name: what has no outcome yet
+        self._sent: set[str] = set()  # of those: what may have gone out
+        self._lost: set[str] = set()  # of those: what was reported as lost
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._window = asyncio.Semaphore(CALLS_IN_FLIGHT_MAX)
+        self._silent_since = asyncio.get_running_loop().time()
+
+    # -- for the fleet --------------------------------------------------------------------------
+
+    @property
+    def state(self) -> HostState:
+        """Returns where the host is."""
+        if self._connection is not None:
+            return HostState.READY
+        if isinstance(self.problem, IncarnationChanged | WrongCluster | Fenced):
+            return HostState.QUARANTINED
+        silent_s = asyncio.get_running_loop().time() - self._silent_since
+        if silent_s >= UNREACHABLE_S:
+            return HostState.UNREACHABLE
+        if silent_s >= SUSPECT_S:
+            return HostState.SUSPECT
+        return HostState.CONNECTING if self.seen_time is None else HostState.SUSPECT
+
+    @property
+    def open_attempts(self) -> int:
+        """Returns how many attempts are on their way or at work."""
+        return len(self._orders)
+
+    def open_names(self) -> Iterator[str]:
+        """Yields the names of attempts that are on their way or at work."""
+        return iter(sorted(self._orders))
+
+    def deliver(self, order: Order) -> None:
+        """Takes an order; a newer one about the same attempt replaces the older."""
+        name = name_of(order.workflow, order.command)
+        if order.ask_first:
+            self._sent.add(name)
+        self._orders[name] = order
+        self._wake(name)
+
+    async def run(self) -> None:
+        """Keeps the line up until cancelled."""
+        wait_s = RECONNECT_S_MIN
+        try:
+            while True:
+                connection = self._connect(self.record.address)
+                try:
+                    await self._session(connection)
+                    self.problem = HostUnreachable(address=self.record.address)
+                except CountermandError as error:
+                    self.problem = error
+                finally:
+                    if self._connection is not None:
+                        wait_s = RECONNECT_S_MIN
+                        self._silent_since = asyncio.get_running_loop().time()
+                        log.warning("host.lost", extra={"host": self.record.id})
+                    self._connection = None
+                    await connection.close()
+                self._report_silence()
+                await asyncio.sleep(wait_s * (1 - self._chance.jitter() / 2))
+                wait_s = min(wait_s * 2, RECONNECT_S_MAX)
+        finally:
+            for task in self._tasks.values():
+                task.cancel()
+
+    # -- connected ------------------------------------------------------------------------------
+
+    async def _session(self, connection: Connection) -> None:
+        """Greets the agent, then watches its journal until the stream breaks."""
+        answer = await connection.call("GetHost", GetHostRequest(), timeout_s=CALL_TIMEOUT_S)
+        self._greet(answer.host)
+        resync: asyncio.Task[None] | None = None
+        try:
+            # Watch first, then ask: whatever changes in between is in the stream.
+            async for message in connection.watch(WatchAttemptsRequest()):
+                if self._connection is None:
+                    self._connected(connection)
+                    resync = asyncio.create_task(self._resync())
+                self._take(message)
+        finally:
+            if resync is not None:
+                resync.cancel()
+
+    def _greet(self, report: HostReport) -> None:
+        """Checks that the agent is the one that the open attempts were planned with."""
+        if report.cluster_id not in ("", self._cluster_id):
+            raise WrongCluster(expected=report.cluster_id, cluster_id=self._cluster_id)
+        known = self.record.incarnation
+        if known and known != report.incarnation and self._orders:
+            # A lost journal is never read as "nothing to undo": somebody has to look.
+            raise IncarnationChanged(incarnation=report.incarnation, expected=known)
+        self.report = report
+        if known != report.incarnation:
+            self.record = replace(self.record, incarnation=report.incarnation)
+            self._ears.record(self.record)
+
+    def _connected(self, connection: Connection) -> None:
+        self._connection = connection
+        self.problem = None
+        self._lost.clear()
+        log.info("host.ready", extra={"host": self.record.id, "open": len(self._orders)})
+        for name in tuple(self._orders):
+            self._wake(name)
+
+    async def _resync(self) -> None:
+        """Asks about everything that is still open, now and then: nothing hangs on one message."""
+        while True:
+            await asyncio.sleep(RESYNC_S)
+            for name in tuple(self._orders):
+                self._wake(name)
+
+    def _take(self, message: WatchAttemptsResponse) -> None:
+        self.seen_time = self._clock.now()
+        self._silent_since = asyncio.get_running_loop().time()
+        for update in message.updates:
+            if update.sequence:
+                self._heard(update.attempt)
+            elif order := self._orders.get(update.attempt.name):
+                attempt = update.attempt
+                self._ears.progress(order.workflow.id, attempt.name, attempt.progress)
+
+    def _heard(self, attempt: Attempt) -> None:
+        """Passes on what the agent's journal says of an attempt."""
+        order = self._orders.get(attempt.name)
+        if order is None:
+            return
+        command = order.command
+        event = event_from_attempt(attempt, command.task, command.number)
+        if attempt.state in _OUTCOMES:
+            self._drop(attempt.name)
+        if event is not None:
+            self._ears.event(order.workflow.id, event)
+
+    def _drop(self, name: str) -> None:
+        self._orders.pop(name, None)
+        self._sent.discard(name)
+        self._lost.discard(name)
+
+    # -- one order ------------------------------------------------------------------------------
+
+    def _wake(self, name: str) -> None:
+        if self._connection is not None and name not in self._tasks:
+            task = asyncio.create_task(self._see_to(name))
+            self._tasks[name] = task
+            task.add_done_callback(lambda _: self._tasks.pop(name, None))
+
+    async def _see_to(self, name: str) -> None:
+        """Carries out the newest order about an attempt; the watch says what comes of it."""
+        wait_s = RECONNECT_S_MIN
+        while (order := self._orders.get(name)) and (connection := self._connection):
+            try:
+                async with self._window:
+                    await self._carry_out(name, order, connection)
+            except CountermandError as error:
+                delay_s = self._refused(name, order, error, wait_s)
+                if delay_s is None:
+                    return
+                wait_s = min(wait_s * 2, RECONNECT_S_MAX)
+                await asyncio.sleep(delay_s)
+                continue
+            if self._orders.get(name) in (order, None):
+                return
+
+    async def _carry_out(self, name: str, order: Order, connection: Connection) -> None:
+        if name in self._sent and await self._ask(name, order, connection):
+            return
+        call = call_of(
+            order.workflow,
+            order.command,
+            cluster_id=self._cluster_id,
+            incarnation=self.record.incarnation,
+        )
+        self._sent.add(name)
+        self._crash(crash_points.BEFORE_SEND)
+        answer = await connection.call(
+            call.rpc,
+            call.request,
+            timeout_s=CALL_TIMEOUT_S,
+            traceparent=traceparent_of(order.workflow, name),
+        )
+        self._crash(crash_points.AFTER_SEND)
+        self._heard(answer.attempt)
+
+    async def _ask(self, name: str, order: Order, connection: Connection) -> bool:
+        """Asks what became of an attempt; returns whether there is nothing more to send."""
+        request = GetAttemptRequest(
+            name=name, owner_epoch=order.workflow.owner_epoch, cluster_id=self._cluster_id
+        )
+        try:
+            answer = await connection.call("GetAttempt", request, timeout_s=CALL_TIMEOUT_S)
+        except AttemptNotFound:
+            return False
+        self._heard(answer.attempt)
+        return not isinstance(order.command, SendCancel) or answer.attempt.state in _OUTCOMES
+
+    def _refused(
+        self, name: str, order: Order, error: CountermandError, wait_s: float
+    ) -> float | None:
+        """Returns how long to wait before trying again; None if there is nothing more to do."""
+        workflow_id, command = order.workflow.id, order.command
+        if isinstance(error, Busy):
+            return error.retry_delay.total_seconds()
+        if error.code in AMBIGUOUS:
+            return wait_s  # it is in _sent: the next round asks first
+        if isinstance(error, IncarnationChanged | Fenced):
+            self.problem = error
+            log.error("order.refused", extra={"attempt": name, "reason": error.reason})
+            self._report_lost(name, order, error)
+            return None
+        if isinstance(error, AttemptNotFound) and isinstance(command, SendCancel):
+            self._drop(name)
+            self._ears.event(workflow_id, AttemptMissing(task=command.task, number=command.number))
+            return None
+        # A refusal before the journal is certain: this request has no effect, and never will.
+        self._drop(name)
+        failure = failure_from_proto(error.failure(attempt=name, host_id=self.record.id))
+        self._ears.event(
+            workflow_id,
+            AttemptFailed(task=command.task, number=command.number, failure=failure),
+        )
+        return None
+
+    # -- silence --------------------------------------------------------------------------------
+
+    def _report_silence(self) -> None:
+        """Says of every open attempt that nobody knows, once the host has been silent for long."""
+        quarantined = self.state is HostState.QUARANTINED
+        silent_s = asyncio.get_running_loop().time() - self._silent_since
+        if not quarantined and silent_s < SUSPECT_S:
+            return
+        for name, order in self._orders.items():
+            if name not in self._lost:
+                problem = self.problem or HostUnreachable(address=self.record.address)
+                self._report_lost(name, order, problem)
+
+    def _report_lost(self, name: str, order: Order, error: CountermandError) -> None:
+        if name in self._lost:
+            return
+        self._lost.add(name)
+        command = order.command
+        failure = failure_from_proto(error.failure(attempt=name, host_id=self.record.id))
+        self._ears.event(
+            order.workflow.id,
+            AttemptLost(task=command.task, number=command.number, failure=failure),
+        )

@@ -1,0 +1,300 @@
+"""The loop around the saga: take events, advance, commit, and only then deliver commands.
+
+Everything that has gathered while the last batch was being flushed is advanced and committed in one
+transaction. Readers see only what is committed; the loop itself works on what it has decided, and
+goes back to what is committed when the store refuses. If the process stops anywhere here, `open`
+finds every intent again from the committed state alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from coordinator.runtime import crash_points
+from coordinator.runtime.ports import (
+    Agents,
+    Chance,
+    Change,
+    Clock,
+    Opening,
+    Order,
+    Request,
+    Store,
+    StoreConflictError,
+    StoreError,
+    Submission,
+)
+from coordinator.runtime.watch import Watches
+from coordinator.saga.advance import Decision, advance, quarantine, start
+from coordinator.saga.commands import SendCompensation, SetTimer
+from coordinator.saga.events import Event, Now, OwnerChanged, RetryDue
+from coordinator.saga.spec import Plan
+from coordinator.saga.states import WorkflowState
+from coordinator.saga.workflow import About, Workflow
+from countermand.rpc.crash import Crash
+
+log = logging.getLogger(__name__)
+
+BATCH_MAX = 256  # decisions in one transaction: more would only delay the first of them
+INBOX_MAX = 20_000  # requests beyond it are told to wait; agents' reports are always taken
+STORE_RETRY_S = 0.5  # a store in trouble is asked again this often
+
+
+class OverloadedError(Exception):
+    """Too many requests wait to be decided."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A workflow to be started."""
+
+    about: About
+    plan: Plan
+    submission: Submission
+
+
+@dataclass(slots=True, kw_only=True)
+class _Item:
+    """One thing to decide, and who waits for it to be durable."""
+
+    workflow_id: str
+    what: Event | Start
+    request: Request | None = None
+    waiter: asyncio.Future[Decision] | None = None
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Decisions on their way into one transaction."""
+
+    items: list[_Item] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+
+
+class Loop:
+    """Decides about every open workflow of this coordinator, in batches."""
+
+    def __init__(
+        self, *, store: Store, clock: Clock, chance: Chance, crash: Crash, watches: Watches[object]
+    ) -> None:
+        """Keeps its ports; `open` begins."""
+        self._store = store
+        self._clock = clock
+        self._chance = chance
+        self._crash = crash
+        self._watches = watches
+        self._agents: Agents | None = None
+        self._inbox: asyncio.Queue[_Item] = asyncio.Queue()
+        self._committed: dict[str, Workflow] = {}
+        self._decided: dict[str, Workflow] = {}
+        self._timers: dict[tuple[str, int], asyncio.TimerHandle] = {}
+        self._next_intent = 1
+        self._owner_epoch = 0
+
+    # -- for the services -----------------------------------------------------------------------
+
+    async def open(self) -> Opening:
+        """Takes over every open workflow, under a new epoch; call `run` next."""
+        opening = await self._store.open()
+        self._next_intent = opening.next_intent
+        self._owner_epoch = opening.owner_epoch
+        for stored in await self._store.load_open():
+            workflow = stored.workflow
+            self._committed[workflow.id] = self._decided[workflow.id] = workflow
+            self._put(
+                _Item(workflow_id=workflow.id, what=OwnerChanged(owner_epoch=opening.owner_epoch))
+            )
+        return opening
+
+    def attach(self, agents: Agents) -> None:
+        """Gives the loop what delivers its commands."""
+        self._agents = agents
+
+    def workflow(self, workflow_id: str) -> Workflow | None:
+        """Returns an open workflow as committed."""
+        return self._committed.get(workflow_id)
+
+    def open_workflows(self) -> Sequence[Workflow]:
+        """Returns every open workflow as committed."""
+        return tuple(self._committed.values())
+
+    async def ask(
+        self, workflow_id: str, what: Event | Start, request: Request | None = None
+    ) -> Decision:
+        """Returns what was decided about a request, once it is durable.
+
+        Raises:
+            OverloadedError: Too many requests wait.
+            StoreError: The store failed; nothing was decided.
+            StoreConflictError: The workflow id or the request id is taken.
+            KeyError: There is no such open workflow.
+        """
+        if self._inbox.qsize() >= INBOX_MAX:
+            raise OverloadedError
+        waiter: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+        self._put(_Item(workflow_id=workflow_id, what=what, request=request, waiter=waiter))
+        return await waiter
+
+    def hear(self, workflow_id: str, event: Event) -> None:
+        """Takes a fact; returns at once."""
+        self._put(_Item(workflow_id=workflow_id, what=event))
+
+    # -- the loop -------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Decides until cancelled."""
+        while True:
+            items = [await self._inbox.get()]
+            while len(items) < BATCH_MAX and not self._inbox.empty():
+                items.append(self._inbox.get_nowait())
+            await self._take(items)
+
+    async def _take(self, items: list[_Item]) -> None:
+        """Decides about some items and makes that durable; if the store refuses, one by one."""
+        batch = self._decide(items)
+        if not batch.changes:
+            return
+        try:
+            await self._commit(batch)
+        except StoreConflictError as error:
+            self._go_back(batch)
+            if len(batch.items) > 1:
+                for item in batch.items:
+                    await self._take([item])
+            else:
+                _answer_error(batch.items[0], error)
+        except StoreError as error:
+            self._go_back(batch)
+            await self._store_failed(batch.items, error)
+        else:
+            self._follow(batch)
+
+    def _decide(self, items: Sequence[_Item]) -> _Batch:
+        batch = _Batch()
+        for item in items:
+            before = self._decided.get(item.workflow_id)
+            try:
+                decision = self._decide_one(item, before)
+            except KeyError as error:
+                _answer_error(item, error)  # settled meanwhile: what is heard of it is late
+                continue
+            if decision.empty:
+                if item.waiter and not item.waiter.done():
+                    item.waiter.set_result(decision)
+                continue
+            self._next_intent += decision.intents
+            self._decided[item.workflow_id] = decision.workflow
+            batch.items.append(item)
+            batch.decisions.append(decision)
+            batch.changes.append(_change(item, before, decision))
+        return batch
+
+    def _decide_one(self, item: _Item, before: Workflow | None) -> Decision:
+        now = Now(time=self._clock.now(), jitter=self._chance.jitter(), intent=self._next_intent)
+        if isinstance(item.what, Start):
+            if before is not None:
+                raise StoreConflictError(item.workflow_id)
+            return start(
+                workflow_id=item.workflow_id,
+                about=item.what.about,
+                plan=item.what.plan,
+                owner_epoch=self._owner_epoch,
+                now=now,
+            )
+        if before is None:
+            raise KeyError(item.workflow_id)
+        if before.state is WorkflowState.QUARANTINED:
+            return Decision(workflow=before)
+        try:
+            return advance(before, item.what, now)
+        except Exception:
+            # One record that cannot be processed must not stop the others: it is held, visibly.
+            log.exception("workflow.quarantined", extra={"workflow": item.workflow_id})
+            return quarantine(before, now)
+
+    async def _commit(self, batch: _Batch) -> None:
+        self._crash(crash_points.BEFORE_COMMIT)
+        await self._store.commit(batch.changes)
+        self._crash(crash_points.AFTER_COMMIT)
+        if any(isinstance(c, SendCompensation) for d in batch.decisions for c in d.commands):
+            self._crash(crash_points.AFTER_COMPENSATION_COMMIT)
+
+    def _follow(self, batch: _Batch) -> None:
+        """Does what follows from durable decisions: publish, deliver, answer."""
+        for item, decision in zip(batch.items, batch.decisions, strict=True):
+            workflow = decision.workflow
+            if workflow.settled:
+                self._committed.pop(workflow.id, None)
+                if self._decided.get(workflow.id) is workflow:
+                    del self._decided[workflow.id]
+            else:
+                self._committed[workflow.id] = workflow
+            self._watches.committed(workflow.id, settled=workflow.settled)
+            self._deliver(decision, ask_first=isinstance(item.what, OwnerChanged))
+            if item.waiter and not item.waiter.done():
+                item.waiter.set_result(decision)
+
+    def _deliver(self, decision: Decision, *, ask_first: bool) -> None:
+        for command in decision.commands:
+            if isinstance(command, SetTimer):
+                self._set_timer(decision.workflow.id, command)
+                continue
+            assert self._agents is not None, "attach comes before run"
+            self._agents.deliver(
+                Order(workflow=decision.workflow, command=command, ask_first=ask_first)
+            )
+
+    def _set_timer(self, workflow_id: str, command: SetTimer) -> None:
+        key = (workflow_id, command.task)
+        if previous := self._timers.pop(key, None):
+            previous.cancel()
+        wait_s = max(0.0, (command.time - self._clock.now()).total_seconds())
+        event = RetryDue(task=command.task, number=command.number)
+
+        def fire() -> None:
+            self._timers.pop(key, None)
+            self.hear(workflow_id, event)
+
+        self._timers[key] = asyncio.get_running_loop().call_later(wait_s, fire)
+
+    def _go_back(self, batch: _Batch) -> None:
+        """Forgets decisions that did not become durable."""
+        for item in batch.items:
+            committed = self._committed.get(item.workflow_id)
+            if committed is None:
+                self._decided.pop(item.workflow_id, None)
+            else:
+                self._decided[item.workflow_id] = committed
+
+    async def _store_failed(self, items: Sequence[_Item], error: StoreError) -> None:
+        """Refuses requests and keeps facts: whoever reported one will not say it again."""
+        log.error("store.failed", extra={"error": str(error), "items": len(items)})
+        for item in items:
+            if item.waiter is not None:
+                _answer_error(item, error)
+            else:
+                self._put(item)
+        await asyncio.sleep(STORE_RETRY_S)
+
+    def _put(self, item: _Item) -> None:
+        self._inbox.put_nowait(item)
+
+
+def _change(item: _Item, before: Workflow | None, decision: Decision) -> Change:
+    return Change(
+        workflow=decision.workflow,
+        version_before=before.version if before else 0,
+        history=decision.history,
+        changed=decision.changed,
+        submission=item.what.submission if isinstance(item.what, Start) else None,
+        request=item.request,
+    )
+
+
+def _answer_error(item: _Item, error: Exception) -> None:
+    if item.waiter and not item.waiter.done():
+        item.waiter.set_exception(error)
