@@ -1,0 +1,142 @@
+"""Shows the demo: live bars on a terminal, plain lines in a pipe. Imports rich."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from countermand.cli.demo.board import Board, Line
+from countermand.cli.demo.proof import Entry, Listing
+from countermand.cli.drawing import phrases, terminal
+from countermand.cli.drawing.model import Timeline
+from countermand.cli.words import STYLES
+from countermand.v1.workflow_pb2 import WatchWorkflowResponse
+
+BAR_MIN: Final = 8
+BAR_MAX: Final = 32
+REFRESH_HZ: Final = 10
+
+
+class Screen:
+    """The console of one demo."""
+
+    def __init__(self, console: Console) -> None:
+        """Keeps the console."""
+        self.console = console
+
+    def title(self, words: str) -> None:
+        """Begins a part of the story."""
+        self.console.print()
+        self.console.print(Text(words, "bold"))
+
+    def say(self, words: str, style: str = "") -> None:
+        """Prints a sentence."""
+        self.console.print(Text(f"  {words}", style), highlight=False)
+
+    def fact(self, label: str, words: str) -> None:
+        """Prints something by its name."""
+        self.console.print(Text.assemble((f"  {label:<10}", "dim"), words), soft_wrap=True)
+
+    def check(self, holds: bool, words: str) -> None:
+        """Prints whether something holds."""
+        glyph, style = ("✓", STYLES["good"]) if holds else ("✗", STYLES["bad"])
+        self.console.print(Text.assemble((f"  {glyph} ", f"bold {style}"), words))
+
+    def command(self, words: str) -> None:
+        """Prints a command to try, on one line that can be copied."""
+        self.console.print(Text(f"    {words}"), soft_wrap=True)
+
+    @contextlib.contextmanager
+    def busy(self, words: str) -> Iterator[None]:
+        """Shows that something takes a moment."""
+        if not self.console.is_terminal:
+            yield
+            return
+        with self.console.status(words):
+            yield
+
+    async def follow(
+        self, board: Board, updates: AsyncIterator[WatchWorkflowResponse]
+    ) -> AsyncIterator[WatchWorkflowResponse]:
+        """Shows updates as they come, and hands each on."""
+        if not self.console.is_terminal:
+            async for update in updates:
+                for words in board.apply(update):
+                    self.say(words)
+                yield update
+            return
+        picture = _Picture(board, self.console)
+        with Live(picture, console=self.console, refresh_per_second=REFRESH_HZ):
+            async for update in updates:
+                for _ in board.apply(update):
+                    pass  # the picture shows it
+                yield update
+
+    def timeline(self, timeline: Timeline) -> None:
+        """Draws a timeline."""
+        self.console.print()
+        terminal.draw(timeline, self.console)
+
+    def listings(self, before: Listing, after: Listing) -> None:
+        """Prints what was in the pools before and after, side by side."""
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+        for head in ("  in the pools", "bytes", "allocated", "before", "after", ""):
+            right = head in {"bytes", "allocated"}
+            table.add_column(
+                head, justify="right" if right else "left", no_wrap=not head.startswith(" ")
+            )
+        olds, news = ({entry.path: entry for entry in each.files} for each in (before, after))
+        for path in sorted(olds.keys() | news.keys()):
+            table.add_row(*_compared(path, olds.get(path), news.get(path)))
+        self.console.print(table)
+
+
+class _Picture:
+    """The live part: drawn anew at each refresh."""
+
+    def __init__(self, board: Board, console: Console) -> None:
+        self._board = board
+        self._width = min(max(console.width - 62, BAR_MIN), BAR_MAX)
+
+    def __rich__(self) -> RenderableType:
+        board = self._board
+        rows: list[RenderableType] = [self._table(list(board.actions.values()), lane=False)]
+        if board.lane:
+            rows.append(Text("  ── compensation ──", STYLES["made_up"]))
+            rows.append(self._table(list(board.lane.values()), lane=True))
+        rows.append(Text.assemble("  ", (str(board.look), f"bold {board.look.colour}")))
+        return Group(*rows)
+
+    def _table(self, lines: list[Line], *, lane: bool) -> Table:
+        table = Table.grid(padding=(0, 1))
+        for _ in range(4):
+            table.add_column(no_wrap=True, overflow="ellipsis")
+        for line in lines:
+            name = Text.assemble("  ", (line.look.glyph, line.look.colour), f" {line.task_id:<10}")
+            words = line.phrase if lane else ""
+            words = f"{words}: {line.words}" if lane and line.words else line.words or words
+            bar = Text() if lane else self._bar(line)
+            table.add_row(name, Text(line.host_id, "dim"), bar, Text(words or line.pace))
+        return table
+
+    def _bar(self, line: Line) -> Text:
+        full = line.look.glyph == "✓"
+        filled = self._width if full else int(line.share * self._width)
+        rest = "─" * (self._width - filled)
+        percent = f" {1.0 if full else line.share:>4.0%}"
+        return Text.assemble(("━" * filled, line.look.colour), (rest, "dim"), percent)
+
+
+def _compared(path: str, old: Entry | None, new: Entry | None) -> tuple[str | Text, ...]:
+    entry = new or old
+    assert entry is not None, path
+    equal = old == new
+    glyph = Text("✓" if equal else "✗", STYLES["good" if equal else "bad"])
+    sizes = (f"{entry.size_bytes:,}", phrases.size(entry.allocated_bytes))
+    return (f"  {path}", *sizes, old.short if old else "-", new.short if new else "-", glyph)

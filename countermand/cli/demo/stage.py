@@ -1,0 +1,136 @@
+"""Around the story: the folder, the processes' lives, and what is said at the end.
+
+Whatever happens in between, the children are ended and the folder is removed, unless it is to be
+kept; a failure says in one line what to look at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from countermand.cli.demo import story
+from countermand.cli.demo.images import best_format
+from countermand.cli.demo.processes import Processes, ProcessFailed
+from countermand.cli.demo.screen import Screen
+from countermand.cli.demo.site import Site
+from countermand.cli.demo.story import Told, Verdicts
+from countermand.cli.demo.tempo import FAST, NORMAL
+from countermand.client import Client
+from countermand.rpc.errors import CountermandError
+
+PREFIX: Final = "countermand-demo-"
+FAILED: Final = 1
+INTERRUPTED: Final = 130  # as shells have it: 128 + SIGINT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What was asked for on the command line."""
+
+    scenario: str = "all"
+    fast: bool = False
+    keep: bool = False
+    picture: Path | None = None
+    colourless: bool = False
+
+
+def play(options: Options, console: Console | None = None) -> int:
+    """Plays the demo; returns the exit code: 0 only if everything it claims was seen to hold."""
+    console = console or Console(no_color=options.colourless or None)
+    screen = Screen(console)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    try:
+        return asyncio.run(_play(options, screen, folder))
+    except KeyboardInterrupt:
+        screen.say("interrupted; everything that was started has been ended")
+        return INTERRUPTED
+    except (ProcessFailed, CountermandError, TimeoutError) as error:
+        words = str(error) or f"nothing more happened within {story.PATIENCE}"
+        screen.check(holds=False, words=f"the demo could not go on: {words}")
+        return FAILED
+    finally:
+        if options.keep:
+            screen.fact("kept", str(folder))
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _play(options: Options, screen: Screen, folder: Path) -> int:
+    loop, playing = asyncio.get_running_loop(), asyncio.current_task()
+    assert playing is not None
+    # Like Ctrl-C: a demo that is asked to end does not leave its children behind.
+    loop.add_signal_handler(signal.SIGTERM, playing.cancel)
+    begin = time.monotonic()
+    verdicts = Verdicts(screen)
+    with_success = options.scenario != "compensation"
+    screen.title("Countermand: storage workflows that make up for what they did when they fail")
+    screen.fact("folder", str(folder))
+    told: Told | None = None
+    async with Processes(folder / "logs") as processes, asyncio.timeout(_patience_s()):
+        tempo = FAST if options.fast else NORMAL
+        site = Site(folder, tempo, best_format(), processes)
+        await story.set_up(site, screen, with_success=with_success)
+        assert site.coordinator is not None
+        async with Client(site.coordinator.address) as client:
+            await site.add_hosts(client)
+            if with_success:
+                await story.succeed(site, client, screen, verdicts)
+            if options.scenario != "success":
+                told = await story.compensate(site, client, screen, verdicts)
+    _close(options, screen, site, told)
+    return _verdict(screen, verdicts, time.monotonic() - begin)
+
+
+def _patience_s() -> float:
+    return story.PATIENCE.total_seconds()
+
+
+def _close(options: Options, screen: Screen, site: Site, told: Told | None) -> None:
+    """Writes the picture, and says what to do next."""
+    if told is not None:
+        path = options.picture or _picture_path(options, site.folder)
+        story.draw(told, path)
+        screen.console.print()
+        screen.fact("picture", str(path))
+    assert site.coordinator is not None
+    screen.title("Next")
+    if not options.keep:
+        screen.command("countermand demo --keep                    # keeps the folder to look into")
+        screen.command("countermand demo --scenario compensation   # only the failure")
+        screen.command("countermand --help                         # everything else")
+        return
+    address, data = site.coordinator.address, site.coordinator_data
+    screen.say("The processes have ended, their data is kept. Start the coordinator again and ask:")
+    screen.command(f"countermand-coordinator serve --data {data} --listen {address} &")
+    screen.command(f"export COUNTERMAND_COORDINATOR={address}")
+    screen.command("countermand workflow list")
+    screen.command("countermand workflow get vm-2")
+    screen.command(f"ls -R {site.folder / 'pools'}; cat {site.folder / 'logs'}/*.log")
+
+
+def _picture_path(options: Options, folder: Path) -> Path:
+    """Returns where the picture goes: it outlives the folder, unless that is kept."""
+    if options.keep:
+        return folder / "vm-2.svg"
+    handle, path = tempfile.mkstemp(prefix=PREFIX, suffix=".svg")
+    os.close(handle)
+    return Path(path)
+
+
+def _verdict(screen: Screen, verdicts: Verdicts, seconds: float) -> int:
+    screen.console.print()
+    if verdicts.broken:
+        screen.check(holds=False, words=f"does not hold: {'; '.join(verdicts.broken)}")
+        return FAILED
+    screen.check(holds=True, words=f"everything held, in {seconds:.0f} s")
+    return 0
