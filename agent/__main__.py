@@ -1,0 +1,155 @@
+"""The agent's command line: serves one host, or brings images into its pools."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import uuid
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from agent.config import ConfigInvalid, parse_pool, read_pools
+from agent.drivers.driver import Format, Work
+from agent.drivers.file import FileDriver, FilePool
+from agent.drivers.files import RealFiles
+from agent.executors import ThreadExecutor
+from agent.journal import Journal, ThreadJournal, open_connection
+from agent.runner import Limits, Outside, Runner
+from agent.service import AgentService
+from countermand.rpc import crash, names, telemetry
+from countermand.rpc.errors import CountermandError
+from countermand.rpc.logs import configure
+from countermand.rpc.server import ListenRefused, Service, serve
+from countermand.v1 import agent_pb2, agent_pb2_grpc
+
+log = logging.getLogger("agent")
+
+JOURNAL = "journal.sqlite"
+SERVICE = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
+
+
+@click.group()
+@click.version_option(version("countermand"), message="%(version)s")
+def main() -> None:
+    """Runs storage verbs on this host, for a Countermand coordinator."""
+
+
+@main.command("serve")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Journal's folder.")
+@click.option("--listen", default="127.0.0.1:7710", show_default=True, help="Port 0: a free one.")
+@click.option("--pool", "pools", multiple=True, metavar="ID=PATH[,OPTION…]", help="A pool.")
+@click.option("--config", type=click.Path(path_type=Path, exists=True), help="Pools, in TOML.")
+@click.option("--host-id", default="", help="The id that the coordinator knows this host by.")
+@click.option("--attempts-max", default=4, show_default=True, type=click.IntRange(1, 256))
+@click.option("--queue-max", default=1024, show_default=True, type=click.IntRange(0, 1_000_000))
+@click.option("--log-level", default="info", show_default=True)
+def serve_command(
+    *,
+    data: Path,
+    listen: str,
+    pools: tuple[str, ...],
+    config: Path | None,
+    host_id: str,
+    attempts_max: int,
+    queue_max: int,
+    log_level: str,
+) -> None:
+    """Serves this host until SIGTERM or SIGINT; what is running goes on at the next start.
+
+    A pool's options: read_only, shared (several hosts reach it), quota=SIZE,
+    bandwidth=SIZE (per second), flush=SIZE (how much a crash may cost).
+    """
+    configure(sys.stderr, log_level)
+    limits = Limits(attempts_max=attempts_max, queue_max=queue_max)
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o750)
+        _lock(data)
+        described = [*(read_pools(config) if config else []), *map(parse_pool, pools)]
+        asyncio.run(_serve(data, listen, described, host_id, limits))
+    except (ConfigInvalid, ListenRefused) as error:
+        raise click.UsageError(str(error)) from error
+
+
+async def _serve(
+    data: Path, listen: str, pools: list[FilePool], host_id: str, limits: Limits
+) -> None:
+    journal = ThreadJournal(
+        lambda: Journal(open_connection(data / JOURNAL), new_id=lambda: str(uuid.uuid4()))
+    )
+    runner = Runner(
+        journal=journal,
+        pools={pool.pool_id: FileDriver(pool, RealFiles()) for pool in pools},
+        executor=ThreadExecutor(2 * limits.attempts_max),
+        outside=Outside(
+            now=_now, monotonic=time.monotonic, crash=crash.from_environment(os.environ)
+        ),
+        limits=limits,
+        host_id=host_id,
+    )
+    await runner.start()
+    spans = telemetry.start("countermand-agent", os.environ)
+    service = AgentService(runner, now=_now, version=version("countermand"))
+    server = await serve(
+        listen=listen,
+        services=[Service(SERVICE, agent_pb2_grpc.add_AgentServiceServicer_to_server, service)],
+        telemetry=spans,
+    )
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    ready = {"address": server.address, "incarnation": journal.incarnation}
+    click.echo(json.dumps({"event": "agent.ready", **ready}))
+    log.info("agent.ready", extra=ready)
+    await stop.wait()
+    await server.stop()
+    await runner.stop()
+    spans.stop()
+    log.info("agent.stopped")
+
+
+def _lock(data: Path) -> None:
+    """Keeps a second agent off the same journal, until this process ends."""
+    handle = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigInvalid(f"another agent is using {data}") from None
+
+
+@main.command("import")
+@click.option("--pool", required=True, metavar="ID=PATH", help="The pool.")
+@click.option("--image", required=True, help="The image's id.")
+@click.option("--format", "format_name", required=True, type=click.Choice(["raw", "qcow2"]))
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def import_command(*, pool: str, image: str, format_name: str, file: Path) -> None:
+    """Copies FILE into a pool as an image that belongs to no attempt."""
+    if not names.is_id(image):
+        raise click.UsageError(f"image id {image!r} {names.ID_RULE}")
+    work = Work(attempt=f"import/{image}", cluster_id="", note="", now=_now, crash=crash.never)
+    try:
+        driver = FileDriver(parse_pool(pool), RealFiles())
+        for _step in driver.import_file(
+            work, file.absolute(), image, image_format=Format(format_name)
+        ):
+            pass
+    except ConfigInvalid as error:
+        raise click.UsageError(str(error)) from error
+    except CountermandError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""The places where tests kill the agent, in the order in which an attempt passes them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+BEFORE_JOURNAL: Final = "agent.before_journal"
+AFTER_JOURNAL: Final = "agent.after_journal"
+IN_COPY: Final = "agent.in_copy"
+BEFORE_RENAME: Final = "agent.before_rename"
+AFTER_RENAME: Final = "agent.after_rename"
+BEFORE_RECORD: Final = "agent.before_record"
+AFTER_TOMBSTONE: Final = "agent.after_tombstone"
+IN_COMPENSATION: Final = "agent.in_compensation"
+AFTER_COMPENSATION: Final = "agent.after_compensation"
+
+OF_ACTIONS: Final = (
+    BEFORE_JOURNAL,
+    AFTER_JOURNAL,
+    IN_COPY,
+    BEFORE_RENAME,
+    AFTER_RENAME,
+    BEFORE_RECORD,
+)
+OF_COMPENSATIONS: Final = (AFTER_TOMBSTONE, IN_COMPENSATION, AFTER_COMPENSATION)
+ALL: Final = OF_ACTIONS + OF_COMPENSATIONS

@@ -1,0 +1,133 @@
+"""Drives a verb's generator: on a thread of its own, or step by step on the event loop.
+
+The generator yields at every place where it may be stopped; there the guard looks at the flag, is
+told the progress, and keeps notes. The simulation brings a third executor, on virtual time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+from agent.drivers.driver import Step, Steps
+from countermand.rpc.errors import CountermandError
+
+T = TypeVar("T")
+
+# Looking at images beside the attempts: enough for a few administrators.
+LOOKERS_MAX = 4
+
+
+class Interrupted(Exception):
+    """The agent is stopping: the work is left as it is, and found again at the next start."""
+
+
+class Guard(Protocol):
+    """Who watches over the work."""
+
+    def check(self, step: Step) -> None:
+        """Takes note of a step; raises to stop the work. May be called on any thread."""
+        ...
+
+    async def keep(self, note: str) -> None:
+        """Returns once the note is durable."""
+        ...
+
+
+class Executor(Protocol):
+    """Where work is done."""
+
+    async def drive(self, steps: Steps[T], guard: Guard) -> T:
+        """Runs a generator to its end and returns what it returns."""
+        ...
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Runs a function that may wait for a disk."""
+        ...
+
+    def close(self) -> None:
+        """Ends the threads; nothing is running any more."""
+        ...
+
+
+class InlineExecutor:
+    """Does the work on the event loop: for what never waits for a disk, and for tests."""
+
+    async def drive(self, steps: Steps[T], guard: Guard) -> T:
+        """Runs a generator to its end and returns what it returns."""
+        try:
+            step = next(steps)
+            while True:
+                stop = _stop(steps, guard, step)
+                if stop is not None:
+                    step = steps.throw(stop)
+                    continue
+                if step.note:
+                    await guard.keep(step.note)
+                if step.wait_s:
+                    await asyncio.sleep(step.wait_s)
+                step = next(steps)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Runs a function."""
+        return function()
+
+    def close(self) -> None:
+        """Has nothing to end."""
+
+
+class ThreadExecutor:
+    """Does each piece of work on a thread: copies never run on the event loop."""
+
+    def __init__(self, threads_max: int) -> None:
+        """Takes no thread before it is needed."""
+        self._pool = ThreadPoolExecutor(threads_max + LOOKERS_MAX, thread_name_prefix="work")
+
+    async def drive(self, steps: Steps[T], guard: Guard) -> T:
+        """Runs a generator to its end and returns what it returns."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, _pump, loop, steps, guard)
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Runs a function that may wait for a disk."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._pool.shutdown()
+
+
+def _pump(loop: asyncio.AbstractEventLoop, steps: Steps[T], guard: Guard) -> T:
+    try:
+        step = next(steps)
+        while True:
+            stop = _stop(steps, guard, step)
+            if stop is not None:
+                step = steps.throw(stop)
+                continue
+            if step.note:
+                asyncio.run_coroutine_threadsafe(guard.keep(step.note), loop).result()
+            if step.wait_s:
+                time.sleep(step.wait_s)
+            step = next(steps)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+
+
+def _stop(steps: Steps[T], guard: Guard, step: Step) -> CountermandError | None:
+    """Returns the error to stop the work with, if any; leaves it as it is when we are stopping."""
+    try:
+        guard.check(step)
+    except CountermandError as error:
+        return error
+    except Interrupted:
+        steps.close()
+        raise
+    return None

@@ -1,0 +1,460 @@
+"""The agent's durable record of its attempts: SQLite, flushed on each commit.
+
+`Journal` is the synchronous core: one connection, `transact` runs plain functions in one
+transaction. `ThreadJournal` puts a writer thread before it, which commits whatever has gathered
+while the last commit was being flushed; `InlineJournal` runs on the caller's thread, for the
+simulation. Nothing here knows what an attempt means: `attempts` decides, the runner calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from agent.attempts import OPEN, AttemptRecord, Header, JournalFacts, Kind, State
+
+T = TypeVar("T")
+
+# Beyond this a batch only makes those wait who came first.
+BATCH_MAX = 256
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (
+  key   TEXT PRIMARY KEY,   -- cluster_id, incarnation, low_watermark, sequence
+  value TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS epochs (
+  workflow TEXT PRIMARY KEY,
+  highest  INTEGER NOT NULL  -- never decreases
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS attempts (
+  name            TEXT PRIMARY KEY,
+  workflow        TEXT NOT NULL,
+  kind            TEXT NOT NULL,
+  compensates     TEXT NOT NULL,
+  request         BLOB NOT NULL,
+  request_hash    BLOB NOT NULL,     -- empty: never received, known by its tombstone
+  state           TEXT NOT NULL,
+  output          BLOB NOT NULL,
+  failure         BLOB NOT NULL,
+  note            TEXT NOT NULL,
+  done_bytes      INTEGER NOT NULL,
+  total_bytes     INTEGER NOT NULL,
+  tombstoned      INTEGER NOT NULL,  -- 1: may never start
+  received        INTEGER NOT NULL,
+  owner_epoch     INTEGER NOT NULL,
+  intent_sequence INTEGER NOT NULL,
+  run_timeout_us  INTEGER,
+  traceparent     TEXT NOT NULL,
+  tracestate      TEXT NOT NULL,
+  create_time_us  INTEGER NOT NULL,
+  start_time_us   INTEGER,
+  end_time_us     INTEGER,
+  sequence        INTEGER NOT NULL,  -- of the last change
+  forgettable     INTEGER NOT NULL DEFAULT 0  -- 1: its workflow is settled
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX IF NOT EXISTS attempts_by_sequence ON attempts (sequence);
+CREATE INDEX IF NOT EXISTS attempts_by_workflow ON attempts (workflow);
+CREATE INDEX IF NOT EXISTS attempts_open ON attempts (name)
+  WHERE state IN ('ACCEPTED', 'RUNNING', 'CANCELLING');
+"""
+
+COLUMNS = (
+    "name, workflow, kind, compensates, request, request_hash, state, output, failure, note,"
+    " done_bytes, total_bytes, tombstoned, received, owner_epoch, intent_sequence,"
+    " run_timeout_us, traceparent, tracestate, create_time_us, start_time_us, end_time_us, sequence"
+)
+_PUT = (
+    f"INSERT INTO attempts ({COLUMNS}) VALUES ({', '.join('?' * 23)})"  # noqa: S608 - constants
+    " ON CONFLICT (name) DO UPDATE SET state = excluded.state, output = excluded.output,"
+    " failure = excluded.failure, note = excluded.note, done_bytes = excluded.done_bytes,"
+    " total_bytes = excluded.total_bytes, tombstoned = excluded.tombstoned,"
+    " start_time_us = excluded.start_time_us, end_time_us = excluded.end_time_us,"
+    " sequence = excluded.sequence"
+)
+_SELECT = f"SELECT {COLUMNS} FROM attempts"  # noqa: S608 - constants
+_OPEN = "state IN ('ACCEPTED', 'RUNNING', 'CANCELLING')"
+assert {state.value for state in OPEN} == {"ACCEPTED", "RUNNING", "CANCELLING"}
+
+
+class Transaction:
+    """What a function inside a transaction may read and write."""
+
+    def __init__(self, connection: sqlite3.Connection, sequence: int) -> None:
+        """Continues the journal's sequence."""
+        self._connection = connection
+        self.sequence = sequence
+        self.changed: list[AttemptRecord] = []
+
+    def meta(self, key: str) -> str:
+        """Returns a fact of the journal itself, empty when there is none."""
+        row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return str(row[0]) if row else ""
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Keeps a fact of the journal itself."""
+        self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def facts(self, header: Header) -> JournalFacts:
+        """Returns what bears on a request."""
+        return JournalFacts(
+            cluster_id=self.meta("cluster_id"),
+            incarnation=self.meta("incarnation"),
+            highest_epoch=self.highest_epoch(header.workflow),
+            low_watermark=int(self.meta("low_watermark") or 0),
+            attempt=self.get(header.attempt),
+        )
+
+    def highest_epoch(self, workflow: str) -> int:
+        """Returns the highest owner epoch seen for a workflow."""
+        row = self._connection.execute(
+            "SELECT highest FROM epochs WHERE workflow = ?", (workflow,)
+        ).fetchone()
+        return int(row[0]) if row else 0
+
+    def remember_owner(self, *, workflow: str, owner_epoch: int, cluster_id: str) -> None:
+        """Remembers who is in charge; the first coordinator decides the cluster for good."""
+        if owner_epoch > self.highest_epoch(workflow):
+            self._connection.execute(
+                "INSERT OR REPLACE INTO epochs VALUES (?, ?)", (workflow, owner_epoch)
+            )
+        if not self.meta("cluster_id"):
+            self.set_meta("cluster_id", cluster_id)
+
+    def get(self, name: str) -> AttemptRecord | None:
+        """Returns one attempt."""
+        row = self._connection.execute(f"{_SELECT} WHERE name = ?", (name,)).fetchone()
+        return _record(row) if row else None
+
+    def put(self, record: AttemptRecord) -> AttemptRecord:
+        """Writes one attempt under the next sequence."""
+        self.sequence += 1
+        row = _row(record, self.sequence)
+        self._connection.execute(_PUT, row)
+        written = _record(row)
+        self.changed.append(written)
+        return written
+
+    def keep_note(self, name: str, note: str) -> None:
+        """Keeps a verb's note; no change of the attempt, hence no sequence."""
+        self._connection.execute("UPDATE attempts SET note = ? WHERE name = ?", (note, name))
+
+    def unsettled(self) -> list[AttemptRecord]:
+        """Returns the attempts whose outcome is yet to be found, in the order of their intents."""
+        return self._query(
+            f"{_SELECT} WHERE {_OPEN} OR (state = 'UNKNOWN' AND tombstoned = 0)"
+            " ORDER BY intent_sequence, name"
+        )
+
+    def changes(self, after_sequence: int, count_max: int) -> list[AttemptRecord]:
+        """Returns what changed after a sequence, each attempt once and as it is now."""
+        return self._query(
+            f"{_SELECT} WHERE sequence > ? ORDER BY sequence LIMIT ?", after_sequence, count_max
+        )
+
+    def page(
+        self, prefix: str, *, after: str, count_max: int, open_only: bool
+    ) -> list[AttemptRecord]:
+        """Returns attempts in order of their names."""
+        query = f"{_SELECT} WHERE name > ? AND name >= ? AND substr(name, 1, ?) = ?"
+        query += f" AND {_OPEN}" if open_only else ""
+        query += " ORDER BY name LIMIT ?"
+        return self._query(query, after, prefix, len(prefix), prefix, count_max)
+
+    def forget(self, workflows: Sequence[str], low_watermark: int) -> int:
+        """Drops what may be dropped: settled workflows' attempts, below the low-watermark.
+
+        Above it a late request could still arrive, and would be taken for a new one.
+        """
+        execute = self._connection.execute
+        watermark = max(low_watermark, int(self.meta("low_watermark") or 0))
+        self.set_meta("low_watermark", str(watermark))
+        for workflow in workflows:
+            execute(
+                f"UPDATE attempts SET forgettable = 1 WHERE workflow = ? AND NOT {_OPEN}",  # noqa: S608
+                (workflow,),
+            )
+        dropped = execute(
+            "DELETE FROM attempts WHERE intent_sequence < ?"  # noqa: S608
+            f" AND (forgettable = 1 OR received = 0) AND NOT {_OPEN}",
+            (watermark,),
+        ).rowcount
+        execute(
+            "DELETE FROM epochs WHERE workflow IN (SELECT value FROM json_each(?))"
+            " AND workflow NOT IN (SELECT workflow FROM attempts)",
+            (json.dumps(list(workflows)),),
+        )
+        return dropped
+
+    def _query(self, query: str, *arguments: object) -> list[AttemptRecord]:
+        return [_record(row) for row in self._connection.execute(query, arguments)]
+
+
+class Journal:
+    """The synchronous core."""
+
+    def __init__(self, connection: sqlite3.Connection, *, new_id: Callable[[], str]) -> None:
+        """Takes a connection in autocommit mode; an empty file begins a new incarnation."""
+        self._connection = connection
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
+        connection.executescript(SCHEMA)
+        connection.execute("BEGIN IMMEDIATE")
+        tx = Transaction(connection, 0)
+        if not tx.meta("incarnation"):
+            tx.set_meta("incarnation", new_id())
+        self.incarnation = tx.meta("incarnation")
+        self.sequence = int(tx.meta("sequence") or 0)
+        connection.execute("COMMIT")
+
+    def transact(self, function: Callable[[Transaction], T]) -> tuple[T, list[AttemptRecord]]:
+        """Runs one function in a transaction; returns its value and what it changed."""
+        [(value, error)], changed = self.transact_many([function])
+        if error is not None:
+            raise error
+        return value, changed
+
+    def transact_many(
+        self, functions: Sequence[Callable[[Transaction], Any]]
+    ) -> tuple[list[tuple[Any, Exception | None]], list[AttemptRecord]]:
+        """Runs functions in one transaction; one that raises undoes only itself."""
+        connection = self._connection
+        results: list[tuple[Any, Exception | None]] = []
+        tx = Transaction(connection, self.sequence)
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for function in functions:
+                sequence, changes = tx.sequence, len(tx.changed)
+                connection.execute("SAVEPOINT one")
+                try:
+                    results.append((function(tx), None))
+                except Exception as error:  # noqa: BLE001 - it is handed to whoever asked
+                    connection.execute("ROLLBACK TO one")
+                    tx.sequence = sequence
+                    del tx.changed[changes:]
+                    results.append((None, error))
+                connection.execute("RELEASE one")
+            if tx.sequence != self.sequence:
+                tx.set_meta("sequence", str(tx.sequence))
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        self.sequence = tx.sequence
+        return results, tx.changed
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._connection.close()
+
+
+OnCommit = Callable[[list[AttemptRecord]], None]
+
+
+class Transactor(Protocol):
+    """How the runner reaches the journal."""
+
+    incarnation: str
+    # Called on the loop with what was committed, before those who asked go on.
+    on_commit: OnCommit
+
+    async def transact(self, function: Callable[[Transaction], T]) -> T:
+        """Runs a plain function in a durable transaction."""
+        ...
+
+    async def close(self) -> None:
+        """Ends what is queued, then closes the journal."""
+        ...
+
+
+class InlineJournal:
+    """Commits on the caller's thread, one at a time: deterministic."""
+
+    def __init__(self, journal: Journal) -> None:
+        """Owns the journal from here on."""
+        self._journal = journal
+        self.incarnation = journal.incarnation
+        self.on_commit: OnCommit = lambda _changed: None
+
+    async def transact(self, function: Callable[[Transaction], T]) -> T:
+        """Runs a plain function in a durable transaction."""
+        value, changed = self._journal.transact(function)
+        if changed:
+            self.on_commit(changed)
+        return value
+
+    async def close(self) -> None:
+        """Closes the journal."""
+        self._journal.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    function: Callable[[Transaction], Any]
+    future: asyncio.Future[Any]
+
+
+class ThreadJournal:
+    """Commits in a thread of its own, in groups: the event loop never waits for a disk."""
+
+    def __init__(self, open_journal: Callable[[], Journal]) -> None:
+        """Opens the journal in the thread that will use it; returns once it is open."""
+        self._loop = asyncio.get_running_loop()
+        self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
+        opened: queue.SimpleQueue[str | Exception] = queue.SimpleQueue()
+        self._thread = threading.Thread(
+            target=self._write, args=(open_journal, opened), name="journal", daemon=True
+        )
+        self._thread.start()
+        incarnation = opened.get()
+        if isinstance(incarnation, Exception):
+            raise incarnation
+        self.incarnation = incarnation
+        self.on_commit: OnCommit = lambda _changed: None
+
+    async def transact(self, function: Callable[[Transaction], T]) -> T:
+        """Runs a plain function in a durable transaction."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._orders.put(_Order(function, future))
+        return await future
+
+    async def close(self) -> None:
+        """Ends what is queued, then closes the journal."""
+        self._orders.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _write(
+        self,
+        open_journal: Callable[[], Journal],
+        opened: queue.SimpleQueue[str | Exception],
+    ) -> None:
+        try:
+            journal = open_journal()
+        except Exception as error:  # noqa: BLE001 - raised again by whoever opens
+            opened.put(error)
+            return
+        opened.put(journal.incarnation)
+        while batch := self._gather():
+            try:
+                results, changed = journal.transact_many([order.function for order in batch])
+            except sqlite3.Error as error:  # a full or failing disk: nobody is told it was written
+                results, changed = [(None, error)] * len(batch), []
+            self._loop.call_soon_threadsafe(self._deliver, batch, results, changed)
+        journal.close()
+
+    def _gather(self) -> list[_Order]:
+        first = self._orders.get()
+        batch: list[_Order] = []
+        while first is not None:
+            batch.append(first)
+            if len(batch) == BATCH_MAX or self._orders.empty():
+                return batch
+            first = self._orders.get()
+        if batch:
+            self._orders.put(None)  # end after this batch
+        return batch
+
+    def _deliver(
+        self,
+        batch: list[_Order],
+        results: list[tuple[Any, Exception | None]],
+        changed: list[AttemptRecord],
+    ) -> None:
+        if changed:
+            self.on_commit(changed)
+        # In order: a compensation admitted after an action wakes after it, and finds it launched.
+        for order, (value, error) in zip(batch, results, strict=True):
+            if order.future.done():
+                continue  # whoever asked has gone; the change stands all the same
+            if error is not None:
+                order.future.set_exception(error)
+            else:
+                order.future.set_result(value)
+
+
+def open_connection(path: Path) -> sqlite3.Connection:
+    """Opens the journal's file, for use by one thread only."""
+    return sqlite3.connect(path, isolation_level=None, cached_statements=64)
+
+
+# -- rows ---------------------------------------------------------------------------------------
+
+
+def _microseconds(time: datetime | None) -> int | None:
+    if time is None:
+        return None
+    return (time - _EPOCH) // timedelta(microseconds=1)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _time(microseconds: int | None) -> datetime | None:
+    return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
+
+
+def _row(record: AttemptRecord, sequence: int) -> tuple[Any, ...]:
+    timeout = record.run_timeout
+    return (
+        record.name,
+        record.workflow,
+        record.kind.value,
+        record.compensates,
+        record.request,
+        record.request_hash,
+        record.state.value,
+        record.output,
+        record.failure,
+        record.note,
+        record.done_bytes,
+        record.total_bytes,
+        int(record.tombstoned),
+        int(record.received),
+        record.owner_epoch,
+        record.intent_sequence,
+        None if timeout is None else timeout // timedelta(microseconds=1),
+        record.traceparent,
+        record.tracestate,
+        _microseconds(record.create_time),
+        _microseconds(record.start_time),
+        _microseconds(record.end_time),
+        sequence,
+    )
+
+
+def _record(row: tuple[Any, ...]) -> AttemptRecord:
+    create_time = _time(row[19])
+    assert create_time is not None, row[0]
+    return AttemptRecord(
+        name=row[0],
+        kind=Kind(row[2]),
+        compensates=row[3],
+        request=row[4],
+        request_hash=row[5],
+        state=State(row[6]),
+        output=row[7],
+        failure=row[8],
+        note=row[9],
+        done_bytes=row[10],
+        total_bytes=row[11],
+        tombstoned=bool(row[12]),
+        received=bool(row[13]),
+        owner_epoch=row[14],
+        intent_sequence=row[15],
+        run_timeout=None if row[16] is None else timedelta(microseconds=row[16]),
+        traceparent=row[17],
+        tracestate=row[18],
+        create_time=create_time,
+        start_time=_time(row[20]),
+        end_time=_time(row[21]),
+        sequence=row[22],
+    )

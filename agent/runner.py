@@ -1,0 +1,512 @@
+"""Takes requests, runs attempts, records outcomes: the agent's promise is kept here.
+
+Each request is first decided in one durable transaction (`attempts.admit`), then launched; each
+outcome is recorded in one. Between the two the work belongs to the agent, not to the call: a
+caller that goes away stops nothing. Knows nothing of gRPC calls: every carrier calls `accept`,
+`compensate` and `cancel`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, TypeVar
+
+from agent import attempts, crash_points, recovery, wire
+from agent.attempts import (
+    Admit,
+    AttemptRecord,
+    Decision,
+    Event,
+    Header,
+    Join,
+    Kind,
+    Place,
+    Refuse,
+    State,
+)
+from agent.drivers.driver import Driver, OutcomeUnknown, Steps, Work
+from agent.executors import Executor, InlineExecutor, Interrupted
+from agent.journal import Transaction, Transactor
+from agent.running import Running, Slots, Ticket
+from agent.verbs import catalogue
+from agent.verbs.context import Context
+from agent.watch import Watchers
+from countermand.rpc import names
+from countermand.rpc.crash import Crash
+from countermand.rpc.errors import (
+    AttemptCancelled,
+    AttemptNotFound,
+    Bug,
+    CountermandError,
+    FieldInvalid,
+    RunTimeout,
+    StorageFailed,
+    VerbUnsupported,
+    Violation,
+)
+from countermand.v1.agent_pb2 import CompensateRequest
+from countermand.v1.attempt_pb2 import Attempt, AttemptHeader
+from countermand.v1.verb_pb2 import Action, Output
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# While the journal's disk is full an outcome waits; nothing but an operator makes room.
+RECORD_DELAY_S = 1.0
+
+# How long a stopping agent may wait for what is queued to notice.
+INTERRUPT_S_MAX = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much at once. Compensations have slots of their own: no copy ever holds one up."""
+
+    attempts_max: int = 4  # beyond this a spinning array only seeks
+    queue_max: int = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outside:
+    """The world, as the runner sees it."""
+
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    crash: Crash
+
+
+class Runner:
+    """Runs the attempts of one agent."""
+
+    def __init__(
+        self,
+        *,
+        journal: Transactor,
+        pools: Mapping[str, Driver],
+        executor: Executor,
+        outside: Outside,
+        limits: Limits,
+        host_id: str,
+    ) -> None:
+        """Does nothing before `start`."""
+        self.identity = wire.Identity(host_id=host_id, incarnation=journal.incarnation)
+        self.journal = journal
+        self.pools = pools
+        self.limits = limits
+        self.executor = executor
+        self.running: dict[str, Running] = {}
+        self.watchers = Watchers(journal, self.running)
+        self._outside = outside
+        self._cluster_id = ""
+        self._inline = InlineExecutor()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._slots = {
+            kind: Slots(running_max=limits.attempts_max, waiting_max=limits.queue_max)
+            for kind in Kind
+        }
+        journal.on_commit = self._on_commit
+
+    # -- life -----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Replays the journal: settles or resumes what was open, sweeps what is nobody's."""
+        self._cluster_id = await self.journal.transact(lambda tx: tx.meta("cluster_id"))
+        records = await recovery.replay(
+            self.journal, self.pools, self.executor, now=self._outside.now
+        )
+        for record in records:
+            ticket = self._slots[record.kind].take(forced=True)
+            assert ticket is not None
+            running = self._launch(record, ticket)
+            if record.tombstoned or record.state is State.CANCELLING:
+                running.stop(AttemptCancelled())
+
+    async def stop(self) -> None:
+        """Leaves what is running as it is, for the next start, and closes the journal."""
+        for running in self.running.values():
+            running.interrupt()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self.journal.close()
+        self.executor.close()
+
+    # -- requests -------------------------------------------------------------------------------
+
+    async def accept(self, message: AttemptHeader, action: Action) -> Attempt:
+        """Begins an attempt of an action, or joins it.
+
+        Raises:
+            CountermandError: Any of the table in agent.proto.
+        """
+        header = wire.read_header(message)
+        catalogue.check(action)
+        return await self._uninterrupted(
+            self._admit(
+                header,
+                Kind.ACTION,
+                request=action.SerializeToString(deterministic=True),
+                refusal=catalogue.refusal(action, self.pools),
+            )
+        )
+
+    async def compensate(self, request: CompensateRequest) -> Attempt:
+        """Begins to make up for an attempt, whether or not it was ever received.
+
+        Raises:
+            CountermandError: Any of the table in agent.proto.
+        """
+        header = wire.read_header(request.header)
+        _check_compensation(header, request)
+        arguments = CompensateRequest()
+        arguments.CopyFrom(request)
+        arguments.ClearField("header")
+        refusal = None
+        if request.HasField("replacement"):
+            catalogue.check(request.replacement)
+            refusal = catalogue.refusal(request.replacement, self.pools)
+        return await self._uninterrupted(
+            self._admit(
+                header,
+                Kind.COMPENSATION,
+                request=arguments.SerializeToString(deterministic=True),
+                refusal=refusal,
+                compensates=request.compensates,
+                compensated=request.action.SerializeToString(deterministic=True),
+            )
+        )
+
+    async def cancel(self, message: AttemptHeader) -> Attempt:
+        """Asks an action to stop; what makes up for one goes on whatever anybody asks.
+
+        Raises:
+            AttemptNotFound: It was not received so far.
+            CountermandError: As `accept`.
+        """
+        header = wire.read_header(message, hash_needed=False)
+
+        def ask(tx: Transaction) -> AttemptRecord | CountermandError:
+            facts = tx.facts(header)
+            if error := attempts.challenge(header, facts):
+                return error
+            _remember(tx, header)
+            record = facts.attempt
+            if record is None or not record.received:
+                return AttemptNotFound(attempt=header.attempt, incarnation=facts.incarnation)
+            if record.kind is Kind.COMPENSATION:
+                return record
+            moved = attempts.move(record, Event.CANCEL_ASKED, now=self._outside.now())
+            return record if moved is record else tx.put(moved)
+
+        record = await self._uninterrupted(self._durably(ask))
+        if isinstance(record, CountermandError):
+            raise record
+        running = self.running.get(record.name)
+        if running is not None and record.kind is Kind.ACTION:
+            running.stop(AttemptCancelled())
+        return self.tell(record)
+
+    def tell(self, record: AttemptRecord, *, with_action: bool = False) -> Attempt:
+        """Returns an attempt as it is told of, with its progress."""
+        running = self.running.get(record.name)
+        progress = running.progress() if running is not None else None
+        return wire.attempt(record, self.identity, progress=progress, with_action=with_action)
+
+    # -- admission ------------------------------------------------------------------------------
+
+    async def _admit(
+        self,
+        header: Header,
+        kind: Kind,
+        *,
+        request: bytes,
+        refusal: CountermandError | None,
+        compensates: str = "",
+        compensated: bytes = b"",
+    ) -> Attempt:
+        ticket = self._slots[kind].take()
+        place = Place.FULL if ticket is None else ticket.place
+
+        def decide(tx: Transaction) -> tuple[Decision, AttemptRecord | None]:
+            decision = attempts.admit(header, tx.facts(header), place=place, refusal=refusal)
+            if not isinstance(decision, Refuse) or decision.in_charge:
+                _remember(tx, header)
+            if not isinstance(decision, Admit):
+                return decision, None
+            now = self._outside.now()
+            if kind is Kind.COMPENSATION:
+                _bury(tx, header, compensates, compensated, now)
+            record = attempts.begin(
+                header, kind=kind, request=request, compensates=compensates, place=place, now=now
+            )
+            return decision, tx.put(record)
+
+        self._outside.crash(crash_points.BEFORE_JOURNAL)
+        admitted: AttemptRecord | None = None
+        try:
+            decision, admitted = await self._durably(decide)
+        finally:
+            if ticket is not None and admitted is None:
+                self._slots[kind].leave(ticket)
+        match decision:
+            case Refuse(error=error):
+                raise error
+            case Join(record=known):
+                return self.tell(known)
+            case Admit():
+                pass
+        assert ticket is not None
+        assert admitted is not None
+        self._cluster_id = self._cluster_id or header.cluster_id
+        self._outside.crash(
+            crash_points.AFTER_JOURNAL if kind is Kind.ACTION else crash_points.AFTER_TOMBSTONE
+        )
+        self._launch(admitted, ticket)
+        return self.tell(admitted)
+
+    async def _durably(self, function: Callable[[Transaction], T]) -> T:
+        """Runs a request's transaction; a journal that cannot be written to takes no orders."""
+        try:
+            return await self.journal.transact(function)
+        except sqlite3.Error as error:
+            log.exception("journal.failed")
+            raise StorageFailed(pool="(journal)", error=error, image="a request") from error
+
+    async def _uninterrupted(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Ends what was begun even if the caller goes away in the middle of it."""
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    # -- work -----------------------------------------------------------------------------------
+
+    def _launch(self, record: AttemptRecord, ticket: Ticket) -> Running:
+        running = Running(record, monotonic=self._outside.monotonic, keep_note=self._keep_note)
+        earlier = [
+            other.ended
+            for other in self.running.values()
+            if record.compensates
+            and record.compensates in {other.record.name, other.record.compensates}
+        ]
+        if target := self.running.get(record.compensates):
+            target.stop(AttemptCancelled())
+        self.running[record.name] = running
+        task = asyncio.ensure_future(self._run(running, ticket, earlier))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return running
+
+    def _keep_note(self, name: str, note: str) -> asyncio.Future[None]:
+        return asyncio.ensure_future(self.journal.transact(lambda tx: tx.keep_note(name, note)))
+
+    async def _run(
+        self, running: Running, ticket: Ticket, earlier: list[asyncio.Future[None]]
+    ) -> None:
+        """Sees one attempt through: its turn, its work, its outcome."""
+        name, kind = running.record.name, running.record.kind
+        try:
+            await self._wait_for(running, *earlier)
+            if running.record.state is State.ACCEPTED:
+                await self._wait_for(running, ticket.ready)
+                await self._record(running, self._starting(running))
+            elif not ticket.ready.done():
+                # Of an earlier life: even when asked to stop, its work must sweep.
+                await self._wait_for_slot(running, ticket)
+            if running.record.is_open and not running.interrupted:
+                await self._work(running)
+        except Interrupted:
+            log.info("attempt.interrupted", extra={"attempt": name})
+        except Exception:
+            log.exception("attempt.defect", extra={"attempt": name})
+        finally:
+            self._slots[kind].leave(ticket)
+            del self.running[name]
+            running.ended.set_result(None)
+
+    async def _wait_for(self, running: Running, *awaited: asyncio.Future[Any]) -> None:
+        """Waits for others, or until it is asked to stop."""
+        if not awaited:
+            return
+        stopping: asyncio.Future[Any] = asyncio.ensure_future(running.stopping.wait())
+        others: asyncio.Future[Any] = asyncio.gather(*(asyncio.shield(other) for other in awaited))
+        try:
+            await asyncio.wait([stopping, others], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            others.cancel()
+        if running.interrupted:
+            raise Interrupted
+
+    async def _wait_for_slot(self, running: Running, ticket: Ticket) -> None:
+        while not ticket.ready.done():
+            if running.interrupted:
+                raise Interrupted
+            await asyncio.wait({ticket.ready}, timeout=INTERRUPT_S_MAX)
+
+    def _starting(self, running: Running) -> Callable[[Transaction], None]:
+        def start(tx: Transaction) -> None:
+            record = tx.get(running.record.name)
+            assert record is not None
+            stopped = record.tombstoned or running.stop_error is not None
+            event = Event.STOPPED if stopped else Event.STARTED
+            moved = attempts.move(record, event, now=self._outside.now())
+            if moved is not record:
+                tx.put(moved)
+
+        return start
+
+    async def _work(self, running: Running) -> None:
+        record = running.record
+        timer = None
+        if record.run_timeout is not None and record.kind is Kind.ACTION:
+            seconds = record.run_timeout.total_seconds()
+            error = RunTimeout(run_timeout_s=seconds)
+            timer = asyncio.get_running_loop().call_later(seconds, running.stop, error)
+        try:
+            event, output, failure = await self._outcome(running)
+        finally:
+            if timer is not None:
+                timer.cancel()
+        is_action = record.kind is Kind.ACTION
+        self._outside.crash(
+            crash_points.BEFORE_RECORD if is_action else crash_points.AFTER_COMPENSATION
+        )
+        await self._record(running, self._settling(running, event, output, failure))
+
+    async def _outcome(self, running: Running) -> tuple[Event, bytes, bytes]:
+        """Does the work; returns how it ended."""
+        record = running.record
+        is_action = record.kind is Kind.ACTION
+        try:
+            verb, steps = await self._steps(record)
+            executor = self.executor if verb.touches_storage else self._inline
+            output = await executor.drive(steps, running)
+            return Event.SUCCEEDED, output.SerializeToString(deterministic=True), b""
+        except AttemptCancelled:
+            return Event.STOPPED, b"", b""
+        except CountermandError as error:
+            return Event.FAILED, b"", self._failure(error, record)
+        except OutcomeUnknown as error:
+            event = Event.LOST if is_action else Event.FAILED
+            return event, b"", self._failure(error.cause, record)
+        except Interrupted:
+            raise
+        except Exception as error:
+            log.exception("attempt.defect", extra={"attempt": record.name})
+            event = Event.LOST if is_action else Event.FAILED
+            return event, b"", self._failure(Bug(what=repr(error)), record)
+
+    def _failure(self, error: CountermandError, record: AttemptRecord) -> bytes:
+        failure = error.failure(attempt=record.name, host_id=self.identity.host_id)
+        return failure.SerializeToString(deterministic=True)
+
+    async def _steps(self, record: AttemptRecord) -> tuple[catalogue.Verb, Steps[Output]]:
+        """Returns the work of an attempt."""
+        work = Work(
+            attempt=record.name,
+            cluster_id=self._cluster_id,
+            note=record.note,
+            now=self._outside.now,
+            crash=self._outside.crash,
+        )
+        context = Context(work=work, pools=self.pools)
+        action = wire.action_of(record)
+        if record.kind is Kind.ACTION:
+            verb = catalogue.VERBS[catalogue.name_of(action)]
+            return verb, verb.act(context, action)
+        request = wire.compensation_of(record)
+        if request.HasField("replacement"):
+            verb = catalogue.VERBS[catalogue.name_of(request.replacement)]
+            return verb, verb.act(context, request.replacement)
+        target = await self.journal.transact(lambda tx: tx.get(record.compensates))
+        verb = catalogue.VERBS.get(catalogue.name_of(action), catalogue.VERBS["noop"])
+        if verb.make_up is None:
+            _refuse_to_make_up(action, target)
+            verb = catalogue.VERBS["noop"]
+        assert verb.make_up is not None
+        return verb, _without_output(verb.make_up(context, action, record.compensates))
+
+    def _settling(
+        self, running: Running, event: Event, output: bytes, failure: bytes
+    ) -> Callable[[Transaction], None]:
+        done, total = running.done_and_total
+
+        def settle(tx: Transaction) -> None:
+            now = self._outside.now()
+            record = tx.get(running.record.name)
+            assert record is not None
+            moved = attempts.move(record, event, now=now, output=output, failure=failure)
+            tx.put(replace(moved, done_bytes=done, total_bytes=total, note=""))
+            if record.kind is Kind.COMPENSATION and event is Event.SUCCEEDED:
+                target = tx.get(record.compensates)
+                if target is not None and target.state is State.UNKNOWN:
+                    tx.put(attempts.move(target, Event.STOPPED, now=now))
+
+        return settle
+
+    async def _record(self, running: Running, function: Callable[[Transaction], None]) -> None:
+        """Records a change of an attempt, as soon as the journal can be written to."""
+        while True:
+            try:
+                await self.journal.transact(function)
+            except sqlite3.Error:
+                log.exception("journal.failed", extra={"attempt": running.record.name})
+                await asyncio.sleep(RECORD_DELAY_S)
+                continue
+            return
+
+    def _on_commit(self, changed: list[AttemptRecord]) -> None:
+        """Tells of what was committed, in the order in which it was."""
+        for record in changed:
+            if running := self.running.get(record.name):
+                running.record = record
+            extra = {"attempt": record.name, "host": self.identity.host_id}
+            log.info("attempt.%s", record.state.lower(), extra=extra)
+        self.watchers.publish(changed)
+
+
+def _remember(tx: Transaction, header: Header) -> None:
+    tx.remember_owner(
+        workflow=header.workflow, owner_epoch=header.owner_epoch, cluster_id=header.cluster_id
+    )
+
+
+def _bury(tx: Transaction, header: Header, name: str, action: bytes, now: datetime) -> None:
+    """Writes the tombstone of an attempt, if it has none."""
+    known = tx.get(name)
+    if known is not None and known.kind is Kind.COMPENSATION:
+        raise FieldInvalid(Violation("compensates", "must name an action's attempt"))
+    if known is None or not known.tombstoned:
+        tx.put(attempts.bury(known, name=name, header=header, request=action, now=now))
+
+
+def _check_compensation(header: Header, request: CompensateRequest) -> None:
+    target = names.parse_attempt(request.compensates)
+    violations = []
+    if target is None or target.workflow != header.workflow:
+        violations.append(Violation("compensates", "must name an attempt of the same workflow"))
+    if request.compensates == header.attempt:
+        violations.append(Violation("compensates", "must not be the compensation itself"))
+    if not catalogue.name_of(request.action):
+        violations.append(Violation("action", "is required"))
+    if violations:
+        raise FieldInvalid(*violations)
+
+
+def _refuse_to_make_up(action: Action, target: AttemptRecord | None) -> None:
+    """Raises if an action that nothing makes up for may have taken effect."""
+    if target is not None and target.received and target.state in {State.SUCCEEDED, State.UNKNOWN}:
+        pool = next(address.pool_id for _, address in catalogue.addresses(action))
+        verb = catalogue.name_of(action)
+        raise VerbUnsupported(pool=pool, verb=f"make up for {verb}", why="it has no opposite")
+
+
+def _without_output(steps: Steps[None]) -> Steps[Output]:
+    yield from steps
+    return Output()

@@ -1,0 +1,133 @@
+"""What is only in memory of an open attempt, and the slots in which attempts run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from agent.attempts import AttemptRecord, Place
+from agent.drivers.driver import Step
+from agent.executors import Interrupted
+from countermand.rpc.errors import CountermandError
+from countermand.v1.attempt_pb2 import Progress
+
+# The rate is over the last seconds: two samples would jump, a minute would hide a stall.
+RATE_SAMPLES = 20
+RATE_SAMPLE_INTERVAL_S = 0.25
+
+
+class Running:
+    """One open attempt: its flag, its progress, and its end. The guard of its work."""
+
+    def __init__(
+        self,
+        record: AttemptRecord,
+        *,
+        monotonic: Callable[[], float],
+        keep_note: Callable[[str, str], asyncio.Future[None]],
+    ) -> None:
+        """Begins with the progress of an earlier life."""
+        self.record = record
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.stopping = asyncio.Event()  # asked to stop, or the agent is stopping
+        self.stop_error: CountermandError | None = None
+        self._interrupted = False
+        self._done = record.done_bytes
+        self._total = record.total_bytes
+        self._samples: deque[tuple[float, int]] = deque(maxlen=RATE_SAMPLES)
+        self._monotonic = monotonic
+        self._keep_note = keep_note
+
+    def stop(self, error: CountermandError) -> None:
+        """Asks it to stop with an error; the first one counts."""
+        if self.stop_error is None:
+            self.stop_error = error
+            self.stopping.set()
+
+    def interrupt(self) -> None:
+        """Leaves it as it is, for the next start."""
+        self._interrupted = True
+        self.stopping.set()
+
+    @property
+    def interrupted(self) -> bool:
+        """Returns whether it was left as it is."""
+        return self._interrupted
+
+    def check(self, step: Step) -> None:
+        """Takes note of a step; raises to stop the work. Called on the work's thread."""
+        if step.total:
+            self._done, self._total = max(self._done, step.done), step.total
+            now = self._monotonic()
+            if not self._samples or now - self._samples[-1][0] >= RATE_SAMPLE_INTERVAL_S:
+                self._samples.append((now, self._done))
+        if self._interrupted:
+            raise Interrupted
+        if self.stop_error is not None:
+            raise self.stop_error
+
+    async def keep(self, note: str) -> None:
+        """Returns once the note is durable."""
+        await self._keep_note(self.record.name, note)
+
+    @property
+    def done_and_total(self) -> tuple[int, int]:
+        """Returns how far it is."""
+        return self._done, self._total
+
+    def progress(self) -> Progress | None:
+        """Returns how far it is and how fast, or None before it can tell."""
+        done, total = self._done, self._total
+        if not total:
+            return None
+        samples = list(self._samples)
+        rate = 0
+        if len(samples) > 1 and samples[-1][0] > samples[0][0]:
+            rate = int((samples[-1][1] - samples[0][1]) / (samples[-1][0] - samples[0][0]))
+        return Progress(done=done, total=total, unit="bytes", rate=rate)
+
+
+class Ticket:
+    """A place in a slot or in the queue before it."""
+
+    def __init__(self) -> None:
+        """Begins in the queue."""
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def place(self) -> Place:
+        """Returns where it is."""
+        return Place.SLOT if self.ready.done() else Place.QUEUE
+
+
+class Slots:
+    """So many run, so many wait, first come first served."""
+
+    def __init__(self, *, running_max: int, waiting_max: int) -> None:
+        """Begins empty."""
+        self._free = running_max
+        self._waiting_max = waiting_max
+        self._waiting: deque[Ticket] = deque()
+
+    def take(self, *, forced: bool = False) -> Ticket | None:
+        """Returns a place, or None when all are taken; what ran before is never refused."""
+        ticket = Ticket()
+        if self._free > 0:
+            self._free -= 1
+            ticket.ready.set_result(None)
+        elif forced or len(self._waiting) < self._waiting_max:
+            self._waiting.append(ticket)
+        else:
+            return None
+        return ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        """Gives a place back; whoever waited longest takes it."""
+        if not ticket.ready.done():
+            self._waiting.remove(ticket)
+            return
+        if self._waiting:
+            self._waiting.popleft().ready.set_result(None)
+        else:
+            self._free += 1

@@ -1,0 +1,351 @@
+"""AgentService over gRPC: one coroutine per call, each as thin as it can be.
+
+Handlers only raise errors of the table; `countermand.rpc.server` turns them into statuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from functools import partial
+
+from agent import wire
+from agent.attempts import AttemptRecord
+from agent.drivers.driver import Driver, ImageFound, Step
+from agent.executors import Guard
+from agent.journal import Transaction
+from agent.runner import Runner
+from agent.verbs import catalogue
+from countermand.rpc import names
+from countermand.rpc.errors import (
+    AttemptNotFound,
+    CallUnsupported,
+    Fenced,
+    FieldInvalid,
+    PoolNotFound,
+    Violation,
+    WrongCluster,
+)
+from countermand.v1.agent_pb2 import (
+    AttemptUpdate,
+    CancelAttemptRequest,
+    CancelAttemptResponse,
+    CloneImageRequest,
+    CloneImageResponse,
+    CompensateRequest,
+    CompensateResponse,
+    CopyImageRequest,
+    CopyImageResponse,
+    CreateImageRequest,
+    CreateImageResponse,
+    CreateSnapshotRequest,
+    CreateSnapshotResponse,
+    DeleteImageRequest,
+    DeleteImageResponse,
+    DeleteSnapshotRequest,
+    DeleteSnapshotResponse,
+    ForgetRequest,
+    ForgetResponse,
+    GetAttemptRequest,
+    GetAttemptResponse,
+    GetHostRequest,
+    GetHostResponse,
+    HostReport,
+    InspectRequest,
+    InspectResponse,
+    ListAttemptsRequest,
+    ListAttemptsResponse,
+    ListImagesRequest,
+    ListImagesResponse,
+    NoopRequest,
+    NoopResponse,
+    ResizeImageRequest,
+    ResizeImageResponse,
+    RevertImageRequest,
+    RevertImageResponse,
+    SessionRequest,
+    SessionResponse,
+    VerifyImageRequest,
+    VerifyImageResponse,
+    WatchAttemptsRequest,
+    WatchAttemptsResponse,
+)
+from countermand.v1.agent_pb2_grpc import AgentServiceServicer
+from countermand.v1.image_pb2 import Image
+from countermand.v1.verb_pb2 import Action
+
+PAGE_SIZE = 50
+PAGE_SIZE_MAX = 1000
+
+
+class _NoGuard:
+    """Lets the work run on; it belongs to a call."""
+
+    def check(self, step: Step) -> None:
+        """Takes no note."""
+
+    async def keep(self, note: str) -> None:
+        """Keeps nothing."""
+
+
+class AgentService(AgentServiceServicer):
+    """What the coordinator asks of this host."""
+
+    def __init__(self, runner: Runner, *, now: Callable[[], datetime], version: str) -> None:
+        """Serves one runner."""
+        self._runner = runner
+        self._now = now
+        self._version = version
+        self._session_offered = False
+
+    # -- verbs ----------------------------------------------------------------------------------
+
+    async def CreateImage(
+        self, request: CreateImageRequest, context: object
+    ) -> CreateImageResponse:
+        """Makes an empty image."""
+        action = Action(create_image=request.create_image)
+        return CreateImageResponse(attempt=await self._runner.accept(request.header, action))
+
+    async def CopyImage(self, request: CopyImageRequest, context: object) -> CopyImageResponse:
+        """Copies an image's data in full."""
+        action = Action(copy_image=request.copy_image)
+        return CopyImageResponse(attempt=await self._runner.accept(request.header, action))
+
+    async def CloneImage(self, request: CloneImageRequest, context: object) -> CloneImageResponse:
+        """Makes an image that shares its source's data."""
+        action = Action(clone_image=request.clone_image)
+        return CloneImageResponse(attempt=await self._runner.accept(request.header, action))
+
+    async def DeleteImage(
+        self, request: DeleteImageRequest, context: object
+    ) -> DeleteImageResponse:
+        """Removes an image."""
+        action = Action(delete_image=request.delete_image)
+        return DeleteImageResponse(attempt=await self._runner.accept(request.header, action))
+
+    async def ResizeImage(
+        self, request: ResizeImageRequest, context: object
+    ) -> ResizeImageResponse:
+        """Changes an image's virtual size."""
+        action = Action(resize_image=request.resize_image)
+        return ResizeImageResponse(attempt=await self._runner.accept(request.header, action))
+
+    async def CreateSnapshot(
+        self, request: CreateSnapshotRequest, context: object
+    ) -> CreateSnapshotResponse:
+        """Remembers an image's present content."""
+        action = Action(create_snapshot=request.create_snapshot)
+        return CreateSnapshotResponse(attempt=await self._runner.accept(request.header, action))
+
+    async def DeleteSnapshot(
+        self, request: DeleteSnapshotRequest, context: object
+    ) -> DeleteSnapshotResponse:
+        """Forgets a snapshot."""
+        action = Action(delete_snapshot=request.delete_snapshot)
+        return DeleteSnapshotResponse(attempt=await self._runner.accept(request.header, action))
+
+    async def RevertImage(
+        self, request: RevertImageRequest, context: object
+    ) -> RevertImageResponse:
+        """Puts an image back to a snapshot."""
+        action = Action(revert_image=request.revert_image)
+        return RevertImageResponse(attempt=await self._runner.accept(request.header, action))
+
+    async def VerifyImage(
+        self, request: VerifyImageRequest, context: object
+    ) -> VerifyImageResponse:
+        """Reads an image and says whether it is whole."""
+        action = Action(verify_image=request.verify_image)
+        return VerifyImageResponse(attempt=await self._runner.accept(request.header, action))
+
+    async def Noop(self, request: NoopRequest, context: object) -> NoopResponse:
+        """Passes through the whole protocol."""
+        action = Action(noop=request.noop)
+        return NoopResponse(attempt=await self._runner.accept(request.header, action))
+
+    # -- attempts -------------------------------------------------------------------------------
+
+    async def Compensate(self, request: CompensateRequest, context: object) -> CompensateResponse:
+        """Makes up for one attempt."""
+        return CompensateResponse(attempt=await self._runner.compensate(request))
+
+    async def CancelAttempt(
+        self, request: CancelAttemptRequest, context: object
+    ) -> CancelAttemptResponse:
+        """Asks an attempt to stop."""
+        return CancelAttemptResponse(attempt=await self._runner.cancel(request.header))
+
+    async def GetAttempt(self, request: GetAttemptRequest, context: object) -> GetAttemptResponse:
+        """Reads one attempt from the journal."""
+        parts = names.parse_attempt(request.name)
+        if parts is None:
+            rule = "must be workflows/{workflow}/tasks/{task}/attempts/{attempt}"
+            raise FieldInvalid(Violation("name", rule))
+        if request.owner_epoch and not request.cluster_id:
+            raise FieldInvalid(Violation("cluster_id", "is required with owner_epoch"))
+        identity = self._runner.identity
+        record = await self._runner.journal.transact(
+            partial(_read_attempt, request=request, workflow=parts.workflow)
+        )
+        if record is None:
+            raise AttemptNotFound(attempt=request.name, incarnation=identity.incarnation)
+        return GetAttemptResponse(
+            attempt=self._runner.tell(record, with_action=True), incarnation=identity.incarnation
+        )
+
+    async def ListAttempts(
+        self, request: ListAttemptsRequest, context: object
+    ) -> ListAttemptsResponse:
+        """Lists the journal's attempts in order of their names."""
+        size = page_size(request.page_size)
+        records = await self._runner.journal.transact(
+            lambda tx: tx.page(
+                request.name_prefix,
+                after=request.page_token,
+                count_max=size + 1,
+                open_only=request.open_only,
+            )
+        )
+        page = records[:size]
+        return ListAttemptsResponse(
+            attempts=[self._runner.tell(record, with_action=True) for record in page],
+            next_page_token=page[-1].name if len(records) > size else "",
+            incarnation=self._runner.identity.incarnation,
+        )
+
+    async def WatchAttempts(
+        self, request: WatchAttemptsRequest, context: object
+    ) -> AsyncIterator[WatchAttemptsResponse]:
+        """Streams changes of attempts, and progress between them."""
+        after = request.after_sequence if request.HasField("after_sequence") else None
+        identity = self._runner.identity
+        async for batch in self._runner.watchers.watch(after):
+            updates = [
+                AttemptUpdate(sequence=record.sequence, attempt=wire.attempt(record, identity))
+                for record in batch.changes
+            ]
+            updates += [
+                AttemptUpdate(attempt=wire.attempt(record, identity, progress=progress))
+                for record, progress in batch.progress
+            ]
+            yield WatchAttemptsResponse(
+                updates=updates, bookmark=batch.bookmark, incarnation=identity.incarnation
+            )
+
+    async def Session(
+        self, request_iterator: AsyncIterator[SessionRequest], context: object
+    ) -> AsyncIterator[SessionResponse]:
+        """Is not offered yet."""
+        if not self._session_offered:
+            raise CallUnsupported(call="Session")
+        yield SessionResponse()
+
+    async def Forget(self, request: ForgetRequest, context: object) -> ForgetResponse:
+        """Allows evidence to be dropped."""
+        violations = [
+            Violation(f"workflows[{index}]", "must be workflows/{workflow}")
+            for index, name in enumerate(request.workflows)
+            if names.parse_workflow(name) is None
+        ]
+        if not request.cluster_id:
+            violations.append(Violation("cluster_id", "is required"))
+        if request.low_watermark < 0:
+            violations.append(Violation("low_watermark", "must not be negative"))
+        if violations:
+            raise FieldInvalid(*violations)
+
+        def forget(tx: Transaction) -> int:
+            expected = tx.meta("cluster_id")
+            if expected and request.cluster_id != expected:
+                raise WrongCluster(expected=expected, cluster_id=request.cluster_id)
+            return tx.forget(list(request.workflows), request.low_watermark)
+
+        return ForgetResponse(forgotten=await self._runner.journal.transact(forget))
+
+    # -- storage --------------------------------------------------------------------------------
+
+    async def Inspect(self, request: InspectRequest, context: object) -> InspectResponse:
+        """Looks at one image on the storage itself."""
+        address = request.address
+        if not names.is_id(address.image_id):
+            raise FieldInvalid(Violation("address.image_id", names.ID_RULE))
+        driver = self._pool(address.pool_id)
+        executor = self._runner.executor
+        found = await executor.call(partial(driver.find, address.image_id))
+        image = self._image(driver, found)
+        if request.take_digest:
+            guard: Guard = _NoGuard()
+            image.digest = await executor.drive(driver.digest(address.image_id), guard)
+        return InspectResponse(image=image)
+
+    async def ListImages(self, request: ListImagesRequest, context: object) -> ListImagesResponse:
+        """Lists the images of a pool in order of their ids."""
+        driver = self._pool(request.pool_id)
+        size = page_size(request.page_size)
+        found = await self._runner.executor.call(
+            partial(driver.list_images, after=request.page_token, count_max=size + 1)
+        )
+        page = found[:size]
+        return ListImagesResponse(
+            images=[self._image(driver, image) for image in page],
+            next_page_token=page[-1].image_id if len(found) > size else "",
+        )
+
+    async def GetHost(self, request: GetHostRequest, context: object) -> GetHostResponse:
+        """Describes the agent."""
+        runner = self._runner
+        cluster_id, sequence = await runner.journal.transact(
+            lambda tx: (tx.meta("cluster_id"), tx.sequence)
+        )
+        pools = [
+            wire.pool(driver, await runner.executor.call(driver.report))
+            for driver in runner.pools.values()
+        ]
+        report = HostReport(
+            cluster_id=cluster_id,
+            incarnation=runner.identity.incarnation,
+            journal_sequence=sequence,
+            pools=pools,
+            attempts_max=runner.limits.attempts_max,
+            queue_max=runner.limits.queue_max,
+            version=self._version,
+        )
+        return GetHostResponse(host=report, now=wire.timestamp(self._now()))
+
+    def _pool(self, pool_id: str) -> Driver:
+        driver = self._runner.pools.get(pool_id)
+        if driver is None:
+            raise PoolNotFound(pool=pool_id)
+        return driver
+
+    def _image(self, driver: Driver, found: ImageFound) -> Image:
+        holders = [
+            name
+            for name, running in self._runner.running.items()
+            for _, address in catalogue.addresses(wire.action_of(running.record))
+            if (address.pool_id, address.image_id) == (driver.pool_id, found.image_id)
+        ]
+        return wire.image(found, driver.pool_id, holders)
+
+
+def _read_attempt(
+    tx: Transaction, *, request: GetAttemptRequest, workflow: str
+) -> AttemptRecord | None:
+    """Reads an attempt, and learns the asking owner's epoch before anything is decided by it."""
+    expected = tx.meta("cluster_id")
+    if expected and request.cluster_id and request.cluster_id != expected:
+        raise WrongCluster(expected=expected, cluster_id=request.cluster_id)
+    if request.owner_epoch:
+        highest = tx.highest_epoch(workflow)
+        if request.owner_epoch < highest:
+            raise Fenced(owner_epoch=request.owner_epoch, workflow=workflow, highest=highest)
+        tx.remember_owner(
+            workflow=workflow, owner_epoch=request.owner_epoch, cluster_id=request.cluster_id
+        )
+    return tx.get(request.name)
+
+
+def page_size(asked: int) -> int:
+    """Returns how many to list; the contract's bounds."""
+    return min(asked, PAGE_SIZE_MAX) if asked > 0 else PAGE_SIZE

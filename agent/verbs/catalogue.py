@@ -1,0 +1,119 @@
+"""The table of verbs: what each does, what makes up for it, and what is refused beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from agent.drivers.driver import Driver
+from agent.verbs.clone_image import clone_image, unclone_image
+from agent.verbs.context import FORMATS, Act, MakeUp
+from agent.verbs.copy_image import copy_image, uncopy_image
+from agent.verbs.create_image import create_image, uncreate_image
+from agent.verbs.delete_image import delete_image
+from agent.verbs.noop import noop, unnoop
+from countermand.rpc import names
+from countermand.rpc.errors import (
+    CountermandError,
+    FieldInvalid,
+    FieldUnsupported,
+    PoolNotFound,
+    PoolReadOnly,
+    VerbUnsupported,
+    Violation,
+)
+from countermand.v1.image_pb2 import ImageAddress
+from countermand.v1.verb_pb2 import Action
+
+SIZE_BYTES_MAX = 2**50
+SIZE_BYTES_UNIT = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verb:
+    """One verb; those that touch no storage never leave the event loop."""
+
+    act: Act
+    make_up: MakeUp | None  # None: nothing makes up for it
+    touches_storage: bool = True
+
+
+VERBS: Mapping[str, Verb] = {
+    "create_image": Verb(act=create_image, make_up=uncreate_image),
+    "copy_image": Verb(act=copy_image, make_up=uncopy_image),
+    "clone_image": Verb(act=clone_image, make_up=unclone_image),
+    "delete_image": Verb(act=delete_image, make_up=None),
+    "noop": Verb(act=noop, make_up=unnoop, touches_storage=False),
+}
+
+
+def name_of(action: Action) -> str:
+    """Returns the name of an action's verb; empty when it has none."""
+    return action.WhichOneof("verb") or ""
+
+
+def addresses(action: Action) -> Iterator[tuple[str, ImageAddress]]:
+    """Yields the images that an action names, with the names of their fields."""
+    verb = name_of(action)
+    request = getattr(action, verb)
+    for field in ("source", "target"):
+        if field in request.DESCRIPTOR.fields_by_name:
+            yield f"{verb}.{field}", getattr(request, field)
+
+
+def check(action: Action) -> None:
+    """Refuses what no host could do.
+
+    Raises:
+        FieldInvalid: A field is missing or malformed; every such field is named.
+        FieldUnsupported: A field is not served by this version.
+    """
+    verb = name_of(action)
+    if not verb:
+        raise FieldInvalid(Violation("action", "must have one verb"))
+    violations = [
+        Violation(f"{field}.{part}", names.ID_RULE)
+        for field, address in addresses(action)
+        for part in ("pool_id", "image_id")
+        if not names.is_id(getattr(address, part))
+    ]
+    violations += _particulars(action)
+    if violations:
+        raise FieldInvalid(*violations)
+    if action.copy_image.source_host_id:
+        raise FieldUnsupported(field="copy_image.source_host_id")
+
+
+def _particulars(action: Action) -> Iterator[Violation]:
+    verb = name_of(action)
+    request = getattr(action, verb)
+    if verb == "create_image":
+        size = request.virtual_size_bytes
+        if not 0 < size <= SIZE_BYTES_MAX or size % SIZE_BYTES_UNIT:
+            rule = f"must be a multiple of {SIZE_BYTES_UNIT}, up to {SIZE_BYTES_MAX}"
+            yield Violation("create_image.virtual_size_bytes", rule)
+    if verb in {"create_image", "copy_image"} and request.format not in FORMATS:
+        yield Violation(f"{verb}.format", "must be raw or qcow2")
+    if verb in {"copy_image", "clone_image"} and request.source == request.target:
+        yield Violation(f"{verb}.target", "must not be the source")
+    if verb == "clone_image" and request.source.pool_id != request.target.pool_id:
+        yield Violation("clone_image.target.pool_id", "must be the source's pool")
+
+
+def refusal(action: Action, pools: Mapping[str, Driver]) -> CountermandError | None:
+    """Returns why this host cannot do an action at all, or None."""
+    verb = name_of(action)
+    if verb not in VERBS:
+        pool = ", ".join(sorted({address.pool_id for _, address in addresses(action)}))
+        return VerbUnsupported(
+            pool=pool, verb=verb, why="this version of the agent has no such verb"
+        )
+    for field, address in addresses(action):
+        driver = pools.get(address.pool_id)
+        if driver is None:
+            return PoolNotFound(pool=address.pool_id)
+        if verb not in driver.verbs:
+            return VerbUnsupported(pool=address.pool_id, verb=verb, why="its driver cannot")
+        if driver.read_only and field.endswith(".target"):
+            return PoolReadOnly(pool=address.pool_id)
+    return None

@@ -1,0 +1,144 @@
+"""Streams what changes: from the journal first, then as it is committed, progress in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from agent.attempts import AttemptRecord
+from agent.journal import Transaction, Transactor
+from agent.running import Running
+from countermand.rpc.errors import SequenceAhead, WatcherTooSlow
+from countermand.v1.attempt_pb2 import Progress
+
+# A watcher that is further behind reads the journal again: cheaper than keeping it all in memory.
+EVENTS_MAX = 10_000
+
+# Some 400 bytes each, below the limit of one message with room for long failures.
+CHANGES_PER_MESSAGE_MAX = 100
+
+PROGRESS_INTERVAL_S = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What one message of a watch tells."""
+
+    changes: list[AttemptRecord]
+    progress: list[tuple[AttemptRecord, Progress]]
+    bookmark: int
+
+
+class _Watcher:
+    def __init__(self) -> None:
+        self.pending: deque[AttemptRecord] = deque()
+        self.woken = asyncio.Event()
+        self.too_slow = False
+
+    def take(self, after: int) -> list[AttemptRecord]:
+        changes: list[AttemptRecord] = []
+        while self.pending and len(changes) < CHANGES_PER_MESSAGE_MAX:
+            record = self.pending.popleft()
+            if record.sequence > after:
+                changes.append(record)
+        if not self.pending:
+            self.woken.clear()
+        return changes
+
+
+class Watchers:
+    """All who watch."""
+
+    def __init__(self, journal: Transactor, running: Mapping[str, Running]) -> None:
+        """Reads from the journal, and progress from what is running."""
+        self._journal = journal
+        self._running = running
+        self._watchers: set[_Watcher] = set()
+
+    def publish(self, changed: Iterable[AttemptRecord]) -> None:
+        """Hands on what was committed; waits for nobody."""
+        for watcher in self._watchers:
+            watcher.pending.extend(changed)
+            watcher.woken.set()
+            if len(watcher.pending) > EVENTS_MAX:
+                watcher.too_slow = True
+                watcher.pending.clear()
+
+    async def watch(self, after_sequence: int | None) -> AsyncIterator[Batch]:
+        """Yields what changes after a sequence; the first batch may be empty.
+
+        Raises:
+            SequenceAhead: The journal has not come that far: it went back in time.
+            WatcherTooSlow: Too much changed while the reader was away.
+        """
+        watcher = _Watcher()
+        self._watchers.add(watcher)  # before reading: what is committed meanwhile is not missed
+        try:
+            end = await self._journal.transact(_end_of_journal(after_sequence))
+            bookmark = end if after_sequence is None else after_sequence
+            while True:
+                changes = await self._journal.transact(_changes(bookmark))
+                bookmark = changes[-1].sequence if changes else max(bookmark, end)
+                yield Batch(changes=changes, progress=[], bookmark=bookmark)
+                if len(changes) < CHANGES_PER_MESSAGE_MAX:
+                    break
+            async for batch in self._live(watcher, bookmark):
+                yield batch
+        finally:
+            self._watchers.discard(watcher)
+
+    async def _live(self, watcher: _Watcher, bookmark: int) -> AsyncIterator[Batch]:
+        told: dict[str, tuple[int, int]] = {}
+        loop = asyncio.get_running_loop()
+        progress_at = loop.time()
+        while True:
+            await self._pause(watcher)
+            if watcher.too_slow:
+                raise WatcherTooSlow(events_max=EVENTS_MAX)
+            changes = watcher.take(bookmark)
+            progress: list[tuple[AttemptRecord, Progress]] = []
+            if loop.time() >= progress_at:
+                progress = self._progress(told)
+                progress_at = loop.time() + PROGRESS_INTERVAL_S
+            if changes:
+                bookmark = changes[-1].sequence
+            if changes or progress:
+                yield Batch(changes=changes, progress=progress, bookmark=bookmark)
+
+    async def _pause(self, watcher: _Watcher) -> None:
+        """Returns when something changed, or when it is time to look at what is running."""
+        if not self._running:
+            await watcher.woken.wait()
+            return
+        try:
+            async with asyncio.timeout(PROGRESS_INTERVAL_S):
+                await watcher.woken.wait()
+        except TimeoutError:
+            return
+
+    def _progress(self, told: dict[str, tuple[int, int]]) -> list[tuple[AttemptRecord, Progress]]:
+        """Returns the progress of those that got on, and forgets those that have ended."""
+        news: list[tuple[AttemptRecord, Progress]] = []
+        for name, running in self._running.items():
+            progress = running.progress()
+            if progress is not None and told.get(name) != running.done_and_total:
+                told[name] = running.done_and_total
+                news.append((running.record, progress))
+        for name in told.keys() - self._running.keys():
+            del told[name]
+        return news[:CHANGES_PER_MESSAGE_MAX]
+
+
+def _end_of_journal(after_sequence: int | None) -> Callable[[Transaction], int]:
+    def read(tx: Transaction) -> int:
+        if after_sequence is not None and after_sequence > tx.sequence:
+            raise SequenceAhead(after_sequence=after_sequence, journal_sequence=tx.sequence)
+        return tx.sequence
+
+    return read
+
+
+def _changes(after: int) -> Callable[[Transaction], list[AttemptRecord]]:
+    return lambda tx: tx.changes(after, CHANGES_PER_MESSAGE_MAX)

@@ -1,0 +1,122 @@
+"""A real agent process, killed at every named crash point and started again (S-V6, S-V7, S-Z9)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+
+import grpc
+import pytest
+
+from agent import crash_points
+from countermand.v1.agent_pb2 import GetHostRequest
+from countermand.v1.attempt_pb2 import Attempt
+from tests.agent.processes import Host, blake2b
+from tests.agent.requests import attempt_name, copy_action
+
+MIB = 2**20
+COPY = attempt_name("copy")
+UNDO = attempt_name("copy", 2)
+ACTION = copy_action("templates/base", "fast/disk", take_digest=True)
+
+
+@pytest.fixture
+async def host(tmp_path):
+    host = Host(tmp_path, {"templates": ",read_only", "fast": ",flush=4MiB"})
+    source = tmp_path / "base.img"
+    with source.open("wb") as file:
+        for offset in (0, 5, 9, 18):
+            file.seek(offset * MIB)
+            file.write(os.urandom(MIB))
+        file.truncate(20 * MIB)
+    importing = await asyncio.create_subprocess_exec(
+        *(os.sys.executable, "-m", "agent", "import", f"--pool=templates={host.pool('templates')}"),
+        *("--image=base", "--format=raw", str(source)),
+    )
+    assert await importing.wait() == 0
+    return host
+
+
+async def test_copies_and_makes_up_for_it(host):
+    agent = await host.start()
+    async with agent.stub() as stub:
+        await stub.CopyImage(agent.requests.copy(COPY, ACTION))
+        copied = await agent.settle(COPY)
+        assert copied.state == Attempt.STATE_SUCCEEDED, copied
+        assert copied.output.copy_image.digest == blake2b(host.data("fast", "disk"))
+        assert blake2b(host.data("fast", "disk")) == blake2b(host.data("templates", "base"))
+        await stub.Compensate(agent.requests.compensate(UNDO, COPY, ACTION))
+        undone = await agent.settle(UNDO)
+    assert undone.state == Attempt.STATE_SUCCEEDED, undone
+    assert (host.images("fast"), host.staged()) == ([], [])
+    await agent.stop()
+
+
+async def send(call, request) -> None:
+    """Sends a request to an agent that may die of it."""
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        await call(request)
+
+
+@pytest.mark.parametrize("crash_point", [*crash_points.OF_ACTIONS, "agent.in_copy:3"])
+async def test_a_copy_killed_anywhere_succeeds_once_when_asked_again(host, crash_point):
+    agent = await host.start(crash_point=crash_point)
+    async with agent.stub() as stub:
+        await send(stub.CopyImage, agent.requests.copy(COPY, ACTION))
+        await agent.died()
+    agent = await host.start()
+    async with agent.stub() as stub:
+        await stub.CopyImage(agent.requests.copy(COPY, ACTION))
+        copied = await agent.settle(COPY)
+        again = await stub.CopyImage(agent.requests.copy(COPY, ACTION))
+    assert copied.state == again.attempt.state == Attempt.STATE_SUCCEEDED, copied
+    assert copied.output == again.attempt.output
+    assert copied.output.copy_image.digest == blake2b(host.data("templates", "base"))
+    assert blake2b(host.data("fast", "disk")) == blake2b(host.data("templates", "base"))
+    assert (host.images("fast"), host.staged()) == (["disk"], [])
+    await agent.stop()
+
+
+@pytest.mark.parametrize("crash_point", [*crash_points.OF_ACTIONS, "agent.in_copy:3"])
+async def test_a_copy_killed_anywhere_can_be_made_up_for(host, crash_point):
+    """The late repeat of the action is refused, or shows a stopped attempt (S-Z2, S-Z3)."""
+    agent = await host.start(crash_point=crash_point)
+    async with agent.stub() as stub:
+        await send(stub.CopyImage, agent.requests.copy(COPY, ACTION))
+        await agent.died()
+    agent = await host.start()
+    async with agent.stub() as stub:
+        await stub.Compensate(agent.requests.compensate(UNDO, COPY, ACTION))
+        undone = await agent.settle(UNDO)
+        assert undone.state == Attempt.STATE_SUCCEEDED, undone
+        await send(stub.CopyImage, agent.requests.copy(COPY, ACTION))
+        await agent.settle(COPY)
+    assert (host.images("fast"), host.staged()) == ([], [])
+    await agent.stop()
+
+
+@pytest.mark.parametrize("crash_point", [*crash_points.OF_COMPENSATIONS, "agent.in_compensation:2"])
+async def test_a_compensation_killed_anywhere_goes_on_by_itself(host, crash_point):
+    """S-Z14: journalled and safe to repeat; nobody needs to ask again."""
+    agent = await host.start(crash_point=crash_point)
+    async with agent.stub() as stub:
+        await stub.CopyImage(agent.requests.copy(COPY, ACTION))
+        await agent.settle(COPY)
+        await send(stub.Compensate, agent.requests.compensate(UNDO, COPY, ACTION))
+        await agent.died()
+    agent = await host.start()
+    undone = await agent.settle(UNDO)
+    assert undone.state == Attempt.STATE_SUCCEEDED, undone
+    assert (host.images("fast"), host.staged()) == ([], [])
+    await agent.stop()
+
+
+async def test_the_host_describes_itself(host):
+    agent = await host.start()
+    async with agent.stub() as stub:
+        report = (await stub.GetHost(GetHostRequest())).host
+    assert [pool.pool_id for pool in report.pools] == ["templates", "fast"]
+    assert [pool.read_only for pool in report.pools] == [True, False]
+    assert report.incarnation == agent.requests.incarnation
+    await agent.stop()
