@@ -399,7 +399,8 @@ class _Turn:
             case events.AttemptMissing():
                 if self.move(index, TaskChange.MISSING):
                     self.attempt_unknown(index, None)
-                    self.at_rest(index)
+                    assert self.task(index).undo_due, "what is cancelled has nothing after it"
+                    self.later(self.compensate, index)
             case _:
                 assert_never(event)
 
@@ -571,25 +572,23 @@ class _Turn:
         )
         if nothing_to_undo:
             self.later(self.undone, index)
-        elif task.state in COMPENSABLE and not self.awaited(index):
-            assert not self.restoring, "a due compensation is committed with what made it due"
-            assert node.task.effect not in IRREVERSIBLE, node.name
-            self.move(index, TaskChange.COMPENSATE)
-            self.send_compensation(index)
-        # else: it is in flight, or being compensated; its turn comes when that has ended
+        elif task.state is TaskState.SUCCEEDED:
+            self.compensate(index)
+        # else: it is in flight, or being compensated; its turn comes when that has ended. That
+        # goes for UNKNOWN too: it was lost, is awaited, and is still asked about.
 
-    def awaited(self, index: int) -> bool:
-        """Returns whether an unknown outcome is still asked for, because nobody asked it to stop."""
-        policy = self.plan.task(index).policy
-        return (
-            self.task(index).state is TaskState.UNKNOWN
-            and policy.on_sibling_failure is OnSiblingFailure.AWAIT
-        )
+    def compensate(self, index: int) -> None:
+        """Begins to make up for a task that has, or may have, an effect."""
+        assert not self.restoring, "a due compensation is committed with what made it due"
+        assert self.plan.task(index).effect not in IRREVERSIBLE, self.plan.nodes[index].name
+        assert self.task(index).state in COMPENSABLE, self.task(index).state
+        self.move(index, TaskChange.COMPENSATE)
+        self.send_compensation(index)
 
     def undone(self, index: int) -> None:
         """Tells those that a node comes after, and its group, that it is made up for."""
         node = self.plan.nodes[index]
-        # Marked only now, so that of several in one turn the last one tells those before them, once.
+        # Marked only now: of several in one turn the last one tells those before them, once.
         self.nodes[index] = replace(self.nodes[index], undone=True)
         for earlier in node.after:
             if all(self.nodes[later].undone for later in self.plan.nodes[earlier].before):
@@ -632,6 +631,9 @@ class _Turn:
             ),
         )
         self.fail(event.failure)
+        for node in self.plan.leaves:  # those that would await a sibling are asked to stop as well
+            if self.task(node.index).state in IN_FLIGHT - {TaskState.CANCELLING}:
+                self.stop(node.index)
 
     def past_return(self) -> str:
         """Returns the name of a task without an opposite that may have taken effect, or nothing."""

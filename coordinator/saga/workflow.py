@@ -119,7 +119,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """The counters of one group: `started` and `open` count going forward, the others turned round."""
+    """The counters of one group: `started` and `open` going forward, the others once it failed."""
 
     started: bool = False
     open: int  # members that are not at rest going forward
