@@ -1,0 +1,156 @@
+"""What a list of changes asks of the tables: pure, and the same for every database.
+
+Several changes of one workflow become one write of its last state, with all of its history. Only
+leaves that changed are written, and of their attempts only those that the history of the same
+changes names: whatever moves an attempt says so there, so that a task which has been retried for
+years costs no more per try than a fresh one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from coordinator.runtime.ports import Change, StoreConflictError, Submission
+from coordinator.saga import history
+from coordinator.saga.workflow import Workflow
+from coordinator.store.rows import (
+    Row,
+    attempt_row,
+    label_rows,
+    submission_row,
+    task_row,
+    workflow_row,
+)
+from coordinator.wire.history import event_to_proto
+
+# Facts after which an attempt's record is another. RetryScheduled names one that is yet to come.
+_ABOUT_ATTEMPT = (
+    history.TaskMoved,
+    history.AttemptStarted,
+    history.AttemptEnded,
+    history.ReportedLate,
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Merged:
+    """All changes of one workflow in a batch, as one."""
+
+    workflow: Workflow
+    version_before: int
+    history: list[history.Entry]
+    changed: set[int]
+    submission: Submission | None
+
+    def follow(self, change: Change) -> None:
+        """Adds a change that was decided on top."""
+        if change.version_before != self.workflow.version:
+            raise version_conflict(change.workflow.id, change.version_before, self.workflow.version)
+        self.workflow = change.workflow
+        self.history.extend(change.history)
+        self.changed |= change.changed
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """The rows of one transaction, by statement."""
+
+    new_workflows: list[Row] = field(default_factory=list)
+    new_submissions: list[Row] = field(default_factory=list)
+    new_labels: list[Row] = field(default_factory=list)
+    workflows: list[Row] = field(default_factory=list)
+    new_tasks: list[Row] = field(default_factory=list)
+    tasks: list[Row] = field(default_factory=list)
+    new_attempts: list[Row] = field(default_factory=list)
+    attempts: list[Row] = field(default_factory=list)
+    events: list[Row] = field(default_factory=list)
+    requests: list[Row] = field(default_factory=list)
+    next_intent: int = 0
+
+
+def merge(changes: Iterable[Change]) -> dict[str, Merged]:
+    """Returns one change for each workflow, in the order of their first."""
+    merged: dict[str, Merged] = {}
+    for change in changes:
+        assert change.workflow.version == change.version_before + 1, change.workflow.id
+        if earlier := merged.get(change.workflow.id):
+            earlier.follow(change)
+            continue
+        assert (change.version_before == 0) == (change.submission is not None), change.workflow.id
+        merged[change.workflow.id] = Merged(
+            workflow=change.workflow,
+            version_before=change.version_before,
+            history=list(change.history),
+            changed=set(change.changed),
+            submission=change.submission,
+        )
+    return merged
+
+
+def batch_of(
+    merged: Iterable[Merged], changes: Sequence[Change], key_of: Callable[[str], int]
+) -> Batch:
+    """Returns the rows to write; `key_of` knows the number of each workflow, old or new."""
+    batch = Batch()
+    for each in merged:
+        key = key_of(each.workflow.id)
+        _add_workflow(batch, each, key)
+        _add_attempts(batch, each, key)
+        for entry in each.history:
+            event = event_to_proto(each.workflow.id, each.workflow.plan, entry)
+            payload = event.SerializeToString()
+            batch.events.append(
+                {"workflow_key": key, "sequence": entry.sequence, "payload": payload}
+            )
+    for change in changes:
+        if change.request is not None:
+            batch.requests.append(
+                {
+                    "request_id": change.request.request_id,
+                    "hash": change.request.hash,
+                    "workflow_key": key_of(change.workflow.id),
+                },
+            )
+    return batch
+
+
+def _add_workflow(batch: Batch, each: Merged, key: int) -> None:
+    """Adds the workflow's own row and those of its leaves."""
+    workflow = each.workflow
+    row = workflow_row(workflow, key)
+    if each.submission is None:
+        batch.workflows.append({**row, "version_before": each.version_before})
+        batch.tasks.extend(task_row(workflow, index, key) for index in sorted(each.changed))
+        return
+    batch.new_workflows.append(row)
+    batch.new_submissions.append(submission_row(each.submission, workflow.about, key))
+    batch.new_labels.extend(label_rows(workflow.about, key))
+    batch.new_tasks.extend(task_row(workflow, index, key) for index, _ in workflow.tasks())
+
+
+def _add_attempts(batch: Batch, each: Merged, key: int) -> None:
+    """Adds the attempts that are new or differ."""
+    started: set[tuple[int, int]] = set()
+    named: dict[tuple[int, int], None] = {}  # a set that keeps its order
+    for entry in each.history:
+        fact = entry.fact
+        if isinstance(fact, _ABOUT_ATTEMPT) and fact.attempt and entry.task in each.changed:
+            named[entry.task, fact.attempt] = None
+            if isinstance(fact, history.AttemptStarted):
+                started.add((entry.task, fact.attempt))
+    for index, number in named:
+        attempt = each.workflow.task(index).attempts[number - 1]
+        row = attempt_row(attempt, index, key)
+        if (index, number) in started:
+            batch.new_attempts.append(row)
+            batch.next_intent = max(batch.next_intent, attempt.intent + 1)
+        else:
+            batch.attempts.append(row)
+
+
+def version_conflict(workflow_id: str, said: int, found: int) -> StoreConflictError:
+    """Returns the error about a workflow that is not as the caller knew it."""
+    if not said:
+        return StoreConflictError(f"workflow id {workflow_id!r} is taken")
+    return StoreConflictError(f"workflow {workflow_id!r} is at version {found}, not {said}")

@@ -1,0 +1,120 @@
+"""Connections to the database of the store, and the lock that keeps a second coordinator off.
+
+SQLite only, for now. It serves one coordinator: all writes go through one connection, and a lock
+file beside the database is held for as long as the store is open.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from coordinator.runtime.ports import StoreError
+from coordinator.store.run import READERS
+
+# Only a backup or a person with a shell competes for the file; they are quick, or wrong.
+BUSY_TIMEOUT_S = 5
+
+_PRAGMAS = (
+    "PRAGMA journal_mode = WAL",  # readers and the writer do not wait for each other
+    "PRAGMA synchronous = FULL",  # what COMMIT has returned from survives a power cut
+    "PRAGMA foreign_keys = ON",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Database:
+    """The two ways into one database, and what keeps others out."""
+
+    writer: Engine
+    reader: Engine
+    lock: Lock
+
+    def close(self) -> None:
+        """Closes every connection, and then lets others in."""
+        self.reader.dispose()
+        self.writer.dispose()
+        self.lock.release()
+
+
+def sqlite(path: Path) -> Database:
+    """Returns the database in a file, which is made when it is first opened."""
+    url = URL.create("sqlite", database=str(path))
+    connect = {"timeout": BUSY_TIMEOUT_S}
+    writer = create_engine(url, connect_args=connect, pool_size=1, max_overflow=0)
+    reader = create_engine(url, connect_args=connect, pool_size=READERS, max_overflow=0)
+    event.listen(writer, "connect", _prepare_writer)
+    event.listen(reader, "connect", _prepare_reader)
+    # sqlite3 would open transactions by its own rules, and too late: it is told to keep out of it
+    # (isolation_level = None), and SQLAlchemy says BEGIN. IMMEDIATE takes the lock at once, where
+    # waiting for it is still possible.
+    event.listen(writer, "begin", _begin_immediate)
+    event.listen(reader, "begin", _begin)
+    return Database(writer=writer, reader=reader, lock=Lock(path))
+
+
+def _prepare_writer(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in _PRAGMAS:
+        cursor.execute(pragma)
+    cursor.close()
+
+
+def _prepare_reader(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA query_only = ON")
+    cursor.close()
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+class Lock:
+    """An exclusive lock beside a database file. It ends with the process, whatever ends that."""
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+        self._path = database.with_name(database.name + ".lock")
+        self._file: int | None = None
+
+    def take(self) -> None:
+        """Takes the lock; raises StoreError at once if another coordinator holds it."""
+        if self._file is not None:
+            return
+        # What is stored is nobody else's business: database and lock are made for their owner only.
+        for path in (self._database, self._path):
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            # flock, not lockf: it belongs to this opening, so that a second store in the same
+            # process is refused too. The file stays: removing it would let two hold "the" lock.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(file, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(file)
+            raise StoreError(
+                f"another coordinator (pid {holder}) uses this store: {self._database}; "
+                "stop it, or give this one a database of its own"
+            ) from error
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+        self._file = file
+
+    def release(self) -> None:
+        """Lets others in."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None

@@ -1,0 +1,336 @@
+"""The store on a database: every statement is here or, for reading, in `queries.py`.
+
+Inside, plain functions that block; outside, `SqlStore`, which hands them to `Run`. A commit is one
+transaction for a whole batch, with at most one statement for each table and purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+from sqlalchemy import Connection, Table, Update, bindparam, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from coordinator.runtime.ports import (
+    Change,
+    HostRecord,
+    Opening,
+    Request,
+    StoreConflictError,
+    Stored,
+    StoredEntry,
+    StoreError,
+    WorkflowPage,
+    WorkflowQuery,
+)
+from coordinator.store import queries
+from coordinator.store.batch import Batch, Merged, batch_of, merge, version_conflict
+from coordinator.store.database import Database
+from coordinator.store.migrate import migrate
+from coordinator.store.plans import Plans
+from coordinator.store.rows import Row, host_row
+from coordinator.store.run import Run
+from coordinator.store.tables import (
+    attempts,
+    events,
+    hosts,
+    labels,
+    meta,
+    requests,
+    submissions,
+    tasks,
+    workflows,
+)
+from countermand.rpc.crash import Crash, never
+
+T = TypeVar("T")
+
+Wanted = tuple[str, ...]
+_WORKFLOW_MOVES: Wanted = (
+    *("state", "version", "sequence", "owner_epoch", "cause", "update_time_us", "end_time_us"),
+)
+_TASK_MOVES: Wanted = ("state", "failure", "compensation_failure", "retry_time_us")
+_ATTEMPT_MOVES: Wanted = (
+    "state",
+    "output",
+    "failure",
+    "done_bytes",
+    "start_time_us",
+    "end_time_us",
+)
+
+
+def _update(table: Table, found_by: Wanted, moves: Wanted) -> Update:
+    """Returns the update of some columns; the row is found by parameters named `of_…`."""
+    found = [table.c[name] == bindparam(f"of_{name}") for name in found_by]
+    return update(table).where(*found).values({name: bindparam(name) for name in moves})
+
+
+_TASK_KEY: Wanted = ("workflow_key", "task_index")
+_ATTEMPT_KEY: Wanted = ("workflow_key", "task_index", "number")
+_MOVE_WORKFLOWS = _update(workflows, ("key", "version"), _WORKFLOW_MOVES).where(
+    workflows.c.owner_epoch <= bindparam("owner_epoch")
+)
+_MOVE_TASKS = _update(tasks, _TASK_KEY, _TASK_MOVES)
+_MOVE_ATTEMPTS = _update(attempts, _ATTEMPT_KEY, _ATTEMPT_MOVES)
+# Fences: of two coordinators that opened the store, only the later finds its epoch here.
+_TAKE_INTENTS = (
+    update(meta)
+    .where(meta.c.owner_epoch == bindparam("of_owner_epoch"))
+    .values(next_intent=func.max(meta.c.next_intent, bindparam("next_intent")))
+)
+
+
+class SqlStore:
+    """The store on a database."""
+
+    def __init__(
+        self, database: Database, run: Run, *, new_id: Callable[[], str], crash: Crash = never
+    ) -> None:
+        self._database = database
+        self._run = run
+        self._new_id = new_id
+        self._crash = crash
+        self._plans = Plans()
+        self._epoch = 0  # of this opening
+        self._next_key = 0  # for the next new workflow
+        self._keys: dict[str, int] = {}  # of workflows that are open, by id
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    async def open(self) -> Opening:
+        """Migrates, takes a new epoch, and returns what a coordinator needs to begin."""
+        return await self._run.write(self._open)
+
+    async def commit(self, changes: Sequence[Change]) -> None:
+        """Makes changes durable, all or none."""
+        if changes:
+            await self._run.write(partial(self._commit, tuple(changes)))
+
+    async def put_host(self, host: HostRecord) -> None:
+        """Adds or replaces a host."""
+        await self._run.write(partial(self._transact, partial(_put_host, host)))
+
+    async def remove_host(self, host_id: str) -> None:
+        """Removes a host; an absent one is a success."""
+        remove = delete(hosts).where(hosts.c.id == host_id)
+        await self._run.write(partial(self._transact, lambda c: c.execute(remove)))
+
+    async def close(self) -> None:
+        """Releases everything; nothing is written any more."""
+        await self._run.close()
+        self._database.close()
+
+    def _open(self) -> Opening:
+        self._database.lock.take()
+        self._keys.clear()
+        try:
+            opening, self._next_key = self._transact(partial(_open, self._new_id))
+        except BaseException:
+            self._database.lock.release()
+            raise
+        self._epoch = opening.owner_epoch
+        return opening
+
+    def _commit(self, changes: tuple[Change, ...]) -> None:
+        assert self._epoch, "open() comes first"
+        merged = merge(changes)
+        try:
+            keys = self._transact(partial(self._write, merged, changes))
+        except (IntegrityError, _Stale) as error:
+            conflict = self._look(partial(_conflict, merged, changes, self._epoch))
+            if conflict is None:  # a constraint of the tables: a defect of ours
+                raise StoreError(f"the database refused a change: {error}") from error
+            raise conflict from error
+        # Only what is visible is remembered, and only what may be written again.
+        for workflow_id, each in merged.items():
+            if each.workflow.settled:
+                self._keys.pop(workflow_id, None)
+            else:
+                self._keys[workflow_id] = keys[workflow_id]
+        self._next_key = max(self._next_key, *(key + 1 for key in keys.values()))
+
+    def _write(
+        self, merged: dict[str, Merged], changes: tuple[Change, ...], connection: Connection
+    ) -> dict[str, int]:
+        """Writes a batch and returns the keys of its workflows."""
+        keys = self._keys_of(merged, connection)
+        batch = batch_of(merged.values(), changes, keys.__getitem__)
+        _write(connection, batch, self._epoch)
+        return keys
+
+    def _keys_of(self, merged: dict[str, Merged], connection: Connection) -> dict[str, int]:
+        keys: dict[str, int] = {}
+        next_key = self._next_key
+        for workflow_id, each in merged.items():
+            if each.submission is not None:
+                keys[workflow_id] = next_key
+                next_key += 1
+                continue
+            key = self._keys.get(workflow_id) or queries.key_of(connection, workflow_id)
+            if key is None:
+                raise _Stale
+            keys[workflow_id] = key
+        return keys
+
+    def _transact(self, work: Callable[[Connection], T]) -> T:
+        """Runs a function in one transaction that writes; on any error nothing is visible."""
+        try:
+            with self._database.writer.connect() as connection, connection.begin() as transaction:
+                found = work(connection)
+                self._crash("store.before_commit")
+                transaction.commit()
+                self._crash("store.after_commit")
+                return found
+        except IntegrityError:
+            raise
+        except SQLAlchemyError as error:
+            raise StoreError(f"the database failed: {_words(error)}") from error
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    async def load_open(self) -> list[Stored]:
+        """Returns every workflow that is not settled."""
+        found = await self._read(partial(queries.load_open, self._plans))
+        self._keys.update((each.workflow.id, key) for key, each in found.items())
+        return list(found.values())
+
+    async def load(self, workflow_id: str) -> Stored | None:
+        """Returns one workflow, settled or not; None if there is none."""
+        return await self._read(partial(queries.load, self._plans, workflow_id))
+
+    async def query(self, query: WorkflowQuery) -> WorkflowPage:
+        """Returns one page of workflows."""
+        return await self._read(partial(queries.page, self._plans, query))
+
+    async def history(self, workflow_id: str, *, after: int, limit: int) -> list[StoredEntry]:
+        """Returns a workflow's entries after a sequence, in order."""
+        return await self._read(partial(queries.history, workflow_id, after, limit))
+
+    async def events(self, *, after: int, limit: int) -> list[StoredEntry]:
+        """Returns entries of all workflows after a position, in order."""
+        return await self._read(partial(queries.all_events, after, limit))
+
+    async def position(self) -> int:
+        """Returns the highest position, 0 if there is none."""
+        return await self._read(queries.position)
+
+    async def request(self, request_id: str) -> tuple[Request, str] | None:
+        """Returns a remembered request and the id of the workflow it changed."""
+        return await self._read(partial(queries.request, request_id))
+
+    async def hosts(self) -> list[HostRecord]:
+        """Returns every host, in order of their ids."""
+        return await self._read(queries.all_hosts)
+
+    async def _read(self, work: Callable[[Connection], T]) -> T:
+        return await self._run.read(partial(self._look, work))
+
+    def _look(self, work: Callable[[Connection], T]) -> T:
+        """Runs a function in one transaction that only reads."""
+        try:
+            with self._database.reader.begin() as connection:
+                return work(connection)
+        except SQLAlchemyError as error:
+            raise StoreError(f"the database failed: {_words(error)}") from error
+
+
+class _Stale(Exception):
+    """A row was not as the batch said; which one is found out afterwards."""
+
+
+def _open(new_id: Callable[[], str], connection: Connection) -> tuple[Opening, int]:
+    """Returns what a coordinator needs to begin, and the key of the next new workflow."""
+    migrate(connection)
+    found = connection.execute(select(meta)).mappings().one_or_none()
+    if found is None:
+        opening = Opening(cluster_id=new_id(), owner_epoch=1, next_intent=1)
+        row = {"id": 1, "cluster_id": opening.cluster_id, "owner_epoch": 1, "next_intent": 1}
+        connection.execute(insert(meta).values(row))
+    else:
+        opening = Opening(
+            cluster_id=found["cluster_id"],
+            owner_epoch=found["owner_epoch"] + 1,
+            next_intent=found["next_intent"],
+        )
+        connection.execute(update(meta).values(owner_epoch=opening.owner_epoch))
+    last_key: int = connection.scalar(select(func.coalesce(func.max(workflows.c.key), 0))) or 0
+    return opening, last_key + 1
+
+
+def _write(connection: Connection, batch: Batch, epoch: int) -> None:
+    """Writes a batch; the order is the one that foreign keys and the rule of one open attempt ask.
+
+    Attempts that end come before those that begin.
+    """
+    taken = {"of_owner_epoch": epoch, "next_intent": batch.next_intent}
+    if connection.execute(_TAKE_INTENTS, taken).rowcount != 1:
+        raise _Stale
+    _insert(connection, workflows, batch.new_workflows)
+    _insert(connection, submissions, batch.new_submissions)
+    _insert(connection, labels, batch.new_labels)
+    _insert(connection, tasks, batch.new_tasks)
+    found_by = [{"of_key": r["key"], "of_version": r["version_before"]} for r in batch.workflows]
+    _move(connection, _MOVE_WORKFLOWS, found_by, batch.workflows, _WORKFLOW_MOVES)
+    found_by = [{f"of_{name}": r[name] for name in _TASK_KEY} for r in batch.tasks]
+    _move(connection, _MOVE_TASKS, found_by, batch.tasks, _TASK_MOVES)
+    found_by = [{f"of_{name}": r[name] for name in _ATTEMPT_KEY} for r in batch.attempts]
+    _move(connection, _MOVE_ATTEMPTS, found_by, batch.attempts, _ATTEMPT_MOVES)
+    _insert(connection, attempts, batch.new_attempts)
+    _insert(connection, events, batch.events)
+    _insert(connection, requests, batch.requests)
+
+
+def _insert(connection: Connection, table: Table, rows: list[Row]) -> None:
+    if rows:
+        connection.execute(insert(table).inline(), rows)
+
+
+def _move(
+    connection: Connection,
+    statement: Update,
+    found_by: list[dict[str, int]],
+    rows: list[Row],
+    moves: Wanted,
+) -> None:
+    """Updates rows, each of which must be found."""
+    if not rows:
+        return
+    given = [
+        found | {name: row[name] for name in moves}
+        for found, row in zip(found_by, rows, strict=True)
+    ]
+    if connection.execute(statement, given).rowcount != len(rows):
+        raise _Stale
+
+
+def _put_host(host: HostRecord, connection: Connection) -> None:
+    row = host_row(host)
+    if not connection.execute(update(hosts).where(hosts.c.id == host.id).values(row)).rowcount:
+        connection.execute(insert(hosts).values(row))
+
+
+def _conflict(
+    merged: dict[str, Merged], changes: tuple[Change, ...], epoch: int, connection: Connection
+) -> StoreConflictError | None:
+    """Returns what the caller did not know, if that is why a batch was refused."""
+    current = connection.scalar(select(meta.c.owner_epoch))
+    if current != epoch:
+        return StoreConflictError(f"another coordinator has opened this store: epoch {current}")
+    for workflow_id, each in merged.items():
+        version, owner_epoch = queries.version_of(connection, workflow_id)
+        if version != each.version_before:
+            return version_conflict(workflow_id, each.version_before, version)
+        if owner_epoch > each.workflow.owner_epoch:
+            return StoreConflictError(f"workflow {workflow_id!r} is owned by epoch {owner_epoch}")
+    for change in changes:
+        if change.request and queries.request(change.request.request_id, connection):
+            return StoreConflictError(f"request id {change.request.request_id!r} is taken")
+    return None
+
+
+def _words(error: SQLAlchemyError) -> str:
+    """Returns what the database said, without the statement and its parameters."""
+    return str(getattr(error, "orig", None) or error)
