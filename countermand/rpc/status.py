@@ -38,6 +38,7 @@ from countermand.v1.failure_pb2 import Failure
 MESSAGE_CHARACTERS_MAX = 1000
 VALUE_CHARACTERS_MAX = 500
 STATUS_BYTES_MAX = 5 * 1024
+VIOLATIONS_MAX = 50  # as many as a person mends before asking again
 
 # The key that every gRPC implementation looks for.
 DETAILS_KEY = "grpc-status-details-bin"
@@ -84,7 +85,7 @@ def status_from_error(error: CountermandError) -> Status:
     """Returns the status that stands for an error, small enough for every peer."""
     metadata = {key: _clip(value, VALUE_CHARACTERS_MAX) for key, value in error.metadata.items()}
     info = ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
-    violations = list(getattr(error, "violations", ()))
+    violations = list(getattr(error, "violations", ()))[:VIOLATIONS_MAX]
     while True:
         status = Status(
             code=code_number(error), message=_clip(error.message, MESSAGE_CHARACTERS_MAX)

@@ -105,19 +105,23 @@ class _NoSpan:
         """Does nothing."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _LiveSpan:
     """Speaks to OpenTelemetry."""
 
     span: OtelSpan
     context: TraceContext
+    failed: bool = False
 
     def set(self, key: str, value: Value) -> None:
         """Adds one attribute."""
         self.span.set_attribute(key, value)
 
     def fail(self, reason: str, message: str) -> None:
-        """Marks the span as failed."""
+        """Marks the span as failed; what was said first stands, it was nearest to the cause."""
+        if self.failed:
+            return
+        self.failed = True
         from opentelemetry.trace import Status, StatusCode  # noqa: PLC0415  # not in the base
 
         self.span.set_attribute("error.type", reason)

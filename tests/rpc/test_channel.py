@@ -1,0 +1,73 @@
+"""Reads are repeated on UNAVAILABLE; whatever changes something is not."""
+
+import grpc.aio
+import pytest
+
+from countermand.rpc import channel
+from countermand.rpc.errors import CoordinatorUnavailable
+from countermand.rpc.server import Service, serve
+from countermand.v1 import workflow_pb2 as pb
+from countermand.v1 import workflow_pb2_grpc as pb_grpc
+
+NAME = pb.DESCRIPTOR.services_by_name["WorkflowService"].full_name
+
+
+class Hiccups(pb_grpc.WorkflowServiceServicer):
+    """Is unavailable once."""
+
+    def __init__(self):
+        self.calls = 0
+
+    async def GetWorkflow(self, request, context):
+        self._hiccup()
+        return pb.GetWorkflowResponse()
+
+    async def CancelWorkflow(self, request, context):
+        self._hiccup()
+        return pb.CancelWorkflowResponse()
+
+    def _hiccup(self):
+        self.calls += 1
+        if self.calls == 1:
+            raise CoordinatorUnavailable(address="here")
+
+
+@pytest.fixture
+def servicer():
+    return Hiccups()  # type: ignore[abstract]  # the other calls are not served
+
+
+@pytest.fixture
+async def stub(servicer):
+    service = Service(NAME, pb_grpc.add_WorkflowServiceServicer_to_server, servicer)
+    running = await serve(listen="127.0.0.1:0", services=[service])
+    async with channel.open_channel(running.address) as opened:
+        yield pb_grpc.WorkflowServiceStub(opened)
+    await running.stop(0)
+
+
+async def test_a_read_is_asked_again(stub, servicer):
+    await stub.GetWorkflow(pb.GetWorkflowRequest(), timeout=channel.READ_TIMEOUT_S)
+
+    assert servicer.calls == 2
+
+
+async def test_a_change_is_not(stub, servicer):
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await stub.CancelWorkflow(pb.CancelWorkflowRequest(), timeout=channel.CHANGE_TIMEOUT_S)
+
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert servicer.calls == 1
+
+
+def test_every_read_that_is_named_exists():
+    """A misspelt method in the service config would be ignored in silence."""
+    from countermand.v1 import agent_pb2, host_pb2
+
+    services = {
+        service.full_name: {method.name for method in service.methods}
+        for file in (pb, host_pb2, agent_pb2)
+        for service in file.DESCRIPTOR.services_by_name.values()
+    }
+    for service, methods in channel._READS.items():
+        assert set(methods) <= services[service]

@@ -1,0 +1,183 @@
+"""Spans arrive where they should, with the caller's trace; and cost nothing when nobody asked."""
+
+import asyncio
+import logging
+import subprocess
+import sys
+
+import grpc.aio
+import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_grpc
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from countermand.rpc import channel, interceptors, telemetry
+from countermand.rpc.errors import WorkflowNotFound
+from countermand.rpc.server import Service, serve
+from countermand.v1 import workflow_pb2 as pb
+from countermand.v1 import workflow_pb2_grpc as pb_grpc
+
+NAME = pb.DESCRIPTOR.services_by_name["WorkflowService"].full_name
+
+
+class Receiver(otlp_grpc.TraceServiceServicer):
+    """A collector that keeps what it is sent; or, until `let_go`, never answers."""
+
+    def __init__(self, *, answers: bool = True):
+        self.spans: list[Span] = []
+        self.services: list[str] = []
+        self.let_go = asyncio.Event()
+        if answers:
+            self.let_go.set()
+
+    async def Export(self, request, context):
+        for sent in request.resource_spans:
+            self.services += [
+                attribute.value.string_value
+                for attribute in sent.resource.attributes
+                if attribute.key == "service.name"
+            ]
+            self.spans += [span for scope in sent.scope_spans for span in scope.spans]
+        await self.let_go.wait()
+        return otlp.ExportTraceServiceResponse()
+
+
+class Servicer(pb_grpc.WorkflowServiceServicer):
+    """Answers one call, fails another, and shows what the handler sees."""
+
+    async def GetWorkflow(self, request, context):
+        if request.name != "workflows/w":
+            raise WorkflowNotFound(name=request.name)
+        current = telemetry.CURRENT.get()
+        traceparent = current.traceparent if current else ""
+        return pb.GetWorkflowResponse(workflow=pb.Workflow(traceparent=traceparent))
+
+
+async def receive(receiver):
+    server = grpc.aio.server()
+    otlp_grpc.add_TraceServiceServicer_to_server(receiver, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    return server, f"http://127.0.0.1:{port}"
+
+
+async def test_a_call_becomes_a_span_in_the_callers_trace():
+    receiver = Receiver()
+    collector, endpoint = await receive(receiver)
+    live = telemetry.start("coordinator", {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
+    service = Service(
+        NAME,
+        pb_grpc.add_WorkflowServiceServicer_to_server,
+        Servicer(),  # type: ignore[abstract]  # the other calls are not served
+    )
+    running = await serve(listen="127.0.0.1:0", services=[service], telemetry=live)
+    caller = telemetry.new_trace()
+
+    async with channel.open_channel(running.address) as opened:
+        stub = pb_grpc.WorkflowServiceStub(opened)
+        metadata = interceptors.trace_metadata(caller)
+        answer = await stub.GetWorkflow(
+            pb.GetWorkflowRequest(name="workflows/w"), metadata=metadata
+        )
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stub.GetWorkflow(pb.GetWorkflowRequest(name="workflows/x"), metadata=metadata)
+    await running.stop(0)
+    await asyncio.to_thread(live.stop)
+    await collector.stop(0)
+
+    good, bad = receiver.spans
+    assert receiver.services == ["coordinator"]
+    for span in (good, bad):
+        assert (span.trace_id.hex(), span.parent_span_id.hex()) == (caller.trace_id, caller.span_id)
+        assert (span.kind, span.name) == (Span.SPAN_KIND_SERVER, f"{NAME}/GetWorkflow")
+    assert answer.workflow.traceparent == f"00-{caller.trace_id}-{good.span_id.hex()}-01"
+    assert good.status.code == Status.STATUS_CODE_UNSET
+    assert bad.status == Status(code=Status.STATUS_CODE_ERROR, message="WORKFLOW_NOT_FOUND")
+    attributes = {a.key: a.value.string_value for a in bad.attributes}
+    assert attributes["rpc.response.status_code"] == "NOT_FOUND"
+    assert attributes["error.type"] == "WORKFLOW_NOT_FOUND"
+
+
+async def test_stopping_does_not_wait_for_a_collector_that_hangs(caplog):
+    receiver = Receiver(answers=False)
+    collector, endpoint = await receive(receiver)
+    live = telemetry.start("agent", {}, to=endpoint)
+    with live.span("work"):
+        pass
+
+    with caplog.at_level(logging.WARNING):
+        await asyncio.to_thread(live.stop)
+
+    assert [record.getMessage() for record in caplog.records] == ["telemetry.abandoned"]
+    receiver.let_go.set()
+    await collector.stop(None)
+
+
+def test_without_an_endpoint_a_span_passes_its_parent_on():
+    off = telemetry.start("agent", {})
+    parent = telemetry.new_trace()
+
+    with off.span("work", parent=parent) as span:
+        span.set("bytes", 1)
+        span.fail("NO_SPACE", "full")
+
+    assert off is telemetry.OFF
+    assert span.context == parent
+    off.stop()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
+    ],
+    ids=["sampled", "unsampled"],
+)
+def test_a_traceparent_reads_as_it_was_written(header):
+    context = telemetry.parse_traceparent(header, "vendor=1")
+
+    assert context is not None
+    assert (context.traceparent, context.tracestate) == (header, "vendor=1")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+        "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+        "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+        "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+        "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
+    ],
+    ids=["empty", "short", "upper-case", "no-trace", "no-span", "version-ff", "long"],
+)
+def test_a_malformed_traceparent_is_ignored(header):
+    assert telemetry.parse_traceparent(header) is None
+
+
+def test_a_later_version_may_say_more():
+    header = "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more"
+
+    assert telemetry.parse_traceparent(header) is not None
+
+
+def test_the_base_install_needs_no_extra():
+    """Clients and the command line import without what only services install."""
+    script = """
+import sys
+for name in ("opentelemetry", "sqlalchemy", "alembic", "grpc_health", "grpc_reflection"):
+    sys.modules[name] = None
+import countermand.client, countermand.client.templates, countermand.cli.main
+import countermand.cli.workflow, countermand.cli.host, countermand.cli.follow, countermand.cli.live
+import countermand.rpc.logs
+from countermand.rpc import telemetry
+assert telemetry.start("x", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}) is telemetry.OFF
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
