@@ -83,7 +83,7 @@ class Board:
         line = self._lines.get(attempt)
         if line is None:
             return
-        line.progress = progress
+        line.progress.CopyFrom(progress)
         if line.share - line.told >= STEP:
             line.told = line.share
             pace = f" at {phrases.size(progress.rate)}/s" if progress.rate else ""
@@ -139,7 +139,8 @@ class Board:
         done = is_compensation and ended.state == Attempt.STATE_SUCCEEDED
         line.look = task_look(Task.STATE_COMPENSATED) if done else attempt_look(ended.state)
         if ended.progress.done:
-            line.progress = ended.progress
+            line.progress.done = ended.progress.done  # its total stays known
+        line.progress.rate = 0
         line.words = "done" if done else _outcome(line, ended)
         yield f"{line.task_id} on {line.host_id}: {line.look.glyph} {line.words}"
 

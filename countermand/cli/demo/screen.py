@@ -20,6 +20,7 @@ from countermand.v1.workflow_pb2 import WatchWorkflowResponse
 
 BAR_MIN: Final = 8
 BAR_MAX: Final = 32
+WORDS: Final = 44  # beside the bar: host, percent, rate and time left
 REFRESH_HZ: Final = 10
 
 
@@ -102,35 +103,38 @@ class _Picture:
 
     def __init__(self, board: Board, console: Console) -> None:
         self._board = board
-        self._width = min(max(console.width - 62, BAR_MIN), BAR_MAX)
+        self._name = max(map(len, board.actions), default=0)
+        self._bar_width = min(max(console.width - self._name - WORDS, BAR_MIN), BAR_MAX)
 
     def __rich__(self) -> RenderableType:
         board = self._board
-        rows: list[RenderableType] = [self._table(list(board.actions.values()), lane=False)]
+        rows = [self._action(line) for line in board.actions.values()]
         if board.lane:
             rows.append(Text("  ── compensation ──", STYLES["made_up"]))
-            rows.append(self._table(list(board.lane.values()), lane=True))
+            rows += [self._compensation(line) for line in board.lane.values()]
         rows.append(Text.assemble("  ", (str(board.look), f"bold {board.look.colour}")))
         return Group(*rows)
 
-    def _table(self, lines: list[Line], *, lane: bool) -> Table:
-        table = Table.grid(padding=(0, 1))
-        for _ in range(4):
-            table.add_column(no_wrap=True, overflow="ellipsis")
-        for line in lines:
-            name = Text.assemble("  ", (line.look.glyph, line.look.colour), f" {line.task_id:<10}")
-            words = line.phrase if lane else ""
-            words = f"{words}: {line.words}" if lane and line.words else line.words or words
-            bar = Text() if lane else self._bar(line)
-            table.add_row(name, Text(line.host_id, "dim"), bar, Text(words or line.pace))
-        return table
-
-    def _bar(self, line: Line) -> Text:
+    def _action(self, line: Line) -> Text:
+        text = self._head(line)
         full = line.look.glyph == "✓"
-        filled = self._width if full else int(line.share * self._width)
-        rest = "─" * (self._width - filled)
-        percent = f" {1.0 if full else line.share:>4.0%}"
-        return Text.assemble(("━" * filled, line.look.colour), (rest, "dim"), percent)
+        if full or line.progress.total:
+            share = 1.0 if full else line.share
+            filled = int(share * self._bar_width)
+            text.append("━" * filled, line.look.colour)
+            text.append("─" * (self._bar_width - filled), "dim")
+            text.append(f" {share:>4.0%}  ")
+        return text.append(line.words or line.pace)
+
+    def _compensation(self, line: Line) -> Text:
+        return self._head(line).append(": ".join(filter(None, (line.phrase, line.words))))
+
+    def _head(self, line: Line) -> Text:
+        """Returns the beginning of a line; it ends where the terminal does."""
+        name = f" {line.task_id:<{self._name}}  "
+        head = Text.assemble("  ", (line.look.glyph, line.look.colour), name, (line.host_id, "dim"))
+        head.no_wrap, head.overflow = True, "ellipsis"
+        return head.append("  ")
 
 
 def _compared(path: str, old: Entry | None, new: Entry | None) -> tuple[str | Text, ...]:

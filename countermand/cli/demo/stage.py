@@ -51,7 +51,7 @@ def play(options: Options, console: Console | None = None) -> int:
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     try:
         return asyncio.run(_play(options, screen, folder))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         screen.say("interrupted; everything that was started has been ended")
         return INTERRUPTED
     except (ProcessFailed, CountermandError, TimeoutError) as error:

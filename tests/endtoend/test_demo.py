@@ -1,0 +1,103 @@
+"""The demo's own story as a test: real processes, real images, a real SIGKILL, a real full pool.
+
+S-V1, S-V2: the finished sibling is compensated, the running one is stopped. S-V14, S-H2: a
+coordinator that is killed while compensating goes on, and nothing is left.
+"""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from rich.console import Console
+
+from countermand.cli.demo.stage import PREFIX, Options, play
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Lets the demo make its folder where the test can look."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def played(**options) -> tuple[int, str]:
+    console = Console(file=io.StringIO(), width=110)
+    code = play(Options(fast=True, **options), console)
+    assert isinstance(console.file, io.StringIO)
+    return code, console.file.getvalue()
+
+
+def demo_processes(folder: Path) -> list[str]:
+    """Returns the command lines of processes that work in the folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue  # it has just ended
+        if str(folder) in line and "serve" in line:
+            found.append(line)
+    return found
+
+
+def test_the_whole_story_holds(tmp_path: Path) -> None:
+    picture = tmp_path / "pictures" / "vm-2.svg"
+    code, said = played(picture=picture)
+    assert code == 0, said
+    for words in (
+        "✓ vm-1 succeeded",
+        "✓ SHA-256 of all three copies equals that of their sources",
+        "was ended by SIGKILL",
+        "COMPENSATED",
+        "NO_SPACE",
+        "✓ vm-2 ran out of space and is compensated",
+        "✓ 2 finished tasks made up for, the running sibling stopped",
+        "coordinator restarted",
+        "✓ the coordinator died by SIGKILL in between, and the next one finished the work",
+        "✓ all pools before = after, byte for byte",
+        "✓ everything held",
+    ):
+        assert words in said, words
+    assert "✗ does not hold" not in said
+    assert ET.parse(picture).getroot().tag.endswith("svg")
+    assert list(tmp_path.glob(f"{PREFIX}*")) == []
+    assert demo_processes(tmp_path) == []
+
+
+def test_the_failure_alone_can_be_kept_to_look_into(tmp_path: Path) -> None:
+    code, said = played(scenario="compensation", keep=True)
+    assert code == 0, said
+    (folder,) = tmp_path.glob(f"{PREFIX}*")
+    assert (folder / "vm-2.svg").is_file()
+    assert {path.name for path in (folder / "pools").iterdir()} == {
+        "templates",
+        "pool-a",
+        "pool-b",
+        "pool-c",
+    }
+    assert list((folder / "pools").glob("pool-*/images/*")) == []
+    assert demo_processes(tmp_path) == []
+
+
+def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path) -> None:
+    code = "import sys; from countermand.cli.main import main; main(sys.argv[1:])"
+    arguments = [sys.executable, "-c", code, "demo", "--fast", "--scenario", "success"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if b"host-a" in line:  # everything has been started
+                break
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+        assert process.wait() != 0
+    assert list(tmp_path.glob(f"{PREFIX}*")) == []
+    assert demo_processes(tmp_path) == []
