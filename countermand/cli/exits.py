@@ -5,7 +5,6 @@ No traceback ever reaches a user for something the world can break; a bug of our
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -39,6 +38,8 @@ def run(
     patience: timedelta = PATIENCE,
 ) -> NoReturn:
     """Runs the work with an open client, and exits with the code it returns."""
+    import asyncio
+
     from countermand.client import Client
     from countermand.rpc.errors import CountermandError
 

@@ -11,8 +11,7 @@ from countermand.cli.lines import show_event
 from countermand.cli.output import paint, show_json
 from countermand.cli.settings import Settings
 from countermand.cli.words import workflow_look
-from countermand.client import Run, WorkflowFailed
-from countermand.v1.task_pb2 import Task
+from countermand.client import Run
 from countermand.v1.workflow_pb2 import Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
@@ -53,9 +52,7 @@ async def verdict(run: Run, workflow: Workflow) -> str:
     look = paint(workflow_look(workflow.state))
     match workflow.state:
         case WorkflowState.WORKFLOW_STATE_COMPENSATED | WorkflowState.WORKFLOW_STATE_FAILED:
-            compensated = await run.tasks([Task.STATE_COMPENSATED])
-            failed = WorkflowFailed(workflow, compensated=compensated, leftovers=workflow.leftovers)
-            return f"{look}  {failed}"
+            return f"{look}  {await run.failed(workflow)}"
         case WorkflowState.WORKFLOW_STATE_SUCCEEDED if workflow.leftovers:
             left = ", ".join(f"{one.description} on {one.host_id}" for one in workflow.leftovers)
             return f"{look}  {workflow.name}. Left behind: {left}."

@@ -10,7 +10,7 @@ from rich.text import Text
 from countermand.cli.output import progress_words
 from countermand.cli.tables import depths_of, task_id, why
 from countermand.cli.words import Look, task_look, workflow_look
-from countermand.client import Run
+from countermand.client.run import GROUPS, Run
 from countermand.rpc import names
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.event_pb2 import HistoryEvent
@@ -35,7 +35,6 @@ _AT_WORK = frozenset(
     }
 )
 _MADE_UP = frozenset({Task.STATE_COMPENSATING, Task.STATE_COMPENSATED})
-_GROUPS = frozenset({Task.KIND_SEQUENCE, Task.KIND_PARALLEL, Task.KIND_WORKFLOW})
 
 
 class Picture:
@@ -83,7 +82,7 @@ class Picture:
         lines = [_head(self.workflow)]
         room = max(height - 3, 1)
         if len(shown) > room:
-            busy = [task for task in shown if task.state in _AT_WORK and task.kind not in _GROUPS]
+            busy = [task for task in shown if task.state in _AT_WORK and task.kind not in GROUPS]
             lines += [_line(task, 1) for task in busy[:room]]
             lines.append(Text(f"  and {len(shown) - len(busy[:room])} more tasks", style="dim"))
         else:

@@ -49,6 +49,9 @@ SETTLED = frozenset(
     }
 )
 
+# A group is made up for by its members, which are listed themselves.
+GROUPS = frozenset({Task.KIND_SEQUENCE, Task.KIND_PARALLEL, Task.KIND_WORKFLOW})
+
 # Few round trips, and each answer stays far below the bound of a message.
 PAGE_SIZE = 500
 
@@ -203,10 +206,13 @@ class Run:
         workflow = await self.wait(timeout)
         if workflow.state == WorkflowState.WORKFLOW_STATE_SUCCEEDED:
             return workflow
-        compensated = await self._calls.patiently(
-            lambda: self.tasks(states=[Task.STATE_COMPENSATED])
-        )
-        raise WorkflowFailed(workflow, compensated=compensated, leftovers=workflow.leftovers)
+        raise await self.failed(workflow)
+
+    async def failed(self, workflow: Workflow) -> WorkflowFailed:
+        """Returns the exception for a workflow that settled as COMPENSATED or FAILED."""
+        found = await self._calls.patiently(lambda: self.tasks(states=[Task.STATE_COMPENSATED]))
+        compensated = [task for task in found if task.kind not in GROUPS]
+        return WorkflowFailed(workflow, compensated=compensated, leftovers=workflow.leftovers)
 
     # -- change ---------------------------------------------------------------------------------
 

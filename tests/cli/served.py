@@ -1,0 +1,120 @@
+"""The coordinator that the command line's tests talk to, in a process of its own.
+
+A process, because gRPC's aio allows one event loop in each and the commands bring theirs. It holds
+one workflow per ending, prints its address, and serves until its standard input is closed.
+"""
+
+import asyncio
+import sys
+
+from countermand.v1.annotation_pb2 import Effect
+from countermand.v1.attempt_pb2 import Attempt, Progress
+from countermand.v1.event_pb2 import (
+    AttemptEnded,
+    AttemptStarted,
+    Leftover,
+    TaskStateChanged,
+    WorkflowStarted,
+)
+from countermand.v1.failure_pb2 import Failure
+from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_pb2 import Need
+from countermand.v1.workflow_state_pb2 import WorkflowState
+from tests.rpc.scripted import COMPENSATED, SUCCEEDED, Scripted, ScriptedHosts, start
+
+NO_SPACE = Failure(
+    reason="NO_SPACE",
+    message="Pool fast is full.",
+    attempt="workflows/made-up/tasks/copy-2/attempts/1",
+    host_id="host-b",
+)
+
+
+def tasks(name: str) -> list[Task]:
+    return [
+        Task(name=f"{name}/tasks/copies", kind=Task.KIND_PARALLEL, state=Task.STATE_COMPENSATED),
+        Task(
+            name=f"{name}/tasks/copy-1",
+            parent=f"{name}/tasks/copies",
+            kind=Task.KIND_VERB,
+            state=Task.STATE_COMPENSATED,
+            verb="copy_image",
+            effect=Effect.EFFECT_REVERSIBLE,
+            opposite="delete the copy",
+            host_id="host-a",
+            progress=Progress(done=50, total=100, unit="bytes"),
+        ),
+        Task(
+            name=f"{name}/tasks/copy-2",
+            parent=f"{name}/tasks/copies",
+            kind=Task.KIND_VERB,
+            state=Task.STATE_FAILED,
+            verb="copy_image",
+            host_id="host-b",
+            failure=NO_SPACE,
+        ),
+    ]
+
+
+async def script(scripted: Scripted) -> None:
+    scripted.add("endless")
+
+    good = scripted.add("good")
+    await scripted.say(good, workflow_started=WorkflowStarted(kind="drill", principal="engine"))
+    await scripted.move(good, SUCCEEDED)
+
+    left = scripted.add("left")
+    left.leftovers.append(Leftover(host_id="host-a", description="image fast/disk-1"))
+    await scripted.move(left, WorkflowState.WORKFLOW_STATE_FAILED, cause=NO_SPACE)
+
+    failed = scripted.add("failed")
+    await scripted.move(failed, WorkflowState.WORKFLOW_STATE_FAILED, cause=NO_SPACE)
+
+    blocked = scripted.add("blocked")
+    blocked.needs.append(Need(reason="COMPENSATION_BLOCKED", message="Free space on host-a."))
+    await scripted.move(blocked, WorkflowState.WORKFLOW_STATE_BLOCKED)
+
+    await make_up(scripted)
+
+
+async def make_up(scripted: Scripted) -> None:
+    """One copy fails, the other is made up for."""
+    made_up = scripted.add("made-up", tasks=tasks("workflows/made-up"))
+    one, two = (f"workflows/made-up/tasks/copy-{number}" for number in (1, 2))
+    action, compensation = Attempt.KIND_ACTION, Attempt.KIND_COMPENSATION
+    await scripted.say(
+        made_up, task=one, attempt_started=AttemptStarted(attempt=1, kind=action, host_id="host-a")
+    )
+    await scripted.say(
+        made_up,
+        task=two,
+        attempt_ended=AttemptEnded(attempt=1, state=Attempt.STATE_FAILED, failure=NO_SPACE),
+    )
+    await scripted.move(made_up, WorkflowState.WORKFLOW_STATE_COMPENSATING, cause=NO_SPACE)
+    await scripted.say(
+        made_up,
+        task=one,
+        attempt_started=AttemptStarted(
+            attempt=2, kind=compensation, compensates=1, host_id="host-a"
+        ),
+    )
+    await scripted.say(
+        made_up,
+        task=one,
+        task_state_changed=TaskStateChanged(after=Task.STATE_COMPENSATED),
+    )
+    await scripted.move(made_up, COMPENSATED)
+
+
+async def main() -> None:
+    scripted = Scripted()  # type: ignore[abstract]  # the other calls are not served
+    hosts = ScriptedHosts()
+    await script(scripted)
+    running = await start(scripted, hosts)
+    print(running.address, flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    await running.stop(0)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

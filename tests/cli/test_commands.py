@@ -1,0 +1,267 @@
+"""The commands, against a real coordinator's services on loopback."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from countermand.cli.main import main
+from countermand.client.spec import dump_spec, sequence, task, workflow_spec
+from countermand.v1.verb_pb2 import Noop
+
+SPEC = dump_spec(workflow_spec("drill", sequence("all", task("one", action=Noop()))))
+
+
+@pytest.fixture(scope="session")
+def coordinator():
+    """Serves for as long as the tests run; ends with its standard input."""
+    command = [sys.executable, "-m", "tests.cli.served"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert address, "the scripted coordinator did not start"
+        yield address
+        process.communicate()
+
+
+@pytest.fixture
+def run(coordinator):
+    def invoke(*args, given=None):
+        environment = {"COUNTERMAND_COORDINATOR": coordinator}
+        return CliRunner().invoke(main, args, input=given, env=environment)
+
+    return invoke
+
+
+# -- exit codes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("good", 0), ("failed", 1), ("made-up", 3), ("left", 4), ("blocked", 4)],
+)
+def test_waiting_ends_with_the_code_of_the_ending(run, name, code):
+    assert run("workflow", "wait", name).exit_code == code
+
+
+def test_a_wait_that_is_over_is_124(run):
+    done = run("workflow", "wait", "endless", "--timeout", "100ms")
+
+    assert (done.exit_code, done.stdout) == (124, "")
+    assert "Timed out: not done after 0.1 s" in done.stderr
+
+
+def test_a_wait_for_the_end_does_not_stop_at_blocked(run):
+    done = run("workflow", "wait", "blocked", "--settled", "--timeout", "100ms")
+
+    assert done.exit_code == 124
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("workflow", "cancel", "good"),
+        ("workflow", "list", "--state", "tired"),
+        ("workflow", "list", "--label", "team"),
+        ("workflow", "wait", "good", "--timeout", "soon"),
+        ("workflow", "resume", "good", "--rerun", "copy-1"),
+        ("hosts",),
+    ],
+    ids=["no-reason", "state", "label", "duration", "decision", "command"],
+)
+def test_wrong_usage_is_2_and_says_what_is_right(run, args):
+    done = run(*args)
+
+    assert done.exit_code == 2
+    assert "Error: " in done.stderr
+
+
+# -- errors -------------------------------------------------------------------------------------
+
+
+def test_an_error_says_what_happened_and_what_to_do(run):
+    done = run("workflow", "get", "nowhere")
+
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == (
+        "Error: There is no workflow workflows/nowhere: check the name, or "
+        "`countermand workflow list`. (WORKFLOW_NOT_FOUND)\n"
+    )
+
+
+def test_an_error_as_json_is_for_programs(run):
+    done = run("-o", "json", "workflow", "submit", "-", "--id", "x", given="{}")
+
+    error = json.loads(done.stderr)["error"]
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert (error["code"], error["reason"]) == ("INVALID_ARGUMENT", "FIELD_INVALID")
+    assert [v["field"] for v in error["violations"]] == ["spec.root.members", "spec.kind"]
+
+
+def test_every_violation_has_its_line(run):
+    done = run("workflow", "submit", "-", "--id", "x", given="{}")
+
+    assert done.stderr.splitlines() == [
+        "Error: the request is not right (FIELD_INVALID):",
+        "  spec.root.members: needs at least one",
+        "  spec.kind: must match [a-z0-9]",
+    ]
+
+
+def test_a_misspelt_spec_is_named_before_anything_is_sent(run):
+    done = run("workflow", "plan", "-", given='{"kindd": 1}')
+
+    assert done.exit_code == 1
+    assert "kindd" in done.stderr
+
+
+def test_a_call_that_is_not_served_says_so(run):
+    done = run("workflow", "pause", "endless", "--reason", "why not")
+
+    assert done.exit_code == 1
+    assert "PauseWorkflow is part of the contract but not served" in done.stderr
+
+
+def test_a_coordinator_that_is_not_there_is_named():
+    done = CliRunner().invoke(main, ["--coordinator", "127.0.0.1:1", "host", "list"])
+
+    assert done.exit_code == 1
+    assert "The coordinator at 127.0.0.1:1 does not answer" in done.stderr
+
+
+# -- what is shown ------------------------------------------------------------------------------
+
+
+def test_submitting_says_how_to_follow_and_repeats_harmlessly(run):
+    first = run("workflow", "submit", "-", "--id", "vm-42", given=SPEC)
+    again = run("workflow", "submit", "-", "--id", "vm-42", given=SPEC)
+
+    assert first.stdout == again.stdout
+    assert first.stdout == (
+        "Submitted workflows/vm-42. Follow it: countermand workflow watch vm-42\n"
+    )
+    assert run("workflow", "get", "@latest", "-o", "name").stdout == "workflows/vm-42\n"
+
+
+def test_a_plan_says_what_would_make_up_for_each_task(run):
+    done = run("workflow", "plan", "-", given=SPEC)
+
+    assert done.stdout.splitlines()[0].split() == (
+        ["TASK", "VERB", "HOST", "EFFECT", "MADE", "UP", "FOR", "BY"]
+    )
+    assert "nothing" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["made-up", "workflows/made-up"])
+def test_a_workflow_is_shown_whole_by_id_or_name(run, name):
+    done = run("workflow", "get", name)
+
+    assert done.stdout.splitlines()[0] == "workflows/made-up  ↺ compensated  drill"
+    assert "cause: Pool fast is full. (NO_SPACE)" in done.stdout
+    assert "  copy-1  ↺ compensated  host-a  copy image  50%" in done.stdout
+
+
+def test_a_list_is_a_table_json_or_names(run):
+    table = run("workflow", "list")
+    found = json.loads(run("workflow", "list", "-o", "json").stdout)
+    names = run("workflow", "list", "-o", "name").stdout.split()
+
+    assert table.stdout.splitlines()[0].split() == [
+        "WORKFLOW",
+        "KIND",
+        "STATE",
+        "TASKS",
+        "AGE",
+        "WHY",
+    ]
+    assert {one["name"] for one in found} == set(names) >= {"workflows/good", "workflows/left"}
+
+
+def test_a_watch_in_a_pipe_is_a_line_per_event_and_the_verdict(run):
+    done = run("workflow", "watch", "made-up")
+
+    lines = done.stdout.splitlines()
+    assert done.exit_code == 3
+    assert [line.split("  ", 3)[-1].split("  ", 1)[-1].strip() for line in lines[:-1]] == [
+        "attempt 1 goes out on host-a",
+        "attempt 1 ✗ failed: Pool fast is full. (NO_SPACE)",
+        "workflow ↶ compensating: Pool fast is full. (NO_SPACE)",
+        "attempt 2 makes up for attempt 1 on host-a",
+        "↺ compensated",
+        "workflow ↺ compensated",
+    ]
+    assert lines[-1] == (
+        "↺ compensated  workflows/made-up failed in task copy-2 on host-b (NO_SPACE): Pool fast is "
+        "full. Made up for: copy-1 on host-a (delete the copy). Nothing is left behind."
+    )
+
+
+def test_a_watch_as_json_is_a_line_per_event(run):
+    done = run("workflow", "watch", "good", "-o", "json")
+
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["sequence"] for event in events] == ["1", "2"]
+
+
+def test_events_can_be_read_from_the_middle(run):
+    done = run("workflow", "events", "made-up", "--after", "5")
+
+    assert [line.split()[1] for line in done.stdout.splitlines()] == ["6"]
+
+
+def test_hosts_are_added_drained_and_removed(run):
+    added = run("host", "add", "host-a", "127.0.0.1:7711")
+    drained = run("host", "drain", "host-a", "--reason", "kernel")
+    listed = run("host", "list")
+    shown = run("host", "get", "host-a")
+    removed = run("host", "remove", "host-a", "--reason", "sold")
+    empty = run("host", "list")
+
+    assert "✓ ready" in added.stdout
+    assert drained.stderr == "still runs: workflows/w/tasks/t\n"
+    assert "◐ draining" in listed.stdout
+    assert shown.stdout.startswith("hosts/host-a  ◐ draining  127.0.0.1:7711")
+    assert removed.stdout == "Removed host-a.\n"
+    assert (empty.stdout, empty.stderr.startswith("No hosts. Add one")) == ("", True)
+
+
+def test_on_a_terminal_the_watch_is_a_tree_and_can_do_without_colour(coordinator):
+    done = on_a_terminal(coordinator, "workflow", "watch", "made-up")
+    plain = on_a_terminal(coordinator, "--no-color", "workflow", "watch", "made-up")
+
+    assert "↺ copy-1" in plain
+    assert "delete the copy" in plain
+    assert "\x1b[35m" in done  # magenta: made up for
+    assert "\x1b[35m" not in plain
+
+
+def on_a_terminal(coordinator, *args):
+    """Returns what a command draws on a terminal."""
+    controller, terminal = pty.openpty()
+    environment = os.environ | {
+        "COUNTERMAND_COORDINATOR": coordinator,
+        "TERM": "xterm",
+        "COLUMNS": "100",
+    }
+    environment.pop("NO_COLOR", None)
+    command = [sys.executable, "-m", "countermand.cli", *args]
+    with subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment) as process:
+        os.close(terminal)
+        drawn = b""
+        while True:
+            try:
+                piece = os.read(controller, 65536)
+            except OSError:  # the other side is closed
+                break
+            if not piece:
+                break
+            drawn += piece
+        process.wait()
+    os.close(controller)
+    return drawn.decode()

@@ -1,0 +1,68 @@
+"""Help teaches, and starting stays quick."""
+
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from countermand.cli.host import host
+from countermand.cli.main import main
+from countermand.cli.workflow import workflow
+
+LEAVES = [(group, name) for group in (workflow, host) for name in group.commands]
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), LEAVES, ids=[f"{group.name}-{name}" for group, name in LEAVES]
+)
+def test_every_command_teaches_by_an_example(group, name):
+    done = CliRunner().invoke(main, [group.name, name, "--help"])
+
+    assert done.exit_code == 0
+    assert "Examples:" in done.output
+    assert f"countermand {group.name} {name}" in done.output
+
+
+def test_the_first_help_names_every_command_and_exit_code():
+    done = CliRunner().invoke(main, ["--help"])
+
+    for word in ("demo", "workflow", "host", "version", "124", "compensated"):
+        assert word in done.output
+
+
+@pytest.mark.parametrize("args", [["--help"], ["workflow", "--help"], ["host", "add", "--help"]])
+def test_help_loads_nothing_heavy(args):
+    script = f"""
+import sys
+from countermand.cli.main import main
+try:
+    main({args!r})
+except SystemExit:
+    pass
+heavy = {{"grpc", "google.protobuf", "rich", "asyncio", "opentelemetry"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_version_is_told_in_every_form():
+    for form in ("table", "json", "name"):
+        done = CliRunner().invoke(main, ["version", "-o", form])
+        assert (done.exit_code, "0." in done.stdout) == (0, True)
+
+
+def test_every_command_takes_the_shared_options():
+    for group, name in LEAVES:
+        options = {
+            option
+            for parameter in group.commands[name].params
+            if isinstance(parameter, click.Option)
+            for option in parameter.opts
+        }
+        assert {"--coordinator", "-o", "--timeout", "--no-color"} <= options, name

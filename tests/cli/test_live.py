@@ -1,0 +1,102 @@
+"""What the live tree shows of a workflow that moves."""
+
+from rich.console import Console
+
+from countermand.cli.live import Picture
+from countermand.v1.attempt_pb2 import Attempt, Progress
+from countermand.v1.event_pb2 import (
+    AttemptStarted,
+    HistoryEvent,
+    TaskStateChanged,
+    WorkflowStateChanged,
+)
+from countermand.v1.failure_pb2 import Failure
+from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_pb2 import AttemptProgress, Workflow
+from countermand.v1.workflow_state_pb2 import WorkflowState
+
+GROUP = "workflows/w/tasks/copies"
+ONE, TWO = "workflows/w/tasks/copy-1", "workflows/w/tasks/copy-2"
+
+
+def a_picture() -> Picture:
+    tasks = [
+        Task(name=GROUP, kind=Task.KIND_PARALLEL, state=Task.STATE_RUNNING),
+        Task(name=ONE, parent=GROUP, state=Task.STATE_READY, opposite="delete the copy"),
+        Task(name=TWO, parent=GROUP, state=Task.STATE_READY, waits_for="a slot on host-b"),
+    ]
+    state = WorkflowState.WORKFLOW_STATE_RUNNING
+    return Picture(Workflow(name="workflows/w", state=state), tasks)
+
+
+def drawn(picture: Picture, height: int = 40) -> list[str]:
+    console = Console(width=100, no_color=True)
+    with console.capture() as capture:
+        console.print(picture.draw(height))
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def moved(task: str, state: Task.State.ValueType, failure: Failure | None = None) -> HistoryEvent:
+    return HistoryEvent(
+        task=task, task_state_changed=TaskStateChanged(after=state, failure=failure)
+    )
+
+
+def test_a_running_copy_has_a_bar_a_rate_and_an_end():
+    picture = a_picture()
+    started = AttemptStarted(attempt=1, kind=Attempt.KIND_ACTION, host_id="host-a")
+    picture.apply(HistoryEvent(task=ONE, attempt_started=started))
+    picture.apply(moved(ONE, Task.STATE_RUNNING))
+    progress = Progress(done=500_000_000, total=1_000_000_000, rate=100_000_000, unit="bytes")
+    picture.advance(AttemptProgress(attempt=f"{ONE}/attempts/1", progress=progress))
+
+    assert drawn(picture) == [
+        "workflows/w  ▸ running",
+        "  ▸ copies                running",
+        "    ▸ copy-1              running       @host-a  "
+        + "━" * 20
+        + "  50%  100 MB/s  ETA 5.0 s",
+        "    ○ copy-2              ready         waits for a slot on host-b",
+    ]
+
+
+def test_what_is_made_up_for_says_how():
+    picture = a_picture()
+    failure = Failure(reason="NO_SPACE", message="Pool fast is full.")
+    picture.apply(moved(TWO, Task.STATE_FAILED, failure))
+    compensating = WorkflowStateChanged(
+        after=WorkflowState.WORKFLOW_STATE_COMPENSATING, cause=failure
+    )
+    picture.apply(HistoryEvent(workflow_state_changed=compensating))
+    picture.apply(moved(ONE, Task.STATE_COMPENSATING))
+
+    lines = drawn(picture)
+
+    assert lines[0] == "workflows/w  ↶ compensating  NO_SPACE: Pool fast is full."
+    assert lines[2] == "    ↶ copy-1              compensating  delete the copy"
+    assert lines[3] == "    ✗ copy-2              failed        NO_SPACE: Pool fast is full."
+
+
+def test_a_tree_taller_than_the_terminal_shows_what_is_at_work():
+    tasks = [
+        Task(name=f"workflows/w/tasks/t{number}", state=Task.STATE_PENDING) for number in range(100)
+    ]
+    picture = Picture(Workflow(name="workflows/w"), tasks)
+    picture.apply(moved("workflows/w/tasks/t42", Task.STATE_RUNNING))
+
+    lines = drawn(picture, height=20)
+
+    assert len(lines) == 3
+    assert lines[1].startswith("  ▸ t42")
+    assert lines[2] == "  and 99 more tasks"
+
+
+def test_what_this_version_does_not_know_is_passed_over():
+    picture = a_picture()
+    before = drawn(picture)
+
+    picture.apply(HistoryEvent(task=ONE))
+    picture.apply(moved("workflows/w/tasks/unheard-of", Task.STATE_RUNNING))
+    picture.advance(AttemptProgress(attempt="nonsense"))
+
+    assert drawn(picture) == before
