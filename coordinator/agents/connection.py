@@ -78,4 +78,4 @@ class GrpcConnection:
 
     async def close(self) -> None:
         """Closes the channel; calls in flight are cancelled."""
-        await self._channel.close()
+        await self._channel.close(None)

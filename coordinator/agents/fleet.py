@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 
 from coordinator.agents.connection import CALL_TIMEOUT_S, Connect
 from coordinator.agents.line import Ears, Line
-from coordinator.runtime.ports import Chance, Clock, HostRecord, Order, Store
+from coordinator.runtime.ports import Chance, Clock, HostRecord, HostView, Order, Store
 from coordinator.saga.events import AttemptFailed
 from coordinator.wire.failure import failure_from_proto
 from coordinator.wire.order import name_of
@@ -47,7 +48,7 @@ class Fleet:
     async def open(self) -> None:
         """Begins to connect to every known host."""
         for record in await self._store.hosts():
-            self.begin(record)
+            self._begin(record)
 
     async def close(self) -> None:
         """Ends every line; what they were seeing to is in the store."""
@@ -55,12 +56,17 @@ class Fleet:
             task.cancel()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
 
-    def lines(self) -> dict[str, Line]:
-        """Returns the lines by their hosts' ids."""
-        return self._lines
+    def all(self) -> Mapping[str, HostView]:
+        """Returns every host by its id."""
+        return {host_id: line.view() for host_id, line in self._lines.items()}
 
-    def begin(self, record: HostRecord) -> Line:
-        """Begins to connect to a host."""
+    async def begin(self, record: HostRecord, *, wait_s: float) -> None:
+        """Connects to a host, and waits for its first answer for at most so long."""
+        if record.id not in self._lines:
+            self._begin(record)
+        await self._lines[record.id].ready(wait_s)
+
+    def _begin(self, record: HostRecord) -> None:
         line = Line(
             record,
             connect=self._connect,
@@ -72,7 +78,6 @@ class Fleet:
         )
         self._lines[record.id] = line
         self._running[record.id] = asyncio.create_task(line.run(), name=f"line {record.id}")
-        return line
 
     async def end(self, host_id: str) -> None:
         """Ends the line to a host."""
@@ -94,6 +99,23 @@ class Fleet:
             await connection.close()
         if answer.host.cluster_id not in ("", self._cluster_id):
             raise WrongCluster(expected=answer.host.cluster_id, cluster_id=self._cluster_id)
+
+    def placement_problem(self, host_id: str, pools: frozenset[str]) -> str | None:
+        """Returns why a task that names some pools cannot run on a host, or None."""
+        line = self._lines.get(host_id)
+        if line is None:
+            known = ", ".join(sorted(self._lines)) or "none so far"
+            return f"there is no host {host_id!r}; known: {known}"
+        if line.report is None:
+            return None  # it has not been heard yet: its agent will say
+        reached = {pool.pool_id for pool in line.report.pools}
+        missing = sorted(pools - reached - {""})
+        if missing:
+            return (
+                f"host {host_id!r} reaches no pool {missing[0]!r}; "
+                f"it reaches: {', '.join(sorted(reached)) or 'none'}"
+            )
+        return None
 
     def deliver(self, order: Order) -> None:
         """Hands an order to its host's line."""

@@ -1,23 +1,22 @@
 """The line to one host: sees to every order until its outcome is known, and to nothing else.
 
-While it is connected it watches the agent's journal and carries orders out; each time it connects it
-asks about whatever may have gone out before. It is level-triggered: what is heard removes an order,
-whatever is left is asked about again. No verdict is taken from silence: a host that is silent for
-long makes its attempts UNKNOWN, never failed.
+While it is connected it watches the agent's journal and carries orders out; each time it connects
+it asks about whatever may have gone out before. It is level-triggered: what is heard removes an
+order, whatever is left is asked about again. No verdict is taken from silence: a host that is
+silent for long makes its attempts UNKNOWN, never failed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from enum import StrEnum
 
 from coordinator.agents.connection import AMBIGUOUS, CALL_TIMEOUT_S, Connect, Connection
 from coordinator.runtime import crash_points
-from coordinator.runtime.ports import Chance, Clock, HostRecord, Order
+from coordinator.runtime.ports import Chance, Clock, HostRecord, HostState, HostView, Order
 from coordinator.saga.commands import SendCancel
 from coordinator.saga.events import (
     AttemptEvent,
@@ -63,16 +62,6 @@ _OUTCOMES = frozenset(
 )
 
 
-class HostState(StrEnum):
-    """Where a host is, as its line sees it."""
-
-    CONNECTING = "CONNECTING"
-    READY = "READY"
-    SUSPECT = "SUSPECT"
-    UNREACHABLE = "UNREACHABLE"
-    QUARANTINED = "QUARANTINED"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ears:
     """Whom a line tells what it hears."""
@@ -114,6 +103,7 @@ class Line:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._window = asyncio.Semaphore(CALLS_IN_FLIGHT_MAX)
         self._silent_since = asyncio.get_running_loop().time()
+        self._up = asyncio.Event()
 
     # -- for the fleet --------------------------------------------------------------------------
 
@@ -131,14 +121,25 @@ class Line:
             return HostState.SUSPECT
         return HostState.CONNECTING if self.seen_time is None else HostState.SUSPECT
 
-    @property
-    def open_attempts(self) -> int:
-        """Returns how many attempts are on their way or at work."""
-        return len(self._orders)
+    def view(self) -> HostView:
+        """Returns the host as it stands now."""
+        problem = self.problem.failure(host_id=self.record.id) if self.problem else None
+        return HostView(
+            record=self.record,
+            state=self.state,
+            problem=failure_from_proto(problem) if problem else None,
+            report=self.report,
+            open_attempts=len(self._orders),
+            seen_time=self.seen_time,
+        )
 
-    def open_names(self) -> Iterator[str]:
-        """Yields the names of attempts that are on their way or at work."""
-        return iter(sorted(self._orders))
+    async def ready(self, timeout_s: float) -> None:
+        """Returns once the line is up, or the time is over."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._up.wait()
+        except TimeoutError:
+            pass
 
     def deliver(self, order: Order) -> None:
         """Takes an order; a newer one about the same attempt replaces the older."""
@@ -165,6 +166,7 @@ class Line:
                         self._silent_since = asyncio.get_running_loop().time()
                         log.warning("host.lost", extra={"host": self.record.id})
                     self._connection = None
+                    self._up.clear()
                     await connection.close()
                 self._report_silence()
                 await asyncio.sleep(wait_s * (1 - self._chance.jitter() / 2))
@@ -206,6 +208,7 @@ class Line:
 
     def _connected(self, connection: Connection) -> None:
         self._connection = connection
+        self._up.set()
         self.problem = None
         self._lost.clear()
         log.info("host.ready", extra={"host": self.record.id, "open": len(self._orders)})
@@ -268,7 +271,7 @@ class Line:
                 wait_s = min(wait_s * 2, RECONNECT_S_MAX)
                 await asyncio.sleep(delay_s)
                 continue
-            if self._orders.get(name) in (order, None):
+            if self._orders.get(name, order) is order:
                 return
 
     async def _carry_out(self, name: str, order: Order, connection: Connection) -> None:

@@ -19,6 +19,7 @@ from coordinator.runtime.ports import (
     Chance,
     Change,
     Clock,
+    Hints,
     Opening,
     Order,
     Request,
@@ -27,7 +28,6 @@ from coordinator.runtime.ports import (
     StoreError,
     Submission,
 )
-from coordinator.runtime.watch import Watches
 from coordinator.saga.advance import Decision, advance, quarantine, start
 from coordinator.saga.commands import SendCompensation, SetTimer
 from coordinator.saga.events import Event, Now, OwnerChanged, RetryDue
@@ -79,14 +79,14 @@ class Loop:
     """Decides about every open workflow of this coordinator, in batches."""
 
     def __init__(
-        self, *, store: Store, clock: Clock, chance: Chance, crash: Crash, watches: Watches[object]
+        self, *, store: Store, clock: Clock, chance: Chance, crash: Crash, hints: Hints
     ) -> None:
         """Keeps its ports; `open` begins."""
         self._store = store
         self._clock = clock
         self._chance = chance
         self._crash = crash
-        self._watches = watches
+        self._hints = hints
         self._agents: Agents | None = None
         self._inbox: asyncio.Queue[_Item] = asyncio.Queue()
         self._committed: dict[str, Workflow] = {}
@@ -166,6 +166,7 @@ class Loop:
                 for item in batch.items:
                     await self._take([item])
             else:
+                log.error("store.conflict", extra={"error": str(error)})  # noqa: TRY400
                 _answer_error(batch.items[0], error)
         except StoreError as error:
             self._go_back(batch)
@@ -179,7 +180,7 @@ class Loop:
             before = self._decided.get(item.workflow_id)
             try:
                 decision = self._decide_one(item, before)
-            except KeyError as error:
+            except (KeyError, StoreConflictError) as error:
                 _answer_error(item, error)  # settled meanwhile: what is heard of it is late
                 continue
             if decision.empty:
@@ -233,7 +234,7 @@ class Loop:
                     del self._decided[workflow.id]
             else:
                 self._committed[workflow.id] = workflow
-            self._watches.committed(workflow.id, settled=workflow.settled)
+            self._hints.committed(workflow.id, settled=workflow.settled)
             self._deliver(decision, ask_first=isinstance(item.what, OwnerChanged))
             if item.waiter and not item.waiter.done():
                 item.waiter.set_result(decision)

@@ -6,15 +6,16 @@ same conformance suite. Nothing here knows gRPC or SQL.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Protocol
 
 from coordinator.saga.commands import SendAction, SendCancel, SendCompensation
 from coordinator.saga.history import Entry
 from coordinator.saga.states import WorkflowState
-from coordinator.saga.workflow import Workflow
+from coordinator.saga.workflow import Failure, Workflow
 
 
 class StoreError(Exception):
@@ -182,6 +183,54 @@ class Agents(Protocol):
 
     def deliver(self, order: Order) -> None:
         """Takes an order; returns at once."""
+
+
+class HostState(StrEnum):
+    """Where a host is, as the coordinator sees it."""
+
+    CONNECTING = "CONNECTING"  # nothing has been heard of it yet
+    READY = "READY"  # answers
+    SUSPECT = "SUSPECT"  # silent for a while; nothing is concluded from it
+    UNREACHABLE = "UNREACHABLE"  # silent for long
+    QUARANTINED = "QUARANTINED"  # its journal is not the one that was planned with
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostView:
+    """A host as it stands now."""
+
+    record: HostRecord
+    state: HostState
+    problem: Failure | None  # why it is not READY
+    report: object  # the agent's description of itself; None until it was heard
+    open_attempts: int
+    seen_time: datetime | None
+
+
+class Hosts(Protocol):
+    """The hosts that tasks may be sent to."""
+
+    def all(self) -> Mapping[str, HostView]:
+        """Returns every host by its id."""
+
+    def placement_problem(self, host_id: str, pools: frozenset[str]) -> str | None:
+        """Returns why a task that names some pools cannot run on a host, or None."""
+
+    async def probe(self, address: str) -> None:
+        """Checks that an agent answers at an address and would serve this cluster; raises."""
+
+    async def begin(self, record: HostRecord, *, wait_s: float) -> None:
+        """Connects to a host, and waits for its first answer for at most so long."""
+
+    async def end(self, host_id: str) -> None:
+        """Ends the line to a host."""
+
+
+class Hints(Protocol):
+    """Those who wait for changes."""
+
+    def committed(self, workflow_id: str, *, settled: bool) -> None:
+        """Says that a workflow has changed, durably."""
 
 
 class Clock(Protocol):

@@ -72,6 +72,7 @@ class Refusal:
     state: WorkflowState
     allowed: tuple[WorkflowState, ...]
     because: str = ""
+    outdated: bool = False  # the asker saw another version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -615,6 +616,9 @@ class _Turn:
     def cancel(self, event: events.CancelRequested) -> None:
         """Turns the workflow round because somebody wants it, if it still can be."""
         allowed = (WorkflowState.RUNNING,)
+        if event.version not in (0, self.before.version):
+            self.refusal = Refusal(state=self.state, allowed=allowed, outdated=True)
+            return
         if self.state is not WorkflowState.RUNNING:
             self.refusal = Refusal(state=self.state, allowed=allowed)
             return

@@ -84,6 +84,7 @@ class CancelRequested:
     """Somebody wants the workflow stopped and made up for."""
 
     failure: Failure  # the cause that it would get
+    version: int = 0  # of the workflow as the asker saw it; 0: any
     principal: str
     reason: str
     request_id: str

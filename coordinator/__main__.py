@@ -1,0 +1,188 @@
+"""Starts the coordinator: the one place where ports meet what implements them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from coordinator.agents.connection import GrpcConnection
+from coordinator.agents.fleet import Fleet
+from coordinator.agents.line import Ears
+from coordinator.api.external_task_service import ExternalTaskService
+from coordinator.api.host_service import HostService
+from coordinator.api.workflow_service import WorkflowService
+from coordinator.runtime.loop import Loop
+from coordinator.runtime.ports import HostRecord, StoreError
+from coordinator.runtime.watch import Watches
+from coordinator.store.database import sqlite
+from coordinator.store.run import Threads
+from coordinator.store.sql import SqlStore
+from countermand.rpc import crash, logs, telemetry
+from countermand.rpc.server import ListenRefused, Service, serve
+from countermand.v1.attempt_pb2 import Progress
+from countermand.v1.external_task_pb2_grpc import add_ExternalTaskServiceServicer_to_server
+from countermand.v1.host_pb2_grpc import add_HostServiceServicer_to_server
+from countermand.v1.workflow_pb2_grpc import add_WorkflowServiceServicer_to_server
+
+DATABASE = "coordinator.sqlite"
+
+
+class SystemClock:
+    """Tells this machine's time of day."""
+
+    def now(self) -> datetime:
+        """Returns the time."""
+        return datetime.now(UTC)
+
+
+class SystemChance:
+    """Draws from this machine's randomness."""
+
+    def __init__(self) -> None:
+        """Seeds from the system."""
+        self._random = random.SystemRandom()
+
+    def jitter(self) -> float:
+        """Returns a number in [0, 1)."""
+        return self._random.random()
+
+    def new_id(self) -> str:
+        """Returns a fresh unique id."""
+        return str(uuid.uuid4())
+
+
+@click.group()
+def main() -> None:
+    """Run the Countermand coordinator.
+
+    It holds workflows, and sees to it that each happens or leaves nothing behind.
+    """
+
+
+@main.command("serve")
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    envvar="COUNTERMAND_DATA",
+    help="The folder of the database; made if it is missing.",
+)
+@click.option(
+    "--listen",
+    default="127.0.0.1:7700",
+    show_default=True,
+    envvar="COUNTERMAND_LISTEN",
+    help="Where to answer; port 0 takes a free one. Loopback only, until TLS is set up.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    envvar="COUNTERMAND_LOG_LEVEL",
+    help="What is written to standard error, as one JSON line per event.",
+)
+def serve_command(data: Path, listen: str, log_level: str) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    One JSON line on standard output says when and where it is ready:
+
+        countermand-coordinator serve --data ./data --listen 127.0.0.1:7700
+    """
+    logs.configure(sys.stderr, log_level)
+    data.mkdir(parents=True, exist_ok=True)
+    try:
+        asyncio.run(_serve(data, listen))
+    except (StoreError, ListenRefused) as error:
+        raise click.ClickException(str(error)) from error
+
+
+async def _serve(data: Path, listen: str) -> None:
+    """Opens the store, takes over what is open, and answers until told to stop."""
+    clock, chance = SystemClock(), SystemChance()
+    dies = crash.from_environment(os.environ)
+    spans = telemetry.start("countermand-coordinator", os.environ)
+    watches: Watches[Progress] = Watches()
+    store = SqlStore(sqlite(data / DATABASE), Threads(), new_id=chance.new_id, crash=dies)
+    loop = Loop(store=store, clock=clock, chance=chance, crash=dies, hints=watches)
+    try:
+        opening = await loop.open()
+        tasks: set[asyncio.Task[None]] = set()
+
+        def keep(record: HostRecord) -> None:
+            task = asyncio.create_task(store.put_host(record))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        fleet = Fleet(
+            store=store,
+            connect=GrpcConnection,
+            cluster_id=opening.cluster_id,
+            clock=clock,
+            chance=chance,
+            crash=dies,
+            ears=Ears(event=loop.hear, progress=watches.heard_progress, record=keep),
+        )
+        loop.attach(fleet)
+        await fleet.open()
+        deciding = asyncio.create_task(loop.run(), name="loop")
+        server = await serve(
+            listen=listen,
+            services=_services(loop, store, fleet, watches, clock),
+            telemetry=spans,
+        )
+        ready = {"event": "coordinator.ready", "address": server.address}
+        print(json.dumps(ready), flush=True)  # noqa: T201  # the line that starters wait for
+        await _until_stopped(deciding)
+        await server.stop()
+        await fleet.close()
+        deciding.cancel()
+    finally:
+        await store.close()
+        spans.stop()
+
+
+def _services(
+    loop: Loop, store: SqlStore, fleet: Fleet, watches: Watches[Progress], clock: SystemClock
+) -> list[Service]:
+    return [
+        Service(
+            "countermand.v1.WorkflowService",
+            add_WorkflowServiceServicer_to_server,
+            WorkflowService(loop=loop, store=store, hosts=fleet, watches=watches, clock=clock),
+        ),
+        Service(
+            "countermand.v1.HostService",
+            add_HostServiceServicer_to_server,
+            HostService(loop=loop, store=store, hosts=fleet, clock=clock),
+        ),
+        Service(
+            "countermand.v1.ExternalTaskService",
+            add_ExternalTaskServiceServicer_to_server,
+            ExternalTaskService(),
+        ),
+    ]
+
+
+async def _until_stopped(deciding: asyncio.Task[None]) -> None:
+    """Returns on SIGTERM or SIGINT; raises if the loop has ended by a defect of ours."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({stopped, deciding}, return_when=asyncio.FIRST_COMPLETED)
+    if deciding.done():
+        await deciding
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Following workflows: reads what is committed, waits for a hint, reads again.
+
+A watcher, however slow, holds nothing but its place. Progress comes in between, the latest value of
+each attempt at most four times a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from coordinator.runtime.loop import Loop
+from coordinator.runtime.ports import Store, StoredEntry
+from coordinator.runtime.watch import Topic, Watches
+from coordinator.saga.states import WorkflowState
+from countermand.v1 import workflow_pb2 as pb
+from countermand.v1.attempt_pb2 import Progress
+from countermand.v1.event_pb2 import HistoryEvent
+
+PAGE = 500  # entries read at a time: about 100 KiB
+BOOKMARK_S = 15.0  # a quiet stream says this often that it is alive
+PROGRESS_S = 0.25  # faster than this nobody can read
+
+
+class Follower:
+    """Streams what becomes of workflows."""
+
+    def __init__(self, *, loop: Loop, store: Store, watches: Watches[Progress]) -> None:
+        """Keeps what it reads."""
+        self._loop = loop
+        self._store = store
+        self._watches = watches
+
+    def event(self, stored: StoredEntry) -> HistoryEvent:
+        """Returns an entry as the contract writes it."""
+        event = HistoryEvent.FromString(stored.payload)
+        event.position = stored.position
+        return event
+
+    async def workflow(
+        self, workflow_id: str, *, after: int, progress: bool
+    ) -> AsyncIterator[pb.WatchWorkflowResponse]:
+        """Yields a workflow's history from a sequence on, until it is settled."""
+        shown: dict[str, Progress] = {}
+        quiet = True
+        with self._watches.watching(workflow_id) as topic:
+            while True:
+                seen = topic.changes
+                workflow = self._loop.workflow(workflow_id)
+                if workflow is None or workflow.sequence > after:
+                    async for stored in self._entries(workflow_id, after):
+                        yield pb.WatchWorkflowResponse(event=self.event(stored))
+                        after, quiet = stored.sequence, True
+                if progress:
+                    for update in _news(topic, shown):
+                        yield update
+                if quiet or workflow is None:
+                    yield pb.WatchWorkflowResponse(bookmark=after)
+                if workflow is None:
+                    return
+                quiet = await topic.wait(seen, BOOKMARK_S) == seen
+                workflow = self._loop.workflow(workflow_id)
+                if workflow is not None and workflow.sequence <= after:
+                    await asyncio.sleep(PROGRESS_S)  # only progress: let some of it gather
+
+    async def _entries(self, workflow_id: str, after: int) -> AsyncIterator[StoredEntry]:
+        while page := await self._store.history(workflow_id, after=after, limit=PAGE):
+            for stored in page:
+                yield stored
+            after = page[-1].sequence
+            if len(page) < PAGE:
+                return
+
+    async def everything(self, *, after: int | None) -> AsyncIterator[pb.WatchEventsResponse]:
+        """Yields the history of all workflows from a position on."""
+        topic = self._watches.everything
+        if after is None:
+            after = await self._store.position()
+        yield pb.WatchEventsResponse(bookmark=after)
+        while True:
+            seen = topic.changes
+            while page := await self._store.events(after=after, limit=PAGE):
+                for stored in page:
+                    yield pb.WatchEventsResponse(event=self.event(stored))
+                after = page[-1].position
+                if len(page) < PAGE:
+                    break
+            if await topic.wait(seen, BOOKMARK_S) == seen:
+                yield pb.WatchEventsResponse(bookmark=after)
+
+    async def wait(
+        self, workflow_id: str, states: frozenset[WorkflowState], timeout_s: float
+    ) -> None:
+        """Returns once a workflow is settled, in one of some states, or the time is over."""
+        clock = asyncio.get_running_loop()
+        deadline = clock.time() + timeout_s
+        with self._watches.watching(workflow_id) as topic:
+            while True:
+                seen = topic.changes
+                workflow = self._loop.workflow(workflow_id)
+                if workflow is None or workflow.state in states or clock.time() >= deadline:
+                    return
+                await topic.wait(seen, deadline - clock.time())
+
+
+def _news(topic: Topic[Progress], shown: dict[str, Progress]) -> list[pb.WatchWorkflowResponse]:
+    """Returns the progress that was not shown yet."""
+    news = []
+    for attempt, progress in topic.progress.items():
+        if shown.get(attempt) is not progress:
+            shown[attempt] = progress
+            update = pb.AttemptProgress(attempt=attempt, progress=progress)
+            news.append(pb.WatchWorkflowResponse(progress=update))
+    return news

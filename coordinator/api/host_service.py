@@ -1,0 +1,136 @@
+"""HostService: the hosts that tasks may be sent to."""
+
+from __future__ import annotations
+
+from coordinator.api import requests
+from coordinator.api.requests import Context
+from coordinator.runtime.loop import Loop
+from coordinator.runtime.ports import Clock, HostRecord, Hosts, HostState, HostView, Store
+from coordinator.wire.failure import failure_to_proto
+from coordinator.wire.history import timestamp
+from countermand.rpc.errors import (
+    CallUnsupported,
+    CountermandError,
+    FieldInvalid,
+    HostBusy,
+    HostIdTaken,
+    HostNotFound,
+    HostUnreachable,
+    Violation,
+)
+from countermand.rpc.names import ID_RULE, host_name, is_id
+from countermand.v1 import host_pb2 as pb
+from countermand.v1.agent_pb2 import HostReport
+from countermand.v1.host_pb2_grpc import HostServiceServicer
+
+_STATES = {state: pb.Host.State.Value(f"STATE_{state}") for state in HostState}
+PORT_MAX = 65_535
+
+
+class HostService(HostServiceServicer):
+    """Serves hosts."""
+
+    def __init__(self, *, loop: Loop, store: Store, hosts: Hosts, clock: Clock) -> None:
+        """Keeps what it asks."""
+        self._loop = loop
+        self._store = store
+        self._hosts = hosts
+        self._clock = clock
+
+    async def AddHost(self, request: pb.AddHostRequest, context: Context) -> pb.AddHostResponse:
+        """Adds a host whose agent answers."""
+        _check_add(request)
+        if host := self._hosts.all().get(request.host_id):
+            if host.record.address != request.address:
+                raise HostIdTaken(name=host_name(request.host_id), address=host.record.address)
+            return pb.AddHostResponse(host=_shown(host))
+        try:
+            await self._hosts.probe(request.address)
+        except CountermandError as error:
+            if error.reason == "WRONG_CLUSTER":
+                raise
+            if not request.unreachable_allowed:
+                raise HostUnreachable(address=request.address) from error
+        record = HostRecord(
+            id=request.host_id, address=request.address, create_time=self._clock.now()
+        )
+        await self._store.put_host(record)
+        # If the process stops here, the host is connected to at the next start.
+        wait_s = 0.0 if request.unreachable_allowed else requests.READY_S_MAX
+        await self._hosts.begin(record, wait_s=wait_s)
+        return pb.AddHostResponse(host=_shown(self._hosts.all()[record.id]))
+
+    async def GetHost(
+        self, request: pb.HostServiceGetHostRequest, context: Context
+    ) -> pb.HostServiceGetHostResponse:
+        """Returns one host."""
+        return pb.HostServiceGetHostResponse(host=_shown(self._host(request.name)))
+
+    async def ListHosts(
+        self, request: pb.ListHostsRequest, context: Context
+    ) -> pb.ListHostsResponse:
+        """Returns one page of hosts, in order of their ids."""
+        limit = requests.page_size(request.page_size)
+        hosts = self._hosts.all()
+        ids = sorted(host_id for host_id in hosts if host_id > request.page_token)
+        page = ids[:limit]
+        return pb.ListHostsResponse(
+            hosts=[_shown(hosts[host_id]) for host_id in page],
+            next_page_token=page[-1] if len(ids) > limit else "",
+        )
+
+    async def DrainHost(
+        self, request: pb.DrainHostRequest, context: Context
+    ) -> pb.DrainHostResponse:
+        """Is not served yet."""
+        raise CallUnsupported(call="DrainHost")
+
+    async def RemoveHost(
+        self, request: pb.RemoveHostRequest, context: Context
+    ) -> pb.RemoveHostResponse:
+        """Removes a host that no open workflow needs."""
+        requests.demand(request, "request_id", "reason")
+        host_id = requests.host_id(request.name)
+        if host_id not in self._hosts.all():
+            raise HostNotFound(name=request.name)
+        for workflow in self._loop.open_workflows():
+            if any(n.task and n.task.host == host_id for n in workflow.plan.nodes):
+                raise HostBusy(name=request.name, workflow=workflow.id)
+        await self._store.remove_host(host_id)
+        await self._hosts.end(host_id)
+        return pb.RemoveHostResponse()
+
+    def _host(self, name: str) -> HostView:
+        host = self._hosts.all().get(requests.host_id(name))
+        if host is None:
+            raise HostNotFound(name=name)
+        return host
+
+
+def _check_add(request: pb.AddHostRequest) -> None:
+    found = []
+    if not is_id(request.host_id):
+        found.append(Violation("host_id", f"{request.host_id!r} {ID_RULE}"))
+    host, _, port = request.address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) <= PORT_MAX:
+        found.append(Violation("address", "must be host:port, such as 127.0.0.1:7701"))
+    if found:
+        raise FieldInvalid(*found)
+
+
+def _shown(host: HostView) -> pb.Host:
+    shown = pb.Host(
+        name=host_name(host.record.id),
+        address=host.record.address,
+        state=_STATES[host.state],
+        problem=failure_to_proto(host.problem),
+        incarnation=host.record.incarnation,
+        open_attempts=host.open_attempts,
+        create_time=timestamp(host.record.create_time),
+        seen_time=timestamp(host.seen_time),
+    )
+    if isinstance(host.report, HostReport):
+        shown.pools.extend(host.report.pools)
+        shown.window = host.report.attempts_max
+        shown.version = host.report.version
+    return shown

@@ -1,0 +1,98 @@
+"""What the services check of every request before anything is decided."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
+
+from google.protobuf.message import Message
+
+from countermand.rpc.errors import FieldInvalid, Violation
+from countermand.rpc.names import ID_RULE, is_id, parse_host, parse_task, parse_workflow
+
+T = TypeVar("T")
+
+# gRPC types its context differently from its stubs; handlers only pass it on.
+Context: TypeAlias = Any
+
+PAGE_SIZE = 50  # what a page holds when nothing is said
+PAGE_SIZE_MAX = 1000
+WAIT_S_MAX = 60.0  # of WaitWorkflow: callers ask again, so that a lost one is noticed
+READY_S_MAX = 5.0  # how long AddHost waits for the first greeting
+LABELS_MAX = 32
+LABEL_BYTES_MAX = 255
+TEXT_BYTES_MAX = 4096  # of a reason given by a person
+
+
+def page_size(asked: int) -> int:
+    """Returns how many items a page holds.
+
+    Raises:
+        FieldInvalid: It is negative.
+    """
+    if asked < 0:
+        raise FieldInvalid(Violation("page_size", "must not be negative"))
+    return min(asked or PAGE_SIZE, PAGE_SIZE_MAX)
+
+
+def workflow_id(name: str, field: str = "name") -> str:
+    """Returns the id in a workflow's name; raises FieldInvalid."""
+    return _parsed(parse_workflow, name, field, "workflows/{workflow}")
+
+
+def task_id(name: str, field: str = "name") -> tuple[str, str]:
+    """Returns the workflow's and the task's id in a task's name; raises FieldInvalid."""
+    return _parsed(parse_task, name, field, "workflows/{workflow}/tasks/{task}")
+
+
+def host_id(name: str, field: str = "name") -> str:
+    """Returns the id in a host's name; raises FieldInvalid."""
+    return _parsed(parse_host, name, field, "hosts/{host}")
+
+
+def _parsed(parse: Callable[[str], T | None], name: str, field: str, form: str) -> T:
+    parsed = parse(name)
+    if parsed is None:
+        raise FieldInvalid(Violation(field, f"{name!r} is not of the form {form}; ids {ID_RULE}"))
+    return parsed
+
+
+def label_problems(labels: dict[str, str]) -> list[Violation]:
+    """Returns what is wrong with labels."""
+    found = []
+    if len(labels) > LABELS_MAX:
+        found.append(Violation("labels", f"has {len(labels)}, at most {LABELS_MAX} are allowed"))
+    for key, value in labels.items():
+        if not is_id(key):
+            found.append(Violation(f"labels[{key!r}]", f"the key {ID_RULE}"))
+        if len(value.encode()) > LABEL_BYTES_MAX:
+            found.append(Violation(f"labels[{key!r}]", f"is longer than {LABEL_BYTES_MAX} bytes"))
+    return found
+
+
+def demand(request: Message, *fields: str) -> None:
+    """Checks that texts are given, and not too long.
+
+    Raises:
+        FieldInvalid: With every one that is missing.
+    """
+    found = []
+    for field in fields:
+        text = getattr(request, field)
+        if not text.strip():
+            found.append(Violation(field, "is required"))
+        elif len(text.encode()) > TEXT_BYTES_MAX:
+            found.append(Violation(field, f"is longer than {TEXT_BYTES_MAX} bytes"))
+    if found:
+        raise FieldInvalid(*found)
+
+
+def hash_of(*messages: Message) -> bytes:
+    """Returns what tells a repeated request from another one under the same id."""
+    digest = hashlib.sha256()
+    for message in messages:
+        content = message.SerializeToString(deterministic=True)
+        digest.update(len(content).to_bytes(8, "big"))
+        digest.update(content)
+    return digest.digest()
