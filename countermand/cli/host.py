@@ -65,11 +65,13 @@ def get(settings: Settings, host_id: str) -> None:
     """Show one host: its pools and problems."""
 
     async def work(client: Client) -> None:
+        from countermand.cli.output import show_one
+
         found = await client.hosts.get(host_id)
         if settings.output == "table":
             _describe(found)
         else:
-            _show_one(settings, found)
+            show_one(settings, found)
 
     run(settings, work)
 
@@ -128,15 +130,6 @@ def _show(settings: Settings, hosts: list[Host]) -> None:
         name=lambda found: found.name,
         nothing="No hosts. Add one: countermand host add host-a 127.0.0.1:7711",
     )
-
-
-def _show_one(settings: Settings, found: Host) -> None:
-    from countermand.cli.output import show_json
-
-    if settings.output == "json":
-        show_json(found)
-    else:
-        click.echo(found.name)
 
 
 def _row(found: Host) -> Row:

@@ -19,6 +19,8 @@ from countermand.cli.drawing import phrases
 from countermand.cli.settings import Settings
 from countermand.cli.words import Look
 from countermand.v1.attempt_pb2 import Progress
+from countermand.v1.host_pb2 import Host
+from countermand.v1.workflow_pb2 import Workflow
 
 Item = TypeVar("Item", bound=Message)
 Row = Sequence[str | Look]
@@ -81,6 +83,14 @@ def as_json(message: Message) -> dict[str, object]:
 def show_json(message: Message) -> None:
     """Prints one message as JSON."""
     click.echo(json.dumps(as_json(message), indent=2, ensure_ascii=False))
+
+
+def show_one(settings: Settings, shown: Workflow | Host) -> None:
+    """Prints one resource as JSON, or its name."""
+    if settings.output == "json":
+        show_json(shown)
+    else:
+        click.echo(shown.name)
 
 
 def age(time: Timestamp) -> str:

@@ -97,11 +97,12 @@ def show_plan(settings: Settings, planned: Sequence[Task]) -> None:
 def describe(one: Workflow, tasks: Sequence[Task]) -> None:
     """Prints one workflow whole: state, cause, needs, leftovers, tasks."""
     click.echo(f"{one.name}  {paint(workflow_look(one.state))}  {one.kind}")
+    by = f" by {one.principal}" if one.principal else ""
     ran = ""
     if one.HasField("end_time"):
         seconds = one.end_time.ToNanoseconds() - one.create_time.ToNanoseconds()
         ran = f", settled after {phrases.duration(seconds / 1e9)}"
-    click.echo(f"  submitted {age(one.create_time)} ago by {one.principal or 'anybody'}{ran}")
+    click.echo(f"  submitted {age(one.create_time)} ago{by}{ran}")
     if one.trace_id:
         click.echo(f"  trace {one.trace_id}")
     if one.HasField("cause"):

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from countermand.cli.arguments import json_object, label_pair, named
 from countermand.cli.exits import PATIENCE, PATIENCE_WHEN_FOLLOWING, run
 from countermand.cli.settings import OrderedGroup, Settings, examples, shared_options
+from countermand.cli.steer import cancel, pause, resume
 
 if TYPE_CHECKING:
-    from countermand.client import Client, Run
-    from countermand.v1.workflow_pb2 import Workflow
+    from countermand.client import Client
     from countermand.v1.workflow_spec_pb2 import WorkflowSpec
-
-LATEST = "@latest"
 
 
 @click.group(
@@ -68,8 +67,8 @@ def submit(
     """
     if watches and waits:
         raise click.UsageError("--watch and --wait exclude each other")
-    given = _object(input_json)
-    pairs = dict(_pair(label) for label in labels)
+    given = json_object(input_json)
+    pairs = dict(label_pair(label) for label in labels)
 
     async def work(client: Client) -> int:
         from countermand.cli.follow import follow, wait_quietly
@@ -99,7 +98,7 @@ def plan(settings: Settings, file: TextIO, input_json: str | None) -> None:
 
     Checks the spec as submit does, and starts nothing.
     """
-    given = _object(input_json)
+    given = json_object(input_json)
 
     async def work(client: Client) -> None:
         from countermand.cli.tables import show_plan
@@ -139,7 +138,7 @@ def list_(
     limit: int,
 ) -> None:
     """List workflows, newest first."""
-    pairs = dict(_pair(label) for label in labels)
+    pairs = dict(label_pair(label) for label in labels)
 
     async def work(client: Client) -> None:
         from countermand.cli.tables import show_workflows, workflow_states
@@ -174,6 +173,7 @@ def get(settings: Settings, name: str) -> None:
     """
 
     async def work(client: Client) -> None:
+        from countermand.cli.output import show_one
         from countermand.cli.tables import describe
         from countermand.v1.workflow_pb2 import WorkflowView
 
@@ -181,7 +181,7 @@ def get(settings: Settings, name: str) -> None:
         if settings.output == "table":
             describe(await one.get(), await one.tasks())
         else:
-            _show_one(settings, await one.get(WorkflowView.WORKFLOW_VIEW_FULL))
+            show_one(settings, await one.get(WorkflowView.WORKFLOW_VIEW_FULL))
 
     run(settings, work)
 
@@ -273,121 +273,14 @@ def wait(settings: Settings, name: str, settled: bool) -> None:
     run(settings, work, patience=PATIENCE_WHEN_FOLLOWING)
 
 
-# -- steer --------------------------------------------------------------------------------------
-
-
-@workflow.command(epilog=examples('countermand workflow cancel vm-42 --reason "wrong template"'))
-@click.argument("name", metavar="WORKFLOW")
-@click.option("--reason", required=True, help="Why, for the audit.")
-@shared_options()
-@click.pass_obj
-def cancel(settings: Settings, name: str, reason: str) -> None:
-    """Stop it, and make up for what it did."""
-
-    async def work(client: Client) -> None:
-        _say_state(settings, await (await named(client, name)).cancel(reason))
-
-    run(settings, work)
-
-
-@workflow.command(epilog=examples('countermand workflow pause vm-42 --reason "switch maintenance"'))
-@click.argument("name", metavar="WORKFLOW")
-@click.option("--reason", required=True, help="Why, for the audit.")
-@click.option("--hold-compensation", is_flag=True, help="Hold compensation too; else it goes on.")
-@shared_options()
-@click.pass_obj
-def pause(settings: Settings, name: str, reason: str, hold_compensation: bool) -> None:
-    """Start nothing new for a while.
-
-    Attempts in flight end by themselves, and compensation goes on unless it is held too.
-    """
-
-    async def work(client: Client) -> None:
-        one = await named(client, name)
-        _say_state(settings, await one.pause(reason, hold_compensation=hold_compensation))
-
-    run(settings, work)
-
-
-@workflow.command(
-    epilog=examples(
-        "countermand workflow resume vm-42",
-        'countermand workflow resume vm-42 --rerun copy-3 --reason "space freed"',
-        "countermand workflow resume vm-42 --skip verify --reason 'checked by hand'",
-    )
-)
-@click.argument("name", metavar="WORKFLOW")
-@click.option("--rerun", "reruns", multiple=True, metavar="TASK", help="Run it again.")
-@click.option(
-    "--skip", "skips", multiple=True, metavar="TASK[=JSON]", help="Go on after it, with outputs."
-)
-@click.option("--give-up", "give_ups", multiple=True, metavar="TASK", help="Make up for it all.")
-@click.option("--reason", default="", help="Why, for the audit; required with a decision.")
-@shared_options()
-@click.pass_obj
-def resume(
-    settings: Settings,
-    *,
-    name: str,
-    reruns: tuple[str, ...],
-    skips: tuple[str, ...],
-    give_ups: tuple[str, ...],
-    reason: str,
-) -> None:
-    """Go on after a pause.
-
-    Takes one decision for each task that needs one; all of them hold, or none.
-    """
-    if (reruns or skips or give_ups) and not reason:
-        raise click.UsageError("a decision needs a --reason")
-    outputs = {task: _object(text or None) for task, _, text in (s.partition("=") for s in skips)}
-
-    async def work(client: Client) -> None:
-        from countermand.cli.decisions import decisions
-
-        one = await named(client, name)
-        made = decisions(one.name, reruns=reruns, skips=outputs, give_ups=give_ups)
-        _say_state(settings, await one.resume(reason, decisions=made))
-
-    run(settings, work)
-
-
-# -- helpers ------------------------------------------------------------------------------------
-
-
-async def named(client: Client, name: str) -> Run:
-    """Returns the workflow that a person means."""
-    if name != LATEST:
-        return client.run(name)
-    async for newest in client.list(page_size=1):
-        return client.run(newest.name)
-    raise click.UsageError("there is no workflow yet, so there is no @latest")
+for command in (cancel, pause, resume):
+    workflow.add_command(command)
 
 
 def _spec(file: TextIO) -> WorkflowSpec:
     from countermand.client.spec import parse_spec
 
     return parse_spec(file.read(), origin=str(file.name))
-
-
-def _object(text: str | None) -> dict[str, object] | None:
-    """Returns a JSON object that was given on the command line."""
-    if text is None:
-        return None
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise click.UsageError(f"{text!r} is not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise click.UsageError(f"{text!r} is not a JSON object: write {{...}}")
-    return value
-
-
-def _pair(label: str) -> tuple[str, str]:
-    key, equals, value = label.partition("=")
-    if not equals:
-        raise click.UsageError(f"{label!r} is not a label: write KEY=VALUE")
-    return key, value
 
 
 def _say_submitted(settings: Settings, name: str) -> None:
@@ -398,22 +291,3 @@ def _say_submitted(settings: Settings, name: str) -> None:
     else:
         workflow_id = name.removeprefix("workflows/")
         click.echo(f"Submitted {name}. Follow it: countermand workflow watch {workflow_id}")
-
-
-def _say_state(settings: Settings, changed: Workflow) -> None:
-    from countermand.cli.output import paint
-    from countermand.cli.words import workflow_look
-
-    if settings.output == "table":
-        click.echo(f"{changed.name} is {paint(workflow_look(changed.state))}")
-    else:
-        _show_one(settings, changed)
-
-
-def _show_one(settings: Settings, shown: Workflow) -> None:
-    from countermand.cli.output import show_json
-
-    if settings.output == "json":
-        show_json(shown)
-    else:
-        click.echo(shown.name)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import grpc
@@ -153,11 +153,16 @@ class ServerInterceptor(_ServerBase):
 
         return writer
 
-    def _generator(self, method: str, inner: Callable[..., AsyncIterator[object]]) -> _Handler:
+    def _generator(self, method: str, inner: Callable[..., AsyncGenerator[object]]) -> _Handler:
         async def generator(request: object, context: _Context) -> AsyncIterator[object]:
             CURRENT.set(trace_context(context))
-            async with _guarded(method, context):
-                async for response in inner(request, context):
+            # Closed here and now when the caller leaves: what the handler holds, such as a
+            # subscription, must not wait for the garbage collector.
+            async with (
+                _guarded(method, context),
+                aclosing(inner(request, context)) as responses,
+            ):
+                async for response in responses:
                     yield response
 
         return generator

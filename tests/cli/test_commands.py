@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 
@@ -239,6 +240,21 @@ def test_on_a_terminal_the_watch_is_a_tree_and_can_do_without_colour(coordinator
     assert "delete the copy" in plain
     assert "\x1b[35m" in done  # magenta: made up for
     assert "\x1b[35m" not in plain
+
+
+def test_an_interrupted_watch_leaves_the_workflow_alone(coordinator):
+    command = [sys.executable, "-m", "countermand.cli", "workflow", "watch", "blocked"]
+    environment = os.environ | {"COUNTERMAND_COORDINATOR": coordinator, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert "! blocked" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+
+    assert process.returncode == 130
+    assert said == "\nStopped looking; whatever was submitted goes on.\n"
 
 
 def on_a_terminal(coordinator, *args):

@@ -1,5 +1,6 @@
 """What callers see of handlers that raise, over a real loopback server."""
 
+import asyncio
 import json
 import logging
 from io import StringIO
@@ -21,6 +22,9 @@ NAME = pb.DESCRIPTOR.services_by_name["WorkflowService"].full_name
 class Servicer(pb_grpc.WorkflowServiceServicer):
     """Raises in every way a handler can."""
 
+    def __init__(self):
+        self.left = asyncio.Event()
+
     async def GetWorkflow(self, request, context):
         if request.name == "workflows/bug":
             raise KeyError("a secret")
@@ -35,6 +39,12 @@ class Servicer(pb_grpc.WorkflowServiceServicer):
 
     async def WatchWorkflow(self, request, context):
         yield pb.WatchWorkflowResponse(bookmark=1)
+        if request.name == "workflows/endless":
+            try:
+                while True:
+                    yield pb.WatchWorkflowResponse(bookmark=2)
+            finally:
+                self.left.set()
         trace = telemetry.CURRENT.get()
         raise StateForbids(name=request.name, state=trace.trace_id if trace else "PAUSED")
 
@@ -44,8 +54,13 @@ class Servicer(pb_grpc.WorkflowServiceServicer):
 
 
 @pytest.fixture
-async def address():
-    service = Service(NAME, pb_grpc.add_WorkflowServiceServicer_to_server, Servicer())  # type: ignore[abstract]  # the other calls are not served
+def servicer():
+    return Servicer()  # type: ignore[abstract]  # the other calls are not served
+
+
+@pytest.fixture
+async def address(servicer):
+    service = Service(NAME, pb_grpc.add_WorkflowServiceServicer_to_server, servicer)
     running = await serve(listen="127.0.0.1:0", services=[service])
     yield running.address
     await running.stop(0)
@@ -109,6 +124,14 @@ async def test_a_generator_that_raises_ends_its_stream_with_the_error(stub):
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await call.read()
     assert isinstance(status.error_from_rpc(raised.value), StateForbids)
+
+
+async def test_a_generator_is_closed_when_its_caller_leaves(stub, servicer):
+    call = stub.WatchWorkflow(pb.WatchWorkflowRequest(name="workflows/endless"))
+    await call.read()
+    call.cancel()
+
+    await servicer.left.wait()
 
 
 async def test_a_writer_that_raises_ends_its_stream_with_the_error(stub):

@@ -1,0 +1,43 @@
+"""What people write on the command line, as values: names of workflows, JSON objects, labels."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from countermand.client import Client, Run
+
+LATEST = "@latest"
+
+
+async def named(client: Client, name: str) -> Run:
+    """Returns the workflow that a person means."""
+    if name != LATEST:
+        return client.run(name)
+    async for newest in client.list(page_size=1):
+        return client.run(newest.name)
+    raise click.UsageError("there is no workflow yet, so there is no @latest")
+
+
+def json_object(text: str | None) -> dict[str, object] | None:
+    """Returns a JSON object that was given on the command line."""
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise click.UsageError(f"{text!r} is not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise click.UsageError(f"{text!r} is not a JSON object: write {{...}}")
+    return value
+
+
+def label_pair(label: str) -> tuple[str, str]:
+    """Returns key and value of a label."""
+    key, equals, value = label.partition("=")
+    if not equals:
+        raise click.UsageError(f"{label!r} is not a label: write KEY=VALUE")
+    return key, value
