@@ -39,7 +39,10 @@ def run(
 ) -> NoReturn:
     """Runs the work with an open client, and exits with the code it returns."""
     import asyncio
+    import os
 
+    # Before gRPC is loaded: its notes about lost connections would tear the live tree.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from countermand.client import Client
     from countermand.rpc.errors import CountermandError
 

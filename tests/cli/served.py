@@ -106,15 +106,23 @@ async def make_up(scripted: Scripted) -> None:
     await scripted.move(made_up, COMPENSATED)
 
 
-async def main() -> None:
+async def life(scripted: Scripted, number: int) -> None:
+    """One workflow, that settles in the second life of the coordinator."""
+    workflow = scripted.add("lives")
+    await scripted.say(workflow, workflow_started=WorkflowStarted(kind="drill"))
+    if number > 1:
+        await scripted.move(workflow, SUCCEEDED)
+
+
+async def main(listen: str = "127.0.0.1:0", number: str = "") -> None:
     scripted = Scripted()  # type: ignore[abstract]  # the other calls are not served
     hosts = ScriptedHosts()
-    await script(scripted)
-    running = await start(scripted, hosts)
+    await (life(scripted, int(number)) if number else script(scripted))
+    running = await start(scripted, hosts, listen=listen)
     print(running.address, flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await running.stop(0)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(*sys.argv[1:]))

@@ -6,6 +6,7 @@ import pty
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 from click.testing import CliRunner
@@ -17,18 +18,24 @@ from countermand.v1.verb_pb2 import Noop
 SPEC = dump_spec(workflow_spec("drill", sequence("all", task("one", action=Noop()))))
 
 
-@pytest.fixture(scope="session")
-def coordinator():
-    """Serves for as long as the tests run; ends with its standard input."""
-    command = [sys.executable, "-m", "tests.cli.served"]
+@contextmanager
+def served(*args):
+    """Yields a coordinator's process and address; it ends with its standard input."""
+    command = [sys.executable, "-m", "tests.cli.served", *args]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         address = process.stdout.readline().strip()
         assert address, "the scripted coordinator did not start"
-        yield address
+        yield process, address
         process.communicate()
+
+
+@pytest.fixture(scope="session")
+def coordinator():
+    with served() as (_, address):
+        yield address
 
 
 @pytest.fixture
@@ -255,6 +262,28 @@ def test_an_interrupted_watch_leaves_the_workflow_alone(coordinator):
 
     assert process.returncode == 130
     assert said == "\nStopped looking; whatever was submitted goes on.\n"
+
+
+def test_a_watch_outlives_a_coordinator_that_is_killed():
+    command = [sys.executable, "-m", "countermand.cli", "workflow", "watch", "lives"]
+    with served("127.0.0.1:0", "1") as (first, address):
+        environment = os.environ | {"COUNTERMAND_COORDINATOR": address, "PYTHONUNBUFFERED": "1"}
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        ) as watch:
+            assert watch.stdout is not None
+            assert "accepted: drill" in watch.stdout.readline()
+            first.kill()
+            first.wait()
+            with served(address, "2"):
+                rest, said = watch.communicate()
+
+    assert watch.returncode == 0
+    assert [line.split("  ")[-1] for line in rest.splitlines()] == [
+        "workflow ✓ succeeded",
+        "workflows/lives",
+    ]
+    assert said == ""
 
 
 def on_a_terminal(coordinator, *args):
