@@ -279,7 +279,7 @@ def test_a_watch_outlives_a_coordinator_that_is_killed():
                 rest, said = watch.communicate()
 
     assert watch.returncode == 0
-    assert [line.split("  ")[-1] for line in rest.splitlines()] == [
+    assert [line.split("  ")[-1].strip() for line in rest.splitlines()] == [
         "workflow ✓ succeeded",
         "workflows/lives",
     ]
