@@ -131,7 +131,8 @@ def advance(workflow: Workflow, event: Event, now: Now) -> Decision:
 def quarantine(workflow: Workflow, now: Now) -> Decision:
     """Returns a workflow that is held because `advance` could not process its record."""
     turn = _Turn(workflow, now)
-    turn.move_workflow(WorkflowChange.QUARANTINE)
+    if (workflow.state, WorkflowChange.QUARANTINE) in WORKFLOW_TABLE:  # else: nothing moves it
+        turn.move_workflow(WorkflowChange.QUARANTINE)
     return turn.decision()
 
 
@@ -354,6 +355,8 @@ class _Turn:
     def hear(self, event: events.AttemptEvent) -> None:
         """Takes up what is said of one attempt."""
         task = self.task(event.task)
+        if not 1 <= event.number <= len(task.attempts):
+            return  # no such attempt: what is said of it concerns nobody here
         attempt = task.attempts[event.number - 1]
         if event.number != len(task.attempts) or not attempt.open:
             self.hear_late(event, attempt)

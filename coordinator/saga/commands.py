@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from coordinator.saga.spec import OnSiblingFailure
-from coordinator.saga.states import AttemptKind, AttemptState, TaskState
+from coordinator.saga.states import AttemptKind, AttemptState, TaskState, WorkflowState
 from coordinator.saga.workflow import Workflow
 
 
@@ -56,7 +56,7 @@ Command = SendAction | SendCancel | SendCompensation | SetTimer
 
 def outstanding(workflow: Workflow) -> Iterator[Command]:
     """Yields every command that the state still asks for: all that a recovery needs."""
-    if workflow.settled:
+    if workflow.settled or workflow.state is WorkflowState.QUARANTINED:
         return
     for index, task in workflow.tasks():
         if task.retry_time is not None:
