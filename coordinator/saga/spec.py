@@ -276,11 +276,18 @@ def _check_after(group: GroupSpec, path: str, found: list[Problem]) -> None:
 def _cycle(edges: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     """Returns the names of one cycle, first one repeated at the end; empty if there is none."""
     waiting = {name: set(after) for name, after in edges.items()}
-    while free := [name for name, after in waiting.items() if not after]:
-        for name in free:
-            del waiting[name]
-        for after in waiting.values():
-            after.difference_update(free)
+    followers: dict[str, list[str]] = {name: [] for name in edges}
+    for name, after in waiting.items():
+        for earlier in after:
+            followers[earlier].append(name)
+    free = [name for name, after in waiting.items() if not after]
+    while free:
+        name = free.pop()
+        del waiting[name]
+        for follower in followers[name]:
+            waiting[follower].discard(name)
+            if not waiting[follower]:
+                free.append(follower)
     if not waiting:
         return ()
     walk = [next(iter(waiting))]
@@ -334,16 +341,20 @@ def ancestors(plan: Plan, index: int) -> Iterator[int]:
 
 def _reaches(plan: Plan, later: int, earlier: int) -> bool:
     """Returns whether `after` leads from one sibling back to another."""
+    if plan.nodes[plan.nodes[later].parent].group is GroupKind.SEQUENCE:
+        return earlier < later  # numbered in their order
+    return earlier in _all_before(plan, later)
+
+
+def _all_before(plan: Plan, index: int) -> set[int]:
+    """Returns the siblings to which `after` leads back from a node."""
     seen: set[int] = set()
-    front = [later]
+    front = [index]
     while front:
-        for index in plan.nodes[front.pop()].after:
-            if index == earlier:
-                return True
-            if index not in seen:
-                seen.add(index)
-                front.append(index)
-    return False
+        fresh = set(plan.nodes[front.pop()].after) - seen
+        seen |= fresh
+        front.extend(fresh)
+    return seen
 
 
 def _effect_problems(plan: Plan, paths: Mapping[str, str]) -> Iterator[Problem]:
@@ -366,7 +377,7 @@ def _stands_last(plan: Plan, index: int) -> bool:
         parent = plan.nodes[climb].parent
         if parent < 0:
             return True
-        siblings = plan.nodes[parent].members
-        if any(s != climb and not _reaches(plan, climb, s) for s in siblings):
+        others = len(plan.nodes[parent].members) - 1
+        if plan.nodes[climb].before or len(_all_before(plan, climb)) < others:
             return False
     return True
