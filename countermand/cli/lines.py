@@ -14,6 +14,7 @@ from countermand.cli.words import attempt_look, task_look, workflow_look
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.event_pb2 import AttemptEnded, AttemptStarted, HistoryEvent
 from countermand.v1.failure_pb2 import Failure
+from countermand.v1.workflow_state_pb2 import WorkflowState
 
 
 def show_event(settings: Settings, event: HistoryEvent) -> None:
@@ -41,7 +42,10 @@ def words(event: HistoryEvent) -> str:
             return f"accepted: {event.workflow_started.kind}" + (f", for {by}" if by else "")
         case "workflow_state_changed":
             changed = event.workflow_state_changed
-            return f"workflow {paint(workflow_look(changed.after))}" + _because(changed.cause)
+            # The cause stays the same from then on; saying it once is enough.
+            ended = changed.after == WorkflowState.WORKFLOW_STATE_COMPENSATED
+            because = "" if ended else _because(changed.cause)
+            return f"workflow {paint(workflow_look(changed.after))}{because}"
         case "task_state_changed":
             moved = event.task_state_changed
             waits = f", waits for {moved.waits_for}" if moved.waits_for else ""

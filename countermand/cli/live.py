@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+
 import click
 from rich.console import Console, Group
 from rich.live import Live
@@ -37,6 +40,34 @@ _AT_WORK = frozenset(
 _MADE_UP = frozenset({Task.STATE_COMPENSATING, Task.STATE_COMPENSATED})
 
 
+# A group is what the first of these is that a member is in; the history speaks of tasks only.
+_LOUDEST = (
+    Task.STATE_COMPENSATION_BLOCKED,
+    Task.STATE_COMPENSATING,
+    Task.STATE_CANCELLING,
+    Task.STATE_UNKNOWN,
+    Task.STATE_RUNNING,
+    Task.STATE_STARTING,
+    Task.STATE_RETRY_WAIT,
+    Task.STATE_READY,
+    Task.STATE_PENDING,
+    Task.STATE_ABANDONED,
+    Task.STATE_COMPENSATED,
+    Task.STATE_FAILED,
+    Task.STATE_CANCELLED,
+    Task.STATE_SUCCEEDED,
+)
+_NOT_BEGUN = frozenset({Task.STATE_PENDING, Task.STATE_READY})
+
+
+def rolled_up(members: Iterable[Task.State.ValueType]) -> Task.State.ValueType:
+    """Returns the state of a group with members in these states."""
+    states = set(members)
+    loudest = next((state for state in _LOUDEST if state in states), Task.STATE_SKIPPED)
+    begun = not states <= _NOT_BEGUN
+    return Task.STATE_RUNNING if loudest in _NOT_BEGUN and begun else loudest
+
+
 class Picture:
     """What is known of a workflow while it is followed."""
 
@@ -45,6 +76,10 @@ class Picture:
         self.workflow = workflow
         self.tasks = {task.name: task for task in tasks}
         self.depths = depths_of(tasks)
+        # Group → how many members are in each state: a group of ten thousand moves in one step.
+        self._members: dict[str, Counter[Task.State.ValueType]] = {}
+        for task in tasks:
+            self._members.setdefault(task.parent, Counter())[task.state] += 1
 
     def apply(self, event: HistoryEvent) -> None:
         """Takes one fact in; facts that do not show are passed over."""
@@ -56,7 +91,7 @@ class Picture:
                     self.workflow.cause.CopyFrom(event.workflow_state_changed.cause)
             case "task_state_changed" if task is not None:
                 moved = event.task_state_changed
-                task.state = moved.after
+                self._move(task, moved.after)
                 task.waits_for = moved.waits_for
                 if moved.HasField("failure"):
                     task.failure.CopyFrom(moved.failure)
@@ -75,6 +110,16 @@ class Picture:
         task = self.tasks.get(attempt.task) if attempt else None
         if task is not None:
             task.progress.CopyFrom(update.progress)
+
+    def _move(self, task: Task, state: Task.State.ValueType) -> None:
+        """Moves a task, and the groups above it along."""
+        members = self._members[task.parent]
+        members[task.state] -= 1
+        members[state] += 1
+        task.state = state
+        group = self.tasks.get(task.parent)
+        if group is not None:
+            self._move(group, rolled_up(found for found, count in members.items() if count))
 
     def draw(self, height: int) -> Group:
         """Returns the tree, or its busy part where the terminal is too low for all."""
@@ -97,9 +142,12 @@ async def follow_live(run: Run) -> None:
     picture = Picture(workflow, await run.tasks())
     no_colour = click.get_current_context().color is False
     console = Console(no_color=no_colour, highlight=False)
+    # Drawn at its own pace and not at every event: a fan-out may send thousands in a second.
     with Live(
-        picture.draw(console.height), console=console, refresh_per_second=REFRESHES_PER_SECOND
-    ) as live:
+        get_renderable=lambda: picture.draw(console.height),
+        console=console,
+        refresh_per_second=REFRESHES_PER_SECOND,
+    ):
         async for update in run.watch(workflow.last_sequence):
             match update.WhichOneof("update"):
                 case "event":
@@ -107,8 +155,9 @@ async def follow_live(run: Run) -> None:
                 case "progress":
                     picture.advance(update.progress)
                 case _:
-                    continue
-            live.update(picture.draw(console.height))
+                    pass
+        # Once more as the coordinator itself sums it up.
+        picture = Picture(await run.get(), await run.tasks())
 
 
 def _head(workflow: Workflow) -> Text:

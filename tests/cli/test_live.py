@@ -1,8 +1,9 @@
 """What the live tree shows of a workflow that moves."""
 
+import pytest
 from rich.console import Console
 
-from countermand.cli.live import Picture
+from countermand.cli.live import Picture, rolled_up
 from countermand.v1.attempt_pb2 import Attempt, Progress
 from countermand.v1.event_pb2 import (
     AttemptStarted,
@@ -75,6 +76,35 @@ def test_what_is_made_up_for_says_how():
     assert lines[0] == "workflows/w  ↶ compensating  NO_SPACE: Pool fast is full."
     assert lines[2] == "    ↶ copy-1              compensating  delete the copy"
     assert lines[3] == "    ✗ copy-2              failed        NO_SPACE: Pool fast is full."
+
+
+@pytest.mark.parametrize(
+    ("members", "group"),
+    [
+        ("PENDING PENDING", "PENDING"),
+        ("SUCCEEDED PENDING", "RUNNING"),
+        ("SUCCEEDED RUNNING", "RUNNING"),
+        ("SUCCEEDED SKIPPED", "SUCCEEDED"),
+        ("SKIPPED SKIPPED", "SKIPPED"),
+        ("FAILED CANCELLING RUNNING", "CANCELLING"),
+        ("FAILED COMPENSATING SUCCEEDED", "COMPENSATING"),
+        ("FAILED COMPENSATED CANCELLED", "COMPENSATED"),
+        ("COMPENSATION_BLOCKED COMPENSATED", "COMPENSATION_BLOCKED"),
+        ("FAILED CANCELLED", "FAILED"),
+    ],
+)
+def test_a_group_is_what_its_loudest_member_is(members, group):
+    states = [Task.State.Value(f"STATE_{word}") for word in members.split()]
+
+    assert Task.State.Name(rolled_up(states)) == f"STATE_{group}"
+
+
+def test_a_group_moves_with_its_members():
+    picture = a_picture()
+    picture.apply(moved(ONE, Task.STATE_SUCCEEDED))
+    picture.apply(moved(TWO, Task.STATE_SUCCEEDED))
+
+    assert drawn(picture)[1] == "  ✓ copies                succeeded"
 
 
 def test_a_tree_taller_than_the_terminal_shows_what_is_at_work():
