@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from countermand.cli.output import progress_words
+from countermand.cli.output import amount, progress_words
 from countermand.cli.tables import depths_of, task_id, why
 from countermand.cli.words import Look, task_look, workflow_look
 from countermand.client.run import GROUPS, Run
@@ -20,7 +20,8 @@ from countermand.v1.event_pb2 import HistoryEvent
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import AttemptProgress, Workflow
 
-BAR_WIDTH = 20
+BAR_WIDTH = 12  # with a rate and an end beside it, a line still fits into 80 columns
+NAME_WIDTH_MAX = 32
 REFRESHES_PER_SECOND = 8  # smooth to the eye, and nothing to the processor
 
 # Worth a line even when the tree is taller than the terminal.
@@ -76,6 +77,8 @@ class Picture:
         self.workflow = workflow
         self.tasks = {task.name: task for task in tasks}
         self.depths = depths_of(tasks)
+        widths = (2 * self.depths[task.name] + len(task_id(task.name)) for task in tasks)
+        self._width = min(max(widths, default=0), NAME_WIDTH_MAX)
         # Group → how many members are in each state: a group of ten thousand moves in one step.
         self._members: dict[str, Counter[Task.State.ValueType]] = {}
         for task in tasks:
@@ -128,10 +131,10 @@ class Picture:
         room = max(height - 3, 1)
         if len(shown) > room:
             busy = [task for task in shown if task.state in _AT_WORK and task.kind not in GROUPS]
-            lines += [_line(task, 1) for task in busy[:room]]
+            lines += [_line(task, 0, self._width) for task in busy[:room]]
             lines.append(Text(f"  and {len(shown) - len(busy[:room])} more tasks", style="dim"))
         else:
-            lines += [_line(task, self.depths[task.name] + 1) for task in shown]
+            lines += [_line(task, self.depths[task.name], self._width) for task in shown]
         return Group(*lines)
 
 
@@ -170,11 +173,11 @@ def _head(workflow: Workflow) -> Text:
     return text
 
 
-def _line(task: Task, depth: int) -> Text:
+def _line(task: Task, depth: int, width: int) -> Text:
     """Returns a task: how it is, where, how far, what makes up for it or what is wrong."""
     look = task_look(task.state)
-    text = Text("  " * depth + look.glyph + " ", style=look.colour)
-    text.append(f"{task_id(task.name):<{max(24 - 2 * depth, 1)}}", style="default")
+    text = Text("  " * (depth + 1) + look.glyph + " ", style=look.colour)
+    text.append(task_id(task.name).ljust(width - 2 * depth) + "  ", style="default")
     text.append(f"{look.word:<14}")
     if task.host_id:
         text.append(f"@{task.host_id}  ", style="default")
@@ -184,10 +187,14 @@ def _line(task: Task, depth: int) -> Text:
         text.append_text(_bar(task.progress.done, task.progress.total))
         text.append(f"  {progress_words(task.progress)}", style="default")
     else:
-        text.append(why(task))
+        text.append(why(task) or _done(task), style=None if why(task) else "default")
     text.no_wrap = True
     text.overflow = "ellipsis"
     return text
+
+
+def _done(task: Task) -> str:
+    return amount(task.progress.done, task.progress.unit) if task.progress.done else ""
 
 
 def _bar(done: int, total: int) -> Text:

@@ -53,11 +53,9 @@ def test_a_running_copy_has_a_bar_a_rate_and_an_end():
 
     assert drawn(picture) == [
         "workflows/w  ▸ running",
-        "  ▸ copies                running",
-        "    ▸ copy-1              running       @host-a  "
-        + "━" * 20
-        + "  50%  100 MB/s  ETA 5.0 s",
-        "    ○ copy-2              ready         waits for a slot on host-b",
+        "  ▸ copies    running",
+        "    ▸ copy-1  running       @host-a  " + "━" * 12 + "  50%  100 MB/s  ETA 5.0 s",
+        "    ○ copy-2  ready         waits for a slot on host-b",
     ]
 
 
@@ -74,8 +72,8 @@ def test_what_is_made_up_for_says_how():
     lines = drawn(picture)
 
     assert lines[0] == "workflows/w  ↶ compensating  NO_SPACE: Pool fast is full."
-    assert lines[2] == "    ↶ copy-1              compensating  delete the copy"
-    assert lines[3] == "    ✗ copy-2              failed        NO_SPACE: Pool fast is full."
+    assert lines[2] == "    ↶ copy-1  compensating  delete the copy"
+    assert lines[3] == "    ✗ copy-2  failed        NO_SPACE: Pool fast is full."
 
 
 @pytest.mark.parametrize(
@@ -104,7 +102,7 @@ def test_a_group_moves_with_its_members():
     picture.apply(moved(ONE, Task.STATE_SUCCEEDED))
     picture.apply(moved(TWO, Task.STATE_SUCCEEDED))
 
-    assert drawn(picture)[1] == "  ✓ copies                succeeded"
+    assert drawn(picture)[1] == "  ✓ copies    succeeded"
 
 
 def test_a_tree_taller_than_the_terminal_shows_what_is_at_work():
