@@ -7,6 +7,7 @@ Ids name the promises of the acceptance scenarios.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import NamedTuple
 
 import pytest
@@ -534,3 +535,10 @@ def test_a_request_to_cancel_also_stops_tasks_that_await_their_siblings():
     assert told.story() == (
         "do:a do:b run:a run:b asked turn cancel:a cancel:b stopped:a stopped:b = COMPENSATED"
     )
+
+
+def test_an_attempt_that_was_lost_keeps_the_time_it_started():
+    told = play("a; b", "a:run+hang b:hang say-a.1-lost@run:a say-a.1-run@lost:a")
+    attempt = told.workflow.task(1).last
+    assert told.log == ["do:a", "run:a", "lost:a", "run:a"]
+    assert attempt.start_time == attempt.create_time + timedelta(seconds=1)
