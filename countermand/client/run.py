@@ -134,7 +134,6 @@ class Run:
             )
             try:
                 async for update in call:
-                    patience.reset()
                     if update.HasField("event"):
                         if update.event.sequence <= seen:
                             continue  # sent again after a reconnect
@@ -142,6 +141,7 @@ class Run:
                             break  # a gap: ask again from where we are
                         seen = update.event.sequence
                         settled = update.event.workflow_state_changed.after in SETTLED
+                    patience.reset()
                     yield update
                 else:
                     if settled or await self._over(seen):

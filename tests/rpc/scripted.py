@@ -41,6 +41,8 @@ class Scripted(pb_grpc.WorkflowServiceServicer):
         self.progress = {}
         self.changed = asyncio.Condition()
         self.watches = 0
+        self.lost: set[int] = set()  # sequences that the next watch leaves out
+        self.hang_ups = 0  # watches that end at once, as if all were said
         self.resumed_after = []
 
     # -- what the test does -----------------------------------------------------------------
@@ -132,8 +134,14 @@ class Scripted(pb_grpc.WorkflowServiceServicer):
         self.resumed_after.append(request.after_sequence)
         workflow = self._find(request.name)
         sent = request.after_sequence
+        lost, self.lost = self.lost, set()
+        if self.hang_ups:
+            self.hang_ups -= 1
+            return
         while True:
             for event in self.events[request.name][sent:]:
+                if event.sequence in lost:
+                    continue
                 yield pb.WatchWorkflowResponse(event=event)
                 sent = event.sequence
             if request.name in self.progress and not request.events_only:

@@ -157,6 +157,43 @@ async def test_a_watch_from_the_end_of_a_settled_workflow_ends_at_once(client, s
     assert [u for u in updates if u.HasField("event")] == []
 
 
+async def test_a_watch_fills_a_gap(client, scripted):
+    workflow = scripted.add("w")
+    for number in range(3):
+        await move_task(scripted, workflow, number)
+    await scripted.move(workflow, SUCCEEDED)
+    scripted.lost = {2}
+
+    seen = [u.event.sequence async for u in client.run("w").watch() if u.HasField("event")]
+
+    assert seen == [1, 2, 3, 4]
+    assert scripted.resumed_after == [0, 1]
+
+
+async def test_a_watch_that_is_hung_up_on_asks_again(client, scripted):
+    workflow = scripted.add("w")
+    await scripted.move(workflow, SUCCEEDED)
+    scripted.hang_ups = 2
+
+    seen = [u.event.sequence async for u in client.run("w").watch() if u.HasField("event")]
+
+    assert seen == [1]
+    assert scripted.watches == 3
+
+
+async def test_a_watch_with_a_gap_that_stays_gives_up(server, scripted):
+    workflow = scripted.add("w")
+    await move_task(scripted, workflow, 1)
+    del scripted.events["workflows/w"][0]
+    await scripted.say(workflow, task_state_changed=TaskStateChanged())
+    scripted.events["workflows/w"][0].sequence = 7
+
+    async with Client(server.address, patience=timedelta(milliseconds=200)) as client:
+        with pytest.raises(CoordinatorUnavailable):
+            async for _ in client.run("w").watch(events_only=True):
+                pass
+
+
 async def test_watching_an_unknown_workflow_is_a_typed_error(client):
     with pytest.raises(WorkflowNotFound):
         async for _ in client.run("nowhere").watch():
