@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from coordinator.runtime.ports import Change, StoreConflictError, Submission
+from coordinator.runtime.ports import Change, Request, StoreConflictError, Submission
 from coordinator.saga import history
 from coordinator.saga.workflow import Workflow
 from coordinator.store.rows import (
@@ -70,9 +70,17 @@ class Batch:
 
 
 def merge(changes: Iterable[Change]) -> dict[str, Merged]:
-    """Returns one change for each workflow, in the order of their first."""
+    """Returns one change for each workflow, in the order of their first.
+
+    Raises StoreConflictError when the changes contradict each other.
+    """
     merged: dict[str, Merged] = {}
+    requested: set[str] = set()
     for change in changes:
+        if change.request is not None:
+            if change.request.request_id in requested:
+                raise request_conflict(change.request)
+            requested.add(change.request.request_id)
         assert change.workflow.version == change.version_before + 1, change.workflow.id
         if earlier := merged.get(change.workflow.id):
             earlier.follow(change)
@@ -154,3 +162,8 @@ def version_conflict(workflow_id: str, said: int, found: int) -> StoreConflictEr
     if not said:
         return StoreConflictError(f"workflow id {workflow_id!r} is taken")
     return StoreConflictError(f"workflow {workflow_id!r} is at version {found}, not {said}")
+
+
+def request_conflict(request: Request) -> StoreConflictError:
+    """Returns the error about a request that has been answered before."""
+    return StoreConflictError(f"request id {request.request_id!r} is taken")

@@ -23,7 +23,7 @@ from coordinator.runtime.ports import (
 )
 from coordinator.saga.spec import TaskSpec
 from coordinator.saga.workflow import Task, Workflow, fresh_nodes
-from coordinator.store.batch import Merged, merge, version_conflict
+from coordinator.store.batch import Merged, merge, request_conflict, version_conflict
 from coordinator.store.rows import counted
 from coordinator.store.tokens import key_from
 from coordinator.wire.history import event_to_proto
@@ -108,13 +108,9 @@ class MemoryStore:
             if record and record.workflow.owner_epoch > each.workflow.owner_epoch:
                 epoch = record.workflow.owner_epoch
                 raise StoreConflictError(f"workflow {workflow_id!r} is owned by epoch {epoch}")
-        taken = set(kept.requests)
         for change in changes:
-            if change.request:
-                request_id = change.request.request_id
-                if request_id in taken:
-                    raise StoreConflictError(f"request id {request_id!r} is taken")
-                taken.add(request_id)
+            if change.request and change.request.request_id in kept.requests:
+                raise request_conflict(change.request)
 
     def _keep(self, each: Merged) -> None:
         """Keeps one workflow: of an old one only the leaves that are said to have changed."""

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Connection, RowMapping, Select, bindparam, exists, func, select, text
+from sqlalchemy import (
+    Connection,
+    RowMapping,
+    Select,
+    bindparam,
+    exists,
+    func,
+    literal_column,
+    select,
+)
 
 from coordinator.runtime.ports import (
     HostRecord,
@@ -26,7 +35,6 @@ from coordinator.store.rows import (
     workflow_from,
 )
 from coordinator.store.tables import (
-    NOT_SUCCEEDED,
     attempts,
     events,
     hosts,
@@ -42,6 +50,8 @@ from coordinator.store.tokens import key_from
 WORKFLOWS_MAX = 500
 
 _OPEN = sorted(set(WorkflowState) - SETTLED)
+# The condition of a partial index has to stand in a statement, or SQLite would not use it.
+_NOT_SUCCEEDED = workflows.c.state != literal_column(f"'{WorkflowState.SUCCEEDED}'")
 _WORKFLOWS = (
     select(workflows, submissions)
     .join(submissions)
@@ -76,8 +86,7 @@ def version_of(connection: Connection, workflow_id: str) -> tuple[int, int]:
 
 def load_open(plans: Plans, connection: Connection) -> dict[int, Stored]:
     """Returns every workflow that is not settled, by key."""
-    # The condition of the partial index stands in the statement, or SQLite would not use it.
-    found = select(workflows.c.key).where(workflows.c.state.in_(_OPEN), text(NOT_SUCCEEDED))
+    found = select(workflows.c.key).where(workflows.c.state.in_(_OPEN), _NOT_SUCCEEDED)
     return _load(plans, sorted(connection.scalars(found)), connection)
 
 
@@ -100,25 +109,41 @@ def page(plans: Plans, query: WorkflowQuery, connection: Connection) -> Workflow
 
 
 def _matching(query: WorkflowQuery) -> Select[int]:
-    """Returns the keys of the workflows that a query asks for, newest first."""
-    key = workflows.c.key
-    found = select(key).order_by(key.desc())
+    """Returns the keys of the workflows that a query asks for, newest first.
+
+    What is rarest leads: a label, or else the few states that are not a plain success, or else a
+    host. The indices are in the order of the list, so that a page costs what is on it.
+    """
+    key = order = workflows.c.key
+    found, rest, host = select(key), list(query.labels), query.host
+    if rest:
+        name, value = rest.pop()
+        found = found.join(labels).where(labels.c.name == name, labels.c.value == value)
+        order = labels.c.workflow_key
+    elif host and (not query.states or WorkflowState.SUCCEEDED in query.states):
+        found = found.join(tasks).where(tasks.c.host == host).group_by(tasks.c.workflow_key)
+        order, host = tasks.c.workflow_key, ""
+    for name, value in rest:
+        label = labels.alias()
+        same = (label.c.workflow_key == key, label.c.name == name, label.c.value == value)
+        found = found.where(exists().where(*same))
+    if host:
+        found = found.where(exists().where(tasks.c.workflow_key == key, tasks.c.host == host))
+    if query.after:
+        found = found.where(order < key_from(query.after))
+    return _with_own(query, found).order_by(order.desc())
+
+
+def _with_own(query: WorkflowQuery, found: Select[int]) -> Select[int]:
+    """Returns a list with the conditions on the workflow's own row."""
     if query.states:
         found = found.where(workflows.c.state.in_(sorted(query.states)))
         if WorkflowState.SUCCEEDED not in query.states:
-            found = found.where(text(NOT_SUCCEEDED))
-    for name, value in query.labels:
-        label = (labels.c.workflow_key == key, labels.c.name == name, labels.c.value == value)
-        found = found.where(exists().where(*label))
-    if query.host:
-        task = (tasks.c.workflow_key == key, tasks.c.host == query.host)
-        found = found.where(exists().where(*task))
+            found = found.where(_NOT_SUCCEEDED)
     if query.kind:
         found = found.where(workflows.c.kind == query.kind)
     if query.created_before is not None:
         found = found.where(workflows.c.create_time_us < micros(query.created_before))
-    if query.after:
-        found = found.where(key < key_from(query.after))
     return found
 
 

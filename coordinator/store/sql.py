@@ -26,7 +26,14 @@ from coordinator.runtime.ports import (
     WorkflowQuery,
 )
 from coordinator.store import queries
-from coordinator.store.batch import Batch, Merged, batch_of, merge, version_conflict
+from coordinator.store.batch import (
+    Batch,
+    Merged,
+    batch_of,
+    merge,
+    request_conflict,
+    version_conflict,
+)
 from coordinator.store.database import Database
 from coordinator.store.migrate import migrate
 from coordinator.store.plans import Plans
@@ -139,10 +146,11 @@ class SqlStore:
         merged = merge(changes)
         try:
             keys = self._transact(partial(self._write, merged, changes))
-        except (IntegrityError, _Stale) as error:
+        except (_RefusedError, _StaleError) as error:
+            # Which row it was is found out afterwards: what nearly always succeeds stays simple.
             conflict = self._look(partial(_conflict, merged, changes, self._epoch))
-            if conflict is None:  # a constraint of the tables: a defect of ours
-                raise StoreError(f"the database refused a change: {error}") from error
+            if conflict is None:  # a constraint of another kind: a defect of ours
+                raise
             raise conflict from error
         # Only what is visible is remembered, and only what may be written again.
         for workflow_id, each in merged.items():
@@ -171,7 +179,7 @@ class SqlStore:
                 continue
             key = self._keys.get(workflow_id) or queries.key_of(connection, workflow_id)
             if key is None:
-                raise _Stale
+                raise _StaleError("a row to change was not there")
             keys[workflow_id] = key
         return keys
 
@@ -184,8 +192,8 @@ class SqlStore:
                 transaction.commit()
                 self._crash("store.after_commit")
                 return found
-        except IntegrityError:
-            raise
+        except IntegrityError as error:
+            raise _RefusedError(f"the database refused a change: {_words(error)}") from error
         except SQLAlchemyError as error:
             raise StoreError(f"the database failed: {_words(error)}") from error
 
@@ -237,8 +245,12 @@ class SqlStore:
             raise StoreError(f"the database failed: {_words(error)}") from error
 
 
-class _Stale(Exception):
-    """A row was not as the batch said; which one is found out afterwards."""
+class _StaleError(StoreError):
+    """A row was not as a batch said."""
+
+
+class _RefusedError(StoreError):
+    """A constraint was broken."""
 
 
 def _open(new_id: Callable[[], str], connection: Connection) -> tuple[Opening, int]:
@@ -267,7 +279,7 @@ def _write(connection: Connection, batch: Batch, epoch: int) -> None:
     """
     taken = {"of_owner_epoch": epoch, "next_intent": batch.next_intent}
     if connection.execute(_TAKE_INTENTS, taken).rowcount != 1:
-        raise _Stale
+        raise _StaleError("a row to change was not there")
     _insert(connection, workflows, batch.new_workflows)
     _insert(connection, submissions, batch.new_submissions)
     _insert(connection, labels, batch.new_labels)
@@ -303,7 +315,7 @@ def _move(
         for found, row in zip(found_by, rows, strict=True)
     ]
     if connection.execute(statement, given).rowcount != len(rows):
-        raise _Stale
+        raise _StaleError("a row to change was not there")
 
 
 def _put_host(host: HostRecord, connection: Connection) -> None:
@@ -327,7 +339,7 @@ def _conflict(
             return StoreConflictError(f"workflow {workflow_id!r} is owned by epoch {owner_epoch}")
     for change in changes:
         if change.request and queries.request(change.request.request_id, connection):
-            return StoreConflictError(f"request id {change.request.request_id!r} is taken")
+            return request_conflict(change.request)
     return None
 
 

@@ -1,0 +1,57 @@
+"""Every kind of store, made the same way, so that one suite holds them all to one behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from coordinator.runtime.ports import Store
+from coordinator.store.database import sqlite
+from coordinator.store.memory import Kept, MemoryStore
+from coordinator.store.run import Inline, Threads
+from coordinator.store.sql import SqlStore
+from countermand.rpc.crash import Crash, never
+
+# One life of a coordinator each: what one has committed, the next one finds.
+Life = Callable[..., Store]
+
+
+def memory_lives() -> Life:
+    kept, ids = Kept(), (f"id-{number}" for number in count(1))
+
+    def live(crash: Crash = never) -> Store:
+        return MemoryStore(kept, new_id=lambda: next(ids), crash=crash)
+
+    return live
+
+
+def sqlite_lives(path: Path) -> Life:
+    ids = (f"id-{number}" for number in count(1))
+
+    def live(crash: Crash = never) -> Store:
+        return SqlStore(sqlite(path), Inline(), new_id=lambda: next(ids), crash=crash)
+
+    return live
+
+
+def threaded_lives(path: Path) -> Life:
+    ids = (f"id-{number}" for number in count(1))
+
+    def live(crash: Crash = never) -> Store:
+        return SqlStore(sqlite(path), Threads(), new_id=lambda: next(ids), crash=crash)
+
+    return live
+
+
+@pytest.fixture(params=["memory", "sqlite", "sqlite-threads"])
+def live(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Life]:
+    """Returns what makes stores on the same kept state; each test closes what it opened."""
+    if request.param == "memory":
+        yield memory_lives()
+    elif request.param == "sqlite":
+        yield sqlite_lives(tmp_path / "store.db")
+    else:
+        yield threaded_lives(tmp_path / "store.db")

@@ -1,0 +1,94 @@
+"""Random workflows through the fake and the database at once: they must answer alike, always."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from coordinator.runtime.ports import Store, StoreConflictError, WorkflowQuery
+from coordinator.saga.advance import restore
+from coordinator.saga.states import WorkflowState
+from tests.store.conftest import Life, memory_lives, sqlite_lives
+from tests.store.walks import Walk
+
+STEPS = 60
+
+
+class Twins:
+    """A memory store and a database that are asked the same."""
+
+    def __init__(self, lives: tuple[Life, Life]) -> None:
+        self.lives = lives
+        self.stores: tuple[Store, ...] = ()
+
+    async def reopen(self):
+        for store in self.stores:
+            await store.close()
+        self.stores = tuple(live() for live in self.lives)
+        return await self.ask("open")
+
+    async def ask(self, name: str, *args: object, **kwargs: object):
+        answers = []
+        for store in self.stores:
+            try:
+                answers.append(await getattr(store, name)(*args, **kwargs))
+            except StoreConflictError as error:
+                answers.append(f"{error}")
+        model, real = answers
+        assert real == model, name
+        return real
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_memory_and_database_answer_alike(seed: int, tmp_path: Path):
+    random = Random(seed)
+    twins = Twins((memory_lives(), sqlite_lives(tmp_path / "store.db")))
+    await twins.reopen()
+    walks: list[Walk] = []
+    for _ in range(STEPS):
+        batch = _batch(random, walks, seed)
+        assert await twins.ask("commit", batch) is None
+        if random.random() < 0.1:  # what is stale, or taken, is refused alike
+            stale = random.choice(walks).change
+            assert "is " in await twins.ask("commit", [Walk(f"new-{seed}").change, stale])
+        if random.random() < 0.05:
+            await twins.reopen()
+        await _compare(random, twins, walks)
+    await twins.ask("load_open")
+    await twins.ask("events", after=0, limit=100_000)
+    for store in twins.stores:
+        await store.close()
+
+
+def _batch(random: Random, walks: list[Walk], seed: int):
+    """Returns what some workflows have come to, several steps of each in any mixture."""
+    batch = []
+    if len(walks) < 8 and (not walks or random.random() < 0.2):
+        labels = {name: str(random.randrange(3)) for name in "ab" if random.random() < 0.7}
+        walks.append(Walk(f"w-{len(walks)}", seed=seed, labels=labels))
+        batch.append(walks[-1].change)
+    steps = (random.choice(walks).step() for _ in range(random.randrange(1, 12)))
+    return [*batch, *filter(None, steps)]
+
+
+async def _compare(random: Random, twins: Twins, walks: list[Walk]) -> None:
+    walk = random.choice(walks)
+    stored = await twins.ask("load", walk.workflow.id)
+    assert stored.workflow == restore(walk.workflow)
+    await twins.ask("history", walk.workflow.id, after=random.randrange(20), limit=10)
+    await twins.ask("events", after=random.randrange(200), limit=10)
+    await twins.ask("position")
+    await twins.ask("request", f"{walk.workflow.id}-1")
+    query = WorkflowQuery(
+        states=frozenset(random.sample(list(WorkflowState), random.choice((0, 0, 1, 4)))),
+        labels=(("a", "1"),) if random.random() < 0.3 else (),
+        host=random.choice(("", "", "host-1", "host-9")),
+        kind=random.choice(("", "", "clone")),
+        created_before=random.choice((None, None, walk.workflow.create_time)),
+        limit=random.choice((1, 3, 50)),
+    )
+    page = await twins.ask("query", query)
+    while page.next:
+        page = await twins.ask("query", WorkflowQuery(limit=2, after=page.next))
