@@ -11,7 +11,7 @@ import inspect
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
@@ -34,17 +34,6 @@ _Context: TypeAlias = Any
 _Handler: TypeAlias = Any
 _Details: TypeAlias = Any
 _Call: TypeAlias = Any
-
-if TYPE_CHECKING:  # generic for type checkers only
-    _ServerBase = grpc.aio.ServerInterceptor[Any, Any]
-    _UnaryUnaryBase = grpc.aio.UnaryUnaryClientInterceptor[Any, Any]
-    _UnaryStreamBase = grpc.aio.UnaryStreamClientInterceptor[Any, Any]
-    _StreamStreamBase = grpc.aio.StreamStreamClientInterceptor[Any, Any]
-else:
-    _ServerBase = grpc.aio.ServerInterceptor
-    _UnaryUnaryBase = grpc.aio.UnaryUnaryClientInterceptor
-    _UnaryStreamBase = grpc.aio.UnaryStreamClientInterceptor
-    _StreamStreamBase = grpc.aio.StreamStreamClientInterceptor
 
 # Asked every few seconds by probes, or by tools: not worth a span.
 UNTRACED = ("/grpc.health.", "/grpc.reflection.")
@@ -79,7 +68,7 @@ def trace_metadata(trace: TraceContext | None = None) -> tuple[tuple[str, str], 
 # -- server -------------------------------------------------------------------------------------
 
 
-class ServerInterceptor(_ServerBase):
+class ServerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg, unused-ignore]  # generic in one package of stubs only
     """Gives every handler the caller's trace context, and every caller a status with a reason."""
 
     def __init__(self, telemetry: Telemetry = OFF) -> None:
@@ -230,21 +219,21 @@ def _injected(details: _Details) -> _Details:
     return details._replace(metadata=grpc.aio.Metadata(*given, *added))
 
 
-class _UnaryUnary(_UnaryUnaryBase):
+class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg, unused-ignore]
     async def intercept_unary_unary(
         self, continuation: Callable[..., Any], client_call_details: _Details, request: object
     ) -> _Call:
         return await continuation(_injected(client_call_details), request)
 
 
-class _UnaryStream(_UnaryStreamBase):
+class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[type-arg, unused-ignore]
     async def intercept_unary_stream(
         self, continuation: Callable[..., Any], client_call_details: _Details, request: object
     ) -> _Call:
         return await continuation(_injected(client_call_details), request)
 
 
-class _StreamStream(_StreamStreamBase):
+class _StreamStream(grpc.aio.StreamStreamClientInterceptor):  # type: ignore[type-arg, unused-ignore]
     async def intercept_stream_stream(
         self,
         continuation: Callable[..., Any],
