@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
@@ -53,23 +53,29 @@ class Executor(Protocol):
         ...
 
 
+async def wait_as_told(step: Step) -> None:
+    """Waits as long as a step says."""
+    if step.wait_s:
+        await asyncio.sleep(step.wait_s)
+
+
 class InlineExecutor:
     """Does the work on the event loop: for what never waits for a disk, and for tests."""
+
+    def __init__(self, between: Callable[[Step], Awaitable[None]] = wait_as_told) -> None:
+        """Awaits `between` after each step; the simulation moves its clock there."""
+        self._between = between
 
     async def drive(self, steps: Steps[T], guard: Guard) -> T:
         """Runs a generator to its end and returns what it returns."""
         try:
             step = next(steps)
             while True:
-                stop = _stop(steps, guard, step)
-                if stop is not None:
-                    step = steps.throw(stop)
-                    continue
                 if step.note:
                     await guard.keep(step.note)
-                if step.wait_s:
-                    await asyncio.sleep(step.wait_s)
-                step = next(steps)
+                await self._between(step)
+                stop = _stop(steps, guard, step)
+                step = next(steps) if stop is None else steps.throw(stop)
         except StopIteration as end:
             value: T = end.value
             return value
@@ -107,15 +113,12 @@ def _pump(loop: asyncio.AbstractEventLoop, steps: Steps[T], guard: Guard) -> T:
     try:
         step = next(steps)
         while True:
-            stop = _stop(steps, guard, step)
-            if stop is not None:
-                step = steps.throw(stop)
-                continue
             if step.note:
                 asyncio.run_coroutine_threadsafe(guard.keep(step.note), loop).result()
             if step.wait_s:
                 time.sleep(step.wait_s)
-            step = next(steps)
+            stop = _stop(steps, guard, step)
+            step = next(steps) if stop is None else steps.throw(stop)
     except StopIteration as end:
         value: T = end.value
         return value

@@ -12,11 +12,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from countermand.rpc import crash
 from countermand.rpc.channel import open_channel
 from countermand.v1.agent_pb2_grpc import AgentServiceStub
 from tests.agent.requests import Requests, settled
+
+if TYPE_CHECKING:  # only the stubs have it
+    from countermand.v1.agent_pb2_grpc import AgentServiceAsyncStub
 
 
 @dataclass(slots=True)
@@ -87,7 +91,7 @@ class Agent:
     requests: Requests
 
     @asynccontextmanager
-    async def stub(self) -> AsyncIterator[AgentServiceStub]:
+    async def stub(self) -> AsyncIterator[AgentServiceAsyncStub]:
         """Yields a client for it."""
         async with open_channel(self.address) as channel:
             yield AgentServiceStub(channel)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from countermand.rpc.request_hash import request_hash
 from countermand.v1.agent_pb2 import (
@@ -13,10 +14,13 @@ from countermand.v1.agent_pb2 import (
     GetAttemptRequest,
     WatchAttemptsRequest,
 )
-from countermand.v1.agent_pb2_grpc import AgentServiceStub
 from countermand.v1.attempt_pb2 import Attempt, AttemptHeader
 from countermand.v1.image_pb2 import ImageAddress
 from countermand.v1.verb_pb2 import Action, CopyImage, Noop
+
+if TYPE_CHECKING:  # only the stubs have it
+    from countermand.v1.agent_pb2_grpc import AgentServiceAsyncStub
+
 
 CLUSTER = "cluster-a"
 OUTCOMES = {
@@ -97,7 +101,7 @@ class Requests:
         return CancelAttemptRequest(header=self.header(name, **fields))
 
 
-async def settled(stub: AgentServiceStub, name: str) -> Attempt:
+async def settled(stub: AgentServiceAsyncStub, name: str) -> Attempt:
     """Returns an attempt once it has an outcome; follows the watch, asks no clock."""
     watch = stub.WatchAttempts(WatchAttemptsRequest(after_sequence=0))
     try:

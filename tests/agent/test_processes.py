@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 
 import grpc
 import pytest
@@ -31,7 +32,7 @@ async def host(tmp_path):
             file.write(os.urandom(MIB))
         file.truncate(20 * MIB)
     importing = await asyncio.create_subprocess_exec(
-        *(os.sys.executable, "-m", "agent", "import", f"--pool=templates={host.pool('templates')}"),
+        *(sys.executable, "-m", "agent", "import", f"--pool=templates={host.pool('templates')}"),
         *("--image=base", "--format=raw", str(source)),
     )
     assert await importing.wait() == 0

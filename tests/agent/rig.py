@@ -1,0 +1,172 @@
+"""An agent inside the test: real journal, real files, and work that waits for the test's word."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from agent.drivers.driver import Format, Step, Work
+from agent.drivers.file import FileDriver, FilePool
+from agent.drivers.files import RealFiles
+from agent.executors import InlineExecutor
+from agent.journal import InlineJournal, Journal, open_connection
+from agent.runner import Limits, Outside, Runner
+from countermand.rpc import crash
+from countermand.v1.attempt_pb2 import Attempt
+from countermand.v1.verb_pb2 import Action
+from tests.agent.requests import Requests
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+Between = Callable[[Step], Awaitable[None]]
+
+
+class Gate:
+    """Holds the work after each of its steps until the test lets it go on."""
+
+    def __init__(self) -> None:
+        """Begins closed."""
+        self._arrivals = asyncio.Semaphore(0)
+        self._permits = asyncio.Semaphore(0)
+        self._open = False
+
+    async def __call__(self, _step: Step) -> None:
+        """Is awaited by the executor after each step."""
+        if not self._open:
+            self._arrivals.release()
+            await self._permits.acquire()
+
+    async def arrival(self, count: int = 1) -> None:
+        """Returns when the work has come so many steps further, and holds it there."""
+        for index in range(count):
+            await self._arrivals.acquire()
+            if index < count - 1:
+                self._permits.release()
+
+    def permit(self) -> None:
+        """Lets one step pass."""
+        self._permits.release()
+
+    def open(self) -> None:
+        """Lets everything pass from here on."""
+        self._open = True
+        for _ in range(100):
+            self._permits.release()
+
+
+class Rig:
+    """One agent on a folder; started and stopped at will."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        options: dict[str, dict[str, Any]] | None = None,
+        limits: Limits | None = None,
+        crash_at: crash.Crash = crash.never,
+    ) -> None:
+        """Describes it; nothing runs before `start`."""
+        self.folder = folder
+        self.options = options or {"fast": {}}
+        self.limits = limits or Limits()
+        self.crash = crash_at
+        self.pools: dict[str, FileDriver] = {}
+        self.runner: Runner
+        self.requests: Requests
+
+    async def start(self, *, gate: Between | None = None) -> Runner:
+        """Starts it, on what an earlier life left."""
+        connection = open_connection(self.folder / "journal.sqlite")
+        journal = InlineJournal(Journal(connection, new_id=lambda: str(uuid.uuid4())))
+        self.pools = {
+            pool_id: FileDriver(
+                FilePool(pool_id=pool_id, path=self.folder / pool_id, **options), RealFiles()
+            )
+            for pool_id, options in self.options.items()
+        }
+        self.runner = Runner(
+            journal=journal,
+            pools=self.pools,
+            executor=InlineExecutor(gate) if gate else InlineExecutor(),
+            outside=Outside(now=lambda: NOW, monotonic=lambda: 0.0, crash=self.crash),
+            limits=self.limits,
+            host_id="host-a",
+        )
+        self.requests = Requests(journal.incarnation)
+        await self.runner.start()
+        return self.runner
+
+    async def restart(self, *, gate: Between | None = None) -> Runner:
+        """Stops it and starts it again."""
+        await self.runner.stop()
+        return await self.start(gate=gate)
+
+    async def accept(self, name: str, action: Action, **fields) -> Attempt:
+        """Sends an action."""
+        return await self.runner.accept(self.requests.for_action(name, action, **fields), action)
+
+    async def compensate(self, name: str, compensates: str, action: Action, **fields) -> Attempt:
+        """Sends a compensation."""
+        request = self.requests.compensate(name, compensates, action, **fields)
+        return await self.runner.compensate(request)
+
+    async def cancel(self, name: str) -> Attempt:
+        """Asks an attempt to stop."""
+        return await self.runner.cancel(self.requests.header(name))
+
+    async def settled(self, name: str) -> Attempt:
+        """Returns an attempt once its work has ended."""
+        if running := self.runner.running.get(name):
+            await asyncio.shield(running.ended)
+        return await self.get(name)
+
+    async def get(self, name: str) -> Attempt:
+        """Returns an attempt as the journal has it."""
+        record = await self.runner.journal.transact(lambda tx: tx.get(name))
+        assert record is not None, name
+        return self.runner.tell(record, with_action=True)
+
+    async def run(self, name: str, action: Action, **fields) -> Attempt:
+        """Sends an action and returns its outcome."""
+        await self.accept(name, action, **fields)
+        return await self.settled(name)
+
+    async def make_up(self, name: str, compensates: str, action: Action, **fields) -> Attempt:
+        """Sends a compensation and returns its outcome."""
+        await self.compensate(name, compensates, action, **fields)
+        return await self.settled(name)
+
+    def images(self, pool_id: str = "fast") -> list[str]:
+        """Returns the images that can be seen in a pool."""
+        return sorted(path.name for path in (self.folder / pool_id / "images").iterdir())
+
+    def staged(self, pool_id: str = "fast") -> list[str]:
+        """Returns what is half-made in a pool."""
+        return sorted(path.name for path in (self.folder / pool_id / "staging").iterdir())
+
+    def data(self, image_id: str, pool_id: str = "fast") -> Path:
+        """Returns an image's data."""
+        [path] = (self.folder / pool_id / "images" / image_id).glob("data.*")
+        return path
+
+    def put(self, image_id: str, content: bytes, *, pool_id: str = "fast", **fields) -> Path:
+        """Brings an image into a pool, as an administrator would."""
+        path = self.folder / "content"
+        path.write_bytes(content)
+        work = Work(
+            attempt=f"import/{image_id}",
+            cluster_id="",
+            note="",
+            now=lambda: NOW,
+            crash=crash.never,
+        )
+        image_format = fields.get("image_format", Format.RAW)
+        steps = self.pools[pool_id].import_file(work, path, image_id, image_format=image_format)
+        for _step in steps:
+            pass
+        return self.data(image_id, pool_id)

@@ -1,0 +1,226 @@
+"""The journal on a real file: what is promised is there after a crash, and stays in order."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import pytest
+
+from agent.attempts import AttemptRecord, Kind, State
+from agent.journal import InlineJournal, Journal, ThreadJournal, Transaction, open_connection
+
+NOW = datetime(2030, 1, 1, 12, 30, 0, 250, tzinfo=UTC)
+
+
+def name(task: str, number: int = 1, workflow: str = "w1") -> str:
+    return f"workflows/{workflow}/tasks/{task}/attempts/{number}"
+
+
+def record(attempt: str, **fields) -> AttemptRecord:
+    values = {
+        "name": attempt,
+        "kind": Kind.ACTION,
+        "request": b"action",
+        "request_hash": b"hash",
+        "state": State.SUCCEEDED,
+        "owner_epoch": 1,
+        "intent_sequence": 10,
+        "create_time": NOW,
+    }
+    return AttemptRecord(**{**values, **fields})
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "journal.sqlite"
+
+
+def open_journal(path, new_id=lambda: "life-1") -> Journal:
+    return Journal(open_connection(path), new_id=new_id)
+
+
+def put(*records: AttemptRecord):
+    return lambda tx: [tx.put(one) for one in records]
+
+
+def test_a_record_comes_back_whole(path):
+    full = record(
+        name("copy"),
+        compensates=name("other"),
+        output=b"output",
+        failure=b"failure",
+        note="note",
+        done_bytes=3,
+        total_bytes=4,
+        tombstoned=True,
+        received=False,
+        run_timeout=timedelta(seconds=1.5),
+        traceparent="parent",
+        tracestate="state",
+        start_time=NOW,
+        end_time=NOW,
+    )
+    journal = open_journal(path)
+    journal.transact(put(full))
+    journal.close()
+    found, _ = open_journal(path).transact(lambda tx: tx.get(full.name))
+    assert found == replace(full, sequence=1)
+
+
+def test_the_incarnation_is_that_of_the_file(path):
+    """S-Z10: a new file is a new life."""
+    open_journal(path).close()
+    assert open_journal(path, new_id=lambda: "life-2").incarnation == "life-1"
+
+
+def test_a_crash_before_the_commit_leaves_nothing(path):
+    journal = open_journal(path)
+
+    def die(tx):
+        tx.put(record(name("copy")))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        journal.transact(die)
+    journal.close()
+    again = open_journal(path)
+    assert again.transact(lambda tx: (tx.get(name("copy")), tx.sequence)) == ((None, 0), [])
+
+
+def test_one_that_raises_undoes_only_itself(path):
+    journal = open_journal(path)
+
+    def refuse(tx):
+        tx.put(record(name("b")))
+        raise ValueError
+
+    results, changed = journal.transact_many(
+        [put(record(name("a"))), refuse, put(record(name("c")))]
+    )
+    assert [type(error) for _, error in results] == [type(None), ValueError, type(None)]
+    assert [(one.name, one.sequence) for one in changed] == [(name("a"), 1), (name("c"), 2)]
+    assert journal.transact(lambda tx: tx.get(name("b")))[0] is None
+
+
+def test_changes_show_each_attempt_once_as_it_is_now(path):
+    journal = open_journal(path)
+    journal.transact(put(record(name("a"), state=State.RUNNING), record(name("b"))))
+    journal.transact(put(record(name("a"))))
+    changes, _ = journal.transact(lambda tx: tx.changes(1, 10))
+    assert [(one.name, one.state, one.sequence) for one in changes] == [
+        (name("b"), State.SUCCEEDED, 2),
+        (name("a"), State.SUCCEEDED, 3),
+    ]
+
+
+def test_the_sequence_never_goes_back_even_when_all_is_forgotten(path):
+    """S-Z11: a journal that goes back is a journal that was restored."""
+    journal = open_journal(path)
+    journal.transact(put(record(name("a"))))
+    assert journal.transact(lambda tx: tx.forget(["workflows/w1"], 11))[0] == 1
+    journal.close()
+    assert open_journal(path).sequence == 1
+
+
+@pytest.mark.parametrize(
+    ("kept", "fields"),
+    [
+        (False, {}),
+        (True, {"intent_sequence": 20}),  # a late request could still come
+        (True, {"state": State.RUNNING}),
+        (True, {"name": name("a", workflow="w2")}),  # nobody said that its workflow is settled
+        (False, {"name": name("a", workflow="w2"), "received": False}),  # a mere tombstone
+    ],
+    ids=["settled", "above the watermark", "open", "of another workflow", "tombstone"],
+)
+def test_forgets_only_what_can_never_come_again(path, kept, fields):
+    """S-Z28."""
+    journal = open_journal(path)
+    one = record(**{"attempt": fields.pop("name", name("a")), **fields})
+    journal.transact(put(one))
+    journal.transact(lambda tx: tx.forget(["workflows/w1"], 20))
+    assert (journal.transact(lambda tx: tx.get(one.name))[0] is not None) == kept
+
+
+def test_what_was_too_young_to_forget_goes_with_the_watermark(path):
+    journal = open_journal(path)
+    journal.transact(put(record(name("a"), intent_sequence=20)))
+    assert journal.transact(lambda tx: tx.forget(["workflows/w1"], 20))[0] == 0
+    assert journal.transact(lambda tx: tx.forget([], 21))[0] == 1
+
+
+def test_epochs_never_decrease(path):
+    """S-Z7."""
+    journal = open_journal(path)
+    for epoch in (3, 2):
+        journal.transact(
+            partial(
+                Transaction.remember_owner,
+                workflow="workflows/w1",
+                owner_epoch=epoch,
+                cluster_id="a",
+            )
+        )
+    assert journal.transact(lambda tx: tx.highest_epoch("workflows/w1"))[0] == 3
+
+
+def test_pages_are_in_order_of_names_and_by_prefix(path):
+    journal = open_journal(path)
+    names = [name("a"), name("b"), name("a", workflow="w10"), name("a", workflow="w2")]
+    journal.transact(put(*(record(one) for one in reversed(names))))
+    page, _ = journal.transact(
+        lambda tx: tx.page("workflows/w1/", after=name("a"), count_max=9, open_only=False)
+    )
+    assert [one.name for one in page] == [name("b")]
+    page, _ = journal.transact(lambda tx: tx.page("", after="", count_max=2, open_only=False))
+    assert [one.name for one in page] == sorted(names)[:2]
+
+
+async def test_the_thread_commits_in_groups_and_answers_in_order(path):
+    journal = ThreadJournal(lambda: open_journal(path))
+    committed: list[list[str]] = []
+    journal.on_commit = lambda changed: committed.append([one.name for one in changed])
+    answered: list[int] = []
+
+    async def ask(number: int) -> None:
+        await journal.transact(put(record(name("t", number + 1))))
+        answered.append(number)
+
+    await asyncio.gather(*(ask(number) for number in range(500)))
+    await journal.close()
+    assert answered == list(range(500))
+    assert [one for batch in committed for one in batch] == [name("t", n + 1) for n in range(500)]
+    assert len(committed) < 500  # they were committed in groups
+
+
+async def test_the_thread_hands_errors_to_whoever_asked(path):
+    journal = ThreadJournal(lambda: open_journal(path))
+
+    def refuse(_tx):
+        raise ValueError
+
+    asked = [journal.transact(refuse), journal.transact(put(record(name("a"))))]
+    refused, written = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(refused, ValueError)
+    assert isinstance(written, list)
+    assert written[0].sequence == 1
+    await journal.close()
+
+
+async def test_a_file_that_is_no_journal_is_an_error_at_once(path):
+    path.write_bytes(b"not a database, but long enough to look like a file" * 10)
+    with pytest.raises(sqlite3.DatabaseError):
+        ThreadJournal(lambda: open_journal(path))
+
+
+async def test_the_inline_journal_says_the_same(path):
+    journal = InlineJournal(open_journal(path))
+    committed: list[AttemptRecord] = []
+    journal.on_commit = committed.extend
+    [written] = await journal.transact(put(record(name("a"))))
+    assert committed == [written]
+    await journal.close()

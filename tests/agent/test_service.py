@@ -1,0 +1,220 @@
+"""AgentService over gRPC, inside the test: what callers see."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from grpc.aio import AioRpcError
+
+from agent.service import AgentService
+from countermand.rpc.channel import open_channel
+from countermand.rpc.server import Service, serve
+from countermand.rpc.status import error_from_rpc
+from countermand.v1 import agent_pb2_grpc
+from countermand.v1.agent_pb2 import (
+    CopyImageRequest,
+    ForgetRequest,
+    GetAttemptRequest,
+    GetHostRequest,
+    InspectRequest,
+    ListAttemptsRequest,
+    ListImagesRequest,
+    NoopRequest,
+    SessionRequest,
+    WatchAttemptsRequest,
+)
+from countermand.v1.attempt_pb2 import Attempt
+from tests.agent.requests import CLUSTER, OUTCOMES, address, attempt_name, copy_action, noop_action
+from tests.agent.rig import NOW, Gate, Rig
+
+
+@pytest.fixture
+async def served(rig):
+    """Yields an agent, and a client that speaks to it over loopback."""
+    service = AgentService(rig.runner, now=lambda: NOW, version="1.2.3")
+    add = agent_pb2_grpc.add_AgentServiceServicer_to_server
+    server = await serve(
+        listen="127.0.0.1:0", services=[Service("countermand.v1.AgentService", add, service)]
+    )
+    async with open_channel(server.address) as channel:
+        yield rig, agent_pb2_grpc.AgentServiceStub(channel)
+    await server.stop(0)
+
+
+async def reason(call) -> str:
+    """Returns the reason that a call is refused with."""
+    with pytest.raises(AioRpcError) as refused:
+        await call
+    return error_from_rpc(refused.value).reason
+
+
+async def noop(rig: Rig, stub, task: str, number: int = 1) -> str:
+    name = attempt_name(task, number)
+    action = noop_action()
+    await stub.Noop(NoopRequest(header=rig.requests.for_action(name, action), noop=action.noop))
+    await rig.settled(name)
+    return name
+
+
+async def test_errors_come_as_statuses_with_reasons(served):
+    rig, stub = served
+    assert await reason(stub.CopyImage(CopyImageRequest())) == "FIELD_INVALID"
+    assert await reason(stub.GetAttempt(GetAttemptRequest(name="x"))) == "FIELD_INVALID"
+    missing = attempt_name("missing")
+    assert await reason(stub.GetAttempt(GetAttemptRequest(name=missing))) == "ATTEMPT_NOT_FOUND"
+    assert await reason(stub.CancelAttempt(rig.requests.cancel(missing))) == "ATTEMPT_NOT_FOUND"
+    assert await reason(stub.Inspect(InspectRequest(address=address("no/disk")))) == (
+        "POOL_NOT_FOUND"
+    )
+    assert await reason(stub.Inspect(InspectRequest(address=address("fast/no")))) == (
+        "IMAGE_NOT_FOUND"
+    )
+    session = stub.Session()
+    await session.write(SessionRequest())
+    assert await reason(session.read()) == "CALL_UNSUPPORTED"
+
+
+async def test_describes_the_host(served):
+    rig, stub = served
+    await noop(rig, stub, "a")
+    answer = await stub.GetHost(GetHostRequest())
+    assert answer.now.ToDatetime(NOW.tzinfo) == NOW
+    assert (answer.host.cluster_id, answer.host.version) == (CLUSTER, "1.2.3")
+    assert answer.host.journal_sequence == 2
+    [pool] = answer.host.pools
+    assert (pool.pool_id, pool.driver, pool.used_bytes) == ("fast", "file", 0)
+    assert "copy_image" in pool.verbs
+
+
+async def test_lists_attempts_in_pages(served):
+    rig, stub = served
+    names = [await noop(rig, stub, f"t{number}") for number in range(5)]
+    found, token = [], ""
+    while True:
+        page = await stub.ListAttempts(ListAttemptsRequest(page_size=2, page_token=token))
+        found += [attempt.name for attempt in page.attempts]
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == names
+    one = await stub.ListAttempts(ListAttemptsRequest(name_prefix="workflows/w1/tasks/t3/"))
+    assert [attempt.name for attempt in one.attempts] == [names[3]]
+    none = await stub.ListAttempts(ListAttemptsRequest(open_only=True))
+    assert list(none.attempts) == []
+
+
+async def test_lists_and_inspects_images(served):
+    rig, stub = served
+    for image_id in ("c", "a", "b"):
+        rig.put(image_id, b"x" * 512)
+    page = await stub.ListImages(ListImagesRequest(pool_id="fast", page_size=2))
+    assert [image.address.image_id for image in page.images] == ["a", "b"]
+    page = await stub.ListImages(ListImagesRequest(pool_id="fast", page_token=page.next_page_token))
+    assert [image.address.image_id for image in page.images] == ["c"]
+    image = (await stub.Inspect(InspectRequest(address=address("fast/a"), take_digest=True))).image
+    assert (image.virtual_size_bytes, image.generation, image.owner.attempt) == (512, 1, "")
+    assert image.digest.startswith("blake2b:")
+
+
+async def test_asking_under_a_new_epoch_fences_the_old_one(served):
+    """S-V8: before anything is decided by the answer."""
+    rig, stub = served
+    name = await noop(rig, stub, "a")
+    asked = GetAttemptRequest(name=name, owner_epoch=5, cluster_id=CLUSTER)
+    assert (await stub.GetAttempt(asked)).attempt.state == Attempt.STATE_SUCCEEDED
+    action = noop_action()
+    header = rig.requests.for_action(attempt_name("late"), action, owner_epoch=4)
+    assert await reason(stub.Noop(NoopRequest(header=header, noop=action.noop))) == "FENCED"
+    for request, expected in [
+        (GetAttemptRequest(name=name, owner_epoch=4, cluster_id=CLUSTER), "FENCED"),
+        (GetAttemptRequest(name=name, owner_epoch=6, cluster_id="other"), "WRONG_CLUSTER"),
+        (GetAttemptRequest(name=name, owner_epoch=6), "FIELD_INVALID"),
+    ]:
+        assert await reason(stub.GetAttempt(request)) == expected
+
+
+async def test_forgets_for_its_own_cluster_only(served):
+    rig, stub = served
+    name = await noop(rig, stub, "a")
+    request = ForgetRequest(cluster_id="other", workflows=["workflows/w1"], low_watermark=9)
+    assert await reason(stub.Forget(request)) == "WRONG_CLUSTER"
+    request.cluster_id = CLUSTER
+    assert (await stub.Forget(request)).forgotten == 1
+    assert await reason(stub.GetAttempt(GetAttemptRequest(name=name))) == "ATTEMPT_NOT_FOUND"
+
+
+# -- watching -----------------------------------------------------------------------------------
+
+
+async def test_a_watch_begins_with_a_bookmark_and_the_incarnation(served):
+    rig, stub = served
+    await noop(rig, stub, "a")
+    watch = stub.WatchAttempts(WatchAttemptsRequest())
+    first = await watch.read()
+    assert (first.bookmark, list(first.updates)) == (2, [])
+    assert first.incarnation == rig.runner.identity.incarnation
+    name = await noop(rig, stub, "b")
+    seen: list[tuple[int, Attempt.State.ValueType]] = []
+    message = first
+    while not seen or seen[-1][1] not in OUTCOMES:
+        message = await watch.read()
+        seen += [(update.sequence, update.attempt.state) for update in message.updates]
+        assert {update.attempt.name for update in message.updates} == {name}
+    assert seen == [(3, Attempt.STATE_RUNNING), (4, Attempt.STATE_SUCCEEDED)]
+    assert message.bookmark == 4
+    watch.cancel()
+
+
+async def test_a_watch_goes_on_from_a_sequence(served):
+    rig, stub = served
+    names = [await noop(rig, stub, f"t{number}") for number in range(250)]
+    watch = stub.WatchAttempts(WatchAttemptsRequest(after_sequence=100))
+    found, bookmark = [], 0
+    while bookmark < 500:
+        message = await watch.read()
+        assert message.bookmark >= bookmark
+        bookmark = message.bookmark
+        found += [update.attempt.name for update in message.updates]
+    assert found == names[50:]
+    watch.cancel()
+
+
+async def test_a_watch_beyond_the_end_tells_of_a_restored_journal(served):
+    """S-Z11."""
+    _, stub = served
+    watch = stub.WatchAttempts(WatchAttemptsRequest(after_sequence=1))
+    assert await reason(watch.read()) == "SEQUENCE_AHEAD"
+
+
+async def test_a_watch_tells_progress_between_changes(served, tmp_path):
+    rig, stub = served
+    rig.put("base", b"x" * 3 * 2**22)
+    gate = Gate()
+    rig.runner.executor._between = gate
+    name = attempt_name("copy")
+    action = copy_action("fast/base", "fast/disk")
+    await stub.CopyImage(rig.requests.copy(name, action))
+    watch = stub.WatchAttempts(WatchAttemptsRequest())
+    await watch.read()
+    await gate.arrival(3)
+    message = await watch.read()
+    [update] = message.updates
+    assert (update.sequence, update.attempt.name) == (0, name)
+    assert update.attempt.progress.done == 2**22
+    assert update.attempt.progress.total == 3 * 2**22
+    held = (await stub.Inspect(InspectRequest(address=address("fast/base")))).image.held_by
+    assert list(held) == [name]
+    gate.open()
+    await rig.settled(name)
+    watch.cancel()
+
+
+async def test_watches_end_when_their_callers_go(served):
+    rig, stub = served
+    watch = stub.WatchAttempts(WatchAttemptsRequest())
+    await watch.read()
+    assert len(rig.runner.watchers._watchers) == 1
+    watch.cancel()
+    while rig.runner.watchers._watchers:  # noqa: ASYNC110 - ends when the call is torn down
+        await asyncio.sleep(0)
