@@ -32,7 +32,7 @@ from agent.attempts import (
 from agent.drivers.driver import Driver, OutcomeUnknown, Steps, Work
 from agent.executors import Executor, InlineExecutor, Interrupted
 from agent.journal import Transaction, Transactor
-from agent.running import Running, Slots, Ticket
+from agent.running import Lane, Running, Slots, Ticket
 from agent.verbs import catalogue
 from agent.verbs.context import Context
 from agent.watch import Watchers
@@ -57,6 +57,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Attempts that touch no storage: bounded by memory only.
+LIGHT_MAX = 1024
+
 # While the journal's disk is full an outcome waits; nothing but an operator makes room.
 RECORD_DELAY_S = 1.0
 
@@ -66,7 +69,7 @@ INTERRUPT_S_MAX = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much at once. Compensations have slots of their own: no copy ever holds one up."""
+    """How much at once, of each lane."""
 
     attempts_max: int = 4  # beyond this a spinning array only seeks
     queue_max: int = 1024
@@ -107,8 +110,12 @@ class Runner:
         self._inline = InlineExecutor()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._slots = {
-            kind: Slots(running_max=limits.attempts_max, waiting_max=limits.queue_max)
+            Lane(kind, touches_storage): Slots(
+                running_max=limits.attempts_max if touches_storage else LIGHT_MAX,
+                waiting_max=limits.queue_max,
+            )
             for kind in Kind
+            for touches_storage in (False, True)
         }
         journal.on_commit = self._on_commit
 
@@ -121,9 +128,10 @@ class Runner:
             self.journal, self.pools, self.executor, now=self._outside.now
         )
         for record in records:
-            ticket = self._slots[record.kind].take(forced=True)
-            assert ticket is not None
-            running = self._launch(record, ticket)
+            is_action = record.kind is Kind.ACTION
+            action = wire.action_of(record) if is_action else _work_of(wire.compensation_of(record))
+            lane = _lane(record.kind, action)
+            running = self._launch(record, self._slots[lane].retake())
             if record.tombstoned or record.state is State.CANCELLING:
                 running.stop(AttemptCancelled())
 
@@ -150,6 +158,7 @@ class Runner:
             self._admit(
                 header,
                 Kind.ACTION,
+                lane=_lane(Kind.ACTION, action),
                 request=action.SerializeToString(deterministic=True),
                 refusal=catalogue.refusal(action, self.pools),
             )
@@ -174,6 +183,7 @@ class Runner:
             self._admit(
                 header,
                 Kind.COMPENSATION,
+                lane=_lane(Kind.COMPENSATION, _work_of(request)),
                 request=arguments.SerializeToString(deterministic=True),
                 refusal=refusal,
                 compensates=request.compensates,
@@ -224,12 +234,13 @@ class Runner:
         header: Header,
         kind: Kind,
         *,
+        lane: Lane,
         request: bytes,
         refusal: CountermandError | None,
         compensates: str = "",
         compensated: bytes = b"",
     ) -> Attempt:
-        ticket = self._slots[kind].take()
+        ticket = self._slots[lane].take()
         place = Place.FULL if ticket is None else ticket.place
 
         def decide(tx: Transaction) -> tuple[Decision, AttemptRecord | None]:
@@ -252,7 +263,7 @@ class Runner:
             decision, admitted = await self._durably(decide)
         finally:
             if ticket is not None and admitted is None:
-                self._slots[kind].leave(ticket)
+                ticket.leave()
         match decision:
             case Refuse(error=error):
                 raise error
@@ -309,7 +320,7 @@ class Runner:
         self, running: Running, ticket: Ticket, earlier: list[asyncio.Future[None]]
     ) -> None:
         """Sees one attempt through: its turn, its work, its outcome."""
-        name, kind = running.record.name, running.record.kind
+        name = running.record.name
         try:
             await self._wait_for(running, *earlier)
             if running.record.state is State.ACCEPTED:
@@ -325,7 +336,7 @@ class Runner:
         except Exception:
             log.exception("attempt.defect", extra={"attempt": name})
         finally:
-            self._slots[kind].leave(ticket)
+            ticket.leave()
             del self.running[name]
             running.ended.set_result(None)
 
@@ -469,6 +480,16 @@ class Runner:
             extra = {"attempt": record.name, "host": self.identity.host_id}
             log.info("attempt.%s", record.state.lower(), extra=extra)
         self.watchers.publish(changed)
+
+
+def _lane(kind: Kind, action: Action) -> Lane:
+    verb = catalogue.VERBS.get(catalogue.name_of(action))
+    return Lane(kind, touches_storage=verb is None or verb.touches_storage)
+
+
+def _work_of(request: CompensateRequest) -> Action:
+    """Returns the action whose verb does the work of a compensation."""
+    return request.replacement if request.HasField("replacement") else request.action
 
 
 def _remember(tx: Transaction, header: Header) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
-from agent.attempts import AttemptRecord, Place
+from agent.attempts import AttemptRecord, Kind, Place
 from agent.drivers.driver import Step
 from agent.executors import Interrupted
 from countermand.rpc.errors import CountermandError
@@ -88,17 +89,32 @@ class Running:
         return Progress(done=done, total=total, unit="bytes", rate=rate)
 
 
+class Lane(NamedTuple):
+    """Attempts that take turns with each other, and with nobody else.
+
+    No copy ever holds up what makes up for one, and neither what touches no storage.
+    """
+
+    kind: Kind
+    touches_storage: bool
+
+
 class Ticket:
     """A place in a slot or in the queue before it."""
 
-    def __init__(self) -> None:
+    def __init__(self, slots: Slots) -> None:
         """Begins in the queue."""
+        self._slots = slots
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
     def place(self) -> Place:
         """Returns where it is."""
         return Place.SLOT if self.ready.done() else Place.QUEUE
+
+    def leave(self) -> None:
+        """Gives the place back."""
+        self._slots.leave(self)
 
 
 class Slots:
@@ -110,20 +126,24 @@ class Slots:
         self._waiting_max = waiting_max
         self._waiting: deque[Ticket] = deque()
 
-    def take(self, *, forced: bool = False) -> Ticket | None:
-        """Returns a place, or None when all are taken; what ran before is never refused."""
-        ticket = Ticket()
+    def take(self) -> Ticket | None:
+        """Returns a place, or None when all are taken."""
+        if self._free == 0 and len(self._waiting) >= self._waiting_max:
+            return None
+        return self.retake()
+
+    def retake(self) -> Ticket:
+        """Returns a place to what had one before a restart, however many there are now."""
+        ticket = Ticket(self)
         if self._free > 0:
             self._free -= 1
             ticket.ready.set_result(None)
-        elif forced or len(self._waiting) < self._waiting_max:
-            self._waiting.append(ticket)
         else:
-            return None
+            self._waiting.append(ticket)
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
-        """Gives a place back; whoever waited longest takes it."""
+        """Takes a place back; whoever waited longest gets it."""
         if not ticket.ready.done():
             self._waiting.remove(ticket)
             return
