@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -22,26 +19,20 @@ from agent.drivers.driver import (
     Format,
     ImageFound,
     Made,
-    OutcomeUnknown,
     PoolFound,
     Step,
     Steps,
     Work,
 )
 from agent.drivers.files import FileKind, Files
-from agent.drivers.layout import Label, Layout
-from agent.drivers.room import Room
+from agent.drivers.layout import Label
+from agent.drivers.staging import FilePool, Staging
 from countermand.rpc import names
 from countermand.rpc.errors import (
-    CountermandError,
     FieldInvalid,
     FieldUnsupported,
-    ImageExists,
-    ImageInUse,
     ImageNotFound,
     ImageUnsafe,
-    NoSpace,
-    StorageFailed,
     VerbUnsupported,
     Violation,
 )
@@ -54,23 +45,6 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FilePool:
-    """What an administrator says of a pool."""
-
-    pool_id: str
-    path: Path
-    read_only: bool = False
-    # Several hosts reach it: what this agent's journal does not know is left alone.
-    shared: bool = False
-    quota_bytes: int | None = None
-    bandwidth_bytes_per_s: int | None = None
-    flush_bytes: int = copying.FLUSH_BYTES
-
-
-Fill = Callable[[Path], Steps[Label]]
-
-
 class FileDriver:
     """Serves one pool; every method may be called from any thread."""
 
@@ -81,18 +55,10 @@ class FileDriver:
         self.read_only = pool.read_only
         self.shared = pool.shared
         self.verbs = VERBS
+        self._staging = Staging(pool, files)
         self.files = files
-        self.layout = Layout(pool.pool_id, pool.path, files)
-        self.room = Room(
-            quota_bytes=pool.quota_bytes, bandwidth_bytes_per_s=pool.bandwidth_bytes_per_s
-        )
-        # Held while a name appears or goes, so that no overlay appears on an image that goes.
-        self._names = threading.Lock()
-        if not pool.read_only:
-            self.layout.make()
-        for parent in (self.layout.images, self.layout.staging):
-            for name in files.list_folder(parent):
-                self._settle(parent / name)
+        self.layout = self._staging.layout
+        self.room = self._staging.room
 
     # -- verbs ----------------------------------------------------------------------------------
 
@@ -114,15 +80,15 @@ class FileDriver:
             if image_format is Format.QCOW2:
                 self._need_qemu("create_image")
                 yield from qemu.create(path, size_bytes=size_bytes, preallocated=preallocated)
-            with self._writing(path) as handle:
+            with self._staging.writing(path) as handle:
                 if image_format is Format.RAW and preallocated:
                     self.files.allocate(handle, size_bytes)
                 elif image_format is Format.RAW:
                     self.files.truncate(handle, size_bytes)
                 self.files.flush(handle)
-            return self._label(work, image_format, size_bytes)
+            return self._staging.label(work, image_format, size_bytes)
 
-        return (yield from self._stage(work, image_id, fill))
+        return (yield from self._staging.make(work, image_id, fill))
 
     def copy(
         self,
@@ -168,7 +134,7 @@ class FileDriver:
                 )
             )
 
-        return (yield from self._stage(work, image_id, fill, resumable=True))
+        return (yield from self._staging.make(work, image_id, fill, resumable=True))
 
     def clone(
         self, work: Work, source_id: str, image_id: str, *, copy_allowed: bool
@@ -182,12 +148,12 @@ class FileDriver:
             if label.format is Format.QCOW2:
                 return (yield from self._overlay(work, source_id, folder, label))
             target = folder / path.name
-            with self._reading(path) as reader, self._writing(target) as writer:
+            with self._staging.reading(path) as reader, self._staging.writing(target) as writer:
                 shares = self.files.share(reader, writer)
                 self.files.flush(writer)
             if shares:
                 self.room.take(self.layout.account(folder), found.allocated_bytes)
-                made = self._label(work, label.format, label.virtual_size_bytes)
+                made = self._staging.label(work, label.format, label.virtual_size_bytes)
                 return replace(made, shared=True)
             if copy_allowed:
                 return (
@@ -201,12 +167,12 @@ class FileDriver:
                 why="its file system has no reflinks; set copy_allowed to copy instead",
             )
 
-        return (yield from self._stage(work, image_id, fill, resumable=copy_allowed))
+        return (yield from self._staging.make(work, image_id, fill, resumable=copy_allowed))
 
     def delete(self, work: Work, image_id: str) -> Steps[bool]:
         """Removes an image; returns whether it was there."""
-        with self._translating(image_id):
-            self.discard(work.attempt)
+        with self._staging.translating(image_id):
+            self._staging.discard(work.attempt)
             try:
                 label = self.layout.label(image_id)
             except ImageNotFound:
@@ -215,89 +181,28 @@ class FileDriver:
             if work.note and work.note != life:
                 return True  # another image has the name by now: ours has gone
             yield Step(note=life)
-            self._take_away(work, image_id)
-            self.discard(work.attempt)
+            self._staging.take_away(work, image_id)
+            self._staging.discard(work.attempt)
             return True
 
     def undo(self, work: Work, image_id: str, *, made_by: str) -> Steps[bool]:
         """Removes what exactly that attempt made, half-made things too; returns whether any."""
-        with self._translating(image_id):
+        with self._staging.translating(image_id):
             begun = self.files.stat(self.layout.staged(made_by)) is not None
             begun |= self.files.stat(self.layout.staged(work.attempt)) is not None
-            self.discard(made_by)
-            self.discard(work.attempt)
+            self._staging.discard(made_by)
+            self._staging.discard(work.attempt)
             work.crash(crash_points.IN_COMPENSATION)
             yield Step()
             label = self.layout.owner(image_id)
-            if label is None or not self._is_of(label, work, made_by):
+            if label is None or not self._staging.is_of(label, work, made_by):
                 return begun  # somebody else's image, or none
-            self._take_away(work, image_id)
+            self._staging.take_away(work, image_id)
             work.crash(crash_points.IN_COMPENSATION)
-            self.discard(work.attempt)
+            self._staging.discard(work.attempt)
             return True
 
-    def _take_away(self, work: Work, image_id: str) -> None:
-        """Renames an image out of sight, durably; only then may it be purged."""
-        folder, staged = self.layout.image(image_id), self.layout.staged(work.attempt)
-        with self._names:
-            if dependants := self.layout.dependants(image_id):
-                raise ImageInUse(image=image_id, pool=self.pool_id, holder=", ".join(dependants))
-            self.files.rename(folder, staged)
-        self.room.move(self.layout.account(folder), self.layout.account(staged))
-        self.files.flush_folder(self.layout.staging)
-        self.files.flush_folder(self.layout.images)
-
     # -- making an image ------------------------------------------------------------------------
-
-    def _stage(
-        self, work: Work, image_id: str, fill: Fill, *, resumable: bool = False
-    ) -> Steps[Made]:
-        """Fills a staging folder and publishes it; sweeps it when that fails."""
-        folder = self.layout.staged(work.attempt)
-        with self._translating(image_id):
-            try:
-                label = self.layout.owner(image_id)
-                if label is not None and self._is_of(label, work, work.attempt):
-                    return _made(image_id, label)  # an earlier life did it, and could not say so
-                self._refuse_taken(image_id)
-                yield Step()
-                if not (resumable and work.note):
-                    self.discard(work.attempt)
-                self.files.make_folder(folder)
-                self.files.flush_folder(self.layout.staging)
-                self._settle(folder)
-                label = yield from fill(folder)
-                yield Step()  # the last place where it may be stopped
-                self._publish(work, image_id, folder, label)
-            except OutcomeUnknown:
-                raise
-            except Exception:
-                self.discard(work.attempt)
-                raise
-            return _made(image_id, label)
-
-    def _publish(self, work: Work, image_id: str, folder: Path, label: Label) -> None:
-        target = self.layout.image(image_id)
-        self.layout.write_label(folder, label)
-        work.crash(crash_points.BEFORE_RENAME)
-        with self._names:
-            if label.backing:
-                self.layout.label(label.backing)  # it may have gone since it was looked at
-            try:
-                self.files.rename(folder, target)
-            except OSError as error:
-                if error.errno in _TAKEN:
-                    self._refuse_taken(image_id)
-                raise
-        work.crash(crash_points.AFTER_RENAME)
-        try:
-            self.files.flush_folder(self.layout.images)
-            self.files.flush_folder(self.layout.staging)
-        except OSError as error:
-            # It can be seen, and may be gone after a power cut: neither outcome is certain.
-            raise OutcomeUnknown(self._error(error, image_id)) from error
-        self.room.move(self.layout.account(folder), self.layout.account(target))
-        self._settle(target)
 
     def _copy_bytes(
         self,
@@ -315,7 +220,12 @@ class FileDriver:
         digest = copying.Digest() if take_digest else None
         self.room.join_writers()
         try:
-            with origin._reading(path) as reader, self._writing(folder / path.name) as writer:
+            with (
+                origin._staging.reading(path) as reader,
+                self._staging.writing(folder / path.name) as writer,
+            ):
+                # A durable offset in a file whose name a power cut may take back is worth nothing.
+                self.files.flush_folder(folder)
                 copy = copying.Copy(
                     files=self.files,
                     source=reader,
@@ -331,7 +241,7 @@ class FileDriver:
                 written = yield from copy.run()
         finally:
             self.room.leave_writers()
-        made = self._label(work, label.format, label.virtual_size_bytes)
+        made = self._staging.label(work, label.format, label.virtual_size_bytes)
         return replace(made, written_bytes=written, digest=str(digest or ""))
 
     def _convert(
@@ -352,11 +262,11 @@ class FileDriver:
         raw = next((path for path in (target, source) if path.suffix == ".raw"), None)
         if take_digest and raw is None:
             raise FieldUnsupported(field="copy_image.take_digest from qcow2 to qcow2")
-        self._empty(folder)  # qemu-img cannot go on where it left off
+        self._staging.empty(folder)  # qemu-img cannot go on where it left off
 
         def each() -> None:
             work.crash(crash_points.IN_COPY)
-            self._settle(folder)
+            self._staging.settle(folder)
             self.room.take(self.layout.account(folder), 0)
 
         yield from qemu.convert(
@@ -367,15 +277,15 @@ class FileDriver:
             size_bytes=label.virtual_size_bytes,
             each=each,
         )
-        with self._writing(target) as handle:
+        with self._staging.writing(target) as handle:
             self.files.flush(handle)
         digest = ""
         if take_digest and raw is not None:
-            with self._reading(raw) as handle:
+            with self._staging.reading(raw) as handle:
                 size = label.virtual_size_bytes
                 digest = yield from copying.digest_file(self.files, handle, size)
         written = self.layout.allocated_bytes(folder)
-        made = self._label(work, image_format, label.virtual_size_bytes)
+        made = self._staging.label(work, image_format, label.virtual_size_bytes)
         return replace(made, written_bytes=written, digest=digest)
 
     def _overlay(self, work: Work, source_id: str, folder: Path, label: Label) -> Steps[Label]:
@@ -387,9 +297,9 @@ class FileDriver:
             backing_format=label.format,
             size_bytes=label.virtual_size_bytes,
         )
-        with self._writing(target) as handle:
+        with self._staging.writing(target) as handle:
             self.files.flush(handle)
-        made = self._label(work, Format.QCOW2, label.virtual_size_bytes)
+        made = self._staging.label(work, Format.QCOW2, label.virtual_size_bytes)
         return replace(made, backing=source_id, shared=True)
 
     def import_file(
@@ -402,7 +312,7 @@ class FileDriver:
             if found is None or found.kind is not FileKind.FILE:
                 raise self.layout.unsafe(image_id, f"{path.name} is no plain file")
             target = folder / f"data.{image_format}"
-            with self._reading(path) as reader, self._writing(target) as writer:
+            with self._staging.reading(path) as reader, self._staging.writing(target) as writer:
                 copy = copying.Copy(
                     files=self.files,
                     source=reader,
@@ -415,15 +325,15 @@ class FileDriver:
                 )
                 written = yield from copy.run()
             size = self.layout.virtual_size(target, image_format, image_id)
-            return replace(self._label(work, image_format, size), written_bytes=written)
+            return replace(self._staging.label(work, image_format, size), written_bytes=written)
 
-        return (yield from self._stage(work, image_id, fill))
+        return (yield from self._staging.make(work, image_id, fill))
 
     # -- looking --------------------------------------------------------------------------------
 
     def find(self, image_id: str) -> ImageFound:
         """Looks at one image."""
-        with self._translating(image_id):
+        with self._staging.translating(image_id):
             label = self.layout.label(image_id)
             self.layout.data(image_id, label)
             return ImageFound(
@@ -457,12 +367,12 @@ class FileDriver:
 
     def digest(self, image_id: str) -> Steps[str]:
         """Reads an image in full and returns its content's digest."""
-        with self._translating(image_id):
+        with self._staging.translating(image_id):
             label = self.layout.label(image_id)
             path, found = self.layout.data(image_id, label)
             if label.format is not Format.RAW:
                 raise FieldUnsupported(field="take_digest of a qcow2 image")
-            with self._reading(path) as handle:
+            with self._staging.reading(path) as handle:
                 return (yield from copying.digest_file(self.files, handle, found.size_bytes))
 
     def report(self) -> PoolFound:
@@ -482,83 +392,10 @@ class FileDriver:
 
     def discard(self, attempt: str) -> None:
         """Removes what an attempt has half made; nothing is fine."""
-        folder = self.layout.staged(attempt)
-        self.layout.purge(folder)
-        self.room.settle(self.layout.account(folder), 0)
+        self._staging.discard(attempt)
 
     # -- helpers --------------------------------------------------------------------------------
-
-    def _label(self, work: Work, image_format: Format, size_bytes: int) -> Label:
-        is_attempt = names.parse_attempt(work.attempt) is not None
-        return Label(
-            cluster_id=work.cluster_id,
-            attempt=work.attempt if is_attempt else "",
-            create_time=work.now().isoformat(),
-            format=image_format,
-            virtual_size_bytes=size_bytes,
-            written_bytes=0,
-        )
-
-    def _is_of(self, label: Label, work: Work, attempt: str) -> bool:
-        return label.attempt == attempt and label.cluster_id == work.cluster_id
-
-    def _refuse_taken(self, image_id: str) -> None:
-        """Raises if an image's name is taken, by whatever it be."""
-        if self.files.stat(self.layout.image(image_id)) is None:
-            return
-        label = self.layout.owner(image_id)
-        owner = (label.attempt or "an import") if label else "somebody unknown"
-        raise ImageExists(image=image_id, pool=self.pool_id, owner=owner)
-
-    def _empty(self, folder: Path) -> None:
-        for name in self.files.list_folder(folder):
-            self.files.remove_file(folder / name)
-        self._settle(folder)
-
-    def _settle(self, folder: Path) -> None:
-        self.room.settle(self.layout.account(folder), self.layout.allocated_bytes(folder))
 
     def _need_qemu(self, verb: str) -> None:
         if not qemu.is_installed():
             raise VerbUnsupported(pool=self.pool_id, verb=verb, why=qemu.MISSING)
-
-    @contextmanager
-    def _reading(self, path: Path) -> Iterator[int]:
-        handle = self.files.open_to_read(path)
-        try:
-            yield handle
-        finally:
-            self.files.close(handle)
-
-    @contextmanager
-    def _writing(self, path: Path) -> Iterator[int]:
-        handle = self.files.open_to_write(path)
-        try:
-            yield handle
-        finally:
-            self.files.close(handle)
-
-    @contextmanager
-    def _translating(self, image_id: str) -> Iterator[None]:
-        """Turns what the operating system says into our errors."""
-        try:
-            yield
-        except OSError as error:
-            raise self._error(error, image_id) from error
-
-    def _error(self, error: OSError, image_id: str) -> CountermandError:
-        if error.errno in _FULL:
-            return NoSpace(pool=self.pool_id, needed=f"no room for the rest of image {image_id}")
-        name = errno.errorcode.get(error.errno or 0, str(error))
-        return StorageFailed(pool=self.pool_id, error=name, image=image_id)
-
-
-def _made(image_id: str, label: Label) -> Made:
-    return Made(
-        image_id=image_id,
-        virtual_size_bytes=label.virtual_size_bytes,
-        written_bytes=label.written_bytes,
-        generation=label.generation,
-        digest=label.digest,
-        shared=label.shared,
-    )

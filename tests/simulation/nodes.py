@@ -1,0 +1,310 @@
+"""Nodes of the simulated cluster: processes that can die at any await and at any crash point.
+
+A node's tasks are those begun in its context. When it dies they are cancelled, and everything that
+reaches out of the process (disk, journal, store, network) refuses from then on, so that what still
+unwinds has no effect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random
+import sqlite3
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agent.drivers.driver import Step
+from agent.drivers.file import FileDriver, FilePool
+from agent.executors import InlineExecutor
+from agent.journal import InlineJournal, Journal, Transaction
+from agent.runner import Limits, Outside, Runner
+from agent.service import AgentService
+from coordinator.agents.connection import Connect
+from coordinator.agents.fleet import Fleet
+from coordinator.agents.line import Ears
+from coordinator.api.workflow_service import WorkflowService
+from coordinator.runtime.loop import Loop
+from coordinator.runtime.ports import Change, HostRecord, Store
+from coordinator.runtime.watch import Watches
+from countermand.v1.attempt_pb2 import Progress
+from tests.simulation.clock import VirtualClock
+from tests.simulation.disk import Disk, LiveFiles
+
+T = TypeVar("T")
+
+
+class Died(BaseException):
+    """The process this was running in is dead."""
+
+
+_NODE: contextvars.ContextVar[Node | None] = contextvars.ContextVar("node", default=None)
+
+
+class Node:
+    """A process: alive or dead, with its tasks."""
+
+    def __init__(self, name: str, world: Surroundings) -> None:
+        """Begins dead."""
+        self.name = name
+        self.world = world
+        self.alive = False
+        self.life = 0
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+
+    def begin_life(self) -> None:
+        """Makes the node alive, with nothing running."""
+        self.alive = True
+        self.life += 1
+        self._tasks = {}
+
+    def spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Runs something in this node's process."""
+        context = contextvars.copy_context()
+        context.run(_NODE.set, self)
+        return asyncio.get_running_loop().create_task(coroutine, context=context)
+
+    def adopt(self, task: asyncio.Task[Any]) -> None:
+        """Counts a task as this node's."""
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+
+    def check(self) -> None:
+        """Raises if the node is dead."""
+        if not self.alive:
+            raise Died(self.name)
+
+    def kill(self) -> None:
+        """Ends the process here and now."""
+        if not self.alive:
+            return
+        self.alive = False
+        self.world.note(f"{self.name} dies")
+        for task in tuple(self._tasks):
+            task.cancel()
+        self.world.died(self)
+
+    def crash(self, point: str) -> None:
+        """Dies at a crash point, if chance will have it."""
+        self.check()
+        if self.world.crashes(self, point):
+            self.world.note(f"{self.name} at {point}")
+            self.kill()
+            raise Died(point)
+
+
+def task_factory(
+    loop: asyncio.AbstractEventLoop,
+    coroutine: Coroutine[Any, Any, Any],
+    *,
+    context: contextvars.Context | None = None,
+) -> asyncio.Task[Any]:
+    """Makes tasks, and tells each node of its own."""
+    node = context.get(_NODE) if context is not None else _NODE.get()
+    task = asyncio.Task(coroutine, loop=loop, context=context)
+    if node is not None:
+        node.adopt(task)
+        if not node.alive:
+            task.cancel()
+    return task
+
+
+class Surroundings:
+    """What nodes need of the world; `World` is the real one."""
+
+    clock: VirtualClock
+    chance: random.Random
+
+    def note(self, text: str) -> None:
+        """Writes a line of the trace."""
+
+    def crashes(self, node: Node, point: str) -> bool:
+        """Returns whether a node dies at a crash point."""
+        raise NotImplementedError
+
+    def died(self, node: Node) -> None:
+        """Hears that a node died."""
+
+    def renamed(self, agent: str, source: str, target: str) -> None:
+        """Hears that a folder was renamed on an agent's disk."""
+
+    def committing(self, changes: Sequence[Change]) -> None:
+        """Hears what a coordinator commits."""
+
+    def new_id(self) -> str:
+        """Returns a fresh id."""
+        return f"{self.chance.getrandbits(64):016x}"
+
+    def jitter(self) -> float:
+        """Returns a number in [0, 1)."""
+        return self.chance.random()
+
+
+# -- an agent -----------------------------------------------------------------------------------
+
+DISK_STEP_S = 0.05  # at most: what a chunk takes
+
+
+class _Journal(InlineJournal):
+    """A journal whose flushes take time, in a process that may die meanwhile."""
+
+    def __init__(self, node: Node, journal: Journal) -> None:
+        super().__init__(journal)
+        self._node = node
+
+    async def transact(self, function: Callable[[Transaction], T]) -> T:
+        self._node.check()
+        await asyncio.sleep(self._node.world.chance.random() * 0.004)
+        self._node.check()
+        value = await super().transact(function)
+        await asyncio.sleep(self._node.world.chance.random() * 0.004)
+        self._node.check()
+        return value
+
+
+class AgentNode(Node):
+    """One agent, its disk and its journal."""
+
+    def __init__(self, host_id: str, world: Surroundings, *, capacity_bytes: int) -> None:
+        """Begins with empty storage, dead."""
+        super().__init__(host_id, world)
+        self.disk = Disk(capacity_bytes)
+        self.journal = sqlite3.connect(":memory:", isolation_level=None)
+        self.service: AgentService | None = None
+        self.pools = (
+            FilePool(pool_id="templates", path=Path("/templates")),
+            FilePool(pool_id=f"pool-{host_id}", path=Path("/pool"), flush_bytes=1024),
+        )
+        for path in ("/templates", "/pool"):
+            self.disk.change("put", path)
+        self.disk.flush_names()
+
+    async def start(self) -> None:
+        """Begins a new life on the same storage."""
+        self.begin_life()
+        await self.spawn(self._start())
+
+    async def _start(self) -> None:
+        files = LiveFiles(
+            self.disk, self.check, lambda source, to: self.world.renamed(self.name, source, to)
+        )
+        journal = _Journal(self, Journal(self.journal, new_id=self.world.new_id))
+        runner = Runner(
+            journal=journal,
+            pools={pool.pool_id: FileDriver(pool, files) for pool in self.pools},
+            executor=InlineExecutor(self._between),
+            outside=Outside(
+                now=self.world.clock.now,
+                monotonic=asyncio.get_running_loop().time,
+                crash=self.crash,
+            ),
+            limits=Limits(attempts_max=3, queue_max=4),
+            host_id=self.name,
+        )
+        await runner.start()
+        self.service = AgentService(runner, now=self.world.clock.now, version="simulated")
+
+    async def _between(self, step: Step) -> None:
+        """Lets each step take a moment: here others go on, and here it may die."""
+        await asyncio.sleep(step.wait_s + self.world.chance.random() * DISK_STEP_S)
+        self.check()
+
+    def kill(self) -> None:
+        """Ends the process; with a power cut, its disk forgets what was not flushed."""
+        if not self.alive:
+            return
+        super().kill()
+        self.service = None
+        if self.journal.in_transaction:
+            self.journal.execute("ROLLBACK")
+        if self.world.chance.random() < 0.5:
+            self.world.note(f"{self.name} loses power")
+            self.disk.cut_power(self.world.chance)
+
+
+# -- the coordinator ----------------------------------------------------------------------------
+
+
+class _Store:
+    """A store that takes time, in a process that may die before or after a commit."""
+
+    def __init__(self, node: Node, inner: Store) -> None:
+        self._node = node
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        async def call(*args: object, **kwargs: object) -> object:
+            await self._pause()
+            if name == "commit":
+                self._node.world.committing(args[0])  # type: ignore[arg-type]
+            value = await getattr(self._inner, name)(*args, **kwargs)
+            await self._pause()
+            return value
+
+        return call
+
+    async def _pause(self) -> None:
+        self._node.check()
+        await asyncio.sleep(self._node.world.chance.random() * 0.004)
+        self._node.check()
+
+
+class CoordinatorNode(Node):
+    """The coordinator; its store's content outlives it."""
+
+    def __init__(
+        self,
+        world: Surroundings,
+        *,
+        open_store: Callable[[], Store],
+        connect: Connect,
+        hosts: Sequence[str],
+    ) -> None:
+        """Begins dead."""
+        super().__init__("coordinator", world)
+        self._open_store = open_store
+        self._connect = connect
+        self._hosts = hosts
+        self.workflows: WorkflowService | None = None
+
+    async def start(self) -> None:
+        """Begins a new life on the same store."""
+        self.begin_life()
+        await self.spawn(self._start())
+
+    async def _start(self) -> None:
+        world = self.world
+        store: Any = _Store(self, self._open_store())
+        watches: Watches[Progress] = Watches()
+        loop = Loop(store=store, clock=world.clock, chance=world, crash=self.crash, hints=watches)
+        opening = await loop.open()
+        for host in self._hosts:
+            if host not in {record.id for record in await store.hosts()}:
+                await store.put_host(
+                    HostRecord(id=host, address=host, create_time=world.clock.now())
+                )
+
+        def keep(record: HostRecord) -> None:
+            asyncio.get_running_loop().create_task(store.put_host(record))
+
+        fleet = Fleet(
+            store=store,
+            connect=self._connect,
+            cluster_id=opening.cluster_id,
+            clock=world.clock,
+            chance=world,
+            crash=self.crash,
+            ears=Ears(event=loop.hear, progress=watches.heard_progress, record=keep),
+        )
+        loop.attach(fleet)
+        await fleet.open()
+        asyncio.get_running_loop().create_task(loop.run())
+        self.workflows = WorkflowService(
+            loop=loop, store=store, hosts=fleet, watches=watches, clock=world.clock
+        )
+
+    def kill(self) -> None:
+        """Ends the process."""
+        self.workflows = None
+        super().kill()
