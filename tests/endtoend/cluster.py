@@ -1,0 +1,253 @@
+"""A coordinator and its agents as real processes on loopback: started, killed, started again.
+
+Each process keeps its folder and its port over all its lives. Nothing here sleeps to let something
+happen: `until` asks again and again, up to a deadline that only a hang reaches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from inspect import isawaitable
+from pathlib import Path
+from typing import TypeVar
+
+from countermand.client import Client
+from countermand.client.spec import Verb, image, task
+from countermand.rpc.crash import VARIABLE
+from countermand.v1.verb_pb2 import CopyImage
+from countermand.v1.workflow_pb2 import Workflow
+from countermand.v1.workflow_spec_pb2 import Node
+from tests.endtoend.lives import Life, Lives
+
+T = TypeVar("T")
+
+HANG_S = 30.0  # nothing here takes longer, on the slowest machine
+POLL_S = 0.005
+MIB = 2**20
+
+# Below the ports that the system gives away by itself: nobody takes one between two lives.
+PORTS = range(15_000, 30_000)
+
+TEMPLATES = "templates"
+
+
+class HangError(Exception):
+    """A condition was not met in time."""
+
+
+async def until(condition: Callable[[], T | Awaitable[T]], what: str) -> T:
+    """Returns the first true value of a condition."""
+    give_up = time.monotonic() + HANG_S
+    while True:
+        found = condition()
+        value = await found if isawaitable(found) else found
+        if value:
+            return value
+        if time.monotonic() > give_up:
+            raise HangError(what)
+        await asyncio.sleep(POLL_S)
+
+
+def free_address() -> str:
+    """Returns a loopback address that nobody listens on."""
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return f"127.0.0.1:{port}"
+
+
+def make_raw(path: Path, *, size_mib: int = 8, extents: int = 6, seed: int = 1) -> None:
+    """Writes an image whose data lies scattered, about 1 MiB of it."""
+    chance = random.Random(seed)
+    with path.open("wb") as file:
+        for _ in range(extents):
+            file.seek(chance.randrange(0, size_mib * MIB - 256 * 1024, 4096))
+            file.write(chance.randbytes(chance.randrange(128 * 1024, 256 * 1024, 4096)))
+        file.truncate(size_mib * MIB)
+
+
+@dataclass(slots=True, eq=False)
+class Service:
+    """A process that may die and be started again: same folder, same address."""
+
+    lives: Lives
+    name: str
+    module: str
+    folder: Path
+    arguments: tuple[str, ...]
+    address: str = field(default_factory=free_address)
+    life: Life | None = None
+    logs: list[Path] = field(default_factory=list)
+
+    @property
+    def data(self) -> Path:
+        """Returns its own folder."""
+        return self.folder / self.name
+
+    @property
+    def alive(self) -> bool:
+        """Returns whether it runs."""
+        self.lives.look()
+        return self.life is not None and self.life.code is None
+
+    async def start(self, crash_point: str = "") -> None:
+        """Starts it, to die at a crash point if one is given, and returns once it answers."""
+        if not await self.try_start(crash_point):
+            raise AssertionError(self._story("ended before it was ready"))
+
+    async def try_start(self, crash_point: str) -> bool:
+        """Starts it; returns whether it answers, rather than having died before."""
+        assert not self.alive, self.name
+        arguments = [self.module, "serve", "--data", str(self.data), "--listen", self.address]
+        life = self.lives.start(
+            self.name, [*arguments, *self.arguments], self.folder / "logs", {VARIABLE: crash_point}
+        )
+        self.life = life
+        self.logs.append(life.log)
+
+        def ready() -> bool:
+            return life.output.exists() and b".ready" in life.output.read_bytes()
+
+        await until(lambda: ready() or not self.alive, f"start of {self.name}")
+        return ready() and self.alive
+
+    async def kill(self) -> None:
+        """Kills it, as a power cut would, and returns once it is dead."""
+        assert self.life is not None
+        self.lives.signal(self.life, signal.SIGKILL)
+        await self.died()
+
+    async def died(self) -> None:
+        """Returns once it was killed, by us or by its crash point."""
+        await until(lambda: not self.alive, f"death of {self.name}")
+        assert self.life is not None
+        assert self.life.code == -signal.SIGKILL, self._story(f"ended with code {self.life.code}")
+
+    async def stop(self) -> None:
+        """Stops it as an administrator would."""
+        assert self.life is not None
+        self.lives.signal(self.life, signal.SIGTERM)
+        await until(lambda: not self.alive, f"end of {self.name}")
+        assert self.life.code == 0, self._story(f"ended with code {self.life.code}")
+
+    def events(self) -> list[dict[str, object]]:
+        """Returns the lines of its logs, of all its lives."""
+        return [
+            json.loads(line)
+            for log in self.logs
+            for line in log.read_text().splitlines()
+            if line.startswith("{")
+        ]
+
+    def _story(self, what: str) -> str:
+        assert self.life is not None
+        return f"{self.name} {what}:\n{self.life.log.read_text()[-4000:]}"
+
+
+@dataclass(slots=True, eq=False)
+class Cluster:
+    """Everything that runs in one folder."""
+
+    lives: Lives
+    folder: Path
+    # host id → pool id → the pool's options; each host reaches the templates besides.
+    hosts: dict[str, dict[str, str]]
+    agents: dict[str, Service] = field(default_factory=dict)
+    # Where the coordinator finds an agent, when something stands between them.
+    addresses: dict[str, str] = field(default_factory=dict)
+    coordinator: Service = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Lays everything out; nothing runs."""
+        self.coordinator = Service(self.lives, "coordinator", "coordinator", self.folder, ())
+        for host, pools in self.hosts.items():
+            options = {TEMPLATES: "read_only", **pools}
+            arguments = ["--host-id", host]
+            for pool, option in options.items():
+                described = f"{pool}={self.pool(pool)}" + (f",{option}" if option else "")
+                arguments += ["--pool", described]
+                self.pool(pool).mkdir(parents=True, exist_ok=True)
+            self.agents[host] = Service(self.lives, host, "agent", self.folder, tuple(arguments))
+            self.addresses[host] = self.agents[host].address
+
+    @property
+    def pools(self) -> list[Path]:
+        """Returns the folders of all pools."""
+        return sorted((self.folder / "pools").iterdir())
+
+    def pool(self, pool_id: str) -> Path:
+        """Returns a pool's folder."""
+        return self.folder / "pools" / pool_id
+
+    def data_of(self, address: str) -> Path:
+        """Returns the file with the data of "pool/image"."""
+        pool_id, _, image_id = address.partition("/")
+        return self.pool(pool_id) / "images" / image_id / "data.raw"
+
+    async def add_template(self, name: str, **shape: int) -> None:
+        """Makes an image and imports it, as an administrator would."""
+        file = self.folder / f"{name}.raw"
+        make_raw(file, **shape)
+        pool = f"{TEMPLATES}={self.pool(TEMPLATES)}"
+        arguments = [
+            "agent",
+            "import",
+            "--pool",
+            pool,
+            "--image",
+            name,
+            "--format",
+            "raw",
+            str(file),
+        ]
+        life = self.lives.start(f"import-{name}", arguments, self.folder / "logs", {})
+
+        def ended() -> bool:
+            self.lives.look()
+            return life.code is not None
+
+        await until(ended, f"import of {name}")
+        assert life.code == 0, life.log.read_text()
+        file.unlink()
+
+    async def start(self) -> None:
+        """Starts everything, and adds the hosts."""
+        services = (*self.agents.values(), self.coordinator)
+        await asyncio.gather(*(service.start() for service in services))
+        await self.add_hosts()
+
+    async def add_hosts(self) -> None:
+        """Tells the coordinator of every host."""
+        async with self.client() as client:
+            for host, address in self.addresses.items():
+                await client.hosts.add(host, address)
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[Client]:
+        """Yields a client that reports an error rather than asking again."""
+        async with Client(self.coordinator.address, patience=timedelta(0)) as client:
+            yield client
+
+    async def settled(self, workflow_id: str) -> Workflow:
+        """Returns a workflow once it is settled."""
+        async with Client(self.coordinator.address) as client:
+            return await client.run(workflow_id).wait(timedelta(seconds=HANG_S))
+
+
+def copy(name: str, host: str, source: str, target: str, **node: object) -> Node:
+    """Returns a task that copies "pool/image" to "pool/image"."""
+    action: Verb = CopyImage(source=image(source), target=image(target))
+    return task(name, host=host, action=action, **node)  # type: ignore[arg-type]
