@@ -270,6 +270,19 @@ def test_no_words_of_moments_are_crossed_by_a_line() -> None:
     assert [(flag.level, flag.to_left) for flag in flags] == [(0, False), (1, False), (0, True)]
 
 
+@pytest.mark.parametrize(
+    "moments",
+    [
+        [(700, 200), (700, 200), (700, 200), (700, 200)],
+        [(900, 5000), (10, 5000)],
+        [(950, 90), (940, 900), (930, 900), (20, 300)],
+    ],
+)
+def test_moments_that_cannot_be_told_apart_still_get_a_place(moments) -> None:
+    flags = place_flags(moments, 1000)
+    assert [flag.x for flag in flags] == [x for x, _ in moments]
+
+
 def test_the_picture_in_the_documentation_is_up_to_date() -> None:
     """COUNTERMAND_REWRITE=1 draws it anew; `make docs` does."""
     text = svg.draw(drawn(compensated()))

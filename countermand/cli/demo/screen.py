@@ -38,16 +38,16 @@ class Screen:
 
     def say(self, words: str, style: str = "") -> None:
         """Prints a sentence."""
-        self.console.print(Text(f"  {words}", style), highlight=False)
+        self.console.print(Text(f"  {words}", style), soft_wrap=True)
 
     def fact(self, label: str, words: str) -> None:
         """Prints something by its name."""
-        self.console.print(Text.assemble((f"  {label:<10}", "dim"), words), soft_wrap=True)
+        self.console.print(Text.assemble((f"  {label:<12}", "dim"), words), soft_wrap=True)
 
     def check(self, holds: bool, words: str) -> None:
         """Prints whether something holds."""
         glyph, style = ("✓", STYLES["good"]) if holds else ("✗", STYLES["bad"])
-        self.console.print(Text.assemble((f"  {glyph} ", f"bold {style}"), words))
+        self.console.print(Text.assemble((f"  {glyph} ", f"bold {style}"), words), soft_wrap=True)
 
     def command(self, words: str) -> None:
         """Prints a command to try, on one line that can be copied."""
@@ -87,11 +87,10 @@ class Screen:
     def listings(self, before: Listing, after: Listing) -> None:
         """Prints what was in the pools before and after, side by side."""
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-        for head in ("  in the pools", "bytes", "allocated", "before", "after", ""):
-            right = head in {"bytes", "allocated"}
-            table.add_column(
-                head, justify="right" if right else "left", no_wrap=not head.startswith(" ")
-            )
+        table.add_column("  in the pools", no_wrap=True, overflow="ellipsis")
+        table.add_column("on disk", no_wrap=True, justify="right")
+        for head in ("before", "after", ""):
+            table.add_column(head, no_wrap=True)
         olds, news = ({entry.path: entry for entry in each.files} for each in (before, after))
         for path in sorted(olds.keys() | news.keys()):
             table.add_row(*_compared(path, olds.get(path), news.get(path)))
@@ -142,5 +141,5 @@ def _compared(path: str, old: Entry | None, new: Entry | None) -> tuple[str | Te
     assert entry is not None, path
     equal = old == new
     glyph = Text("✓" if equal else "✗", STYLES["good" if equal else "bad"])
-    sizes = (f"{entry.size_bytes:,}", phrases.size(entry.allocated_bytes))
-    return (f"  {path}", *sizes, old.short if old else "-", new.short if new else "-", glyph)
+    size = phrases.size(entry.allocated_bytes)
+    return (f"  {path}", size, old.short if old else "-", new.short if new else "-", glyph)

@@ -9,7 +9,7 @@ from countermand.cli.demo.images import Disk
 
 HOSTS: Final = ("host-a", "host-b", "host-c")
 TEMPLATES: Final = "templates"
-DATA_DISK_MIB: Final = 1024
+DATA_DISK_MIB: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,4 +45,4 @@ FAST: Final = Tempo(
 
 def pool_of(host_id: str) -> str:
     """Returns the id of a host's own pool."""
-    return f"pool-{host_id.removeprefix('host-')}"
+    return f"fast-{host_id.removeprefix('host-')}"

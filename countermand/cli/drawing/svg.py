@@ -294,7 +294,7 @@ def _moments(sheet: _Sheet, top: float, bottom: float) -> Iterator[str]:
             (sheet.x(marker.at_s), width_of(said, 11.5))
             for marker, said in zip(markers, words, strict=True)
         ],
-        WIDTH - MARGIN,
+        WIDTH - MARGIN / 2,
     )
     for marker, said, flag in zip(markers, words, flags, strict=True):
         yield _moment(marker, said, flag, top, bottom + 17 + flag.level * 18)

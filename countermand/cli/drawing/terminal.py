@@ -210,10 +210,9 @@ def _texture(segment: Segment, glyph: str) -> str:
 
 def _divider(page: _Page) -> Text:
     """Returns the line above the compensation lane, and says if its time is drawn wider."""
-    words = "── compensation: the newest effect first "
     factor = page.scale.magnified
-    if factor >= MAGNIFIED_MIN:
-        words += f"(time {factor:.0f} times wider) "
+    wider = f", {factor:.0f} times wider" if factor >= MAGNIFIED_MIN else ""
+    words = f"── compensation, newest effect first{wider} "
     width = page.left + page.plot
     return Text(f"{phrases.clip(words, width):─<{width}}", STYLES["made_up"])
 

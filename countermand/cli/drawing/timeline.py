@@ -109,7 +109,7 @@ class _Reader:
 
     def _others(self, event: HistoryEvent, story: _Story) -> None:
         if event.HasField("owner_changed") and event.owner_changed.owner_epoch > 1:
-            text = f"coordinator restarted, epoch {event.owner_changed.owner_epoch}"
+            text = "coordinator restarted"
             self._mark(Marker(kind="restart", at_s=self.now_s, text=text))
         elif event.HasField("retry_scheduled"):
             self._wait(story, WAITING[Task.STATE_RETRY_WAIT])

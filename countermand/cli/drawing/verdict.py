@@ -72,7 +72,7 @@ def _failed(workflow: Workflow, rows: Sequence[Row]) -> tuple[Fact, ...]:
     ]
     if not workflow.HasField("cause"):
         return tuple(facts)
-    cause = _fact(workflow.cause)
+    cause = _fact(workflow.cause, rows)
     others = [fact for fact in facts if fact.task_id != cause.task_id]
     return (cause, *others)
 
@@ -81,11 +81,13 @@ def _last_failed(row: Row) -> Bar | None:
     return row.bars[-1] if row.bars and row.bars[-1].state == Attempt.STATE_FAILED else None
 
 
-def _fact(cause: Failure) -> Fact:
+def _fact(cause: Failure, rows: Sequence[Row]) -> Fact:
     attempt = names.parse_attempt(cause.attempt)
+    task_id = attempt.task_id if attempt else ""
+    hosts = {row.task_id: row.host_id for row in rows}
     return Fact(
-        task_id=attempt.task_id if attempt else "",
-        host_id=cause.host_id,
+        task_id=task_id,
+        host_id=cause.host_id or hosts.get(task_id, ""),
         words=phrases.why(cause.message) or cause.reason,
     )
 
