@@ -1,7 +1,7 @@
-"""The store on a database: every statement is here or, for reading, in `queries.py`.
+"""The store on a database.
 
-Inside, plain functions that block; outside, `SqlStore`, which hands them to `Run`. A commit is one
-transaction for a whole batch, with at most one statement for each table and purpose.
+Inside, plain functions that block; outside, `SqlStore`, which hands them to `Run`. The statements
+of a commit are in `writing.py`, those that only read in `queries.py`; the few others are here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from sqlalchemy import Connection, Table, Update, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from coordinator.runtime.ports import (
@@ -27,7 +27,6 @@ from coordinator.runtime.ports import (
 )
 from coordinator.store import queries
 from coordinator.store.batch import (
-    Batch,
     Merged,
     batch_of,
     merge,
@@ -37,57 +36,13 @@ from coordinator.store.batch import (
 from coordinator.store.database import Database
 from coordinator.store.migrate import migrate
 from coordinator.store.plans import Plans
-from coordinator.store.rows import Row, host_row
+from coordinator.store.rows import host_row
 from coordinator.store.run import Run
-from coordinator.store.tables import (
-    attempts,
-    events,
-    hosts,
-    labels,
-    meta,
-    requests,
-    submissions,
-    tasks,
-    workflows,
-)
+from coordinator.store.tables import hosts, meta, workflows
+from coordinator.store.writing import StaleError, Writing
 from countermand.rpc.crash import Crash, never
 
 T = TypeVar("T")
-
-Wanted = tuple[str, ...]
-_WORKFLOW_MOVES: Wanted = (
-    *("state", "version", "sequence", "owner_epoch", "cause", "update_time_us", "end_time_us"),
-)
-_TASK_MOVES: Wanted = ("state", "failure", "compensation_failure", "retry_time_us")
-_ATTEMPT_MOVES: Wanted = (
-    "state",
-    "output",
-    "failure",
-    "done_bytes",
-    "start_time_us",
-    "end_time_us",
-)
-
-
-def _update(table: Table, found_by: Wanted, moves: Wanted) -> Update:
-    """Returns the update of some columns; the row is found by parameters named `of_…`."""
-    found = [table.c[name] == bindparam(f"of_{name}") for name in found_by]
-    return update(table).where(*found).values({name: bindparam(name) for name in moves})
-
-
-_TASK_KEY: Wanted = ("workflow_key", "task_index")
-_ATTEMPT_KEY: Wanted = ("workflow_key", "task_index", "number")
-_MOVE_WORKFLOWS = _update(workflows, ("key", "version"), _WORKFLOW_MOVES).where(
-    workflows.c.owner_epoch <= bindparam("owner_epoch")
-)
-_MOVE_TASKS = _update(tasks, _TASK_KEY, _TASK_MOVES)
-_MOVE_ATTEMPTS = _update(attempts, _ATTEMPT_KEY, _ATTEMPT_MOVES)
-# Fences: of two coordinators that opened the store, only the later finds its epoch here.
-_TAKE_INTENTS = (
-    update(meta)
-    .where(meta.c.owner_epoch == bindparam("of_owner_epoch"))
-    .values(next_intent=func.max(meta.c.next_intent, bindparam("next_intent")))
-)
 
 
 class SqlStore:
@@ -101,6 +56,7 @@ class SqlStore:
         self._new_id = new_id
         self._crash = crash
         self._plans = Plans()
+        self._writing = Writing(database.writer.dialect)
         self._epoch = 0  # of this opening
         self._next_key = 0  # for the next new workflow
         self._keys: dict[str, int] = {}  # of workflows that are open, by id
@@ -146,7 +102,7 @@ class SqlStore:
         merged = merge(changes)
         try:
             keys = self._transact(partial(self._write, merged, changes))
-        except (_RefusedError, _StaleError) as error:
+        except (_RefusedError, StaleError) as error:
             # Which row it was is found out afterwards: what nearly always succeeds stays simple.
             conflict = self._look(partial(_conflict, merged, changes, self._epoch))
             if conflict is None:  # a constraint of another kind: a defect of ours
@@ -166,7 +122,7 @@ class SqlStore:
         """Writes a batch and returns the keys of its workflows."""
         keys = self._keys_of(merged, connection)
         batch = batch_of(merged.values(), changes, keys.__getitem__)
-        _write(connection, batch, self._epoch)
+        self._writing.write(connection, batch, self._epoch)
         return keys
 
     def _keys_of(self, merged: dict[str, Merged], connection: Connection) -> dict[str, int]:
@@ -179,7 +135,7 @@ class SqlStore:
                 continue
             key = self._keys.get(workflow_id) or queries.key_of(connection, workflow_id)
             if key is None:
-                raise _StaleError("a row to change was not there")
+                raise StaleError("a workflow to change was not there")
             keys[workflow_id] = key
         return keys
 
@@ -245,10 +201,6 @@ class SqlStore:
             raise StoreError(f"the database failed: {_words(error)}") from error
 
 
-class _StaleError(StoreError):
-    """A row was not as a batch said."""
-
-
 class _RefusedError(StoreError):
     """A constraint was broken."""
 
@@ -270,52 +222,6 @@ def _open(new_id: Callable[[], str], connection: Connection) -> tuple[Opening, i
         connection.execute(update(meta).values(owner_epoch=opening.owner_epoch))
     last_key: int = connection.scalar(select(func.coalesce(func.max(workflows.c.key), 0))) or 0
     return opening, last_key + 1
-
-
-def _write(connection: Connection, batch: Batch, epoch: int) -> None:
-    """Writes a batch; the order is the one that foreign keys and the rule of one open attempt ask.
-
-    Attempts that end come before those that begin.
-    """
-    taken = {"of_owner_epoch": epoch, "next_intent": batch.next_intent}
-    if connection.execute(_TAKE_INTENTS, taken).rowcount != 1:
-        raise _StaleError("a row to change was not there")
-    _insert(connection, workflows, batch.new_workflows)
-    _insert(connection, submissions, batch.new_submissions)
-    _insert(connection, labels, batch.new_labels)
-    _insert(connection, tasks, batch.new_tasks)
-    found_by = [{"of_key": r["key"], "of_version": r["version_before"]} for r in batch.workflows]
-    _move(connection, _MOVE_WORKFLOWS, found_by, batch.workflows, _WORKFLOW_MOVES)
-    found_by = [{f"of_{name}": r[name] for name in _TASK_KEY} for r in batch.tasks]
-    _move(connection, _MOVE_TASKS, found_by, batch.tasks, _TASK_MOVES)
-    found_by = [{f"of_{name}": r[name] for name in _ATTEMPT_KEY} for r in batch.attempts]
-    _move(connection, _MOVE_ATTEMPTS, found_by, batch.attempts, _ATTEMPT_MOVES)
-    _insert(connection, attempts, batch.new_attempts)
-    _insert(connection, events, batch.events)
-    _insert(connection, requests, batch.requests)
-
-
-def _insert(connection: Connection, table: Table, rows: list[Row]) -> None:
-    if rows:
-        connection.execute(insert(table).inline(), rows)
-
-
-def _move(
-    connection: Connection,
-    statement: Update,
-    found_by: list[dict[str, int]],
-    rows: list[Row],
-    moves: Wanted,
-) -> None:
-    """Updates rows, each of which must be found."""
-    if not rows:
-        return
-    given = [
-        found | {name: row[name] for name in moves}
-        for found, row in zip(found_by, rows, strict=True)
-    ]
-    if connection.execute(statement, given).rowcount != len(rows):
-        raise _StaleError("a row to change was not there")
 
 
 def _put_host(host: HostRecord, connection: Connection) -> None:

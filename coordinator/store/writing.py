@@ -1,0 +1,148 @@
+"""How a batch is written: at most one statement for each table and purpose, each run for many rows.
+
+The statements are compiled once, when the store is made, and handed to the driver as text with the
+values in place: SQLAlchemy would bind the values of each row by name again, which was a third of
+the time of a commit (100 instead of 140 microseconds for a change among 32, 570 instead of 820 for
+one alone).
+"""
+
+from __future__ import annotations
+
+from operator import itemgetter
+
+from sqlalchemy import (
+    Connection,
+    CursorResult,
+    Dialect,
+    Insert,
+    Table,
+    Update,
+    bindparam,
+    func,
+    insert,
+    update,
+)
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from coordinator.runtime.ports import StoreError
+from coordinator.store.batch import Batch
+from coordinator.store.rows import Row
+from coordinator.store.tables import (
+    attempts,
+    events,
+    labels,
+    meta,
+    requests,
+    submissions,
+    tasks,
+    workflows,
+)
+
+Names = tuple[str, ...]
+
+_TASK_KEY: Names = ("workflow_key", "task_index")
+_ATTEMPT_KEY: Names = ("workflow_key", "task_index", "number")
+_WORKFLOW_MOVES: Names = (
+    *("state", "version", "sequence", "owner_epoch", "cause", "update_time_us", "end_time_us"),
+)
+_TASK_MOVES: Names = ("state", "failure", "compensation_failure", "retry_time_us")
+_ATTEMPT_MOVES: Names = (
+    *("state", "output", "failure", "done_bytes", "start_time_us", "end_time_us"),
+)
+# Before the names of values that find a row: SQLAlchemy takes a bare name for a value to be set.
+_OF = "of_"
+
+
+class StaleError(StoreError):
+    """A row was not as a batch said."""
+
+
+class Writing:
+    """The statements of a commit, compiled for one kind of database."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._take_intents = _Prepared(_take_intents(), dialect)
+        self._move_workflows = _Prepared(_move_workflows(), dialect)
+        self._move_tasks = _Prepared(_move(tasks, _TASK_KEY, _TASK_MOVES), dialect)
+        self._move_attempts = _Prepared(_move(attempts, _ATTEMPT_KEY, _ATTEMPT_MOVES), dialect)
+        self._add_workflows = _Prepared(_add(workflows), dialect)
+        self._add_submissions = _Prepared(_add(submissions), dialect)
+        self._add_labels = _Prepared(_add(labels), dialect)
+        self._add_tasks = _Prepared(_add(tasks), dialect)
+        self._add_attempts = _Prepared(_add(attempts), dialect)
+        self._add_events = _Prepared(_add(events, numbered="position"), dialect)
+        self._add_requests = _Prepared(_add(requests), dialect)
+
+    def write(self, connection: Connection, batch: Batch, epoch: int) -> None:
+        """Writes a batch; raises StaleError if a row is not as it says.
+
+        The order is what references ask for, and the rule of one open attempt: those that end come
+        before those that begin.
+        """
+        self._take_intents.move(
+            connection, [{"owner_epoch": epoch, "next_intent": batch.next_intent}]
+        )
+        self._add_workflows.run(connection, batch.new_workflows)
+        self._add_submissions.run(connection, batch.new_submissions)
+        self._add_labels.run(connection, batch.new_labels)
+        self._add_tasks.run(connection, batch.new_tasks)
+        self._move_workflows.move(connection, batch.workflows)
+        self._move_tasks.move(connection, batch.tasks)
+        self._move_attempts.move(connection, batch.attempts)
+        self._add_attempts.run(connection, batch.new_attempts)
+        self._add_events.run(connection, batch.events)
+        self._add_requests.run(connection, batch.requests)
+
+
+class _Prepared:
+    """One statement as the driver takes it."""
+
+    def __init__(self, statement: Insert | Update, dialect: Dialect) -> None:
+        compiled = statement.compile(dialect=dialect)
+        assert isinstance(compiled, SQLCompiler), compiled
+        assert compiled.positiontup, "written for drivers that take values by position"
+        self._sql = str(compiled)
+        self._values = itemgetter(*(name.removeprefix(_OF) for name in compiled.positiontup))
+
+    def run(self, connection: Connection, rows: list[Row]) -> CursorResult[object] | None:
+        """Runs the statement for each row."""
+        if not rows:
+            return None
+        return connection.exec_driver_sql(self._sql, [self._values(row) for row in rows])
+
+    def move(self, connection: Connection, rows: list[Row]) -> None:
+        """Runs an update for each row, which must be found."""
+        done = self.run(connection, rows)
+        if done is not None and done.rowcount != len(rows):
+            raise StaleError(f"{len(rows) - done.rowcount} rows to change were not as expected")
+
+
+def _add(table: Table, *, numbered: str = "") -> Insert:
+    """Returns the insertion of a whole row, but for a column that the database numbers."""
+    names = [name for name in table.c.keys() if name != numbered]  # noqa: SIM118 - not a dict
+    return insert(table).inline().values({name: bindparam(name) for name in names})
+
+
+def _move(table: Table, key: Names, moves: Names) -> Update:
+    """Returns the update of the columns that change."""
+    found = [table.c[name] == bindparam(_OF + name) for name in key]
+    return update(table).where(*found).values({name: bindparam(name) for name in moves})
+
+
+def _move_workflows() -> Update:
+    """Returns the update of workflows, which compares what the decision was based on."""
+    same = workflows.c.version == bindparam("version_before")
+    not_older = workflows.c.owner_epoch <= bindparam(f"{_OF}owner_epoch")
+    return _move(workflows, ("key",), _WORKFLOW_MOVES).where(same, not_older)
+
+
+def _take_intents() -> Update:
+    """Returns the update of the next intent, which is also a fence.
+
+    Of two coordinators that opened the store, only the later one finds its epoch there.
+    """
+    return (
+        update(meta)
+        .where(meta.c.owner_epoch == bindparam(f"{_OF}owner_epoch"))
+        .values(next_intent=func.max(meta.c.next_intent, bindparam("next_intent")))
+    )
