@@ -19,8 +19,9 @@ import click
 
 from agent.config import ConfigInvalid, parse_pool, read_pools
 from agent.drivers.driver import Format, Work
-from agent.drivers.file import FileDriver, FilePool
+from agent.drivers.file import FileDriver
 from agent.drivers.files import RealFiles
+from agent.drivers.staging import FilePool
 from agent.executors import ThreadExecutor
 from agent.journal import Journal, ThreadJournal, open_connection
 from agent.runner import Limits, Outside, Runner
@@ -82,21 +83,24 @@ def serve_command(
 async def _serve(
     data: Path, listen: str, pools: list[FilePool], host_id: str, limits: Limits
 ) -> None:
+    spans = telemetry.start("countermand-agent", os.environ)
     journal = ThreadJournal(
         lambda: Journal(open_connection(data / JOURNAL), new_id=lambda: str(uuid.uuid4()))
     )
     runner = Runner(
         journal=journal,
-        pools={pool.pool_id: FileDriver(pool, RealFiles()) for pool in pools},
+        pools={pool.pool_id: _open_pool(pool) for pool in pools},
         executor=ThreadExecutor(2 * limits.attempts_max),
         outside=Outside(
-            now=_now, monotonic=time.monotonic, crash=crash.from_environment(os.environ)
+            now=_now,
+            monotonic=time.monotonic,
+            crash=crash.from_environment(os.environ),
+            telemetry=spans,
         ),
         limits=limits,
         host_id=host_id,
     )
     await runner.start()
-    spans = telemetry.start("countermand-agent", os.environ)
     service = AgentService(runner, now=_now, version=version("countermand"))
     server = await serve(
         listen=listen,
@@ -114,6 +118,13 @@ async def _serve(
     await runner.stop()
     spans.stop()
     log.info("agent.stopped")
+
+
+def _open_pool(pool: FilePool) -> FileDriver:
+    try:
+        return FileDriver(pool, RealFiles())
+    except OSError as error:
+        raise ConfigInvalid(f"pool {pool.pool_id}: {error}") from error
 
 
 def _lock(data: Path) -> None:
@@ -136,7 +147,7 @@ def import_command(*, pool: str, image: str, format_name: str, file: Path) -> No
         raise click.UsageError(f"image id {image!r} {names.ID_RULE}")
     work = Work(attempt=f"import/{image}", cluster_id="", note="", now=_now, crash=crash.never)
     try:
-        driver = FileDriver(parse_pool(pool), RealFiles())
+        driver = _open_pool(parse_pool(pool))
         for _step in driver.import_file(
             work, file.absolute(), image, image_format=Format(format_name)
         ):

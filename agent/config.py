@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agent.drivers.copying import FLUSH_BYTES
-from agent.drivers.file import FilePool
+from agent.drivers.staging import FilePool
 from countermand.rpc import names
 
 _UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}

@@ -229,7 +229,7 @@ class Journal:
         connection = self._connection
         results: list[tuple[Any, Exception | None]] = []
         tx = Transaction(connection, self.sequence)
-        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("BEGIN")  # not IMMEDIATE: a full disk still lets us read
         try:
             for function in functions:
                 sequence, changes = tx.sequence, len(tx.changed)

@@ -44,11 +44,13 @@ from countermand.rpc.errors import (
     Bug,
     CountermandError,
     FieldInvalid,
+    PoolNotFound,
     RunTimeout,
     StorageFailed,
     VerbUnsupported,
     Violation,
 )
+from countermand.rpc.telemetry import OFF, Telemetry, parse_traceparent
 from countermand.v1.agent_pb2 import CompensateRequest
 from countermand.v1.attempt_pb2 import Attempt, AttemptHeader
 from countermand.v1.verb_pb2 import Action, Output
@@ -82,6 +84,7 @@ class Outside:
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
     crash: Crash
+    telemetry: Telemetry = OFF
 
 
 class Runner:
@@ -277,7 +280,11 @@ class Runner:
         self._outside.crash(
             crash_points.AFTER_JOURNAL if kind is Kind.ACTION else crash_points.AFTER_TOMBSTONE
         )
+        target = self.running.get(compensates)
         self._launch(admitted, ticket)
+        if target is not None and target.committed:
+            # Nothing of it may become visible once we have said that it is made up for.
+            await asyncio.shield(target.ended)
         return self.tell(admitted)
 
     async def _durably(self, function: Callable[[Transaction], T]) -> T:
@@ -305,6 +312,7 @@ class Runner:
             if record.compensates
             and record.compensates in {other.record.name, other.record.compensates}
         ]
+        # It is there if it was admitted: commits wake those who wait in their order.
         if target := self.running.get(record.compensates):
             target.stop(AttemptCancelled())
         self.running[record.name] = running
@@ -395,12 +403,14 @@ class Runner:
         record = running.record
         is_action = record.kind is Kind.ACTION
         try:
-            verb, steps = await self._steps(record)
-            executor = self.executor if verb.touches_storage else self._inline
-            output = await executor.drive(steps, running)
+            output = await self._drive(running)
             return Event.SUCCEEDED, output.SerializeToString(deterministic=True), b""
         except AttemptCancelled:
             return Event.STOPPED, b"", b""
+        except PoolNotFound as error:
+            # It was there when the attempt was admitted: what it did cannot be looked at now.
+            event = Event.LOST if is_action else Event.FAILED
+            return event, b"", self._failure(error, record)
         except CountermandError as error:
             return Event.FAILED, b"", self._failure(error, record)
         except OutcomeUnknown as error:
@@ -412,6 +422,17 @@ class Runner:
             log.exception("attempt.defect", extra={"attempt": record.name})
             event = Event.LOST if is_action else Event.FAILED
             return event, b"", self._failure(Bug(what=repr(error)), record)
+
+    async def _drive(self, running: Running) -> Output:
+        record = running.record
+        verb, steps = await self._steps(record)
+        executor = self.executor if verb.touches_storage else self._inline
+        with self._outside.telemetry.span(
+            f"agent.{record.kind.lower()}",
+            parent=parse_traceparent(record.traceparent, record.tracestate),
+            attributes={"countermand.attempt": record.name},
+        ):
+            return await executor.drive(steps, running)
 
     def _failure(self, error: CountermandError, record: AttemptRecord) -> bytes:
         failure = error.failure(attempt=record.name, host_id=self.identity.host_id)
@@ -453,7 +474,8 @@ class Runner:
             record = tx.get(running.record.name)
             assert record is not None
             moved = attempts.move(record, event, now=now, output=output, failure=failure)
-            tx.put(replace(moved, done_bytes=done, total_bytes=total, note=""))
+            note = record.note if moved.state is State.UNKNOWN else ""
+            tx.put(replace(moved, done_bytes=done, total_bytes=total, note=note))
             if record.kind is Kind.COMPENSATION and event is Event.SUCCEEDED:
                 target = tx.get(record.compensates)
                 if target is not None and target.state is State.UNKNOWN:

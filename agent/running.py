@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -34,6 +35,9 @@ class Running:
         self.stopping = asyncio.Event()  # asked to stop, or the agent is stopping
         self.stop_error: CountermandError | None = None
         self._interrupted = False
+        # Past the last step: it can't be stopped any more, and its effect is about to be seen.
+        self.committed = False
+        self._turn = threading.Lock()
         self._done = record.done_bytes
         self._total = record.total_bytes
         self._samples: deque[tuple[float, int]] = deque(maxlen=RATE_SAMPLES)
@@ -42,9 +46,10 @@ class Running:
 
     def stop(self, error: CountermandError) -> None:
         """Asks it to stop with an error; the first one counts."""
-        if self.stop_error is None:
-            self.stop_error = error
-            self.stopping.set()
+        with self._turn:
+            if self.stop_error is None:
+                self.stop_error = error
+        self.stopping.set()
 
     def interrupt(self) -> None:
         """Leaves it as it is, for the next start."""
@@ -65,8 +70,10 @@ class Running:
                 self._samples.append((now, self._done))
         if self._interrupted:
             raise Interrupted
-        if self.stop_error is not None:
-            raise self.stop_error
+        with self._turn:
+            if self.stop_error is not None:
+                raise self.stop_error
+            self.committed = self.committed or step.last
 
     async def keep(self, note: str) -> None:
         """Returns once the note is durable."""

@@ -6,13 +6,14 @@ Handlers only raise errors of the table; `countermand.rpc.server` turns them int
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from datetime import datetime
 from functools import partial
 
 from agent import wire
 from agent.attempts import AttemptRecord
 from agent.drivers.driver import Driver, ImageFound, Step
-from agent.executors import Guard
+from agent.executors import Interrupted
 from agent.journal import Transaction
 from agent.runner import Runner
 from agent.verbs import catalogue
@@ -78,11 +79,17 @@ PAGE_SIZE = 50
 PAGE_SIZE_MAX = 1000
 
 
-class _NoGuard:
-    """Lets the work run on; it belongs to a call."""
+class _CallGuard:
+    """Lets the work run for as long as its caller waits for it."""
+
+    def __init__(self) -> None:
+        """Begins with a caller."""
+        self.caller_gone = False
 
     def check(self, step: Step) -> None:
-        """Takes no note."""
+        """Stops the work when nobody waits for it any more."""
+        if self.caller_gone:
+            raise Interrupted
 
     async def keep(self, note: str) -> None:
         """Keeps nothing."""
@@ -220,18 +227,19 @@ class AgentService(AgentServiceServicer):
         """Streams changes of attempts, and progress between them."""
         after = request.after_sequence if request.HasField("after_sequence") else None
         identity = self._runner.identity
-        async for batch in self._runner.watchers.watch(after):
-            updates = [
-                AttemptUpdate(sequence=record.sequence, attempt=wire.attempt(record, identity))
-                for record in batch.changes
-            ]
-            updates += [
-                AttemptUpdate(attempt=wire.attempt(record, identity, progress=progress))
-                for record, progress in batch.progress
-            ]
-            yield WatchAttemptsResponse(
-                updates=updates, bookmark=batch.bookmark, incarnation=identity.incarnation
-            )
+        async with aclosing(self._runner.watchers.watch(after)) as batches:
+            async for batch in batches:
+                updates = [
+                    AttemptUpdate(sequence=record.sequence, attempt=wire.attempt(record, identity))
+                    for record in batch.changes
+                ]
+                updates += [
+                    AttemptUpdate(attempt=wire.attempt(record, identity, progress=progress))
+                    for record, progress in batch.progress
+                ]
+                yield WatchAttemptsResponse(
+                    updates=updates, bookmark=batch.bookmark, incarnation=identity.incarnation
+                )
 
     async def Session(
         self, request_iterator: AsyncIterator[SessionRequest], context: object
@@ -275,8 +283,11 @@ class AgentService(AgentServiceServicer):
         found = await executor.call(partial(driver.find, address.image_id))
         image = self._image(driver, found)
         if request.take_digest:
-            guard: Guard = _NoGuard()
-            image.digest = await executor.drive(driver.digest(address.image_id), guard)
+            guard = _CallGuard()
+            try:
+                image.digest = await executor.drive(driver.digest(address.image_id), guard)
+            finally:
+                guard.caller_gone = True
         return InspectResponse(image=image)
 
     async def ListImages(self, request: ListImagesRequest, context: object) -> ListImagesResponse:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from agent.attempts import AttemptRecord
@@ -66,7 +66,7 @@ class Watchers:
                 watcher.too_slow = True
                 watcher.pending.clear()
 
-    async def watch(self, after_sequence: int | None) -> AsyncIterator[Batch]:
+    async def watch(self, after_sequence: int | None) -> AsyncGenerator[Batch]:
         """Yields what changes after a sequence; the first batch may be empty.
 
         Raises:

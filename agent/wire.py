@@ -176,6 +176,10 @@ def pool(driver: Driver, found: PoolFound) -> Pool:
 
 def timestamp(time: datetime) -> Timestamp:
     """Returns a moment as protobuf has it."""
-    message = Timestamp()
-    message.FromDatetime(time.astimezone(UTC))
-    return message
+    # Several times as fast as Timestamp.FromDatetime, and each message has three.
+    microseconds = (time - _EPOCH) // _MICROSECOND
+    return Timestamp(seconds=microseconds // 10**6, nanos=microseconds % 10**6 * 1000)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)

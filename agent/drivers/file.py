@@ -176,30 +176,33 @@ class FileDriver:
             try:
                 label = self.layout.label(image_id)
             except ImageNotFound:
+                if work.note:  # an earlier life may not have come to flush it
+                    self._staging.flush_folders()
                 return bool(work.note)
             life = f"{label.attempt} {label.create_time}"
             if work.note and work.note != life:
                 return True  # another image has the name by now: ours has gone
             yield Step(note=life)
-            self._staging.take_away(work, image_id)
-            self._staging.discard(work.attempt)
+            yield Step(last=True)
+            self._staging.take_away(image_id, attempt=work.attempt)
+            self._staging.purge(image_id, attempt=work.attempt)
             return True
 
     def undo(self, work: Work, image_id: str, *, made_by: str) -> Steps[bool]:
         """Removes what exactly that attempt made, half-made things too; returns whether any."""
         with self._staging.translating(image_id):
             begun = self.files.stat(self.layout.staged(made_by)) is not None
-            begun |= self.files.stat(self.layout.staged(work.attempt)) is not None
             self._staging.discard(made_by)
-            self._staging.discard(work.attempt)
             work.crash(crash_points.IN_COMPENSATION)
             yield Step()
             label = self.layout.owner(image_id)
             if label is None or not self._staging.is_of(label, work, made_by):
+                self._staging.flush_folders()  # an earlier life may not have come to it
                 return begun  # somebody else's image, or none
-            self._staging.take_away(work, image_id)
+            # Into the same folder again, so that whoever tries next finds what is left of it.
+            self._staging.take_away(image_id, attempt=made_by)
             work.crash(crash_points.IN_COMPENSATION)
-            self._staging.discard(work.attempt)
+            self._staging.purge(image_id, attempt=made_by)
             return True
 
     # -- making an image ------------------------------------------------------------------------

@@ -78,6 +78,8 @@ def _run(
     size_bytes: int = 0,
     each: Callable[[], None] = _nothing,
 ) -> Steps[None]:
+    if shutil.which("setpriv"):  # or an agent that is killed leaves it behind, still writing
+        arguments = ["setpriv", "--pdeathsig", "KILL", "--", *arguments]
     with (
         tempfile.TemporaryFile() as stderr,
         subprocess.Popen(
@@ -104,7 +106,7 @@ def _run(
         if code != 0:
             stderr.seek(0)
             words = stderr.read(_STDERR_BYTES_MAX).decode(errors="replace").strip()
-            raise ToolFailed(tool=arguments[0] + " " + arguments[1], image=image, stderr=words)
+            raise ToolFailed(tool=TOOL, image=image, stderr=words)
 
 
 def _direct_io(folder: Path) -> bool:

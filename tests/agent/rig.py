@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from agent.drivers.driver import Format, Step, Work
-from agent.drivers.file import FileDriver, FilePool
-from agent.drivers.files import RealFiles
+from agent.drivers.file import FileDriver
+from agent.drivers.files import Files, RealFiles
+from agent.drivers.staging import FilePool
 from agent.executors import InlineExecutor
 from agent.journal import InlineJournal, Journal, open_connection
 from agent.runner import Limits, Outside, Runner
@@ -74,6 +75,7 @@ class Rig:
         self.folder = folder
         self.options = options or {"fast": {}}
         self.limits = limits or Limits()
+        self.files: Files = RealFiles()
         self.crash = crash_at
         self.pools: dict[str, FileDriver] = {}
         self.runner: Runner
@@ -85,7 +87,7 @@ class Rig:
         journal = InlineJournal(Journal(connection, new_id=lambda: str(uuid.uuid4())))
         self.pools = {
             pool_id: FileDriver(
-                FilePool(pool_id=pool_id, path=self.folder / pool_id, **options), RealFiles()
+                FilePool(pool_id=pool_id, path=self.folder / pool_id, **options), self.files
             )
             for pool_id, options in self.options.items()
         }

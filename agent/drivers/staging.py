@@ -1,0 +1,235 @@
+"""Where attempts work in a pool: filled under a private name, then published by one rename.
+
+Whatever goes wrong before the rename is swept; after it the image is there, with its owner tag.
+Removing is the same backwards: renamed out of sight first, purged after.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent import crash_points
+from agent.drivers import copying
+from agent.drivers.driver import Format, Made, OutcomeUnknown, Step, Steps, Work
+from agent.drivers.files import Files
+from agent.drivers.layout import Label, Layout
+from agent.drivers.room import Room
+from countermand.rpc import names
+from countermand.rpc.errors import (
+    CountermandError,
+    ImageExists,
+    ImageInUse,
+    NoSpace,
+    StorageFailed,
+)
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilePool:
+    """What an administrator says of a pool."""
+
+    pool_id: str
+    path: Path
+    read_only: bool = False
+    # Several hosts reach it: what this agent's journal does not know is left alone.
+    shared: bool = False
+    quota_bytes: int | None = None
+    bandwidth_bytes_per_s: int | None = None
+    flush_bytes: int = copying.FLUSH_BYTES
+
+
+# Fills an attempt's folder and returns the label to publish it with.
+Fill = Callable[[Path], Steps[Label]]
+
+
+class Staging:
+    """The staging folders of one pool; used from several threads."""
+
+    def __init__(self, pool: FilePool, files: Files) -> None:
+        """Makes the pool's folders where they are missing, and counts what is in use."""
+        self.pool = pool
+        self.files = files
+        self.layout = Layout(pool.pool_id, pool.path, files)
+        self.room = Room(
+            quota_bytes=pool.quota_bytes, bandwidth_bytes_per_s=pool.bandwidth_bytes_per_s
+        )
+        # Held while a name appears or goes, so that no overlay appears on an image that goes.
+        self._names = threading.Lock()
+        if not pool.read_only:
+            self.layout.make()
+        for parent in (self.layout.images, self.layout.staging):
+            for name in files.list_folder(parent):
+                self.settle(parent / name)
+
+    def make(
+        self, work: Work, image_id: str, fill: Fill, *, resumable: bool = False
+    ) -> Steps[Made]:
+        """Fills a staging folder and publishes it; sweeps it when that fails."""
+        folder = self.layout.staged(work.attempt)
+        with self.translating(image_id):
+            try:
+                label = self.layout.owner(image_id)
+                if label is not None and self.is_of(label, work, work.attempt):
+                    # An earlier life did it and could not say so, perhaps not even flush it.
+                    self._flush_names(image_id)
+                    return _made(image_id, label)
+                self._refuse_taken(image_id)
+                yield Step()
+                if not (resumable and work.note):
+                    self.discard(work.attempt)
+                self.files.make_folder(folder)
+                self.files.flush_folder(self.layout.staging)
+                self.settle(folder)
+                label = yield from fill(folder)
+                yield Step(last=True)
+                self._publish(work, image_id, folder, label)
+            except OutcomeUnknown:
+                raise
+            except Exception:
+                self.discard(work.attempt)
+                raise
+            return _made(image_id, label)
+
+    def _publish(self, work: Work, image_id: str, folder: Path, label: Label) -> None:
+        target = self.layout.image(image_id)
+        self.layout.write_label(folder, label)
+        work.crash(crash_points.BEFORE_RENAME)
+        with self._names:
+            if label.backing:
+                self.layout.label(label.backing)  # it may have gone since it was looked at
+            try:
+                self.files.rename(folder, target)
+            except OSError as error:
+                if error.errno in _TAKEN:
+                    self._refuse_taken(image_id)
+                if self.files.stat(folder) is None:  # it failed, and yet it moved
+                    raise OutcomeUnknown(self._error(error, image_id)) from error
+                raise
+        work.crash(crash_points.AFTER_RENAME)
+        self._flush_names(image_id)
+        self.room.move(self.layout.account(folder), self.layout.account(target))
+        self.settle(target)
+
+    def _flush_names(self, image_id: str) -> None:
+        try:
+            self.flush_folders()
+        except OSError as error:
+            # It can be seen, and may be gone after a power cut: neither outcome is certain.
+            raise OutcomeUnknown(self._error(error, image_id)) from error
+
+    def flush_folders(self) -> None:
+        """Returns once every rename so far would survive a power cut."""
+        self.files.flush_folder(self.layout.images)
+        self.files.flush_folder(self.layout.staging)
+
+    def take_away(self, image_id: str, *, attempt: str) -> None:
+        """Renames an image out of sight, durably, into an attempt's folder to be purged."""
+        folder, staged = self.layout.image(image_id), self.layout.staged(attempt)
+        with self._names:
+            if dependants := self.layout.dependants(image_id):
+                raise ImageInUse(
+                    image=image_id, pool=self.pool.pool_id, holder=", ".join(dependants)
+                )
+            self.files.rename(folder, staged)
+        self.room.move(self.layout.account(folder), self.layout.account(staged))
+        self._flush_names(image_id)
+
+    def purge(self, image_id: str, *, attempt: str) -> None:
+        """Removes what was taken away: the image has gone, whatever happens here."""
+        try:
+            self.discard(attempt)
+        except OSError as error:
+            raise OutcomeUnknown(self._error(error, image_id)) from error
+
+    def label(self, work: Work, image_format: Format, size_bytes: int) -> Label:
+        """Returns the label of what an attempt makes."""
+        is_attempt = names.parse_attempt(work.attempt) is not None
+        return Label(
+            cluster_id=work.cluster_id,
+            attempt=work.attempt if is_attempt else "",
+            create_time=work.now().isoformat(),
+            format=image_format,
+            virtual_size_bytes=size_bytes,
+            written_bytes=0,
+        )
+
+    def is_of(self, label: Label, work: Work, attempt: str) -> bool:
+        """Returns whether exactly that attempt of the same cluster made an image."""
+        return label.attempt == attempt and label.cluster_id == work.cluster_id
+
+    def discard(self, attempt: str) -> None:
+        """Removes what an attempt has half made; nothing is fine."""
+        folder = self.layout.staged(attempt)
+        self.layout.purge(folder)
+        self.room.settle(self.layout.account(folder), 0)
+
+    def _refuse_taken(self, image_id: str) -> None:
+        """Raises if an image's name is taken, by whatever it be."""
+        if self.files.stat(self.layout.image(image_id)) is None:
+            return
+        label = self.layout.owner(image_id)
+        owner = (label.attempt or "an import") if label else "somebody unknown"
+        raise ImageExists(image=image_id, pool=self.pool.pool_id, owner=owner)
+
+    def empty(self, folder: Path) -> None:
+        """Removes what an earlier life left in an attempt's folder."""
+        for name in self.files.list_folder(folder):
+            self.files.remove_file(folder / name)
+        self.settle(folder)
+
+    def settle(self, folder: Path) -> None:
+        """Corrects the account by what a folder really takes."""
+        self.room.settle(self.layout.account(folder), self.layout.allocated_bytes(folder))
+
+    @contextmanager
+    def reading(self, path: Path) -> Iterator[int]:
+        """Opens a file to read."""
+        handle = self.files.open_to_read(path)
+        try:
+            yield handle
+        finally:
+            self.files.close(handle)
+
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[int]:
+        """Opens a file to write, making it if it is not there."""
+        handle = self.files.open_to_write(path)
+        try:
+            yield handle
+        finally:
+            self.files.close(handle)
+
+    @contextmanager
+    def translating(self, image_id: str) -> Iterator[None]:
+        """Turns what the operating system says into our errors."""
+        try:
+            yield
+        except OSError as error:
+            raise self._error(error, image_id) from error
+
+    def _error(self, error: OSError, image_id: str) -> CountermandError:
+        if error.errno in _FULL:
+            return NoSpace(
+                pool=self.pool.pool_id, needed=f"no room for the rest of image {image_id}"
+            )
+        name = errno.errorcode.get(error.errno or 0, str(error))
+        return StorageFailed(pool=self.pool.pool_id, error=name, image=image_id)
+
+
+def _made(image_id: str, label: Label) -> Made:
+    return Made(
+        image_id=image_id,
+        virtual_size_bytes=label.virtual_size_bytes,
+        written_bytes=label.written_bytes,
+        generation=label.generation,
+        digest=label.digest,
+        shared=label.shared,
+    )

@@ -1,0 +1,152 @@
+"""Storage that fails at the worst moment: what is not certain is never called so."""
+
+from __future__ import annotations
+
+import errno
+import os
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from agent.drivers.files import RealFiles
+from countermand.rpc.errors import StorageFailed
+from countermand.v1.attempt_pb2 import Attempt
+from countermand.v1.verb_pb2 import Action, DeleteImage
+from tests.agent.requests import address, attempt_name, copy_action, noop_action
+from tests.agent.rig import Gate, Rig
+
+COPY = attempt_name("copy")
+UNDO = attempt_name("copy", 2)
+ACTION = copy_action("fast/base", "fast/disk")
+
+SUCCEEDED = Attempt.STATE_SUCCEEDED
+FAILED = Attempt.STATE_FAILED
+UNKNOWN = Attempt.STATE_UNKNOWN
+CANCELLED = Attempt.STATE_CANCELLED
+
+
+class FailingFiles(RealFiles):
+    """A file system whose disk fails at chosen calls, on chosen names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failing: dict[str, tuple[str, int]] = {}  # call → name, errno
+
+    def fail(self, call: str, name: str, error: int = errno.EIO) -> None:
+        self.failing[call] = (name, error)
+
+    def _perhaps(self, call: str, path: Path) -> None:
+        name, error = self.failing.get(call, ("", 0))
+        if name == path.name:
+            raise OSError(error, os.strerror(error))
+
+    def flush_folder(self, path):
+        self._perhaps("flush_folder", path)
+        super().flush_folder(path)
+
+    def open_to_write(self, path):
+        self._perhaps("open_to_write", path)
+        return super().open_to_write(path)
+
+    def rename(self, source, target):
+        self._perhaps("rename", target)
+        super().rename(source, target)
+        self._perhaps("after_rename", target)
+
+
+@pytest.fixture
+async def failing(tmp_path):
+    """Yields an agent and its file system, which may be told to fail."""
+    rig = Rig(tmp_path)
+    files = rig.files = FailingFiles()
+    await rig.start()
+    rig.put("base", b"content")
+    yield rig, files
+    await rig.runner.stop()
+
+
+@pytest.mark.parametrize("call", ["open_to_write", "rename"])
+async def test_a_failure_before_the_image_is_seen_is_certain(failing, call):
+    rig, files = failing
+    files.fail(call, "data.raw" if call == "open_to_write" else "disk")
+    failed = await rig.run(COPY, ACTION)
+    assert (failed.state, failed.failure.reason) == (FAILED, "STORAGE_FAILED")
+    assert failed.failure.metadata["error"] == "EIO"
+    assert failed.failure.retriable
+    assert (rig.images(), rig.staged()) == (["base"], [])
+
+
+@pytest.mark.parametrize(("call", "name"), [("flush_folder", "images"), ("after_rename", "disk")])
+async def test_a_failure_after_it_is_unknown_until_the_next_start(failing, call, name):
+    """S-V5: neither outcome is certain, so neither is told."""
+    rig, files = failing
+    files.fail(call, name)
+    lost = await rig.run(COPY, ACTION)
+    assert (lost.state, lost.failure.reason) == (UNKNOWN, "STORAGE_FAILED")
+    if call == "flush_folder":  # while the disk still fails, the next start knows no more
+        await rig.restart()
+        assert (await rig.settled(COPY)).state == UNKNOWN
+    files.failing.clear()
+    await rig.restart()
+    assert (await rig.settled(COPY)).state == SUCCEEDED
+    assert rig.images() == ["base", "disk"]
+
+
+async def test_an_unknown_outcome_can_be_made_up_for(failing):
+    """S-Z1."""
+    rig, files = failing
+    files.fail("flush_folder", "images")
+    await rig.run(COPY, ACTION)
+    failed = await rig.make_up(UNDO, COPY, ACTION)
+    assert (failed.state, failed.failure.reason) == (FAILED, "STORAGE_FAILED")
+    files.failing.clear()
+    assert (await rig.make_up(attempt_name("copy", 3), COPY, ACTION)).state == SUCCEEDED
+    assert (await rig.get(COPY)).state == CANCELLED
+    assert (rig.images(), rig.staged()) == (["base"], [])
+
+
+async def test_a_deletion_that_was_not_flushed_is_unknown_and_goes_on(failing):
+    """S-V22: the image is out of sight; the next start purges it."""
+    rig, files = failing
+    delete = Action(delete_image=DeleteImage(target=address("fast/base")))
+    files.fail("flush_folder", "images")
+    lost = await rig.run(COPY, delete)
+    assert (lost.state, lost.failure.reason) == (UNKNOWN, "STORAGE_FAILED")
+    files.failing.clear()
+    await rig.restart()
+    gone = await rig.settled(COPY)
+    assert (gone.state, gone.output.delete_image.existed) == (SUCCEEDED, True)
+    assert (rig.images(), rig.staged()) == ([], [])
+
+
+async def test_a_pool_taken_out_of_service_leaves_what_ran_in_it_unknown(failing):
+    rig, _ = failing
+    gate = Gate()
+    await rig.restart(gate=gate)
+    await rig.accept(COPY, ACTION)
+    await gate.arrival()
+    rig.runner.running[COPY].interrupt()
+    gate.open()
+    rig.options = {"other": {}}
+    await rig.restart()
+    lost = await rig.settled(COPY)
+    assert (lost.state, lost.failure.reason) == (UNKNOWN, "POOL_NOT_FOUND")
+    rig.options = {"fast": {}}
+    await rig.restart()
+    assert (await rig.settled(COPY)).state == SUCCEEDED
+
+
+async def test_a_journal_that_cannot_be_written_to_takes_no_orders(rig):
+    """S-Z26: and the agent goes on answering."""
+    await rig.run(attempt_name("a"), noop_action())
+
+    def query_only(tx, *, on):
+        tx._connection.execute(f"PRAGMA query_only = {on}")
+
+    await rig.runner.journal.transact(partial(query_only, on=True))
+    with pytest.raises(StorageFailed, match="journal"):
+        await rig.accept(COPY, noop_action())
+    assert (await rig.get(attempt_name("a"))).state == SUCCEEDED
+    await rig.runner.journal.transact(partial(query_only, on=False))
+    assert (await rig.run(COPY, noop_action())).state == SUCCEEDED
