@@ -12,10 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from countermand.cli.demo.board import Board, Line
-from countermand.cli.demo.proof import Entry, Listing
+from countermand.cli.demo.proof import DIGITS, Entry, Listing
 from countermand.cli.drawing import phrases, terminal
 from countermand.cli.drawing.model import Timeline
-from countermand.cli.words import STYLES
+from countermand.cli.words import STYLES, attempt_look
+from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.workflow_pb2 import WatchWorkflowResponse
 
 BAR_MIN: Final = 8
@@ -87,10 +88,10 @@ class Screen:
     def listings(self, before: Listing, after: Listing) -> None:
         """Prints what was in the pools before and after, side by side."""
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-        table.add_column("  in the pools", no_wrap=True, overflow="ellipsis")
-        table.add_column("on disk", no_wrap=True, justify="right")
-        for head in ("before", "after", ""):
-            table.add_column(head, no_wrap=True)
+        table.add_column("    in the pools", no_wrap=True, overflow="ellipsis")
+        table.add_column("on disk", no_wrap=True, justify="right", min_width=8)
+        for head in ("before", "after"):
+            table.add_column(head, no_wrap=True, min_width=DIGITS)
         olds, news = ({entry.path: entry for entry in each.files} for each in (before, after))
         for path in sorted(olds.keys() | news.keys()):
             table.add_row(*_compared(path, olds.get(path), news.get(path)))
@@ -139,7 +140,7 @@ class _Picture:
 def _compared(path: str, old: Entry | None, new: Entry | None) -> tuple[str | Text, ...]:
     entry = new or old
     assert entry is not None, path
-    equal = old == new
-    glyph = Text("✓" if equal else "✗", STYLES["good" if equal else "bad"])
+    look = attempt_look(Attempt.STATE_SUCCEEDED if old == new else Attempt.STATE_FAILED)
+    name = Text.assemble("  ", (look.glyph, look.colour), f" {path}")
     size = phrases.size(entry.allocated_bytes)
-    return (f"  {path}", size, old.short if old else "-", new.short if new else "-", glyph)
+    return (name, size, old.short if old else "-", new.short if new else "-")

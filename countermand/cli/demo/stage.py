@@ -10,6 +10,7 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
@@ -54,8 +55,8 @@ def play(options: Options, console: Console | None = None) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         screen.say("interrupted; everything that was started has been ended")
         return INTERRUPTED
-    except (ProcessFailed, CountermandError, TimeoutError) as error:
-        words = str(error) or f"nothing more happened within {story.PATIENCE}"
+    except (ProcessFailed, CountermandError, OSError, subprocess.SubprocessError) as error:
+        words = str(error) or f"it was not through within {story.PATIENCE}"  # a TimeoutError
         screen.check(holds=False, words=f"the demo could not go on: {words}")
         return FAILED
     finally:

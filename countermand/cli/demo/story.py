@@ -20,6 +20,7 @@ from countermand.cli.demo.tempo import HOSTS, pool_of
 from countermand.cli.drawing import phrases, svg
 from countermand.cli.drawing.timeline import timeline
 from countermand.client import Client, Run
+from countermand.rpc import names
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.event_pb2 import HistoryEvent
 from countermand.v1.task_pb2 import Task
@@ -76,7 +77,7 @@ class Told:
 async def set_up(site: Site, screen: Screen, *, with_success: bool) -> None:
     """Makes the template and starts everything."""
     disks = site.tempo.disks
-    with screen.busy("  making images of random data"):
+    with screen.busy("making images of random data"):
         await site.make_template()
     data = sum(disk.data_mib for disk in disks)
     virtual = sum(disk.virtual_mib for disk in disks)
@@ -85,7 +86,7 @@ async def set_up(site: Site, screen: Screen, *, with_success: bool) -> None:
         f"{len(disks)} images, {site.image_format}, {virtual} MiB to a guest, "
         f"{data} MiB of random data in scattered extents",
     )
-    with screen.busy("  starting a coordinator and three agents"):
+    with screen.busy("starting a coordinator and three agents"):
         crash_point = IN_THE_MIDDLE
         await asyncio.gather(
             site.start_agents(copies_before=1 if with_success else 0),
@@ -113,7 +114,7 @@ async def succeed(site: Site, client: Client, screen: Screen, verdicts: Verdicts
     verdicts.check(state == WorkflowState.WORKFLOW_STATE_SUCCEEDED, "vm-1 succeeded")
     if state != WorkflowState.WORKFLOW_STATE_SUCCEEDED:
         return
-    with screen.busy("  reading copies and sources"):
+    with screen.busy("reading copies and sources"):
         unequal = await asyncio.to_thread(proof.unequal, site.copies("vm-1"))
     words = ", ".join(unequal) or "SHA-256 of all three copies equals that of their sources"
     verdicts.check(not unequal, words)
@@ -125,7 +126,7 @@ async def compensate(site: Site, client: Client, screen: Screen, verdicts: Verdi
         f"2  Once more, but {pool_of(HOSTS[-1])} has {site.tempo.room_left_mib} MiB left "
         f"and {site.tempo.disks[-1].image_id} needs {site.tempo.disks[-1].data_mib}"
     )
-    with screen.busy("  listing all pools"):
+    with screen.busy("listing all pools"):
         before = await asyncio.to_thread(proof.take, site.pools)
     run = await client.submit(site.spec("vm-2"), workflow_id="vm-2", labels={"demo": "failure"})
     board = Board(await run.tasks())
@@ -142,7 +143,7 @@ async def compensate(site: Site, client: Client, screen: Screen, verdicts: Verdi
     finally:
         killed.cancel()
     told = await read(run)
-    with screen.busy("  listing all pools again"):
+    with screen.busy("listing all pools again"):
         after = await asyncio.to_thread(proof.take, site.pools)
     _prove(told, screen, verdicts, was_killed=was_killed, listings=(before, after))
     return told
@@ -162,8 +163,12 @@ async def revive(site: Site, screen: Screen) -> bool:
 
 
 async def read(run: Run) -> Told:
-    """Returns a workflow with its tasks and its whole history."""
+    """Returns a workflow with its tasks, what they left, and its whole history."""
     workflow = await run.get(WorkflowView.WORKFLOW_VIEW_FULL)
+    for task in workflow.tasks:
+        task_id = names.parse_task(task.name)
+        if task_id and task.kind == Task.KIND_VERB:  # only the task itself tells its output
+            task.CopyFrom(await run.task(task_id[1]))
     return Told(workflow, [event async for event in run.events()])
 
 

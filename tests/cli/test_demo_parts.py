@@ -1,0 +1,159 @@
+"""The parts of the demo, each by itself; the whole of it is tests/endtoend/test_demo.py."""
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from countermand.cli.demo import images, proof
+from countermand.cli.demo.board import Board
+from countermand.cli.demo.processes import Processes, ProcessFailed
+from countermand.cli.demo.tempo import FAST, NORMAL, Tempo
+from countermand.v1.attempt_pb2 import Progress
+from countermand.v1.workflow_pb2 import AttemptProgress, WatchWorkflowResponse
+from tests.cli.histories import MB, compensated
+
+READY = 'print(\'{"event": "x.ready", "address": "127.0.0.1:1"}\', flush=True)'
+WAIT = "import time; time.sleep(600)"
+
+
+def python(*lines: str) -> list[str]:
+    return [sys.executable, "-c", "\n".join(lines)]
+
+
+# -- processes -----------------------------------------------------------------------------------
+
+
+async def test_children_end_with_the_block_even_when_it_fails(tmp_path: Path) -> None:
+    children = []
+
+    async def demo() -> None:
+        async with Processes(tmp_path) as processes:
+            children.append(await processes.start("a", python(READY, WAIT)))
+            children.append(await processes.start("b", python(READY, WAIT)))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await demo()
+    assert [child.process.returncode for child in children] == [-signal.SIGTERM] * 2
+
+
+async def test_a_killed_child_says_so(tmp_path: Path) -> None:
+    async with Processes(tmp_path) as processes:
+        child = await processes.start("a", python(READY, WAIT))
+        assert child.address == "127.0.0.1:1"
+        child.kill()
+        assert await child.wait_killed()
+        child.kill()  # has gone: nobody else is hit
+
+
+async def test_a_child_that_does_not_get_ready_shows_its_log(tmp_path: Path) -> None:
+    async with Processes(tmp_path) as processes:
+        with pytest.raises(ProcessFailed, match=r"(?s)a ended with code 3 .* cannot listen"):
+            await processes.start("a", python(_fails()))
+
+
+def _fails() -> str:
+    return "import sys; print('cannot listen', file=sys.stderr); sys.exit(3)"
+
+
+async def test_a_cancelled_demo_still_ends_its_children(tmp_path: Path) -> None:
+    started = asyncio.Event()
+    children = []
+
+    async def demo() -> None:
+        async with Processes(tmp_path) as processes:
+            children.append(await processes.start("a", python(READY, WAIT)))
+            started.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(demo())
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not children[0].is_alive
+
+
+# -- images and proof ----------------------------------------------------------------------------
+
+
+def test_an_image_is_large_to_a_guest_and_holds_its_data_scattered(tmp_path: Path) -> None:
+    path = images.make(images.Disk("disk-1", 256, 3), tmp_path, "raw")
+    status = path.stat()
+    assert status.st_size == 256 * images.MIB
+    assert 3 * images.MIB <= status.st_blocks * 512 < 4 * images.MIB
+
+
+@pytest.mark.parametrize("tempo", [NORMAL, FAST])
+def test_sizes_decide_who_is_first(tempo: Tempo) -> None:
+    first, second, third = (disk.data_mib for disk in tempo.disks)
+    assert first * 1.5 < tempo.room_left_mib < second / 1.5
+    assert tempo.room_left_mib < third
+    assert all(disk.virtual_mib >= 256 for disk in tempo.disks)
+
+
+def test_listings_differ_by_what_came_went_or_changed(tmp_path: Path) -> None:
+    for name, content in (("kept", b"1"), ("gone", b"2"), ("changed", b"3")):
+        (tmp_path / name).write_bytes(content)
+    before = proof.take({"fast": tmp_path})
+    assert before == proof.take({"fast": tmp_path})
+    (tmp_path / "gone").unlink()
+    (tmp_path / "changed").write_bytes(b"4")
+    (tmp_path / "new").mkdir()
+    after = proof.take({"fast": tmp_path})
+    assert before.differences(after) == [
+        "gone: fast/gone",
+        "new: fast/new",
+        "changed: fast/changed",
+    ]
+    assert before.digest != after.digest
+
+
+def test_a_copy_that_differs_is_named(tmp_path: Path) -> None:
+    source, same, other = (tmp_path / name for name in ("source", "same", "other"))
+    source.write_bytes(b"x" * 100)
+    same.write_bytes(b"x" * 100)
+    other.write_bytes(b"x" * 99 + b"y")
+    assert proof.unequal([(source, same), (source, other)]) == ["other"]
+
+
+# -- the board -----------------------------------------------------------------------------------
+
+
+def test_a_pipe_hears_the_story_in_order() -> None:
+    workflow, events = compensated().told()
+    board = Board(workflow.tasks)
+    said = [words for event in events for words in board.apply(WatchWorkflowResponse(event=event))]
+    assert said[-7:] == [
+        "copy-disk-2 on host-b: ⊘ stopped at 131 MB",
+        "copy-disk-1 on host-a: delete the copy",
+        "a coordinator took over, epoch 2",
+        "copy-disk-1 on host-a: ↺ done",
+        "create-data-disk on host-a: delete the image",
+        "create-data-disk on host-a: ↺ done",
+        "workflow: compensated",
+    ]
+    assert board.actions["verify-disks"].words == "never started"
+
+
+def test_progress_has_a_pace_and_is_told_by_quarters() -> None:
+    workflow, events = compensated().told()
+    board = Board(workflow.tasks)
+    name = f"{workflow.name}/tasks/copy-disk-1/attempts/1"
+    for event in events:
+        list(board.apply(WatchWorkflowResponse(event=event)))
+        if event.HasField("attempt_started") and event.task.endswith("copy-disk-1"):
+            break
+    said: list[str] = []
+    for done in (10, 30, 40, 60):
+        progress = Progress(done=done * MB, total=100 * MB, rate=20 * MB)
+        update = AttemptProgress(attempt=name, progress=progress)
+        said += board.apply(WatchWorkflowResponse(progress=update))
+    assert said == [
+        "copy-disk-1 on host-a: 30% at 20.0 MB/s",
+        "copy-disk-1 on host-a: 60% at 20.0 MB/s",
+    ]
+    assert board.actions["copy-disk-1"].pace == "20.0 MB/s, 2.0 s left"
