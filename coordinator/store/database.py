@@ -95,9 +95,11 @@ class Lock:
         if self._file is not None:
             return
         # What is stored is nobody else's business: database and lock are made for their owner only.
-        for path in (self._database, self._path):
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.close(os.open(self._database, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"the store cannot be opened: {error}") from error
         try:
             # flock, not lockf: it belongs to this opening, so that a second store in the same
             # process is refused too. The file stays: removing it would let two hold "the" lock.
