@@ -116,7 +116,7 @@ async def test_a_second_coordinator_is_refused_until_the_first_is_gone(tmp_path:
 
 
 async def test_a_folder_that_is_not_there_is_an_error_of_the_store(tmp_path: Path):
-    with pytest.raises(StoreError, match="the store cannot be opened: .*absent"):
+    with pytest.raises(StoreError, match=r"the store cannot be opened: .*absent"):
         await opened(tmp_path / "absent" / "store.db")
 
 
