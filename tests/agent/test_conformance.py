@@ -1,0 +1,244 @@
+"""What every verb owes: act, repeat, make up, repeat; and the same when the power is cut anywhere.
+
+Each story is first run undisturbed, noting every crash point it passes; then once more for each of
+them, with the power cut exactly there (S-V6, S-V7, S-Z5, S-Z9, S-Z14). Inside the test, so that
+there can be hundreds; `test_processes` does it with real processes and SIGKILL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from agent import crash_points
+from agent.drivers import qemu
+from agent.drivers.copying import CHUNK_BYTES
+from agent.journal import InlineJournal
+from countermand.rpc import crash
+from countermand.rpc.errors import Compensated
+from countermand.v1.attempt_pb2 import Attempt
+from countermand.v1.image_pb2 import IMAGE_FORMAT_QCOW2
+from countermand.v1.verb_pb2 import Action, CloneImage, CreateImage, DeleteImage
+from tests.agent.requests import address, attempt_name, copy_action, noop_action
+from tests.agent.rig import Gate, Rig
+
+DO = attempt_name("do")
+UNDO = attempt_name("do", 2)
+CONTENT = os.urandom(CHUNK_BYTES) + bytes(CHUNK_BYTES) + os.urandom(512)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One action, and the images that are there before and after it."""
+
+    action: Action
+    after: tuple[str, ...] = ("base", "made")
+    compensable: bool = True
+    needs_qemu: bool = False
+
+
+CASES = {
+    "create": Case(
+        action=Action(create_image=CreateImage(target=address("fast/made"), virtual_size_bytes=512))
+    ),
+    "create-qcow2": Case(
+        action=Action(
+            create_image=CreateImage(
+                target=address("fast/made"), virtual_size_bytes=512, format=IMAGE_FORMAT_QCOW2
+            )
+        ),
+        needs_qemu=True,
+    ),
+    "copy": Case(action=copy_action("fast/base", "fast/made", take_digest=True)),
+    "convert": Case(
+        action=copy_action("fast/base", "fast/made", format=IMAGE_FORMAT_QCOW2), needs_qemu=True
+    ),
+    "clone": Case(
+        action=Action(
+            clone_image=CloneImage(
+                source=address("fast/base"), target=address("fast/made"), copy_allowed=True
+            )
+        )
+    ),
+    "delete": Case(
+        action=Action(delete_image=DeleteImage(target=address("fast/base"))),
+        after=(),
+        compensable=False,
+    ),
+    "noop": Case(action=noop_action(), after=("base",)),
+}
+
+
+class PowerCutError(BaseException):
+    """Passes everything that catches errors, as a power cut would."""
+
+
+class Power:
+    """Counts the crash points that are passed, and cuts the power at one of them."""
+
+    def __init__(self, at: tuple[str, int] | None = None) -> None:
+        self.passed: Counter[str] = Counter()
+        self._at = at
+        self.cut = asyncio.Event()
+
+    def __call__(self, name: str) -> None:
+        self.passed[name] += 1
+        if self.cut.is_set() or (name, self.passed[name]) == self._at:
+            self.cut.set()  # nothing works after it either
+            raise PowerCutError(name)
+
+    def places(self, case: Case) -> list[tuple[str, int]]:
+        """Returns every place that was passed; how often a tool is looked at is left to chance."""
+        times = {name: 1 if case.needs_qemu else count for name, count in self.passed.items()}
+        return [(name, time + 1) for name in times for time in range(times[name])]
+
+
+async def start(folder: Path, power: crash.Crash, *, gate: Gate | None = None) -> Rig:
+    rig = Rig(folder, options={"fast": {"flush_bytes": CHUNK_BYTES}}, crash_at=power)
+    await rig.start(gate=gate)
+    return rig
+
+
+async def lose(rig: Rig) -> None:
+    """Forgets an agent whose power was cut: nothing more of it runs."""
+    assert isinstance(rig.runner.journal, InlineJournal)
+    rig.runner.journal._journal.close()
+    for task in list(rig.runner._tasks):
+        task.cancel()
+    with contextlib.suppress(PowerCutError):
+        await asyncio.gather(*rig.runner._tasks, return_exceptions=True)
+
+
+async def until_cut(rig: Rig, power: Power, *steps: Callable[[Rig], Awaitable[None]]) -> None:
+    """Does one step after the other until the power is cut."""
+    for step in steps:
+        with contextlib.suppress(PowerCutError):
+            await step(rig)
+        if power.cut.is_set():
+            break
+    assert power.cut.is_set()
+    await lose(rig)
+
+
+async def prepared(folder: Path) -> None:
+    rig = await start(folder, crash.never)
+    rig.put("base", CONTENT)
+    await rig.runner.stop()
+
+
+async def act(rig: Rig, case: Case) -> None:
+    await rig.run(DO, case.action)
+
+
+async def make_up(rig: Rig, case: Case) -> None:
+    await rig.make_up(UNDO, DO, case.action)
+
+
+@pytest.fixture(params=CASES, ids=list(CASES))
+def case(request):
+    case = CASES[request.param]
+    if case.needs_qemu and not qemu.is_installed():
+        pytest.skip("qemu-img is not installed: apt install qemu-utils")
+    return case
+
+
+async def test_acts_once_and_is_made_up_for_once(case, tmp_path):
+    await prepared(tmp_path)
+    rig = await start(tmp_path, crash.never)
+    first = await rig.run(DO, case.action)
+    assert first.state == Attempt.STATE_SUCCEEDED, first
+    assert (rig.images(), rig.staged()) == (list(case.after), [])
+    assert (await rig.run(DO, case.action)).output == first.output
+    undone = await rig.make_up(UNDO, DO, case.action)
+    if case.compensable:
+        assert undone.state == Attempt.STATE_SUCCEEDED, undone
+        assert (await rig.make_up(attempt_name("do", 3), DO, case.action)).state == undone.state
+        assert rig.images() == ["base"]
+    else:
+        assert undone.failure.reason == "VERB_UNSUPPORTED"
+    assert rig.staged() == []
+    await rig.runner.stop()
+
+
+async def test_succeeds_wherever_the_power_was_cut(case, tmp_path):
+    (tmp_path / "calm").mkdir()
+    await prepared(tmp_path / "calm")
+    power = Power()
+    rig = await start(tmp_path / "calm", power)
+    calm = await rig.run(DO, case.action)
+    await rig.runner.stop()
+    assert power.places(case)
+    for index, place in enumerate(power.places(case)):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        await prepared(folder)
+        power = Power(place)
+        await until_cut(await start(folder, power), power, lambda rig: act(rig, case))
+        rig = await start(folder, crash.never)
+        again = await rig.run(DO, case.action)
+        assert again.state == Attempt.STATE_SUCCEEDED, (place, again)
+        assert (rig.images(), rig.staged()) == (list(case.after), []), place
+        if case.action.WhichOneof("verb") != "clone_image":  # which may share or not
+            assert again.output == calm.output, place
+        await rig.runner.stop()
+
+
+async def test_can_be_made_up_for_wherever_the_power_was_cut(case, tmp_path):
+    if not case.compensable:
+        return
+    (tmp_path / "calm").mkdir()
+    await prepared(tmp_path / "calm")
+    power = Power()
+    rig = await start(tmp_path / "calm", power)
+    await act(rig, case)
+    await make_up(rig, case)
+    await rig.runner.stop()
+    assert set(crash_points.OF_COMPENSATIONS) - set(power.passed) <= {crash_points.IN_COMPENSATION}
+    for index, place in enumerate(power.places(case)):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        await prepared(folder)
+        power = Power(place)
+        rig = await start(folder, power)
+        await until_cut(rig, power, lambda rig: act(rig, case), lambda rig: make_up(rig, case))
+        rig = await start(folder, crash.never)
+        undone = await rig.make_up(UNDO, DO, case.action)
+        assert undone.state == Attempt.STATE_SUCCEEDED, (place, undone)
+        with contextlib.suppress(Compensated):
+            assert (await rig.run(DO, case.action)).tombstoned, place
+        assert (rig.images(), rig.staged()) == (["base"], []), place
+        await rig.runner.stop()
+
+
+async def test_can_be_cancelled_at_every_step(case, tmp_path):
+    """S-V19, S-Z15: stopped with nothing left, or done with all of it; both say the same."""
+    states = []
+    for steps in range(1, 12):
+        folder = tmp_path / str(steps)
+        folder.mkdir()
+        await prepared(folder)
+        gate = Gate()
+        rig = await start(folder, crash.never, gate=gate)
+        await rig.accept(DO, case.action)
+        held = asyncio.ensure_future(gate.arrival(steps))
+        ended = asyncio.ensure_future(rig.settled(DO))
+        await asyncio.wait([held, ended], return_when=asyncio.FIRST_COMPLETED)
+        await rig.cancel(DO)
+        gate.open()
+        state = (await ended).state
+        states.append(state)
+        held.cancel()
+        expected = list(case.after) if state == Attempt.STATE_SUCCEEDED else ["base"]
+        assert (rig.images(), rig.staged()) == (expected, []), steps
+        await rig.runner.stop()
+        if state == Attempt.STATE_SUCCEEDED:
+            break
+    assert states[-1] == Attempt.STATE_SUCCEEDED
+    assert set(states[:-1]) <= {Attempt.STATE_CANCELLED}
