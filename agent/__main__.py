@@ -24,8 +24,9 @@ from agent.drivers.files import RealFiles
 from agent.drivers.staging import FilePool
 from agent.executors import ThreadExecutor
 from agent.journal import Journal, ThreadJournal, open_connection
-from agent.runner import Limits, Outside, Runner
+from agent.runner import Limits, Runner
 from agent.service import AgentService
+from agent.work import Outside
 from countermand.rpc import crash, names, telemetry
 from countermand.rpc.errors import CountermandError
 from countermand.rpc.logs import configure

@@ -15,74 +15,16 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from agent.attempts import OPEN, AttemptRecord, Header, JournalFacts, Kind, State
+from agent.attempts import AttemptRecord, Header, JournalFacts
+from agent.rows import IS_OPEN, PUT, SCHEMA, SELECT, to_record, to_row
 
 T = TypeVar("T")
 
 # Beyond this a batch only makes those wait who came first.
 BATCH_MAX = 256
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (
-  key   TEXT PRIMARY KEY,   -- cluster_id, incarnation, low_watermark, sequence
-  value TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS epochs (
-  workflow TEXT PRIMARY KEY,
-  highest  INTEGER NOT NULL  -- never decreases
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS attempts (
-  name            TEXT PRIMARY KEY,
-  workflow        TEXT NOT NULL,
-  kind            TEXT NOT NULL,
-  compensates     TEXT NOT NULL,
-  request         BLOB NOT NULL,
-  request_hash    BLOB NOT NULL,     -- empty: never received, known by its tombstone
-  state           TEXT NOT NULL,
-  output          BLOB NOT NULL,
-  failure         BLOB NOT NULL,
-  note            TEXT NOT NULL,
-  done_bytes      INTEGER NOT NULL,
-  total_bytes     INTEGER NOT NULL,
-  tombstoned      INTEGER NOT NULL,  -- 1: may never start
-  received        INTEGER NOT NULL,
-  owner_epoch     INTEGER NOT NULL,
-  intent_sequence INTEGER NOT NULL,
-  run_timeout_us  INTEGER,
-  traceparent     TEXT NOT NULL,
-  tracestate      TEXT NOT NULL,
-  create_time_us  INTEGER NOT NULL,
-  start_time_us   INTEGER,
-  end_time_us     INTEGER,
-  sequence        INTEGER NOT NULL,  -- of the last change
-  forgettable     INTEGER NOT NULL DEFAULT 0  -- 1: its workflow is settled
-) WITHOUT ROWID;
-CREATE UNIQUE INDEX IF NOT EXISTS attempts_by_sequence ON attempts (sequence);
-CREATE INDEX IF NOT EXISTS attempts_by_workflow ON attempts (workflow);
-CREATE INDEX IF NOT EXISTS attempts_open ON attempts (name)
-  WHERE state IN ('ACCEPTED', 'RUNNING', 'CANCELLING');
-"""
-
-COLUMNS = (
-    "name, workflow, kind, compensates, request, request_hash, state, output, failure, note,"
-    " done_bytes, total_bytes, tombstoned, received, owner_epoch, intent_sequence,"
-    " run_timeout_us, traceparent, tracestate, create_time_us, start_time_us, end_time_us, sequence"
-)
-_PUT = (
-    f"INSERT INTO attempts ({COLUMNS}) VALUES ({', '.join('?' * 23)})"  # noqa: S608 - constants
-    " ON CONFLICT (name) DO UPDATE SET state = excluded.state, output = excluded.output,"
-    " failure = excluded.failure, note = excluded.note, done_bytes = excluded.done_bytes,"
-    " total_bytes = excluded.total_bytes, tombstoned = excluded.tombstoned,"
-    " start_time_us = excluded.start_time_us, end_time_us = excluded.end_time_us,"
-    " sequence = excluded.sequence"
-)
-_SELECT = f"SELECT {COLUMNS} FROM attempts"  # noqa: S608 - constants
-_OPEN = "state IN ('ACCEPTED', 'RUNNING', 'CANCELLING')"
-assert {state.value for state in OPEN} == {"ACCEPTED", "RUNNING", "CANCELLING"}
 
 
 class Transaction:
@@ -131,15 +73,15 @@ class Transaction:
 
     def get(self, name: str) -> AttemptRecord | None:
         """Returns one attempt."""
-        row = self._connection.execute(f"{_SELECT} WHERE name = ?", (name,)).fetchone()
-        return _record(row) if row else None
+        row = self._connection.execute(f"{SELECT} WHERE name = ?", (name,)).fetchone()
+        return to_record(row) if row else None
 
     def put(self, record: AttemptRecord) -> AttemptRecord:
         """Writes one attempt under the next sequence."""
         self.sequence += 1
-        row = _row(record, self.sequence)
-        self._connection.execute(_PUT, row)
-        written = _record(row)
+        row = to_row(record, self.sequence)
+        self._connection.execute(PUT, row)
+        written = to_record(row)
         self.changed.append(written)
         return written
 
@@ -150,22 +92,22 @@ class Transaction:
     def unsettled(self) -> list[AttemptRecord]:
         """Returns the attempts whose outcome is yet to be found, in the order of their intents."""
         return self._query(
-            f"{_SELECT} WHERE {_OPEN} OR (state = 'UNKNOWN' AND tombstoned = 0)"
+            f"{SELECT} WHERE {IS_OPEN} OR (state = 'UNKNOWN' AND tombstoned = 0)"
             " ORDER BY intent_sequence, name"
         )
 
     def changes(self, after_sequence: int, count_max: int) -> list[AttemptRecord]:
         """Returns what changed after a sequence, each attempt once and as it is now."""
         return self._query(
-            f"{_SELECT} WHERE sequence > ? ORDER BY sequence LIMIT ?", after_sequence, count_max
+            f"{SELECT} WHERE sequence > ? ORDER BY sequence LIMIT ?", after_sequence, count_max
         )
 
     def page(
         self, prefix: str, *, after: str, count_max: int, open_only: bool
     ) -> list[AttemptRecord]:
         """Returns attempts in order of their names."""
-        query = f"{_SELECT} WHERE name > ? AND name >= ? AND substr(name, 1, ?) = ?"
-        query += f" AND {_OPEN}" if open_only else ""
+        query = f"{SELECT} WHERE name > ? AND name >= ? AND substr(name, 1, ?) = ?"
+        query += f" AND {IS_OPEN}" if open_only else ""
         query += " ORDER BY name LIMIT ?"
         return self._query(query, after, prefix, len(prefix), prefix, count_max)
 
@@ -179,12 +121,12 @@ class Transaction:
         self.set_meta("low_watermark", str(watermark))
         for workflow in workflows:
             execute(
-                f"UPDATE attempts SET forgettable = 1 WHERE workflow = ? AND NOT {_OPEN}",  # noqa: S608
+                f"UPDATE attempts SET forgettable = 1 WHERE workflow = ? AND NOT {IS_OPEN}",  # noqa: S608
                 (workflow,),
             )
         dropped = execute(
             "DELETE FROM attempts WHERE intent_sequence < ?"  # noqa: S608
-            f" AND (forgettable = 1 OR received = 0) AND NOT {_OPEN}",
+            f" AND (forgettable = 1 OR received = 0) AND NOT {IS_OPEN}",
             (watermark,),
         ).rowcount
         execute(
@@ -195,7 +137,7 @@ class Transaction:
         return dropped
 
     def _query(self, query: str, *arguments: object) -> list[AttemptRecord]:
-        return [_record(row) for row in self._connection.execute(query, arguments)]
+        return [to_record(row) for row in self._connection.execute(query, arguments)]
 
 
 class Journal:
@@ -384,77 +326,3 @@ class ThreadJournal:
 def open_connection(path: Path) -> sqlite3.Connection:
     """Opens the journal's file, for use by one thread only."""
     return sqlite3.connect(path, isolation_level=None, cached_statements=64)
-
-
-# -- rows ---------------------------------------------------------------------------------------
-
-
-def _microseconds(time: datetime | None) -> int | None:
-    if time is None:
-        return None
-    return (time - _EPOCH) // timedelta(microseconds=1)
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def _time(microseconds: int | None) -> datetime | None:
-    return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
-
-
-def _row(record: AttemptRecord, sequence: int) -> tuple[Any, ...]:
-    timeout = record.run_timeout
-    return (
-        record.name,
-        record.workflow,
-        record.kind.value,
-        record.compensates,
-        record.request,
-        record.request_hash,
-        record.state.value,
-        record.output,
-        record.failure,
-        record.note,
-        record.done_bytes,
-        record.total_bytes,
-        int(record.tombstoned),
-        int(record.received),
-        record.owner_epoch,
-        record.intent_sequence,
-        None if timeout is None else timeout // timedelta(microseconds=1),
-        record.traceparent,
-        record.tracestate,
-        _microseconds(record.create_time),
-        _microseconds(record.start_time),
-        _microseconds(record.end_time),
-        sequence,
-    )
-
-
-def _record(row: tuple[Any, ...]) -> AttemptRecord:
-    create_time = _time(row[19])
-    assert create_time is not None, row[0]
-    return AttemptRecord(
-        name=row[0],
-        kind=Kind(row[2]),
-        compensates=row[3],
-        request=row[4],
-        request_hash=row[5],
-        state=State(row[6]),
-        output=row[7],
-        failure=row[8],
-        note=row[9],
-        done_bytes=row[10],
-        total_bytes=row[11],
-        tombstoned=bool(row[12]),
-        received=bool(row[13]),
-        owner_epoch=row[14],
-        intent_sequence=row[15],
-        run_timeout=None if row[16] is None else timedelta(microseconds=row[16]),
-        traceparent=row[17],
-        tracestate=row[18],
-        create_time=create_time,
-        start_time=_time(row[20]),
-        end_time=_time(row[21]),
-        sequence=row[22],
-    )

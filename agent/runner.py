@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
-from agent import attempts, crash_points, recovery, wire
+from agent import attempts, crash_points, recovery, wire, work
 from agent.attempts import (
     Admit,
     AttemptRecord,
@@ -29,31 +29,26 @@ from agent.attempts import (
     Refuse,
     State,
 )
-from agent.drivers.driver import Driver, OutcomeUnknown, Steps, Work
-from agent.executors import Executor, InlineExecutor, Interrupted
+from agent.drivers.driver import Driver
+from agent.executors import Executor, Interrupted
 from agent.journal import Transaction, Transactor
 from agent.running import Lane, Running, Slots, Ticket
 from agent.verbs import catalogue
-from agent.verbs.context import Context
 from agent.watch import Watchers
+from agent.work import Outcome, Outside, Worker
 from countermand.rpc import names
-from countermand.rpc.crash import Crash
 from countermand.rpc.errors import (
     AttemptCancelled,
     AttemptNotFound,
-    Bug,
     CountermandError,
     FieldInvalid,
-    PoolNotFound,
     RunTimeout,
     StorageFailed,
-    VerbUnsupported,
     Violation,
 )
-from countermand.rpc.telemetry import OFF, Telemetry, parse_traceparent
 from countermand.v1.agent_pb2 import CompensateRequest
 from countermand.v1.attempt_pb2 import Attempt, AttemptHeader
-from countermand.v1.verb_pb2 import Action, Output
+from countermand.v1.verb_pb2 import Action
 
 log = logging.getLogger(__name__)
 
@@ -75,16 +70,6 @@ class Limits:
 
     attempts_max: int = 4  # beyond this a spinning array only seeks
     queue_max: int = 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outside:
-    """The world, as the runner sees it."""
-
-    now: Callable[[], datetime]
-    monotonic: Callable[[], float]
-    crash: Crash
-    telemetry: Telemetry = OFF
 
 
 class Runner:
@@ -109,8 +94,10 @@ class Runner:
         self.running: dict[str, Running] = {}
         self.watchers = Watchers(journal, self.running)
         self._outside = outside
-        self._cluster_id = ""
-        self._inline = InlineExecutor()
+        self._stopping = False
+        self._worker = Worker(
+            journal=journal, pools=pools, executor=executor, outside=outside, host_id=host_id
+        )
         self._tasks: set[asyncio.Task[Any]] = set()
         self._slots = {
             Lane(kind, touches_storage): Slots(
@@ -126,23 +113,22 @@ class Runner:
 
     async def start(self) -> None:
         """Replays the journal: settles or resumes what was open, sweeps what is nobody's."""
-        self._cluster_id = await self.journal.transact(lambda tx: tx.meta("cluster_id"))
+        self._worker.cluster_id = await self.journal.transact(lambda tx: tx.meta("cluster_id"))
         records = await recovery.replay(
             self.journal, self.pools, self.executor, now=self._outside.now
         )
         for record in records:
-            is_action = record.kind is Kind.ACTION
-            action = wire.action_of(record) if is_action else _work_of(wire.compensation_of(record))
-            lane = _lane(record.kind, action)
+            lane = _lane(record.kind, work.action_for(record))
             running = self._launch(record, self._slots[lane].retake())
             if record.tombstoned or record.state is State.CANCELLING:
                 running.stop(AttemptCancelled())
 
     async def stop(self) -> None:
         """Leaves what is running as it is, for the next start, and closes the journal."""
+        self._stopping = True
         for running in self.running.values():
             running.interrupt()
-        if self._tasks:
+        while self._tasks:  # a request in the middle of its admission launches one more
             await asyncio.wait(self._tasks)
         await self.journal.close()
         self.executor.close()
@@ -186,7 +172,7 @@ class Runner:
             self._admit(
                 header,
                 Kind.COMPENSATION,
-                lane=_lane(Kind.COMPENSATION, _work_of(request)),
+                lane=_lane(Kind.COMPENSATION, work.work_of(request)),
                 request=arguments.SerializeToString(deterministic=True),
                 refusal=refusal,
                 compensates=request.compensates,
@@ -276,7 +262,7 @@ class Runner:
                 pass
         assert ticket is not None
         assert admitted is not None
-        self._cluster_id = self._cluster_id or header.cluster_id
+        self._worker.cluster_id = self._worker.cluster_id or header.cluster_id
         self._outside.crash(
             crash_points.AFTER_JOURNAL if kind is Kind.ACTION else crash_points.AFTER_TOMBSTONE
         )
@@ -315,6 +301,8 @@ class Runner:
         # It is there if it was admitted: commits wake those who wait in their order.
         if target := self.running.get(record.compensates):
             target.stop(AttemptCancelled())
+        if self._stopping:
+            running.interrupt()
         self.running[record.name] = running
         task = asyncio.ensure_future(self._run(running, ticket, earlier))
         self._tasks.add(task)
@@ -388,7 +376,7 @@ class Runner:
             error = RunTimeout(run_timeout_s=seconds)
             timer = asyncio.get_running_loop().call_later(seconds, running.stop, error)
         try:
-            event, output, failure = await self._outcome(running)
+            outcome = await self._worker.outcome(running)
         finally:
             if timer is not None:
                 timer.cancel()
@@ -396,87 +384,21 @@ class Runner:
         self._outside.crash(
             crash_points.BEFORE_RECORD if is_action else crash_points.AFTER_COMPENSATION
         )
-        await self._record(running, self._settling(running, event, output, failure))
+        await self._record(running, self._settling(running, outcome))
 
-    async def _outcome(self, running: Running) -> tuple[Event, bytes, bytes]:
-        """Does the work; returns how it ended."""
-        record = running.record
-        is_action = record.kind is Kind.ACTION
-        try:
-            output = await self._drive(running)
-            return Event.SUCCEEDED, output.SerializeToString(deterministic=True), b""
-        except AttemptCancelled:
-            return Event.STOPPED, b"", b""
-        except PoolNotFound as error:
-            # It was there when the attempt was admitted: what it did cannot be looked at now.
-            event = Event.LOST if is_action else Event.FAILED
-            return event, b"", self._failure(error, record)
-        except CountermandError as error:
-            return Event.FAILED, b"", self._failure(error, record)
-        except OutcomeUnknown as error:
-            event = Event.LOST if is_action else Event.FAILED
-            return event, b"", self._failure(error.cause, record)
-        except Interrupted:
-            raise
-        except Exception as error:
-            log.exception("attempt.defect", extra={"attempt": record.name})
-            event = Event.LOST if is_action else Event.FAILED
-            return event, b"", self._failure(Bug(what=repr(error)), record)
-
-    async def _drive(self, running: Running) -> Output:
-        record = running.record
-        verb, steps = await self._steps(record)
-        executor = self.executor if verb.touches_storage else self._inline
-        with self._outside.telemetry.span(
-            f"agent.{record.kind.lower()}",
-            parent=parse_traceparent(record.traceparent, record.tracestate),
-            attributes={"countermand.attempt": record.name},
-        ):
-            return await executor.drive(steps, running)
-
-    def _failure(self, error: CountermandError, record: AttemptRecord) -> bytes:
-        failure = error.failure(attempt=record.name, host_id=self.identity.host_id)
-        return failure.SerializeToString(deterministic=True)
-
-    async def _steps(self, record: AttemptRecord) -> tuple[catalogue.Verb, Steps[Output]]:
-        """Returns the work of an attempt."""
-        work = Work(
-            attempt=record.name,
-            cluster_id=self._cluster_id,
-            note=record.note,
-            now=self._outside.now,
-            crash=self._outside.crash,
-        )
-        context = Context(work=work, pools=self.pools)
-        action = wire.action_of(record)
-        if record.kind is Kind.ACTION:
-            verb = catalogue.VERBS[catalogue.name_of(action)]
-            return verb, verb.act(context, action)
-        request = wire.compensation_of(record)
-        if request.HasField("replacement"):
-            verb = catalogue.VERBS[catalogue.name_of(request.replacement)]
-            return verb, verb.act(context, request.replacement)
-        target = await self.journal.transact(lambda tx: tx.get(record.compensates))
-        verb = catalogue.VERBS.get(catalogue.name_of(action), catalogue.VERBS["noop"])
-        if verb.make_up is None:
-            _refuse_to_make_up(action, target)
-            verb = catalogue.VERBS["noop"]
-        assert verb.make_up is not None
-        return verb, _without_output(verb.make_up(context, action, record.compensates))
-
-    def _settling(
-        self, running: Running, event: Event, output: bytes, failure: bytes
-    ) -> Callable[[Transaction], None]:
+    def _settling(self, running: Running, outcome: Outcome) -> Callable[[Transaction], None]:
         done, total = running.done_and_total
 
         def settle(tx: Transaction) -> None:
             now = self._outside.now()
             record = tx.get(running.record.name)
             assert record is not None
-            moved = attempts.move(record, event, now=now, output=output, failure=failure)
+            moved = attempts.move(
+                record, outcome.event, now=now, output=outcome.output, failure=outcome.failure
+            )
             note = record.note if moved.state is State.UNKNOWN else ""
             tx.put(replace(moved, done_bytes=done, total_bytes=total, note=note))
-            if record.kind is Kind.COMPENSATION and event is Event.SUCCEEDED:
+            if record.kind is Kind.COMPENSATION and outcome.event is Event.SUCCEEDED:
                 target = tx.get(record.compensates)
                 if target is not None and target.state is State.UNKNOWN:
                     tx.put(attempts.move(target, Event.STOPPED, now=now))
@@ -509,11 +431,6 @@ def _lane(kind: Kind, action: Action) -> Lane:
     return Lane(kind, touches_storage=verb is None or verb.touches_storage)
 
 
-def _work_of(request: CompensateRequest) -> Action:
-    """Returns the action whose verb does the work of a compensation."""
-    return request.replacement if request.HasField("replacement") else request.action
-
-
 def _remember(tx: Transaction, header: Header) -> None:
     tx.remember_owner(
         workflow=header.workflow, owner_epoch=header.owner_epoch, cluster_id=header.cluster_id
@@ -540,16 +457,3 @@ def _check_compensation(header: Header, request: CompensateRequest) -> None:
         violations.append(Violation("action", "is required"))
     if violations:
         raise FieldInvalid(*violations)
-
-
-def _refuse_to_make_up(action: Action, target: AttemptRecord | None) -> None:
-    """Raises if an action that nothing makes up for may have taken effect."""
-    if target is not None and target.received and target.state in {State.SUCCEEDED, State.UNKNOWN}:
-        pool = next(address.pool_id for _, address in catalogue.addresses(action))
-        verb = catalogue.name_of(action)
-        raise VerbUnsupported(pool=pool, verb=f"make up for {verb}", why="it has no opposite")
-
-
-def _without_output(steps: Steps[None]) -> Steps[Output]:
-    yield from steps
-    return Output()

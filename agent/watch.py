@@ -55,7 +55,8 @@ class Watchers:
         """Reads from the journal, and progress from what is running."""
         self._journal = journal
         self._running = running
-        self._watchers: set[_Watcher] = set()
+        # A set in the order of arrival: the same in each run of the simulation.
+        self._watchers: dict[_Watcher, None] = {}
 
     def publish(self, changed: Iterable[AttemptRecord]) -> None:
         """Hands on what was committed; waits for nobody."""
@@ -74,7 +75,7 @@ class Watchers:
             WatcherTooSlow: Too much changed while the reader was away.
         """
         watcher = _Watcher()
-        self._watchers.add(watcher)  # before reading: what is committed meanwhile is not missed
+        self._watchers[watcher] = None  # before reading: what is committed meanwhile is not missed
         try:
             end = await self._journal.transact(_end_of_journal(after_sequence))
             bookmark = end if after_sequence is None else after_sequence
@@ -87,7 +88,7 @@ class Watchers:
             async for batch in self._live(watcher, bookmark):
                 yield batch
         finally:
-            self._watchers.discard(watcher)
+            del self._watchers[watcher]
 
     async def _live(self, watcher: _Watcher, bookmark: int) -> AsyncIterator[Batch]:
         told: dict[str, tuple[int, int]] = {}

@@ -15,7 +15,8 @@ from agent.drivers.files import Files, RealFiles
 from agent.drivers.staging import FilePool
 from agent.executors import InlineExecutor
 from agent.journal import InlineJournal, Journal, open_connection
-from agent.runner import Limits, Outside, Runner
+from agent.runner import Limits, Runner
+from agent.work import Outside
 from countermand.rpc import crash
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.verb_pb2 import Action

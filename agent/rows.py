@@ -1,0 +1,139 @@
+"""The journal's tables, and how a record becomes a row and back: the only place that knows both."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from agent.attempts import OPEN, AttemptRecord, Kind, State
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (
+  key   TEXT PRIMARY KEY,   -- cluster_id, incarnation, low_watermark, sequence
+  value TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS epochs (
+  workflow TEXT PRIMARY KEY,
+  highest  INTEGER NOT NULL  -- never decreases
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS attempts (
+  name            TEXT PRIMARY KEY,
+  workflow        TEXT NOT NULL,
+  kind            TEXT NOT NULL,
+  compensates     TEXT NOT NULL,
+  request         BLOB NOT NULL,
+  request_hash    BLOB NOT NULL,     -- empty: never received, known by its tombstone
+  state           TEXT NOT NULL,
+  output          BLOB NOT NULL,
+  failure         BLOB NOT NULL,
+  note            TEXT NOT NULL,
+  done_bytes      INTEGER NOT NULL,
+  total_bytes     INTEGER NOT NULL,
+  tombstoned      INTEGER NOT NULL,  -- 1: may never start
+  received        INTEGER NOT NULL,
+  owner_epoch     INTEGER NOT NULL,
+  intent_sequence INTEGER NOT NULL,
+  run_timeout_us  INTEGER,
+  traceparent     TEXT NOT NULL,
+  tracestate      TEXT NOT NULL,
+  create_time_us  INTEGER NOT NULL,
+  start_time_us   INTEGER,
+  end_time_us     INTEGER,
+  sequence        INTEGER NOT NULL,  -- of the last change
+  forgettable     INTEGER NOT NULL DEFAULT 0  -- 1: its workflow is settled
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX IF NOT EXISTS attempts_by_sequence ON attempts (sequence);
+CREATE INDEX IF NOT EXISTS attempts_by_workflow ON attempts (workflow);
+CREATE INDEX IF NOT EXISTS attempts_open ON attempts (name)
+  WHERE state IN ('ACCEPTED', 'RUNNING', 'CANCELLING');
+"""
+
+COLUMNS = (
+    "name, workflow, kind, compensates, request, request_hash, state, output, failure, note,"
+    " done_bytes, total_bytes, tombstoned, received, owner_epoch, intent_sequence,"
+    " run_timeout_us, traceparent, tracestate, create_time_us, start_time_us, end_time_us, sequence"
+)
+PUT = (
+    f"INSERT INTO attempts ({COLUMNS}) VALUES ({', '.join('?' * 23)})"  # noqa: S608 - constants
+    " ON CONFLICT (name) DO UPDATE SET state = excluded.state, output = excluded.output,"
+    " failure = excluded.failure, note = excluded.note, done_bytes = excluded.done_bytes,"
+    " total_bytes = excluded.total_bytes, tombstoned = excluded.tombstoned,"
+    " start_time_us = excluded.start_time_us, end_time_us = excluded.end_time_us,"
+    " sequence = excluded.sequence"
+)
+SELECT = f"SELECT {COLUMNS} FROM attempts"  # noqa: S608 - constants
+IS_OPEN = "state IN ('ACCEPTED', 'RUNNING', 'CANCELLING')"
+assert {state.value for state in OPEN} == {"ACCEPTED", "RUNNING", "CANCELLING"}
+
+
+def _microseconds(time: datetime | None) -> int | None:
+    if time is None:
+        return None
+    return (time - _EPOCH) // timedelta(microseconds=1)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _time(microseconds: int | None) -> datetime | None:
+    return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
+
+
+def to_row(record: AttemptRecord, sequence: int) -> tuple[Any, ...]:
+    """Returns the row of a record under a sequence."""
+    timeout = record.run_timeout
+    return (
+        record.name,
+        record.workflow,
+        record.kind.value,
+        record.compensates,
+        record.request,
+        record.request_hash,
+        record.state.value,
+        record.output,
+        record.failure,
+        record.note,
+        record.done_bytes,
+        record.total_bytes,
+        int(record.tombstoned),
+        int(record.received),
+        record.owner_epoch,
+        record.intent_sequence,
+        None if timeout is None else timeout // timedelta(microseconds=1),
+        record.traceparent,
+        record.tracestate,
+        _microseconds(record.create_time),
+        _microseconds(record.start_time),
+        _microseconds(record.end_time),
+        sequence,
+    )
+
+
+def to_record(row: tuple[Any, ...]) -> AttemptRecord:
+    """Returns the record of a row."""
+    create_time = _time(row[19])
+    assert create_time is not None, row[0]
+    return AttemptRecord(
+        name=row[0],
+        kind=Kind(row[2]),
+        compensates=row[3],
+        request=row[4],
+        request_hash=row[5],
+        state=State(row[6]),
+        output=row[7],
+        failure=row[8],
+        note=row[9],
+        done_bytes=row[10],
+        total_bytes=row[11],
+        tombstoned=bool(row[12]),
+        received=bool(row[13]),
+        owner_epoch=row[14],
+        intent_sequence=row[15],
+        run_timeout=None if row[16] is None else timedelta(microseconds=row[16]),
+        traceparent=row[17],
+        tracestate=row[18],
+        create_time=create_time,
+        start_time=_time(row[20]),
+        end_time=_time(row[21]),
+        sequence=row[22],
+    )

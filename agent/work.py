@@ -1,0 +1,166 @@
+"""Does the work of one attempt: finds its verb, drives it, and says how it ended.
+
+Every way in which work can end is turned into an outcome here, and what is not certain is never
+called so: only a verb that raised one of our errors has swept what it had begun.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from agent import wire
+from agent.attempts import AttemptRecord, Event, Kind, State
+from agent.drivers.driver import Driver, OutcomeUnknown, Steps, Work
+from agent.executors import Executor, InlineExecutor, Interrupted
+from agent.journal import Transactor
+from agent.running import Running
+from agent.verbs import catalogue
+from agent.verbs.context import Context
+from countermand.rpc.crash import Crash
+from countermand.rpc.errors import (
+    AttemptCancelled,
+    Bug,
+    CountermandError,
+    PoolNotFound,
+    VerbUnsupported,
+)
+from countermand.rpc.telemetry import OFF, Telemetry, parse_traceparent
+from countermand.v1.agent_pb2 import CompensateRequest
+from countermand.v1.verb_pb2 import Action, Output
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outside:
+    """The world, as the runner sees it."""
+
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    crash: Crash
+    telemetry: Telemetry = OFF
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How work ended."""
+
+    event: Event
+    output: bytes = b""
+    failure: bytes = b""
+
+
+class Worker:
+    """Does the work of one agent's attempts."""
+
+    def __init__(
+        self,
+        *,
+        journal: Transactor,
+        pools: Mapping[str, Driver],
+        executor: Executor,
+        outside: Outside,
+        host_id: str,
+    ) -> None:
+        """Belongs to no cluster yet."""
+        self.cluster_id = ""
+        self._journal = journal
+        self._pools = pools
+        self._executor = executor
+        self._inline = InlineExecutor()
+        self._outside = outside
+        self._host_id = host_id
+
+    async def outcome(self, running: Running) -> Outcome:
+        """Does the work; returns how it ended."""
+        record = running.record
+        # A compensation is simply tried again, under another number.
+        uncertain = Event.LOST if record.kind is Kind.ACTION else Event.FAILED
+        try:
+            output = await self._drive(running)
+            return Outcome(
+                event=Event.SUCCEEDED, output=output.SerializeToString(deterministic=True)
+            )
+        except AttemptCancelled:
+            return Outcome(event=Event.STOPPED)
+        except PoolNotFound as error:
+            # It was there when the attempt was admitted: what it did cannot be looked at now.
+            return Outcome(event=uncertain, failure=self._failure(error, record))
+        except CountermandError as error:
+            return Outcome(event=Event.FAILED, failure=self._failure(error, record))
+        except OutcomeUnknown as error:
+            return Outcome(event=uncertain, failure=self._failure(error.cause, record))
+        except Interrupted:
+            raise
+        except Exception as error:
+            log.exception("attempt.defect", extra={"attempt": record.name})
+            return Outcome(event=uncertain, failure=self._failure(Bug(what=repr(error)), record))
+
+    async def _drive(self, running: Running) -> Output:
+        record = running.record
+        verb, steps = await self._steps(record)
+        executor = self._executor if verb.touches_storage else self._inline
+        with self._outside.telemetry.span(
+            f"agent.{record.kind.lower()}",
+            parent=parse_traceparent(record.traceparent, record.tracestate),
+            attributes={"countermand.attempt": record.name},
+        ):
+            return await executor.drive(steps, running)
+
+    def _failure(self, error: CountermandError, record: AttemptRecord) -> bytes:
+        failure = error.failure(attempt=record.name, host_id=self._host_id)
+        return failure.SerializeToString(deterministic=True)
+
+    async def _steps(self, record: AttemptRecord) -> tuple[catalogue.Verb, Steps[Output]]:
+        """Returns the work of an attempt."""
+        work = Work(
+            attempt=record.name,
+            cluster_id=self.cluster_id,
+            note=record.note,
+            now=self._outside.now,
+            crash=self._outside.crash,
+        )
+        context = Context(work=work, pools=self._pools)
+        action = wire.action_of(record)
+        if record.kind is Kind.ACTION:
+            verb = catalogue.VERBS[catalogue.name_of(action)]
+            return verb, verb.act(context, action)
+        request = wire.compensation_of(record)
+        if request.HasField("replacement"):
+            verb = catalogue.VERBS[catalogue.name_of(request.replacement)]
+            return verb, verb.act(context, request.replacement)
+        target = await self._journal.transact(lambda tx: tx.get(record.compensates))
+        verb = catalogue.VERBS.get(catalogue.name_of(action), catalogue.VERBS["noop"])
+        if verb.make_up is None:
+            _refuse_to_make_up(action, target)
+            verb = catalogue.VERBS["noop"]
+        assert verb.make_up is not None
+        return verb, _without_output(verb.make_up(context, action, record.compensates))
+
+
+def action_for(record: AttemptRecord) -> Action:
+    """Returns the action whose verb does the work of an attempt."""
+    if record.kind is Kind.ACTION:
+        return wire.action_of(record)
+    return work_of(wire.compensation_of(record))
+
+
+def work_of(request: CompensateRequest) -> Action:
+    """Returns the action whose verb does the work of a compensation."""
+    return request.replacement if request.HasField("replacement") else request.action
+
+
+def _refuse_to_make_up(action: Action, target: AttemptRecord | None) -> None:
+    """Raises if an action that nothing makes up for may have taken effect."""
+    if target is not None and target.received and target.state in {State.SUCCEEDED, State.UNKNOWN}:
+        pool = next(address.pool_id for _, address in catalogue.addresses(action))
+        verb = catalogue.name_of(action)
+        raise VerbUnsupported(pool=pool, verb=f"make up for {verb}", why="it has no opposite")
+
+
+def _without_output(steps: Steps[None]) -> Steps[Output]:
+    yield from steps
+    return Output()
