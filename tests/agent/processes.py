@@ -29,6 +29,7 @@ class Host:
 
     folder: Path
     options: dict[str, str] = field(default_factory=dict)  # pool id → ",option…"
+    processes: list[asyncio.subprocess.Process] = field(default_factory=list)
 
     def pool(self, pool_id: str) -> Path:
         """Returns a pool's folder."""
@@ -68,6 +69,7 @@ class Host:
                 stderr=log,
                 env={**os.environ, crash.VARIABLE: crash_point},
             )
+        self.processes.append(process)
         assert process.stdout is not None
         line = await process.stdout.readline()
         if not line:  # it was told to die while it recovered
@@ -76,6 +78,13 @@ class Host:
         ready = json.loads(line)
         assert ready["event"] == "agent.ready", ready
         return Agent(process, ready["address"], Requests(ready["incarnation"]))
+
+    async def clean_up(self) -> None:
+        """Kills what a failed test left running."""
+        for process in self.processes:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
 
 
 class DiedEarlyError(Exception):

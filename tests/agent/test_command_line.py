@@ -78,17 +78,23 @@ def test_serve_says_what_is_wrong(tmp_path, arguments, words):
     assert words in answer.output
 
 
-async def test_a_second_agent_is_kept_off_the_same_journal(tmp_path):
+@pytest.fixture
+async def host(tmp_path):
     host = Host(tmp_path, {"fast": ""})
+    yield host
+    await host.clean_up()
+
+
+async def test_a_second_agent_is_kept_off_the_same_journal(host):
     agent = await host.start()
     with pytest.raises(DiedEarlyError, match="another agent"):
         await host.start()
     await agent.stop()
 
 
-async def test_a_stopped_agent_goes_on_where_it_was(tmp_path):
+async def test_a_stopped_agent_goes_on_where_it_was(host, tmp_path):
     """S-Z9: SIGTERM leaves the work, the next start takes it up."""
-    host = Host(tmp_path, {"fast": ",bandwidth=16MiB,flush=4MiB"})
+    host.options = {"fast": ",bandwidth=16MiB,flush=4MiB"}
     content = tmp_path / "disk.img"
     content.write_bytes(bytes(range(256)) * 2**16)
     arguments = [f"--pool=fast={host.pool('fast')}", "--image=base", "--format=raw", str(content)]

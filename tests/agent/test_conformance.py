@@ -185,8 +185,10 @@ async def test_succeeds_wherever_the_power_was_cut(case, tmp_path):
         again = await rig.run(DO, case.action)
         assert again.state == Attempt.STATE_SUCCEEDED, (place, again)
         assert (rig.images(), rig.staged()) == (list(case.after), []), place
-        if case.action.WhichOneof("verb") != "clone_image":  # which may share or not
-            assert again.output == calm.output, place
+        for output in (calm.output.copy_image, again.output.copy_image):
+            if case.needs_qemu:  # counted in the file system's blocks, which vary by one
+                output.ClearField("written_bytes")
+        assert again.output == calm.output, place
         await rig.runner.stop()
 
 

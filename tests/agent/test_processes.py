@@ -36,7 +36,8 @@ async def host(tmp_path):
         *("--image=base", "--format=raw", str(source)),
     )
     assert await importing.wait() == 0
-    return host
+    yield host
+    await host.clean_up()
 
 
 async def test_copies_and_makes_up_for_it(host):
