@@ -117,6 +117,7 @@ class Copy:
                 yield Step(wait_s=wait_s)
         self.files.truncate(self.target, self.size_bytes)
         self.files.flush(self.target)
+        yield Step(done=self.size_bytes, total=self.size_bytes)  # a hole at the end counts too
         return self.written_bytes
 
     def _copy_piece(self, begin: int, end: int) -> int:

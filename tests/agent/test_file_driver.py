@@ -100,6 +100,7 @@ async def test_a_copy_keeps_holes_and_leaves_zeros_out(rig):
     assert copied.state == SUCCEEDED, copied
     found = rig.data("disk").stat()
     assert found.st_size == 256 * MIB
+    assert copied.progress.done == copied.progress.total == 256 * MIB
     assert found.st_blocks * 512 <= source.stat().st_blocks * 512 - CHUNK_BYTES
     assert copied.output.copy_image.digest == digest(source.read_bytes())
     assert rig.data("disk").read_bytes() == source.read_bytes()

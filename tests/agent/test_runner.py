@@ -232,20 +232,20 @@ async def test_a_run_timeout_stops_the_work_for_certain(gated):
 # -- cancel -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("steps", range(1, 7))
+@pytest.mark.parametrize("steps", range(1, 8))
 async def test_a_copy_can_be_cancelled_at_every_step(gated, steps):
     """S-V19: start, each of three chunks, the end; nothing is left behind."""
     rig, gate = gated
     await rig.accept(COPY, ACTION)
-    # Three chunks, and one step before and one after them.
-    await gate.arrival(min(steps, 5))
-    if steps == 6:
+    # Three chunks, and one step before and two after them.
+    await gate.arrival(min(steps, 6))
+    if steps == 7:
         gate.open()
         await rig.settled(COPY)
     answer = await rig.cancel(COPY)
     gate.open()
     ended = await rig.settled(COPY)
-    if steps == 6:  # the race is lost: both say so
+    if steps == 7:  # the race is lost: both say so
         assert answer.state == ended.state == SUCCEEDED
         return
     assert (answer.state, ended.state) == (CANCELLING, CANCELLED)
@@ -306,7 +306,7 @@ async def test_compensation_after_the_action_removes_what_it_made(rig):
     assert rig.images() == ["base"]
 
 
-@pytest.mark.parametrize("steps", range(1, 6))
+@pytest.mark.parametrize("steps", range(1, 7))
 async def test_compensation_during_the_action_stops_it_first(gated, steps):
     rig, gate = gated
     await rig.accept(COPY, ACTION)
@@ -395,7 +395,7 @@ async def test_a_compensation_names_an_attempt_of_its_workflow(rig, compensates)
 # -- restarts -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("steps", range(1, 6))
+@pytest.mark.parametrize("steps", range(1, 7))
 async def test_an_interrupted_copy_goes_on_after_a_restart(gated, steps):
     """S-V6, S-Z9."""
     rig, gate = gated
