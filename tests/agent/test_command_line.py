@@ -94,7 +94,7 @@ async def test_a_second_agent_is_kept_off_the_same_journal(host):
 
 async def test_a_stopped_agent_goes_on_where_it_was(host, tmp_path):
     """S-Z9: SIGTERM leaves the work, the next start takes it up."""
-    host.options = {"fast": ",bandwidth=16MiB,flush=4MiB"}
+    host.options = {"fast": ",bandwidth=1MiB,flush=4MiB"}
     content = tmp_path / "disk.img"
     content.write_bytes(bytes(range(256)) * 2**16)
     arguments = [f"--pool=fast={host.pool('fast')}", "--image=base", "--format=raw", str(content)]
