@@ -24,9 +24,7 @@ class _NoWait(selectors.BaseSelector):
         self.now_s = 0.0
         self._map: dict[object, selectors.SelectorKey] = {}
 
-    def register(
-        self, fileobj: object, events: int, data: object = None
-    ) -> selectors.SelectorKey:
+    def register(self, fileobj: object, events: int, data: object = None) -> selectors.SelectorKey:
         key = selectors.SelectorKey(fileobj, 0, events, data)  # type: ignore[arg-type]
         self._map[fileobj] = key
         return key
@@ -34,9 +32,7 @@ class _NoWait(selectors.BaseSelector):
     def unregister(self, fileobj: object) -> selectors.SelectorKey:
         return self._map.pop(fileobj)
 
-    def select(
-        self, timeout: float | None = None
-    ) -> list[tuple[selectors.SelectorKey, int]]:
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
             raise NothingLeft
         self.now_s += max(timeout, 0.0)

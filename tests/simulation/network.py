@@ -28,6 +28,9 @@ class Weather(Protocol):
     def lost(self, host: str) -> bool:
         """Returns whether a message to or from a host is lost."""
 
+    def found_again(self) -> bool:
+        """Returns whether a lost request arrives after all, when nobody waits for it any more."""
+
     def repeated(self) -> bool:
         """Returns whether a request arrives a second time."""
 
@@ -55,9 +58,7 @@ class Network:
         """Returns a connection to an agent."""
         return Line(self, address)
 
-    async def call(
-        self, node: Node, method: Callable[[], Any], host: str, timeout_s: float
-    ) -> Any:
+    async def call(self, node: Node, method: Callable[[], Any], host: str, timeout_s: float) -> Any:
         """Carries one call to a node and its answer back; raises CountermandError."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._carry(self._transmit(node, method, host, answer))
@@ -83,6 +84,8 @@ class Network:
     ) -> None:
         await asyncio.sleep(self.weather.delay_s())
         if self.weather.lost(host):
+            if self.weather.found_again():  # not lost, only very late
+                self._carry(self._repeat(node, method, host))
             return
         result: object
         try:

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agent.drivers.driver import Step
-from agent.drivers.file import FileDriver, FilePool
+from agent.drivers.file import FileDriver
+from agent.drivers.staging import FilePool
 from agent.executors import InlineExecutor
 from agent.journal import InlineJournal, Journal, Transaction
-from agent.runner import Limits, Outside, Runner
+from agent.runner import Limits, Runner
 from agent.service import AgentService
+from agent.work import Outside
 from coordinator.agents.connection import Connect
 from coordinator.agents.fleet import Fleet
 from coordinator.agents.line import Ears
@@ -74,6 +76,10 @@ class Node:
         """Raises if the node is dead."""
         if not self.alive:
             raise Died(self.name)
+
+    async def start(self) -> None:
+        """Begins a new life."""
+        raise NotImplementedError
 
     def kill(self) -> None:
         """Ends the process here and now."""

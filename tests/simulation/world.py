@@ -1,4 +1,4 @@
-"""One simulated cluster under one seed: real coordinator, real agents, and everything that can fail.
+"""One simulated cluster under one seed: real coordinator, real agents, everything that can fail.
 
     World(seed).run()
 
@@ -10,6 +10,7 @@ the end. A violation carries the seed; the same seed gives the same trace.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import hashlib
 import json
 import random
@@ -23,11 +24,10 @@ from google.protobuf.message import Message
 
 from agent.drivers.driver import Format, Work
 from agent.drivers.file import FileDriver
-from coordinator.runtime.ports import Change, Store
+from coordinator.runtime.ports import Change
 from coordinator.saga import history
 from coordinator.saga.states import SETTLED, TASK_TABLE, WORKFLOW_TABLE, TaskState, WorkflowState
 from coordinator.saga.workflow import Workflow
-from coordinator.store.memory import Kept, MemoryStore
 from countermand.rpc import crash
 from countermand.rpc.errors import Busy, CountermandError, FieldInvalid, HostUnreachable
 from countermand.rpc.names import parse_attempt, workflow_name
@@ -38,6 +38,7 @@ from tests.simulation.clock import VirtualClock, VirtualLoop
 from tests.simulation.disk import Disk, LiveFiles
 from tests.simulation.network import Network
 from tests.simulation.nodes import AgentNode, CoordinatorNode, Node, Surroundings, task_factory
+from tests.simulation.stores import Model, Storage
 
 HOSTS = ("host-a", "host-b", "host-c")
 STORM_S = 90.0  # how long things fail
@@ -61,6 +62,7 @@ class Faults:
     down_s_max: float = 20.0
     message_lost: float = 0.03
     message_repeated: float = 0.05
+    lost_found_again: float = 0.5
     cut_every_s: float = 30.0
     cut_s_max: float = 25.0
 
@@ -84,7 +86,7 @@ class World(Surroundings):
         seed: int,
         *,
         faults: Faults = Faults(),
-        open_store: Callable[[Kept], Store] | None = None,
+        store: Callable[[], Storage] = Model,
         verbose: bool = False,
     ) -> None:
         """Draws everything from the seed."""
@@ -96,7 +98,9 @@ class World(Surroundings):
         self.clock = VirtualClock(self.loop)
         self.calm = False
         self.deaths = 0
-        self.kept = Kept()
+        self.violation: Violation | None = None
+        self.settled: dict[str, WorkflowState] = {}
+        self.storage = store()
         self._trace = hashlib.sha256()
         self._cut_until = dict.fromkeys((*HOSTS, "coordinator"), 0.0)
         self._ledger: dict[str, str] = {}  # attempt → "published" or "undone"
@@ -107,15 +111,19 @@ class World(Surroundings):
         }
         self.coordinator = CoordinatorNode(
             self,
-            open_store=lambda: open_store(self.kept)
-            if open_store
-            else MemoryStore(self.kept, new_id=self.new_id),
+            open_store=lambda: self.storage.open(self.new_id),
             connect=self.network.connect,
             hosts=HOSTS,
         )
         self.load = workload.draw(self.chance, HOSTS)
         self.acknowledged: set[str] = set()
         self.cancelled: set[str] = set()
+
+    def broken(self, what: str) -> Violation:
+        """Returns what to raise, and keeps it: whoever raises it may be in a task of a node."""
+        violation = Violation(f"seed {self.seed}: {what}")
+        self.violation = self.violation or violation
+        return violation
 
     # -- running --------------------------------------------------------------------------------
 
@@ -132,15 +140,13 @@ class World(Surroundings):
         except Violation:
             raise
         except AssertionError as error:
-            raise Violation(f"seed {self.seed}: {error}") from error
+            raise self.broken(f"{error}") from error
         finally:
             virtual_s = self.loop.time()
             self._end()
         return Report(
             seed=self.seed,
-            settled={
-                name: self.kept.records[name].workflow.state for name in sorted(self.acknowledged)
-            },
+            settled=self.settled,
             deaths=self.deaths,
             trace=self._trace.hexdigest(),
             virtual_s=virtual_s,
@@ -156,6 +162,7 @@ class World(Surroundings):
         self.loop.close()
         for agent in self.agents.values():
             agent.journal.close()
+        self.storage.close()
 
     async def _story(self) -> None:
         for host, agent in self.agents.items():
@@ -180,15 +187,22 @@ class World(Surroundings):
             await agent.start()  # the sweep of a new life
         await asyncio.sleep(1.0)
         self._check_end()
+        self._check()
 
     async def _until_settled(self) -> None:
         while True:
-            open_ = [r.workflow for r in self.kept.records.values() if not r.workflow.settled]
+            open_ = [w for w in self.storage.workflows() if not w.settled]
             if not open_:
                 return
             if self.loop.time() > STORM_S + PATIENCE_S:
-                raise Violation(f"seed {self.seed}: never settled: {_told(open_[0])}")
+                raise self.broken(f"never settled: {_told(open_[0])}")
+            self._check()
             await asyncio.sleep(1.0)
+
+    def _check(self) -> None:
+        """Raises what was found wrong in a task of a node."""
+        if self.violation:
+            raise self.violation
 
     # -- faults ---------------------------------------------------------------------------------
 
@@ -210,14 +224,18 @@ class World(Surroundings):
         self.deaths += 1
         if isinstance(node, AgentNode):
             self.loop.call_soon(self._recount, node)
+        else:
+            self.storage.died()
         if not self.calm:
             down_s = self.chance.random() * self.faults.down_s_max
-            self.loop.call_later(down_s, self._restart, node)
+            # In no process: it is called in the one that has just died.
+            context = contextvars.Context()
+            self.loop.call_later(down_s, self._restart, node, context=context)
 
     def _restart(self, node: Node) -> None:
         if not node.alive and not self.calm:
             self.note(f"{node.name} starts")
-            asyncio.ensure_future(node.start(), loop=self.loop)  # type: ignore[attr-defined]
+            self._starting = self.loop.create_task(node.start())
 
     def crashes(self, node: Node, point: str) -> bool:
         """Returns whether a node dies here."""
@@ -235,6 +253,10 @@ class World(Surroundings):
             self._cut_until[host] > self.loop.time()
             or self.chance.random() < self.faults.message_lost
         )
+
+    def found_again(self) -> bool:
+        """Returns whether a lost request arrives after all."""
+        return self.chance.random() < self.faults.lost_found_again
 
     def repeated(self) -> bool:
         """Returns whether a request arrives a second time."""
@@ -282,7 +304,7 @@ class World(Surroundings):
                 self.note(f"{rpc}: {error.reason}")
                 await asyncio.sleep(RETRY_S)
             except FieldInvalid as error:
-                raise Violation(f"seed {self.seed}: {error}") from error
+                raise self.broken(f"{error}") from error
 
     # -- what is seen ---------------------------------------------------------------------------
 
@@ -291,7 +313,7 @@ class World(Surroundings):
         line = f"{self.loop.time():10.4f} {text}"
         self._trace.update(line.encode())
         if self.verbose:
-            print(line)  # noqa: T201
+            print(line)
 
     def sent(self, rpc: str, request: Message) -> None:
         """Checks I5: no request leaves without a committed intent that describes it."""
@@ -301,30 +323,25 @@ class World(Surroundings):
         self.note(f"{rpc} {header.attempt} epoch {header.owner_epoch}")
         name = parse_attempt(header.attempt)
         assert name is not None, header.attempt
-        workflow = self.kept.records[name.workflow_id].workflow
+        workflow = self.storage.workflow(name.workflow_id)
+        if workflow is None:
+            raise self.broken(f"I5: {rpc} for {name}: there is no such workflow")
         task = workflow.task(workflow.plan.by_name[name.task_id])
         if name.number > len(task.attempts):
-            raise Violation(f"seed {self.seed}: I5: {rpc} for {name} was never committed")
+            raise self.broken(f"I5: {rpc} for {name} was never committed")
         attempt = task.attempts[name.number - 1]
         if attempt.intent != header.intent_sequence:
-            raise Violation(f"seed {self.seed}: I5: {name} goes out with another intent")
+            raise self.broken(f"I5: {name} goes out with another intent")
 
     def committing(self, changes: Sequence[Change]) -> None:
         """Checks what a coordinator is about to commit."""
         for change in changes:
             workflow = change.workflow
             self.note(f"commit {workflow.id} v{workflow.version} {workflow.state}")
-            for entry in change.history:
-                fact = entry.fact
-                if isinstance(fact, history.TaskMoved):
-                    assert (fact.before, fact.after) in _TASK_MOVES, f"I7: {fact}"
-                elif isinstance(fact, history.WorkflowMoved):
-                    assert (fact.before, fact.after) in _WORKFLOW_MOVES, f"I7: {fact}"
-                    assert fact.before not in SETTLED, f"I7: {fact}"
-                    assert fact.after is not WorkflowState.QUARANTINED, _told(workflow)
-            invariants.one_effect_at_a_time(workflow)
-            invariants.the_verdict_is_true(workflow)
-            invariants.nothing_is_stuck(workflow)
+            try:
+                _check_change(change)
+            except AssertionError as error:
+                raise self.broken(f"{error}") from error
 
     def renamed(self, agent: str, source: str, target: str) -> None:
         """Checks I1 and I2 as effects appear and go."""
@@ -335,16 +352,18 @@ class World(Surroundings):
         self.note(f"{agent}: {source} → {target}")
         if "/images/" in target:
             if self._ledger.get(attempt) == "undone":
-                raise Violation(f"seed {self.seed}: I2: {attempt} takes effect again")
-            tombstoned = self.agents[agent].journal.execute(
-                "SELECT tombstoned FROM attempts WHERE name = ?", (attempt,)
-            ).fetchone()
+                raise self.broken(f"I2: {attempt} takes effect again")
+            tombstoned = (
+                self.agents[agent]
+                .journal.execute("SELECT tombstoned FROM attempts WHERE name = ?", (attempt,))
+                .fetchone()
+            )
             if tombstoned and tombstoned[0]:
-                raise Violation(f"seed {self.seed}: I1: {attempt} shows after its compensation")
+                raise self.broken(f"I1: {attempt} shows after its compensation")
             self._ledger[attempt] = "published"
         else:
             if self._ledger.get(attempt) != "published":
-                raise Violation(f"seed {self.seed}: I2: {attempt} is undone twice")
+                raise self.broken(f"I2: {attempt} is undone twice")
             self._ledger[attempt] = "undone"
 
     def _recount(self, agent: AgentNode) -> None:
@@ -362,33 +381,33 @@ class World(Surroundings):
     # -- the end --------------------------------------------------------------------------------
 
     def _check_end(self) -> None:
-        for job_id in self.acknowledged:
-            if job_id not in self.kept.records:
-                raise Violation(f"seed {self.seed}: I8: {job_id} was acknowledged and is gone")
-        for job_id in self.cancelled:
-            workflow = self.kept.records[job_id].workflow
+        workflows = {workflow.id: workflow for workflow in self.storage.workflows()}
+        for job_id in sorted(self.acknowledged):
+            if job_id not in workflows:
+                raise self.broken(f"I8: {job_id} was acknowledged and is gone")
+            self.settled[job_id] = workflows[job_id].state
+        for job_id in sorted(self.cancelled):
+            workflow = workflows[job_id]
             if workflow.state is not WorkflowState.COMPENSATED:
-                raise Violation(f"seed {self.seed}: I8: {job_id} was cancelled: {_told(workflow)}")
+                raise self.broken(f"I8: {job_id} was cancelled: {_told(workflow)}")
         self._check_history()
         for host, agent in self.agents.items():
-            self._check_disk(host, agent.disk)
+            self._check_disk(host, agent.disk, workflows)
 
     def _check_history(self) -> None:
         last: dict[str, int] = {}
-        for stored in self.kept.events:
+        for stored in self.storage.events():
             if stored.sequence != last.get(stored.workflow_id, 0) + 1:
-                raise Violation(f"seed {self.seed}: I7: a gap in {stored.workflow_id}")
+                raise self.broken(f"I7: a gap in {stored.workflow_id}")
             last[stored.workflow_id] = stored.sequence
 
-    def _check_disk(self, host: str, disk: Disk) -> None:
+    def _check_disk(self, host: str, disk: Disk, workflows: dict[str, Workflow]) -> None:
         """Checks I3, I4 and I11: exactly what succeeded is there, whole, and nothing else."""
         expected = self.load.furniture(host)
         contents: dict[str, bytes | None] = {}
         for job in self.load.jobs:
-            if job.id not in self.kept.records:
-                continue
-            workflow = self.kept.records[job.id].workflow
-            if workflow.state is not WorkflowState.SUCCEEDED:
+            workflow = workflows.get(job.id)
+            if workflow is None or workflow.state is not WorkflowState.SUCCEEDED:
                 continue
             for task in job.tasks:
                 record = workflow.task(workflow.plan.by_name[task.name])
@@ -404,15 +423,31 @@ class World(Surroundings):
                     contents[task.target] = task.content
         found = _images(disk)
         if found != expected:
-            raise Violation(f"seed {self.seed}: I3: {host} holds {found}, expected {expected}")
+            raise self.broken(f"I3: {host} holds {found}, expected {expected}")
         for path, content in contents.items():
             file = disk.names[f"{path}/data.raw"]
             assert file is not None, path
             if content is not None and bytes(file.data) != content:
-                raise Violation(f"seed {self.seed}: I3: {path} is not what was copied")
+                raise self.broken(f"I3: {path} is not what was copied")
         staged = [n for n in disk.names if "/staging/" in n]
         if staged:
-            raise Violation(f"seed {self.seed}: I11: left in staging: {staged}")
+            raise self.broken(f"I11: left in staging: {staged}")
+
+
+def _check_change(change: Change) -> None:
+    """Asserts I7, I4 and what else one decision shows."""
+    workflow = change.workflow
+    for entry in change.history:
+        fact = entry.fact
+        if isinstance(fact, history.TaskMoved):
+            assert (fact.before, fact.after) in _TASK_MOVES, f"I7: {fact}"
+        elif isinstance(fact, history.WorkflowMoved):
+            assert (fact.before, fact.after) in _WORKFLOW_MOVES, f"I7: {fact}"
+            assert fact.before not in SETTLED, f"I7: {fact}"
+            assert fact.after is not WorkflowState.QUARANTINED, _told(workflow)
+    invariants.one_effect_at_a_time(workflow)
+    invariants.the_verdict_is_true(workflow)
+    invariants.nothing_is_stuck(workflow)
 
 
 def _images(disk: Disk) -> dict[str, str]:
