@@ -126,9 +126,13 @@ class Service:
 
     async def kill(self) -> None:
         """Kills it, as a power cut would, and returns once it is dead."""
+        self.kill_soon()
+        await self.died()
+
+    def kill_soon(self) -> None:
+        """Kills it; returns at once."""
         assert self.life is not None
         self.lives.signal(self.life, signal.SIGKILL)
-        await self.died()
 
     async def died(self) -> None:
         """Returns once it was killed, by us or by its crash point."""

@@ -14,7 +14,7 @@ from tests.endtoend.cluster import TEMPLATES, copy
 
 HOSTS = {
     "a": {"pool-a": ""},
-    "b": {"pool-b": "bandwidth=4MiB"},
+    "b": {"pool-b": "bandwidth=4MiB", "crawling": "bandwidth=1MiB"},
     "c": {"pool-c": "", "small": "quota=256KiB"},
 }
 BASE = f"{TEMPLATES}/base"
@@ -50,6 +50,13 @@ def failure(workflow_id: str, group: Policy | None = None) -> WorkflowSpec:
             copy("never", "a", BASE, f"pool-a/{workflow_id}-never"),
         ),
     )
+
+
+def slow(workflow_id: str) -> WorkflowSpec:
+    """Returns a copy, and then one that takes long enough to be found at work."""
+    first = copy("first", "a", BASE, f"pool-a/{workflow_id}-first")
+    then = copy("slow", "b", BASE, f"crawling/{workflow_id}-slow")
+    return workflow_spec("slow", sequence("all", first, then))
 
 
 PLANS: dict[str, tuple[Callable[[str], WorkflowSpec], str]] = {
