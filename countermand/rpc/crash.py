@@ -1,8 +1,8 @@
 """Crash points: the named places where tests kill the process.
 
-A component takes a `Crash` and calls it with the name of each place it passes. In production it does
-nothing. With COUNTERMAND_CRASH_POINT=name, or name:n for the n-th time, the process kills itself
-there with SIGKILL, as a power cut would; the simulator passes its own.
+A component takes a `Crash` and calls it with the name of each place it passes. In production it
+does nothing. With COUNTERMAND_CRASH_POINT=name, or name:n for the n-th time, the process kills
+itself there with SIGKILL, as a power cut would; the simulator passes its own.
 """
 
 from __future__ import annotations

@@ -16,7 +16,9 @@ _ID = re.compile(ID_PATTERN)
 _WORKFLOW = re.compile(rf"workflows/({ID_PATTERN})")
 _TASK = re.compile(rf"workflows/({ID_PATTERN})/tasks/({ID_PATTERN})")
 # Numbers are canonical (no zeros in front), so that one attempt has one name.
-_ATTEMPT = re.compile(rf"workflows/({ID_PATTERN})/tasks/({ID_PATTERN})/attempts/([1-9][0-9]{{0,8}})")
+_ATTEMPT = re.compile(
+    rf"workflows/({ID_PATTERN})/tasks/({ID_PATTERN})/attempts/([1-9][0-9]{{0,8}})"
+)
 _HOST = re.compile(rf"hosts/({ID_PATTERN})")
 
 
