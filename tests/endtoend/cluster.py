@@ -12,13 +12,12 @@ import random
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from inspect import isawaitable
 from pathlib import Path
-from typing import TypeVar
 
 from countermand.client import Client
 from countermand.client.spec import Verb, image, task
@@ -27,8 +26,6 @@ from countermand.v1.verb_pb2 import CopyImage
 from countermand.v1.workflow_pb2 import Workflow
 from countermand.v1.workflow_spec_pb2 import Node
 from tests.endtoend.lives import Life, Lives
-
-T = TypeVar("T")
 
 HANG_S = 30.0  # nothing here takes longer, on the slowest machine
 POLL_S = 0.005
@@ -44,14 +41,13 @@ class HangError(Exception):
     """A condition was not met in time."""
 
 
-async def until(condition: Callable[[], T | Awaitable[T]], what: str) -> T:
-    """Returns the first true value of a condition."""
+async def until(condition: Callable[[], object], what: str) -> None:
+    """Returns once a condition holds; the condition may have to be awaited."""
     give_up = time.monotonic() + HANG_S
     while True:
         found = condition()
-        value = await found if isawaitable(found) else found
-        if value:
-            return value
+        if await found if isawaitable(found) else found:
+            return
         if time.monotonic() > give_up:
             raise HangError(what)
         await asyncio.sleep(POLL_S)
