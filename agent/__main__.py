@@ -24,6 +24,7 @@ from agent.drivers.files import RealFiles
 from agent.drivers.staging import FilePool
 from agent.executors import ThreadExecutor
 from agent.journal import Journal, ThreadJournal, open_connection
+from agent.recovery import IMPORT_PREFIX
 from agent.runner import Limits, Runner
 from agent.service import AgentService
 from agent.work import Outside
@@ -146,7 +147,9 @@ def import_command(*, pool: str, image: str, format_name: str, file: Path) -> No
     """Copies FILE into a pool as an image that belongs to no attempt."""
     if not names.is_id(image):
         raise click.UsageError(f"image id {image!r} {names.ID_RULE}")
-    work = Work(attempt=f"import/{image}", cluster_id="", note="", now=_now, crash=crash.never)
+    work = Work(
+        attempt=f"{IMPORT_PREFIX}{image}", cluster_id="", note="", now=_now, crash=crash.never
+    )
     try:
         driver = _open_pool(parse_pool(pool))
         for _step in driver.import_file(

@@ -16,6 +16,8 @@ from agent.journal import Transaction, Transactor
 
 log = logging.getLogger(__name__)
 
+IMPORT_PREFIX = "import/"  # the staging of an image that an administrator brings in
+
 
 async def replay(
     journal: Transactor,
@@ -53,8 +55,8 @@ def _settle_unstarted(tx: Transaction, *, now: Callable[[], datetime]) -> list[A
 
 async def _sweep(driver: Driver, kept: set[str], journal: Transactor, executor: Executor) -> None:
     for attempt in await executor.call(driver.staged):
-        if attempt in kept:
-            continue
+        if attempt in kept or attempt.startswith(IMPORT_PREFIX):
+            continue  # an administrator may be importing right now; a repeat begins anew
         known = await journal.transact(partial(_is_known, name=attempt))
         if driver.shared and not known:
             continue  # it may be another agent's

@@ -238,7 +238,9 @@ class Line:
         if order is None:
             return
         command = order.command
-        event = event_from_attempt(attempt, command.task, command.number)
+        event = event_from_attempt(
+            attempt, task=command.task, number=command.number, host=self.record.id
+        )
         if attempt.state in _OUTCOMES:
             self._drop(attempt.name)
         if event is not None:

@@ -45,6 +45,7 @@ from countermand.rpc.errors import (
     FieldInvalid,
     RequestIdReused,
     StateForbids,
+    StoreUnavailable,
     TaskNotFound,
     Violation,
     WorkflowIdTaken,
@@ -68,10 +69,6 @@ NEEDS_ATTENTION = frozenset(
 
 _STATES = {number: state for state, number in WORKFLOW_STATES.items()}
 _TASK_STATES = {number: state for state, number in TASK_STATES.items()}
-
-
-class StoreUnavailable(CountermandError):
-    """The coordinator's store does not answer ({why}): look at its disk and its log."""
 
 
 class WorkflowService(WorkflowServiceServicer):

@@ -31,6 +31,7 @@ from coordinator.runtime.ports import (
 from coordinator.saga.advance import Decision, advance, quarantine, start
 from coordinator.saga.commands import SendCompensation, SetTimer
 from coordinator.saga.events import Event, Now, OwnerChanged, RetryDue
+from coordinator.saga.history import TaskMoved, WorkflowMoved
 from coordinator.saga.spec import Plan
 from coordinator.saga.states import WorkflowState
 from coordinator.saga.workflow import About, Workflow
@@ -235,6 +236,7 @@ class Loop:
             else:
                 self._committed[workflow.id] = workflow
             self._hints.committed(workflow.id, settled=workflow.settled)
+            _log(decision)
             self._deliver(decision, ask_first=isinstance(item.what, OwnerChanged))
             if item.waiter and not item.waiter.done():
                 item.waiter.set_result(decision)
@@ -283,6 +285,26 @@ class Loop:
 
     def _put(self, item: _Item) -> None:
         self._inbox.put_nowait(item)
+
+
+def _log(decision: Decision) -> None:
+    """Writes one line per change of state."""
+    if not log.isEnabledFor(logging.INFO):
+        return
+    workflow = decision.workflow
+    for entry in decision.history:
+        match entry.fact:
+            case WorkflowMoved(after=state):
+                log.info("workflow.%s", state.lower(), extra={"workflow": workflow.id})
+            case TaskMoved(after=state, attempt=attempt):
+                node = workflow.plan.nodes[entry.task]
+                task = workflow.task(entry.task)
+                extra = {"workflow": workflow.id, "task": node.name, "attempt": attempt}
+                if task.attempts:
+                    extra["host"] = task.last.host
+                log.info("task.%s", state.lower(), extra=extra)
+            case _:
+                pass
 
 
 def _change(item: _Item, before: Workflow | None, decision: Decision) -> Change:

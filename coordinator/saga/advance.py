@@ -381,9 +381,10 @@ class _Turn:
                 if self.move(index, TaskChange.ACCEPTED):
                     attempt = self.task(index).last
                     started = attempt.start_time or self.now.time
-                    self.put_attempt(
-                        index, replace(attempt, state=AttemptState.RUNNING, start_time=started)
+                    found = replace(
+                        attempt, state=AttemptState.RUNNING, start_time=started, failure=None
                     )
+                    self.put_attempt(index, found)
             case events.AttemptSucceeded():
                 self.end_attempt(index, AttemptState.SUCCEEDED, event)
                 self.move(index, TaskChange.SUCCEEDED)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from coordinator.saga.spec import OnSiblingFailure
 from coordinator.saga.states import AttemptKind, AttemptState, TaskState, WorkflowState
 from coordinator.saga.workflow import Workflow
 
@@ -69,16 +68,10 @@ def outstanding(workflow: Workflow) -> Iterator[Command]:
         sent = {"task": index, "number": attempt.number}
         if attempt.kind is AttemptKind.COMPENSATION:
             yield SendCompensation(**sent, host=attempt.host)
-        elif attempt.state is AttemptState.CANCELLING or _is_stopped(workflow, index):
+        elif attempt.state is AttemptState.CANCELLING:
             yield SendCancel(**sent, host=attempt.host)
         else:
             yield SendAction(**sent, host=attempt.host)
-
-
-def _is_stopped(workflow: Workflow, index: int) -> bool:
-    """Returns whether an action that its host has never seen may not be sent any more."""
-    policy = workflow.plan.task(index).policy
-    return workflow.cause is not None and policy.on_sibling_failure is OnSiblingFailure.CANCEL
 
 
 _AT_REST = frozenset({TaskState.FAILED, TaskState.CANCELLED})

@@ -6,6 +6,7 @@ importing Alembic, which takes half a second.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
@@ -21,6 +22,8 @@ def migrate(connection: Connection) -> None:
     stored = stored_revision(connection)
     if stored == HEAD:
         return
+    # Its own progress is of no interest to whoever reads the coordinator's log.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     from alembic import command  # noqa: PLC0415 - half a second that most starts need not spend
     from alembic.config import Config  # noqa: PLC0415
     from alembic.script import ScriptDirectory  # noqa: PLC0415

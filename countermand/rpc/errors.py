@@ -211,6 +211,14 @@ class WatcherTooSlow(CountermandError):
     retriable = True
 
 
+class StoreUnavailable(CountermandError):
+    """The coordinator's store does not answer ({why}): look at its disk and its log."""
+
+    code = StatusCode.UNAVAILABLE
+    reason = "STORE_UNAVAILABLE"
+    retriable = True
+
+
 class CoordinatorUnavailable(CountermandError):
     """The coordinator at {address} does not answer: is it running, and is the address right?"""
 
