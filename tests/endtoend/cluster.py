@@ -130,6 +130,16 @@ class Service:
         assert self.life is not None
         self.lives.signal(self.life, signal.SIGKILL)
 
+    def freeze(self) -> None:
+        """Stops it as it is: it holds its connections and answers nothing."""
+        assert self.life is not None
+        self.lives.signal(self.life, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Lets it go on."""
+        assert self.life is not None
+        self.lives.signal(self.life, signal.SIGCONT)
+
     async def died(self) -> None:
         """Returns once it was killed, by us or by its crash point."""
         await until(lambda: not self.alive, f"death of {self.name}")
@@ -228,6 +238,12 @@ class Cluster:
         services = (*self.agents.values(), self.coordinator)
         await asyncio.gather(*(service.start() for service in services))
         await self.add_hosts()
+
+    async def end(self) -> None:
+        """Kills whatever still runs: what a test needed of its end, it has asserted."""
+        for service in (self.coordinator, *self.agents.values()):
+            if service.alive:
+                await service.kill()
 
     async def add_hosts(self) -> None:
         """Tells the coordinator of every host."""

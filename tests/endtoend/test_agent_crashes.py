@@ -35,7 +35,7 @@ async def cluster(lives, tmp_path_factory):
     await cluster.add_template("base")
     await cluster.start()
     yield cluster
-    await cluster.coordinator.stop()
+    await cluster.end()
 
 
 async def submit(cluster: Cluster, workflow_id: str, plan: str) -> None:

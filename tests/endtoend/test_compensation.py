@@ -34,7 +34,7 @@ async def cluster(lives, tmp_path_factory):
     await cluster.add_template("base")
     await cluster.start()
     yield cluster
-    await cluster.coordinator.stop()
+    await cluster.end()
 
 
 @contextmanager

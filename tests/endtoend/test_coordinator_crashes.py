@@ -45,8 +45,7 @@ async def cluster(lives, tmp_path_factory):
     await cluster.start()
     await cluster.coordinator.stop()
     yield cluster
-    for agent in cluster.agents.values():
-        await agent.stop()
+    await cluster.end()
 
 
 async def dies(cluster: Cluster, workflow_id: str, plan: str, crash_point: str) -> bool:
