@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from countermand.cli.drawing import phrases
-from countermand.cli.output import Row, age, clip, paint, progress_words, show_all
+from countermand.cli.output import Row, age, amount, clip, paint, progress_words, show_all
 from countermand.cli.settings import Settings
 from countermand.cli.words import WORKFLOW, task_look, workflow_look
 from countermand.rpc import names
@@ -67,7 +67,7 @@ def show_tasks(settings: Settings, found: Sequence[Task]) -> None:
             task_look(task.state),
             task.host_id or "-",
             verb_of(task),
-            progress_words(task.progress),
+            _how_far(task),
             clip(why(task)),
         ),
         name=lambda task: task.name,
@@ -133,6 +133,13 @@ def why(task: Task) -> str:
     if task.HasField("failure"):
         return f"{task.failure.reason}: {task.failure.message}"
     return f"waits for {task.waits_for}" if task.waits_for else ""
+
+
+def _how_far(task: Task) -> str:
+    """Returns how far a task is; of one that failed only the amount: it never was at 100%."""
+    if task.state in {Task.STATE_FAILED, Task.STATE_CANCELLED}:
+        return amount(task.progress.done, task.progress.unit) if task.progress.done else ""
+    return progress_words(task.progress)
 
 
 def depths_of(tasks: Sequence[Task]) -> dict[str, int]:

@@ -11,6 +11,7 @@ from countermand.cli.arguments import json_object, label_pair, named
 from countermand.cli.exits import PATIENCE, PATIENCE_WHEN_FOLLOWING, run
 from countermand.cli.settings import OrderedGroup, Settings, examples, shared_options
 from countermand.cli.steer import cancel, pause, resume
+from countermand.cli.timeline import timeline
 
 if TYPE_CHECKING:
     from countermand.client import Client
@@ -221,6 +222,9 @@ def events(settings: Settings, name: str, after: int) -> None:
             show_event(settings, event)
 
     run(settings, work)
+
+
+workflow.add_command(timeline)
 
 
 # -- follow -------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import pty
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import pytest
 from click.testing import CliRunner
@@ -14,37 +13,9 @@ from click.testing import CliRunner
 from countermand.cli.main import main
 from countermand.client.spec import dump_spec, sequence, task, workflow_spec
 from countermand.v1.verb_pb2 import Noop
+from tests.cli.processes import served
 
 SPEC = dump_spec(workflow_spec("drill", sequence("all", task("one", action=Noop()))))
-
-
-@contextmanager
-def served(*args):
-    """Yields a coordinator's process and address; it ends with its standard input."""
-    command = [sys.executable, "-m", "tests.cli.served", *args]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        address = process.stdout.readline().strip()
-        assert address, "the scripted coordinator did not start"
-        yield process, address
-        process.communicate()
-
-
-@pytest.fixture(scope="session")
-def coordinator():
-    with served() as (_, address):
-        yield address
-
-
-@pytest.fixture
-def run(coordinator):
-    def invoke(*args, given=None):
-        environment = {"COUNTERMAND_COORDINATOR": coordinator}
-        return CliRunner().invoke(main, args, input=given, env=environment)
-
-    return invoke
 
 
 # -- exit codes ---------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from countermand.rpc.errors import (
     FieldInvalid,
     HostNotFound,
     StateForbids,
+    TaskNotFound,
     Violation,
     WorkflowIdTaken,
     WorkflowNotFound,
@@ -105,7 +106,11 @@ class Scripted(pb_grpc.WorkflowServiceServicer):
         )
 
     async def GetWorkflow(self, request, context):
-        return pb.GetWorkflowResponse(workflow=self._find(request.name))
+        workflow = pb.Workflow()
+        workflow.CopyFrom(self._find(request.name))
+        if request.view == pb.WORKFLOW_VIEW_FULL:
+            workflow.tasks.extend(self.tasks[request.name])
+        return pb.GetWorkflowResponse(workflow=workflow)
 
     async def ListWorkflows(self, request, context):
         newest = list(reversed(self.workflows.values()))
@@ -124,6 +129,12 @@ class Scripted(pb_grpc.WorkflowServiceServicer):
         start = int(request.page_token or 0)
         token = str(start + 2) if start + 2 < len(found) else ""
         return pb.ListTasksResponse(tasks=found[start : start + 2], next_page_token=token)
+
+    async def GetTask(self, request, context):
+        for task in self.tasks[request.name.partition("/tasks/")[0]]:
+            if task.name == request.name:
+                return pb.GetTaskResponse(task=task)
+        raise TaskNotFound(name=request.name)
 
     async def ListEvents(self, request, context):
         rest = self.events[self._find(request.parent).name][request.after_sequence :]

@@ -1,0 +1,89 @@
+"""`countermand workflow timeline`: draws what happened when, to the terminal or into a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from countermand.cli.arguments import named
+from countermand.cli.exits import run
+from countermand.cli.settings import Settings, examples, shared_options
+
+if TYPE_CHECKING:
+    from countermand.cli.drawing.model import Timeline
+    from countermand.client import Client, Run
+
+# Only a task by itself tells how many bytes a copy wrote; beyond this many the drawing does without
+# rather than ask that often.
+OUTPUTS_MAX = 64
+
+
+@click.command(
+    epilog=examples(
+        "countermand workflow timeline @latest",
+        "countermand workflow timeline vm-42 --svg vm-42.svg",
+    )
+)
+@click.argument("name", metavar="WORKFLOW")
+@click.option(
+    "--svg",
+    "picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a picture instead: one file, for a browser or a ticket.",
+)
+@shared_options()
+@click.pass_obj
+def timeline(settings: Settings, name: str, picture: Path | None) -> None:
+    """Draw a workflow's history over time.
+
+    A row per task with its attempts and waits; below it the compensation lane: what was made up
+    for, in which order. Of a workflow that still runs, what has happened so far.
+    """
+    if settings.output != "table":
+        raise click.UsageError("a drawing has no -o; `workflow events -o json` tells the same")
+
+    async def work(client: Client) -> None:
+        drawn = await _read(await named(client, name))
+        if picture is not None:
+            _write(drawn, picture)
+        else:
+            _show(drawn)
+
+    run(settings, work)
+
+
+async def _read(one: Run) -> Timeline:
+    from datetime import UTC, datetime
+
+    from countermand.cli.drawing.timeline import timeline as drawn
+    from countermand.v1.workflow_pb2 import WorkflowView
+
+    workflow = await one.get(WorkflowView.WORKFLOW_VIEW_FULL)
+    copies = [task for task in workflow.tasks if task.verb == "copy_image"]
+    if len(copies) <= OUTPUTS_MAX:
+        for task in copies:
+            task.CopyFrom(await one.task(task.name.rpartition("/")[2]))
+    events = [event async for event in one.events()]
+    return drawn(workflow, events, datetime.now(UTC).replace(tzinfo=None))
+
+
+def _write(drawn: Timeline, path: Path) -> None:
+    from countermand.cli.drawing import svg
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(svg.draw(drawn), encoding="utf-8")
+    except OSError as error:
+        raise click.ClickException(f"{path}: {error.strerror}") from error
+    click.echo(f"Wrote {path}.")
+
+
+def _show(drawn: Timeline) -> None:
+    from rich.console import Console
+
+    from countermand.cli.drawing import terminal
+
+    context = click.get_current_context()
+    terminal.draw(drawn, Console(no_color=context.color is False))
