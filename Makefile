@@ -14,15 +14,15 @@ PROTOS := $(wildcard protos/countermand/v1/*.proto)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run test check lint format types floors protos stubs simulate bench clean
+.PHONY: help run test check lint format types floors protos stubs simulate bench docs clean
 
 help: ## Says what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-run: $(STUBS) ## Runs the demo: a coordinator and two agents on loopback, one copy fails, its siblings are compensated
+run: $(STUBS) ## Runs the demo: a coordinator and three agents on loopback, one copy fails, its siblings are compensated
 	@$(BIN)/countermand demo $(ARGS)
 
-test: $(STUBS) ## Runs the tests
+test: $(STUBS) ## Runs the tests; make test ARGS="-m 'not slow'" leaves out the long ones
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: lint types floors protos test ## Runs all that must pass before a commit
@@ -60,6 +60,11 @@ simulate: $(STUBS) ## Runs the simulation: make simulate SEED=7 RUNS=100
 
 bench: $(STUBS) ## Measures; see tests/bench
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+docs: $(STUBS) ## Draws the state tables and the picture of the documentation anew
+	@$(BIN)/python -m tests.draw_states
+	@COUNTERMAND_REWRITE=1 $(BIN)/python -m pytest --quiet --no-header tests/cli/test_drawing.py -k documentation
+	@git diff --stat -- coordinator/README.md docs 2>/dev/null || true
 
 clean: ## Removes all that make made
 	@rm -rf .venv countermand/v1 countermand/.stubs-* build dist \
