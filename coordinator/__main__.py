@@ -21,7 +21,7 @@ from coordinator.api.external_task_service import ExternalTaskService
 from coordinator.api.host_service import HostService
 from coordinator.api.workflow_service import WorkflowService
 from coordinator.runtime.loop import Loop
-from coordinator.runtime.ports import HostRecord, StoreError
+from coordinator.runtime.ports import StoreError
 from coordinator.runtime.watch import Watches
 from coordinator.store.database import sqlite
 from coordinator.store.run import Threads
@@ -116,13 +116,6 @@ async def _serve(data: Path, listen: str) -> None:
     loop = Loop(store=store, clock=clock, chance=chance, crash=dies, hints=watches)
     try:
         opening = await loop.open()
-        tasks: set[asyncio.Task[None]] = set()
-
-        def keep(record: HostRecord) -> None:
-            task = asyncio.create_task(store.put_host(record))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-
         fleet = Fleet(
             store=store,
             connect=GrpcConnection,
@@ -130,7 +123,7 @@ async def _serve(data: Path, listen: str) -> None:
             clock=clock,
             chance=chance,
             crash=dies,
-            ears=Ears(event=loop.hear, progress=watches.heard_progress, record=keep),
+            ears=Ears(event=loop.hear, progress=watches.heard_progress, record=store.put_host),
         )
         loop.attach(fleet)
         await fleet.open()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -31,6 +31,7 @@ from coordinator.wire.view import traceparent_of
 from countermand.rpc.crash import Crash
 from countermand.rpc.errors import (
     AttemptNotFound,
+    Bug,
     Busy,
     CountermandError,
     Fenced,
@@ -68,7 +69,7 @@ class Ears:
 
     event: Callable[[str, AttemptEvent], None]  # (workflow id, fact)
     progress: Callable[[str, str, Progress], None]  # (workflow id, attempt, how far)
-    record: Callable[[HostRecord], None]  # the host's record changed
+    record: Callable[[HostRecord], Awaitable[None]]  # the host's record changed: keeps it
 
 
 class Line:
@@ -160,6 +161,10 @@ class Line:
                     self.problem = HostUnreachable(address=self.record.address)
                 except CountermandError as error:
                     self.problem = error
+                except Exception as error:
+                    # A message that cannot be processed must not end the line to its host.
+                    log.exception("line.failed", extra={"host": self.record.id})
+                    self.problem = Bug(what=repr(error))
                 finally:
                     if self._connection is not None:
                         wait_s = RECONNECT_S_MIN
@@ -180,7 +185,7 @@ class Line:
     async def _session(self, connection: Connection) -> None:
         """Greets the agent, then watches its journal until the stream breaks."""
         answer = await connection.call("GetHost", GetHostRequest(), timeout_s=CALL_TIMEOUT_S)
-        self._greet(answer.host)
+        await self._greet(answer.host)
         resync: asyncio.Task[None] | None = None
         try:
             # Watch first, then ask: whatever changes in between is in the stream.
@@ -193,7 +198,7 @@ class Line:
             if resync is not None:
                 resync.cancel()
 
-    def _greet(self, report: HostReport) -> None:
+    async def _greet(self, report: HostReport) -> None:
         """Checks that the agent is the one that the open attempts were planned with."""
         if report.cluster_id not in ("", self._cluster_id):
             raise WrongCluster(expected=report.cluster_id, cluster_id=self._cluster_id)
@@ -203,8 +208,10 @@ class Line:
             raise IncarnationChanged(incarnation=report.incarnation, expected=known)
         self.report = report
         if known != report.incarnation:
-            self.record = replace(self.record, incarnation=report.incarnation)
-            self._ears.record(self.record)
+            # Kept before the first order goes out: what was sent is known to have been sent to it.
+            record = replace(self.record, incarnation=report.incarnation)
+            await self._ears.record(record)
+            self.record = record
 
     def _connected(self, connection: Connection) -> None:
         self._connection = connection
@@ -257,7 +264,13 @@ class Line:
         if self._connection is not None and name not in self._tasks:
             task = asyncio.create_task(self._see_to(name))
             self._tasks[name] = task
-            task.add_done_callback(lambda _: self._tasks.pop(name, None))
+            task.add_done_callback(lambda done: self._seen_to(name, done))
+
+    def _seen_to(self, name: str, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(name, None)
+        if not task.cancelled() and (error := task.exception()):
+            # A defect of ours: the order stays, and is asked about again with the others.
+            log.error("order.failed", exc_info=error, extra={"attempt": name})
 
     async def _see_to(self, name: str) -> None:
         """Carries out the newest order about an attempt; the watch says what comes of it."""

@@ -21,7 +21,6 @@ from coordinator.runtime.ports import (
     Store,
     StoreConflictError,
     Stored,
-    StoreError,
     Submission,
     WorkflowQuery,
 )
@@ -45,7 +44,6 @@ from countermand.rpc.errors import (
     FieldInvalid,
     RequestIdReused,
     StateForbids,
-    StoreUnavailable,
     TaskNotFound,
     Violation,
     WorkflowIdTaken,
@@ -364,10 +362,6 @@ class WorkflowService(WorkflowServiceServicer):
             return await self._loop.ask(workflow_id, what, request)
         except OverloadedError as error:
             raise Busy(retry_delay=RETRY_DELAY) from error
-        except StoreConflictError:
-            raise
-        except StoreError as error:
-            raise StoreUnavailable(why=str(error)) from error
 
     async def _is_repeat(self, request: Request) -> bool:
         """Returns whether a request was answered before; raises when its id was for another."""

@@ -16,14 +16,19 @@ from coordinator.saga.commands import SendAction, SendCancel, SendCompensation
 from coordinator.saga.history import Entry
 from coordinator.saga.states import WorkflowState
 from coordinator.saga.workflow import Failure, Workflow
+from countermand.rpc.errors import StoreUnavailable
 
 
-class StoreError(Exception):
-    """The store could not do what was asked; nothing of it is visible."""
+class StoreError(StoreUnavailable):
+    """The coordinator's store failed: {why}. Look at its disk and at the coordinator's log."""
+
+    def __init__(self, why: str) -> None:
+        """Keeps why; nothing of what was asked is visible."""
+        super().__init__(why=why)
 
 
 class StoreConflictError(StoreError):
-    """A row was not as the caller knew it: another coordinator, or a defect of ours."""
+    """The store did not find what the coordinator expected: {why}."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

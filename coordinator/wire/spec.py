@@ -59,7 +59,7 @@ _KINDS = {
 
 # Fields that the contract has and this version does not serve: refused, never ignored.
 _UNSERVED: dict[type[Message], tuple[str, ...]] = {
-    spec_pb2.WorkflowSpec: ("on_success", "on_failure", "priority", "timeout"),
+    spec_pb2.WorkflowSpec: ("on_success", "on_failure", "timeout"),
     spec_pb2.Node: ("external_task", "workflow", "when"),
     spec_pb2.Node.Task: ("candidate_host_ids", "compensation"),
     spec_pb2.Group: ("for_each", "min_success", "concurrency_max", "open", "recovery"),
@@ -70,6 +70,7 @@ _UNSERVED: dict[type[Message], tuple[str, ...]] = {
         "wait_after",
         "pause_before",
         "pause_on_success",
+        "priority",
     ),
     verb_pb2.CopyImage: ("source_host_id",),
 }

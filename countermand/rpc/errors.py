@@ -212,7 +212,7 @@ class WatcherTooSlow(CountermandError):
 
 
 class StoreUnavailable(CountermandError):
-    """The coordinator's store does not answer ({why}): look at its disk and its log."""
+    """The coordinator's store failed: {why}. Look at its disk and at the coordinator's log."""
 
     code = StatusCode.UNAVAILABLE
     reason = "STORE_UNAVAILABLE"

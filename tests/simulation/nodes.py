@@ -291,9 +291,6 @@ class CoordinatorNode(Node):
                     HostRecord(id=host, address=host, create_time=world.clock.now())
                 )
 
-        def keep(record: HostRecord) -> None:
-            asyncio.get_running_loop().create_task(store.put_host(record))
-
         fleet = Fleet(
             store=store,
             connect=self._connect,
@@ -301,7 +298,7 @@ class CoordinatorNode(Node):
             clock=world.clock,
             chance=world,
             crash=self.crash,
-            ears=Ears(event=loop.hear, progress=watches.heard_progress, record=keep),
+            ears=Ears(event=loop.hear, progress=watches.heard_progress, record=store.put_host),
         )
         loop.attach(fleet)
         await fleet.open()

@@ -20,8 +20,7 @@ PER_TEST = 20
 @pytest.mark.parametrize("first", SEEDS[::PER_TEST])
 def test_every_cluster_keeps_its_promises(first: int) -> None:
     """Nothing lost, nothing left behind, nothing twice, and everything settles."""
-    for seed in range(first, first + PER_TEST):
-        World(seed).run()
+    _play(range(first, first + PER_TEST))
 
 
 @pytest.mark.parametrize("first", range(1, 41, 10))
@@ -85,5 +84,9 @@ def test_finds_a_missing_flush(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _expect_violation(words: str, *, seeds: int) -> None:
     with pytest.raises(Violation, match=words):
-        for seed in range(1, seeds + 1):
-            World(seed).run()
+        _play(range(1, seeds + 1))
+
+
+def _play(seeds: range) -> None:
+    for seed in seeds:
+        World(seed).run()
