@@ -67,7 +67,6 @@ def workflow_spec(
     on_success: Sequence[Node] = (),
     on_failure: Sequence[Node] = (),
     timeout: timedelta | None = None,
-    priority: int = 0,
     refuse_when_locked: bool = False,
 ) -> WorkflowSpec:
     """Returns a spec whose tree is a group; the group's own name is not part of the contract."""
@@ -83,7 +82,6 @@ def workflow_spec(
             if refuse_when_locked
             else WorkflowSpec.LOCK_POLICY_UNSPECIFIED
         ),
-        priority=priority,
         timeout=_duration(timeout),
     )
 
@@ -175,6 +173,7 @@ def policy(
     run_timeout: timedelta | None = None,
     stall_timeout: timedelta | None = None,
     compensation_retry: Retry | None = None,
+    priority: int | None = None,
 ) -> Policy:
     """Returns how tries, times and failures are dealt with; what is left out is inherited."""
     return Policy(
@@ -185,6 +184,7 @@ def policy(
         run_timeout=_duration(run_timeout),
         stall_timeout=_duration(stall_timeout),
         compensation_retry=compensation_retry,
+        priority=priority,
     )
 
 
