@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
 from google.protobuf.duration_pb2 import Duration
@@ -29,9 +29,9 @@ def event_to_proto(workflow_id: str, plan: Plan, entry: history.Entry) -> event_
     event = event_pb2.HistoryEvent(
         workflow=workflow_name(workflow_id),
         sequence=entry.sequence,
+        time=timestamp(entry.time),
         task=task_name(workflow_id, plan.nodes[entry.task].name) if entry.task >= 0 else "",
     )
-    event.time.FromDatetime(entry.time)
     _fill(event, entry.fact)
     return event
 
@@ -119,6 +119,10 @@ def timestamp(time: datetime | None) -> Timestamp | None:
     """Returns a time as the contract writes it; None for none."""
     if time is None:
         return None
-    message = Timestamp()
-    message.FromDatetime(time)
-    return message
+    # Several times as fast as Timestamp.FromDatetime, and each event has one.
+    microseconds = (time - _EPOCH) // _MICROSECOND
+    return Timestamp(seconds=microseconds // 10**6, nanos=microseconds % 10**6 * 1000)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
