@@ -1,0 +1,125 @@
+"""The loop on a real store: what one workflow cannot be done with harms no other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from datetime import UTC, datetime
+
+import pytest
+
+from coordinator.runtime.loop import Loop, Start
+from coordinator.runtime.ports import Order, StoreError, Submission
+from coordinator.runtime.watch import Watches
+from coordinator.saga.events import AttemptSucceeded
+from coordinator.saga.spec import compile_plan
+from coordinator.saga.states import WorkflowState
+from coordinator.saga.workflow import About
+from coordinator.store.database import sqlite
+from coordinator.store.run import Inline
+from coordinator.store.sql import SqlStore
+from coordinator.wire.spec import tree_from_spec
+from countermand.client.spec import Node, sequence, task, workflow_spec
+from countermand.rpc.crash import never
+from countermand.v1.attempt_pb2 import Progress
+from countermand.v1.verb_pb2 import Noop
+
+LONG = "x" * 60_000
+
+
+class Frozen:
+    """A clock and a source of chance that never surprise."""
+
+    def now(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC)
+
+    def jitter(self) -> float:
+        return 0.0
+
+    def new_id(self) -> str:
+        return "cluster"
+
+
+class Delivered:
+    """Agents that only take orders."""
+
+    def __init__(self) -> None:
+        self.orders: list[Order] = []
+
+    def deliver(self, order: Order) -> None:
+        self.orders.append(order)
+
+
+@pytest.fixture
+async def loop(tmp_path):
+    frozen, watches = Frozen(), Watches[Progress]()
+    store = SqlStore(sqlite(tmp_path / "store.db"), Inline(), new_id=frozen.new_id, crash=never)
+    loop = Loop(store=store, clock=frozen, chance=frozen, crash=never, hints=watches)
+    await loop.open()
+    loop.attach(Delivered())
+    running = asyncio.create_task(loop.run())
+    yield loop
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    await store.close()
+
+
+def start(*members: Node) -> Start:
+    """Returns a workflow whose input is long."""
+    spec = workflow_spec("test", sequence("all", *members))
+    return Start(
+        about=About(kind="test", input={"text": LONG}),
+        plan=compile_plan(tree_from_spec(spec)),
+        submission=Submission(spec=spec.SerializeToString(), input=b"", hash=b""),
+    )
+
+
+def plain(name: str) -> Node:
+    return task(name, host="a", action=Noop())
+
+
+def too_much(name: str) -> Node:
+    """Returns a task into which more is bound than the store takes; no such spec is accepted."""
+    node = plain(name)
+    for _ in range(20):
+        node.task.bindings.add(field="failure_message", source="input.text")
+    return node
+
+
+async def state_of(loop: Loop, workflow_id: str) -> WorkflowState:
+    stored = await loop._store.load(workflow_id)
+    assert stored is not None
+    return stored.workflow.state
+
+
+async def test_a_fact_that_cannot_be_stored_quarantines_its_workflow_only(loop):
+    """S-V25, S-Z17: the others, decided in the same batch, go on."""
+    await loop.ask("poisoned", start(plain("first"), too_much("then")))
+    await loop.ask("sound", start(plain("first")))
+    done = AttemptSucceeded(task=1, number=1, output={}, done=0)
+    loop.hear("poisoned", done)
+    loop.hear("sound", done)
+    await loop.ask("later", start(plain("first")))
+    states = Counter([await state_of(loop, name) for name in ("poisoned", "sound", "later")])
+    assert states == {
+        WorkflowState.QUARANTINED: 1,
+        WorkflowState.SUCCEEDED: 1,
+        WorkflowState.RUNNING: 1,
+    }
+    loop.hear("poisoned", done)  # what is heard of it changes nothing any more
+    await loop.ask("last", start(plain("first")))
+    assert await state_of(loop, "poisoned") is WorkflowState.QUARANTINED
+
+
+async def test_a_request_that_cannot_be_stored_is_refused_alone(loop):
+    asked = await asyncio.gather(
+        loop.ask("poisoned", start(too_much("then"))),
+        loop.ask("sound", start(plain("first"))),
+        return_exceptions=True,
+    )
+    assert isinstance(asked[0], StoreError)
+    assert asked[0].reason == "BUG"
+    assert await state_of(loop, "sound") is WorkflowState.RUNNING
+    assert await loop._store.load("poisoned") is None
