@@ -58,9 +58,9 @@ async def _read(one: Run) -> Timeline:
     from datetime import UTC, datetime
 
     from countermand.cli.drawing.timeline import timeline as drawn
-    from countermand.v1.workflow_pb2 import WorkflowView
 
-    workflow = await one.get(WorkflowView.WORKFLOW_VIEW_FULL)
+    workflow = await one.get()
+    workflow.tasks.extend(await one.tasks())  # all pages: a FULL view ends after a thousand
     copies = [task for task in workflow.tasks if task.verb == "copy_image"]
     if len(copies) <= OUTPUTS_MAX:
         for task in copies:
