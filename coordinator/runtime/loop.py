@@ -26,6 +26,7 @@ from coordinator.runtime.ports import (
     Store,
     StoreConflictError,
     StoreError,
+    StoreRefusedError,
     Submission,
 )
 from coordinator.saga.advance import Decision, advance, quarantine, start
@@ -57,12 +58,17 @@ class Start:
     submission: Submission
 
 
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """A workflow to be quarantined: what was heard of it cannot be made durable."""
+
+
 @dataclass(slots=True, kw_only=True)
 class _Item:
     """One thing to decide, and who waits for it to be durable."""
 
     workflow_id: str
-    what: Event | Start
+    what: Event | Start | _Hold
     request: Request | None = None
     waiter: asyncio.Future[Decision] | None = None
 
@@ -161,14 +167,13 @@ class Loop:
             return
         try:
             await self._commit(batch)
-        except StoreConflictError as error:
+        except (StoreConflictError, StoreRefusedError) as error:
             self._go_back(batch)
             if len(batch.items) > 1:
                 for item in batch.items:
                     await self._take([item])
             else:
-                log.error("store.conflict", extra={"error": str(error)})  # noqa: TRY400
-                _answer_error(batch.items[0], error)
+                await self._refused(batch.items[0], error)
         except StoreError as error:
             self._go_back(batch)
             await self._store_failed(batch.items, error)
@@ -211,6 +216,8 @@ class Loop:
             raise KeyError(item.workflow_id)
         if before.state is WorkflowState.QUARANTINED:
             return Decision(workflow=before)
+        if isinstance(item.what, _Hold):
+            return quarantine(before, now)
         try:
             return advance(before, item.what, now)
         except Exception:
@@ -272,6 +279,19 @@ class Loop:
                 self._decided.pop(item.workflow_id, None)
             else:
                 self._decided[item.workflow_id] = committed
+
+    async def _refused(self, item: _Item, error: StoreConflictError | StoreRefusedError) -> None:
+        """Answers a request that cannot become durable; a fact that cannot holds its workflow.
+
+        Whoever reported the fact would report it for ever, and it would be refused for ever.
+        """
+        extra = {"workflow": item.workflow_id, "error": str(error)}
+        log.error("store.refused", extra=extra)
+        is_fact = item.waiter is None and not isinstance(item.what, _Hold)
+        if is_fact and isinstance(error, StoreRefusedError):
+            await self._take([_Item(workflow_id=item.workflow_id, what=_Hold())])
+        else:
+            _answer_error(item, error)
 
     async def _store_failed(self, items: Sequence[_Item], error: StoreError) -> None:
         """Refuses requests and keeps facts: whoever reported one will not say it again."""

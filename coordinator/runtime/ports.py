@@ -12,6 +12,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from grpc import StatusCode
+
 from coordinator.saga.commands import SendAction, SendCancel, SendCompensation
 from coordinator.saga.history import Entry
 from coordinator.saga.states import WorkflowState
@@ -29,6 +31,15 @@ class StoreError(StoreUnavailable):
 
 class StoreConflictError(StoreError):
     """The store did not find what the coordinator expected: {why}."""
+
+
+class StoreRefusedError(StoreError):
+    """The store does not take what was to be written: {why}. Please report it, with the log."""
+
+    # Unlike the others it would be refused again and again: a defect of ours.
+    code = StatusCode.INTERNAL
+    reason = "BUG"
+    retriable = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +140,8 @@ class Store(Protocol):
         """Makes changes durable, all or none.
 
         Raises StoreConflictError when a version is not as said, or a workflow id is taken;
-        StoreError when the store failed: nothing is visible then.
+        StoreRefusedError when a change breaks a constraint, and would again; StoreError when the
+        store failed. Nothing is visible then.
         """
 
     async def load_open(self) -> list[Stored]:

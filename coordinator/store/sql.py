@@ -22,6 +22,7 @@ from coordinator.runtime.ports import (
     Stored,
     StoredEntry,
     StoreError,
+    StoreRefusedError,
     WorkflowPage,
     WorkflowQuery,
 )
@@ -102,7 +103,7 @@ class SqlStore:
         merged = merge(changes)
         try:
             keys = self._transact(partial(self._write, merged, changes))
-        except (_RefusedError, StaleError) as error:
+        except StoreRefusedError as error:
             # Which row it was is found out afterwards: what nearly always succeeds stays simple.
             conflict = self._look(partial(_conflict, merged, changes, self._epoch))
             if conflict is None:  # a constraint of another kind: a defect of ours
@@ -149,7 +150,7 @@ class SqlStore:
                 self._crash("store.after_commit")
                 return found
         except IntegrityError as error:
-            raise _RefusedError(f"the database refused a change: {_words(error)}") from error
+            raise StoreRefusedError(f"the database refused a change: {_words(error)}") from error
         except SQLAlchemyError as error:
             raise StoreError(f"the database failed: {_words(error)}") from error
 
@@ -199,10 +200,6 @@ class SqlStore:
                 return work(connection)
         except SQLAlchemyError as error:
             raise StoreError(f"the database failed: {_words(error)}") from error
-
-
-class _RefusedError(StoreError):
-    """A constraint was broken."""
 
 
 def _open(new_id: Callable[[], str], connection: Connection) -> tuple[Opening, int]:

@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from coordinator.runtime.ports import StoreError
+from coordinator.runtime.ports import StoreRefusedError
 from coordinator.store.batch import Batch
 from coordinator.store.rows import Row
 from coordinator.store.tables import (
@@ -52,8 +52,8 @@ _ATTEMPT_MOVES: Names = (
 _OF = "of_"
 
 
-class StaleError(StoreError):
-    """A row was not as a batch said."""
+class StaleError(StoreRefusedError):
+    """A row was not as a batch said: {why}."""
 
 
 class Writing:

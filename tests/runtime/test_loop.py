@@ -20,10 +20,11 @@ from coordinator.store.database import sqlite
 from coordinator.store.run import Inline
 from coordinator.store.sql import SqlStore
 from coordinator.wire.spec import tree_from_spec
-from countermand.client.spec import Node, sequence, task, workflow_spec
+from countermand.client.spec import sequence, task, workflow_spec
 from countermand.rpc.crash import never
 from countermand.v1.attempt_pb2 import Progress
 from countermand.v1.verb_pb2 import Noop
+from countermand.v1.workflow_spec_pb2 import Node
 
 LONG = "x" * 60_000
 
