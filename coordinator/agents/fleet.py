@@ -100,21 +100,26 @@ class Fleet:
         if answer.host.cluster_id not in ("", self._cluster_id):
             raise WrongCluster(expected=answer.host.cluster_id, cluster_id=self._cluster_id)
 
-    def placement_problem(self, host_id: str, pools: frozenset[str]) -> str | None:
-        """Returns why a task that names some pools cannot run on a host, or None."""
+    def placement_problem(self, host_id: str, pools: frozenset[str], verb: str) -> str | None:
+        """Returns why a verb on some pools cannot run on a host, or None."""
         line = self._lines.get(host_id)
         if line is None:
             known = ", ".join(sorted(self._lines)) or "none so far"
             return f"there is no host {host_id!r}; known: {known}"
         if line.report is None:
             return None  # it has not been heard yet: its agent will say
-        reached = {pool.pool_id for pool in line.report.pools}
-        missing = sorted(pools - reached - {""})
+        reached = {pool.pool_id: pool for pool in line.report.pools}
+        missing = sorted(pools - set(reached) - {""})
         if missing:
             return (
                 f"host {host_id!r} reaches no pool {missing[0]!r}; "
                 f"it reaches: {', '.join(sorted(reached)) or 'none'}"
             )
+        for pool in sorted(pools & set(reached)):
+            # A pool that is only read is a source, and asks nothing of its driver but to be read.
+            if not reached[pool].read_only and verb not in reached[pool].verbs:
+                able = ", ".join(sorted(reached[pool].verbs)) or "nothing"
+                return f"host {host_id!r} cannot {verb} in pool {pool!r}; it can: {able}"
         return None
 
     def deliver(self, order: Order) -> None:

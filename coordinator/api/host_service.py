@@ -112,7 +112,8 @@ def _check_add(request: pb.AddHostRequest) -> None:
     if not is_id(request.host_id):
         found.append(Violation("host_id", f"{request.host_id!r} {ID_RULE}"))
     host, _, port = request.address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) <= PORT_MAX:
+    is_port = port.isascii() and port.isdecimal() and len(port) <= len(str(PORT_MAX))
+    if not host or not is_port or not 0 < int(port) <= PORT_MAX:
         found.append(Violation("address", "must be host:port, such as 127.0.0.1:7701"))
     if found:
         raise FieldInvalid(*found)

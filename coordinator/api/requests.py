@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeAlias, TypeVar
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
+from coordinator.wire.values import span_from_proto
 from countermand.rpc.errors import FieldInvalid, Violation
 from countermand.rpc.names import ID_RULE, is_id, parse_host, parse_task, parse_workflow
 
@@ -18,8 +21,11 @@ Context: TypeAlias = Any
 
 PAGE_SIZE = 50  # what a page holds when nothing is said
 PAGE_SIZE_MAX = 1000
-WAIT_S_MAX = 60.0  # of WaitWorkflow: callers ask again, so that a lost one is noticed
+WAIT_MAX = timedelta(seconds=60)  # of WaitWorkflow: callers ask again, so a lost one is noticed
 READY_S_MAX = 5.0  # how long AddHost waits for the first greeting
+DIGITS_MAX = 20  # of a text that may be a number: what is longer is none of ours
+NUMBER_MAX = 2**63 - 1
+AGE_MAX = timedelta(days=36_500)  # before the first workflow
 LABELS_MAX = 32
 LABEL_BYTES_MAX = 255
 TEXT_BYTES_MAX = 4096  # of a reason given by a person
@@ -34,6 +40,30 @@ def page_size(asked: int) -> int:
     if asked < 0:
         raise FieldInvalid(Violation("page_size", "must not be negative"))
     return min(asked or PAGE_SIZE, PAGE_SIZE_MAX)
+
+
+def number(text: str, field: str) -> int:
+    """Returns a number that was handed out as a text: an etag, a place in a list.
+
+    Raises:
+        FieldInvalid: It was not.
+    """
+    found = int(text) if text.isascii() and text.isdecimal() and len(text) <= DIGITS_MAX else 0
+    if not 0 < found <= NUMBER_MAX:
+        raise FieldInvalid(Violation(field, "is not one that was handed out"))
+    return found
+
+
+def span(message: Duration, field: str, most: timedelta) -> timedelta:
+    """Returns a span of time, cut at the most that counts.
+
+    Raises:
+        FieldInvalid: It is none, or negative.
+    """
+    given = span_from_proto(message)
+    if given is None or given < timedelta(0):
+        raise FieldInvalid(Violation(field, "must be a span of time, and not negative"))
+    return min(given, most)
 
 
 def workflow_id(name: str, field: str = "name") -> str:

@@ -188,7 +188,8 @@ class WorkflowService(WorkflowServiceServicer):
                 return pb.ListWorkflowsResponse()
         before = None
         if request.HasField("min_age"):
-            before = self._clock.now() - request.min_age.ToTimedelta()
+            age = requests.span(request.min_age, "min_age", requests.AGE_MAX)
+            before = self._clock.now() - age
         query = WorkflowQuery(
             states=states,
             labels=tuple(sorted(request.labels.items())),
@@ -224,9 +225,7 @@ class WorkflowService(WorkflowServiceServicer):
         """Returns one page of a workflow's groups and tasks, in the order of the tree."""
         workflow_id = requests.workflow_id(request.parent, "parent")
         workflow = await self._find(workflow_id)
-        if request.page_token and not request.page_token.isdecimal():
-            raise FieldInvalid(Violation("page_token", "is not one that was handed out"))
-        start = int(request.page_token or 1)
+        start = requests.number(request.page_token or "1", "page_token")
         limit = requests.page_size(request.page_size)
         progress = self._watches.progress(workflow_id)
         wanted = set(request.states)
@@ -277,11 +276,11 @@ class WorkflowService(WorkflowServiceServicer):
     ) -> pb.WaitWorkflowResponse:
         """Returns a workflow once it is settled, or the wait is over."""
         workflow_id = requests.workflow_id(request.name)
-        timeout_s = requests.WAIT_S_MAX
+        timeout = requests.WAIT_MAX
         if request.HasField("wait_timeout"):
-            timeout_s = min(request.wait_timeout.ToTimedelta().total_seconds(), timeout_s)
+            timeout = requests.span(request.wait_timeout, "wait_timeout", timeout)
         states = NEEDS_ATTENTION if request.until_attention else frozenset()
-        await self._follower.wait(workflow_id, states, timeout_s)
+        await self._follower.wait(workflow_id, states, timeout.total_seconds())
         workflow = await self._find(workflow_id)
         reached = workflow.settled or workflow.state in states
         return pb.WaitWorkflowResponse(workflow=self._basic(workflow), reached=reached)
@@ -385,9 +384,7 @@ class WorkflowService(WorkflowServiceServicer):
         return view.workflow_to_proto(workflow, self._watches.progress(workflow.id))
 
     def _version(self, etag: str) -> int:
-        if etag and not etag.isdecimal():
-            raise FieldInvalid(Violation("etag", "is not one that was handed out"))
-        return int(etag or 0)
+        return requests.number(etag, "etag") if etag else 0
 
 
 def _refused(name: str, verb: str, refusal: Refusal) -> CountermandError:

@@ -230,8 +230,8 @@ class Hosts(Protocol):
     def all(self) -> Mapping[str, HostView]:
         """Returns every host by its id."""
 
-    def placement_problem(self, host_id: str, pools: frozenset[str]) -> str | None:
-        """Returns why a task that names some pools cannot run on a host, or None."""
+    def placement_problem(self, host_id: str, pools: frozenset[str], verb: str) -> str | None:
+        """Returns why a verb on some pools cannot run on a host, or None."""
 
     async def probe(self, address: str) -> None:
         """Checks that an agent answers at an address and would serve this cluster; raises."""

@@ -213,7 +213,7 @@ class _Turn:
             return False
         if target is not task.state:
             self.put(index, replace(task, state=target))
-            number = len(task.attempts)
+            number = len(task.attempts) + (change in _BEGINS_ATTEMPT)
             self.note(
                 history.TaskMoved(before=task.state, after=target, attempt=number, failure=failure),
                 index,
@@ -660,6 +660,9 @@ class _Turn:
         self.note(history.OwnerMoved(owner_epoch=event.owner_epoch))
         self.commands.extend(outstanding(self.before))
 
+
+# Changes that the intent of another attempt follows in the same turn.
+_BEGINS_ATTEMPT = frozenset({TaskChange.START, TaskChange.RETRY, TaskChange.COMPENSATE})
 
 _SAID: dict[type[events.AttemptEvent], AttemptState] = {
     events.AttemptSucceeded: AttemptState.SUCCEEDED,

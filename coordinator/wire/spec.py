@@ -29,7 +29,12 @@ from coordinator.saga.spec import (
     problems,
 )
 from coordinator.wire.catalogue import VERBS, effect_of
-from coordinator.wire.values import TYPE_NAMES, scalar_type, values_of_struct
+from coordinator.wire.values import (
+    TYPE_NAMES,
+    scalar_type,
+    span_from_proto,
+    values_of_struct,
+)
 from countermand.rpc.errors import (
     CountermandError,
     FieldInvalid,
@@ -47,6 +52,8 @@ SIZE_BYTES_MAX = 2**50
 SECTOR_BYTES = 512  # what every storage can address
 ATTEMPTS_MAX = 1000
 DELAY_MAX = timedelta(days=1)
+SHORTEST = timedelta(microseconds=1)
+RUN_TIMEOUT_MAX = timedelta(days=365)
 
 _ON_SIBLING_FAILURE = {
     spec_pb2.Policy.ON_SIBLING_FAILURE_CANCEL: OnSiblingFailure.CANCEL,
@@ -103,8 +110,8 @@ def check_spec(spec: spec_pb2.WorkflowSpec, input_: Struct, hosts: HostsKnown) -
         raise check.unserved[0]
 
 
-# Says what is wrong with placing a task: (host id, pools it names) → a description, or None.
-HostsKnown = Callable[[str, frozenset[str]], str | None]
+# Says what is wrong with placing a task: (host id, pools it names, verb) → a description, or None.
+HostsKnown = Callable[[str, frozenset[str], str], str | None]
 
 
 @dataclass(slots=True)
@@ -180,7 +187,7 @@ class _Check:
             for f in arguments.DESCRIPTOR.fields
             if f.message_type is ImageAddress.DESCRIPTOR and f"{f.name}.pool_id" not in bound
         )
-        if is_id(task.host_id) and (description := self.hosts(task.host_id, pools)):
+        if is_id(task.host_id) and (description := self.hosts(task.host_id, pools, verb)):
             self.wrong(f"{path}.host_id", description)
 
     def arguments(self, arguments: Message, bound: set[str], path: str) -> None:
@@ -210,8 +217,8 @@ class _Check:
             self.unserved.append(FieldUnsupported(field=f"{path}.on_failure"))
         self.retry(policy.retry, f"{path}.retry")
         self.retry(policy.compensation_retry, f"{path}.compensation_retry")
-        if policy.HasField("run_timeout") and policy.run_timeout.ToTimedelta() <= timedelta(0):
-            self.wrong(f"{path}.run_timeout", "must be longer than nothing")
+        if policy.HasField("run_timeout"):
+            self.span(policy.run_timeout, f"{path}.run_timeout", SHORTEST, RUN_TIMEOUT_MAX)
 
     def retry(self, retry: spec_pb2.Retry, path: str) -> None:
         if not 0 <= retry.attempts_max <= ATTEMPTS_MAX:
@@ -221,8 +228,12 @@ class _Check:
         if not (retry.backoff_percent == 0 or 100 <= retry.backoff_percent <= 10_000):  # noqa: PLR2004
             self.wrong(f"{path}.backoff_percent", "must be in 100 to 10000: waits never shrink")
         for name in ("delay", "delay_max"):
-            if not timedelta(0) <= getattr(retry, name).ToTimedelta() <= DELAY_MAX:
-                self.wrong(f"{path}.{name}", "must be in 0 s to 1 day")
+            self.span(getattr(retry, name), f"{path}.{name}", timedelta(0), DELAY_MAX)
+
+    def span(self, span: Duration, path: str, least: timedelta, most: timedelta) -> None:
+        given = span_from_proto(span)
+        if given is None or not least <= given <= most:
+            self.wrong(path, f"must be in {least} to {most}")
 
 
 # -- values -------------------------------------------------------------------------------------
@@ -236,9 +247,14 @@ def _value_problems(
     given = values_of_struct(input_)
     for path, node in _tasks(spec.root, "spec.root"):
         verb = VERBS[str(node.task.action.WhichOneof("verb"))]
+        filled: set[str] = set()
+        bound_bytes = 0
         for number, message in enumerate(node.task.bindings):
             here = f"{path}.task.bindings[{number}]"
             binding = _binding(message)
+            if binding.field in filled:
+                yield Problem(field=f"{here}.field", description="is filled by two bindings")
+            filled.add(binding.field)
             wanted = scalar_type(verb.arguments, binding.field)
             if wanted is None:
                 yield Problem(
@@ -252,6 +268,7 @@ def _value_problems(
                 lacks = f"{source.name} leaves no {binding.path!r}"
             else:
                 found = type(given[binding.path]) if binding.path in given else None
+                bound_bytes += len(str(given.get(binding.path, "")).encode())
                 lacks = f"the input has no {binding.path!r}"
             if found is None:
                 yield Problem(field=f"{here}.source", description=lacks)
@@ -261,6 +278,11 @@ def _value_problems(
                     description=f"is of type {TYPE_NAMES[found]}, "
                     f"{binding.field!r} needs {TYPE_NAMES[wanted]}",
                 )
+        if bound_bytes > INPUT_BYTES_MAX:  # all of it is kept with each attempt
+            yield Problem(
+                field=f"{path}.task.bindings",
+                description=f"bring {bound_bytes} bytes together, more than {INPUT_BYTES_MAX}",
+            )
 
 
 def _tasks(group: spec_pb2.Group, path: str) -> Iterator[tuple[str, spec_pb2.Node]]:

@@ -6,8 +6,10 @@ A path names a scalar by the fields that lead to it: "image.pool_id". Lists have
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.struct_pb2 import Value as ProtoValue
@@ -131,3 +133,12 @@ def _set(message: Message, path: str, value: Value) -> None:
     for part in lead:
         message = getattr(message, part)
     setattr(message, last, value)
+
+
+def span_from_proto(span: Duration) -> timedelta | None:
+    """Returns a span of time; None if the message is none, or holds more than there can be."""
+    try:
+        span.ToJsonString()  # the only check that the library has of its own rules
+        return span.ToTimedelta()
+    except (ValueError, OverflowError):
+        return None

@@ -11,6 +11,7 @@ from coordinator.saga.spec import GroupKind
 from coordinator.saga.states import (
     BEING_COMPENSATED,
     IN_FLIGHT,
+    AttemptState,
     Effect,
     TaskState,
     WorkflowState,
@@ -203,7 +204,11 @@ def attempt_to_proto(
 def _progress(name: str, attempt: saga.Attempt, progress: ProgressKnown) -> Progress | None:
     if attempt.open:
         return progress.get(name)
-    return Progress(done=attempt.done, total=attempt.done, unit="bytes") if attempt.done else None
+    if not attempt.done:
+        return None
+    # How much there was to do is kept by the agent only; it is certain where all of it was done.
+    total = attempt.done if attempt.state is AttemptState.SUCCEEDED else 0
+    return Progress(done=attempt.done, total=total, unit="bytes")
 
 
 def _waits_for(task: saga.Task) -> str:
@@ -220,7 +225,8 @@ def _rolled_up(workflow: saga.Workflow, index: int, progress: ProgressKnown) -> 
         if action is None:
             return None
         return _progress(attempt_name(workflow.id, node.name, action.number), action, progress)
-    known = [p for p in (_rolled_up(workflow, m, progress) for m in node.members) if p]
+    parts = (_rolled_up(workflow, member, progress) for member in node.members)
+    known = [part for part in parts if part and part.total]
     if not known:
         return None
     return Progress(
