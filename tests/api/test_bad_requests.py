@@ -20,6 +20,8 @@ ONE = f"{BOTH}.members[0]"
 THEN = f"{MEMBERS}[1]"
 COPY = "task.action.copy_image"
 
+FOREVER = Duration(seconds=2**62)  # beyond what a Duration may hold
+
 Change = Callable[[StartWorkflowRequest], object]
 
 
@@ -41,6 +43,13 @@ def bind(field: str, source: str) -> Change:
         binding.field, binding.source = field, source
 
     return change
+
+
+def too_much(request: StartWorkflowRequest) -> None:
+    """Binds an input that is allowed to more fields than a task may carry at once."""
+    request.input["text"] = "x" * 60_000
+    for binding in then(request).task.bindings:
+        binding.source = "input.text"
 
 
 def circle(request: StartWorkflowRequest) -> None:
@@ -132,6 +141,19 @@ FIELD_INVALID: dict[str, tuple[Change, tuple[str, ...]]] = {
         (f"{THEN}.task.bindings[0].source",),
     ),
     "bound-to-nonsense": (bind("source.pool_id", "pool-a"), (f"{THEN}.task.bindings[0].source",)),
+    "bound-twice": (
+        lambda r: then(r).task.bindings.append(then(r).task.bindings[0]),
+        (f"{THEN}.task.bindings[2].field",),
+    ),
+    "more-bound-than-a-task-carries": (too_much, (f"{THEN}.task.bindings",)),
+    "wait-beyond-all-time": (
+        lambda r: r.spec.policy.retry.delay.CopyFrom(FOREVER),
+        ("spec.policy.retry.delay",),
+    ),
+    "time-beyond-all-time": (
+        lambda r: r.spec.policy.run_timeout.CopyFrom(FOREVER),
+        ("spec.policy.run_timeout",),
+    ),
     "retries-below-zero": (
         put(lambda q: q.spec.policy.retry, attempts_max=-1),
         ("spec.policy.retry.attempts_max",),
@@ -270,6 +292,40 @@ async def test_a_page_token_must_be_one_that_was_handed_out(stubs):
         stubs.workflows.ListWorkflows(workflow_pb2.ListWorkflowsRequest(page_size=-1))
     )
     assert (error.reason, error.fields) == ("FIELD_INVALID", ("page_size",))
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "0", "-1", "\N{ARABIC-INDIC DIGIT THREE}", "1.5"])
+async def test_a_number_in_words_must_be_one_that_was_handed_out(cluster, stubs, number):
+    """However long it is, and in whatever digits."""
+    name = "workflows/numbers"
+    await stubs.start("numbers", quick("numbers"))
+    await stubs.wait("numbers")
+    calls = {
+        "page_token": stubs.workflows.ListTasks(
+            workflow_pb2.ListTasksRequest(parent=name, page_token=number)
+        ),
+        "etag": stubs.workflows.CancelWorkflow(cancel("numbers", "numbers", etag=number)),
+        "address": stubs.hosts.AddHost(
+            host_pb2.AddHostRequest(host_id="numbers", address=f"127.0.0.1:{number}")
+        ),
+    }
+    for field, call in calls.items():
+        error = await refused(call)
+        assert (error.reason, error.fields) == ("FIELD_INVALID", (field,)), field
+
+
+@pytest.mark.parametrize(
+    "span",
+    [FOREVER, Duration(seconds=-1), Duration(seconds=1, nanos=-1)],
+    ids=["too-long", "negative", "neither"],
+)
+async def test_a_span_of_time_must_be_one(cluster, stubs, span):
+    waits = workflow_pb2.WaitWorkflowRequest(name="workflows/numbers", wait_timeout=span)
+    error = await refused(stubs.workflows.WaitWorkflow(waits))
+    assert (error.reason, error.fields) == ("FIELD_INVALID", ("wait_timeout",))
+    aged = workflow_pb2.ListWorkflowsRequest(min_age=span)
+    error = await refused(stubs.workflows.ListWorkflows(aged))
+    assert (error.reason, error.fields) == ("FIELD_INVALID", ("min_age",))
 
 
 async def test_calls_that_are_not_served_say_so(stubs):
