@@ -1,0 +1,63 @@
+"""The bench itself: what it says of figures is true, and it runs to its end."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from tests.bench.figures import Figure, at_least, at_most, judge, ratio, write
+
+
+def test_a_goal_is_judged_by_the_median():
+    goals = (at_least(10), at_most(10), at_least(11), at_most(9))
+
+    figure = Figure(name="rate", unit="calls/s", runs=(1.0, 10.0, 100.0), goals=goals)
+
+    assert figure.missed == (at_least(11), at_most(9))
+
+
+def test_a_ratio_is_taken_round_by_round():
+    ours = Figure(name="ours", unit="workflows/s", runs=(10.0, 20.0))
+    limit = Figure(name="limit", unit="calls/s", runs=(100.0, 100.0))
+
+    assert ratio("share", ours, limit, 5).runs == (0.5, 1.0)
+
+
+def test_a_missed_goal_is_said_plainly():
+    said = io.StringIO()
+    slow = Figure(name="start", unit="ms", runs=(300.0,), goals=(at_most(250),))
+
+    judge([slow], Console(file=said, width=100))
+
+    assert said.getvalue().splitlines() == [
+        "0 of 1 goals met.",
+        "  NOT MET  start: 300 ms, goal ≤ 250",
+    ]
+
+
+def test_figures_are_written_with_all_their_runs(tmp_path):
+    file = tmp_path / "folder" / "figures.json"
+    figure = Figure(name="start", unit="ms", runs=(3.0, 1.0, 2.0), goals=(at_most(2),))
+
+    write(file, {"cores": 2}, {"starting": [figure]})
+
+    (told,) = json.loads(file.read_text())["parts"]["starting"]
+    assert (told["median"], told["min"], told["max"]) == (2, 1, 3)
+    assert (told["runs"], told["goals"]) == ([3, 1, 2], [{"goal": "≤ 2.00", "met": True}])
+
+
+@pytest.mark.slow
+def test_every_part_runs(tmp_path):
+    file = tmp_path / "figures.json"
+    brief = ["--rounds", "1", "--seconds", "0.1", "--starts", "1", "--json", str(file)]
+
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench", *brief], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(file.read_text())["parts"]) == {"starting", "memory", "workloads"}
+    assert "goals met." in done.stdout
