@@ -30,7 +30,9 @@ from coordinator.saga.spec import (
 )
 from coordinator.wire.catalogue import VERBS, effect_of
 from coordinator.wire.values import (
+    INT64_MAX,
     TYPE_NAMES,
+    holds,
     scalar_type,
     span_from_proto,
     values_of_struct,
@@ -277,6 +279,16 @@ def _value_problems(
                     field=f"{here}.source",
                     description=f"is of type {TYPE_NAMES[found]}, "
                     f"{binding.field!r} needs {TYPE_NAMES[wanted]}",
+                )
+            elif not holds(
+                node.task.action,
+                binding.field,
+                # Of an output nothing but its type is known beforehand.
+                (INT64_MAX if found is int else found()) if binding.task else given[binding.path],
+            ):
+                yield Problem(
+                    field=f"{here}.source",
+                    description=f"may be more than {binding.field!r} holds",
                 )
         if bound_bytes > INPUT_BYTES_MAX:  # all of it is kept with each attempt
             yield Problem(

@@ -67,6 +67,20 @@ def fill(action: Action, inbound: Sequence[Inbound]) -> None:
         _set(getattr(action, name), value.field, value.value)
 
 
+INT64_MAX = 2**63 - 1
+
+
+def holds(action: Action, field: str, value: Value) -> bool:
+    """Returns whether a field of an action's verb can hold a value of its own type."""
+    probe = Action()
+    probe.CopyFrom(action)
+    try:
+        fill(probe, (Inbound(field=field, value=value, origin=""),))
+    except ValueError:  # an enum, or a number of 32 bits
+        return False
+    return True
+
+
 def scalar_type(message: Descriptor, path: str) -> type | None:
     """Returns the Python type of the scalar at a path of a message; None if there is none."""
     field: FieldDescriptor | None = None

@@ -45,6 +45,16 @@ def bind(field: str, source: str) -> Change:
     return change
 
 
+def bind_format(number: int) -> Change:
+    """Returns what binds an enum to a number of the input."""
+
+    def change(request: StartWorkflowRequest) -> None:
+        request.input["format"] = number
+        then(request).task.bindings.add(field="format", source="input.format")
+
+    return change
+
+
 def too_much(request: StartWorkflowRequest) -> None:
     """Binds an input that is allowed to more fields than a task may carry at once."""
     request.input["text"] = "x" * 60_000
@@ -146,6 +156,14 @@ FIELD_INVALID: dict[str, tuple[Change, tuple[str, ...]]] = {
         (f"{THEN}.task.bindings[2].field",),
     ),
     "more-bound-than-a-task-carries": (too_much, (f"{THEN}.task.bindings",)),
+    "bound-to-more-than-it-holds": (bind_format(2**31), (f"{THEN}.task.bindings[2].source",)),
+    "bound-to-less-than-it-holds": (bind_format(-(2**40)), (f"{THEN}.task.bindings[2].source",)),
+    "bound-to-what-may-be-more": (
+        lambda r: then(r).task.bindings.add(
+            field="format", source="tasks.one.output.written_bytes"
+        ),
+        (f"{THEN}.task.bindings[2].source",),
+    ),
     "wait-beyond-all-time": (
         lambda r: r.spec.policy.retry.delay.CopyFrom(FOREVER),
         ("spec.policy.retry.delay",),
@@ -403,3 +421,15 @@ async def test_cancel_needs_a_reason_and_an_id(stubs):
     asked.request_id = ""
     error = await refused(stubs.workflows.CancelWorkflow(asked))
     assert (error.reason, error.fields) == ("FIELD_INVALID", ("request_id", "reason"))
+
+
+async def test_a_bound_value_that_means_nothing_fails_the_workflow(cluster, stubs):
+    """Its type is right when the spec is checked; what it means, the agent knows."""
+    spec = quick("format")
+    spec.root.members[1].task.bindings.add(field="format", source="input.format")
+    asked = StartWorkflowRequest(workflow_id="format", spec=spec)
+    asked.input["format"] = 7
+    await stubs.workflows.StartWorkflow(asked)
+    settled = await stubs.wait("format")
+    assert (state(settled), settled.cause.reason) == ("COMPENSATED", "FIELD_INVALID")
+    assert_clean(cluster, "format", "COMPENSATED")
