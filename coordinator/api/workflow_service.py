@@ -319,6 +319,10 @@ class WorkflowService(WorkflowServiceServicer):
                 )
             raise
         if decision.refusal:
+            if await self._is_repeat(remembered):  # of a request that was decided meanwhile
+                return pb.CancelWorkflowResponse(
+                    workflow=self._basic(await self._find(workflow_id))
+                )
             raise _refused(workflow_name(workflow_id), "cancel", decision.refusal)
         return pb.CancelWorkflowResponse(workflow=self._basic(decision.workflow))
 

@@ -184,13 +184,20 @@ class Loop:
         batch = _Batch()
         for item in items:
             before = self._decided.get(item.workflow_id)
+            # Nobody is told what rests on a decision that may still be lost: asked again after it.
+            is_durable = before is self._committed.get(item.workflow_id)
             try:
                 decision = self._decide_one(item, before)
             except (KeyError, StoreConflictError) as error:
-                _answer_error(item, error)  # settled meanwhile: what is heard of it is late
+                if is_durable:
+                    _answer_error(item, error)  # settled meanwhile: what is heard of it is late
+                else:
+                    self._put(item)
                 continue
             if decision.empty:
-                if item.waiter and not item.waiter.done():
+                if item.waiter and not is_durable:
+                    self._put(item)
+                elif item.waiter and not item.waiter.done():
                     item.waiter.set_result(decision)
                 continue
             self._next_intent += decision.intents

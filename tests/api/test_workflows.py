@@ -266,6 +266,17 @@ async def test_cancel_takes_effect_once(cluster, stubs):
     assert sum(event.HasField("intervention") for event in workflow.events) == 1
 
 
+async def test_one_cancel_sent_many_times_at_once_is_one(cluster, stubs):
+    """A repeat that overtakes the answer gets the same answer."""
+    async with at_work(cluster, stubs, "repeats"):
+        answers = await asyncio.gather(
+            *(stubs.workflows.CancelWorkflow(cancel("repeats", "one")) for _ in range(10))
+        )
+    assert {state(answer.workflow) for answer in answers} <= {"COMPENSATING", "COMPENSATED"}
+    workflow = assert_clean(cluster, "repeats", "COMPENSATED")
+    assert sum(event.HasField("intervention") for event in workflow.events) == 1
+
+
 async def test_of_many_cancels_at_once_one_counts(cluster, stubs):
     async with at_work(cluster, stubs, "many"):
         answers = await asyncio.gather(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
 
 from coordinator.runtime.loop import Loop, Start
-from coordinator.runtime.ports import Order, StoreError, Submission
+from coordinator.runtime.ports import Change, Order, StoreConflictError, StoreError, Submission
 from coordinator.runtime.watch import Watches
 from coordinator.saga.events import AttemptSucceeded
 from coordinator.saga.spec import compile_plan
@@ -52,10 +53,28 @@ class Delivered:
         self.orders.append(order)
 
 
+class Gated(SqlStore):
+    """A store whose commits wait for the gate to be open."""
+
+    gate = asyncio.Event()
+
+    async def commit(self, changes: Sequence[Change]) -> None:
+        await self.gate.wait()
+        await super().commit(changes)
+
+
 @pytest.fixture
-async def loop(tmp_path):
+def gate(monkeypatch):
+    gate = asyncio.Event()
+    gate.set()
+    monkeypatch.setattr(Gated, "gate", gate)
+    return gate
+
+
+@pytest.fixture
+async def loop(tmp_path, gate):
     frozen, watches = Frozen(), Watches[Progress]()
-    store = SqlStore(sqlite(tmp_path / "store.db"), Inline(), new_id=frozen.new_id, crash=never)
+    store = Gated(sqlite(tmp_path / "store.db"), Inline(), new_id=frozen.new_id, crash=never)
     loop = Loop(store=store, clock=frozen, chance=frozen, crash=never, hints=watches)
     await loop.open()
     loop.attach(Delivered())
@@ -124,3 +143,16 @@ async def test_a_request_that_cannot_be_stored_is_refused_alone(loop):
     assert asked[0].reason == "BUG"
     assert await state_of(loop, "sound") is WorkflowState.RUNNING
     assert await loop._store.load("poisoned") is None
+
+
+async def test_an_id_is_taken_only_once_that_is_durable(loop, gate):
+    """Who is told so reads the other workflow next, and must find it."""
+    gate.clear()
+    asked = [asyncio.create_task(loop.ask("same", start(plain("first")))) for _ in range(2)]
+    for _ in range(10):  # turns of the event loop: everything that can happen has happened
+        await asyncio.sleep(0)
+    assert not any(task.done() for task in asked)
+    gate.set()
+    await asked[0]
+    with pytest.raises(StoreConflictError):
+        await asked[1]
