@@ -267,13 +267,19 @@ class Line:
             task.add_done_callback(lambda done: self._seen_to(name, done))
 
     def _seen_to(self, name: str, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(name, None)
         if not task.cancelled() and (error := task.exception()):
             # A defect of ours: the order stays, and is asked about again with the others.
             log.error("order.failed", exc_info=error, extra={"attempt": name})
 
     async def _see_to(self, name: str) -> None:
         """Carries out the newest order about an attempt; the watch says what comes of it."""
+        try:
+            await self._see_to_newest(name)
+        finally:
+            # At once, not when the task is looked at: an order that comes in between wakes it again.
+            del self._tasks[name]
+
+    async def _see_to_newest(self, name: str) -> None:
         wait_s = RECONNECT_S_MIN
         while (order := self._orders.get(name)) and (connection := self._connection):
             try:

@@ -1,0 +1,112 @@
+"""The line to one host, on a connection that answers as the test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf.message import Message
+
+from coordinator.agents.line import Ears, Line
+from coordinator.runtime.ports import HostRecord, Order
+from coordinator.saga.advance import advance, start
+from coordinator.saga.commands import SendAction, SendCancel
+from coordinator.saga.events import CancelRequested, Now
+from coordinator.saga.spec import compile_plan
+from coordinator.saga.workflow import About, Failure
+from coordinator.wire.spec import tree_from_spec
+from countermand.client.spec import sequence, task, workflow_spec
+from countermand.rpc.crash import never
+from countermand.v1.agent_pb2 import (
+    GetHostResponse,
+    HostReport,
+    NoopResponse,
+    WatchAttemptsRequest,
+    WatchAttemptsResponse,
+)
+from countermand.v1.attempt_pb2 import Attempt
+from countermand.v1.verb_pb2 import Noop
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+ATTEMPT = "workflows/w/tasks/only/attempts/1"
+
+
+class Frozen:
+    def now(self) -> datetime:
+        return NOW
+
+    def jitter(self) -> float:
+        return 0.0
+
+    def new_id(self) -> str:
+        return "id"
+
+
+@dataclass
+class Agent:
+    """A connection to an agent that has taken the attempt and works on it."""
+
+    calls: list[str] = field(default_factory=list)
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def call(
+        self, rpc: str, request: Message, *, timeout_s: float, traceparent: str = ""
+    ) -> Any:
+        self.calls.append(rpc)
+        if rpc == "GetHost":
+            return GetHostResponse(host=HostReport(incarnation="i"))
+        if rpc == "CancelAttempt":
+            self.cancelled.set()
+        return NoopResponse(attempt=Attempt(name=ATTEMPT, state=Attempt.STATE_RUNNING))
+
+    async def watch(self, request: WatchAttemptsRequest) -> AsyncIterator[WatchAttemptsResponse]:
+        yield WatchAttemptsResponse(bookmark=1)
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        pass
+
+
+async def kept(record: HostRecord) -> None:
+    pass
+
+
+async def test_an_order_that_comes_while_the_last_one_ends_is_seen_to():
+    """In the very turn of the event loop, and not with the next look at everything."""
+    spec = workflow_spec("test", sequence("all", task("only", host="a", action=Noop())))
+    now = Now(time=NOW, jitter=0.0, intent=1)
+    plan = compile_plan(tree_from_spec(spec))
+    started = start(workflow_id="w", about=About(kind="k"), plan=plan, owner_epoch=1, now=now)
+    why = Failure(reason="CANCELLED", message="a test")
+    asked = CancelRequested(failure=why, version=0, principal="p", reason="r", request_id="i")
+    cancelled = advance(started.workflow, asked, now)
+    [send] = [command for command in started.commands if isinstance(command, SendAction)]
+    [stop] = [command for command in cancelled.commands if isinstance(command, SendCancel)]
+
+    def heard(*_: object) -> None:
+        # What the loop does in the next turn, when it has been told that the action was taken.
+        order = Order(workflow=cancelled.workflow, command=stop)
+        asyncio.get_running_loop().call_soon(line.deliver, order)
+
+    agent = Agent()
+    line = Line(
+        HostRecord(id="a", address="a:1", create_time=NOW),
+        connect=lambda _: agent,
+        cluster_id="c",
+        clock=Frozen(),
+        chance=Frozen(),
+        crash=never,
+        ears=Ears(event=heard, progress=heard, record=kept),
+    )
+    running = asyncio.create_task(line.run())
+    line.deliver(Order(workflow=started.workflow, command=send))
+    async with asyncio.timeout(10):
+        await agent.cancelled.wait()
+    assert agent.calls[:2] == ["GetHost", "Noop"]
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
