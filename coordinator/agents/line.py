@@ -276,7 +276,7 @@ class Line:
         try:
             await self._see_to_newest(name)
         finally:
-            # At once, not when the task is looked at: an order that comes in between wakes it again.
+            # At once, not when the task is looked at: an order in between must wake it again.
             del self._tasks[name]
 
     async def _see_to_newest(self, name: str) -> None:
