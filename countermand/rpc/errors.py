@@ -161,7 +161,7 @@ class HostIdTaken(CountermandError):
 
 
 class HostBusy(CountermandError):
-    """{name} still has open attempts: drain it first."""
+    """{name} is named by {workflow}, which is open: wait until it is settled, or cancel it."""
 
     code = StatusCode.FAILED_PRECONDITION
     reason = "HOST_BUSY"

@@ -3,7 +3,9 @@
 The coordinator puts it into the header; the agent keeps it and compares, and never computes it
 anew: protobuf promises one deterministic form per library and version only, so a coordinator in
 another language may well come to other bytes. What counts is that the same sender, sending the
-same arguments again, comes to the same hash. The sender stores it with the intent.
+same arguments again, comes to the same hash. The sender does not store it: it computes it anew from
+the stored intent, each time it sends. Should an upgrade of protobuf come to other bytes, a repeat
+across it is refused as ATTEMPT_REUSED: nothing runs twice.
 """
 
 from __future__ import annotations

@@ -238,8 +238,11 @@ def start(service_name: str, environment: Mapping[str, str], *, to: str | None =
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError:
+        # "countermand-agent" comes with the extra "agent": each service's extra has OpenTelemetry.
+        extra = service_name.removeprefix("countermand-")
         log.warning(
-            "telemetry.missing", extra={"endpoint": address, "todo": "install countermand[agent]"}
+            "telemetry.missing",
+            extra={"endpoint": address, "advice": f"install countermand[{extra}]"},
         )
         return OFF
     provider = TracerProvider(
