@@ -1,7 +1,8 @@
 """How the client calls: deadlines, typed errors, trace context, and patience with a restart.
 
-Patience is only for what is safe to repeat: reads, watches that resume by sequence, and a submit,
-which its id makes harmless. It ends: a coordinator that stays away becomes an error.
+Patience is only for what is safe to repeat: reads, watches that resume by sequence, a submit, which
+its workflow's id makes harmless, and a cancel, whose request id is remembered. It ends: a
+coordinator that stays away becomes an error.
 """
 
 from __future__ import annotations

@@ -48,7 +48,8 @@ class Client:
 
         Args:
             address: "host:port" of the coordinator.
-            patience: How long submits, waits and watches bear with a coordinator that is away.
+            patience: How long submits, cancels, waits and watches bear with a coordinator that is
+                away.
             randomness: Where jitter comes from; for tests.
         """
         self.address = address

@@ -217,12 +217,19 @@ class Run:
     # -- change ---------------------------------------------------------------------------------
 
     async def cancel(self, reason: str, *, etag: str = "") -> Workflow:
-        """Stops the workflow and makes up for what it did; returns at once."""
+        """Stops the workflow and makes up for what it did; returns once that is decided.
+
+        Sent again by itself, always with the same request id, while the coordinator is away or
+        does not answer: a cancel whose answer was lost is not told that it came too late.
+        """
         request = CancelWorkflowRequest(
             name=self.name, reason=reason, etag=etag, request_id=new_request_id()
         )
         method = self._calls.workflows.CancelWorkflow
-        return (await self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)).workflow
+        answer = await self._calls.patiently(
+            lambda: self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
+        )
+        return answer.workflow
 
     async def pause(
         self, reason: str, *, hold_compensation: bool = False, etag: str = ""

@@ -45,6 +45,8 @@ class Scripted(pb_grpc.WorkflowServiceServicer):
         self.lost: set[int] = set()  # sequences that the next watch leaves out
         self.hang_ups = 0  # watches that end at once, as if all were said
         self.resumed_after = []
+        self.cancels = []  # the request ids of all that came, repeats too
+        self.lost_answers = []  # the codes that callers get instead of the next answers
 
     # -- what the test does -----------------------------------------------------------------
 
@@ -177,6 +179,10 @@ class Scripted(pb_grpc.WorkflowServiceServicer):
 
     async def CancelWorkflow(self, request, context):
         workflow = self._find(request.name)
+        repeated = request.request_id in self.cancels
+        self.cancels.append(request.request_id)
+        if repeated:
+            return pb.CancelWorkflowResponse(workflow=workflow)
         if workflow.state in SETTLED:
             state = WorkflowState.Name(workflow.state)
             raise StateForbids(
@@ -187,6 +193,8 @@ class Scripted(pb_grpc.WorkflowServiceServicer):
             WorkflowState.WORKFLOW_STATE_COMPENSATING,
             cause=Failure(reason="CANCELLED", message=f"Cancelled: {request.reason}."),
         )
+        if self.lost_answers:
+            await context.abort(self.lost_answers.pop(0), "the answer was lost")
         return pb.CancelWorkflowResponse(workflow=workflow)
 
     async def PauseWorkflow(self, request, context):

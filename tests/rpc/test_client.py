@@ -5,6 +5,7 @@ import random
 from datetime import timedelta
 
 import pytest
+from grpc import StatusCode
 
 from countermand.client import Client, WorkflowFailed
 from countermand.client.spec import (
@@ -285,6 +286,42 @@ async def test_pages_do_not_show(client, scripted):
     assert [event.sequence async for event in client.run("w").events()] == [1, 2, 3, 4, 5]
     found = [one.name async for one in client.list(page_size=2)]
     assert found == [f"workflows/{name}" for name in ("x3", "x2", "x1", "x0", "w")]
+
+
+@pytest.mark.parametrize("code", [StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED])
+async def test_a_cancel_whose_answer_is_lost_is_one_cancel(client, scripted, code):
+    """S-Z1: it was decided, so it is asked again under the same request id, and told of it."""
+    workflow = scripted.add("w")
+    scripted.lost_answers = [code]
+
+    cancelled = await client.run("w").cancel("wrong template")
+
+    first, second = scripted.cancels
+    assert first == second
+    assert cancelled.cause.reason == "CANCELLED"
+    assert len(scripted.events[workflow.name]) == 1
+
+
+async def test_two_cancels_are_two_requests(client, scripted):
+    scripted.add("w")
+    await client.run("w").cancel("wrong template")
+    await client.run("w").cancel("wrong template")
+
+    first, second = scripted.cancels
+    assert first != second
+
+
+async def test_a_cancel_outlives_a_restart(scripted):
+    scripted.add("w")
+    before = await start(scripted)
+    await before.stop(0)
+    async with Client(before.address) as client:
+        cancelling = asyncio.create_task(client.run("w").cancel("wrong template"))
+        after = await start(scripted, listen=before.address)
+        cancelled = await cancelling
+        await after.stop(0)
+
+    assert cancelled.cause.reason == "CANCELLED"
 
 
 async def test_cancelling_what_is_settled_says_which_state_won(client, scripted):
