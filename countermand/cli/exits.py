@@ -96,19 +96,29 @@ def timed_out(settings: Settings, message: str) -> int:
 
 
 def code_of(workflow: Workflow) -> int:
-    """Returns the exit code that a workflow's state means."""
+    """Returns the exit code that a workflow's state means.
+
+    A state it has no code for is told, and is no success: a newer coordinator may have others.
+    """
     from countermand.v1.workflow_state_pb2 import WorkflowState
 
     if workflow.leftovers:
         return ATTENTION
-    return {
+    codes: dict[int, int] = {
         WorkflowState.WORKFLOW_STATE_SUCCEEDED: 0,
         WorkflowState.WORKFLOW_STATE_COMPENSATED: COMPENSATED,
         WorkflowState.WORKFLOW_STATE_FAILED: FAILED,
         WorkflowState.WORKFLOW_STATE_PAUSED: ATTENTION,
         WorkflowState.WORKFLOW_STATE_BLOCKED: ATTENTION,
         WorkflowState.WORKFLOW_STATE_QUARANTINED: ATTENTION,
-    }.get(workflow.state, 0)
+    }
+    if workflow.state not in codes:
+        message = (
+            f"{workflow.name} is in state {workflow.state}, for which this version of the command "
+            "has no exit code: look with `countermand workflow get`, or a newer version."
+        )
+        click.echo(f"{_error_word()} {message}", err=True)
+    return codes.get(workflow.state, FAILED)
 
 
 def _error_word() -> str:

@@ -1,4 +1,4 @@
-"""Follows a workflow to its end: a live tree on a terminal, lines in a pipe, then the verdict."""
+"""Follows a workflow to its end: a live tree on a terminal, lines in a pipe, then its end."""
 
 from __future__ import annotations
 

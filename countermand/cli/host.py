@@ -1,4 +1,4 @@
-"""`countermand host`: adds, lists, drains and removes hosts."""
+"""`countermand host`: adds, lists and removes hosts; drains them, once that is served."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEADS = ("HOST", "STATE", "ADDRESS", "POOLS", "OPEN", "PROBLEM")
     epilog=examples("countermand host add host-a 127.0.0.1:7711", "countermand host list"),
 )
 def host() -> None:
-    """Add, look at, drain and remove hosts."""
+    """Add, look at and remove hosts."""
 
 
 @host.command(epilog=examples("countermand host add host-a 127.0.0.1:7711"))
@@ -88,9 +88,9 @@ def get(settings: Settings, host_id: str) -> None:
 @shared_options()
 @click.pass_obj
 def drain(settings: Settings, host_id: str, reason: str, back: bool) -> None:
-    """Give a host no new tasks.
+    """Give a host no new tasks (not served yet).
 
-    Lists what still runs on it.
+    Lists what still runs on it. The coordinator of this version refuses it.
     """
 
     async def work(client: Client) -> None:
@@ -109,7 +109,10 @@ def drain(settings: Settings, host_id: str, reason: str, back: bool) -> None:
 @shared_options()
 @click.pass_obj
 def remove(settings: Settings, host_id: str, reason: str) -> None:
-    """Remove a host; drain it first."""
+    """Remove a host that no open workflow names.
+
+    It is refused while there is one: wait until it is settled, or cancel it.
+    """
 
     async def work(client: Client) -> None:
         await client.hosts.remove(host_id, reason)

@@ -41,7 +41,8 @@ _AT_WORK = frozenset(
 _MADE_UP = frozenset({Task.STATE_COMPENSATING, Task.STATE_COMPENSATED})
 
 
-# A group is what the first of these is that a member is in; the history speaks of tasks only.
+# A group is what the first of these is that a member is in. The history speaks of tasks only, so it
+# is worked out here as the coordinator does: the order is the one of `coordinator/wire/view.py`.
 _LOUDEST = (
     Task.STATE_COMPENSATION_BLOCKED,
     Task.STATE_COMPENSATING,
@@ -51,22 +52,22 @@ _LOUDEST = (
     Task.STATE_STARTING,
     Task.STATE_RETRY_WAIT,
     Task.STATE_READY,
-    Task.STATE_PENDING,
-    Task.STATE_ABANDONED,
     Task.STATE_COMPENSATED,
     Task.STATE_FAILED,
     Task.STATE_CANCELLED,
-    Task.STATE_SUCCEEDED,
+    Task.STATE_ABANDONED,
 )
-_NOT_BEGUN = frozenset({Task.STATE_PENDING, Task.STATE_READY})
 
 
 def rolled_up(members: Iterable[Task.State.ValueType]) -> Task.State.ValueType:
     """Returns the state of a group with members in these states."""
     states = set(members)
-    loudest = next((state for state in _LOUDEST if state in states), Task.STATE_SKIPPED)
-    begun = not states <= _NOT_BEGUN
-    return Task.STATE_RUNNING if loudest in _NOT_BEGUN and begun else loudest
+    for state in _LOUDEST:
+        if state in states:
+            return state
+    if Task.STATE_PENDING in states:
+        return Task.STATE_RUNNING if len(states) > 1 else Task.STATE_PENDING
+    return Task.STATE_SUCCEEDED
 
 
 class Picture:

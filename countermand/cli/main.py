@@ -17,7 +17,7 @@ from countermand.cli.settings import Settings, shared_options
 EPILOG = """\b
 Examples:
   countermand demo                                          see it fail, and make up for it
-  countermand workflow plan add-vm.json                     what a spec would do, and undo
+  countermand workflow plan add-vm.json                     what it would do, and how make up for it
   countermand workflow submit add-vm.json --id vm-42 --watch
   countermand workflow watch @latest                        follow the last one
 \b
@@ -68,7 +68,7 @@ class LazyGroup(click.Group):
             "See it: one copy fails, its siblings are made up for.",
         ),
         "workflow": ("countermand.cli.workflow:workflow", "Submit, follow and steer workflows."),
-        "host": ("countermand.cli.host:host", "Add, look at, drain and remove hosts."),
+        "host": ("countermand.cli.host:host", "Add, look at and remove hosts."),
         "version": ("countermand.cli.version:version", "Say which version this is."),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

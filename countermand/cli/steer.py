@@ -36,7 +36,7 @@ def cancel(settings: Settings, name: str, reason: str) -> None:
 @shared_options()
 @click.pass_obj
 def pause(settings: Settings, name: str, reason: str, hold_compensation: bool) -> None:
-    """Start nothing new for a while.
+    """Start nothing new for a while (not served yet).
 
     Attempts in flight end by themselves, and compensation goes on unless it is held too.
     """
@@ -73,7 +73,7 @@ def resume(
     give_ups: tuple[str, ...],
     reason: str,
 ) -> None:
-    """Go on after a pause.
+    """Go on after a pause (not served yet).
 
     Takes one decision for each task that needs one; all of them hold, or none.
     """

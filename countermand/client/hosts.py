@@ -20,7 +20,7 @@ from countermand.v1.host_pb2 import (
 
 
 class Hosts:
-    """Adds, lists, drains and removes hosts; a host is named by its id or its whole name."""
+    """Adds, lists and removes hosts; a host is named by its id or its whole name."""
 
     def __init__(self, calls: Calls) -> None:
         """Keeps the channel."""
@@ -56,14 +56,14 @@ class Hosts:
         return (await self._calls.unary(method, request, timeout_s=READ_TIMEOUT_S)).host
 
     async def drain(self, host: str, reason: str) -> DrainHostResponse:
-        """Gives a host no new tasks; the answer lists what blocks the drain."""
+        """Gives a host no new tasks; the answer lists what blocks the drain. Not served yet."""
         request = DrainHostRequest(name=_name(host), reason=reason, request_id=new_request_id())
         return await self._calls.unary(
             self._calls.hosts.DrainHost, request, timeout_s=CHANGE_TIMEOUT_S
         )
 
     async def undrain(self, host: str, reason: str) -> DrainHostResponse:
-        """Takes a drain back: the host gets tasks again."""
+        """Takes a drain back: the host gets tasks again. Not served yet."""
         request = DrainHostRequest(
             name=_name(host), reason=reason, undrain=True, request_id=new_request_id()
         )
@@ -72,7 +72,7 @@ class Hosts:
         )
 
     async def remove(self, host: str, reason: str) -> None:
-        """Removes a host that no open workflow needs."""
+        """Removes a host that no open workflow names."""
         request = RemoveHostRequest(name=_name(host), reason=reason, request_id=new_request_id())
         method = self._calls.hosts.RemoveHost
         await self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)

@@ -129,15 +129,15 @@ def task(
     after: Sequence[str] = (),
     when: Condition | None = None,
 ) -> Node:
-    """Returns a step run by an agent; without a host the coordinator chooses one."""
-    step = Node.Task(
+    """Returns a task run by an agent; without a host the coordinator chooses one."""
+    leaf = Node.Task(
         host_id=host,
         candidate_host_ids=candidate_hosts,
         action=action_of(action),
         bindings=_bindings(bindings),
         compensation=compensation,
     )
-    return Node(name=name, task=step, policy=policy, after=after, when=when)
+    return Node(name=name, task=leaf, policy=policy, after=after, when=when)
 
 
 def compensate_by(action: Verb, *, bindings: Bindings | None = None) -> Compensation:

@@ -10,9 +10,12 @@ import sys
 import pytest
 from click.testing import CliRunner
 
+from countermand.cli.exits import code_of
 from countermand.cli.main import main
 from countermand.client.spec import dump_spec, sequence, task, workflow_spec
 from countermand.v1.verb_pb2 import Noop
+from countermand.v1.workflow_pb2 import Workflow
+from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.cli.processes import served
 
 SPEC = dump_spec(workflow_spec("drill", sequence("all", task("one", action=Noop()))))
@@ -27,6 +30,12 @@ SPEC = dump_spec(workflow_spec("drill", sequence("all", task("one", action=Noop(
 )
 def test_waiting_ends_with_the_code_of_the_ending(run, name, code):
     assert run("workflow", "wait", name).exit_code == code
+
+
+@pytest.mark.parametrize("state", [0, WorkflowState.WORKFLOW_STATE_ENDING, 4711])
+def test_a_state_without_an_exit_code_is_no_success(capsys, state):
+    assert code_of(Workflow(name="workflows/w", state=state)) == 1
+    assert f"workflows/w is in state {state}" in capsys.readouterr().err
 
 
 def test_a_wait_that_is_over_is_124(run):

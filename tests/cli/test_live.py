@@ -3,6 +3,8 @@
 import pytest
 from rich.console import Console
 
+from coordinator.wire import view
+from countermand.cli import live
 from countermand.cli.live import Picture, rolled_up
 from countermand.v1.attempt_pb2 import Attempt, Progress
 from countermand.v1.event_pb2 import (
@@ -83,7 +85,8 @@ def test_what_is_made_up_for_says_how():
         ("SUCCEEDED PENDING", "RUNNING"),
         ("SUCCEEDED RUNNING", "RUNNING"),
         ("SUCCEEDED SKIPPED", "SUCCEEDED"),
-        ("SKIPPED SKIPPED", "SKIPPED"),
+        ("SKIPPED SKIPPED", "SUCCEEDED"),
+        ("FAILED PENDING", "FAILED"),
         ("FAILED CANCELLING RUNNING", "CANCELLING"),
         ("FAILED COMPENSATING SUCCEEDED", "COMPENSATING"),
         ("FAILED COMPENSATED CANCELLED", "COMPENSATED"),
@@ -95,6 +98,13 @@ def test_a_group_is_what_its_loudest_member_is(members, group):
     states = [Task.State.Value(f"STATE_{word}") for word in members.split()]
 
     assert Task.State.Name(rolled_up(states)) == f"STATE_{group}"
+
+
+def test_the_order_is_the_coordinators():
+    """What is shown while it moves is what `workflow get` says of it."""
+    ours = [Task.State.Name(state) for state in live._LOUDEST]
+
+    assert ours == [f"STATE_{state}" for state in view._LOUDEST]
 
 
 def test_a_group_moves_with_its_members():

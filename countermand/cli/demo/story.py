@@ -70,7 +70,7 @@ class Told:
         return before, after
 
     def count(self, state: Task.State.ValueType) -> int:
-        """Returns how many of its steps are in a state."""
+        """Returns how many of its tasks are in a state."""
         return sum(t.state == state and t.kind == Task.KIND_VERB for t in self.workflow.tasks)
 
 

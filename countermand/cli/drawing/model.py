@@ -99,7 +99,7 @@ class Marker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fact:
-    """One line of the verdict: a task, where, and what became of it."""
+    """One line of how it ended: a task, where, and what became of it."""
 
     task_id: str
     host_id: str

@@ -1,4 +1,4 @@
-"""The top of the SVG: the verdict, for who has ten seconds. Pure."""
+"""The top of the SVG: how it ended, for who has ten seconds. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LINE: Final = 18.0
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """One of the questions that the verdict answers."""
+    """One of the questions that the top answers."""
 
     label: str
     glyph: str
@@ -31,7 +31,7 @@ class _Column:
 
 
 def draw(timeline: Timeline, left: float, right: float) -> tuple[str, float]:
-    """Returns the verdict, and the height at which the chart begins."""
+    """Returns the top, and the height at which the chart begins."""
     look = captions.verdict_look(timeline)
     words = f"{look.glyph} {look.word.upper()}"
     pill = width_of(words, 18) + 20  # capitals are wide

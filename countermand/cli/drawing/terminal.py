@@ -82,7 +82,7 @@ class _Page:
 
 
 def draw(timeline: Timeline, console: Console) -> None:
-    """Prints a timeline, verdict first."""
+    """Prints a timeline, its end first."""
     page = _measure(timeline, min(console.width, WIDTH_MAX) - 2)
     lines = [_ticks(page), _phases(page), *(_row(page, row) for row in timeline.rows)]
     if timeline.lane:
@@ -93,7 +93,7 @@ def draw(timeline: Timeline, console: Console) -> None:
 
 
 def banner(timeline: Timeline) -> list[Text]:
-    """Returns the verdict: the state, what it is about, and the sentence."""
+    """Returns how it ended: the state, what it is about, and the sentence."""
     look = captions.verdict_look(timeline)
     title = Text.assemble(
         (f" {look.glyph} {look.word.upper()} ", f"bold reverse {look.colour}"),

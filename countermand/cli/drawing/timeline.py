@@ -1,7 +1,7 @@
 """From a workflow and its history to the timeline that is drawn.
 
 The history alone says when what happened; the workflow adds the tree, the phrases and the words of
-the verdict. Pure: the same history gives the same timeline, and so the same drawing.
+its end. Pure: the same history gives the same timeline, and so the same drawing.
 """
 
 from __future__ import annotations

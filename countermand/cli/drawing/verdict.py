@@ -30,7 +30,7 @@ MADE_UP_FOR: Final[Mapping[int, str]] = {
 
 
 def verdict(workflow: Workflow, rows: Sequence[Row], lane: Sequence[LaneRow]) -> Verdict:
-    """Returns the verdict so far."""
+    """Returns how it stands so far, or how it ended."""
     failed = _failed(workflow, rows)
     made_up_for = tuple(
         Fact(
