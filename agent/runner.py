@@ -119,7 +119,7 @@ class Runner:
         )
         for record in records:
             lane = _lane(record.kind, work.action_for(record))
-            running = self._launch(record, self._slots[lane].retake())
+            running = self._launch(record, self._slots[lane].retake(), resumed=True)
             if record.tombstoned or record.state is State.CANCELLING:
                 running.stop(AttemptCancelled())
 
@@ -290,8 +290,13 @@ class Runner:
 
     # -- work -----------------------------------------------------------------------------------
 
-    def _launch(self, record: AttemptRecord, ticket: Ticket) -> Running:
-        running = Running(record, monotonic=self._outside.monotonic, keep_note=self._keep_note)
+    def _launch(self, record: AttemptRecord, ticket: Ticket, *, resumed: bool = False) -> Running:
+        running = Running(
+            record,
+            monotonic=self._outside.monotonic,
+            keep_note=self._keep_note,
+            resumed=resumed,
+        )
         earlier = [
             other.ended
             for other in self.running.values()

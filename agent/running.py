@@ -28,9 +28,11 @@ class Running:
         *,
         monotonic: Callable[[], float],
         keep_note: Callable[[str, str], asyncio.Future[None]],
+        resumed: bool = False,
     ) -> None:
         """Begins with the progress of an earlier life."""
         self.record = record
+        self.resumed = resumed  # an earlier life may have come to its effect
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.stopping = asyncio.Event()  # asked to stop, or the agent is stopping
         self.stop_error: CountermandError | None = None

@@ -101,7 +101,7 @@ class Worker:
 
     async def _drive(self, running: Running) -> Output:
         record = running.record
-        verb, steps = await self._steps(record)
+        verb, steps = await self._steps(record, resumed=running.resumed)
         executor = self._executor if verb.touches_storage else self._inline
         with self._outside.telemetry.span(
             f"agent.{record.kind.lower()}",
@@ -114,12 +114,15 @@ class Worker:
         failure = error.failure(attempt=record.name, host_id=self._host_id)
         return failure.SerializeToString(deterministic=True)
 
-    async def _steps(self, record: AttemptRecord) -> tuple[catalogue.Verb, Steps[Output]]:
+    async def _steps(
+        self, record: AttemptRecord, *, resumed: bool
+    ) -> tuple[catalogue.Verb, Steps[Output]]:
         """Returns the work of an attempt."""
         work = Work(
             attempt=record.name,
             cluster_id=self.cluster_id,
             note=record.note,
+            resumed=resumed,
             now=self._outside.now,
             crash=self._outside.crash,
         )

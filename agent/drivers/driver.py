@@ -48,6 +48,7 @@ class Work:
     attempt: str
     cluster_id: str
     note: str  # what was last kept of an earlier life; empty at first
+    resumed: bool = False  # an earlier life may have come to its effect
     now: Callable[[], datetime]
     crash: Crash
 

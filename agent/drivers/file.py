@@ -172,12 +172,14 @@ class FileDriver:
     def delete(self, work: Work, image_id: str) -> Steps[bool]:
         """Removes an image; returns whether it was there."""
         with self._staging.translating(image_id):
-            self._staging.discard(work.attempt)
             try:
-                label = self.layout.label(image_id)
+                with self._staging.looking(work, image_id):
+                    self._staging.discard(work.attempt)
+                    label = self.layout.label(image_id)
             except ImageNotFound:
                 if work.note:  # an earlier life may not have come to flush it
-                    self._staging.flush_folders()
+                    with self._staging.looking(work, image_id):
+                        self._staging.flush_folders()
                 return bool(work.note)
             life = f"{label.attempt} {label.create_time}"
             if work.note and work.note != life:

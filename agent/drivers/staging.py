@@ -7,6 +7,7 @@ Removing is the same backwards: renamed out of sight first, purged after.
 from __future__ import annotations
 
 import errno
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from countermand.rpc.errors import (
     NoSpace,
     StorageFailed,
 )
+
+log = logging.getLogger(__name__)
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
@@ -76,7 +79,8 @@ class Staging:
         folder = self.layout.staged(work.attempt)
         with self.translating(image_id):
             try:
-                label = self.layout.owner(image_id)
+                with self.looking(work, image_id):
+                    label = self.layout.owner(image_id)
                 if label is not None and self.is_of(label, work, work.attempt):
                     # An earlier life did it and could not say so, perhaps not even flush it.
                     self._flush_names(image_id)
@@ -106,17 +110,31 @@ class Staging:
             if label.backing:
                 self.layout.label(label.backing)  # it may have gone since it was looked at
             try:
-                self.files.rename(folder, target)
+                self._rename(image_id, folder, target)
             except OSError as error:
                 if error.errno in _TAKEN:
                     self._refuse_taken(image_id)
-                if self.files.stat(folder) is None:  # it failed, and yet it moved
-                    raise OutcomeUnknown(self._error(error, image_id)) from error
                 raise
         work.crash(crash_points.AFTER_RENAME)
         self._flush_names(image_id)
         self.room.move(self.layout.account(folder), self.layout.account(target))
-        self.settle(target)
+        try:
+            self.settle(target)
+        except OSError:  # only the account is off, until the next start: the image is there
+            log.exception("pool.account_failed", extra={"pool": self.pool.pool_id})
+
+    def _rename(self, image_id: str, source: Path, target: Path) -> None:
+        """Renames a folder; an OSError means for certain that it did not move."""
+        try:
+            self.files.rename(source, target)
+        except OSError as error:
+            try:
+                moved = self.files.stat(source) is None  # it failed, and yet it moved
+            except OSError:
+                moved = True  # who can tell
+            if moved:
+                raise OutcomeUnknown(self._error(error, image_id)) from error
+            raise
 
     def _flush_names(self, image_id: str) -> None:
         try:
@@ -138,7 +156,7 @@ class Staging:
                 raise ImageInUse(
                     image=image_id, pool=self.pool.pool_id, holder=", ".join(dependants)
                 )
-            self.files.rename(folder, staged)
+            self._rename(image_id, folder, staged)
         self.room.move(self.layout.account(folder), self.layout.account(staged))
         self._flush_names(image_id)
 
@@ -206,6 +224,16 @@ class Staging:
             yield handle
         finally:
             self.files.close(handle)
+
+    @contextmanager
+    def looking(self, work: Work, image_id: str) -> Iterator[None]:
+        """Looks at what an earlier life may have done: if that fails, nothing is certain."""
+        try:
+            yield
+        except OSError as error:
+            if not work.resumed:
+                raise
+            raise OutcomeUnknown(self._error(error, image_id)) from error
 
     @contextmanager
     def translating(self, image_id: str) -> Iterator[None]:

@@ -32,6 +32,7 @@ class FailingFiles(RealFiles):
     def __init__(self) -> None:
         super().__init__()
         self.failing: dict[str, tuple[str, int]] = {}  # call → name, errno
+        self.renamed: list[str] = []
 
     def fail(self, call: str, name: str, error: int = errno.EIO) -> None:
         self.failing[call] = (name, error)
@@ -52,7 +53,19 @@ class FailingFiles(RealFiles):
     def rename(self, source, target):
         self._perhaps("rename", target)
         super().rename(source, target)
+        self.renamed += [source.name, target.name]
         self._perhaps("after_rename", target)
+
+    def list_folder(self, path):
+        if path.name in self.renamed:
+            self._perhaps("list_renamed", path)
+        return super().list_folder(path)
+
+    def stat(self, path):
+        self._perhaps("stat", path)
+        if path.name in self.renamed:
+            self._perhaps("stat_renamed", path)
+        return super().stat(path)
 
 
 @pytest.fixture
@@ -91,6 +104,48 @@ async def test_a_failure_after_it_is_unknown_until_the_next_start(failing, call,
     await rig.restart()
     assert (await rig.settled(COPY)).state == SUCCEEDED
     assert rig.images() == ["base", "disk"]
+
+
+async def test_an_image_that_is_there_is_never_called_failed(failing):
+    """I3, I4: after the rename and its flush only the account can still go wrong."""
+    rig, files = failing
+    files.fail("list_renamed", "disk")
+    made = await rig.run(COPY, ACTION)
+    assert made.state == SUCCEEDED, made
+    assert rig.images() == ["base", "disk"]
+
+
+async def test_a_rename_that_nobody_can_look_after_is_unknown(failing):
+    rig, files = failing
+    staged = COPY.replace("/", "@")
+    files.fail("after_rename", "disk")
+    files.fail("stat_renamed", staged)
+    assert (await rig.run(COPY, ACTION)).state == UNKNOWN
+    assert rig.images() == ["base", "disk"]
+
+
+async def test_what_an_earlier_life_did_is_unknown_while_it_cannot_be_looked_at(failing):
+    """I4: the image is there; a disk that does not answer is no reason to call it failed."""
+    rig, files = failing
+    files.fail("after_rename", "disk")
+    await rig.run(COPY, ACTION)
+    files.failing.clear()
+    files.fail("stat", "disk")
+    await rig.restart()
+    assert (await rig.settled(COPY)).state == UNKNOWN
+    files.failing.clear()
+    await rig.restart()
+    assert (await rig.settled(COPY)).state == SUCCEEDED
+
+
+async def test_a_deletion_that_failed_and_yet_moved_is_unknown_and_goes_on(failing):
+    rig, files = failing
+    delete = Action(delete_image=DeleteImage(target=address("fast/base")))
+    files.fail("after_rename", COPY.replace("/", "@"))
+    assert (await rig.run(COPY, delete)).state == UNKNOWN
+    files.failing.clear()
+    await rig.restart()
+    assert (await rig.settled(COPY)).output.delete_image.existed
 
 
 async def test_an_unknown_outcome_can_be_made_up_for(failing):
