@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Protocol, TypeVar
 
 from agent.drivers.driver import Step, Steps
@@ -32,8 +33,8 @@ class Guard(Protocol):
         """Takes note of a step; raises to stop the work. May be called on any thread."""
         ...
 
-    async def keep(self, note: str) -> None:
-        """Returns once the note is durable."""
+    async def keep(self, step: Step) -> None:
+        """Returns once the step's note is durable, or need not be; raises when we are stopping."""
         ...
 
 
@@ -68,17 +69,18 @@ class InlineExecutor:
 
     async def drive(self, steps: Steps[T], guard: Guard) -> T:
         """Runs a generator to its end and returns what it returns."""
-        try:
-            step = next(steps)
-            while True:
-                if step.note:
-                    await guard.keep(step.note)
-                await self._between(step)
-                stop = _stop(steps, guard, step)
-                step = next(steps) if stop is None else steps.throw(stop)
-        except StopIteration as end:
-            value: T = end.value
-            return value
+        with closing(steps):  # left as it is when we are stopping
+            try:
+                step = next(steps)
+                while True:
+                    if step.note:
+                        await guard.keep(step)
+                    await self._between(step)
+                    stop = _stop(guard, step)
+                    step = next(steps) if stop is None else steps.throw(stop)
+            except StopIteration as end:
+                value: T = end.value
+                return value
 
     async def call(self, function: Callable[[], T]) -> T:
         """Runs a function."""
@@ -110,27 +112,25 @@ class ThreadExecutor:
 
 
 def _pump(loop: asyncio.AbstractEventLoop, steps: Steps[T], guard: Guard) -> T:
-    try:
-        step = next(steps)
-        while True:
-            if step.note:
-                asyncio.run_coroutine_threadsafe(guard.keep(step.note), loop).result()
-            if step.wait_s:
-                time.sleep(step.wait_s)
-            stop = _stop(steps, guard, step)
-            step = next(steps) if stop is None else steps.throw(stop)
-    except StopIteration as end:
-        value: T = end.value
-        return value
+    with closing(steps):  # left as it is when we are stopping
+        try:
+            step = next(steps)
+            while True:
+                if step.note:
+                    asyncio.run_coroutine_threadsafe(guard.keep(step), loop).result()
+                if step.wait_s:
+                    time.sleep(step.wait_s)
+                stop = _stop(guard, step)
+                step = next(steps) if stop is None else steps.throw(stop)
+        except StopIteration as end:
+            value: T = end.value
+            return value
 
 
-def _stop(steps: Steps[T], guard: Guard, step: Step) -> CountermandError | None:
-    """Returns the error to stop the work with, if any; leaves it as it is when we are stopping."""
+def _stop(guard: Guard, step: Step) -> CountermandError | None:
+    """Returns the error to stop the work with, if any."""
     try:
         guard.check(step)
     except CountermandError as error:
         return error
-    except Interrupted:
-        steps.close()
-        raise
     return None

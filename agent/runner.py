@@ -29,7 +29,7 @@ from agent.attempts import (
     Refuse,
     State,
 )
-from agent.drivers.driver import Driver
+from agent.drivers.driver import Driver, Step
 from agent.executors import Executor, Interrupted
 from agent.journal import Transaction, Transactor
 from agent.running import Lane, Running, Slots, Ticket
@@ -95,6 +95,7 @@ class Runner:
         self.watchers = Watchers(journal, self.running)
         self._outside = outside
         self._stopping = False
+        self._leaving = asyncio.Event()
         self._worker = Worker(
             journal=journal, pools=pools, executor=executor, outside=outside, host_id=host_id
         )
@@ -126,6 +127,7 @@ class Runner:
     async def stop(self) -> None:
         """Leaves what is running as it is, for the next start, and closes the journal."""
         self._stopping = True
+        self._leaving.set()
         for running in self.running.values():
             running.interrupt()
         while self._tasks:  # a request in the middle of its admission launches one more
@@ -314,8 +316,20 @@ class Runner:
         task.add_done_callback(self._tasks.discard)
         return running
 
-    def _keep_note(self, name: str, note: str) -> asyncio.Future[None]:
-        return asyncio.ensure_future(self.journal.transact(lambda tx: tx.keep_note(name, note)))
+    async def _keep_note(self, running: Running, step: Step) -> None:
+        """Keeps a verb's note; while the journal cannot be written to, only if it is needed."""
+        name = running.record.name
+
+        def keep(tx: Transaction) -> None:
+            tx.keep_note(name, step.note)
+
+        if step.note_needed:
+            await self._record(running, keep, until=lambda: running.stop_error is not None)
+            return
+        try:
+            await self.journal.transact(keep)
+        except sqlite3.Error as error:  # a crash would cost more work, and nothing else
+            log.warning("attempt.note_skipped", extra={"attempt": name, "error": str(error)})
 
     async def _run(
         self, running: Running, ticket: Ticket, earlier: list[asyncio.Future[None]]
@@ -410,15 +424,43 @@ class Runner:
 
         return settle
 
-    async def _record(self, running: Running, function: Callable[[Transaction], None]) -> None:
-        """Records a change of an attempt, as soon as the journal can be written to."""
+    async def _record(
+        self,
+        running: Running,
+        function: Callable[[Transaction], None],
+        *,
+        until: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Records a change of an attempt, as soon as the journal can be written to.
+
+        Raises:
+            Interrupted: The agent is stopping: the next start finds out what is not recorded.
+        """
+        failures = 0
+        extra = {"attempt": running.record.name}
         while True:
             try:
                 await self.journal.transact(function)
             except sqlite3.Error:
-                log.exception("journal.failed", extra={"attempt": running.record.name})
-                await asyncio.sleep(RECORD_DELAY_S)
+                failures += 1
+                if failures == 1:
+                    log.exception("journal.failed", extra=extra)
+                await self._pause()
+                if self._stopping:
+                    raise Interrupted from None
+                if until():
+                    break
                 continue
+            break
+        if failures:
+            log.warning("journal.waited", extra={**extra, "failures": failures})
+
+    async def _pause(self) -> None:
+        """Waits a while, or until the agent is stopping."""
+        try:
+            async with asyncio.timeout(RECORD_DELAY_S):
+                await self._leaving.wait()
+        except TimeoutError:
             return
 
     def _on_commit(self, changed: list[AttemptRecord]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from agent.attempts import AttemptRecord, Kind, Place
@@ -27,7 +27,7 @@ class Running:
         record: AttemptRecord,
         *,
         monotonic: Callable[[], float],
-        keep_note: Callable[[str, str], asyncio.Future[None]],
+        keep_note: KeepNote,
         resumed: bool = False,
     ) -> None:
         """Begins with the progress of an earlier life."""
@@ -77,9 +77,9 @@ class Running:
                 raise self.stop_error
             self.committed = self.committed or step.last
 
-    async def keep(self, note: str) -> None:
-        """Returns once the note is durable."""
-        await self._keep_note(self.record.name, note)
+    async def keep(self, step: Step) -> None:
+        """Returns once the step's note is durable, or need not be."""
+        await self._keep_note(self, step)
 
     @property
     def done_and_total(self) -> tuple[int, int]:
@@ -96,6 +96,9 @@ class Running:
         if len(samples) > 1 and samples[-1][0] > samples[0][0]:
             rate = int((samples[-1][1] - samples[0][1]) / (samples[-1][0] - samples[0][0]))
         return Progress(done=done, total=total, unit="bytes", rate=rate)
+
+
+KeepNote = Callable[[Running, Step], Awaitable[None]]
 
 
 class Lane(NamedTuple):

@@ -91,7 +91,7 @@ class _CallGuard:
         if self.caller_gone:
             raise Interrupted
 
-    async def keep(self, note: str) -> None:
+    async def keep(self, step: Step) -> None:
         """Keeps nothing."""
 
 

@@ -34,6 +34,7 @@ class Step:
     done: int = 0
     total: int = 0  # 0: no progress to tell
     note: str = ""  # kept in the journal before the work goes on; comes back in `Work.note`
+    note_needed: bool = False  # without it the work must not go on; else it only saves time
     last: bool = False  # the effect follows at once: passing here is the point of no return
     wait_s: float = 0.0  # how long to wait, so as to keep to a bandwidth
 

@@ -184,7 +184,7 @@ class FileDriver:
             life = f"{label.attempt} {label.create_time}"
             if work.note and work.note != life:
                 return True  # another image has the name by now: ours has gone
-            yield Step(note=life)
+            yield Step(note=life, note_needed=True)
             yield Step(last=True)
             self._staging.take_away(image_id, attempt=work.attempt)
             self._staging.purge(image_id, attempt=work.attempt)

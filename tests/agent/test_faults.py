@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
-from functools import partial
 from pathlib import Path
 
 import pytest
 
+from agent import runner
+from agent.drivers.copying import CHUNK_BYTES
 from agent.drivers.files import RealFiles
 from countermand.rpc.errors import StorageFailed
 from countermand.v1.attempt_pb2 import Attempt
@@ -20,10 +22,19 @@ COPY = attempt_name("copy")
 UNDO = attempt_name("copy", 2)
 ACTION = copy_action("fast/base", "fast/disk")
 
+DELETE = Action(delete_image=DeleteImage(target=address("fast/base")))
+
 SUCCEEDED = Attempt.STATE_SUCCEEDED
 FAILED = Attempt.STATE_FAILED
 UNKNOWN = Attempt.STATE_UNKNOWN
 CANCELLED = Attempt.STATE_CANCELLED
+
+
+async def until(condition) -> None:
+    """Returns once something is so."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - what it waits for has no event
+            await asyncio.sleep(0.001)
 
 
 class FailingFiles(RealFiles):
@@ -140,9 +151,8 @@ async def test_what_an_earlier_life_did_is_unknown_while_it_cannot_be_looked_at(
 
 async def test_a_deletion_that_failed_and_yet_moved_is_unknown_and_goes_on(failing):
     rig, files = failing
-    delete = Action(delete_image=DeleteImage(target=address("fast/base")))
     files.fail("after_rename", COPY.replace("/", "@"))
-    assert (await rig.run(COPY, delete)).state == UNKNOWN
+    assert (await rig.run(COPY, DELETE)).state == UNKNOWN
     files.failing.clear()
     await rig.restart()
     assert (await rig.settled(COPY)).output.delete_image.existed
@@ -164,9 +174,8 @@ async def test_an_unknown_outcome_can_be_made_up_for(failing):
 async def test_a_deletion_that_was_not_flushed_is_unknown_and_goes_on(failing):
     """S-V22: the image is out of sight; the next start purges it."""
     rig, files = failing
-    delete = Action(delete_image=DeleteImage(target=address("fast/base")))
     files.fail("flush_folder", "images")
-    lost = await rig.run(COPY, delete)
+    lost = await rig.run(COPY, DELETE)
     assert (lost.state, lost.failure.reason) == (UNKNOWN, "STORAGE_FAILED")
     files.failing.clear()
     await rig.restart()
@@ -192,16 +201,94 @@ async def test_a_pool_taken_out_of_service_leaves_what_ran_in_it_unknown(failing
     assert (await rig.settled(COPY)).state == SUCCEEDED
 
 
+# -- a journal whose disk is full ---------------------------------------------------------------
+
+
+async def fill_journal(rig: Rig, *, full: bool) -> None:
+    def query_only(tx):
+        tx._connection.execute(f"PRAGMA query_only = {full}")
+
+    await rig.runner.journal.transact(query_only)
+
+
 async def test_a_journal_that_cannot_be_written_to_takes_no_orders(rig):
     """S-Z26: and the agent goes on answering."""
     await rig.run(attempt_name("a"), noop_action())
-
-    def query_only(tx, *, on):
-        tx._connection.execute(f"PRAGMA query_only = {on}")
-
-    await rig.runner.journal.transact(partial(query_only, on=True))
+    await fill_journal(rig, full=True)
     with pytest.raises(StorageFailed, match="journal"):
         await rig.accept(COPY, noop_action())
     assert (await rig.get(attempt_name("a"))).state == SUCCEEDED
-    await rig.runner.journal.transact(partial(query_only, on=False))
+    await fill_journal(rig, full=False)
     assert (await rig.run(COPY, noop_action())).state == SUCCEEDED
+
+
+@pytest.fixture
+async def noting(tmp_path, monkeypatch):
+    """Yields an agent that notes each chunk and waits at each step, and the gate."""
+    monkeypatch.setattr(runner, "RECORD_DELAY_S", 0.01)
+    rig = Rig(tmp_path, options={"fast": {"flush_bytes": CHUNK_BYTES}})
+    await rig.start()
+    rig.put("base", b"x" * CHUNK_BYTES * 3)
+    gate = Gate()
+    await rig.restart(gate=gate)
+    yield rig, gate
+    gate.open()
+    await rig.runner.stop()
+
+
+async def test_a_copy_goes_on_without_notes_while_the_journal_is_full(noting, caplog):
+    """S-Z26: a note saves time after a crash; its loss is no reason to lose the attempt."""
+    rig, gate = noting
+    await rig.accept(COPY, ACTION)
+    await gate.arrival()
+    await fill_journal(rig, full=True)
+    gate.open()
+    await until(lambda: rig.images() == ["base", "disk"])
+    await until(lambda: "journal.failed" in caplog.messages)
+    await fill_journal(rig, full=False)
+    assert (await rig.settled(COPY)).state == SUCCEEDED
+    assert "attempt.note_skipped" in caplog.messages
+    assert caplog.messages.count("journal.failed") == 1
+
+
+async def test_a_deletion_waits_for_its_note(noting, caplog):
+    """Without it a restart could not tell this image from the next one of its name."""
+    rig, gate = noting
+    gate.open()
+    journal = rig.runner.journal
+    accepted = rig.accept(COPY, DELETE)
+    journal.on_commit = _filling_after(journal, rig)
+    await accepted
+    await until(lambda: "journal.failed" in caplog.messages)
+    assert rig.images() == ["base"]
+    await fill_journal(rig, full=False)
+    assert (await rig.settled(COPY)).output.delete_image.existed
+    assert rig.images() == []
+
+
+def _filling_after(journal, rig):
+    """Fills the journal's disk once something was committed."""
+    told = journal.on_commit
+
+    def tell(changed):
+        told(changed)
+        journal.on_commit = told
+        journal._journal.transact(lambda tx: tx._connection.execute("PRAGMA query_only = 1"))
+
+    return tell
+
+
+@pytest.mark.parametrize("action", [ACTION, DELETE], ids=["outcome", "note"])
+async def test_a_full_journal_does_not_keep_the_agent_from_stopping(noting, caplog, action):
+    """The next start finds out what could not be recorded."""
+    rig, gate = noting
+    gate.open()
+    journal = rig.runner.journal
+    accepted = rig.accept(COPY, action)
+    journal.on_commit = _filling_after(journal, rig)
+    await accepted
+    await until(lambda: "journal.failed" in caplog.messages)
+    async with asyncio.timeout(5):
+        await rig.runner.stop()
+    await rig.start()
+    assert (await rig.settled(COPY)).state == SUCCEEDED
