@@ -73,7 +73,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.CANCELLING, Event.STOPPED): State.CANCELLED,
     (State.CANCELLING, Event.LOST): State.UNKNOWN,
     (State.UNKNOWN, Event.STOPPED): State.CANCELLED,  # its compensation has looked, and undone
-    (State.UNKNOWN, Event.STARTED): State.RUNNING,  # the next start of the agent looks again
+    (State.UNKNOWN, Event.STARTED): State.RUNNING,  # the agent looks again
 }
 
 # Facts that come too late: they change nothing. Anything else outside the table is a bug.
@@ -126,6 +126,11 @@ class AttemptRecord:
         return self.state in OPEN
 
 
+def can_look_again(record: AttemptRecord) -> bool:
+    """Returns whether an attempt's own work may find out how it ended; else its compensation."""
+    return record.state is State.UNKNOWN and record.received and not record.tombstoned
+
+
 def move(
     record: AttemptRecord,
     event: Event,
@@ -143,7 +148,8 @@ def move(
         state=state,
         output=output,
         failure=failure,
-        start_time=now if event is Event.STARTED else record.start_time,
+        # Of the first start: a run timeout counts from there, however often it is taken up again.
+        start_time=record.start_time or (now if event is Event.STARTED else None),
         end_time=None if state in OPEN else now,
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
@@ -46,8 +45,7 @@ def _settle_unstarted(tx: Transaction, *, now: Callable[[], datetime]) -> list[A
         if record.state is State.ACCEPTED and record.tombstoned:
             tx.put(attempts.move(record, Event.STOPPED, now=now()))
         elif record.state is State.UNKNOWN:
-            moved = attempts.move(record, Event.STARTED, now=now())
-            left.append(tx.put(replace(moved, start_time=record.start_time)))
+            left.append(tx.put(attempts.move(record, Event.STARTED, now=now())))
         else:
             left.append(record)
     return left

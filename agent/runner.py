@@ -60,6 +60,10 @@ LIGHT_MAX = 1024
 # While the journal's disk is full an outcome waits; nothing but an operator makes room.
 RECORD_DELAY_S = 1.0
 
+# An attempt whose storage did not say how it ended is looked at again after this: a path that
+# failed over is back by then, and a disk that is really broken is not kept busy.
+LOOK_AGAIN_DELAY_S = 30.0
+
 # How long a stopping agent may wait for what is queued to notice.
 INTERRUPT_S_MAX = 0.5
 
@@ -100,6 +104,7 @@ class Runner:
             journal=journal, pools=pools, executor=executor, outside=outside, host_id=host_id
         )
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._looks: dict[str, asyncio.Task[None]] = {}  # what is to be looked at again
         self._slots = {
             Lane(kind, touches_storage): Slots(
                 running_max=limits.attempts_max if touches_storage else LIGHT_MAX,
@@ -119,8 +124,7 @@ class Runner:
             self.journal, self.pools, self.executor, now=self._outside.now
         )
         for record in records:
-            lane = _lane(record.kind, work.action_for(record))
-            running = self._launch(record, self._slots[lane].retake(), resumed=True)
+            running = self._relaunch(record)
             if record.tombstoned or record.state is State.CANCELLING:
                 running.stop(AttemptCancelled())
 
@@ -128,6 +132,8 @@ class Runner:
         """Leaves what is running as it is, for the next start, and closes the journal."""
         self._stopping = True
         self._leaving.set()
+        for look in self._looks.values():
+            look.cancel()
         for running in self.running.values():
             running.interrupt()
         while self._tasks:  # a request in the middle of its admission launches one more
@@ -191,7 +197,7 @@ class Runner:
         """
         header = wire.read_header(message, hash_needed=False)
 
-        def ask(tx: Transaction) -> AttemptRecord | CountermandError:
+        def ask(tx: Transaction) -> tuple[AttemptRecord, bool] | CountermandError:
             facts = tx.facts(header)
             if error := attempts.challenge(header, facts):
                 return error
@@ -200,14 +206,28 @@ class Runner:
             if record is None or not record.received:
                 return AttemptNotFound(attempt=header.attempt, incarnation=facts.incarnation)
             if record.kind is Kind.COMPENSATION:
-                return record
-            moved = attempts.move(record, Event.CANCEL_ASKED, now=self._outside.now())
-            return record if moved is record else tx.put(moved)
+                return record, False
+            now = self._outside.now()
+            reopened = attempts.can_look_again(record)
+            if reopened:  # its work finds out what there is to stop
+                record = attempts.move(record, Event.STARTED, now=now)
+            moved = attempts.move(record, Event.CANCEL_ASKED, now=now)
+            return (record if moved is record else tx.put(moved)), reopened
 
-        record = await self._uninterrupted(self._durably(ask))
-        if isinstance(record, CountermandError):
-            raise record
+        return await self._uninterrupted(self._cancel(ask))
+
+    async def _cancel(
+        self, ask: Callable[[Transaction], tuple[AttemptRecord, bool] | CountermandError]
+    ) -> Attempt:
+        answer = await self._durably(ask)
+        if isinstance(answer, CountermandError):
+            raise answer
+        record, reopened = answer
         running = self.running.get(record.name)
+        if reopened:
+            if running is not None:  # it has said that it does not know, and is about to go
+                await asyncio.shield(running.ended)
+            running = self._relaunch(record)
         if running is not None and record.kind is Kind.ACTION:
             running.stop(AttemptCancelled())
         return self.tell(record)
@@ -316,6 +336,35 @@ class Runner:
         task.add_done_callback(self._tasks.discard)
         return running
 
+    def _relaunch(self, record: AttemptRecord) -> Running:
+        if look := self._looks.pop(record.name, None):
+            look.cancel()
+        lane = _lane(record.kind, work.action_for(record))
+        return self._launch(record, self._slots[lane].retake(), resumed=True)
+
+    async def _look_again(self, name: str, stop_error: CountermandError | None) -> None:
+        """Takes up an attempt of unknown outcome once more, unless somebody else has."""
+
+        def reopen(tx: Transaction) -> AttemptRecord | None:
+            record = tx.get(name)
+            if record is None or not attempts.can_look_again(record):
+                return None
+            return tx.put(attempts.move(record, Event.STARTED, now=self._outside.now()))
+
+        while True:
+            await asyncio.sleep(LOOK_AGAIN_DELAY_S)
+            try:
+                record = await self.journal.transact(reopen)
+            except sqlite3.Error as error:
+                log.warning("journal.failed", extra={"attempt": name, "error": str(error)})
+                continue
+            break
+        del self._looks[name]
+        if record is not None:
+            running = self._relaunch(record)
+            if stop_error is not None:  # who asked it to stop before does so still
+                running.stop(stop_error)
+
     async def _keep_note(self, running: Running, step: Step) -> None:
         """Keeps a verb's note; while the journal cannot be written to, only if it is needed."""
         name = running.record.name
@@ -354,6 +403,9 @@ class Runner:
             ticket.leave()
             del self.running[name]
             running.ended.set_result(None)
+        if attempts.can_look_again(running.record) and not self._stopping:
+            look = self._look_again(name, running.stop_error)
+            self._looks[name] = asyncio.ensure_future(look)
 
     async def _wait_for(self, running: Running, *awaited: asyncio.Future[Any]) -> None:
         """Waits for others, or until it is asked to stop."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ DELETE = Action(delete_image=DeleteImage(target=address("fast/base")))
 SUCCEEDED = Attempt.STATE_SUCCEEDED
 FAILED = Attempt.STATE_FAILED
 UNKNOWN = Attempt.STATE_UNKNOWN
+RUNNING = Attempt.STATE_RUNNING
 CANCELLED = Attempt.STATE_CANCELLED
 
 
@@ -63,6 +65,9 @@ class FailingFiles(RealFiles):
 
     def rename(self, source, target):
         self._perhaps("rename", target)
+        if "lost_rename" in self.failing:
+            self.renamed.append(source.name)
+        self._perhaps("lost_rename", target)
         super().rename(source, target)
         self.renamed += [source.name, target.name]
         self._perhaps("after_rename", target)
@@ -169,6 +174,68 @@ async def test_an_unknown_outcome_can_be_made_up_for(failing):
     assert (await rig.make_up(attempt_name("copy", 3), COPY, ACTION)).state == SUCCEEDED
     assert (await rig.get(COPY)).state == CANCELLED
     assert (rig.images(), rig.staged()) == (["base"], [])
+
+
+async def test_an_unknown_outcome_is_looked_at_again_without_a_restart(failing, monkeypatch):
+    """As often as it takes."""
+    monkeypatch.setattr(runner, "LOOK_AGAIN_DELAY_S", 0.01)
+    rig, files = failing
+    files.fail("flush_folder", "images")
+    states: list[Attempt.State.ValueType] = []
+    async with aclosing(rig.runner.watchers.watch(None)) as batches:
+        await rig.accept(COPY, ACTION)
+        async for batch in batches:
+            states += [rig.runner.tell(record).state for record in batch.changes]
+            if states.count(UNKNOWN) == 2:
+                files.failing.clear()
+            if states[-1:] == [SUCCEEDED]:
+                break
+    assert states[:4] == [RUNNING, UNKNOWN, RUNNING, UNKNOWN]
+    assert rig.images() == ["base", "disk"]
+
+
+@pytest.mark.parametrize("made", [True, False], ids=["made", "not made"])
+async def test_cancelling_an_unknown_outcome_finds_out_what_it_is(failing, made):
+    rig, files = failing
+    files.fail("after_rename" if made else "lost_rename", "disk")
+    files.fail("stat_renamed", COPY.replace("/", "@"))
+    assert (await rig.run(COPY, ACTION)).state == UNKNOWN
+    files.failing.clear()
+    assert (await rig.cancel(COPY)).state == Attempt.STATE_CANCELLING
+    assert (await rig.settled(COPY)).state == (SUCCEEDED if made else CANCELLED)
+    assert rig.images() == (["base", "disk"] if made else ["base"])
+    assert rig.staged() == []
+
+
+async def test_who_asked_an_unknown_outcome_to_stop_does_so_still(failing, monkeypatch):
+    rig, files = failing
+    files.fail("lost_rename", "disk")
+    files.fail("stat_renamed", COPY.replace("/", "@"))
+    await rig.run(COPY, ACTION)
+    files.failing.clear()
+    files.fail("stat", "disk")
+    monkeypatch.setattr(runner, "LOOK_AGAIN_DELAY_S", 0.01)
+    await rig.cancel(COPY)
+    await rig.settled(COPY)
+    assert (await rig.get(COPY)).state == UNKNOWN
+    files.failing.clear()
+    await until(lambda: not rig.runner.running and not rig.runner._looks)
+    assert (await rig.get(COPY)).state == CANCELLED
+
+
+async def test_what_was_made_up_for_is_not_looked_at_again(failing, monkeypatch):
+    monkeypatch.setattr(runner, "LOOK_AGAIN_DELAY_S", 0.01)
+    rig, files = failing
+    files.fail("flush_folder", "images")
+    await rig.run(COPY, ACTION)
+    assert (await rig.make_up(UNDO, COPY, ACTION)).state == FAILED
+    files.failing.clear()
+    await until(lambda: not rig.runner._looks)
+    lost = await rig.settled(COPY)
+    assert (lost.state, lost.tombstoned) == (UNKNOWN, True)
+    assert (await rig.cancel(COPY)).state == UNKNOWN  # what makes up for it finds out
+    assert (await rig.make_up(attempt_name("copy", 3), COPY, ACTION)).state == SUCCEEDED
+    assert (await rig.get(COPY)).state == CANCELLED
 
 
 async def test_a_deletion_that_was_not_flushed_is_unknown_and_goes_on(failing):
