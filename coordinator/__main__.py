@@ -123,7 +123,12 @@ async def _serve(data: Path, listen: str) -> None:
             clock=clock,
             chance=chance,
             crash=dies,
-            ears=Ears(event=loop.hear, progress=watches.heard_progress, record=store.put_host),
+            ears=Ears(
+                event=loop.hear,
+                progress=watches.heard_progress,
+                record=store.put_host,
+                in_flight=loop.in_flight,
+            ),
         )
         loop.attach(fleet)
         await fleet.open()

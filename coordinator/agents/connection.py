@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
-import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
@@ -18,18 +17,6 @@ from countermand.v1.agent_pb2 import WatchAttemptsRequest, WatchAttemptsResponse
 from countermand.v1.agent_pb2_grpc import AgentServiceStub
 
 CALL_TIMEOUT_S = 10.0  # a verb answers when it is journalled: beyond this the disk is in trouble
-
-# What says nothing about whether the request was served: only the agent's journal knows.
-AMBIGUOUS = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.CANCELLED,
-        grpc.StatusCode.UNKNOWN,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.ABORTED,
-    },
-)
 
 
 class Connection(Protocol):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from coordinator.agents.connection import CALL_TIMEOUT_S, Connect
 from coordinator.agents.line import Ears, Line
 from coordinator.runtime.ports import Chance, Clock, HostRecord, HostView, Order, Store
-from coordinator.saga.events import AttemptFailed
+from coordinator.saga.events import AttemptLost
 from coordinator.wire.failure import failure_from_proto
 from coordinator.wire.order import name_of
 from countermand.rpc.crash import Crash
@@ -128,10 +128,11 @@ class Fleet:
         if line := self._lines.get(command.host):
             line.deliver(order)
             return
-        # Hosts that open workflows name are not removed, so this is a record from elsewhere.
+        # Hosts that open workflows name are not removed, so this came in between. Whatever was sent
+        # before is not known here: no verdict is taken from that.
         error: CountermandError = HostNotFound(name=host_name(command.host))
         name = name_of(order.workflow, command)
         log.error("order.homeless", extra={"attempt": name, "host": command.host})
         failure = failure_from_proto(error.failure(attempt=name, host_id=command.host))
-        event = AttemptFailed(task=command.task, number=command.number, failure=failure)
+        event = AttemptLost(task=command.task, number=command.number, failure=failure)
         self._ears.event(order.workflow.id, event)

@@ -14,11 +14,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from coordinator.agents.connection import AMBIGUOUS, CALL_TIMEOUT_S, Connect, Connection
+from coordinator.agents.connection import CALL_TIMEOUT_S, Connect, Connection
 from coordinator.runtime import crash_points
 from coordinator.runtime.ports import Chance, Clock, HostRecord, HostState, HostView, Order
-from coordinator.saga.commands import SendCancel
+from coordinator.saga.commands import SendAction, SendCancel
 from coordinator.saga.events import (
+    AttemptAccepted,
     AttemptEvent,
     AttemptFailed,
     AttemptLost,
@@ -33,10 +34,17 @@ from countermand.rpc.errors import (
     AttemptNotFound,
     Bug,
     Busy,
+    Compensated,
     CountermandError,
+    Expired,
     Fenced,
+    FieldInvalid,
+    FieldUnsupported,
     HostUnreachable,
     IncarnationChanged,
+    PoolNotFound,
+    PoolReadOnly,
+    VerbUnsupported,
     WrongCluster,
 )
 from countermand.v1.agent_pb2 import (
@@ -51,12 +59,26 @@ from countermand.v1.attempt_pb2 import Attempt, Progress
 log = logging.getLogger(__name__)
 
 
-CALLS_IN_FLIGHT_MAX = 64  # per host; what waits here is durable, so waiting costs nothing
+CALLS_IN_FLIGHT_MAX = 64  # per host and direction; what waits here is durable
 SUSPECT_S = 15.0  # silence after which attempts are shown as UNKNOWN
 UNREACHABLE_S = 60.0  # silence after which people should look
 RESYNC_S = 30.0  # everything that is still open is asked about this often, come what may
 RECONNECT_S_MIN = 0.1
 RECONNECT_S_MAX = 3.0
+
+# What an agent says of a request before it is in its journal, and would say of it each time: it has
+# no effect, and never will. Whatever else goes wrong says nothing about the attempt.
+_CERTAIN = (
+    Compensated,
+    Expired,
+    FieldInvalid,
+    FieldUnsupported,
+    PoolNotFound,
+    PoolReadOnly,
+    VerbUnsupported,
+)
+# What an operator has to look at: nothing is sent to such a host.
+_QUARANTINING = (Fenced, IncarnationChanged, WrongCluster)
 
 _OUTCOMES = frozenset(
     {Attempt.STATE_SUCCEEDED, Attempt.STATE_FAILED, Attempt.STATE_CANCELLED},
@@ -70,6 +92,7 @@ class Ears:
     event: Callable[[str, AttemptEvent], None]  # (workflow id, fact)
     progress: Callable[[str, str, Progress], None]  # (workflow id, attempt, how far)
     record: Callable[[HostRecord], Awaitable[None]]  # the host's record changed: keeps it
+    in_flight: Callable[[str], bool]  # (host id) → whether an attempt of an open workflow is there
 
 
 class Line:
@@ -101,8 +124,11 @@ class Line:
         self._orders: dict[str, Order] = {}  # by the attempt's name: what has no outcome yet
         self._sent: set[str] = set()  # of those: what may have gone out
         self._lost: set[str] = set()  # of those: what was reported as lost
+        self._accepted: set[str] = set()  # of those: what was reported as accepted
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._window = asyncio.Semaphore(CALLS_IN_FLIGHT_MAX)
+        self._window_back = asyncio.Semaphore(CALLS_IN_FLIGHT_MAX)  # cancels and compensations
+        self._full_until = 0.0  # the agent's queue was full: no action is sent before
         self._silent_since = asyncio.get_running_loop().time()
         self._up = asyncio.Event()
 
@@ -111,10 +137,10 @@ class Line:
     @property
     def state(self) -> HostState:
         """Returns where the host is."""
+        if isinstance(self.problem, _QUARANTINING):
+            return HostState.QUARANTINED
         if self._connection is not None:
             return HostState.READY
-        if isinstance(self.problem, IncarnationChanged | WrongCluster | Fenced):
-            return HostState.QUARANTINED
         silent_s = asyncio.get_running_loop().time() - self._silent_since
         if silent_s >= UNREACHABLE_S:
             return HostState.UNREACHABLE
@@ -187,13 +213,19 @@ class Line:
         answer = await connection.call("GetHost", GetHostRequest(), timeout_s=CALL_TIMEOUT_S)
         await self._greet(answer.host)
         resync: asyncio.Task[None] | None = None
+        time = asyncio.get_running_loop().time
         try:
-            # Watch first, then ask: whatever changes in between is in the stream.
-            async for message in connection.watch(WatchAttemptsRequest()):
-                if self._connection is None:
-                    self._connected(connection)
-                    resync = asyncio.create_task(self._resync())
-                self._take(message)
+            # A quiet agent sends bookmarks: one that is mute for so long is not well.
+            async with asyncio.timeout(SUSPECT_S) as limit:
+                # Watch first, then ask: whatever changes in between is in the stream.
+                async for message in connection.watch(WatchAttemptsRequest()):
+                    limit.reschedule(time() + SUSPECT_S)
+                    if self._connection is None:
+                        self._connected(connection)
+                        resync = asyncio.create_task(self._resync())
+                    self._take(message)
+        except TimeoutError:
+            raise HostUnreachable(address=self.record.address) from None
         finally:
             if resync is not None:
                 resync.cancel()
@@ -203,7 +235,7 @@ class Line:
         if report.cluster_id not in ("", self._cluster_id):
             raise WrongCluster(expected=report.cluster_id, cluster_id=self._cluster_id)
         known = self.record.incarnation
-        if known and known != report.incarnation and self._orders:
+        if known and known != report.incarnation and self._ears.in_flight(self.record.id):
             # A lost journal is never read as "nothing to undo": somebody has to look.
             raise IncarnationChanged(incarnation=report.incarnation, expected=known)
         self.report = report
@@ -218,6 +250,7 @@ class Line:
         self._up.set()
         self.problem = None
         self._lost.clear()
+        self._accepted.clear()
         log.info("host.ready", extra={"host": self.record.id, "open": len(self._orders)})
         for name in tuple(self._orders):
             self._wake(name)
@@ -244,19 +277,28 @@ class Line:
         order = self._orders.get(attempt.name)
         if order is None:
             return
-        command = order.command
+        name, command = attempt.name, order.command
         event = event_from_attempt(
             attempt, task=command.task, number=command.number, host=self.record.id
         )
-        if attempt.state in _OUTCOMES:
-            self._drop(attempt.name)
+        if isinstance(event, AttemptAccepted):
+            if name in self._accepted:
+                return  # the answer and the watch both say so
+            self._accepted.add(name)
+        elif isinstance(event, AttemptLost):
+            self._accepted.discard(name)
+            if isinstance(command, SendCancel):
+                # The agent itself cannot tell, and a cancel will not teach it: as if never seen.
+                event = AttemptMissing(task=command.task, number=command.number)
+        if attempt.state in _OUTCOMES or isinstance(event, AttemptMissing):
+            self._drop(name)
         if event is not None:
             self._ears.event(order.workflow.id, event)
 
     def _drop(self, name: str) -> None:
         self._orders.pop(name, None)
-        self._sent.discard(name)
-        self._lost.discard(name)
+        for names in (self._sent, self._lost, self._accepted):
+            names.discard(name)
 
     # -- one order ------------------------------------------------------------------------------
 
@@ -282,8 +324,15 @@ class Line:
     async def _see_to_newest(self, name: str) -> None:
         wait_s = RECONNECT_S_MIN
         while (order := self._orders.get(name)) and (connection := self._connection):
+            is_action = isinstance(order.command, SendAction)
+            if is_action and (full_s := self._full_for_s()) > 0:
+                # Each waits a little longer than told, so that they do not come all at once.
+                await asyncio.sleep(full_s * (1 + self._chance.jitter() / 2))
+                continue
             try:
-                async with self._window:
+                async with self._window if is_action else self._window_back:
+                    if is_action and self._full_for_s() > 0:
+                        continue
                     await self._carry_out(name, order, connection)
             except CountermandError as error:
                 delay_s = self._refused(name, order, error, wait_s)
@@ -324,6 +373,9 @@ class Line:
             answer = await connection.call("GetAttempt", request, timeout_s=CALL_TIMEOUT_S)
         except AttemptNotFound:
             return False
+        except CountermandError as error:
+            # Whatever keeps it from answering says nothing about the attempt.
+            raise HostUnreachable(address=self.record.address) from error
         self._heard(answer.attempt)
         return not isinstance(order.command, SendCancel) or answer.attempt.state in _OUTCOMES
 
@@ -333,10 +385,11 @@ class Line:
         """Returns how long to wait before trying again; None if there is nothing more to do."""
         workflow_id, command = order.workflow.id, order.command
         if isinstance(error, Busy):
-            return error.retry_delay.total_seconds()
-        if error.code in AMBIGUOUS:
-            return wait_s  # it is in _sent: the next round asks first
-        if isinstance(error, IncarnationChanged | Fenced):
+            delay_s = error.retry_delay.total_seconds()
+            if isinstance(command, SendAction):
+                self._full_until = asyncio.get_running_loop().time() + delay_s
+            return delay_s
+        if isinstance(error, _QUARANTINING):
             self.problem = error
             log.error("order.refused", extra={"attempt": name, "reason": error.reason})
             self._report_lost(name, order, error)
@@ -345,7 +398,8 @@ class Line:
             self._drop(name)
             self._ears.event(workflow_id, AttemptMissing(task=command.task, number=command.number))
             return None
-        # A refusal before the journal is certain: this request has no effect, and never will.
+        if not isinstance(error, _CERTAIN) or isinstance(command, SendCancel):
+            return wait_s  # it is in _sent: the next round asks first
         self._drop(name)
         failure = failure_from_proto(error.failure(attempt=name, host_id=self.record.id))
         self._ears.event(
@@ -353,6 +407,10 @@ class Line:
             AttemptFailed(task=command.task, number=command.number, failure=failure),
         )
         return None
+
+    def _full_for_s(self) -> float:
+        """Returns how long no action is sent, because the agent's queue was full."""
+        return self._full_until - asyncio.get_running_loop().time()
 
     # -- silence --------------------------------------------------------------------------------
 
@@ -371,6 +429,7 @@ class Line:
         if name in self._lost:
             return
         self._lost.add(name)
+        self._accepted.discard(name)
         command = order.command
         failure = failure_from_proto(error.failure(attempt=name, host_id=self.record.id))
         self._ears.event(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from coordinator.api import requests
 from coordinator.api.requests import Context
 from coordinator.runtime.loop import Loop
@@ -17,8 +19,9 @@ from countermand.rpc.errors import (
     HostNotFound,
     HostUnreachable,
     Violation,
+    WrongCluster,
 )
-from countermand.rpc.names import ID_RULE, host_name, is_id
+from countermand.rpc.names import ID_RULE, host_name, is_id, workflow_name
 from countermand.v1 import host_pb2 as pb
 from countermand.v1.agent_pb2 import HostReport
 from countermand.v1.host_pb2_grpc import HostServiceServicer
@@ -36,19 +39,24 @@ class HostService(HostServiceServicer):
         self._store = store
         self._hosts = hosts
         self._clock = clock
+        self._changing = asyncio.Lock()  # hosts are added and removed one at a time
 
     async def AddHost(self, request: pb.AddHostRequest, context: Context) -> pb.AddHostResponse:
         """Adds a host whose agent answers."""
         _check_add(request)
+        async with self._changing:
+            return pb.AddHostResponse(host=await self._add(request))
+
+    async def _add(self, request: pb.AddHostRequest) -> pb.Host:
         if host := self._hosts.all().get(request.host_id):
             if host.record.address != request.address:
                 raise HostIdTaken(name=host_name(request.host_id), address=host.record.address)
-            return pb.AddHostResponse(host=_shown(host))
+            return _shown(host)
         try:
             await self._hosts.probe(request.address)
+        except WrongCluster:
+            raise
         except CountermandError as error:
-            if error.reason == "WRONG_CLUSTER":
-                raise
             if not request.unreachable_allowed:
                 raise HostUnreachable(address=request.address) from error
         record = HostRecord(
@@ -58,7 +66,8 @@ class HostService(HostServiceServicer):
         # If the process stops here, the host is connected to at the next start.
         wait_s = 0.0 if request.unreachable_allowed else requests.READY_S_MAX
         await self._hosts.begin(record, wait_s=wait_s)
-        return pb.AddHostResponse(host=_shown(self._hosts.all()[record.id]))
+        self._loop.redeliver(record.id)
+        return _shown(self._hosts.all()[record.id])
 
     async def GetHost(
         self, request: pb.HostServiceGetHostRequest, context: Context
@@ -90,15 +99,24 @@ class HostService(HostServiceServicer):
     ) -> pb.RemoveHostResponse:
         """Removes a host that no open workflow needs."""
         requests.demand(request, "request_id", "reason")
-        host_id = requests.host_id(request.name)
-        if host_id not in self._hosts.all():
-            raise HostNotFound(name=request.name)
-        for workflow in self._loop.open_workflows():
-            if any(n.task and n.task.host == host_id for n in workflow.plan.nodes):
-                raise HostBusy(name=request.name, workflow=workflow.id)
-        await self._store.remove_host(host_id)
-        await self._hosts.end(host_id)
+        async with self._changing:
+            host = self._host(request.name)
+            self._refuse_busy(host.record.id)
+            # Once its line has ended no workflow is placed on it; one may have been meanwhile.
+            await self._hosts.end(host.record.id)
+            try:
+                self._refuse_busy(host.record.id)
+            except HostBusy:
+                await self._hosts.begin(host.record, wait_s=0.0)
+                self._loop.redeliver(host.record.id)
+                raise
+            await self._store.remove_host(host.record.id)
         return pb.RemoveHostResponse()
+
+    def _refuse_busy(self, host_id: str) -> None:
+        for workflow in self._loop.open_workflows():
+            if any(node.task and node.task.host == host_id for node in workflow.plan.nodes):
+                raise HostBusy(name=host_name(host_id), workflow=workflow_name(workflow.id))
 
     def _host(self, name: str) -> HostView:
         host = self._hosts.all().get(requests.host_id(name))

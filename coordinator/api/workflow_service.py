@@ -32,7 +32,7 @@ from coordinator.saga.states import WorkflowState
 from coordinator.saga.workflow import About, Workflow, fresh_nodes
 from coordinator.wire import view
 from coordinator.wire.failure import failure_from_proto
-from coordinator.wire.history import TASK_STATES, WORKFLOW_STATES
+from coordinator.wire.history import WORKFLOW_STATES
 from coordinator.wire.spec import check_spec, tree_from_spec
 from coordinator.wire.values import values_of_struct
 from countermand.rpc.errors import (
@@ -66,7 +66,6 @@ NEEDS_ATTENTION = frozenset(
 )
 
 _STATES = {number: state for state, number in WORKFLOW_STATES.items()}
-_TASK_STATES = {number: state for state, number in TASK_STATES.items()}
 
 
 class WorkflowService(WorkflowServiceServicer):
@@ -376,7 +375,9 @@ class WorkflowService(WorkflowServiceServicer):
         return True
 
     async def _find(self, workflow_id: str) -> Workflow:
-        return self._loop.workflow(workflow_id) or (await self._load(workflow_id)).workflow
+        if known := self._loop.workflow(workflow_id) or self._loop.settled(workflow_id):
+            return known
+        return (await self._load(workflow_id)).workflow
 
     async def _load(self, workflow_id: str) -> Stored:
         stored = await self._store.load(workflow_id)

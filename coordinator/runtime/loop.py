@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from coordinator.runtime import crash_points
 from coordinator.runtime.ports import (
@@ -26,22 +27,26 @@ from coordinator.runtime.ports import (
     Store,
     StoreConflictError,
     StoreError,
+    StoreFencedError,
     StoreRefusedError,
     Submission,
 )
-from coordinator.saga.advance import Decision, advance, quarantine, start
-from coordinator.saga.commands import SendCompensation, SetTimer
+from coordinator.saga.advance import Decision, Refusal, advance, quarantine, start
+from coordinator.saga.commands import SendCompensation, SetTimer, outstanding
 from coordinator.saga.events import Event, Now, OwnerChanged, RetryDue
 from coordinator.saga.history import TaskMoved, WorkflowMoved
 from coordinator.saga.spec import Plan
 from coordinator.saga.states import WorkflowState
 from coordinator.saga.workflow import About, Workflow
 from countermand.rpc.crash import Crash
+from countermand.rpc.errors import Bug
+from countermand.rpc.names import attempt_name, task_name, workflow_name
 
 log = logging.getLogger(__name__)
 
 BATCH_MAX = 256  # decisions in one transaction: more would only delay the first of them
 INBOX_MAX = 20_000  # requests beyond it are told to wait; agents' reports are always taken
+SETTLED_MAX = 1024  # kept for those who ask how it ended, about 4 KiB each
 STORE_RETRY_S = 0.5  # a store in trouble is asked again this often
 
 
@@ -98,6 +103,7 @@ class Loop:
         self._inbox: asyncio.Queue[_Item] = asyncio.Queue()
         self._committed: dict[str, Workflow] = {}
         self._decided: dict[str, Workflow] = {}
+        self._settled: OrderedDict[str, Workflow] = OrderedDict()
         self._timers: dict[tuple[str, int], asyncio.TimerHandle] = {}
         self._next_intent = 1
         self._owner_epoch = 0
@@ -124,6 +130,27 @@ class Loop:
     def workflow(self, workflow_id: str) -> Workflow | None:
         """Returns an open workflow as committed."""
         return self._committed.get(workflow_id)
+
+    def settled(self, workflow_id: str) -> Workflow | None:
+        """Returns a workflow that settled a short while ago: those who waited for it ask now."""
+        return self._settled.get(workflow_id)
+
+    def in_flight(self, host_id: str) -> bool:
+        """Returns whether an attempt of an open workflow is, or may be, at work on a host."""
+        return any(
+            command.host == host_id
+            for workflow in self._committed.values()
+            for command in outstanding(workflow)
+            if not isinstance(command, SetTimer)
+        )
+
+    def redeliver(self, host_id: str) -> None:
+        """Delivers again what open workflows still ask of a host."""
+        assert self._agents is not None, "attach comes before run"
+        for workflow in self._committed.values():
+            for command in outstanding(workflow):
+                if not isinstance(command, SetTimer) and command.host == host_id:
+                    self._agents.deliver(Order(workflow=workflow, command=command, ask_first=True))
 
     def open_workflows(self) -> Sequence[Workflow]:
         """Returns every open workflow as committed."""
@@ -167,6 +194,8 @@ class Loop:
             return
         try:
             await self._commit(batch)
+        except StoreFencedError:
+            raise  # another coordinator is in charge: this one must not go on
         except (StoreConflictError, StoreRefusedError) as error:
             self._go_back(batch)
             if len(batch.items) > 1:
@@ -188,7 +217,7 @@ class Loop:
             is_durable = before is self._committed.get(item.workflow_id)
             try:
                 decision = self._decide_one(item, before)
-            except (KeyError, StoreConflictError) as error:
+            except (KeyError, StoreConflictError, Bug) as error:
                 if is_durable:
                     _answer_error(item, error)  # settled meanwhile: what is heard of it is late
                 else:
@@ -212,25 +241,31 @@ class Loop:
         if isinstance(item.what, Start):
             if before is not None:
                 raise StoreConflictError(item.workflow_id)
-            return start(
-                workflow_id=item.workflow_id,
-                about=item.what.about,
-                plan=item.what.plan,
-                owner_epoch=self._owner_epoch,
-                now=now,
-            )
+            try:
+                return start(
+                    workflow_id=item.workflow_id,
+                    about=item.what.about,
+                    plan=item.what.plan,
+                    owner_epoch=self._owner_epoch,
+                    now=now,
+                )
+            except Exception as error:
+                log.exception("start.failed", extra={"workflow": workflow_name(item.workflow_id)})
+                raise Bug(what=f"starting {item.workflow_id}: {error!r}") from error
         if before is None:
             raise KeyError(item.workflow_id)
         if before.state is WorkflowState.QUARANTINED:
-            return Decision(workflow=before)
+            return Decision(workflow=before, refusal=_held(before))
         if isinstance(item.what, _Hold):
             return quarantine(before, now)
         try:
             return advance(before, item.what, now)
         except Exception:
             # One record that cannot be processed must not stop the others: it is held, visibly.
-            log.exception("workflow.quarantined", extra={"workflow": item.workflow_id})
-            return quarantine(before, now)
+            name = workflow_name(item.workflow_id)
+            log.exception("workflow.failed", extra={"workflow": name})
+            decision = quarantine(before, now)
+            return replace(decision, refusal=_held(decision.workflow))
 
     async def _commit(self, batch: _Batch) -> None:
         self._crash(crash_points.BEFORE_COMMIT)
@@ -245,6 +280,9 @@ class Loop:
             workflow = decision.workflow
             if workflow.settled:
                 self._committed.pop(workflow.id, None)
+                self._settled[workflow.id] = workflow
+                if len(self._settled) > SETTLED_MAX:
+                    self._settled.popitem(last=False)
                 if self._decided.get(workflow.id) is workflow:
                     del self._decided[workflow.id]
             else:
@@ -292,7 +330,7 @@ class Loop:
 
         Whoever reported the fact would report it for ever, and it would be refused for ever.
         """
-        extra = {"workflow": item.workflow_id, "error": str(error)}
+        extra = {"workflow": workflow_name(item.workflow_id), "error": str(error)}
         log.error("store.refused", extra=extra)
         is_fact = item.waiter is None and not isinstance(item.what, _Hold)
         if is_fact and isinstance(error, StoreRefusedError):
@@ -314,22 +352,29 @@ class Loop:
         self._inbox.put_nowait(item)
 
 
+def _held(workflow: Workflow) -> Refusal:
+    """Returns why a request about a quarantined workflow does nothing."""
+    because = "its record could not be processed: see the coordinator's log"
+    return Refusal(state=workflow.state, allowed=(WorkflowState.RUNNING,), because=because)
+
+
 def _log(decision: Decision) -> None:
-    """Writes one line per change of state."""
+    """Writes one line per change of state, with the names that agents use as well."""
     if not log.isEnabledFor(logging.INFO):
         return
     workflow = decision.workflow
+    extra = {"workflow": workflow_name(workflow.id)}
     for entry in decision.history:
         match entry.fact:
             case WorkflowMoved(after=state):
-                log.info("workflow.%s", state.lower(), extra={"workflow": workflow.id})
-            case TaskMoved(after=state, attempt=attempt):
-                node = workflow.plan.nodes[entry.task]
-                task = workflow.task(entry.task)
-                extra = {"workflow": workflow.id, "task": node.name, "attempt": attempt}
-                if task.attempts:
-                    extra["host"] = task.last.host
-                log.info("task.%s", state.lower(), extra=extra)
+                log.info("workflow.%s", state.lower(), extra=extra)
+            case TaskMoved(after=state, attempt=number):
+                task_id = workflow.plan.nodes[entry.task].name
+                more = {"task": task_name(workflow.id, task_id)}
+                if number:
+                    more["attempt"] = attempt_name(workflow.id, task_id, number)
+                    more["host"] = workflow.task(entry.task).last.host
+                log.info("task.%s", state.lower(), extra=extra | more)
             case _:
                 pass
 

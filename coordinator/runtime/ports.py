@@ -12,13 +12,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from grpc import StatusCode
-
 from coordinator.saga.commands import SendAction, SendCancel, SendCompensation
 from coordinator.saga.history import Entry
 from coordinator.saga.states import WorkflowState
 from coordinator.saga.workflow import Failure, Workflow
-from countermand.rpc.errors import StoreUnavailable
+from countermand.rpc.errors import Bug, StoreUnavailable
 
 
 class StoreError(StoreUnavailable):
@@ -33,12 +31,16 @@ class StoreConflictError(StoreError):
     """The store did not find what the coordinator expected: {why}."""
 
 
+class StoreFencedError(StoreConflictError):
+    """Another coordinator has opened the store: {why}. This one stops."""
+
+
 class StoreRefusedError(StoreError):
     """The store does not take what was to be written: {why}. Please report it, with the log."""
 
     # Unlike the others it would be refused again and again: a defect of ours.
-    code = StatusCode.INTERNAL
-    reason = "BUG"
+    code = Bug.code
+    reason = Bug.reason
     retriable = False
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Protocol, TypeVar
 
-from coordinator.runtime.ports import StoreError
+from countermand.rpc.errors import Busy
 
 T = TypeVar("T")
 
 READERS = 2  # reads share the cores with the loop: more would only take turns
+READ_RETRY = timedelta(seconds=1)  # by then some of those that wait have been read
 READS_MAX = 256  # waiting and running: beyond it pages are asked for faster than they can be read
 
 
@@ -48,7 +50,7 @@ class Threads:
     async def read(self, work: Callable[[], T]) -> T:
         """Runs what only reads; refuses what would only wait."""
         if self._reads >= self._reads_max:
-            raise StoreError(f"{self._reads} reads are waiting for the store; try again later")
+            raise Busy(retry_delay=READ_RETRY)
         self._reads += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._readers, work)

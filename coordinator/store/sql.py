@@ -22,6 +22,7 @@ from coordinator.runtime.ports import (
     Stored,
     StoredEntry,
     StoreError,
+    StoreFencedError,
     StoreRefusedError,
     WorkflowPage,
     WorkflowQuery,
@@ -233,7 +234,7 @@ def _conflict(
     """Returns what the caller did not know, if that is why a batch was refused."""
     current = connection.scalar(select(meta.c.owner_epoch))
     if current != epoch:
-        return StoreConflictError(f"another coordinator has opened this store: epoch {current}")
+        return StoreFencedError(f"its epoch is {current}, ours is {epoch}")
     for workflow_id, each in merged.items():
         version, owner_epoch = queries.version_of(connection, workflow_id)
         if version != each.version_before:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from coordinator.saga.workflow import Failure
 from countermand.v1.failure_pb2 import Failure as FailureMessage
 
@@ -32,8 +30,3 @@ def failure_to_proto(failure: Failure | None) -> FailureMessage | None:
         attempt=failure.attempt,
         host_id=failure.host,
     )
-
-
-def at(failure: Failure, *, attempt: str, host: str) -> Failure:
-    """Returns a failure with the place it happened at."""
-    return replace(failure, attempt=failure.attempt or attempt, host=failure.host or host)

@@ -95,6 +95,9 @@ def workflow_to_proto(workflow: saga.Workflow, progress: ProgressKnown) -> Workf
 
 
 def _needs(workflow: saga.Workflow) -> list[Need]:
+    if workflow.state is WorkflowState.QUARANTINED:
+        message = "Its record could not be processed: see the coordinator's log, and report it."
+        return [Need(reason=workflow.state, message=message)]
     if workflow.state is not WorkflowState.BLOCKED:
         return []
     return [

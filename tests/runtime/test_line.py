@@ -100,7 +100,7 @@ async def test_an_order_that_comes_while_the_last_one_ends_is_seen_to():
         clock=Frozen(),
         chance=Frozen(),
         crash=never,
-        ears=Ears(event=heard, progress=heard, record=kept),
+        ears=Ears(event=heard, progress=heard, record=kept, in_flight=lambda _: False),
     )
     running = asyncio.create_task(line.run())
     line.deliver(Order(workflow=started.workflow, command=send))

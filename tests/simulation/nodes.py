@@ -298,7 +298,12 @@ class CoordinatorNode(Node):
             clock=world.clock,
             chance=world,
             crash=self.crash,
-            ears=Ears(event=loop.hear, progress=watches.heard_progress, record=store.put_host),
+            ears=Ears(
+                event=loop.hear,
+                progress=watches.heard_progress,
+                record=store.put_host,
+                in_flight=loop.in_flight,
+            ),
         )
         loop.attach(fleet)
         await fleet.open()

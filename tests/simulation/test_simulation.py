@@ -73,13 +73,13 @@ def test_finds_a_request_that_leaves_before_its_commit(monkeypatch: pytest.Monke
 def test_finds_a_missing_tombstone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: the agent forgets to bury what it compensates (S-Z2)."""
     monkeypatch.setattr("agent.runner._bury", lambda *_: None)
-    _expect_violation("", seeds=200)
+    _expect_violation("I3|I1", seeds=200)
 
 
 def test_finds_a_missing_flush(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: data is renamed into place before it is durable."""
     monkeypatch.setattr(LiveFiles, "flush", lambda *_: None)
-    _expect_violation("", seeds=40)
+    _expect_violation("I3|never settled", seeds=40)
 
 
 def _expect_violation(words: str, *, seeds: int) -> None:
