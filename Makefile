@@ -61,8 +61,9 @@ simulate: $(STUBS) ## Runs the simulation: make simulate SEED=7 RUNS=100
 bench: $(STUBS) ## Measures start-up, memory and throughput, with the goals beside them: make bench ARGS=--help
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-docs: $(STUBS) ## Draws the state tables and the picture of the documentation anew
+docs: $(STUBS) ## Draws the state tables, the tests of each promise and the picture of the documentation anew
 	@$(BIN)/python -m tests.draw_states
+	@$(BIN)/python -m tests.draw_scenarios
 	@COUNTERMAND_REWRITE=1 $(BIN)/python -m pytest --quiet --no-header tests/cli/test_drawing.py -k documentation
 	@git diff --stat -- coordinator/README.md docs 2>/dev/null || true
 
