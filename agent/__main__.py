@@ -24,6 +24,7 @@ from agent.drivers.files import RealFiles
 from agent.drivers.staging import FilePool
 from agent.executors import ThreadExecutor
 from agent.journal import Journal, ThreadJournal, open_connection
+from agent.lookers import THREADS_PER_POOL
 from agent.recovery import IMPORT_PREFIX
 from agent.runner import Limits, Runner
 from agent.service import AgentService
@@ -92,7 +93,7 @@ async def _serve(
     runner = Runner(
         journal=journal,
         pools={pool.pool_id: _open_pool(pool) for pool in pools},
-        executor=ThreadExecutor(2 * limits.attempts_max),
+        executor=ThreadExecutor(2 * limits.attempts_max, name="work"),
         outside=Outside(
             now=_now,
             monotonic=time.monotonic,
@@ -103,7 +104,8 @@ async def _serve(
         host_id=host_id,
     )
     await runner.start()
-    service = AgentService(runner, now=_now, version=version("countermand"))
+    lookers = ThreadExecutor(max(1, len(pools)) * THREADS_PER_POOL, name="look")
+    service = AgentService(runner, now=_now, version=version("countermand"), lookers=lookers)
     server = await serve(
         listen=listen,
         services=[Service(SERVICE, agent_pb2_grpc.add_AgentServiceServicer_to_server, service)],
@@ -118,6 +120,7 @@ async def _serve(
     await stop.wait()
     await server.stop()
     await runner.stop()
+    lookers.close()
     spans.stop()
     log.info("agent.stopped")
 

@@ -18,9 +18,6 @@ from countermand.rpc.errors import CountermandError
 
 T = TypeVar("T")
 
-# Looking at images beside the attempts: enough for a few administrators.
-LOOKERS_MAX = 4
-
 
 class Interrupted(Exception):
     """The agent is stopping: the work is left as it is, and found again at the next start."""
@@ -93,9 +90,9 @@ class InlineExecutor:
 class ThreadExecutor:
     """Does each piece of work on a thread: copies never run on the event loop."""
 
-    def __init__(self, threads_max: int) -> None:
+    def __init__(self, threads_max: int, *, name: str) -> None:
         """Takes no thread before it is needed."""
-        self._pool = ThreadPoolExecutor(threads_max + LOOKERS_MAX, thread_name_prefix="work")
+        self._pool = ThreadPoolExecutor(threads_max, thread_name_prefix=name)
 
     async def drive(self, steps: Steps[T], guard: Guard) -> T:
         """Runs a generator to its end and returns what it returns."""

@@ -5,6 +5,7 @@ Handlers only raise errors of the table; `countermand.rpc.server` turns them int
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from datetime import datetime
@@ -12,9 +13,10 @@ from functools import partial
 
 from agent import wire
 from agent.attempts import AttemptRecord
-from agent.drivers.driver import Driver, ImageFound, Step
-from agent.executors import Interrupted
+from agent.drivers.driver import Driver, ImageFound
+from agent.executors import Executor
 from agent.journal import Transaction
+from agent.lookers import Lookers
 from agent.runner import Runner
 from agent.verbs import catalogue
 from countermand.rpc import names
@@ -79,28 +81,20 @@ PAGE_SIZE = 50
 PAGE_SIZE_MAX = 1000
 
 
-class _CallGuard:
-    """Lets the work run for as long as its caller waits for it."""
-
-    def __init__(self) -> None:
-        """Begins with a caller."""
-        self.caller_gone = False
-
-    def check(self, step: Step) -> None:
-        """Stops the work when nobody waits for it any more."""
-        if self.caller_gone:
-            raise Interrupted
-
-    async def keep(self, step: Step) -> None:
-        """Keeps nothing."""
-
-
 class AgentService(AgentServiceServicer):
     """What the coordinator asks of this host."""
 
-    def __init__(self, runner: Runner, *, now: Callable[[], datetime], version: str) -> None:
-        """Serves one runner."""
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        now: Callable[[], datetime],
+        version: str,
+        lookers: Executor | None = None,
+    ) -> None:
+        """Serves one runner; without an executor for lookers they share the one of the work."""
         self._runner = runner
+        self._lookers = Lookers(runner.pools, lookers or runner.executor)
         self._now = now
         self._version = version
         self._session_offered = False
@@ -279,23 +273,18 @@ class AgentService(AgentServiceServicer):
         if not names.is_id(address.image_id):
             raise FieldInvalid(Violation("address.image_id", names.ID_RULE))
         driver = self._pool(address.pool_id)
-        executor = self._runner.executor
-        found = await executor.call(partial(driver.find, address.image_id))
+        found = await self._lookers.find(driver, address.image_id)
         image = self._image(driver, found)
         if request.take_digest:
-            guard = _CallGuard()
-            try:
-                image.digest = await executor.drive(driver.digest(address.image_id), guard)
-            finally:
-                guard.caller_gone = True
+            image.digest = await self._lookers.digest(driver, address.image_id)
         return InspectResponse(image=image)
 
     async def ListImages(self, request: ListImagesRequest, context: object) -> ListImagesResponse:
         """Lists the images of a pool in order of their ids."""
         driver = self._pool(request.pool_id)
         size = page_size(request.page_size)
-        found = await self._runner.executor.call(
-            partial(driver.list_images, after=request.page_token, count_max=size + 1)
+        found = await self._lookers.list_images(
+            driver, after=request.page_token, count_max=size + 1
         )
         page = found[:size]
         return ListImagesResponse(
@@ -309,15 +298,13 @@ class AgentService(AgentServiceServicer):
         cluster_id, sequence = await runner.journal.transact(
             lambda tx: (tx.meta("cluster_id"), tx.sequence)
         )
-        pools = [
-            wire.pool(driver, await runner.executor.call(driver.report))
-            for driver in runner.pools.values()
-        ]
+        drivers = list(runner.pools.values())
+        reports = await asyncio.gather(*map(self._lookers.report, drivers))
         report = HostReport(
             cluster_id=cluster_id,
             incarnation=runner.identity.incarnation,
             journal_sequence=sequence,
-            pools=pools,
+            pools=list(map(wire.pool, drivers, reports)),
             attempts_max=runner.limits.attempts_max,
             queue_max=runner.limits.queue_max,
             version=self._version,

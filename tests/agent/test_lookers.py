@@ -1,0 +1,114 @@
+"""Those who look at storage beside the attempts, while it hangs: nobody else waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import threading
+
+import pytest
+
+from agent import lookers
+from agent.executors import ThreadExecutor
+from agent.lookers import DIGESTS_MAX, LOOKS_MAX, THREADS_PER_POOL, Lookers
+from countermand.rpc.errors import Busy
+from tests.agent.rig import Rig
+
+
+class Hanging:
+    """A pool's driver of which each call may be held up."""
+
+    def __init__(self, driver) -> None:
+        self._driver = driver
+        self.free = threading.Event()
+        self.free.set()
+        self.calls: list[str] = []
+        self.broken = False
+
+    def __getattr__(self, name):
+        return getattr(self._driver, name)
+
+    def report(self):
+        self.calls.append("report")
+        self.free.wait()
+        if self.broken:
+            raise OSError(errno.EIO, "gone")
+        return self._driver.report()
+
+    def find(self, image_id):
+        self.calls.append("find")
+        self.free.wait()
+        return self._driver.find(image_id)
+
+    def digest(self, image_id):
+        self.free.wait()
+        return (yield from self._driver.digest(image_id))
+
+
+@pytest.fixture
+async def hanging(tmp_path, monkeypatch):
+    """Yields who looks at two pools, the one that may hang, and the other."""
+    monkeypatch.setattr(lookers, "REPORT_WAIT_S", 0.05)
+    rig = Rig(tmp_path, options={"fast": {}, "slow": {}})
+    await rig.start()
+    for pool_id in rig.pools:
+        rig.put("base", b"x" * 512, pool_id=pool_id)
+    slow = Hanging(rig.pools["slow"])
+    executor = ThreadExecutor(2 * THREADS_PER_POOL, name="look")
+    yield Lookers({**rig.pools, "slow": slow}, executor), slow, rig.pools["fast"]
+    slow.free.set()
+    executor.close()
+    await rig.runner.stop()
+
+
+async def test_a_pool_that_hangs_is_told_of_as_it_was(hanging):
+    looking, slow, _ = hanging
+    slow.free.clear()
+    unknown = await looking.report(slow)
+    assert (unknown.capacity_bytes, unknown.verbs) == (0, slow.verbs)
+    slow.free.set()
+    while not (known := await looking.report(slow)).capacity_bytes:
+        pass
+    slow.free.clear()
+    slow.calls.clear()
+    assert [await looking.report(slow) for _ in range(3)] == [known] * 3
+    assert slow.calls == ["report"]  # never two at once
+
+
+async def test_a_pool_that_fails_is_told_of_as_it_was(hanging):
+    looking, slow, _ = hanging
+    known = await looking.report(slow)
+    slow.broken = True
+    assert await looking.report(slow) == known
+
+
+async def test_a_pool_that_hangs_holds_up_no_other(hanging):
+    looking, slow, fast = hanging
+    slow.free.clear()
+    gone = [asyncio.ensure_future(looking.find(slow, "base")) for _ in range(3 * LOOKS_MAX)]
+    digest = asyncio.ensure_future(looking.digest(slow, "base"))
+    await asyncio.sleep(0)
+    assert (await looking.find(fast, "base")).image_id == "base"
+    assert [found.image_id for found in await looking.list_images(fast, after="", count_max=9)] == [
+        "base"
+    ]
+    assert (await looking.digest(fast, "base")).startswith("blake2b:")
+    assert (await looking.report(fast)).capacity_bytes
+    for call in (*gone, digest):
+        call.cancel()
+    await asyncio.gather(*gone, digest, return_exceptions=True)
+    slow.free.set()
+    assert (await looking.find(slow, "base")).image_id == "base"
+    assert slow.calls.count("find") == LOOKS_MAX + 1  # whoever went away while waiting left
+
+
+async def test_more_digests_than_a_pool_can_take_are_refused(hanging):
+    looking, slow, _ = hanging
+    slow.free.clear()
+    digests = [asyncio.ensure_future(looking.digest(slow, "base")) for _ in range(DIGESTS_MAX)]
+    await asyncio.sleep(0)
+    with pytest.raises(Busy):
+        await looking.digest(slow, "base")
+    slow.free.set()
+    await asyncio.gather(*digests)
+    assert (await looking.digest(slow, "base")).startswith("blake2b:")
