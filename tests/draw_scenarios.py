@@ -57,9 +57,7 @@ def drawn(page: str, found: Citations) -> str:
 
     def row(match: re.Match[str]) -> str:
         paths = found.get(match[1], ())
-        files = (
-            f"[{path.removeprefix('tests/')}](../../{path})" for path in found.get(match[1], ())
-        )
+        files = [f"[{path.removeprefix('tests/')}](../../{path})" for path in paths]
         return f"| {match[1]} | {match[2]} | {', '.join(files) or '-'} |"
 
     return ROW.sub(row, page)
