@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from agent import wire
-from agent.attempts import AttemptRecord, Event, Kind, State
+from agent.attempts import OPEN, AttemptRecord, Event, Kind, State
 from agent.drivers.driver import Driver, OutcomeUnknown, Steps, Work
 from agent.executors import Executor, InlineExecutor, Interrupted
 from agent.journal import Transactor
@@ -32,6 +32,10 @@ from countermand.v1.agent_pb2 import CompensateRequest
 from countermand.v1.verb_pb2 import Action, Output
 
 log = logging.getLogger(__name__)
+
+
+# What has taken effect, or may have.
+COMPENSABLE = OPEN | {State.SUCCEEDED, State.UNKNOWN}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,17 +133,21 @@ class Worker:
         context = Context(work=work, pools=self._pools)
         action = wire.action_of(record)
         if record.kind is Kind.ACTION:
-            verb = catalogue.VERBS[catalogue.name_of(action)]
+            verb = catalogue.VERBS.get(catalogue.name_of(action))
+            if verb is None:  # an older version has taken over: it cannot look at what there is
+                raise OutcomeUnknown(_unsupported("", action, "this version has no such verb"))
             return verb, verb.act(context, action)
         request = wire.compensation_of(record)
         if request.HasField("replacement"):
             verb = catalogue.VERBS[catalogue.name_of(request.replacement)]
             return verb, verb.act(context, request.replacement)
         target = await self._journal.transact(lambda tx: tx.get(record.compensates))
-        verb = catalogue.VERBS.get(catalogue.name_of(action), catalogue.VERBS["noop"])
-        if verb.make_up is None:
-            _refuse_to_make_up(action, target)
-            verb = catalogue.VERBS["noop"]
+        verb = catalogue.VERBS.get(catalogue.name_of(action))
+        if verb is None or verb.make_up is None:
+            if target is not None and target.received and target.state in COMPENSABLE:
+                why = "it has no opposite" if verb else "this version has no such verb"
+                raise _unsupported("make up for ", action, why)
+            verb = catalogue.VERBS["noop"]  # there is nothing to make up for
         assert verb.make_up is not None
         return verb, _without_output(verb.make_up(context, action, record.compensates))
 
@@ -156,12 +164,9 @@ def work_of(request: CompensateRequest) -> Action:
     return request.replacement if request.HasField("replacement") else request.action
 
 
-def _refuse_to_make_up(action: Action, target: AttemptRecord | None) -> None:
-    """Raises if an action that nothing makes up for may have taken effect."""
-    if target is not None and target.received and target.state in {State.SUCCEEDED, State.UNKNOWN}:
-        pool = next(address.pool_id for _, address in catalogue.addresses(action))
-        verb = catalogue.name_of(action)
-        raise VerbUnsupported(pool=pool, verb=f"make up for {verb}", why="it has no opposite")
+def _unsupported(doing: str, action: Action, why: str) -> VerbUnsupported:
+    pool = next((address.pool_id for _, address in catalogue.addresses(action)), "")
+    return VerbUnsupported(pool=pool, verb=doing + catalogue.name_of(action), why=why)
 
 
 def _without_output(steps: Steps[None]) -> Steps[Output]:

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from agent.runner import Limits
+from agent.verbs import catalogue
 from countermand.rpc.errors import (
     AttemptNotFound,
     AttemptReused,
@@ -380,6 +381,39 @@ async def test_nothing_makes_up_for_a_deletion_that_took_effect(rig):
     assert gone.output.delete_image.existed
     failed = await rig.make_up(attempt_name("del", 4), attempt_name("del", 3), delete)
     assert (failed.state, failed.failure.reason) == (FAILED, "VERB_UNSUPPORTED")
+
+
+def take_verb_away(monkeypatch, verb: str) -> None:
+    """Makes the agent an older version of itself."""
+    verbs = {name: row for name, row in catalogue.VERBS.items() if name != verb}
+    monkeypatch.setattr(catalogue, "VERBS", verbs)
+
+
+async def test_a_verb_that_is_not_known_is_never_said_to_be_made_up_for(rig, monkeypatch):
+    """I3: unless its attempt was never received: then there is nothing."""
+    rig.put("base", CONTENT)
+    await rig.run(COPY, ACTION)
+    take_verb_away(monkeypatch, "copy_image")
+    failed = await rig.make_up(UNDO, COPY, ACTION)
+    assert (failed.state, failed.failure.reason) == (FAILED, "VERB_UNSUPPORTED")
+    assert rig.images() == ["base", "disk"]
+    other, undone = attempt_name("other"), attempt_name("other", 2)
+    assert (await rig.make_up(undone, other, ACTION)).state == SUCCEEDED
+
+
+async def test_a_verb_that_an_older_version_does_not_know_leaves_its_attempt_unknown(
+    gated, monkeypatch
+):
+    rig, gate = gated
+    await rig.accept(COPY, ACTION)
+    await gate.arrival()
+    rig.runner.running[COPY].interrupt()
+    gate.open()
+    await rig.runner.stop()
+    take_verb_away(monkeypatch, "copy_image")
+    await rig.start()
+    lost = await rig.settled(COPY)
+    assert (lost.state, lost.failure.reason) == (Attempt.STATE_UNKNOWN, "VERB_UNSUPPORTED")
 
 
 @pytest.mark.parametrize(
