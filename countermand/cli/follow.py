@@ -31,6 +31,8 @@ async def follow(settings: Settings, run: Run) -> int:
     workflow = await run.get()
     if settings.output == "table":
         click.echo(await verdict(run, workflow))
+    elif settings.output == "name":
+        click.echo(workflow.name)
     return code_of(workflow)
 
 

@@ -23,7 +23,7 @@ def show_event(settings: Settings, event: HistoryEvent) -> None:
         case "json":
             click.echo(json.dumps(as_json(event), ensure_ascii=False))
         case "name":
-            click.echo(str(event.sequence))
+            pass  # an event has none; whoever follows says the workflow's at its end
         case _:
             click.echo(line(event))
 

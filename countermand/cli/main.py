@@ -6,9 +6,13 @@ rich at the top; commands import what they need when they run.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
+import sys
 from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -41,6 +45,18 @@ class LazyGroup(click.Group):
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # handed on as they came
         self._lazy = lazy
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs a command; what it could not write is an error in one line, for all of them."""
+        for stream in (sys.stdout, sys.stderr):
+            # A terminal without our glyphs shows "?" for them, and no traceback.
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            _say_unwritten(error)
+            sys.exit(1)
+
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """Returns the names in the order of a day's work."""
         return list(self._lazy)
@@ -58,6 +74,15 @@ class LazyGroup(click.Group):
         """Writes the commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in self._lazy.items()])
+
+
+def _say_unwritten(error: OSError) -> None:
+    """Tells an error of a file or of the output, which is then closed: its rest has no place."""
+    where = f"{error.filename}" if error.filename else "the output"
+    with contextlib.suppress(OSError):
+        click.echo(f"Error: {where}: {error.strerror or error}", err=True)
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(

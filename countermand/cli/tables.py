@@ -43,15 +43,16 @@ def workflow_states(words: Sequence[str]) -> list[WorkflowState.ValueType]:
     return [WorkflowState.ValueType(by_word[word.lower()]) for word in words]
 
 
-def show_workflows(settings: Settings, found: Sequence[Workflow]) -> None:
-    """Prints a list of workflows."""
+def show_workflows(settings: Settings, found: Sequence[Workflow], filters: str = "") -> None:
+    """Prints a list of workflows; an empty one names the filters, which may be why."""
+    submit = "No workflows. Submit one: countermand workflow submit FILE.json --id ID"
     show_all(
         settings,
         found,
         heads=("WORKFLOW", "KIND", "STATE", "TASKS", "AGE", "WHY"),
         row=_workflow_row,
         name=lambda one: one.name,
-        nothing="No workflows. Submit one: countermand workflow submit FILE.json --id ID",
+        nothing=f"No workflow {filters}." if filters else submit,
     )
 
 

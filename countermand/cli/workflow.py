@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 import click
@@ -156,7 +157,10 @@ def list_(
             found.append(one)
             if len(found) == limit:
                 break
-        show_workflows(settings, found)
+        filters = _filters(
+            states=states, labels=labels, kind=kind, host_id=host_id, attention=attention
+        )
+        show_workflows(settings, found, filters)
 
     run(settings, work)
 
@@ -213,6 +217,8 @@ def events(settings: Settings, name: str, after: int) -> None:
 
     One line per event; one JSON object per line with -o json.
     """
+    if settings.output == "name":
+        raise click.UsageError("an event has no name; -o json has one object per line")
 
     async def work(client: Client) -> None:
         from countermand.cli.lines import show_event
@@ -281,10 +287,28 @@ for command in (cancel, pause, resume):
     workflow.add_command(command)
 
 
+def _filters(
+    *, states: Sequence[str], labels: Sequence[str], kind: str, host_id: str, attention: bool
+) -> str:
+    """Returns what a list was asked for, as the end of "No workflow …"."""
+    parts = [
+        "needs anybody" if attention else "",
+        f"is {' or '.join(states)}" if states else "",
+        f"is of kind {kind}" if kind else "",
+        f"has a task on {host_id}" if host_id else "",
+        f"has label {' and '.join(labels)}" if labels else "",
+    ]
+    return " and ".join(filter(None, parts))
+
+
 def _spec(file: TextIO) -> WorkflowSpec:
     from countermand.client.spec import parse_spec
 
-    return parse_spec(file.read(), origin=str(file.name))
+    try:
+        text = file.read()
+    except UnicodeDecodeError as error:
+        raise click.ClickException(f"{file.name} is not UTF-8 text: {error.reason}") from None
+    return parse_spec(text, origin=str(file.name))
 
 
 def _say_submitted(settings: Settings, name: str) -> None:

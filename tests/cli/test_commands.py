@@ -123,6 +123,29 @@ def test_a_coordinator_that_is_not_there_is_named():
     assert "The coordinator at 127.0.0.1:1 does not answer" in done.stderr
 
 
+def test_a_spec_that_is_no_text_is_an_error_in_one_line(run, tmp_path):
+    (tmp_path / "spec.json").write_bytes(b"\xff\xfe{}")
+    done = run("workflow", "submit", str(tmp_path / "spec.json"), "--id", "x")
+
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.endswith("spec.json is not UTF-8 text: invalid start byte\n")
+
+
+@pytest.mark.parametrize(
+    "args", [("workflow", "watch", "made-up"), ("workflow", "list"), ("version",)]
+)
+def test_an_output_that_is_full_is_an_error_in_one_line(coordinator, args):
+    command = [sys.executable, "-m", "countermand.cli", *args]
+    environment = os.environ | {"COUNTERMAND_COORDINATOR": coordinator}
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False
+        )
+
+    assert done.returncode == 1
+    assert done.stderr == "Error: the output: No space left on device\n"
+
+
 # -- what is shown ------------------------------------------------------------------------------
 
 
@@ -169,6 +192,17 @@ def test_a_list_is_a_table_json_or_names(run):
         "WHY",
     ]
     assert {one["name"] for one in found} == set(names) >= {"workflows/good", "workflows/left"}
+
+
+def test_an_empty_list_names_its_filters(run):
+    done = run("workflow", "list", "--host", "host-z", "--state", "paused", "--label", "a=b")
+
+    assert done.stderr == ("No workflow is paused and has a task on host-z and has label a=b.\n")
+
+
+def test_a_watch_or_its_events_as_names(run):
+    assert run("workflow", "watch", "good", "-o", "name").stdout == "workflows/good\n"
+    assert run("workflow", "events", "good", "-o", "name").exit_code == 2
 
 
 def test_a_watch_in_a_pipe_is_a_line_per_event_and_the_verdict(run):

@@ -115,7 +115,8 @@ class Scripted(pb_grpc.WorkflowServiceServicer):
         return pb.GetWorkflowResponse(workflow=workflow)
 
     async def ListWorkflows(self, request, context):
-        newest = list(reversed(self.workflows.values()))
+        states = request.states or WorkflowState.values()
+        newest = [one for one in reversed(self.workflows.values()) if one.state in states]
         start = int(request.page_token or 0)
         end = start + request.page_size
         token = str(end) if end < len(newest) else ""

@@ -7,8 +7,16 @@ from pathlib import Path
 
 import click
 
+from countermand.cli.settings import examples
 
-@click.command()
+
+@click.command(
+    epilog=examples(
+        "countermand demo",
+        "countermand demo --scenario compensation --svg vm-2.svg",
+        "countermand demo --fast --keep",
+    )
+)
 @click.option(
     "--scenario",
     type=click.Choice(["all", "success", "compensation"]),
