@@ -298,6 +298,7 @@ def _cycle(edges: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
 
 def _binding_problems(plan: Plan, paths: Mapping[str, str]) -> Iterator[Problem]:
     """Yields bindings to tasks that do not exist or do not come earlier."""
+    precedence = _Precedence(plan)
     for node in plan.leaves:
         assert node.task is not None, node.name
         for number, binding in enumerate(node.task.bindings):
@@ -309,7 +310,7 @@ def _binding_problems(plan: Plan, paths: Mapping[str, str]) -> Iterator[Problem]
                 yield Problem(
                     field=here, description=f"there is no task {binding.task!r} in this spec"
                 )
-            elif not comes_before(plan, source, node.index):
+            elif not precedence.comes_before(source, node.index):
                 yield Problem(
                     field=here,
                     description=f"{binding.task!r} does not come before {node.name!r}: "
@@ -319,17 +320,68 @@ def _binding_problems(plan: Plan, paths: Mapping[str, str]) -> Iterator[Problem]
 
 def comes_before(plan: Plan, earlier: int, later: int) -> bool:
     """Returns whether one node is always at rest before another starts."""
-    spine = set(ancestors(plan, later))
-    for climb in ancestors(plan, earlier):
-        parent = plan.nodes[climb].parent
-        if parent < 0 or parent not in spine:
-            continue
-        # The two branches meet in this parent: compare their members of it.
-        if parent == later:
-            return False
-        target = next(node for node in ancestors(plan, later) if plan.nodes[node].parent == parent)
-        return target != climb and _reaches(plan, target, climb)
-    return False
+    return _Precedence(plan).comes_before(earlier, later)
+
+
+class _Precedence:
+    """What comes before what in a plan: worked out once per group, however many ask."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._masks: dict[int, dict[int, int]] = {}
+
+    def comes_before(self, earlier: int, later: int) -> bool:
+        """Returns whether one node is always at rest before another starts."""
+        spine = {self._plan.nodes[node].parent: node for node in ancestors(self._plan, later)}
+        for climb in ancestors(self._plan, earlier):
+            parent = self._plan.nodes[climb].parent
+            if parent < 0 or parent not in spine:
+                continue
+            # The two branches meet in this parent: compare their members of it.
+            target = spine[parent]
+            return parent != later and target != climb and self.reaches(target, climb)
+        return False
+
+    def reaches(self, later: int, earlier: int) -> bool:
+        """Returns whether `after` leads from one sibling back to another."""
+        parent = self._plan.nodes[later].parent
+        if self._plan.nodes[parent].group is GroupKind.SEQUENCE:
+            return earlier < later  # numbered in their order
+        return bool(self._mask(later) & self._bit(earlier))
+
+    def count_before(self, index: int) -> int:
+        """Returns how many siblings are always at rest before a node starts."""
+        parent = self._plan.nodes[index].parent
+        if self._plan.nodes[parent].group is GroupKind.SEQUENCE:
+            return self._plan.nodes[parent].members.index(index)
+        return self._mask(index).bit_count()
+
+    def _bit(self, index: int) -> int:
+        return 1 << (index - self._plan.nodes[index].parent)
+
+    def _mask(self, index: int) -> int:
+        """Returns a bit for each sibling to which `after` leads back from a node."""
+        parent = self._plan.nodes[index].parent
+        if parent not in self._masks:
+            self._masks[parent] = self._closure(parent)
+        return self._masks[parent][index]
+
+    def _closure(self, parent: int) -> dict[int, int]:
+        """Returns the masks of a group's members, earlier ones first."""
+        nodes = self._plan.nodes
+        masks: dict[int, int] = {}
+        unmet = {member: len(nodes[member].after) for member in nodes[parent].members}
+        free = [member for member, count in unmet.items() if not count]
+        while free:
+            member = free.pop()
+            masks[member] = 0
+            for earlier in nodes[member].after:
+                masks[member] |= masks[earlier] | self._bit(earlier)
+            for later in nodes[member].before:
+                unmet[later] -= 1
+                if not unmet[later]:
+                    free.append(later)
+        return masks
 
 
 def ancestors(plan: Plan, index: int) -> Iterator[int]:
@@ -339,31 +391,14 @@ def ancestors(plan: Plan, index: int) -> Iterator[int]:
         index = plan.nodes[index].parent
 
 
-def _reaches(plan: Plan, later: int, earlier: int) -> bool:
-    """Returns whether `after` leads from one sibling back to another."""
-    if plan.nodes[plan.nodes[later].parent].group is GroupKind.SEQUENCE:
-        return earlier < later  # numbered in their order
-    return earlier in _all_before(plan, later)
-
-
-def _all_before(plan: Plan, index: int) -> set[int]:
-    """Returns the siblings to which `after` leads back from a node."""
-    seen: set[int] = set()
-    front = [index]
-    while front:
-        fresh = set(plan.nodes[front.pop()].after) - seen
-        seen |= fresh
-        front.extend(fresh)
-    return seen
-
-
 def _effect_problems(plan: Plan, paths: Mapping[str, str]) -> Iterator[Problem]:
     """Yields verbs without an opposite that something could still fail beside or after."""
+    precedence = _Precedence(plan)
     for node in plan.leaves:
         assert node.task is not None, node.name
         if node.task.effect in (Effect.READ_ONLY, Effect.REVERSIBLE):
             continue
-        if not _stands_last(plan, node.index):
+        if not _stands_last(plan, precedence, node.index):
             yield Problem(
                 field=f"{paths[node.name]}.task.action",
                 description=f"{node.task.verb} cannot be made up for: "
@@ -371,13 +406,13 @@ def _effect_problems(plan: Plan, paths: Mapping[str, str]) -> Iterator[Problem]:
             )
 
 
-def _stands_last(plan: Plan, index: int) -> bool:
+def _stands_last(plan: Plan, precedence: _Precedence, index: int) -> bool:
     """Returns whether nothing of the tree runs beside or after a node."""
     for climb in ancestors(plan, index):
         parent = plan.nodes[climb].parent
         if parent < 0:
             return True
         others = len(plan.nodes[parent].members) - 1
-        if plan.nodes[climb].before or len(_all_before(plan, climb)) < others:
+        if plan.nodes[climb].before or precedence.count_before(climb) < others:
             return False
     return True

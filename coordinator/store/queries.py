@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 
 from sqlalchemy import (
@@ -28,6 +29,7 @@ from coordinator.saga.workflow import Task
 from coordinator.store.plans import Plans
 from coordinator.store.rows import (
     entry_from,
+    held_from,
     host_from,
     leaves_from,
     micros,
@@ -45,6 +47,9 @@ from coordinator.store.tables import (
     workflows,
 )
 from coordinator.store.tokens import key_from
+from countermand.rpc.names import workflow_name
+
+log = logging.getLogger(__name__)
 
 # At a time: bounds the parameters of one statement, and the rows in memory beside their values.
 WORKFLOWS_MAX = 500
@@ -163,8 +168,14 @@ def _load(plans: Plans, keys: Sequence[int], connection: Connection) -> dict[int
 
 
 def _stored(plans: Plans, row: RowMapping, leaves: dict[int, Task]) -> Stored:
-    plan = plans.of(row["spec"])
-    return Stored(workflow=workflow_from(row, plan, leaves), submission=submission_from(row))
+    """Returns a workflow; one whose record cannot be read is held, and harms no other."""
+    submission = submission_from(row)
+    try:
+        workflow = workflow_from(row, plans.of(row["spec"]), leaves)
+    except Exception:
+        log.exception("workflow.unreadable", extra={"workflow": workflow_name(row["id"])})
+        workflow = held_from(row)
+    return Stored(workflow=workflow, submission=submission)
 
 
 def history(workflow_id: str, after: int, limit: int, connection: Connection) -> list[StoredEntry]:

@@ -16,7 +16,7 @@ from sqlalchemy import RowMapping
 
 from coordinator.runtime.ports import HostRecord, StoredEntry, Submission
 from coordinator.saga.advance import restore
-from coordinator.saga.spec import Plan
+from coordinator.saga.spec import GroupKind, GroupSpec, Plan, compile_plan
 from coordinator.saga.states import AttemptKind, AttemptState, TaskState, WorkflowState
 from coordinator.saga.workflow import (
     NO_VALUES,
@@ -139,7 +139,7 @@ def host_row(host: HostRecord) -> Row:
 # -- read -----------------------------------------------------------------------------------------
 
 
-def workflow_from(row: RowMapping, plan: Plan, leaves: Mapping[int, Task]) -> Workflow:
+def workflow_from(row: Mapping[Any, Any], plan: Plan, leaves: Mapping[int, Task]) -> Workflow:
     """Returns a workflow from its row and those of its leaves."""
     nodes = tuple(leaves.get(index, node) for index, node in enumerate(fresh_nodes(plan)))
     workflow = Workflow(
@@ -157,6 +157,12 @@ def workflow_from(row: RowMapping, plan: Plan, leaves: Mapping[int, Task]) -> Wo
         end_time=_time_from(row["end_time_us"]),
     )
     return counted(workflow)
+
+
+def held_from(row: RowMapping) -> Workflow:
+    """Returns a workflow of which only its own row can be read, to be shown as held."""
+    plan = compile_plan(GroupSpec(name="root", kind=GroupKind.SEQUENCE, members=()))
+    return workflow_from({**row, "state": WorkflowState.QUARANTINED}, plan, {})
 
 
 def counted(workflow: Workflow) -> Workflow:
@@ -209,7 +215,7 @@ def entry_from(row: RowMapping) -> StoredEntry:
     )
 
 
-def _about_from(row: RowMapping) -> About:
+def _about_from(row: Mapping[Any, Any]) -> About:
     said = json.loads(row["about"])
     return About(
         kind=row["kind"],

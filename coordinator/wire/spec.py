@@ -28,11 +28,14 @@ from coordinator.saga.spec import (
     compile_plan,
     problems,
 )
+from coordinator.saga.workflow import Inbound, Values
 from coordinator.wire.catalogue import VERBS, effect_of
 from coordinator.wire.values import (
     INT64_MAX,
     TYPE_NAMES,
+    fill,
     holds,
+    kind_at,
     scalar_type,
     span_from_proto,
     values_of_struct,
@@ -56,6 +59,8 @@ ATTEMPTS_MAX = 1000
 DELAY_MAX = timedelta(days=1)
 SHORTEST = timedelta(microseconds=1)
 RUN_TIMEOUT_MAX = timedelta(days=365)
+
+_ADDRESS = ("pool_id", "image_id")
 
 _ON_SIBLING_FAILURE = {
     spec_pb2.Policy.ON_SIBLING_FAILURE_CANCEL: OnSiblingFailure.CANCEL,
@@ -122,8 +127,12 @@ class _Check:
 
     input_: Struct
     hosts: HostsKnown
+    given: Values = field(init=False)
     violations: list[Violation] = field(default_factory=list)
     unserved: list[CountermandError] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.given = values_of_struct(self.input_)
 
     def wrong(self, path: str, description: str) -> None:
         self.violations.append(Violation(path, description))
@@ -141,6 +150,8 @@ class _Check:
         self.served(spec, "spec")
         if spec.lock_policy == spec_pb2.WorkflowSpec.LOCK_POLICY_REFUSE:
             self.unserved.append(FieldUnsupported(field="spec.lock_policy"))
+        elif spec.lock_policy not in spec_pb2.WorkflowSpec.LockPolicy.values():
+            self.wrong("spec.lock_policy", "is no value of this field")
         self.id(spec.kind, "spec.kind")
         self.policy(spec.policy, "spec.policy")
         if not spec.HasField("root"):
@@ -179,10 +190,10 @@ class _Check:
         if verb is None:
             self.wrong(f"{path}.action", "needs a verb, such as copy_image")
             return
-        arguments = getattr(task.action, verb)
-        bound = {binding.field for binding in task.bindings}
         here = f"{path}.action.{verb}"
-        self.served(arguments, here)
+        self.served(getattr(task.action, verb), here)
+        action, bound = self.filled(task)
+        arguments = getattr(action, verb)
         self.arguments(arguments, bound, here)
         pools = frozenset(
             getattr(arguments, f.name).pool_id
@@ -192,13 +203,29 @@ class _Check:
         if is_id(task.host_id) and (description := self.hosts(task.host_id, pools, verb)):
             self.wrong(f"{path}.host_id", description)
 
+    def filled(self, task: spec_pb2.Node.Task) -> tuple[verb_pb2.Action, set[str]]:
+        """Returns the action with what the input binds, and the fields that tasks will fill."""
+        verb = str(task.action.WhichOneof("verb"))
+        action = verb_pb2.Action()
+        action.CopyFrom(task.action)
+        bound: set[str] = set()
+        for message in task.bindings:
+            binding = _binding(message)
+            value = self.given.get(binding.path)
+            wanted = scalar_type(getattr(action, verb).DESCRIPTOR, binding.field)
+            if not binding.task and wanted is type(value) and holds(action, binding.field, value):
+                fill(action, (Inbound(field=binding.field, value=value, origin=binding.origin),))
+            else:
+                bound.add(binding.field)
+        return action, bound
+
     def arguments(self, arguments: Message, bound: set[str], path: str) -> None:
         """Checks the fields that verbs have in common; what is bound is checked by the agent."""
         for f in arguments.DESCRIPTOR.fields:
             value = getattr(arguments, f.name)
             here = f"{path}.{f.name}"
             if f.message_type is ImageAddress.DESCRIPTOR:
-                for part in ("pool_id", "image_id"):
+                for part in _ADDRESS:
                     if f"{f.name}.{part}" not in bound:
                         self.id(getattr(value, part), f"{here}.{part}")
             elif f.name == "snapshot_id" and f.name not in bound:
@@ -209,6 +236,10 @@ class _Check:
                 and (not 0 < value <= SIZE_BYTES_MAX or value % SECTOR_BYTES)
             ):
                 self.wrong(here, f"must be a multiple of {SECTOR_BYTES} in 1 to 2^50")
+        addresses = [getattr(arguments, name, None) for name in ("source", "target")]
+        ends = {f"{name}.{part}" for name in ("source", "target") for part in _ADDRESS}
+        if all(addresses) and not bound & ends and addresses[0] == addresses[1]:
+            self.wrong(f"{path}.target", "is the source itself")
 
     def policy(self, policy: spec_pb2.Policy, path: str) -> None:
         self.served(policy, path)
@@ -217,6 +248,13 @@ class _Check:
             spec_pb2.Policy.ON_FAILURE_COMPENSATE,
         ):
             self.unserved.append(FieldUnsupported(field=f"{path}.on_failure"))
+        if policy.on_sibling_failure not in (
+            spec_pb2.Policy.ON_SIBLING_FAILURE_UNSPECIFIED,
+            *_ON_SIBLING_FAILURE,
+        ):
+            self.wrong(f"{path}.on_sibling_failure", "is no value of this field")
+        if policy.compensation_retry.reasons:
+            self.unserved.append(FieldUnsupported(field=f"{path}.compensation_retry.reasons"))
         self.retry(policy.retry, f"{path}.retry")
         self.retry(policy.compensation_retry, f"{path}.compensation_retry")
         if policy.HasField("run_timeout"):
@@ -271,7 +309,10 @@ def _value_problems(
             else:
                 found = type(given[binding.path]) if binding.path in given else None
                 bound_bytes += len(str(given.get(binding.path, "")).encode())
+                kind = kind_at(input_, binding.path)
                 lacks = f"the input has no {binding.path!r}"
+                if kind:
+                    lacks = f"{binding.path!r} is {kind} in the input, and cannot be bound"
             if found is None:
                 yield Problem(field=f"{here}.source", description=lacks)
             elif found is not wanted:

@@ -59,6 +59,21 @@ def output_of_values(verb: str, values: Values) -> Output:
     return output
 
 
+def kind_at(struct: Struct, path: str) -> str:
+    """Returns what stands at a path of a caller's object in words; empty if nothing does."""
+    *lead, last = path.split(".")
+    for part in lead:
+        if part not in struct.fields:
+            return ""
+        struct = struct.fields[part].struct_value
+    if last not in struct.fields:
+        return ""
+    return _KINDS.get(struct.fields[last].WhichOneof("kind") or "", "")
+
+
+_KINDS = {"null_value": "null", "list_value": "a list", "struct_value": "an object"}
+
+
 def fill(action: Action, inbound: Sequence[Inbound]) -> None:
     """Puts bound values into an action; a missing value leaves the field as it is."""
     name = action.WhichOneof("verb")

@@ -45,6 +45,21 @@ def bind(field: str, source: str) -> Change:
     return change
 
 
+def bind_image(value: str | None) -> Change:
+    """Binds an image's id to a value of the input."""
+
+    def change(request: StartWorkflowRequest) -> None:
+        request.input["value"] = value
+        then(request).task.bindings[1].source = "input.value"
+
+    return change
+
+
+def to_itself(request: StartWorkflowRequest) -> None:
+    copy = one(request).task.action.copy_image
+    copy.target.CopyFrom(copy.source)
+
+
 def bind_format(number: int) -> Change:
     """Returns what binds an enum to a number of the input."""
 
@@ -155,7 +170,22 @@ FIELD_INVALID: dict[str, tuple[Change, tuple[str, ...]]] = {
         lambda r: then(r).task.bindings.append(then(r).task.bindings[0]),
         (f"{THEN}.task.bindings[2].field",),
     ),
-    "more-bound-than-a-task-carries": (too_much, (f"{THEN}.task.bindings",)),
+    "far-too-long-an-input-for-an-id": (
+        too_much,
+        (f"{THEN}.{COPY}.source.pool_id", f"{THEN}.{COPY}.source.image_id", f"{THEN}.task.host_id"),
+    ),
+    "an-id-from-the-input-that-is-none": (
+        bind_image("../y"),
+        (f"{THEN}.{COPY}.source.image_id",),
+    ),
+    "null-in-the-input": (
+        bind_image(None),
+        (f"{THEN}.task.bindings[1].source",),
+    ),
+    "a-target-that-is-its-source": (
+        to_itself,
+        (f"{MEMBERS}[0].group.members[0].{COPY}.target",),
+    ),
     "bound-to-more-than-it-holds": (bind_format(2**31), (f"{THEN}.task.bindings[2].source",)),
     "bound-to-less-than-it-holds": (bind_format(-(2**40)), (f"{THEN}.task.bindings[2].source",)),
     "bound-to-what-may-be-more": (
