@@ -35,7 +35,10 @@ async def replay(
     for driver in pools.values():
         if driver.read_only:
             continue
-        await _sweep(driver, kept, journal, executor)
+        try:
+            await _sweep(driver, kept, journal, executor)
+        except OSError:  # one pool's disk keeps the agent from none of the others
+            log.exception("staging.sweep_failed", extra={"pool": driver.pool_id})
     return sorted(unsettled, key=lambda record: record.kind is Kind.COMPENSATION)
 
 

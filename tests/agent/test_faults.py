@@ -72,6 +72,10 @@ class FailingFiles(RealFiles):
         self.renamed += [source.name, target.name]
         self._perhaps("after_rename", target)
 
+    def remove_file(self, path):
+        self._perhaps("remove_file", path)
+        super().remove_file(path)
+
     def list_folder(self, path):
         if path.name in self.renamed:
             self._perhaps("list_renamed", path)
@@ -266,6 +270,21 @@ async def test_a_pool_taken_out_of_service_leaves_what_ran_in_it_unknown(failing
     rig.options = {"fast": {}}
     await rig.restart()
     assert (await rig.settled(COPY)).state == SUCCEEDED
+
+
+async def test_a_pool_that_cannot_be_swept_keeps_no_agent_from_starting(failing):
+    rig, files = failing
+    rig.options = {"fast": {}, "other": {}}
+    await rig.restart()
+    for pool_id in rig.options:
+        folder = rig.folder / pool_id / "staging/workflows@w9@tasks@t@attempts@1"
+        folder.mkdir()
+        (folder / pool_id).write_bytes(b"x")
+    await rig.runner.stop()
+    files.fail("remove_file", "fast")
+    await rig.start()
+    assert (rig.staged("fast") != [], rig.staged("other")) == (True, [])
+    assert (await rig.run(COPY, noop_action())).state == SUCCEEDED
 
 
 # -- a journal whose disk is full ---------------------------------------------------------------
