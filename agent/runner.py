@@ -552,7 +552,6 @@ def _check_compensation(header: Header, request: CompensateRequest) -> None:
         violations.append(Violation("compensates", "must name an attempt of the same workflow"))
     if request.compensates == header.attempt:
         violations.append(Violation("compensates", "must not be the compensation itself"))
-    if not catalogue.name_of(request.action):
-        violations.append(Violation("action", "is required"))
     if violations:
         raise FieldInvalid(*violations)
+    catalogue.check_fields(request.action)

@@ -48,14 +48,17 @@ _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 class FileDriver:
     """Serves one pool; every method may be called from any thread."""
 
-    def __init__(self, pool: FilePool, files: Files) -> None:
-        """Makes the pool's folders where they are missing, and counts what is in use."""
+    def __init__(self, pool: FilePool, files: Files, identity: str = "") -> None:
+        """Makes the pool's folders where they are missing, and counts what is in use.
+
+        With an identity, the pool's folder is believed only while it carries that identity.
+        """
         self.pool = pool
         self.pool_id = pool.pool_id
         self.read_only = pool.read_only
         self.shared = pool.shared
         self.verbs = VERBS
-        self._staging = Staging(pool, files)
+        self._staging = Staging(pool, files, identity)
         self.files = files
         self.layout = self._staging.layout
         self.room = self._staging.room
@@ -174,9 +177,12 @@ class FileDriver:
         with self._staging.translating(image_id):
             try:
                 with self._staging.looking(work, image_id):
+                    self._staging.need_pool()
                     self._staging.discard(work.attempt)
                     label = self.layout.label(image_id)
             except ImageNotFound:
+                with self._staging.looking(work, image_id):
+                    self._staging.need_pool()  # it may have gone since
                 if work.note:  # an earlier life may not have come to flush it
                     with self._staging.looking(work, image_id):
                         self._staging.flush_folders()
@@ -193,12 +199,14 @@ class FileDriver:
     def undo(self, work: Work, image_id: str, *, made_by: str) -> Steps[bool]:
         """Removes what exactly that attempt made, half-made things too; returns whether any."""
         with self._staging.translating(image_id):
+            self._staging.need_pool()
             begun = self.files.stat(self.layout.staged(made_by)) is not None
             self._staging.discard(made_by)
             work.crash(crash_points.IN_COMPENSATION)
             yield Step()
             label = self.layout.owner(image_id)
             if label is None or not self._staging.is_of(label, work, made_by):
+                self._staging.need_pool()  # it may have gone since
                 self._staging.flush_folders()  # an earlier life may not have come to it
                 return begun  # somebody else's image, or none
             # Into the same folder again, so that whoever tries next finds what is left of it.
@@ -339,7 +347,11 @@ class FileDriver:
     def find(self, image_id: str) -> ImageFound:
         """Looks at one image."""
         with self._staging.translating(image_id):
-            label = self.layout.label(image_id)
+            try:
+                label = self.layout.label(image_id)
+            except ImageNotFound:
+                self._staging.need_pool()
+                raise
             self.layout.data(image_id, label)
             return ImageFound(
                 image_id=image_id,
@@ -357,6 +369,8 @@ class FileDriver:
     def list_images(self, *, after: str, count_max: int) -> list[ImageFound]:
         """Returns images in order of their ids; what is not a plain image is logged instead."""
         found: list[ImageFound] = []
+        with self._staging.translating("any image"):
+            self._staging.need_pool()
         for name in self.files.list_folder(self.layout.images):
             if name <= after or not names.is_id(name):
                 continue

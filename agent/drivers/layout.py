@@ -1,5 +1,6 @@
 """How a pool of the `file` driver looks on disk, and what is safe in it.
 
+    pool.json                      which pool this is: an empty mount point must not pass for it
     images/<image id>/data.raw     the content, or data.qcow2
     images/<image id>/image.json   the label: owner tag, generation, format, size, digest, backing
     staging/<attempt>/             the same two files while an attempt works on them, "/" as "@"
@@ -19,8 +20,9 @@ from agent.drivers.driver import Format
 from agent.drivers.files import FileKind, Files, FileStat
 from agent.drivers.qcow2 import HEAD_BYTES, read_head
 from countermand.rpc import names
-from countermand.rpc.errors import ImageNotFound, ImageUnsafe
+from countermand.rpc.errors import FieldInvalid, ImageNotFound, ImageUnsafe, Violation
 
+MARK = "pool.json"
 LABEL = "image.json"
 LABEL_BYTES_MAX = 64 * 1024
 CHAIN_MAX = 64  # a longer chain is a loop, or as slow as one
@@ -56,9 +58,38 @@ class Label:
             fields = json.loads(data)
             label = cls(**{**fields, "format": Format(fields["format"])})
             datetime.fromisoformat(label.create_time)
+            if label.backing and not names.is_id(label.backing):
+                raise ValueError(label.backing)
+            sizes = (label.virtual_size_bytes, label.written_bytes, label.generation)
+            if not all(isinstance(size, int) for size in sizes):
+                raise ValueError(sizes)
         except (KeyError, TypeError) as error:
             raise ValueError(str(error)) from error
         return label
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """What is kept in a pool's folder, the same for every host that reaches it."""
+
+    pool_id: str
+    identity: str
+
+    def encode(self) -> bytes:
+        """Returns the file's content."""
+        return json.dumps(asdict(self), indent=1).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Mark:
+        """Reads the file's content.
+
+        Raises:
+            ValueError: It is not a mark.
+        """
+        match json.loads(data):
+            case {"pool_id": str(pool_id), "identity": str(identity)} if identity:
+                return cls(pool_id=pool_id, identity=identity)
+        raise ValueError(f"it is no {MARK}")
 
 
 class Layout:
@@ -73,15 +104,32 @@ class Layout:
         self.staging = path / "staging"
 
     def make(self) -> None:
-        """Makes the two folders."""
-        self.files.make_folder(self.path)
+        """Makes the two folders; the pool's own is the administrator's to make, or to mount."""
         for folder in (self.images, self.staging):
             self.files.make_folder(folder)
         self.files.flush_folder(self.path)
 
+    def mark(self) -> Mark | None:
+        """Returns which pool is at this path now; None when nothing says so.
+
+        Raises:
+            ValueError: What is there is not a mark of ours.
+        """
+        found = self.files.stat(self.path / MARK)
+        if found is None:
+            return None
+        if found.kind is not FileKind.FILE or found.size_bytes > LABEL_BYTES_MAX:
+            raise ValueError(f"it is no {MARK}")
+        return Mark.decode(self._read(self.path / MARK, found.size_bytes))
+
     def image(self, image_id: str) -> Path:
-        """Returns an image's folder."""
-        assert names.is_id(image_id), image_id
+        """Returns an image's folder.
+
+        Raises:
+            FieldInvalid: That can be no image's id; no path is ever made of it.
+        """
+        if not names.is_id(image_id):
+            raise FieldInvalid(Violation("image_id", names.ID_RULE))
         return self.images / image_id
 
     def staged(self, attempt: str) -> Path:
@@ -160,7 +208,11 @@ class Layout:
                 raise self.unsafe(image_id, "it is not in the format that its label says")
             if head.external_data:
                 raise self.unsafe(image_id, "its data is in another file")
-            if head.backing != (self._backing_name(label.backing) if label.backing else ""):
+            expected = ""
+            if label.backing:
+                below = self._backing(image_id, label.backing)
+                expected = f"../{label.backing}/data.{below.format}"
+            if head.backing != expected:
                 raise self.unsafe(image_id, "its backing file is not the one of its label")
         return path, found
 
@@ -174,12 +226,19 @@ class Layout:
         if image_format is Format.RAW:
             return size
         head = read_head(self._read(path, min(HEAD_BYTES, size)))
-        if head is None or head.external_data or head.backing:
-            raise self.unsafe(image_id, "it is no qcow2 image that stands alone")
+        if head is None:
+            raise self.unsafe(image_id, "it is not in the format qcow2")
+        if head.external_data:
+            raise self.unsafe(image_id, "its data is in another file")
+        if head.backing:
+            raise self.unsafe(image_id, f"it reads through another file, {head.backing}")
         return head.virtual_size_bytes
 
-    def _backing_name(self, backing: str) -> str:
-        return f"../{backing}/data.{self.label(backing).format}"
+    def _backing(self, image_id: str, backing: str) -> Label:
+        try:
+            return self.label(backing)
+        except ImageNotFound:
+            raise self.unsafe(image_id, f"its backing image {backing} is missing") from None
 
     def chain(self, image_id: str, label: Label) -> tuple[str, ...]:
         """Returns the images below one, nearest first, each of them checked."""
@@ -188,10 +247,8 @@ class Layout:
         while backing:
             if len(below) == CHAIN_MAX or backing in below or backing == image_id:
                 raise self.unsafe(image_id, "its chain of backing images is a loop or too long")
-            if not names.is_id(backing):
-                raise self.unsafe(image_id, "its backing image has no valid id")
             below.append(backing)
-            label = self.label(backing)
+            label = self._backing(image_id, backing)
             self.data(backing, label)
             backing = label.backing
         return tuple(below)

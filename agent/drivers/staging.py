@@ -56,9 +56,10 @@ Fill = Callable[[Path], Steps[Label]]
 class Staging:
     """The staging folders of one pool; used from several threads."""
 
-    def __init__(self, pool: FilePool, files: Files) -> None:
+    def __init__(self, pool: FilePool, files: Files, identity: str) -> None:
         """Makes the pool's folders where they are missing, and counts what is in use."""
         self.pool = pool
+        self.identity = identity
         self.files = files
         self.layout = Layout(pool.pool_id, pool.path, files)
         self.room = Room(
@@ -80,6 +81,7 @@ class Staging:
         with self.translating(image_id):
             try:
                 with self.looking(work, image_id):
+                    self.need_pool()
                     label = self.layout.owner(image_id)
                 if label is not None and self.is_of(label, work, work.attempt):
                     # An earlier life did it and could not say so, perhaps not even flush it.
@@ -107,6 +109,7 @@ class Staging:
         self.layout.write_label(folder, label)
         work.crash(crash_points.BEFORE_RENAME)
         with self._names:
+            self.need_pool()
             if label.backing:
                 self.layout.label(label.backing)  # it may have gone since it was looked at
             try:
@@ -122,6 +125,20 @@ class Staging:
             self.settle(target)
         except OSError:  # only the account is off, until the next start: the image is there
             log.exception("pool.account_failed", extra={"pool": self.pool.pool_id})
+
+    def need_pool(self) -> None:
+        """Raises OSError unless the pool being served is at its path now.
+
+        Without its mount an empty folder is there: what it does not hold may exist all the same.
+        """
+        if not self.identity:
+            return  # read-only, and nobody has ever written to it
+        try:
+            mark = self.layout.mark()
+        except ValueError:
+            mark = None
+        if mark is None or mark.identity != self.identity:
+            raise OSError("NOT_MOUNTED")
 
     def _rename(self, image_id: str, source: Path, target: Path) -> None:
         """Renames a folder; an OSError means for certain that it did not move."""

@@ -68,6 +68,17 @@ def check(action: Action) -> None:
         FieldInvalid: A field is missing or malformed; every such field is named.
         FieldUnsupported: A field is not served by this version.
     """
+    check_fields(action)
+    if action.copy_image.source_host_id:
+        raise FieldUnsupported(field="copy_image.source_host_id")
+
+
+def check_fields(action: Action) -> None:
+    """Refuses what is malformed; what is not served here can still be made up for: never begun.
+
+    Raises:
+        FieldInvalid: A field is missing or malformed; every such field is named.
+    """
     verb = name_of(action)
     if not verb:
         raise FieldInvalid(Violation("action", "must have one verb"))
@@ -80,8 +91,6 @@ def check(action: Action) -> None:
     violations += _particulars(action)
     if violations:
         raise FieldInvalid(*violations)
-    if action.copy_image.source_host_id:
-        raise FieldUnsupported(field="copy_image.source_host_id")
 
 
 def _particulars(action: Action) -> Iterator[Violation]:

@@ -12,6 +12,7 @@ import pytest
 from agent.drivers import qemu
 from agent.drivers.copying import CHUNK_BYTES
 from agent.drivers.driver import Format
+from countermand.rpc.errors import FieldInvalid, ImageUnsafe
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.image_pb2 import IMAGE_FORMAT_QCOW2, IMAGE_FORMAT_RAW
 from countermand.v1.verb_pb2 import Action, CloneImage, CreateImage, DeleteImage
@@ -430,3 +431,26 @@ async def test_deletes_an_image_and_says_whether_it_was_there(rig):
     assert (again.state, again.output.delete_image.existed) == (SUCCEEDED, False)
     assert (rig.images(), rig.staged()) == ([], [])
     assert rig.pools["fast"].room.used_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"backing": "../../etc"}, {"backing": 7}, {"generation": "x"}, {"backing": "base"}],
+    ids=["path", "number", "generation", "not the file's"],
+)
+@needs_qemu
+async def test_a_label_that_lies_spoils_its_own_image_only(rig, fields):
+    rig.put("base", b"x" * 512)
+    made = create_action("fast/disk", 8 * MIB, format=IMAGE_FORMAT_QCOW2)
+    assert (await rig.run(COPY, made)).state == SUCCEEDED
+    path = rig.data("disk").parent / "image.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    pool = rig.pools["fast"]
+    assert [found.image_id for found in pool.list_images(after="", count_max=9)] == ["base"]
+    with pytest.raises(ImageUnsafe):
+        pool.find("disk")
+
+
+async def test_an_id_that_is_none_never_becomes_a_path(rig):
+    with pytest.raises(FieldInvalid):
+        rig.pools["fast"].find("../base")

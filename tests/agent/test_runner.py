@@ -426,6 +426,26 @@ async def test_a_compensation_names_an_attempt_of_its_workflow(rig, compensates)
         await rig.compensate(UNDO, compensates, ACTION)
 
 
+@pytest.mark.parametrize(
+    ("field", "action"),
+    [
+        ("action", Action()),
+        ("copy_image.target.image_id", copy_action("fast/base", "fast/../../etc")),
+        ("copy_image.target.pool_id", copy_action("fast/base", "../fast/disk")),
+    ],
+)
+async def test_a_malformed_action_is_not_made_up_for(rig, field, action):
+    with pytest.raises(FieldInvalid) as invalid:
+        await rig.compensate(UNDO, COPY, action)
+    assert field in [violation.field for violation in invalid.value.violations]
+    assert await rig.runner.journal.transact(lambda tx: tx.get(COPY)) is None
+
+
+async def test_what_this_version_could_never_begin_can_be_made_up_for(rig):
+    action = copy_action("fast/base", "fast/disk", source_host_id="host-b")
+    assert (await rig.make_up(UNDO, COPY, action)).state == SUCCEEDED
+
+
 # -- restarts -----------------------------------------------------------------------------------
 
 
