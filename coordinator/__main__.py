@@ -27,7 +27,7 @@ from coordinator.store.database import sqlite
 from coordinator.store.run import Threads
 from coordinator.store.sql import SqlStore
 from countermand.rpc import crash, logs, telemetry
-from countermand.rpc.server import ListenRefused, Service, serve
+from countermand.rpc.server import BoundServer, ListenRefused, Service
 from countermand.v1.attempt_pb2 import Progress
 from countermand.v1.external_task_pb2_grpc import add_ExternalTaskServiceServicer_to_server
 from countermand.v1.host_pb2_grpc import add_HostServiceServicer_to_server
@@ -111,6 +111,8 @@ async def _serve(data: Path, listen: str) -> None:
     clock, chance = SystemClock(), SystemChance()
     dies = crash.from_environment(os.environ)
     spans = telemetry.start("countermand-coordinator", os.environ)
+    # The address first: who cannot answer must not take over what another is seeing to.
+    bound = BoundServer(listen=listen, telemetry=spans)
     watches: Watches[Progress] = Watches()
     store = SqlStore(sqlite(data / DATABASE), Threads(), new_id=chance.new_id, crash=dies)
     loop = Loop(store=store, clock=clock, chance=chance, crash=dies, hints=watches)
@@ -133,11 +135,7 @@ async def _serve(data: Path, listen: str) -> None:
         loop.attach(fleet)
         await fleet.open()
         deciding = asyncio.create_task(loop.run(), name="loop")
-        server = await serve(
-            listen=listen,
-            services=_services(loop, store, fleet, watches, clock),
-            telemetry=spans,
-        )
+        server = await bound.start(_services(loop, store, fleet, watches, clock))
         ready = {"event": "coordinator.ready", "address": server.address}
         print(json.dumps(ready), flush=True)  # noqa: T201  # the line that starters wait for
         await _until_stopped(deciding)

@@ -158,6 +158,7 @@ class Line:
             report=self.report,
             open_attempts=len(self._orders),
             seen_time=self.seen_time,
+            silent_s=asyncio.get_running_loop().time() - self._silent_since,
         )
 
     async def ready(self, timeout_s: float) -> None:

@@ -5,7 +5,7 @@ Handlers check, ask the loop, and show; they decide nothing. Errors are raised, 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import timedelta
 
 from google.protobuf.struct_pb2 import Struct
@@ -17,6 +17,8 @@ from coordinator.runtime.loop import Loop, OverloadedError, Start
 from coordinator.runtime.ports import (
     Clock,
     Hosts,
+    HostState,
+    HostView,
     Request,
     Store,
     StoreConflictError,
@@ -66,6 +68,18 @@ NEEDS_ATTENTION = frozenset(
 )
 
 _STATES = {number: state for state, number in WORKFLOW_STATES.items()}
+
+
+_AT_WORK = frozenset(
+    {
+        Task.STATE_STARTING,
+        Task.STATE_RUNNING,
+        Task.STATE_UNKNOWN,
+        Task.STATE_CANCELLING,
+        Task.STATE_COMPENSATING,
+        Task.STATE_COMPENSATION_BLOCKED,
+    }
+)
 
 
 class WorkflowService(WorkflowServiceServicer):
@@ -170,8 +184,8 @@ class WorkflowService(WorkflowServiceServicer):
         shown = self._basic(workflow)
         shown.spec.ParseFromString(stored.submission.spec)
         shown.input.CopyFrom(Struct.FromString(stored.submission.input))
-        progress = self._watches.progress(workflow_id)
-        shown.tasks.extend(view.tasks_to_proto(workflow, progress)[: view.TASKS_MAX])
+        indices = range(1, min(len(workflow.plan.nodes), 1 + view.TASKS_MAX))
+        shown.tasks.extend(self._tasks(workflow, indices))
         return pb.GetWorkflowResponse(workflow=shown)
 
     async def ListWorkflows(
@@ -226,14 +240,11 @@ class WorkflowService(WorkflowServiceServicer):
         workflow = await self._find(workflow_id)
         start = requests.number(request.page_token or "1", "page_token")
         limit = requests.page_size(request.page_size)
-        progress = self._watches.progress(workflow_id)
         wanted = set(request.states)
         tasks: list[Task] = []
         index = start
         while index < len(workflow.plan.nodes) and len(tasks) < limit:
-            task = view.task_to_proto(workflow, index, progress)
-            if not wanted or task.state in wanted:
-                tasks.append(task)
+            tasks += [t for t in self._tasks(workflow, (index,)) if not wanted or t.state in wanted]
             index += 1
         more = index < len(workflow.plan.nodes)
         return pb.ListTasksResponse(tasks=tasks, next_page_token=str(index) if more else "")
@@ -385,11 +396,31 @@ class WorkflowService(WorkflowServiceServicer):
             raise WorkflowNotFound(name=workflow_name(workflow_id))
         return stored
 
+    def _tasks(self, workflow: Workflow, indices: Iterable[int]) -> Iterator[Task]:
+        """Yields tasks as they are shown; of a silent host no progress is pretended."""
+        progress = self._watches.progress(workflow.id)
+        hosts = self._hosts.all()
+        for index in indices:
+            task = view.task_to_proto(workflow, index, progress)
+            host = hosts.get(task.host_id)
+            if task.state in _AT_WORK and host is not None and host.state is not HostState.READY:
+                task.progress.rate = 0
+                task.waits_for = _silence(host)
+            yield task
+
     def _basic(self, workflow: Workflow) -> pb.Workflow:
         return view.workflow_to_proto(workflow, self._watches.progress(workflow.id))
 
     def _version(self, etag: str) -> int:
         return requests.number(etag, "etag") if etag else 0
+
+
+def _silence(host: HostView) -> str:
+    """Returns what a task on a host that does not answer waits for."""
+    if host.state is HostState.QUARANTINED:
+        why = host.problem.message if host.problem else "somebody has to look"
+        return f"{host.record.id} is quarantined: {why}"
+    return f"{host.record.id} has not answered for {host.silent_s:.0f} s"
 
 
 def _refused(name: str, verb: str, refusal: Refusal) -> CountermandError:

@@ -224,6 +224,7 @@ class HostView:
     report: object  # the agent's description of itself; None until it was heard
     open_attempts: int
     seen_time: datetime | None
+    silent_s: float  # how long nothing has been heard of it
 
 
 class Hosts(Protocol):

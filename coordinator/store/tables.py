@@ -1,6 +1,6 @@
 """The tables: SQLAlchemy Core metadata, one text for SQLite and PostgreSQL.
 
-Constraints state invariants, so that no defect of ours can store what `semantics.md` forbids. Two
+Constraints state invariants, so that no defect of ours can store what `docs/reference/semantics.md` forbids. Two
 habits keep a step's cost flat however many workflows are stored:
 
 - A workflow has a small number of its own, `key`, given in order of creation. Everything about it

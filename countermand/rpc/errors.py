@@ -258,7 +258,7 @@ class WrongCluster(CountermandError):
 
 
 class IncarnationChanged(CountermandError):
-    """The agent's journal is {incarnation}, not {expected}: reconcile by owner tags."""
+    """The agent's journal is {incarnation}, not {expected}: put back the data folder it had."""
 
     code = StatusCode.FAILED_PRECONDITION
     reason = "INCARNATION_CHANGED"

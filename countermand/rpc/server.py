@@ -71,6 +71,52 @@ class RunningServer:
         await self.server.wait_for_termination()
 
 
+class BoundServer:
+    """A server whose address is taken, and which answers nobody yet."""
+
+    def __init__(
+        self,
+        *,
+        listen: str,
+        telemetry: Telemetry = OFF,
+        interceptors: Sequence[Any] = (),
+        request_bytes_max: int = REQUEST_BYTES_MAX,
+        answer_bytes_max: int = ANSWER_BYTES_MAX,
+    ) -> None:
+        """Takes the address; port 0 takes a free one.
+
+        Raises:
+            ListenRefused: The address is not loopback, not an address, or in use.
+        """
+        host = loopback_host(listen)
+        self._server = grpc.aio.server(
+            interceptors=[ServerInterceptor(telemetry), *interceptors],
+            options=_options(request_bytes_max, answer_bytes_max),
+        )
+        try:
+            port = self._server.add_insecure_port(listen)
+        except RuntimeError as error:
+            raise ListenRefused(
+                f"cannot listen on {listen}: is another process using the port? Choose another."
+            ) from error
+        self.address = f"{host}:{port}"
+
+    async def start(self, services: Sequence[Service]) -> RunningServer:
+        """Answers from now on."""
+        checks = HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(checks, self._server)
+        for service in services:
+            service.add(service.servicer, self._server)
+        names = tuple(service.name for service in services)
+        reflection.enable_server_reflection(
+            (*names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+        await self._server.start()
+        running = RunningServer(self.address, self._server, checks, names)
+        await running.set_serving(serving=True)
+        return running
+
+
 async def serve(
     *,
     listen: str,
@@ -80,34 +126,19 @@ async def serve(
     request_bytes_max: int = REQUEST_BYTES_MAX,
     answer_bytes_max: int = ANSWER_BYTES_MAX,
 ) -> RunningServer:
-    """Starts a server; port 0 takes a free one, which the returned address names.
+    """Takes an address and answers at once, where nothing has to be done in between.
 
     Raises:
         ListenRefused: The address is not loopback, not an address, or in use.
     """
-    host = loopback_host(listen)
-    server = grpc.aio.server(
-        interceptors=[ServerInterceptor(telemetry), *interceptors],
-        options=_options(request_bytes_max, answer_bytes_max),
+    bound = BoundServer(
+        listen=listen,
+        telemetry=telemetry,
+        interceptors=interceptors,
+        request_bytes_max=request_bytes_max,
+        answer_bytes_max=answer_bytes_max,
     )
-    checks = HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    for service in services:
-        service.add(service.servicer, server)
-    names = tuple(service.name for service in services)
-    reflection.enable_server_reflection(
-        (*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-    )
-    try:
-        port = server.add_insecure_port(listen)
-    except RuntimeError as error:
-        raise ListenRefused(
-            f"cannot listen on {listen}: is another process using the port? Choose another."
-        ) from error
-    await server.start()
-    running = RunningServer(f"{host}:{port}", server, checks, names)
-    await running.set_serving(serving=True)
-    return running
+    return await bound.start(services)
 
 
 def loopback_host(listen: str) -> str:

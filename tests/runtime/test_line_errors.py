@@ -1,0 +1,206 @@
+"""What a line makes of errors and silence: certain is only what an agent refuses by name."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+
+from coordinator.agents.line import Ears, Line
+from coordinator.runtime.ports import HostRecord, HostState, Order
+from coordinator.saga import events
+from coordinator.saga.advance import advance, start
+from coordinator.saga.spec import compile_plan
+from coordinator.saga.workflow import About, Failure
+from coordinator.wire.spec import tree_from_spec
+from countermand.client.spec import sequence, task, workflow_spec
+from countermand.rpc.crash import never
+from countermand.rpc.errors import (
+    AttemptNotFound,
+    AttemptReused,
+    CountermandError,
+    Fenced,
+    PoolNotFound,
+    RequestIdReused,
+    StorageFailed,
+)
+from countermand.v1.agent_pb2 import (
+    GetAttemptResponse,
+    GetHostResponse,
+    HostReport,
+    NoopResponse,
+    WatchAttemptsRequest,
+    WatchAttemptsResponse,
+)
+from countermand.v1.attempt_pb2 import Attempt
+from countermand.v1.verb_pb2 import Noop
+from tests.runtime.test_line import ATTEMPT, NOW, Frozen
+
+SPEC = workflow_spec("test", sequence("all", task("only", host="a", action=Noop())))
+STARTED = start(
+    workflow_id="w",
+    about=About(kind="k"),
+    plan=compile_plan(tree_from_spec(SPEC)),
+    owner_epoch=1,
+    now=events.Now(time=NOW, jitter=0.0, intent=1),
+)
+WHY = Failure(reason="CANCELLED", message="a test")
+CANCELLED = advance(
+    STARTED.workflow,
+    events.CancelRequested(failure=WHY, principal="p", reason="r", request_id="i"),
+    events.Now(time=NOW, jitter=0.0, intent=2),
+)
+
+
+@dataclass
+class Agent:
+    """Answers each call with what the test put there; an error is raised once."""
+
+    answers: dict[str, list[Message | CountermandError]]
+    incarnation: str = "one"
+    calls: list[str] = field(default_factory=list)
+
+    async def call(
+        self, rpc: str, request: Message, *, timeout_s: float, traceparent: str = ""
+    ) -> Any:
+        self.calls.append(rpc)
+        if rpc == "GetHost":
+            return GetHostResponse(host=HostReport(incarnation=self.incarnation))
+        said = self.answers[rpc].pop(0)
+        if isinstance(said, CountermandError):
+            raise said
+        return said
+
+    async def watch(self, request: WatchAttemptsRequest) -> AsyncIterator[WatchAttemptsResponse]:
+        yield WatchAttemptsResponse(bookmark=1)
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        pass
+
+
+@dataclass
+class Heard:
+    """What the line told, and when it has told something."""
+
+    facts: list[events.AttemptEvent] = field(default_factory=list)
+    some: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def event(self, _workflow: str, event: events.AttemptEvent) -> None:
+        self.facts.append(event)
+        self.some.set()
+
+
+@contextlib.asynccontextmanager
+async def line_to(agent: Agent, heard: Heard, *, known: str = "") -> AsyncIterator[Line]:
+    async def kept(_record: HostRecord) -> None:
+        pass
+
+    line = Line(
+        HostRecord(id="a", address="a:1", create_time=NOW, incarnation=known),
+        connect=lambda _: agent,
+        cluster_id="c",
+        clock=Frozen(),
+        chance=Frozen(),
+        crash=never,
+        ears=Ears(
+            event=heard.event,
+            progress=lambda *_: None,
+            record=kept,
+            in_flight=lambda host: host == "a",
+        ),
+    )
+    running = asyncio.create_task(line.run())
+    try:
+        yield line
+    finally:
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+
+def taken(state: Attempt.State.ValueType) -> NoopResponse:
+    return NoopResponse(attempt=Attempt(name=ATTEMPT, state=state))
+
+
+async def first_heard(agent: Agent, order: Order) -> events.AttemptEvent:
+    heard = Heard()
+    async with line_to(agent, heard) as line, asyncio.timeout(20):
+        line.deliver(order)
+        await heard.some.wait()
+    return heard.facts[0]
+
+
+SEND = Order(workflow=STARTED.workflow, command=STARTED.commands[0])  # type: ignore[arg-type]
+ASK = Order(workflow=STARTED.workflow, command=STARTED.commands[0], ask_first=True)  # type: ignore[arg-type]
+STOP = Order(workflow=CANCELLED.workflow, command=CANCELLED.commands[0])  # type: ignore[arg-type]
+
+
+async def test_what_an_agent_refuses_by_name_is_certain() -> None:
+    """A pool that it does not reach: the request has no effect, and never will."""
+    event = await first_heard(Agent({"Noop": [PoolNotFound(pool="p")]}), SEND)
+    assert isinstance(event, events.AttemptFailed)
+    assert event.failure.reason == "POOL_NOT_FOUND"
+    assert event.failure.host == "a"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AttemptReused(attempt=ATTEMPT),
+        StorageFailed(pool="(journal)", error="EIO", image="a request"),
+        RequestIdReused(request_id="gRPC's own, or an error of a later version"),
+    ],
+)
+async def test_any_other_refusal_is_asked_about(error: CountermandError) -> None:
+    """S-V5: the agent may have the attempt all the same, so nothing is concluded."""
+    known = GetAttemptResponse(attempt=taken(Attempt.STATE_SUCCEEDED).attempt)
+    agent = Agent({"Noop": [error], "GetAttempt": [known]})
+    assert isinstance(await first_heard(agent, SEND), events.AttemptSucceeded)
+    assert agent.calls == ["GetHost", "Noop", "GetAttempt"]
+
+
+async def test_an_error_of_asking_says_nothing_about_the_attempt() -> None:
+    """S-H1: after a restart the agent is asked until it answers; only then is anything sent."""
+    agent = Agent(
+        {
+            "GetAttempt": [PoolNotFound(pool="p"), AttemptNotFound(attempt=ATTEMPT)],
+            "Noop": [taken(Attempt.STATE_SUCCEEDED)],
+        },
+    )
+    assert isinstance(await first_heard(agent, ASK), events.AttemptSucceeded)
+    assert agent.calls == ["GetHost", "GetAttempt", "GetAttempt", "Noop"]
+
+
+async def test_an_agent_that_cannot_tell_is_not_asked_for_ever() -> None:
+    """A cancel teaches it nothing: only a compensation settles what it calls unknown."""
+    agent = Agent({"CancelAttempt": [taken(Attempt.STATE_UNKNOWN)]})
+    assert isinstance(await first_heard(agent, STOP), events.AttemptMissing)
+
+
+async def test_a_lost_journal_is_noticed_before_any_order_comes() -> None:
+    """S-Z10: what is at work there is in the store, whether or not it was delivered yet."""
+    agent, heard = Agent({}, incarnation="two"), Heard()
+    async with line_to(agent, heard, known="one") as line, asyncio.timeout(20):
+        line.deliver(ASK)
+        await heard.some.wait()
+        assert line.state is HostState.QUARANTINED
+    assert isinstance(heard.facts[0], events.AttemptLost)
+    assert heard.facts[0].failure.reason == "INCARNATION_CHANGED"
+    assert set(agent.calls) == {"GetHost"}
+
+
+async def test_a_fenced_line_shows_it() -> None:
+    """S-Z7: an agent that knows a higher epoch is sent nothing more, visibly."""
+    agent = Agent({"Noop": [Fenced(owner_epoch=1, workflow="workflows/w", highest=2)]})
+    heard = Heard()
+    async with line_to(agent, heard) as line, asyncio.timeout(20):
+        line.deliver(SEND)
+        await heard.some.wait()
+        assert line.state is HostState.QUARANTINED
+    assert isinstance(heard.facts[0], events.AttemptLost)
