@@ -88,7 +88,8 @@ async def _serve(
 ) -> None:
     spans = telemetry.start("countermand-agent", os.environ)
     journal = ThreadJournal(
-        lambda: Journal(open_connection(data / JOURNAL), new_id=lambda: str(uuid.uuid4()))
+        lambda: Journal(open_connection(data / JOURNAL), new_id=lambda: str(uuid.uuid4())),
+        fatal=lambda: os._exit(os.EX_SOFTWARE),  # whoever supervises us starts us again
     )
     runner = Runner(
         journal=journal,

@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from agent.attempts import AttemptRecord, Header, JournalFacts
 from agent.rows import IS_OPEN, PUT, SCHEMA, SELECT, to_record, to_row
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -121,11 +125,11 @@ class Transaction:
         self.set_meta("low_watermark", str(watermark))
         for workflow in workflows:
             execute(
-                f"UPDATE attempts SET forgettable = 1 WHERE workflow = ? AND NOT {IS_OPEN}",  # noqa: S608
+                f"UPDATE attempts SET forgettable = 1 WHERE workflow = ? AND NOT {IS_OPEN}",  # noqa: S608 - constants
                 (workflow,),
             )
         dropped = execute(
-            "DELETE FROM attempts WHERE intent_sequence < ?"  # noqa: S608
+            "DELETE FROM attempts WHERE intent_sequence < ?"  # noqa: S608 - constants
             f" AND (forgettable = 1 OR received = 0) AND NOT {IS_OPEN}",
             (watermark,),
         ).rowcount
@@ -245,11 +249,21 @@ class _Order:
     future: asyncio.Future[Any]
 
 
+class JournalDied(sqlite3.Error):
+    """The journal's thread has died; the process is about to."""
+
+
 class ThreadJournal:
     """Commits in a thread of its own, in groups: the event loop never waits for a disk."""
 
-    def __init__(self, open_journal: Callable[[], Journal]) -> None:
-        """Opens the journal in the thread that will use it; returns once it is open."""
+    def __init__(self, open_journal: Callable[[], Journal], *, fatal: Callable[[], None]) -> None:
+        """Opens the journal in the thread that will use it; returns once it is open.
+
+        `fatal` is called when the thread dies of a bug: it must end the process, whose next life
+        finds everything that was promised in the file.
+        """
+        self._fatal = fatal
+        self._dead = False
         self._loop = asyncio.get_running_loop()
         self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         opened: queue.SimpleQueue[str | Exception] = queue.SimpleQueue()
@@ -265,6 +279,8 @@ class ThreadJournal:
 
     async def transact(self, function: Callable[[Transaction], T]) -> T:
         """Runs a plain function in a durable transaction."""
+        if self._dead:
+            raise JournalDied
         future: asyncio.Future[T] = self._loop.create_future()
         self._orders.put(_Order(function, future))
         return await future
@@ -285,13 +301,31 @@ class ThreadJournal:
             opened.put(error)
             return
         opened.put(journal.incarnation)
-        while batch := self._gather():
-            try:
-                results, changed = journal.transact_many([order.function for order in batch])
-            except sqlite3.Error as error:  # a full or failing disk: nobody is told it was written
-                results, changed = [(None, error)] * len(batch), []
-            self._loop.call_soon_threadsafe(self._deliver, batch, results, changed)
-        journal.close()
+        batch: list[_Order] = []
+        try:
+            while batch := self._gather():
+                self._commit(journal, batch)
+            journal.close()
+        except BaseException:
+            log.critical("journal.died", exc_info=True)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._die, batch)
+            self._fatal()
+
+    def _commit(self, journal: Journal, batch: list[_Order]) -> None:
+        try:
+            results, changed = journal.transact_many([order.function for order in batch])
+        except sqlite3.Error as error:  # a full or failing disk: nobody is told it was written
+            results, changed = [(None, error)] * len(batch), []
+        self._loop.call_soon_threadsafe(self._deliver, batch, results, changed)
+
+    def _die(self, batch: list[_Order]) -> None:
+        """Lets nobody wait for a thread that is dead."""
+        self._dead = True
+        while not self._orders.empty():
+            if order := self._orders.get():
+                batch.append(order)
+        self._deliver(batch, [(None, JournalDied())] * len(batch), [])
 
     def _gather(self) -> list[_Order]:
         first = self._orders.get()

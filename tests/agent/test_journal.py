@@ -11,7 +11,14 @@ from functools import partial
 import pytest
 
 from agent.attempts import AttemptRecord, Kind, State
-from agent.journal import InlineJournal, Journal, ThreadJournal, Transaction, open_connection
+from agent.journal import (
+    InlineJournal,
+    Journal,
+    JournalDied,
+    ThreadJournal,
+    Transaction,
+    open_connection,
+)
 
 NOW = datetime(2030, 1, 1, 12, 30, 0, 250, tzinfo=UTC)
 
@@ -41,6 +48,10 @@ def path(tmp_path):
 
 def open_journal(path, new_id=lambda: "life-1") -> Journal:
     return Journal(open_connection(path), new_id=new_id)
+
+
+def open_thread(path, fatal=lambda: None) -> ThreadJournal:
+    return ThreadJournal(lambda: open_journal(path), fatal=fatal)
 
 
 def put(*records: AttemptRecord):
@@ -181,7 +192,7 @@ def test_pages_are_in_order_of_names_and_by_prefix(path):
 
 
 async def test_the_thread_commits_in_groups_and_answers_in_order(path):
-    journal = ThreadJournal(lambda: open_journal(path))
+    journal = open_thread(path)
     committed: list[list[str]] = []
     journal.on_commit = lambda changed: committed.append([one.name for one in changed])
     answered: list[int] = []
@@ -198,7 +209,7 @@ async def test_the_thread_commits_in_groups_and_answers_in_order(path):
 
 
 async def test_the_thread_hands_errors_to_whoever_asked(path):
-    journal = ThreadJournal(lambda: open_journal(path))
+    journal = open_thread(path)
 
     def refuse(_tx):
         raise ValueError
@@ -211,10 +222,29 @@ async def test_the_thread_hands_errors_to_whoever_asked(path):
     await journal.close()
 
 
+async def test_nobody_waits_for_a_thread_that_died(path, caplog):
+    """It dies of a bug only; then the process must."""
+    died = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    journal = open_thread(path, fatal=lambda: loop.call_soon_threadsafe(died.set))
+
+    def die(_tx):
+        raise KeyboardInterrupt
+
+    asked = [journal.transact(die), journal.transact(put(record(name("a"))))]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [JournalDied] * 2
+    await died.wait()
+    with pytest.raises(JournalDied):
+        await journal.transact(put(record(name("b"))))
+    assert "journal.died" in caplog.messages
+    await journal.close()
+
+
 async def test_a_file_that_is_no_journal_is_an_error_at_once(path):
     path.write_bytes(b"not a database, but long enough to look like a file" * 10)
     with pytest.raises(sqlite3.DatabaseError):
-        ThreadJournal(lambda: open_journal(path))
+        open_thread(path)
 
 
 async def test_the_inline_journal_says_the_same(path):
