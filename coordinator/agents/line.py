@@ -237,7 +237,7 @@ class Line:
             raise WrongCluster(expected=report.cluster_id, cluster_id=self._cluster_id)
         known = self.record.incarnation
         if known and known != report.incarnation and self._ears.in_flight(self.record.id):
-            # A lost journal is never read as "nothing to undo": somebody has to look.
+            # A lost journal is never read as "nothing to make up for": somebody has to look.
             raise IncarnationChanged(incarnation=report.incarnation, expected=known)
         self.report = report
         if known != report.incarnation:

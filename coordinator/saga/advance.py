@@ -5,10 +5,10 @@ rules of the workflow to a fixed point: what may start now, what is to be made u
 the workflow is at an end. Going forward and making up for it are the same walk over the tree in
 opposite directions:
 
-    begin(node)  when those it comes after have passed       passed(node)  tells its group and
-                                                             those that come after it
-    undo(node)   when those that come after it are undone    undone(node)  tells its group and
-                                                             those it comes after
+    begin(node)         when those it comes after have passed
+    passed(node)        tells its group and those that come after it
+    make_up_for(node)   when those that come after it are made up for
+    is_made_up_for(node)  tells its group and those it comes after
 
 A turn costs in proportion to what it changes, but for one copy of the workflow's tuple of nodes.
 Nothing here reads a clock, draws a number or waits: `now` brings what the world adds.
@@ -145,12 +145,14 @@ def restore(workflow: Workflow) -> Workflow:
     bare = replace(
         workflow,
         nodes=tuple(
-            replace(node, undo_due=False, undone=False) if isinstance(node, Task) else fresh
+            replace(node, compensation_due=False, made_up_for=False)
+            if isinstance(node, Task)
+            else fresh
             for node, fresh in zip(workflow.nodes, fresh_nodes(workflow.plan), strict=True)
         ),
     )
     turn = _Turn(bare, Now(time=workflow.update_time, jitter=0.0, intent=0), restoring=True)
-    turn.later(turn.begin if workflow.cause is None else turn.undo, 0)
+    turn.later(turn.begin if workflow.cause is None else turn.make_up_for, 0)
     turn.run()
     return replace(workflow, nodes=tuple(turn.nodes))
 
@@ -404,7 +406,9 @@ class _Turn:
             case events.AttemptMissing():
                 if self.move(index, TaskChange.MISSING):
                     self.attempt_unknown(index, None)
-                    assert self.task(index).undo_due, "what is cancelled has nothing after it"
+                    assert self.task(index).compensation_due, (
+                        "what is cancelled has nothing after it"
+                    )
                     self.later(self.compensate, index)
             case _:
                 assert_never(event)
@@ -413,8 +417,8 @@ class _Turn:
         """Goes on from a task that has come to rest, in the direction the workflow goes."""
         if self.state is WorkflowState.RUNNING:
             self.later(self.passed, index)
-        elif self.task(index).undo_due:
-            self.later(self.undo, index)
+        elif self.task(index).compensation_due:
+            self.later(self.make_up_for, index)
 
     def action_failed(self, event: events.AttemptFailed) -> None:
         index = event.task
@@ -440,7 +444,7 @@ class _Turn:
                 self.put(index, replace(self.task(index), compensation_failure=None))
                 self.move(index, TaskChange.COMPENSATED)
                 self.unblock()
-                self.later(self.undo, index)
+                self.later(self.make_up_for, index)
             case events.AttemptFailed():
                 self.compensation_failed(event)
             case events.AttemptCancelled():
@@ -538,7 +542,7 @@ class _Turn:
         self.cause = cause
         self.move_workflow(WorkflowChange.FAIL)
         for index, fresh in enumerate(fresh_nodes(self.plan)):
-            if isinstance(fresh, Group):  # from here on only `undo` counts
+            if isinstance(fresh, Group):  # from here on only the way back counts
                 self.nodes[index] = fresh
         for node in self.plan.leaves:
             task = self.task(node.index)
@@ -553,7 +557,7 @@ class _Turn:
                 and node.task.policy.on_sibling_failure is OnSiblingFailure.CANCEL
             ):
                 self.stop(node.index)
-        self.later(self.undo, 0)
+        self.later(self.make_up_for, 0)
 
     def stop(self, index: int) -> None:
         self.move(index, TaskChange.STOP)
@@ -561,22 +565,22 @@ class _Turn:
         self.put_attempt(index, attempt)
         self.commands.append(SendCancel(task=index, number=attempt.number, host=attempt.host))
 
-    def undo(self, index: int) -> None:
-        """Makes up for a node: everything that comes after it is undone."""
+    def make_up_for(self, index: int) -> None:
+        """Makes up for a node: everything that comes after it is made up for."""
         node = self.plan.nodes[index]
         if node.task is None:
-            self.nodes[index] = replace(self.group(index), undo_due=True)
+            self.nodes[index] = replace(self.group(index), compensation_due=True)
             for member in node.members:
                 if not self.plan.nodes[member].before:
-                    self.later(self.undo, member)
+                    self.later(self.make_up_for, member)
             return
-        task = replace(self.task(index), undo_due=True)
+        task = replace(self.task(index), compensation_due=True)
         self.nodes[index] = task  # a mark that restore finds again: not a change to be stored
-        nothing_to_undo = task.state in EFFECT_FREE or (
+        nothing_to_make_up_for = task.state in EFFECT_FREE or (
             task.state is TaskState.SUCCEEDED and node.task.effect is Effect.READ_ONLY
         )
-        if nothing_to_undo:
-            self.later(self.undone, index)
+        if nothing_to_make_up_for:
+            self.later(self.is_made_up_for, index)
         elif task.state is TaskState.SUCCEEDED:
             self.compensate(index)
         # else: it is in flight, or being compensated; its turn comes when that has ended. That
@@ -590,22 +594,22 @@ class _Turn:
         self.move(index, TaskChange.COMPENSATE)
         self.send_compensation(index)
 
-    def undone(self, index: int) -> None:
+    def is_made_up_for(self, index: int) -> None:
         """Tells those that a node comes after, and its group, that it is made up for."""
         node = self.plan.nodes[index]
         # Marked only now: of several in one turn the last one tells those before them, once.
-        self.nodes[index] = replace(self.nodes[index], undone=True)
+        self.nodes[index] = replace(self.nodes[index], made_up_for=True)
         for earlier in node.after:
-            if all(self.nodes[later].undone for later in self.plan.nodes[earlier].before):
-                self.later(self.undo, earlier)
+            if all(self.nodes[later].made_up_for for later in self.plan.nodes[earlier].before):
+                self.later(self.make_up_for, earlier)
         if node.parent < 0:
             if not self.restoring:
-                self.move_workflow(WorkflowChange.UNDO_COMPLETE)
+                self.move_workflow(WorkflowChange.COMPENSATION_COMPLETE)
             return
         group = self.group(node.parent)
-        self.nodes[node.parent] = replace(group, undo_open=group.undo_open - 1)
-        if group.undo_open == 1:
-            self.later(self.undone, node.parent)
+        self.nodes[node.parent] = replace(group, not_made_up_for=group.not_made_up_for - 1)
+        if group.not_made_up_for == 1:
+            self.later(self.is_made_up_for, node.parent)
 
     def send_compensation(self, index: int) -> None:
         """Commits the intent of a task's next compensation, on the host that the action ran on."""

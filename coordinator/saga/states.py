@@ -36,7 +36,7 @@ class WorkflowChange(StrEnum):
     COMPLETE = "every task is at rest and the root has succeeded"
     BLOCK = "a compensation used up its budget"
     UNBLOCK = "no compensation is over its budget any more"
-    UNDO_COMPLETE = "nothing is left to make up for"
+    COMPENSATION_COMPLETE = "nothing is left to make up for"
     QUARANTINE = "its own record could not be processed"
 
 
@@ -46,7 +46,7 @@ WORKFLOW_TABLE: dict[tuple[WorkflowState, WorkflowChange], WorkflowState] = {
     (W.RUNNING, WorkflowChange.FAIL): W.COMPENSATING,
     (W.COMPENSATING, WorkflowChange.BLOCK): W.BLOCKED,
     (W.BLOCKED, WorkflowChange.UNBLOCK): W.COMPENSATING,
-    (W.COMPENSATING, WorkflowChange.UNDO_COMPLETE): W.COMPENSATED,
+    (W.COMPENSATING, WorkflowChange.COMPENSATION_COMPLETE): W.COMPENSATED,
     (W.RUNNING, WorkflowChange.QUARANTINE): W.QUARANTINED,
     (W.COMPENSATING, WorkflowChange.QUARANTINE): W.QUARANTINED,
     (W.BLOCKED, WorkflowChange.QUARANTINE): W.QUARANTINED,

@@ -85,8 +85,8 @@ class Task:
     failure: Failure | None = None  # of its last action
     compensation_failure: Failure | None = None  # of its last compensation
     retry_time: datetime | None = None  # when the next attempt is due, while it waits for one
-    undo_due: bool = False  # everything after it is made up for: its turn has come
-    undone: bool = False  # nothing is left to make up for here, nor after it
+    compensation_due: bool = False  # everything after it is made up for: its turn has come
+    made_up_for: bool = False  # nothing is left to make up for here, nor after it
 
     @property
     def last(self) -> Attempt:
@@ -123,9 +123,9 @@ class Group:
 
     started: bool = False
     open: int  # members that are not at rest going forward
-    undo_due: bool = False
-    undo_open: int  # members that are not made up for
-    undone: bool = False
+    compensation_due: bool = False
+    not_made_up_for: int  # members that are not made up for
+    made_up_for: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +177,8 @@ class Workflow:
 def fresh_nodes(plan: Plan) -> tuple[Task | Group, ...]:
     """Returns the records of a plan of which nothing has started."""
     return tuple(
-        Task() if node.group is None else Group(open=len(node.members), undo_open=len(node.members))
+        Task()
+        if node.group is None
+        else Group(open=len(node.members), not_made_up_for=len(node.members))
         for node in plan.nodes
     )

@@ -122,7 +122,11 @@ class MemoryStore:
             kept.records[new.id] = record
         old = record.workflow
         nodes = tuple(
-            replace(now if i in each.changed or old is new else then, undo_due=False, undone=False)
+            replace(
+                now if i in each.changed or old is new else then,
+                compensation_due=False,
+                made_up_for=False,
+            )
             if isinstance(then, Task) and isinstance(now, Task)
             else fresh
             for i, (then, now, fresh) in enumerate(

@@ -1,7 +1,8 @@
 """The tables: SQLAlchemy Core metadata, one text for SQLite and PostgreSQL.
 
-Constraints state invariants, so that no defect of ours can store what `docs/reference/semantics.md` forbids. Two
-habits keep a step's cost flat however many workflows are stored:
+Constraints state invariants, so that no defect of ours can store what
+`docs/reference/semantics.md` forbids. Two habits keep the cost of
+a decision flat however many workflows are stored:
 
 - A workflow has a small number of its own, `key`, given in order of creation. Everything about it
   is kept under that number, so what runs now lies side by side on a few pages; the ids that clients

@@ -108,8 +108,8 @@ def commands_are_committed(decision: Decision) -> None:
         assert command.number == len(task.attempts), command
         assert task.last.open, (command, task.last)
         assert command.host == task.last.host, command
-        undoes = isinstance(command, SendCompensation)
-        assert undoes == (task.last.kind is AttemptKind.COMPENSATION), command
+        compensates = isinstance(command, SendCompensation)
+        assert compensates == (task.last.kind is AttemptKind.COMPENSATION), command
     assert set(decision.commands) <= set(outstanding(workflow)), decision.commands
 
 
@@ -272,8 +272,8 @@ def changes_are_named(before: Workflow, decision: Decision) -> None:
     for (index, was), (_, now) in zip(before.tasks(), decision.workflow.tasks(), strict=True):
         if was is now or index in decision.changed:
             continue
-        assert replace(was, undo_due=False, undone=False) == replace(
-            now, undo_due=False, undone=False
+        assert replace(was, compensation_due=False, made_up_for=False) == replace(
+            now, compensation_due=False, made_up_for=False
         ), index
 
 
