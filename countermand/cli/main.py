@@ -45,14 +45,14 @@ class LazyGroup(click.Group):
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # handed on as they came
         self._lazy = lazy
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
+    def main(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401 - click's own
         """Runs a command; what it could not write is an error in one line, for all of them."""
         for stream in (sys.stdout, sys.stderr):
             # A terminal without our glyphs shows "?" for them, and no traceback.
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")
         try:
-            return super().main(*args, **kwargs)
+            return super().main(*args, **kwargs)  # type: ignore[call-overload]  # as they came
         except OSError as error:
             _say_unwritten(error)
             sys.exit(1)

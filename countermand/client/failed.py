@@ -33,13 +33,17 @@ class WorkflowFailed(Exception):
         return f"{self._what_failed()} {self._made_up_for()} {self._left_behind()}"
 
     def _what_failed(self) -> str:
+        message = self.cause.message
+        if self.cause.reason == "CANCELLED" and not self.cause.attempt and message:
+            # "Cancelled by ann: wrong template." says it all.
+            return _sentence(f"{self.workflow.name} was {message[:1].lower()}{message[1:]}")
         verb = "was cancelled" if self.cause.reason == "CANCELLED" else "failed"
         attempt = names.parse_attempt(self.cause.attempt)
         where = f" in task {attempt.task_id}" if attempt else ""
         if self.cause.host_id:
             where += f" on {self.cause.host_id}"
         reason = self.cause.reason or "no reason was recorded"
-        said = f": {self.cause.message}" if self.cause.message else ""
+        said = f": {message}" if message else ""
         return _sentence(f"{self.workflow.name} {verb}{where} ({reason}){said}")
 
     def _made_up_for(self) -> str:

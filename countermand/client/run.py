@@ -212,6 +212,7 @@ class Run:
         """Returns the exception for a workflow that settled as COMPENSATED or FAILED."""
         found = await self._calls.patiently(lambda: self.tasks(states=[Task.STATE_COMPENSATED]))
         compensated = [task for task in found if task.kind not in GROUPS]
+        compensated.sort(key=lambda task: task.end_time.ToNanoseconds())  # as it happened
         return WorkflowFailed(workflow, compensated=compensated, leftovers=workflow.leftovers)
 
     # -- change ---------------------------------------------------------------------------------

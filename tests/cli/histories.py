@@ -11,6 +11,7 @@ from countermand.v1.event_pb2 import (
     AttemptEnded,
     AttemptStarted,
     HistoryEvent,
+    Intervention,
     OwnerChanged,
     RetryScheduled,
     TaskStateChanged,
@@ -24,6 +25,7 @@ from countermand.v1.workflow_state_pb2 import WorkflowState
 
 NOON = datetime(2026, 3, 2, 12, 0, 0, tzinfo=UTC)
 MB = 1_000_000
+BEING_MADE_UP_FOR = {Task.STATE_COMPENSATING, Task.STATE_COMPENSATION_BLOCKED}
 
 
 class Tale:
@@ -114,7 +116,7 @@ class Tale:
         self.task(at_s, task_id, after, n=n)
 
     def makes_up(self, at_s: float, task_id: str, n: int = 2, compensates: int = 1) -> None:
-        if self.tasks[task_id].state != Task.STATE_COMPENSATING:
+        if self.tasks[task_id].state not in BEING_MADE_UP_FOR:
             self.task(at_s, task_id, Task.STATE_COMPENSATING, n=n)
         started = AttemptStarted(
             attempt=n,
@@ -210,4 +212,54 @@ def compensated() -> Tale:
     tale.makes_up(6.06, "create-data-disk")
     tale.ends(6.4, "create-data-disk", "SUCCEEDED", n=2, to=Task.STATE_COMPENSATED)
     tale.moves(6.42, WorkflowState.WORKFLOW_STATE_COMPENSATED)
+    return tale
+
+
+def cancelled() -> Tale:
+    """Somebody stops it while one copy runs; the other, finished, is made up for."""
+    tale = _three_copies("vm-4")
+    tale.starts(0.02, "copy-disk-1", run_s=0.1)
+    tale.starts(0.02, "copy-disk-2", run_s=0.1)
+    tale.ends(2.1, "copy-disk-1", "SUCCEEDED", done=118 * MB)
+    cause = Failure(reason="CANCELLED", message="Cancelled by local: wrong template. Ask Ann.")
+    tale.say(3.0, intervention=Intervention(verb="cancel", principal="local", reason="wrong"))
+    tale.moves(3.0, WorkflowState.WORKFLOW_STATE_COMPENSATING, cause)
+    tale.task(3.0, "copy-disk-3", Task.STATE_CANCELLED)
+    tale.task(3.0, "copy-disk-2", Task.STATE_CANCELLING, n=1)
+    tale.ends(3.2, "copy-disk-2", "CANCELLED", done=90 * MB)
+    tale.makes_up(3.22, "copy-disk-1")
+    tale.ends(3.5, "copy-disk-1", "SUCCEEDED", n=2, to=Task.STATE_COMPENSATED)
+    tale.moves(3.52, WorkflowState.WORKFLOW_STATE_COMPENSATED)
+    return tale
+
+
+def blocked(tries: int = 8) -> Tale:
+    """What one copy left cannot be deleted: tried again and again, further and further apart."""
+    tale = _three_copies("vm-5")
+    for number in (1, 2, 3):
+        tale.starts(0.02, f"copy-disk-{number}", run_s=0.1)
+    tale.ends(3.0, "copy-disk-1", "SUCCEEDED", done=118 * MB)
+    cause = no_space("vm-5", "copy-disk-3", "host-c")
+    tale.ends(4.1, "copy-disk-3", "FAILED", done=86 * MB, failure=cause)
+    tale.moves(4.1, WorkflowState.WORKFLOW_STATE_COMPENSATING, cause)
+    tale.task(4.1, "copy-disk-2", Task.STATE_CANCELLING, n=1)
+    tale.ends(4.3, "copy-disk-2", "CANCELLED", done=131 * MB)
+    why = Failure(reason="STORAGE_FAILED", message="Pool fast answered EIO.", retriable=True)
+    at_s = 4.31
+    for attempt in range(2, 2 + tries):
+        is_blocked = attempt >= 6
+        tale.makes_up(at_s, "copy-disk-1", n=attempt)
+        state = Task.STATE_COMPENSATION_BLOCKED if is_blocked else Task.STATE_COMPENSATING
+        tale.ends(at_s + 0.02, "copy-disk-1", "FAILED", n=attempt, failure=why, to=state)
+        if attempt == 6:
+            tale.moves(at_s + 0.02, WorkflowState.WORKFLOW_STATE_BLOCKED)
+        scheduled = RetryScheduled(attempt=attempt + 1, failure=why)
+        tale.say(at_s + 0.02, "copy-disk-1", retry_scheduled=scheduled)
+        at_s += min(2.0 ** (attempt - 2), 30.0)
+    tale.workflow.needs.add(
+        task=names.task_name("vm-5", "copy-disk-1"),
+        reason="COMPENSATION_BLOCKED",
+        message="Its compensation fails again and again: Pool fast answered EIO. It is tried on, "
+        "slowly: mend the cause on the host.",
+    )
     return tale

@@ -19,7 +19,7 @@ from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.failure_pb2 import Failure
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_state_pb2 import WorkflowState
-from tests.cli.histories import Tale, compensated, succeeded
+from tests.cli.histories import Tale, blocked, cancelled, compensated, succeeded
 
 PICTURE = Path(__file__).parents[2] / "docs/images/compensated-workflow.svg"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -144,6 +144,75 @@ def test_the_verdict_says_what_failed_where_why_and_what_is_left() -> None:
 
 def test_the_verdict_of_success_counts() -> None:
     assert drawn(succeeded()).verdict.sentence == ("3 tasks on 3 hosts took effect, 418 MB copied.")
+
+
+def test_a_cancelled_workflow_did_not_fail() -> None:
+    picture = drawn(cancelled())
+    assert picture.verdict.sentence == (
+        "Cancelled by local: wrong template. Ask Ann. "
+        "Made up for: copy-disk-1 on host-a; nothing is left."
+    )
+    text = svg.draw(picture)
+    assert "WHY IT ENDED" in text
+    assert ">cancelled by local<" in text
+    assert "✗" not in text
+
+
+def test_what_was_made_up_for_is_in_the_order_in_which_it_was_done() -> None:
+    tale = Tale("vm-8")
+    for number in (1, 2):
+        tale.plant(f"copy-{number}", host=f"host-{number}")
+    tale.begin()
+    for number in (1, 2):
+        tale.starts(0.0, f"copy-{number}", run_s=0.0)
+        tale.ends(1.0, f"copy-{number}", "SUCCEEDED")
+        tale.makes_up(2.0 + number / 10, f"copy-{number}")
+    cause = Failure(reason="CANCELLED", message="Cancelled by ann: no.")
+    tale.moves(2.0, WorkflowState.WORKFLOW_STATE_COMPENSATING, cause)
+    for number, end_s in ((1, 4.0), (2, 3.0)):
+        tale.ends(end_s, f"copy-{number}", "SUCCEEDED", n=2, to=Task.STATE_COMPENSATED)
+    tale.moves(4.1, WorkflowState.WORKFLOW_STATE_COMPENSATED)
+    verdict = drawn(tale).verdict
+    assert [fact.task_id for fact in verdict.made_up_for] == ["copy-2", "copy-1"]
+    assert "copy-2 on host-2 and copy-1 on host-1" in verdict.sentence
+
+
+# -- what needs somebody -------------------------------------------------------------------------
+
+
+def test_failures_that_come_again_are_one_moment() -> None:
+    assert [(marker.text, marker.count, marker.at_s) for marker in drawn(blocked()).markers] == [
+        ("copy-disk-3: NO_SPACE", 1, 4.1),
+        ("↶ copy-disk-1: STORAGE_FAILED", 8, 4.33),
+    ]
+    assert "STORAGE_FAILED 8 times since 4.3 s" in printed(blocked())
+
+
+def test_a_blocked_compensation_shows_since_when_and_its_waits() -> None:
+    (row,) = drawn(blocked()).lane
+    assert row.blocked == pytest.approx((19.33, 95.33))
+    assert len(row.waits) == 7
+    assert {wait.words for wait in row.waits} == {"waited before the next attempt"}
+    text = svg.draw(drawn(blocked()))
+    assert "blocked for 1 min 16 s: needs somebody" in text
+    assert "! blocked after 8 attempts" in text
+
+
+def test_retries_get_room_and_no_untrue_remark() -> None:
+    picture = drawn(blocked())
+    place = scale(picture)
+    (row,) = picture.lane
+    widths = [place(wait.end_s) - place(wait.start_s) for wait in row.waits]
+    assert place(picture.lane_start_s or 0.0) == pytest.approx(0.45)
+    assert min(widths) > 0.02
+    assert place.remark == "long waits are drawn short"
+    assert "wider" not in printed(blocked())
+
+
+@pytest.mark.parametrize("tries", [5, 8, 60])
+def test_many_retries_can_be_drawn(tries) -> None:
+    ET.fromstring(svg.draw(drawn(blocked(tries))))
+    assert max(map(len, printed(blocked(tries)).splitlines())) <= 110
 
 
 def test_leftovers_are_named() -> None:

@@ -259,7 +259,7 @@ def test_a_failure_lists_what_is_left():
     failed = WorkflowFailed(workflow, compensated=[], leftovers=workflow.leftovers)
 
     assert str(failed) == (
-        "workflows/w was cancelled (CANCELLED): Cancelled by ops. Nothing was made up for. "
+        "workflows/w was cancelled by ops. Nothing was made up for. "
         "Left behind: image fast/disk-1 on host-a."
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from countermand.cli.drawing import phrases
-from countermand.cli.drawing.model import Bar, LaneRow, Row, Timeline
+from countermand.cli.drawing.model import Bar, LaneRow, Marker, Row, Timeline
 from countermand.cli.words import Look, Tone, attempt_look, task_look, workflow_look
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.task_pb2 import Task
@@ -78,6 +78,9 @@ def of_bar(bar: Bar, verb: str) -> str:
 def of_lane_row(row: LaneRow) -> Caption:
     """Returns how the making up for one task stands."""
     look = task_look(row.state)
+    if row.state == Task.STATE_COMPENSATION_BLOCKED:
+        tries = phrases.count(len(row.bars), "attempt")
+        return Caption(look.glyph, f"blocked after {tries}", look.tone)
     if row.state != Task.STATE_COMPENSATED:
         return Caption(look.glyph, look.word, look.tone)
     took = phrases.duration(row.bars[-1].end_s - row.bars[0].start_s)
@@ -90,6 +93,14 @@ def row_sentence(row: Row) -> str:
         return f"group {row.task_id}: {task_look(row.state).word}"
     again = f"; since then {task_look(row.state).word}" if row.state in MADE_UP_FOR else ""
     return f"{row.task_id} on {row.host_id or 'no host yet'}: {of_row(row).words}{again}"
+
+
+def of_marker(marker: Marker) -> str:
+    """Returns a moment: what, and when; of one that came again and again, since when."""
+    when = phrases.duration(marker.at_s)
+    if marker.count > 1:
+        return f"{marker.text} {marker.count} times since {when}"
+    return f"{marker.text} at {when}"
 
 
 def lane_sentence(row: LaneRow) -> str:

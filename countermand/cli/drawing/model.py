@@ -76,6 +76,8 @@ class LaneRow:
     effect_s: float
     waits: tuple[Wait, ...]
     bars: tuple[Bar, ...]
+    # Since when it needs somebody, and until when; None if it never did.
+    blocked: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,8 @@ class Marker:
     at_s: float
     text: str
     task_id: str = ""
+    # How often it happened; `at_s` is the first time.
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +121,8 @@ class Verdict:
     # Attempts that began and left nothing by themselves: stopped, or failed for certain.
     clean: tuple[Fact, ...] = ()
     left: tuple[Fact, ...] = ()
+    # Nothing failed at first: somebody stopped it, and is the first of `failed`.
+    is_order: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

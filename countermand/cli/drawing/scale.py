@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import log1p
 from typing import Final
 
 from countermand.cli.drawing.model import Timeline
@@ -18,6 +19,9 @@ LANE_SHARE_MIN: Final = 0.30  # enough for three deletions and a restart to be t
 LANE_SHARE_MAX: Final = 0.55  # beyond it the actions are the small ones
 FOLD_ABOVE: Final = 0.35  # a quiet stretch longer than this share of the busy time is folded
 FOLDED_SHARE: Final = 0.08  # ... to this share of it
+RETRIES_MIN: Final = 3  # so many folds in one phase are the waits between retries
+WAITED_SHARE: Final = 2.0  # ... which are its story: together they get this much of the busy time
+MAGNIFIED_MIN: Final = 1.5  # less is not seen
 _EPSILON_S: Final = 1e-6
 
 
@@ -59,6 +63,17 @@ class Scale:
             if (pieces := [p for p in self.pieces if p.in_lane is lane and not p.folded])
         }
         return rates[True] / rates[False] if len(rates) == 2 and rates[False] else 1.0  # noqa: PLR2004 - both
+
+    @property
+    def remark(self) -> str:
+        """Returns how time is drawn while making up, where that differs from going forward."""
+        if any(piece.folded and piece.in_lane for piece in self.pieces):
+            return "long waits are drawn short"
+        if self.magnified >= MAGNIFIED_MIN:
+            return f"time is drawn {self.magnified:.0f} times wider"
+        if self.magnified <= 1 / MAGNIFIED_MIN:
+            return f"time is drawn {1 / self.magnified:.0f} times narrower"
+        return ""
 
 
 def scale(timeline: Timeline) -> Scale:
@@ -118,20 +133,34 @@ def _fold(busy: list[tuple[float, float]], start_s: float, end_s: float) -> Iter
     quiet = zip(
         [start_s, *(right for _, right in busy)], [*(left for left, _ in busy), end_s], strict=True
     )
-    for left, right in quiet:
-        if worked_s > 0 and right - left > FOLD_ABOVE * worked_s:
-            if left > cut:
-                yield Piece(start_s=cut, end_s=left, weight=left - cut)
-            yield Piece(start_s=left, end_s=right, weight=FOLDED_SHARE * worked_s, folded=True)
-            cut = right
+    long = [
+        (left, right)
+        for left, right in quiet
+        if worked_s > 0 and right - left > FOLD_ABOVE * worked_s
+    ]
+    for (left, right), share in zip(long, _shares(long, worked_s), strict=True):
+        if left > cut:
+            yield Piece(start_s=cut, end_s=left, weight=left - cut)
+        yield Piece(start_s=left, end_s=right, weight=share * worked_s, folded=True)
+        cut = right
     if end_s > cut:
         yield Piece(start_s=cut, end_s=end_s, weight=end_s - cut)
+
+
+def _shares(long: list[tuple[float, float]], worked_s: float) -> list[float]:
+    """Returns what of the busy time each fold gets: a longer wait looks longer, but not as much."""
+    if len(long) < RETRIES_MIN:
+        return [FOLDED_SHARE] * len(long)
+    weights = [log1p((right - left) / worked_s) for left, right in long]
+    return [WAITED_SHARE * weight / sum(weights) for weight in weights]
 
 
 def _share(forward: list[Piece], lane: list[Piece]) -> list[Piece]:
     """Returns the pieces of both phases, the lane's widened or narrowed to a readable share."""
     ahead, behind = (sum(piece.weight for piece in pieces) for pieces in (forward, lane))
-    share = min(max(behind / (ahead + behind), LANE_SHARE_MIN), LANE_SHARE_MAX)
+    retried = sum(piece.folded for piece in lane) >= RETRIES_MIN
+    least = LANE_SHARE_MAX if retried else LANE_SHARE_MIN
+    share = min(max(behind / (ahead + behind), least), LANE_SHARE_MAX)
     factor = ahead * share / (1 - share) / behind
     return forward + [replace(piece, weight=piece.weight * factor) for piece in lane]
 

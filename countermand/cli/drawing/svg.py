@@ -6,7 +6,7 @@ states are words and glyphs, never colour alone. The same timeline always gives 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,7 +39,7 @@ GROUP_ROW: Final = 25.0
 BAR: Final = 16.0
 WAIT: Final = 7.0  # waits are thinner than work: they must not drown it
 BAR_MIN: Final = 3.0
-MAGNIFIED_MIN: Final = 1.5
+CAP_GAP: Final = 18.0  # so many retries that their glyphs would touch are told by the last
 
 
 @dataclass(slots=True)
@@ -138,7 +138,9 @@ def _ribbon(sheet: _Sheet) -> str:
         place = {"x": left + 1, "y": sheet.y, "width": max(right - left - 2, 2.0), "height": 22.0}
         parts.append(tag("rect", about, rx=5, class_=f"{look.tone} tint", **place))
         words = str(look)
-        if width_of(words, 11.5) < right - left - 12:
+        if width_of(words, 11.5) >= right - left - 12:
+            words = look.glyph
+        if width_of(words, 11.5) < right - left - 6:
             parts.append(text(words, left + 9, middle + 4, f"small strong {look.tone}"))
     look = captions.verdict_look(sheet.timeline)
     parts.append(text(str(look), WORDS_LEFT, middle + 4.5, f"strong {look.tone}"))
@@ -191,13 +193,24 @@ def _action(sheet: _Sheet, row: Row, bar: Bar, middle: float) -> str:
     return _bar(bar, captions.bar_sentence(bar, row), stretches, end)
 
 
-def _compensation(sheet: _Sheet, row: LaneRow, bar: Bar, middle: float) -> str:
+def _apart(places: Sequence[float]) -> set[int]:
+    """Returns which glyphs of outcomes are drawn: the last, and before it what has room."""
+    drawn: set[int] = set()
+    free = WIDTH
+    for index in reversed(range(len(places))):
+        if places[index] <= free:
+            drawn.add(index)
+            free = places[index] - CAP_GAP
+    return drawn
+
+
+def _compensation(sheet: _Sheet, row: LaneRow, bar: Bar, middle: float, *, capped: bool) -> str:
     failed = bar.state == Attempt.STATE_FAILED
     tone: Tone = "bad" if failed else "made_up"
     end = cap("✗" if failed else "↺", tone, _end(sheet, bar), middle)
     classes = f"{tone} dashed on-{tone}"
     stretches = [_stretch(sheet, segment, classes, middle) for segment in bar.segments]
-    return _bar(bar, captions.bar_sentence(bar, row), stretches, end)
+    return _bar(bar, captions.bar_sentence(bar, row), stretches, end if capped else "")
 
 
 def _end(sheet: _Sheet, bar: Bar) -> float:
@@ -233,10 +246,9 @@ def _stretch(sheet: _Sheet, segment: Segment, classes: str, middle: float) -> st
 def _lane_head(sheet: _Sheet) -> str:
     sheet.y += 12
     y = sheet.y + 21
-    factor = sheet.scale.magnified
     parts = [text("↶ Compensation", MARGIN, y, "strong made_up")]
-    if factor >= MAGNIFIED_MIN:
-        words = f"time is drawn {factor:.0f} times wider here"
+    if sheet.scale.remark:
+        words = f"{sheet.scale.remark} here"
         parts.append(text(words, WIDTH - MARGIN, y, "small muted", "end"))
     words = "each effect is made up for where it was made, the newest first"
     parts.append(text(words, MARGIN + 134, y, "small muted"))
@@ -250,14 +262,28 @@ def _lane_row(sheet: _Sheet, row: LaneRow) -> str:
     about = captions.lane_sentence(row)
     parts = [title(about)]
     parts += _names(row, caption.glyph, caption.tone, MARGIN, middle)
+    if row.blocked:
+        parts.append(_blocked(sheet, row.blocked, middle))
     parts += [_wait(sheet, wait, middle) for wait in row.waits]
-    parts += [_compensation(sheet, row, bar, middle) for bar in row.bars]
+    capped = _apart([_end(sheet, bar) for bar in row.bars])
+    parts += [
+        _compensation(sheet, row, bar, middle, capped=index in capped)
+        for index, bar in enumerate(row.bars)
+    ]
     took = phrases.duration(row.bars[-1].end_s - row.bars[0].start_s)
     words = caption.words if caption.tone == "bad" else f"{row.phrase}, {took}"
     words = fit(f"{caption.glyph} {words}", WIDTH - MARGIN - WORDS_LEFT)
     parts.append(text(words, WORDS_LEFT, middle + 4.5, caption.tone))
     sheet.y += ROW
     return tag("g", *parts, role="listitem", aria_label=about)
+
+
+def _blocked(sheet: _Sheet, span: tuple[float, float], middle: float) -> str:
+    """Returns the ground of the time in which it needs somebody."""
+    left, right = (sheet.x(time_s) for time_s in span)
+    about = f"blocked for {phrases.duration(span[1] - span[0])}: needs somebody"
+    place = {"x": left, "y": middle - 12, "width": max(right - left, BAR_MIN), "height": 24.0}
+    return tag("rect", title(about), role="img", aria_label=about, class_="bad tint", **place)
 
 
 def _link(sheet: _Sheet, row: LaneRow, from_y: float | None) -> str:
@@ -288,7 +314,7 @@ def _lane_ground(sheet: _Sheet, bottom: float) -> Iterator[str]:
 def _moments(sheet: _Sheet, top: float, bottom: float) -> Iterator[str]:
     """Yields a line through the chart per moment, and its words below."""
     markers = sorted(sheet.timeline.markers, key=lambda marker: marker.at_s, reverse=True)
-    words = [f"{marker.text}, {phrases.duration(marker.at_s)}" for marker in markers]
+    words = [captions.of_marker(marker) for marker in markers]
     flags = place_flags(
         [
             (sheet.x(marker.at_s), width_of(said, 11.5))
@@ -308,5 +334,6 @@ def _moment(marker: Marker, words: str, flag: Flag, top: float, y: float) -> str
     x = flag.x
     line = tag("path", d=f"M{number(x)} {number(top)}V{number(y - 10)}", class_=f"moment on-{tone}")
     side = (x - 10, "end") if flag.to_left else (x + 10, "start")
-    said = text(words, side[0], y, f"small {tone}", side[1])
+    room = x - 10 if flag.to_left else WIDTH - MARGIN / 2 - x - 10
+    said = text(fit(words, room, 11.5), side[0], y, f"small {tone}", side[1])
     return line + text(glyph, x, y + 0.5, f"small strong {tone}", "middle") + said

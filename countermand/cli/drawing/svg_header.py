@@ -28,6 +28,7 @@ class _Column:
     facts: Sequence[Fact]
     otherwise: str
     remark: str = ""
+    is_good: bool = True  # that there is none
 
 
 def draw(timeline: Timeline, left: float, right: float) -> tuple[str, float]:
@@ -61,13 +62,17 @@ def draw(timeline: Timeline, left: float, right: float) -> tuple[str, float]:
 
 def _columns(timeline: Timeline, left: float, right: float) -> tuple[list[str], float]:
     verdict = timeline.verdict
-    rest = "being worked on" if not timeline.settled else "nothing"
+    rest = "nothing" if timeline.settled else "not known before it has ended"
     columns = (
-        _Column("WHAT FAILED", "✗", "bad", verdict.failed, "nothing"),
+        _Column("WHY IT ENDED", "⊘", "warn", verdict.failed, "nothing")
+        if verdict.is_order
+        else _Column("WHAT FAILED", "✗", "bad", verdict.failed, "nothing"),
         _Column(
             "WHAT WAS MADE UP FOR", "↺", "made_up", verdict.made_up_for, "nothing had taken effect"
         ),
-        _Column("WHAT IS LEFT", "∅", "bad", verdict.left, rest, _stopped(timeline)),
+        _Column(
+            "WHAT IS LEFT", "∅", "bad", verdict.left, rest, _stopped(timeline), timeline.settled
+        ),
     )
     shares = (0.36, 0.36, 0.28)
     parts: list[str] = []
@@ -88,7 +93,7 @@ def _column(column: _Column, x: float, width: float) -> Iterator[tuple[str, floa
     yield column.label, x, y, "label"
     y += 22
     if not column.facts:
-        yield "✓", x, y, "strong good"
+        yield ("✓", x, y, "strong good") if column.is_good else ("▸", x, y, "strong busy")
         yield column.otherwise, x + 18, y, "strong"
         if column.remark:
             for line in wrap(column.remark, width - 18, 2):
@@ -98,7 +103,7 @@ def _column(column: _Column, x: float, width: float) -> Iterator[tuple[str, floa
     for fact in column.facts[:FACTS_MAX]:
         yield column.glyph, x, y, f"strong {column.tone}"
         where = f" on {fact.host_id}" if fact.host_id else ""
-        yield fit(f"{fact.task_id}{where}", width - 18, 13.5), x + 18, y, "strong"
+        yield fit(f"{fact.task_id or 'the workflow'}{where}", width - 18, 13.5), x + 18, y, "strong"
         for line in wrap(fact.words, width - 18, 2):
             y += LINE
             yield line, x + 18, y, "muted"

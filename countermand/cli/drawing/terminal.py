@@ -24,7 +24,6 @@ FAILURE_LINE, RESTART_LINE = "╎", "┊"
 PLOT_MIN: Final = 24  # columns; below it the words beside the bars give way
 WORDS_MAX: Final = 28
 NAME_MAX: Final = 26
-MAGNIFIED_MIN: Final = 1.5  # less is not seen
 WIDTH_MAX: Final = 132  # beyond it the eye loses the row
 
 
@@ -210,9 +209,8 @@ def _texture(segment: Segment, glyph: str) -> str:
 
 def _divider(page: _Page) -> Text:
     """Returns the line above the compensation lane, and says if its time is drawn wider."""
-    factor = page.scale.magnified
-    wider = f", {factor:.0f} times wider" if factor >= MAGNIFIED_MIN else ""
-    words = f"── compensation, newest effect first{wider} "
+    remark = f"; {page.scale.remark}" if page.scale.remark else ""
+    words = f"── compensation, newest effect first{remark} "
     width = page.left + page.plot
     return Text(f"{phrases.clip(words, width):─<{width}}", STYLES["made_up"])
 
@@ -223,7 +221,7 @@ def _markers(page: _Page) -> list[Text]:
     for marker in page.timeline.markers:
         tone: Tone = "bad" if marker.kind == "failure" else "warn"
         glyph = "✗" if marker.kind == "failure" else "▴"
-        words = f"{marker.text} at {phrases.duration(marker.at_s)}"
+        words = captions.of_marker(marker)
         place = page.left + page.column(marker.at_s)
         before = place - len(words) - 1
         line = f"{' ' * before}{words} {glyph}" if before >= 0 else f"{' ' * place}{glyph} {words}"

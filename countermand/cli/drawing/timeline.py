@@ -72,6 +72,7 @@ class _Story:
     waits: list[Wait] = field(default_factory=list)
     waiting: tuple[float, str] | None = None
     tries: dict[int, _Try] = field(default_factory=dict)
+    blocked: tuple[float, float | None] | None = None
 
 
 class _Reader:
@@ -120,6 +121,10 @@ class _Reader:
             self._wait(story, words)
         else:
             self._stop_waiting(story)
+        if change.after == Task.STATE_COMPENSATION_BLOCKED:
+            story.blocked = story.blocked or (self.now_s, None)
+        elif story.blocked and story.blocked[1] is None:
+            story.blocked = (story.blocked[0], self.now_s)
         last = story.tries.get(change.attempt or max(story.tries, default=0))
         if last and last.end_s is None:
             if change.after == Task.STATE_RUNNING and last.run_s is None:
@@ -139,10 +144,17 @@ class _Reader:
             return
         attempt.end_s = self.now_s
         if ended.state == Attempt.STATE_FAILED:
-            text = f"{task_id}: {ended.failure.reason}"
+            made_up = attempt.started.kind == Attempt.KIND_COMPENSATION
+            about = f"↶ {task_id}" if made_up else task_id
+            text = f"{about}: {ended.failure.reason}"
             self._mark(Marker(kind="failure", at_s=self.now_s, text=text, task_id=task_id))
 
     def _mark(self, marker: Marker) -> None:
+        """Keeps a moment; a failure that is the same once more is counted."""
+        for index, other in enumerate(self.markers):
+            if marker.kind == "failure" and other.text == marker.text:
+                self.markers[index] = replace(other, count=other.count + 1)
+                return
         self.markers.append(marker)
 
     def _wait(self, story: _Story, words: str) -> None:
@@ -238,7 +250,15 @@ def _lane_row(task: Task, reader: _Reader) -> LaneRow | None:
         effect_s=origin.end_s if origin and origin.end_s is not None else bars[0].start_s,
         waits=tuple(wait for wait in story.waits if wait.start_s >= bars[0].start_s),
         bars=bars,
+        blocked=_blocked(story, reader.now_s),
     )
+
+
+def _blocked(story: _Story, now_s: float) -> tuple[float, float] | None:
+    if story.blocked is None:
+        return None
+    start_s, end_s = story.blocked
+    return (start_s, now_s if end_s is None else end_s)
 
 
 def _bars(task: Task, story: _Story, kind: Attempt.Kind.ValueType, now_s: float) -> Iterable[Bar]:

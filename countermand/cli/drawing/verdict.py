@@ -38,7 +38,7 @@ def verdict(workflow: Workflow, rows: Sequence[Row], lane: Sequence[LaneRow]) ->
             host_id=row.host_id,
             words=row.phrase + MADE_UP_FOR.get(row.state, ": under way"),
         )
-        for row in lane
+        for row in _in_order(lane)
     )
     clean = tuple(
         Fact(task_id=row.task_id, host_id=row.host_id, words=words)
@@ -60,6 +60,7 @@ def verdict(workflow: Workflow, rows: Sequence[Row], lane: Sequence[LaneRow]) ->
         made_up_for=made_up_for,
         clean=clean,
         left=left,
+        is_order=workflow.HasField("cause") and _is_order(workflow.cause),
     )
 
 
@@ -72,13 +73,24 @@ def _failed(workflow: Workflow, rows: Sequence[Row]) -> tuple[Fact, ...]:
     ]
     if not workflow.HasField("cause"):
         return tuple(facts)
-    cause = _fact(workflow.cause, rows)
+    cause = _order(workflow.cause) if _is_order(workflow.cause) else _fact(workflow.cause, rows)
     others = [fact for fact in facts if fact.task_id != cause.task_id]
     return (cause, *others)
 
 
 def _last_failed(row: Row) -> Bar | None:
     return row.bars[-1] if row.bars and row.bars[-1].state == Attempt.STATE_FAILED else None
+
+
+def _is_order(cause: Failure) -> bool:
+    """Returns whether somebody wanted it so: nothing failed."""
+    return cause.reason == "CANCELLED" and not cause.attempt
+
+
+def _order(cause: Failure) -> Fact:
+    """Returns who stopped it and why: "cancelled by ann", "wrong template"."""
+    who, _, why = cause.message.partition(": ")
+    return Fact(task_id=who[:1].lower() + who[1:] or "cancelled", host_id="", words=why.rstrip("."))
 
 
 def _fact(cause: Failure, rows: Sequence[Row]) -> Fact:
@@ -102,14 +114,20 @@ def _sentence(
     if not workflow.HasField("cause"):
         return _went_well(workflow, rows)
     cause = failed[0]
-    what = f"{cause.task_id} failed" if cause.task_id else "it failed"
+    if _is_order(workflow.cause):
+        who = cause.task_id[:1].upper() + cause.task_id[1:]
+        ordered = ": ".join(filter(None, (who, cause.words)))
+        return f"{ordered}. {_since_then(workflow, lane, left)}"
+    what = f"{cause.task_id} failed" if cause.task_id else "The workflow failed"
     where = f" on {cause.host_id}" if cause.host_id else ""
     return f"{what}{where}: {cause.words}. {_since_then(workflow, lane, left)}"
 
 
 def _since_then(workflow: Workflow, lane: Sequence[LaneRow], left: Sequence[Fact]) -> str:
     done = [
-        f"{row.task_id} on {row.host_id}" for row in lane if row.state == Task.STATE_COMPENSATED
+        f"{row.task_id} on {row.host_id}"
+        for row in _in_order(lane)
+        if row.state == Task.STATE_COMPENSATED
     ]
     made = f"Made up for: {phrases.listing(done)}" if done else "Nothing had taken effect"
     match workflow.state:
@@ -124,6 +142,11 @@ def _since_then(workflow: Workflow, lane: Sequence[LaneRow], left: Sequence[Fact
             return f"Making up for it: {len(done)} of {max(len(lane), 1)} done."
         case _:
             return f"It is {workflow_look(workflow.state).word}."
+
+
+def _in_order(lane: Sequence[LaneRow]) -> list[LaneRow]:
+    """Returns the rows in the order in which they were made up for, as `WorkflowFailed` has it."""
+    return sorted(lane, key=lambda row: row.bars[-1].end_s)
 
 
 def _went_well(workflow: Workflow, rows: Sequence[Row]) -> str:
