@@ -206,16 +206,20 @@ class Journal:
 OnCommit = Callable[[list[AttemptRecord]], None]
 
 
-class Transactor(Protocol):
+class Transacts(Protocol):
+    """Runs transactions."""
+
+    async def transact(self, function: Callable[[Transaction], T]) -> T:
+        """Runs a plain function in a durable transaction."""
+        ...
+
+
+class Transactor(Transacts, Protocol):
     """How the runner reaches the journal."""
 
     incarnation: str
     # Called on the loop with what was committed, before those who asked go on.
     on_commit: OnCommit
-
-    async def transact(self, function: Callable[[Transaction], T]) -> T:
-        """Runs a plain function in a durable transaction."""
-        ...
 
     async def close(self) -> None:
         """Ends what is queued, then closes the journal."""

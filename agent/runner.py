@@ -96,12 +96,12 @@ class Runner:
         self.limits = limits
         self.executor = executor
         self.running: dict[str, Running] = {}
-        self.watchers = Watchers(journal, self.running)
+        self.watchers = Watchers(self, self.running)
         self._outside = outside
         self._stopping = False
         self._leaving = asyncio.Event()
         self._worker = Worker(
-            journal=journal, pools=pools, executor=executor, outside=outside, host_id=host_id
+            journal=self, pools=pools, executor=executor, outside=outside, host_id=host_id
         )
         self._tasks: set[asyncio.Task[Any]] = set()
         self._looks: dict[str, asyncio.Task[None]] = {}  # what is to be looked at again
@@ -219,7 +219,7 @@ class Runner:
     async def _cancel(
         self, ask: Callable[[Transaction], tuple[AttemptRecord, bool] | CountermandError]
     ) -> Attempt:
-        answer = await self._durably(ask)
+        answer = await self.transact(ask)
         if isinstance(answer, CountermandError):
             raise answer
         record, reopened = answer
@@ -231,6 +231,18 @@ class Runner:
         if running is not None and record.kind is Kind.ACTION:
             running.stop(AttemptCancelled())
         return self.tell(record)
+
+    async def transact(self, function: Callable[[Transaction], T]) -> T:
+        """Runs a request's transaction; a journal whose disk fails takes no orders.
+
+        Raises:
+            StorageFailed: The journal cannot be read, or written to.
+        """
+        try:
+            return await self.journal.transact(function)
+        except sqlite3.Error as error:
+            log.exception("journal.failed")
+            raise StorageFailed(pool="(journal)", error=error, image="a request") from error
 
     def tell(self, record: AttemptRecord, *, with_action: bool = False) -> Attempt:
         """Returns an attempt as it is told of, with its progress."""
@@ -271,7 +283,7 @@ class Runner:
         self._outside.crash(crash_points.BEFORE_JOURNAL)
         admitted: AttemptRecord | None = None
         try:
-            decision, admitted = await self._durably(decide)
+            decision, admitted = await self.transact(decide)
         finally:
             if ticket is not None and admitted is None:
                 ticket.leave()
@@ -294,14 +306,6 @@ class Runner:
             # Nothing of it may become visible once we have said that it is made up for.
             await asyncio.shield(target.ended)
         return self.tell(admitted)
-
-    async def _durably(self, function: Callable[[Transaction], T]) -> T:
-        """Runs a request's transaction; a journal that cannot be written to takes no orders."""
-        try:
-            return await self.journal.transact(function)
-        except sqlite3.Error as error:
-            log.exception("journal.failed")
-            raise StorageFailed(pool="(journal)", error=error, image="a request") from error
 
     async def _uninterrupted(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Ends what was begun even if the caller goes away in the middle of it."""

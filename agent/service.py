@@ -186,7 +186,7 @@ class AgentService(AgentServiceServicer):
         if request.owner_epoch and not request.cluster_id:
             raise FieldInvalid(Violation("cluster_id", "is required with owner_epoch"))
         identity = self._runner.identity
-        record = await self._runner.journal.transact(
+        record = await self._runner.transact(
             partial(_read_attempt, request=request, workflow=parts.workflow)
         )
         if record is None:
@@ -200,7 +200,7 @@ class AgentService(AgentServiceServicer):
     ) -> ListAttemptsResponse:
         """Lists the journal's attempts in order of their names."""
         size = page_size(request.page_size)
-        records = await self._runner.journal.transact(
+        records = await self._runner.transact(
             lambda tx: tx.page(
                 request.name_prefix,
                 after=request.page_token,
@@ -263,7 +263,7 @@ class AgentService(AgentServiceServicer):
                 raise WrongCluster(expected=expected, cluster_id=request.cluster_id)
             return tx.forget(list(request.workflows), request.low_watermark)
 
-        return ForgetResponse(forgotten=await self._runner.journal.transact(forget))
+        return ForgetResponse(forgotten=await self._runner.transact(forget))
 
     # -- storage --------------------------------------------------------------------------------
 
@@ -295,7 +295,7 @@ class AgentService(AgentServiceServicer):
     async def GetHost(self, request: GetHostRequest, context: object) -> GetHostResponse:
         """Describes the agent."""
         runner = self._runner
-        cluster_id, sequence = await runner.journal.transact(
+        cluster_id, sequence = await runner.transact(
             lambda tx: (tx.meta("cluster_id"), tx.sequence)
         )
         drivers = list(runner.pools.values())

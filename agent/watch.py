@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, M
 from dataclasses import dataclass
 
 from agent.attempts import AttemptRecord
-from agent.journal import Transaction, Transactor
+from agent.journal import Transaction, Transacts
 from agent.running import Running
 from countermand.rpc.errors import SequenceAhead, WatcherTooSlow
 from countermand.v1.attempt_pb2 import Progress
@@ -20,6 +20,10 @@ EVENTS_MAX = 10_000
 CHANGES_PER_MESSAGE_MAX = 100
 
 PROGRESS_INTERVAL_S = 0.25
+
+# An idle watch says so this often: the coordinator holds an agent mute for several times as long
+# to be in trouble, and a message of a few bytes costs nothing.
+BOOKMARK_INTERVAL_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +55,7 @@ class _Watcher:
 class Watchers:
     """All who watch."""
 
-    def __init__(self, journal: Transactor, running: Mapping[str, Running]) -> None:
+    def __init__(self, journal: Transacts, running: Mapping[str, Running]) -> None:
         """Reads from the journal, and progress from what is running."""
         self._journal = journal
         self._running = running
@@ -94,8 +98,9 @@ class Watchers:
         told: dict[str, tuple[int, int]] = {}
         loop = asyncio.get_running_loop()
         progress_at = loop.time()
+        bookmark_at = loop.time() + BOOKMARK_INTERVAL_S
         while True:
-            await self._pause(watcher)
+            await self._pause(watcher, bookmark_at)
             if watcher.too_slow:
                 raise WatcherTooSlow(events_max=EVENTS_MAX)
             changes = watcher.take(bookmark)
@@ -105,31 +110,38 @@ class Watchers:
                 progress_at = loop.time() + PROGRESS_INTERVAL_S
             if changes:
                 bookmark = changes[-1].sequence
-            if changes or progress:
+            if changes or progress or loop.time() >= bookmark_at:
                 yield Batch(changes=changes, progress=progress, bookmark=bookmark)
+                bookmark_at = loop.time() + BOOKMARK_INTERVAL_S
 
-    async def _pause(self, watcher: _Watcher) -> None:
+    async def _pause(self, watcher: _Watcher, until: float) -> None:
         """Returns when something changed, or when it is time to look at what is running."""
-        if not self._running:
-            await watcher.woken.wait()
-            return
+        if self._running:
+            until = min(until, asyncio.get_running_loop().time() + PROGRESS_INTERVAL_S)
         try:
-            async with asyncio.timeout(PROGRESS_INTERVAL_S):
+            async with asyncio.timeout_at(until):
                 await watcher.woken.wait()
         except TimeoutError:
             return
 
     def _progress(self, told: dict[str, tuple[int, int]]) -> list[tuple[AttemptRecord, Progress]]:
-        """Returns the progress of those that got on, and forgets those that have ended."""
-        news: list[tuple[AttemptRecord, Progress]] = []
-        for name, running in self._running.items():
-            progress = running.progress()
-            if progress is not None and told.get(name) != running.done_and_total:
-                told[name] = running.done_and_total
-                news.append((running.record, progress))
+        """Returns the progress of those that got on, and forgets those that have ended.
+
+        More than fit in a message are told next time; who was told of longest ago comes first.
+        """
         for name in told.keys() - self._running.keys():
             del told[name]
-        return news[:CHANGES_PER_MESSAGE_MAX]
+        news: list[tuple[AttemptRecord, Progress]] = []
+        for name in [*(name for name in self._running if name not in told), *told]:
+            if len(news) == CHANGES_PER_MESSAGE_MAX:
+                break
+            running = self._running[name]
+            progress = running.progress()
+            if progress is not None and told.get(name) != running.done_and_total:
+                told.pop(name, None)  # to the end
+                told[name] = running.done_and_total
+                news.append((running.record, progress))
+        return news
 
 
 def _end_of_journal(after_sequence: int | None) -> Callable[[Transaction], int]:

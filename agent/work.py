@@ -15,7 +15,7 @@ from agent import wire
 from agent.attempts import OPEN, AttemptRecord, Event, Kind, State
 from agent.drivers.driver import Driver, OutcomeUnknown, Steps, Work
 from agent.executors import Executor, InlineExecutor, Interrupted
-from agent.journal import Transactor
+from agent.journal import Transacts
 from agent.running import Running
 from agent.verbs import catalogue
 from agent.verbs.context import Context
@@ -63,7 +63,7 @@ class Worker:
     def __init__(
         self,
         *,
-        journal: Transactor,
+        journal: Transacts,
         pools: Mapping[str, Driver],
         executor: Executor,
         outside: Outside,

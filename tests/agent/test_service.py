@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from datetime import UTC, datetime
 
 import pytest
 from grpc.aio import AioRpcError
 
+from agent import watch
+from agent.attempts import AttemptRecord, Kind, State
+from agent.drivers.driver import Step
+from agent.running import Running
 from agent.service import AgentService
 from countermand.rpc.channel import open_channel
 from countermand.rpc.server import Service, serve
@@ -150,41 +156,41 @@ async def test_forgets_for_its_own_cluster_only(served):
 async def test_a_watch_begins_with_a_bookmark_and_the_incarnation(served):
     rig, stub = served
     await noop(rig, stub, "a")
-    watch = stub.WatchAttempts(WatchAttemptsRequest())
-    first = await watch.read()
+    watching = stub.WatchAttempts(WatchAttemptsRequest())
+    first = await watching.read()
     assert (first.bookmark, list(first.updates)) == (2, [])
     assert first.incarnation == rig.runner.identity.incarnation
     name = await noop(rig, stub, "b")
     seen: list[tuple[int, Attempt.State.ValueType]] = []
     message = first
     while not seen or seen[-1][1] not in OUTCOMES:
-        message = await watch.read()
+        message = await watching.read()
         seen += [(update.sequence, update.attempt.state) for update in message.updates]
         assert {update.attempt.name for update in message.updates} == {name}
     assert seen == [(3, Attempt.STATE_RUNNING), (4, Attempt.STATE_SUCCEEDED)]
     assert message.bookmark == 4
-    watch.cancel()
+    watching.cancel()
 
 
 async def test_a_watch_goes_on_from_a_sequence(served):
     rig, stub = served
     names = [await noop(rig, stub, f"t{number}") for number in range(250)]
-    watch = stub.WatchAttempts(WatchAttemptsRequest(after_sequence=100))
+    watching = stub.WatchAttempts(WatchAttemptsRequest(after_sequence=100))
     found, bookmark = [], 0
     while bookmark < 500:
-        message = await watch.read()
+        message = await watching.read()
         assert message.bookmark >= bookmark
         bookmark = message.bookmark
         found += [update.attempt.name for update in message.updates]
     assert found == names[50:]
-    watch.cancel()
+    watching.cancel()
 
 
 async def test_a_watch_beyond_the_end_tells_of_a_restored_journal(served):
     """S-Z11."""
     _, stub = served
-    watch = stub.WatchAttempts(WatchAttemptsRequest(after_sequence=1))
-    assert await reason(watch.read()) == "SEQUENCE_AHEAD"
+    watching = stub.WatchAttempts(WatchAttemptsRequest(after_sequence=1))
+    assert await reason(watching.read()) == "SEQUENCE_AHEAD"
 
 
 async def test_a_watch_tells_progress_between_changes(served, tmp_path):
@@ -195,10 +201,10 @@ async def test_a_watch_tells_progress_between_changes(served, tmp_path):
     name = attempt_name("copy")
     action = copy_action("fast/base", "fast/disk")
     await stub.CopyImage(rig.requests.copy(name, action))
-    watch = stub.WatchAttempts(WatchAttemptsRequest())
-    await watch.read()
+    watching = stub.WatchAttempts(WatchAttemptsRequest())
+    await watching.read()
     await gate.arrival(3)
-    message = await watch.read()
+    message = await watching.read()
     [update] = message.updates
     assert (update.sequence, update.attempt.name) == (0, name)
     assert update.attempt.progress.done == 2**22
@@ -207,14 +213,78 @@ async def test_a_watch_tells_progress_between_changes(served, tmp_path):
     assert list(held) == [name]
     gate.open()
     await rig.settled(name)
-    watch.cancel()
+    watching.cancel()
+
+
+async def test_an_idle_watch_still_says_where_it_is(served, monkeypatch):
+    """Or nobody could tell an idle agent from a mute one."""
+    monkeypatch.setattr(watch, "BOOKMARK_INTERVAL_S", 0.01)
+    rig, stub = served
+    await noop(rig, stub, "a")
+    watching = stub.WatchAttempts(WatchAttemptsRequest())
+    messages = [await watching.read() for _ in range(3)]
+    assert [(list(one.updates), one.bookmark) for one in messages] == [([], 2)] * 3
+    watching.cancel()
+
+
+async def test_progress_beyond_one_message_is_told_in_the_next(rig):
+    async def keep_note(_running, _step):
+        raise AssertionError
+
+    now = datetime(2030, 1, 1, tzinfo=UTC)
+    running = {}
+    for number in range(2 * watch.CHANGES_PER_MESSAGE_MAX + 1):
+        name = attempt_name(f"t{number:03}")
+        record = AttemptRecord(
+            name=name,
+            kind=Kind.ACTION,
+            request=b"",
+            request_hash=b"",
+            state=State.RUNNING,
+            owner_epoch=1,
+            intent_sequence=1,
+            create_time=now,
+        )
+        running[name] = Running(record, monotonic=lambda: 0.0, keep_note=keep_note)
+    watchers = watch.Watchers(rig.runner, running)
+    told: dict[str, tuple[int, int]] = {}
+    for done in (1, 2):
+        for each in running.values():
+            each.check(Step(done=done, total=2))
+        messages = [watchers._progress(told) for _ in range(4)]
+        assert [len(message) for message in messages] == [100, 100, 1, 0]
+        assert {record.name for message in messages for record, _ in message} == set(running)
+    running.popitem()
+    assert watchers._progress(told) == []
+    assert set(told) == set(running)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda stub: stub.GetAttempt(GetAttemptRequest(name=attempt_name("a"))),
+        lambda stub: stub.GetHost(GetHostRequest()),
+        lambda stub: stub.ListAttempts(ListAttemptsRequest()),
+        lambda stub: stub.Forget(ForgetRequest(cluster_id=CLUSTER)),
+        lambda stub: stub.WatchAttempts(WatchAttemptsRequest()).read(),
+    ],
+    ids=["GetAttempt", "GetHost", "ListAttempts", "Forget", "WatchAttempts"],
+)
+async def test_a_journal_that_fails_is_no_bug(served, monkeypatch, call):
+    rig, stub = served
+
+    async def fail(_function):
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(rig.runner.journal, "transact", fail)
+    assert await reason(call(stub)) == "STORAGE_FAILED"
 
 
 async def test_watches_end_when_their_callers_go(served):
     rig, stub = served
-    watch = stub.WatchAttempts(WatchAttemptsRequest())
-    await watch.read()
+    watching = stub.WatchAttempts(WatchAttemptsRequest())
+    await watching.read()
     assert len(rig.runner.watchers._watchers) == 1
-    watch.cancel()
+    watching.cancel()
     while rig.runner.watchers._watchers:  # noqa: ASYNC110 - ends when the call is torn down
         await asyncio.sleep(0)
