@@ -13,7 +13,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from agent import attempts, crash_points, recovery, wire, work
@@ -447,9 +447,9 @@ class Runner:
         record = running.record
         timer = None
         if record.run_timeout is not None and record.kind is Kind.ACTION:
-            seconds = record.run_timeout.total_seconds()
-            error = RunTimeout(run_timeout_s=seconds)
-            timer = asyncio.get_running_loop().call_later(seconds, running.stop, error)
+            error = RunTimeout(run_timeout_s=record.run_timeout.total_seconds())
+            left = self._left(record.run_timeout, record.start_time)
+            timer = asyncio.get_running_loop().call_later(left, running.stop, error)
         try:
             outcome = await self._worker.outcome(running)
         finally:
@@ -460,6 +460,11 @@ class Runner:
             crash_points.BEFORE_RECORD if is_action else crash_points.AFTER_COMPENSATION
         )
         await self._record(running, self._settling(running, outcome))
+
+    def _left(self, run_timeout: timedelta, start_time: datetime | None) -> float:
+        """Returns the seconds left since the first start, whatever lives lie between."""
+        assert start_time is not None
+        return max(0.0, (start_time + run_timeout - self._outside.now()).total_seconds())
 
     def _settling(self, running: Running, outcome: Outcome) -> Callable[[Transaction], None]:
         done, total = running.done_and_total

@@ -78,6 +78,7 @@ class Rig:
         self.limits = limits or Limits()
         self.files: Files = RealFiles()
         self.crash = crash_at
+        self.now = NOW
         self.pools: dict[str, FileDriver] = {}
         self.runner: Runner
         self.requests: Requests
@@ -96,7 +97,7 @@ class Rig:
             journal=journal,
             pools=self.pools,
             executor=InlineExecutor(gate) if gate else InlineExecutor(),
-            outside=Outside(now=lambda: NOW, monotonic=lambda: 0.0, crash=self.crash),
+            outside=Outside(now=lambda: self.now, monotonic=lambda: 0.0, crash=self.crash),
             limits=self.limits,
             host_id="host-a",
         )

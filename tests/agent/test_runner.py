@@ -230,6 +230,24 @@ async def test_a_run_timeout_stops_the_work_for_certain(gated):
     assert (rig.images(), rig.staged()) == (["base"], [])
 
 
+async def test_a_run_timeout_counts_from_the_first_start(gated):
+    """S-V21: restarts give no more time."""
+    rig, gate = gated
+    await rig.accept(COPY, ACTION, run_timeout=timedelta(hours=1))
+    await gate.arrival(3)
+    rig.runner.running[COPY].interrupt()
+    gate.open()
+    await rig.runner.stop()
+    rig.now += timedelta(hours=2)
+    again = Gate()
+    await rig.start(gate=again)
+    await rig.runner.running[COPY].stopping.wait()
+    again.open()
+    failed = await rig.settled(COPY)
+    assert (failed.state, failed.failure.reason) == (FAILED, "RUN_TIMEOUT")
+    assert (rig.images(), rig.staged()) == (["base"], [])
+
+
 # -- cancel -------------------------------------------------------------------------------------
 
 
