@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from agent.config import ConfigInvalid, parse_pool, read_pools
+from agent.config import ConfigInvalid, parse_pool, read_pools, tell_size
 from agent.drivers.driver import Format, Work
 from agent.drivers.file import FileDriver
 from agent.drivers.files import RealFiles
@@ -25,12 +25,13 @@ from agent.drivers.staging import FilePool
 from agent.executors import ThreadExecutor
 from agent.journal import Journal, ThreadJournal, open_connection
 from agent.lookers import THREADS_PER_POOL
+from agent.pools import check_folders, check_to_import, identify
 from agent.recovery import IMPORT_PREFIX
 from agent.runner import Limits, Runner
 from agent.service import AgentService
 from agent.work import Outside
 from countermand.rpc import crash, names, telemetry
-from countermand.rpc.errors import CountermandError
+from countermand.rpc.errors import CountermandError, ImageUnsafe
 from countermand.rpc.logs import configure
 from countermand.rpc.server import ListenRefused, Service, serve
 from countermand.v1 import agent_pb2, agent_pb2_grpc
@@ -41,16 +42,40 @@ JOURNAL = "journal.sqlite"
 SERVICE = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
 
 
-@click.group()
+def _example(*lines: str) -> str:
+    """Returns what a command's help ends in."""
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_example("countermand-agent serve --data ./agent --pool fast=/srv/fast"),
+)
 @click.version_option(version("countermand"), message="%(version)s")
 def main() -> None:
     """Runs storage verbs on this host, for a Countermand coordinator."""
 
 
-@main.command("serve")
+@main.command(
+    "serve",
+    epilog=_example(
+        "countermand-agent serve --data ./agent --listen 127.0.0.1:7710 \\",
+        "    --pool fast=/srv/fast,quota=64GiB \\",
+        "    --pool templates=/srv/templates,read_only",
+    ),
+)
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Journal's folder.")
 @click.option("--listen", default="127.0.0.1:7710", show_default=True, help="Port 0: a free one.")
 @click.option("--pool", "pools", multiple=True, metavar="ID=PATH[,OPTION…]", help="A pool.")
+@click.option(
+    "--accept-pool",
+    "accepted",
+    multiple=True,
+    metavar="ID",
+    help="Serve this pool though its folder is not the one served before. For one start, and only"
+    " after the pool was replaced on purpose: whatever attempts left in the old one is forgotten,"
+    " and a compensation will find nothing to do.",
+)
 @click.option("--config", type=click.Path(path_type=Path, exists=True), help="Pools, in TOML.")
 @click.option("--host-id", default="", help="The id that the coordinator knows this host by.")
 @click.option("--attempts-max", default=4, show_default=True, type=click.IntRange(1, 256))
@@ -61,6 +86,7 @@ def serve_command(
     data: Path,
     listen: str,
     pools: tuple[str, ...],
+    accepted: tuple[str, ...],
     config: Path | None,
     host_id: str,
     attempts_max: int,
@@ -71,29 +97,46 @@ def serve_command(
 
     A pool's options: read_only, shared (several hosts reach it), quota=SIZE,
     bandwidth=SIZE (per second), flush=SIZE (how much a crash may cost).
+    Its folder must exist; the first agent that serves it marks it with a pool.json.
     """
     configure(sys.stderr, log_level)
     limits = Limits(attempts_max=attempts_max, queue_max=queue_max)
     try:
-        data.mkdir(parents=True, exist_ok=True, mode=0o750)
         _lock(data)
         described = [*(read_pools(config) if config else []), *map(parse_pool, pools)]
-        asyncio.run(_serve(data, listen, described, host_id, limits))
+        check_folders(described)
+        asyncio.run(
+            _serve(
+                data=data,
+                listen=listen,
+                pools=described,
+                accepted=accepted,
+                host_id=host_id,
+                limits=limits,
+            )
+        )
     except (ConfigInvalid, ListenRefused) as error:
         raise click.UsageError(str(error)) from error
 
 
 async def _serve(
-    data: Path, listen: str, pools: list[FilePool], host_id: str, limits: Limits
+    *,
+    data: Path,
+    listen: str,
+    pools: list[FilePool],
+    accepted: tuple[str, ...],
+    host_id: str,
+    limits: Limits,
 ) -> None:
     spans = telemetry.start("countermand-agent", os.environ)
     journal = ThreadJournal(
         lambda: Journal(open_connection(data / JOURNAL), new_id=lambda: str(uuid.uuid4())),
         fatal=lambda: os._exit(os.EX_SOFTWARE),  # whoever supervises us starts us again
     )
+    identities = await identify(journal, pools, accepted=accepted, new_id=lambda: str(uuid.uuid4()))
     runner = Runner(
         journal=journal,
-        pools={pool.pool_id: _open_pool(pool) for pool in pools},
+        pools={pool.pool_id: _open_pool(pool, identities[pool.pool_id]) for pool in pools},
         executor=ThreadExecutor(2 * limits.attempts_max, name="work"),
         outside=Outside(
             now=_now,
@@ -126,40 +169,61 @@ async def _serve(
     log.info("agent.stopped")
 
 
-def _open_pool(pool: FilePool) -> FileDriver:
+def _open_pool(pool: FilePool, identity: str) -> FileDriver:
     try:
-        return FileDriver(pool, RealFiles())
+        return FileDriver(pool, RealFiles(), identity)
     except OSError as error:
-        raise ConfigInvalid(f"pool {pool.pool_id}: {error}") from error
+        raise ConfigInvalid(f"pool {pool.pool_id} at {pool.path}: {error.strerror}") from error
 
 
 def _lock(data: Path) -> None:
     """Keeps a second agent off the same journal, until this process ends."""
-    handle = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o750)
+        handle = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise ConfigInvalid(f"the journal's folder, {data}: {error.strerror}") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ConfigInvalid(f"another agent is using {data}") from None
 
 
-@main.command("import")
+@main.command(
+    "import",
+    epilog=_example(
+        "countermand-agent import --pool templates=/srv/templates \\",
+        "    --image debian --format qcow2 ./debian.qcow2",
+    ),
+)
 @click.option("--pool", required=True, metavar="ID=PATH", help="The pool.")
 @click.option("--image", required=True, help="The image's id.")
 @click.option("--format", "format_name", required=True, type=click.Choice(["raw", "qcow2"]))
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 def import_command(*, pool: str, image: str, format_name: str, file: Path) -> None:
-    """Copies FILE into a pool as an image that belongs to no attempt."""
+    """Copies FILE into a pool as an image that belongs to no attempt.
+
+    The pool's folder must exist. A qcow2 file must not read through another file.
+    """
     if not names.is_id(image):
         raise click.UsageError(f"image id {image!r} {names.ID_RULE}")
     work = Work(
         attempt=f"{IMPORT_PREFIX}{image}", cluster_id="", note="", now=_now, crash=crash.never
     )
     try:
-        driver = _open_pool(parse_pool(pool))
+        described = parse_pool(pool)
+        driver = _open_pool(described, check_to_import(described))
         for _step in driver.import_file(
             work, file.absolute(), image, image_format=Format(format_name)
         ):
             pass
+        found = driver.find(image)
+        size = tell_size(found.virtual_size_bytes)
+        what = f"{described.pool_id}/{image} ({format_name}, {size})"
+        click.echo(f"Imported {file} as {what}, in {driver.layout.image(image)}")
+    except ImageUnsafe as error:
+        why = error.metadata["why"]
+        raise click.ClickException(f"{file} was not imported: {why}") from error
     except ConfigInvalid as error:
         raise click.UsageError(str(error)) from error
     except CountermandError as error:

@@ -34,6 +34,13 @@ def parse_size(text: str) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
+def tell_size(size_bytes: int) -> str:
+    """Returns a size as `parse_size` reads it, in the largest unit that says it exactly."""
+    units = [unit for unit, size in _UNITS.items() if size_bytes % size == 0]
+    unit = units[-1] if size_bytes else ""
+    return f"{size_bytes // _UNITS[unit]} {unit or 'bytes'}"
+
+
 def parse_pool(text: str) -> FilePool:
     """Returns the pool of "fast=/srv/fast,quota=1GiB,bandwidth=64MiB,read_only,shared"."""
     pool_id, separator, rest = text.partition("=")

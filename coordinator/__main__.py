@@ -60,7 +60,10 @@ class SystemChance:
         return str(uuid.uuid4())
 
 
-@click.group()
+EXAMPLE = "\b\nExample:\n  countermand-coordinator serve --data ./data --listen 127.0.0.1:7700"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXAMPLE)
 def main() -> None:
     """Run the Countermand coordinator.
 
@@ -68,7 +71,7 @@ def main() -> None:
     """
 
 
-@main.command("serve")
+@main.command("serve", epilog=EXAMPLE)
 @click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),
@@ -94,15 +97,15 @@ def main() -> None:
 def serve_command(data: Path, listen: str, log_level: str) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
-    One JSON line on standard output says when and where it is ready:
-
-        countermand-coordinator serve --data ./data --listen 127.0.0.1:7700
+    One JSON line on standard output says when and where it is ready.
     """
     logs.configure(sys.stderr, log_level)
     data.mkdir(parents=True, exist_ok=True)
     try:
         asyncio.run(_serve(data, listen))
-    except (StoreError, ListenRefused) as error:
+    except ListenRefused as error:
+        raise click.UsageError(str(error)) from error
+    except StoreError as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -31,6 +31,11 @@ class Host:
     options: dict[str, str] = field(default_factory=dict)  # pool id → ",option…"
     processes: list[asyncio.subprocess.Process] = field(default_factory=list)
 
+    def make_pools(self) -> None:
+        """Makes the pools' folders, as an administrator would."""
+        for pool_id in self.options:
+            self.pool(pool_id).mkdir(exist_ok=True)
+
     def pool(self, pool_id: str) -> Path:
         """Returns a pool's folder."""
         return self.folder / pool_id
@@ -51,6 +56,7 @@ class Host:
 
     async def start(self, *, crash_point: str = "") -> Agent:
         """Starts the agent and returns once it answers."""
+        self.make_pools()
         pools = [
             f"--pool={pool_id}={self.pool(pool_id)}{options}"
             for pool_id, options in self.options.items()

@@ -15,6 +15,7 @@ from agent.drivers.files import Files, RealFiles
 from agent.drivers.staging import FilePool
 from agent.executors import InlineExecutor
 from agent.journal import InlineJournal, Journal, open_connection
+from agent.pools import identify
 from agent.runner import Limits, Runner
 from agent.work import Outside
 from countermand.rpc import crash
@@ -87,11 +88,15 @@ class Rig:
         """Starts it, on what an earlier life left."""
         connection = open_connection(self.folder / "journal.sqlite")
         journal = InlineJournal(Journal(connection, new_id=lambda: str(uuid.uuid4())))
-        self.pools = {
-            pool_id: FileDriver(
-                FilePool(pool_id=pool_id, path=self.folder / pool_id, **options), self.files
-            )
+        pools = [
+            FilePool(pool_id=pool_id, path=self.folder / pool_id, **options)
             for pool_id, options in self.options.items()
+        ]
+        for pool in pools:
+            pool.path.mkdir(exist_ok=True)
+        identities = await identify(journal, pools, accepted=(), new_id=lambda: str(uuid.uuid4()))
+        self.pools = {
+            pool.pool_id: FileDriver(pool, self.files, identities[pool.pool_id]) for pool in pools
         }
         self.runner = Runner(
             journal=journal,

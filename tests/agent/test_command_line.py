@@ -54,9 +54,13 @@ def test_sizes_have_units():
 def test_imports_a_file_once(tmp_path):
     content = tmp_path / "disk.img"
     content.write_bytes(b"x" * 512)
+    (tmp_path / "p").mkdir()
     arguments = ["import", f"--pool=p={tmp_path}/p", "--image=a", "--format=raw", str(content)]
     first = CliRunner().invoke(main, arguments)
     assert first.exit_code == 0, first.output
+    assert first.output == (
+        f"Imported {content} as p/a (raw, 512 bytes), in {tmp_path}/p/images/a\n"
+    )
     label = json.loads((tmp_path / "p/images/a/image.json").read_text())
     assert (label["attempt"], label["virtual_size_bytes"]) == ("", 512)
     second = CliRunner().invoke(main, arguments)
@@ -97,6 +101,7 @@ async def test_a_stopped_agent_goes_on_where_it_was(host, tmp_path):
     host.options = {"fast": ",bandwidth=1MiB,flush=4MiB"}
     content = tmp_path / "disk.img"
     content.write_bytes(bytes(range(256)) * 2**16)
+    host.make_pools()
     arguments = [f"--pool=fast={host.pool('fast')}", "--image=base", "--format=raw", str(content)]
     assert CliRunner().invoke(main, ["import", *arguments]).exit_code == 0
     agent = await host.start()

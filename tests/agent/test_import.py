@@ -15,6 +15,7 @@ from agent.recovery import IMPORT_PREFIX, replay
 
 async def test_a_starting_agent_leaves_an_import_alone(tmp_path: Path) -> None:
     """An agent that starts sweeps what is nobody's, not what is just being imported."""
+    (tmp_path / "fast").mkdir()
     pool = FileDriver(FilePool(pool_id="fast", path=tmp_path / "fast"), RealFiles())
     half_made = pool.layout.staged(f"{IMPORT_PREFIX}gold")
     nobodys = pool.layout.staged("workflows/w/tasks/t/attempts/1")

@@ -25,6 +25,7 @@ ACTION = copy_action("templates/base", "fast/disk", take_digest=True)
 @pytest.fixture
 async def host(tmp_path):
     host = Host(tmp_path, {"templates": ",read_only", "fast": ",flush=4MiB"})
+    host.make_pools()
     source = tmp_path / "base.img"
     with source.open("wb") as file:
         for offset in (0, 5, 9, 18):

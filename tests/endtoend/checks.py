@@ -135,7 +135,7 @@ def labels(cluster: Cluster) -> dict[str, dict[str, Any]]:
     """Returns the label of every image, by "pool/image"; anything else in a pool is a failure."""
     found = {}
     for pool in cluster.pools:
-        assert {entry.name for entry in pool.iterdir()} <= {"images", "staging"}, pool
+        assert {entry.name for entry in pool.iterdir()} <= {"images", "staging", "pool.json"}, pool
         for folder in (pool / "images").iterdir():
             names = sorted(entry.name for entry in folder.iterdir())
             assert names == ["data.raw", "image.json"], (folder, names)
