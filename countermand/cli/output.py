@@ -107,7 +107,7 @@ def clock(time: Timestamp) -> str:
 
 
 def progress_words(progress: Progress) -> str:
-    """Returns how far something is, in words: "45%  120 MB/s  ETA 12 s"."""
+    """Returns how far something is, in words: "45%  120 MiB/s  ETA 12 s"."""
     if not progress.total:
         return amount(progress.done, progress.unit) if progress.done else ""
     parts = [f"{progress.done * 100 // progress.total}%"]

@@ -24,7 +24,7 @@ from countermand.v1.workflow_pb2 import Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
 NOON = datetime(2026, 3, 2, 12, 0, 0, tzinfo=UTC)
-MB = 1_000_000
+MIB = 1024 * 1024
 BEING_MADE_UP_FOR = {Task.STATE_COMPENSATING, Task.STATE_COMPENSATION_BLOCKED}
 
 
@@ -147,7 +147,7 @@ def no_space(workflow_id: str, task_id: str, host: str) -> Failure:
     return Failure(
         reason="NO_SPACE",
         message=(
-            "Pool fast is full: the copy needs 152 MB, 86 MB are left. "
+            "Pool fast is full: the copy needs 152 MiB, 86 MiB are left. "
             "Free space in it, or choose a larger pool."
         ),
         attempt=names.attempt_name(workflow_id, task_id, 1),
@@ -170,7 +170,7 @@ def succeeded() -> Tale:
     tale = _three_copies("vm-1")
     tale.task(0.02, "disks", Task.STATE_RUNNING)
     for number, (wait_s, end_s, done) in enumerate(
-        ((0.09, 3.4, 118 * MB), (0.11, 4.6, 161 * MB), (0.4, 4.3, 139 * MB)), 1
+        ((0.09, 3.4, 118 * MIB), (0.11, 4.6, 161 * MIB), (0.4, 4.3, 139 * MIB)), 1
     ):
         tale.starts(0.02, f"copy-disk-{number}", run_s=wait_s)
         tale.ends(end_s, f"copy-disk-{number}", "SUCCEEDED", done=done)
@@ -199,13 +199,13 @@ def compensated() -> Tale:
     tale.ends(0.6, "create-data-disk", "SUCCEEDED")
     for number, run_s in enumerate((0.7, 0.74, 1.1), 1):
         tale.starts(0.62, f"copy-disk-{number}", run_s=run_s)
-    tale.ends(3.3, "copy-disk-1", "SUCCEEDED", done=118 * MB)
+    tale.ends(3.3, "copy-disk-1", "SUCCEEDED", done=118 * MIB)
     cause = no_space("vm-2", "copy-disk-3", "host-c")
-    tale.ends(4.1, "copy-disk-3", "FAILED", done=86 * MB, failure=cause)
+    tale.ends(4.1, "copy-disk-3", "FAILED", done=86 * MIB, failure=cause)
     tale.moves(4.1, WorkflowState.WORKFLOW_STATE_COMPENSATING, cause)
     tale.task(4.1, "verify-disks", Task.STATE_CANCELLED)
     tale.task(4.1, "copy-disk-2", Task.STATE_CANCELLING, n=1)
-    tale.ends(4.45, "copy-disk-2", "CANCELLED", done=131 * MB)
+    tale.ends(4.45, "copy-disk-2", "CANCELLED", done=131 * MIB)
     tale.makes_up(4.46, "copy-disk-1")
     tale.restart(5.9)
     tale.ends(6.05, "copy-disk-1", "SUCCEEDED", n=2, to=Task.STATE_COMPENSATED)
@@ -220,13 +220,13 @@ def cancelled() -> Tale:
     tale = _three_copies("vm-4")
     tale.starts(0.02, "copy-disk-1", run_s=0.1)
     tale.starts(0.02, "copy-disk-2", run_s=0.1)
-    tale.ends(2.1, "copy-disk-1", "SUCCEEDED", done=118 * MB)
+    tale.ends(2.1, "copy-disk-1", "SUCCEEDED", done=118 * MIB)
     cause = Failure(reason="CANCELLED", message="Cancelled by local: wrong template. Ask Ann.")
     tale.say(3.0, intervention=Intervention(verb="cancel", principal="local", reason="wrong"))
     tale.moves(3.0, WorkflowState.WORKFLOW_STATE_COMPENSATING, cause)
     tale.task(3.0, "copy-disk-3", Task.STATE_CANCELLED)
     tale.task(3.0, "copy-disk-2", Task.STATE_CANCELLING, n=1)
-    tale.ends(3.2, "copy-disk-2", "CANCELLED", done=90 * MB)
+    tale.ends(3.2, "copy-disk-2", "CANCELLED", done=90 * MIB)
     tale.makes_up(3.22, "copy-disk-1")
     tale.ends(3.5, "copy-disk-1", "SUCCEEDED", n=2, to=Task.STATE_COMPENSATED)
     tale.moves(3.52, WorkflowState.WORKFLOW_STATE_COMPENSATED)
@@ -238,12 +238,12 @@ def blocked(tries: int = 8) -> Tale:
     tale = _three_copies("vm-5")
     for number in (1, 2, 3):
         tale.starts(0.02, f"copy-disk-{number}", run_s=0.1)
-    tale.ends(3.0, "copy-disk-1", "SUCCEEDED", done=118 * MB)
+    tale.ends(3.0, "copy-disk-1", "SUCCEEDED", done=118 * MIB)
     cause = no_space("vm-5", "copy-disk-3", "host-c")
-    tale.ends(4.1, "copy-disk-3", "FAILED", done=86 * MB, failure=cause)
+    tale.ends(4.1, "copy-disk-3", "FAILED", done=86 * MIB, failure=cause)
     tale.moves(4.1, WorkflowState.WORKFLOW_STATE_COMPENSATING, cause)
     tale.task(4.1, "copy-disk-2", Task.STATE_CANCELLING, n=1)
-    tale.ends(4.3, "copy-disk-2", "CANCELLED", done=131 * MB)
+    tale.ends(4.3, "copy-disk-2", "CANCELLED", done=131 * MIB)
     why = Failure(reason="STORAGE_FAILED", message="Pool fast answered EIO.", retriable=True)
     at_s = 4.31
     for attempt in range(2, 2 + tries):

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from countermand.cli.demo import images, proof
+from countermand.cli.demo import images, proof, stage
 from countermand.cli.demo.board import Board
 from countermand.cli.demo.processes import Processes, ProcessFailed
 from countermand.cli.demo.tempo import FAST, NORMAL, Tempo
 from countermand.v1.attempt_pb2 import Progress
 from countermand.v1.workflow_pb2 import AttemptProgress, WatchWorkflowResponse
-from tests.cli.histories import MB, compensated
+from tests.cli.histories import MIB, compensated
 
 READY = 'print(\'{"event": "x.ready", "address": "127.0.0.1:1"}\', flush=True)'
 WAIT = "import time; time.sleep(600)"
@@ -128,7 +128,7 @@ def test_a_pipe_hears_the_story_in_order() -> None:
     board = Board(workflow.tasks)
     said = [words for event in events for words in board.apply(WatchWorkflowResponse(event=event))]
     assert said[-7:] == [
-        "copy-disk-2 on host-b: ⊘ stopped at 131 MB",
+        "copy-disk-2 on host-b: ⊘ stopped at 131 MiB",
         "copy-disk-1 on host-a: delete the copy",
         "a coordinator took over, epoch 2",
         "copy-disk-1 on host-a: ↺ done",
@@ -149,11 +149,32 @@ def test_progress_has_a_pace_and_is_told_by_quarters() -> None:
             break
     said: list[str] = []
     for done in (10, 30, 40, 60):
-        progress = Progress(done=done * MB, total=100 * MB, rate=20 * MB)
+        progress = Progress(done=done * MIB, total=100 * MIB, rate=20 * MIB)
         update = AttemptProgress(attempt=name, progress=progress)
         said += board.apply(WatchWorkflowResponse(progress=update))
     assert said == [
-        "copy-disk-1 on host-a: 30% at 20.0 MB/s",
-        "copy-disk-1 on host-a: 60% at 20.0 MB/s",
+        "copy-disk-1 on host-a: 30% at 20.0 MiB/s",
+        "copy-disk-1 on host-a: 60% at 20.0 MiB/s",
     ]
-    assert board.actions["copy-disk-1"].pace == "20.0 MB/s, 2.0 s left"
+    assert board.actions["copy-disk-1"].pace == "20.0 MiB/s, 2.0 s left"
+
+
+def test_an_attempt_that_has_ended_makes_no_progress() -> None:
+    workflow, events = compensated().told()
+    board = Board(workflow.tasks)
+    for event in events:
+        list(board.apply(WatchWorkflowResponse(event=event)))
+    name = f"{workflow.name}/tasks/copy-disk-3/attempts/1"
+    late = AttemptProgress(attempt=name, progress=Progress(done=84, total=100, rate=42))
+
+    assert list(board.apply(WatchWorkflowResponse(progress=late))) == []
+
+
+def test_a_command_to_type_is_one_that_the_shell_finds(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
+    monkeypatch.setattr("shutil.which", lambda _name: None)
+    assert stage.typed("demo") == f"{tmp_path}/.venv/bin/countermand demo"
+    monkeypatch.chdir(tmp_path)
+    assert stage.typed("demo") == ".venv/bin/countermand demo"
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    assert stage.typed("demo", "--keep") == "countermand demo --keep"

@@ -135,7 +135,7 @@ def test_an_unknown_outcome_is_a_stretch_of_its_own() -> None:
 def test_the_verdict_says_what_failed_where_why_and_what_is_left() -> None:
     verdict = drawn(compensated()).verdict
     assert verdict.sentence == (
-        "copy-disk-3 failed on host-c: pool fast is full: the copy needs 152 MB, 86 MB are left. "
+        "copy-disk-3 failed on host-c: pool fast is full: the copy needs 152 MiB, 86 MiB are left. "
         "Made up for: copy-disk-1 on host-a and create-data-disk on host-a; nothing is left."
     )
     assert [fact.task_id for fact in verdict.clean] == ["copy-disk-2", "copy-disk-3"]
@@ -143,7 +143,9 @@ def test_the_verdict_says_what_failed_where_why_and_what_is_left() -> None:
 
 
 def test_the_verdict_of_success_counts() -> None:
-    assert drawn(succeeded()).verdict.sentence == ("3 tasks on 3 hosts took effect, 418 MB copied.")
+    assert drawn(succeeded()).verdict.sentence == (
+        "3 tasks on 3 hosts took effect, 418 MiB copied."
+    )
 
 
 def test_a_cancelled_workflow_did_not_fail() -> None:
@@ -282,9 +284,9 @@ def test_a_pipe_gets_words_and_glyphs_but_no_colour() -> None:
     assert "\x1b" not in text
     for words in (
         "COMPENSATED",
-        "✗ NO_SPACE at 86.0 MB",
-        "⊘ stopped at 131 MB",
-        "✓ copied 118 MB in 2.6 s",
+        "✗ NO_SPACE at 86.0 MiB",
+        "⊘ stopped at 131 MiB",
+        "✓ copied 118 MiB in 2.6 s",
         "never started",
         "compensation",
         "delete the copy",
@@ -300,6 +302,7 @@ def test_every_width_holds(tale, width: int) -> None:
     lines = printed(tale(), width).splitlines()
     assert max(map(len, lines)) <= width
     assert any("━" in line for line in lines)
+    assert all(line == line.rstrip() for line in lines)
 
 
 # -- the SVG -------------------------------------------------------------------------------------

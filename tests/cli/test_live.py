@@ -50,13 +50,13 @@ def test_a_running_copy_has_a_bar_a_rate_and_an_end():
     started = AttemptStarted(attempt=1, kind=Attempt.KIND_ACTION, host_id="host-a")
     picture.apply(HistoryEvent(task=ONE, attempt_started=started))
     picture.apply(moved(ONE, Task.STATE_RUNNING))
-    progress = Progress(done=500_000_000, total=1_000_000_000, rate=100_000_000, unit="bytes")
+    progress = Progress(done=500 << 20, total=1000 << 20, rate=100 << 20, unit="bytes")
     picture.advance(AttemptProgress(attempt=f"{ONE}/attempts/1", progress=progress))
 
     assert drawn(picture) == [
         "workflows/w  ▸ running",
         "  ▸ copies    running",
-        "    ▸ copy-1  running       @host-a  " + "━" * 12 + "  50%  100 MB/s  ETA 5.0 s",
+        "    ▸ copy-1  running       @host-a  " + "━" * 12 + "  50%  100 MiB/s  ETA 5.0 s",
         "    ○ copy-2  ready         waits for a slot on host-b",
     ]
 

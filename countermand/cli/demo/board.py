@@ -42,7 +42,7 @@ class Line:
 
     @property
     def pace(self) -> str:
-        """Returns rate and time left: "40 MB/s, 1.2 s left"."""
+        """Returns rate and time left: "40 MiB/s, 1.2 s left"."""
         if not self.progress.rate:
             return ""
         left_s = (self.progress.total - self.progress.done) / self.progress.rate
@@ -132,9 +132,12 @@ class Board:
         self._lines[f"{task}/attempts/{started.attempt}"] = line
 
     def _ended(self, task: str, ended: AttemptEnded) -> Iterator[str]:
-        line = self._lines.get(f"{task}/attempts/{ended.attempt}")
+        attempt = f"{task}/attempts/{ended.attempt}"
+        line = self._lines.get(attempt)
         if line is None:
             return
+        if ended.state != Attempt.STATE_UNKNOWN:
+            del self._lines[attempt]  # a report of its progress may still be on its way
         is_compensation = line is self.lane.get(line.task_id)
         done = is_compensation and ended.state == Attempt.STATE_SUCCEEDED
         line.look = task_look(Task.STATE_COMPENSATED) if done else attempt_look(ended.state)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -87,7 +89,9 @@ async def _play(options: Options, screen: Screen, folder: Path) -> int:
             if with_success:
                 await story.succeed(site, client, screen, verdicts)
             if options.scenario != "success":
-                told = await story.compensate(site, client, screen, verdicts)
+                told = await story.compensate(
+                    site, client, screen, verdicts, after_success=with_success
+                )
     _close(options, screen, site, told)
     return _verdict(screen, verdicts, time.monotonic() - begin)
 
@@ -106,17 +110,36 @@ def _close(options: Options, screen: Screen, site: Site, told: Told | None) -> N
     assert site.coordinator is not None
     screen.title("Next")
     if not options.keep:
-        screen.command("countermand demo --keep                    # keeps the folder to look into")
-        screen.command("countermand demo --scenario compensation   # only the failure")
-        screen.command("countermand --help                         # everything else")
+        commands = {
+            typed("demo", "--keep"): "keeps the folder to look into",
+            typed("demo", "--scenario", "compensation"): "only the failure",
+            typed("--help"): "everything else",
+        }
+        width = max(map(len, commands))
+        for command, what in commands.items():
+            screen.command(f"{command:<{width}}   # {what}")
         return
-    address, data = site.coordinator.address, site.coordinator_data
+    address, data = site.coordinator.address, shlex.quote(str(site.coordinator_data))
     screen.say("The processes have ended, their data is kept. Start the coordinator again and ask:")
-    screen.command(f"countermand-coordinator serve --data {data} --listen {address} &")
+    serve = typed("serve", "--data", data, "--listen", address, name="countermand-coordinator")
+    screen.command(f"{serve} 2>/dev/null &")
     screen.command(f"export COUNTERMAND_COORDINATOR={address}")
-    screen.command("countermand workflow list")
-    screen.command("countermand workflow get vm-2")
+    screen.command(typed("workflow", "list"))
+    screen.command(typed("workflow", "get", "vm-2" if told is not None else "vm-1"))
     screen.command(f"ls -R {site.folder / 'pools'}; cat {site.folder / 'logs'}/*.log")
+
+
+def typed(*arguments: str, name: str = "countermand") -> str:
+    """Returns a command that works as it is typed, in the shell that the demo was started from.
+
+    A command that the shell would not find is named by its path; from where it was started if it
+    lies below, as .venv does.
+    """
+    if shutil.which(name) is None:
+        beside = Path(sys.executable).with_name(name)
+        here = Path.cwd()
+        name = str(beside.relative_to(here) if beside.is_relative_to(here) else beside)
+    return " ".join((name, *arguments))
 
 
 def _picture_path(options: Options, folder: Path) -> Path:

@@ -120,11 +120,15 @@ async def succeed(site: Site, client: Client, screen: Screen, verdicts: Verdicts
     verdicts.check(not unequal, words)
 
 
-async def compensate(site: Site, client: Client, screen: Screen, verdicts: Verdicts) -> Told:
+async def compensate(
+    site: Site, client: Client, screen: Screen, verdicts: Verdicts, *, after_success: bool
+) -> Told:
     """Runs into a full pool, kills the coordinator while it makes up for it, and proves the end."""
+    part = "2  Once more, but" if after_success else "1  A virtual machine from the template, but"
+    disk = site.tempo.disks[-1]
     screen.title(
-        f"2  Once more, but {pool_of(HOSTS[-1])} has {site.tempo.room_left_mib} MiB left "
-        f"and {site.tempo.disks[-1].image_id} needs {site.tempo.disks[-1].data_mib}"
+        f"{part} {pool_of(HOSTS[-1])} has {site.tempo.room_left_mib} MiB left "
+        f"and {disk.image_id} needs {disk.data_mib} MiB"
     )
     with screen.busy("listing all pools"):
         before = await asyncio.to_thread(proof.take, site.pools)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
-_THOUSAND: Final = 1000
+# The family that pools are configured in, everywhere: no reader should have to convert.
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_STEP: Final = 1024
 
-# What an attempt did, by its verb: "copied 158 MB". Others say the outcome's word.
+# What an attempt did, by its verb: "copied 158 MiB". Others say the outcome's word.
 _DONE: Final = {
     "create_image": "created",
     "copy_image": "copied",
@@ -22,10 +23,10 @@ _DONE: Final = {
 
 
 def size(amount: float) -> str:
-    """Returns a size in three digits: "158 MB", "1.24 GB"."""
+    """Returns a size in three digits that matter: "158 MiB", "1.24 GiB"."""
     power = 0
-    while amount >= _THOUSAND - 0.5 and power < len(_UNITS) - 1:
-        amount /= _THOUSAND
+    while amount >= _STEP - 0.5 and power < len(_UNITS) - 1:
+        amount /= _STEP
         power += 1
     digits = 0 if power == 0 or amount >= 100 else 1 if amount >= 10 else 2  # noqa: PLR2004 - three digits
     return f"{amount:.{digits}f} {_UNITS[power]}"

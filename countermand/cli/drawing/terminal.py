@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from rich.console import Console, Group
-from rich.padding import Padding
+from rich.console import Console
 from rich.text import Text
 
 from countermand.cli.drawing import captions, phrases
@@ -87,8 +86,11 @@ def draw(timeline: Timeline, console: Console) -> None:
     if timeline.lane:
         lines += [_divider(page), *(_lane_row(page, row) for row in timeline.lane)]
     lines += [Text(), *_markers(page), _legend(page)]
-    everything = Group(*banner(timeline), Text(), *lines)
-    console.print(Padding(everything, (0, 1), expand=False), highlight=False)
+    width = max(console.width - 2, 1)
+    for text in (*banner(timeline), Text(), *lines):
+        for line in text.wrap(console, width):  # by itself, so that nothing is padded
+            line.rstrip()
+            console.print(Text(" ") + line if line else line, highlight=False, soft_wrap=True)
 
 
 def banner(timeline: Timeline) -> list[Text]:
