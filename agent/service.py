@@ -6,14 +6,14 @@ Handlers only raise errors of the table; `countermand.rpc.server` turns them int
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from datetime import datetime
 from functools import partial
 
 from agent import wire
 from agent.attempts import AttemptRecord
-from agent.drivers.driver import Driver, ImageFound
+from agent.drivers.driver import Driver
 from agent.executors import Executor
 from agent.journal import Transaction
 from agent.lookers import Lookers
@@ -74,7 +74,6 @@ from countermand.v1.agent_pb2 import (
     WatchAttemptsResponse,
 )
 from countermand.v1.agent_pb2_grpc import AgentServiceServicer
-from countermand.v1.image_pb2 import Image
 from countermand.v1.verb_pb2 import Action
 
 PAGE_SIZE = 50
@@ -97,7 +96,6 @@ class AgentService(AgentServiceServicer):
         self._lookers = Lookers(runner.pools, lookers or runner.executor)
         self._now = now
         self._version = version
-        self._session_offered = False
 
     # -- verbs ----------------------------------------------------------------------------------
 
@@ -239,9 +237,8 @@ class AgentService(AgentServiceServicer):
         self, request_iterator: AsyncIterator[SessionRequest], context: object
     ) -> AsyncIterator[SessionResponse]:
         """Is not offered yet."""
-        if not self._session_offered:
-            raise CallUnsupported(call="Session")
-        yield SessionResponse()
+        raise CallUnsupported(call="Session")
+        yield SessionResponse()  # type: ignore[unreachable] - it only makes this a stream
 
     async def Forget(self, request: ForgetRequest, context: object) -> ForgetResponse:
         """Allows evidence to be dropped."""
@@ -274,7 +271,8 @@ class AgentService(AgentServiceServicer):
             raise FieldInvalid(Violation("address.image_id", names.ID_RULE))
         driver = self._pool(address.pool_id)
         found = await self._lookers.find(driver, address.image_id)
-        image = self._image(driver, found)
+        holders = self._holders(driver).get(found.image_id, [])
+        image = wire.image(found, driver.pool_id, holders)
         if request.take_digest:
             image.digest = await self._lookers.digest(driver, address.image_id)
         return InspectResponse(image=image)
@@ -286,9 +284,11 @@ class AgentService(AgentServiceServicer):
         found = await self._lookers.list_images(
             driver, after=request.page_token, count_max=size + 1
         )
-        page = found[:size]
+        page, holders = found[:size], self._holders(driver)
         return ListImagesResponse(
-            images=[self._image(driver, image) for image in page],
+            images=[
+                wire.image(image, driver.pool_id, holders.get(image.image_id, [])) for image in page
+            ],
             next_page_token=page[-1].image_id if len(found) > size else "",
         )
 
@@ -317,14 +317,14 @@ class AgentService(AgentServiceServicer):
             raise PoolNotFound(pool=pool_id)
         return driver
 
-    def _image(self, driver: Driver, found: ImageFound) -> Image:
-        holders = [
-            name
-            for name, running in self._runner.running.items()
-            for _, address in catalogue.addresses(wire.action_of(running.record))
-            if (address.pool_id, address.image_id) == (driver.pool_id, found.image_id)
-        ]
-        return wire.image(found, driver.pool_id, holders)
+    def _holders(self, driver: Driver) -> Mapping[str, list[str]]:
+        """Returns who is at work on the images of a pool."""
+        holders: dict[str, list[str]] = {}
+        for name, running in self._runner.running.items():
+            for _, address in catalogue.addresses(wire.action_of(running.record)):
+                if address.pool_id == driver.pool_id:
+                    holders.setdefault(address.image_id, []).append(name)
+        return holders
 
 
 def _read_attempt(
@@ -345,5 +345,11 @@ def _read_attempt(
 
 
 def page_size(asked: int) -> int:
-    """Returns how many to list; the contract's bounds."""
-    return min(asked, PAGE_SIZE_MAX) if asked > 0 else PAGE_SIZE
+    """Returns how many to list; the contract's bounds.
+
+    Raises:
+        FieldInvalid: It is negative.
+    """
+    if asked < 0:
+        raise FieldInvalid(Violation("page_size", "must not be negative"))
+    return min(asked or PAGE_SIZE, PAGE_SIZE_MAX)

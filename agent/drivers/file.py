@@ -6,7 +6,6 @@ into place together with its owner tag. See `layout` for how a pool looks on dis
 
 from __future__ import annotations
 
-import errno
 import logging
 from dataclasses import replace
 from datetime import datetime
@@ -40,9 +39,6 @@ from countermand.rpc.errors import (
 log = logging.getLogger(__name__)
 
 VERBS = frozenset({"create_image", "copy_image", "clone_image", "delete_image", "noop"})
-
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
 
 class FileDriver:
@@ -82,7 +78,9 @@ class FileDriver:
                 self.room.take(self.layout.account(folder), size_bytes)
             if image_format is Format.QCOW2:
                 self._need_qemu("create_image")
-                yield from qemu.create(path, size_bytes=size_bytes, preallocated=preallocated)
+                yield from qemu.create(
+                    path, image=image_id, size_bytes=size_bytes, preallocated=preallocated
+                )
             with self._staging.writing(path) as handle:
                 if image_format is Format.RAW and preallocated:
                     self.files.allocate(handle, size_bytes)
@@ -149,7 +147,7 @@ class FileDriver:
             path, found = self.layout.data(source_id, label)
             self.layout.chain(source_id, label)
             if label.format is Format.QCOW2:
-                return (yield from self._overlay(work, source_id, folder, label))
+                return (yield from self._overlay(work, source_id, image_id, folder, label))
             target = folder / path.name
             with self._staging.reading(path) as reader, self._staging.writing(target) as writer:
                 shares = self.files.share(reader, writer)
@@ -301,11 +299,14 @@ class FileDriver:
         made = self._staging.label(work, image_format, label.virtual_size_bytes)
         return replace(made, written_bytes=written, digest=digest)
 
-    def _overlay(self, work: Work, source_id: str, folder: Path, label: Label) -> Steps[Label]:
+    def _overlay(
+        self, work: Work, source_id: str, image_id: str, folder: Path, label: Label
+    ) -> Steps[Label]:
         self._need_qemu("clone_image")
         target = folder / "data.qcow2"
         yield from qemu.create_overlay(
             target,
+            image=image_id,
             backing=f"../{source_id}/data.{label.format}",
             backing_format=label.format,
             size_bytes=label.virtual_size_bytes,

@@ -48,15 +48,15 @@ def convert(
     yield from _run(arguments, image=source.parent.name, size_bytes=size_bytes, each=each)
 
 
-def create(target: Path, *, size_bytes: int, preallocated: bool) -> Steps[None]:
+def create(target: Path, *, image: str, size_bytes: int, preallocated: bool) -> Steps[None]:
     """Makes an empty qcow2 file."""
     options = f"preallocation={'falloc' if preallocated else 'off'}"
     arguments = [TOOL, "create", "-q", "-f", "qcow2", "-o", options, str(target), str(size_bytes)]
-    yield from _run(arguments, image=target.parent.name)
+    yield from _run(arguments, image=image)
 
 
 def create_overlay(
-    target: Path, *, backing: str, backing_format: Format, size_bytes: int
+    target: Path, *, image: str, backing: str, backing_format: Format, size_bytes: int
 ) -> Steps[None]:
     """Makes a qcow2 file that reads what it lacks from another one.
 
@@ -64,7 +64,7 @@ def create_overlay(
     """
     arguments = [TOOL, "create", "-q", "-u", "-f", "qcow2", "-F", backing_format.value]
     arguments += ["-b", backing, str(target), str(size_bytes)]
-    yield from _run(arguments, image=target.parent.name)
+    yield from _run(arguments, image=image)
 
 
 def _nothing() -> None:

@@ -16,6 +16,6 @@ def noop(context: Context, action: Action) -> Steps[Output]:  # noqa: ARG001 - a
     return Output(noop=NoopOutput())
 
 
-def unnoop(context: Context, action: Action, made_by: str) -> Steps[None]:  # noqa: ARG001
+def unnoop(context: Context, action: Action, made_by: str) -> Steps[None]:  # noqa: ARG001 - likewise
     """Makes up for nothing."""
     yield Step()

@@ -454,3 +454,10 @@ async def test_a_label_that_lies_spoils_its_own_image_only(rig, fields):
 async def test_an_id_that_is_none_never_becomes_a_path(rig):
     with pytest.raises(FieldInvalid):
         rig.pools["fast"].find("../base")
+
+
+@needs_qemu
+async def test_a_tool_that_fails_names_the_image(rig, monkeypatch):
+    monkeypatch.setattr(qemu, "TOOL", "false")
+    failed = await rig.run(COPY, create_action("fast/new", 8 * MIB, format=IMAGE_FORMAT_QCOW2))
+    assert (failed.failure.reason, failed.failure.metadata["image"]) == ("TOOL_FAILED", "new")

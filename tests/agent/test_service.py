@@ -76,6 +76,11 @@ async def test_errors_come_as_statuses_with_reasons(served):
     assert await reason(stub.Inspect(InspectRequest(address=address("fast/no")))) == (
         "IMAGE_NOT_FOUND"
     )
+    for asked in (
+        stub.ListAttempts(ListAttemptsRequest(page_size=-1)),
+        stub.ListImages(ListImagesRequest(pool_id="fast", page_size=-1)),
+    ):
+        assert await reason(asked) == "FIELD_INVALID"
     session = stub.Session()
     await session.write(SessionRequest())
     assert await reason(session.read()) == "CALL_UNSUPPORTED"
@@ -211,6 +216,8 @@ async def test_a_watch_tells_progress_between_changes(served, tmp_path):
     assert update.attempt.progress.total == 3 * 2**22
     held = (await stub.Inspect(InspectRequest(address=address("fast/base")))).image.held_by
     assert list(held) == [name]
+    listed = await stub.ListImages(ListImagesRequest(pool_id="fast"))
+    assert [list(image.held_by) for image in listed.images] == [[name]]
     gate.open()
     await rig.settled(name)
     watching.cancel()
