@@ -238,7 +238,7 @@ class AgentService(AgentServiceServicer):
     ) -> AsyncIterator[SessionResponse]:
         """Is not offered yet."""
         raise CallUnsupported(call="Session")
-        yield SessionResponse()  # type: ignore[unreachable] - it only makes this a stream
+        yield SessionResponse()  # type: ignore[unreachable]  # it only makes this a stream
 
     async def Forget(self, request: ForgetRequest, context: object) -> ForgetResponse:
         """Allows evidence to be dropped."""
