@@ -76,6 +76,19 @@ class Limits:
     queue_max: int = 1024
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """A request that may begin an attempt, as the journal will have it."""
+
+    header: Header
+    kind: Kind
+    lane: Lane
+    request: bytes
+    refusal: CountermandError | None  # why this host cannot do such a thing at all
+    compensates: str = ""
+    compensated: bytes = b""  # the action of that attempt
+
+
 class Runner:
     """Runs the attempts of one agent."""
 
@@ -153,11 +166,13 @@ class Runner:
         catalogue.check(action)
         return await self._uninterrupted(
             self._admit(
-                header,
-                Kind.ACTION,
-                lane=_lane(Kind.ACTION, action),
-                request=action.SerializeToString(deterministic=True),
-                refusal=catalogue.refusal(action, self.pools),
+                _Order(
+                    header=header,
+                    kind=Kind.ACTION,
+                    lane=_lane(Kind.ACTION, action),
+                    request=action.SerializeToString(deterministic=True),
+                    refusal=catalogue.refusal(action, self.pools),
+                )
             )
         )
 
@@ -178,13 +193,15 @@ class Runner:
             refusal = catalogue.refusal(request.replacement, self.pools)
         return await self._uninterrupted(
             self._admit(
-                header,
-                Kind.COMPENSATION,
-                lane=_lane(Kind.COMPENSATION, work.work_of(request)),
-                request=arguments.SerializeToString(deterministic=True),
-                refusal=refusal,
-                compensates=request.compensates,
-                compensated=request.action.SerializeToString(deterministic=True),
+                _Order(
+                    header=header,
+                    kind=Kind.COMPENSATION,
+                    lane=_lane(Kind.COMPENSATION, work.work_of(request)),
+                    request=arguments.SerializeToString(deterministic=True),
+                    refusal=refusal,
+                    compensates=request.compensates,
+                    compensated=request.action.SerializeToString(deterministic=True),
+                )
             )
         )
 
@@ -252,38 +269,14 @@ class Runner:
 
     # -- admission ------------------------------------------------------------------------------
 
-    async def _admit(
-        self,
-        header: Header,
-        kind: Kind,
-        *,
-        lane: Lane,
-        request: bytes,
-        refusal: CountermandError | None,
-        compensates: str = "",
-        compensated: bytes = b"",
-    ) -> Attempt:
-        ticket = self._slots[lane].take()
+    async def _admit(self, order: _Order) -> Attempt:
+        """Decides on an order, in one transaction, and begins what was admitted."""
+        ticket = self._slots[order.lane].take()
         place = Place.FULL if ticket is None else ticket.place
-
-        def decide(tx: Transaction) -> tuple[Decision, AttemptRecord | None]:
-            decision = attempts.admit(header, tx.facts(header), place=place, refusal=refusal)
-            if not isinstance(decision, Refuse) or decision.in_charge:
-                _remember(tx, header)
-            if not isinstance(decision, Admit):
-                return decision, None
-            now = self._outside.now()
-            if kind is Kind.COMPENSATION:
-                _bury(tx, header, compensates, compensated, now)
-            record = attempts.begin(
-                header, kind=kind, request=request, compensates=compensates, place=place, now=now
-            )
-            return decision, tx.put(record)
-
         self._outside.crash(crash_points.BEFORE_JOURNAL)
         admitted: AttemptRecord | None = None
         try:
-            decision, admitted = await self.transact(decide)
+            decision, admitted = await self.transact(self._deciding(order, place))
         finally:
             if ticket is not None and admitted is None:
                 ticket.leave()
@@ -293,19 +286,50 @@ class Runner:
             case Join(record=known):
                 return self.tell(known)
             case Admit():
-                pass
-        assert ticket is not None
-        assert admitted is not None
+                assert ticket is not None
+                assert admitted is not None
+                return await self._begin(order.header, admitted, ticket)
+
+    def _deciding(
+        self, order: _Order, place: Place
+    ) -> Callable[[Transaction], tuple[Decision, AttemptRecord | None]]:
+        header = order.header
+
+        def decide(tx: Transaction) -> tuple[Decision, AttemptRecord | None]:
+            facts = tx.facts(header)
+            decision = attempts.admit(header, facts, place=place, refusal=order.refusal)
+            if not isinstance(decision, Refuse) or decision.in_charge:
+                _remember(tx, header)
+            if not isinstance(decision, Admit):
+                return decision, None
+            now = self._outside.now()
+            if order.kind is Kind.COMPENSATION:
+                _bury(tx, header, order.compensates, order.compensated, now)
+            record = attempts.begin(
+                header,
+                kind=order.kind,
+                request=order.request,
+                compensates=order.compensates,
+                place=place,
+                now=now,
+            )
+            return decision, tx.put(record)
+
+        return decide
+
+    async def _begin(self, header: Header, record: AttemptRecord, ticket: Ticket) -> Attempt:
+        """Launches what was admitted, and says so."""
+        is_action = record.kind is Kind.ACTION
         self._worker.cluster_id = self._worker.cluster_id or header.cluster_id
         self._outside.crash(
-            crash_points.AFTER_JOURNAL if kind is Kind.ACTION else crash_points.AFTER_TOMBSTONE
+            crash_points.AFTER_JOURNAL if is_action else crash_points.AFTER_TOMBSTONE
         )
-        target = self.running.get(compensates)
-        self._launch(admitted, ticket)
+        target = self.running.get(record.compensates)
+        self._launch(record, ticket)
         if target is not None and target.committed:
             # Nothing of it may become visible once we have said that it is made up for.
             await asyncio.shield(target.ended)
-        return self.tell(admitted)
+        return self.tell(record)
 
     async def _uninterrupted(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Ends what was begun even if the caller goes away in the middle of it."""
