@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from countermand.cli.exits import run
-from countermand.cli.settings import OrderedGroup, Settings, examples, shared_options
+from countermand.cli.settings import Address, OrderedGroup, Settings, examples, shared_options
 
 if TYPE_CHECKING:
     from countermand.cli.output import Row
@@ -27,7 +27,7 @@ def host() -> None:
 
 @host.command(epilog=examples("countermand host add host-a 127.0.0.1:7711"))
 @click.argument("host_id")
-@click.argument("address")
+@click.argument("address", type=Address())
 @click.option("--unreachable-allowed", is_flag=True, help="Add it even if it does not answer now.")
 @shared_options()
 @click.pass_obj

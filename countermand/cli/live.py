@@ -145,7 +145,8 @@ async def follow_live(run: Run) -> None:
     # Read after the workflow: what the watch repeats of it is applied once more, harmlessly.
     picture = Picture(workflow, await run.tasks())
     no_colour = click.get_current_context().color is False
-    console = Console(no_color=no_colour, highlight=False)
+    # Without a colour system there is no dim and no bold either.
+    console = Console(color_system=None if no_colour else "auto", highlight=False)
     # Drawn at its own pace and not at every event: a fan-out may send thousands in a second.
     with Live(
         get_renderable=lambda: picture.draw(console.height),

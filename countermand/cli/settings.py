@@ -11,11 +11,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 DEFAULT_COORDINATOR = "127.0.0.1:7700"
+PORT_MAX = 65535
+_SCHEMES = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:", "vsock:")
 FORMATS = ("table", "json", "name")
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -49,6 +52,26 @@ class Span(click.ParamType):  # type: ignore[type-arg]  # generic for type check
         return timedelta(seconds=float(match[1]) * _UNITS_S[match[2] or "s"])
 
 
+class Address(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only
+    """Where a service listens: "host:port", or one of gRPC's own forms, such as "unix:/path"."""
+
+    name = "address"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """Returns the address, or fails with an example."""
+        text = str(value)
+        if text.startswith(_SCHEMES):
+            return text
+        host, _, port = text.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) <= PORT_MAX:
+            self.fail(
+                f"{text!r} is not an address: write host:port, as in 10.0.0.1:7700", param, ctx
+            )
+        return text
+
+
 class OrderedGroup(click.Group):
     """A group that lists its commands as they are written: in the order of a day's work."""
 
@@ -69,12 +92,22 @@ def _colourless(ctx: click.Context, _param: click.Parameter, value: bool) -> Non
         ctx.color = False
 
 
+def checked_picture(
+    _ctx: click.Context, _param: click.Parameter, value: Path | None
+) -> Path | None:
+    """Returns where a picture goes, or refuses a folder that does not exist: it may be misspelt."""
+    if value is not None and not value.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {value.parent}: make it first")
+    return value
+
+
 def shared_options(*, root: bool = False) -> Callable[[_Command], _Command]:
     """Returns a decorator that adds the options every command takes."""
     options = (
         click.option(
             "--coordinator",
             metavar="ADDRESS",
+            type=Address(),
             # Only once: below the root it would win over an option before the command.
             envvar="COUNTERMAND_COORDINATOR" if root else None,
             show_envvar=root,

@@ -9,7 +9,7 @@ import click
 
 from countermand.cli.arguments import named
 from countermand.cli.exits import run
-from countermand.cli.settings import Settings, examples, shared_options
+from countermand.cli.settings import Settings, checked_picture, examples, shared_options
 
 if TYPE_CHECKING:
     from countermand.cli.drawing.model import Timeline
@@ -31,6 +31,7 @@ OUTPUTS_MAX = 64
     "--svg",
     "picture",
     type=click.Path(dir_okay=False, path_type=Path),
+    callback=checked_picture,
     help="Write a picture instead: one file, for a browser or a ticket.",
 )
 @shared_options()
@@ -73,7 +74,6 @@ def _write(drawn: Timeline, path: Path) -> None:
     from countermand.cli.drawing import svg
 
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(svg.draw(drawn), encoding="utf-8")
     except OSError as error:
         raise click.ClickException(f"{path}: {error.strerror}") from error
@@ -86,4 +86,4 @@ def _show(drawn: Timeline) -> None:
     from countermand.cli.drawing import terminal
 
     context = click.get_current_context()
-    terminal.draw(drawn, Console(no_color=context.color is False))
+    terminal.draw(drawn, Console(color_system=None if context.color is False else "auto"))

@@ -15,8 +15,12 @@ from countermand.cli.steer import cancel, pause, resume
 from countermand.cli.timeline import timeline
 
 if TYPE_CHECKING:
-    from countermand.client import Client
+    from countermand.client import Client, Run
+    from countermand.v1.workflow_pb2 import Workflow
     from countermand.v1.workflow_spec_pb2 import WorkflowSpec
+
+# A new workflow may have moved on before its start is answered, but not for long.
+FRESH_NS = 2_000_000_000
 
 
 @click.group(
@@ -84,7 +88,7 @@ def submit(
             return await follow(settings, made)
         if waits:
             return await wait_quietly(settings, made, settled=False)
-        _say_submitted(settings, made.name)
+        _say_submitted(settings, made)
         return 0
 
     run(settings, work, patience=PATIENCE_WHEN_FOLLOWING)
@@ -311,11 +315,35 @@ def _spec(file: TextIO) -> WorkflowSpec:
     return parse_spec(text, origin=str(file.name))
 
 
-def _say_submitted(settings: Settings, name: str) -> None:
+def _existed(answer: Workflow) -> bool:
+    """Returns whether a submit found a workflow that had been started before.
+
+    By the workflow alone, since two hosts' clocks may differ. One that has only just begun, or has
+    moved no more since its first moments, cannot be told from a new one.
+    """
+    from countermand.v1.workflow_state_pb2 import WorkflowState
+
+    if answer.state != WorkflowState.WORKFLOW_STATE_RUNNING:
+        return True
+    moved_ns = answer.update_time.ToNanoseconds() - answer.create_time.ToNanoseconds()
+    return answer.HasField("update_time") and moved_ns > FRESH_NS
+
+
+def _say_submitted(settings: Settings, made: Run) -> None:
+    name = made.name
     if settings.output == "json":
         click.echo(json.dumps({"name": name}))
     elif settings.output == "name":
         click.echo(name)
     else:
+        from countermand.cli.output import paint
+        from countermand.cli.words import workflow_look
+
         workflow_id = name.removeprefix("workflows/")
+        if made.answer is not None and _existed(made.answer):
+            look = paint(workflow_look(made.answer.state))
+            click.echo(
+                f"{name} exists already: {look}. Look: countermand workflow get {workflow_id}"
+            )
+            return
         click.echo(f"Submitted {name}. Follow it: countermand workflow watch {workflow_id}")

@@ -8,6 +8,7 @@ coordinator that stays away becomes an error.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -22,6 +23,8 @@ from countermand.rpc.errors import Busy, CoordinatorUnavailable, CountermandErro
 from countermand.rpc.interceptors import trace_metadata
 from countermand.v1.host_pb2_grpc import HostServiceStub
 from countermand.v1.workflow_pb2_grpc import WorkflowServiceStub
+
+log = logging.getLogger(__name__)
 
 # A restart takes a second or two; the first try again should not wait for the last.
 RETRY_DELAY_S = 0.1
@@ -124,6 +127,7 @@ class Patience:
         """Starts with no failure seen."""
         self._limit_s = limit_s
         self._random = randomness
+        self._told = False
         self.reset()
 
     def reset(self) -> None:
@@ -146,6 +150,11 @@ class Patience:
         now = asyncio.get_running_loop().time()
         if self._give_up_at is None:
             self._give_up_at = now + self._limit_s
+            if self._limit_s > 0 and not self._told:
+                self._told = True  # once: somebody wonders why nothing happens
+                log.info(
+                    "client.waits", extra={"reason": error.reason, "patience_s": self._limit_s}
+                )
         if now + delay_s > self._give_up_at:
             raise error
         await asyncio.sleep(delay_s)

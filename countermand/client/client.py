@@ -16,7 +16,8 @@ from countermand.client.calls import Calls
 from countermand.client.hosts import Hosts
 from countermand.client.run import PAGE_SIZE, Run, new_request_id
 from countermand.rpc import names
-from countermand.rpc.channel import CHANGE_TIMEOUT_S, READ_TIMEOUT_S
+from countermand.rpc.channel import CHANGE_TIMEOUT_S, READ_TIMEOUT_S, REQUEST_BYTES_MAX
+from countermand.rpc.errors import PayloadTooLarge
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import (
     ListWorkflowsRequest,
@@ -49,7 +50,9 @@ class Client:
         Args:
             address: "host:port" of the coordinator.
             patience: How long submits, cancels, waits and watches bear with a coordinator that is
-                away.
+                away, before they raise CoordinatorUnavailable; a minute unless told otherwise. With
+                none running at all, a first submit takes that long to say so: give
+                `timedelta(0)` to hear of it at once. Reads never wait.
             randomness: Where jitter comes from; for tests.
         """
         self.address = address
@@ -100,7 +103,12 @@ class Client:
 
         Repeatable: the same id with the same spec and input is the same workflow, so it is
         sent again by itself while the coordinator is away, for as long as the client's patience
-        or this one.
+        or this one: where none is running, that is how long this takes to fail.
+
+        Raises:
+            CoordinatorUnavailable: It stayed away for as long as that.
+            PayloadTooLarge: Spec, input and labels are together larger than a request may be.
+            WorkflowIdTaken: The id names a workflow with another spec or input.
         """
         request = StartWorkflowRequest(
             workflow_id=workflow_id,
@@ -109,12 +117,13 @@ class Client:
             labels=labels,
             request_id=new_request_id(),
         )
+        _check_size(request)
         method = self._calls.workflows.StartWorkflow
         answer = await self._calls.patiently(
             lambda: self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S),
             limit_s=None if patience is None else patience.total_seconds(),
         )
-        return self.run(answer.workflow.name)
+        return Run(self._calls, answer.workflow.name, answer=answer.workflow)
 
     async def plan(
         self,
@@ -124,6 +133,7 @@ class Client:
     ) -> list[Task]:
         """Returns the tasks that a spec would become, with what would make up for each."""
         request = PlanWorkflowRequest(spec=spec, input=_struct(input))
+        _check_size(request)
         method = self._calls.workflows.PlanWorkflow
         answer = await self._calls.unary(method, request, timeout_s=READ_TIMEOUT_S)
         return list(answer.tasks)
@@ -158,6 +168,15 @@ class Client:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+
+def _check_size(request: StartWorkflowRequest | PlanWorkflowRequest) -> None:
+    """Refuses what the coordinator would refuse by its size, in words."""
+    size_bytes = request.ByteSize()
+    if size_bytes > REQUEST_BYTES_MAX:
+        raise PayloadTooLarge(
+            field="The spec with its input", size_bytes=size_bytes, size_bytes_max=REQUEST_BYTES_MAX
+        )
 
 
 def _struct(fields: Mapping[str, object] | None) -> Struct | None:

@@ -14,6 +14,7 @@ Nothing here checks what the coordinator checks; it only makes what is misspelt 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import TypeAlias
 from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 
+from countermand.client.spec_json import mistakes
 from countermand.rpc.errors import FieldInvalid, Violation
 from countermand.v1 import verb_pb2 as verb
 from countermand.v1.image_pb2 import ImageAddress
@@ -50,6 +52,9 @@ Verb: TypeAlias = (
 )
 Bindings: TypeAlias = Mapping[str, str]  # field of the action -> path of the value
 
+# What protobuf puts before the words that say something, once for each level.
+_PREFIXES = re.compile(r"Failed to (?:parse \S+ field|load JSON|parse JSON): ")
+
 _VERB_FIELDS = {
     field.message_type.full_name: field.name  # type: ignore[union-attr]  # verbs are messages
     for field in verb.Action.DESCRIPTOR.oneofs_by_name["verb"].fields
@@ -69,8 +74,14 @@ def workflow_spec(
     timeout: timedelta | None = None,
     refuse_when_locked: bool = False,
 ) -> WorkflowSpec:
-    """Returns a spec whose tree is a group; the group's own name is not part of the contract."""
-    assert root.HasField("group"), f"the root must be a sequence or parallel, not {root.name}"
+    """Returns a spec whose tree is a group; the group's own name is not part of the contract.
+
+    Raises:
+        FieldInvalid: The root is no group.
+    """
+    if not root.HasField("group"):
+        said = f"must be a sequence or parallel: put the task {root.name} into one"
+        raise FieldInvalid(Violation(field="spec.root", description=said))
     return WorkflowSpec(
         kind=kind,
         root=root.group,
@@ -155,9 +166,15 @@ def action_of(action: Verb) -> verb.Action:
 
 
 def image(address: str) -> ImageAddress:
-    """Returns the address of an image written as "pool/image"."""
+    """Returns the address of an image written as "pool/image".
+
+    Raises:
+        FieldInvalid: It is written otherwise.
+    """
     pool_id, slash, image_id = address.partition("/")
-    assert slash, f"write an image as pool/image, not {address!r}"
+    if not (slash and pool_id and image_id):
+        said = f"write an image as pool/image, not {address!r}"
+        raise FieldInvalid(Violation(field="image", description=said))
     return ImageAddress(pool_id=pool_id, image_id=image_id)
 
 
@@ -225,15 +242,30 @@ def load_spec(path: Path) -> WorkflowSpec:
     Raises:
         FieldInvalid: The file is not a spec; says where.
     """
-    return parse_spec(path.read_text(encoding="utf-8"), origin=str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        said = f"is not UTF-8 text: {error.reason}"
+        raise FieldInvalid(Violation(field=str(path), description=said)) from None
+    return parse_spec(text, origin=str(path))
 
 
 def parse_spec(text: str, *, origin: str = "spec") -> WorkflowSpec:
-    """Returns the spec in a text of protobuf JSON, with names as in the protos or in camel case."""
+    """Returns the spec in a text of protobuf JSON, with names as in the protos or in camel case.
+
+    Raises:
+        FieldInvalid: It is not a spec; names each place and what would be right there.
+    """
     try:
+        found = tuple(mistakes(text, origin=origin))
+        if found:
+            raise FieldInvalid(*found)
         return json_format.Parse(text, WorkflowSpec())
     except json_format.ParseError as error:
-        raise FieldInvalid(Violation(field=origin, description=str(error))) from None
+        said = _PREFIXES.sub("", str(error)).rstrip(".")
+        raise FieldInvalid(Violation(field=origin, description=said)) from None
+    except RecursionError:
+        raise FieldInvalid(Violation(field=origin, description="is nested too deeply")) from None
 
 
 def dump_spec(spec: WorkflowSpec) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from countermand.client.spec import image, parallel, policy, retry, sequence, task, workflow_spec
+from countermand.rpc.errors import FieldInvalid, Violation
 from countermand.v1.verb_pb2 import CopyImage
 from countermand.v1.workflow_spec_pb2 import WorkflowSpec
 
@@ -23,8 +24,12 @@ def add_vm_from_template(
     Args:
         disks: (source, target, host) for each: images as "pool/image", and the host that copies.
         copies_max: Copies at the same time; 0 leaves it to the hosts.
+
+    Raises:
+        FieldInvalid: There is no disk, or an image is not written as "pool/image".
     """
-    assert disks, "a virtual machine without disks needs no copies"
+    if not disks:
+        raise FieldInvalid(Violation(field="disks", description="needs at least one"))
     copies = [
         task(
             f"copy-{number}",

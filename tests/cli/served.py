@@ -7,6 +7,7 @@ one workflow per ending, prints its address, and serves until its standard input
 import asyncio
 import sys
 
+from countermand.client.spec import sequence, task, workflow_spec
 from countermand.v1.annotation_pb2 import Effect
 from countermand.v1.attempt_pb2 import Attempt, Progress
 from countermand.v1.event_pb2 import (
@@ -18,6 +19,7 @@ from countermand.v1.event_pb2 import (
 )
 from countermand.v1.failure_pb2 import Failure
 from countermand.v1.task_pb2 import Task
+from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_pb2 import Need
 from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.rpc.scripted import COMPENSATED, SUCCEEDED, Scripted, ScriptedHosts, start
@@ -75,6 +77,11 @@ async def script(scripted: Scripted) -> None:
     await scripted.move(blocked, WorkflowState.WORKFLOW_STATE_BLOCKED)
 
     await make_up(scripted)
+
+    finished = scripted.add("finished")
+    spec = workflow_spec("done", sequence("all", task("one", action=Noop())))
+    scripted.requests[finished.name] = spec
+    await scripted.move(finished, SUCCEEDED)
 
 
 async def make_up(scripted: Scripted) -> None:

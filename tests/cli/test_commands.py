@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -60,8 +61,23 @@ def test_a_wait_for_the_end_does_not_stop_at_blocked(run):
         ("workflow", "wait", "good", "--timeout", "soon"),
         ("workflow", "resume", "good", "--rerun", "copy-1"),
         ("hosts",),
+        ("--coordinator", "nonsense", "host", "list"),
+        ("host", "list", "--coordinator", ":7700"),
+        ("host", "list", "--coordinator", "host-a:99999"),
+        ("host", "add", "host-a", "host-a"),
     ],
-    ids=["no-reason", "state", "label", "duration", "decision", "command"],
+    ids=[
+        "no-reason",
+        "state",
+        "label",
+        "duration",
+        "decision",
+        "command",
+        "no-address",
+        "no-host",
+        "no-port",
+        "no-agent",
+    ],
 )
 def test_wrong_usage_is_2_and_says_what_is_right(run, args):
     done = run(*args)
@@ -147,6 +163,24 @@ def test_an_output_that_is_full_is_an_error_in_one_line(coordinator, args):
 
 
 # -- what is shown ------------------------------------------------------------------------------
+
+
+def test_a_repeated_submit_says_how_the_workflow_stands(run):
+    spec = dump_spec(workflow_spec("done", sequence("all", task("one", action=Noop()))))
+    done = run("workflow", "submit", "-", "--id", "finished", given=spec)
+
+    assert done.stdout == (
+        "workflows/finished exists already: ✓ succeeded. Look: countermand workflow get finished\n"
+    )
+
+
+def test_a_spec_that_is_too_large_is_refused_in_words(run):
+    spec = json.dumps({"kind": "x" * 300_000, "root": {"members": [{"name": "a"}]}})
+    done = run("workflow", "submit", "-", "--id", "large", given=spec)
+
+    assert done.exit_code == 1
+    assert "The spec with its input has 300" in done.stderr
+    assert "more than 262144" in done.stderr
 
 
 def test_submitting_says_how_to_follow_and_repeats_harmlessly(run):
@@ -261,6 +295,7 @@ def test_on_a_terminal_the_watch_is_a_tree_and_can_do_without_colour(coordinator
     assert "delete the copy" in plain
     assert "\x1b[35m" in done  # magenta: made up for
     assert "\x1b[35m" not in plain
+    assert not re.search(r"\x1b\[[0-9;]*m", plain)  # nor dim, nor bold
 
 
 def test_an_interrupted_watch_leaves_the_workflow_alone(coordinator):

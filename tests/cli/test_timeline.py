@@ -24,8 +24,8 @@ def test_the_terminal_shows_the_lane_and_the_verdict(run):
     assert "\x1b" not in done.stdout
 
 
-def test_the_picture_is_one_file_in_a_folder_that_is_made(run, tmp_path):
-    picture = tmp_path / "pictures" / "made-up.svg"
+def test_the_picture_is_one_file(run, tmp_path):
+    picture = tmp_path / "made-up.svg"
     done = run("workflow", "timeline", "made-up", "--svg", str(picture))
 
     assert (done.exit_code, done.stdout) == (0, f"Wrote {picture}.\n")
@@ -54,9 +54,18 @@ def test_a_drawing_is_neither_json_nor_a_name(form):
     assert "events -o json" in done.stderr
 
 
+@pytest.mark.parametrize("command", [["workflow", "timeline", "made-up"], ["demo"]])
+def test_a_folder_that_does_not_exist_is_not_made(run, tmp_path, command):
+    done = run(*command, "--svg", str(tmp_path / "pictures" / "made-up.svg"))
+
+    assert done.exit_code == 2
+    assert "there is no folder" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_picture_that_cannot_be_written_says_why(run, tmp_path):
-    (tmp_path / "file").write_text("no folder")
-    done = run("workflow", "timeline", "made-up", "--svg", str(tmp_path / "file" / "made-up.svg"))
+    picture = tmp_path / ("x" * 300)
+    done = run("workflow", "timeline", "made-up", "--svg", str(picture))
 
     assert done.exit_code == 1
-    assert "File exists" in done.stderr or "Not a directory" in done.stderr
+    assert "File name too long" in done.stderr

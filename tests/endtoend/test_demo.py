@@ -49,7 +49,7 @@ def demo_processes(folder: Path) -> list[str]:
 
 
 def test_the_whole_story_holds(tmp_path: Path) -> None:
-    picture = tmp_path / "pictures" / "vm-2.svg"
+    picture = tmp_path / "vm-2.svg"
     code, said = played(picture=picture)
     assert code == 0, said
     for words in (

@@ -411,4 +411,56 @@ def test_a_misspelt_field_in_a_file_is_named():
     with pytest.raises(FieldInvalid, match="kindd") as raised:
         parse_spec('{"kindd": "x"}', origin="add-vm.json")
 
-    assert raised.value.violations[0].field == "add-vm.json"
+    assert raised.value.violations[0].field == "spec.kindd"
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "said"),
+    [
+        ('{"kind":', "add-vm.json", "is not JSON: "),
+        ('{"kind": "a", "kind": "b"}', "add-vm.json", "duplicate key kind"),
+        ("[]", "spec", "must be an object {…}, not a list"),
+        ('{"kind": 5}', "spec.kind", "must be a text, not 5"),
+        ('{"root": {"name": "a", "task": {}}}', "spec.root", "put the task into its members"),
+        ('{"root": {"group": {}}}', "spec.root", "is a group itself"),
+        ('{"root": {"members": {}}}', "spec.root.members", "must be a list […], not an object"),
+        ('{"root": {"members": [{"taks": 1}]}}', "spec.root.members[0].taks", "is task meant?"),
+        ('{"root": {"members": [null]}}', "spec.root.members[0]", "not null"),
+        ('{"root": {"kind": "SEQ"}}', "spec.root.kind", "must be one of KIND_SEQUENCE, KIND_PARA"),
+        ('{"root": {"concurrency_max": 1.5}}', "spec.root.concurrency_max", "a whole number"),
+        ('{"timeout": "5 min"}', "spec.timeout", 'must be a duration such as "30s", not "5 min"'),
+        (
+            '{"root": {"members": [{"task": {"action": {"noop": {}, "copy_image": {}}}}]}}',
+            "spec.root.members[0].task.action",
+            "has noop and copy_image: only one",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_spec_is_said_with_its_place(text, field, said):
+    with pytest.raises(FieldInvalid) as raised:
+        parse_spec(text, origin="add-vm.json")
+
+    (violation,) = raised.value.violations
+    assert violation.field == field
+    assert said in violation.description
+
+
+def test_all_that_is_wrong_in_a_spec_is_said_at_once():
+    with pytest.raises(FieldInvalid) as raised:
+        parse_spec('{"kind": 1, "timeout": 2, "root": {"members": 3}}')
+
+    assert [one.field for one in raised.value.violations] == [
+        "spec.kind",
+        "spec.timeout",
+        "spec.root.members",
+    ]
+
+
+def test_builders_say_what_is_wrong():
+    for wrong in (
+        lambda: image("no-pool"),
+        lambda: add_vm_from_template([]),
+        lambda: workflow_spec("x", task("a", action=Noop())),
+    ):
+        with pytest.raises(FieldInvalid):
+            wrong()

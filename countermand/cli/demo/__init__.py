@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from countermand.cli.settings import examples
+from countermand.cli.settings import checked_picture, examples
 
 
 @click.command(
@@ -30,6 +30,7 @@ from countermand.cli.settings import examples
     "--svg",
     "picture",
     type=click.Path(dir_okay=False, path_type=Path),
+    callback=checked_picture,
     help="Where to write the picture; by default among the temporary files.",
 )
 @click.option("--no-color", is_flag=True, help="Without colours; NO_COLOR does the same.")

@@ -49,7 +49,7 @@ class Options:
 
 def play(options: Options, console: Console | None = None) -> int:
     """Plays the demo; returns the exit code: 0 only if everything it claims was seen to hold."""
-    console = console or Console(no_color=options.colourless or None)
+    console = console or Console(color_system=None if options.colourless else "auto")
     screen = Screen(console)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     try:

@@ -178,7 +178,6 @@ async def read(run: Run) -> Told:
 
 def draw(told: Told, path: Path) -> None:
     """Writes the timeline as an SVG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(svg.draw(timeline(told.workflow, told.events)), encoding="utf-8")
 
 
