@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 
 import click
 
 from countermand.cli.exits import code_of
-from countermand.cli.lines import show_event
+from countermand.cli.lines import Pace, show_event
 from countermand.cli.output import paint, show_json
 from countermand.cli.settings import Settings
 from countermand.cli.words import workflow_look
@@ -25,9 +26,16 @@ async def follow(settings: Settings, run: Run) -> int:
 
         await follow_live(run)
     else:
-        async for update in run.watch(events_only=True):
-            if update.HasField("event"):
-                show_event(settings, update.event)
+        pace = Pace(lambda: datetime.now(UTC))
+        async for update in run.watch(events_only=settings.output != "table"):
+            match update.WhichOneof("update"):
+                case "event":
+                    pace.apply(update.event)
+                    show_event(settings, update.event)
+                case "progress" if words := pace.line(update.progress):
+                    click.echo(words)
+                case _:
+                    pass
     workflow = await run.get()
     if settings.output == "table":
         click.echo(await verdict(run, workflow))

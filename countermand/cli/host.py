@@ -136,7 +136,7 @@ def _show(settings: Settings, hosts: list[Host]) -> None:
 
 
 def _row(found: Host) -> Row:
-    from countermand.cli.output import clip
+    from countermand.cli.output import clip, said
     from countermand.cli.words import host_look
 
     pools = ",".join(pool.pool_id for pool in found.pools)
@@ -147,18 +147,18 @@ def _row(found: Host) -> Row:
         found.address,
         pools or "-",
         window,
-        clip(found.problem.message),
+        clip(said(found.problem)),
     )
 
 
 def _describe(found: Host) -> None:
     from countermand.cli.drawing import phrases
-    from countermand.cli.output import age, paint, table
+    from countermand.cli.output import age, paint, said, table
     from countermand.cli.words import host_look
 
     click.echo(f"{found.name}  {paint(host_look(found.state))}  {found.address}")
     if found.HasField("problem"):
-        click.echo(f"  problem: {found.problem.message} ({found.problem.reason})")
+        click.echo(f"  problem: {said(found.problem)} ({found.problem.reason})")
     heard = f", last heard of {age(found.seen_time)} ago" if found.HasField("seen_time") else ""
     click.echo(f"  agent {found.version or '(not known yet)'}{heard}")
     click.echo(f"  {phrases.count(found.open_attempts, 'attempt')} open, window {found.window}")

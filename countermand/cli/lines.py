@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
 
 import click
 
 from countermand.cli.drawing import phrases
-from countermand.cli.output import as_json, clock, paint, progress_words
+from countermand.cli.output import as_json, clock, paint, progress_words, said
 from countermand.cli.settings import Settings
 from countermand.cli.tables import task_id
 from countermand.cli.words import attempt_look, task_look, workflow_look
+from countermand.rpc import names
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.event_pb2 import AttemptEnded, AttemptStarted, HistoryEvent
 from countermand.v1.failure_pb2 import Failure
+from countermand.v1.workflow_pb2 import AttemptProgress
 from countermand.v1.workflow_state_pb2 import WorkflowState
+
+PROGRESS_EVERY: Final = timedelta(seconds=5)  # a log is read later: a sign of life is enough
 
 
 def show_event(settings: Settings, event: HistoryEvent) -> None:
@@ -73,6 +80,37 @@ def words(event: HistoryEvent) -> str:
             return "something this version has no words for"
 
 
+class Pace:
+    """Says now and then how far each attempt is, until it has ended."""
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        """Starts with no attempt known."""
+        self._now = now
+        self._due: dict[str, datetime] = {}  # by the attempt's name
+
+    def apply(self, event: HistoryEvent) -> None:
+        """Takes in which attempts are under way."""
+        match event.WhichOneof("event"):
+            case "attempt_started":
+                attempt = f"{event.task}/attempts/{event.attempt_started.attempt}"
+                self._due[attempt] = self._now() + PROGRESS_EVERY
+            case "attempt_ended" if event.attempt_ended.state != Attempt.STATE_UNKNOWN:
+                self._due.pop(f"{event.task}/attempts/{event.attempt_ended.attempt}", None)
+            case _:
+                pass
+
+    def line(self, update: AttemptProgress) -> str:
+        """Returns a line about an attempt; none before it is due, or for one that has ended."""
+        due, attempt = self._due.get(update.attempt), names.parse_attempt(update.attempt)
+        now = self._now()
+        done = progress_words(update.progress)
+        if due is None or attempt is None or now < due or not done:
+            return ""
+        self._due[update.attempt] = now + PROGRESS_EVERY
+        when = f"{now:%H:%M:%S}.{now.microsecond // 1000:03d}Z"
+        return f"{when}        {attempt.task_id:<16}  attempt {attempt.number} is at {done}"
+
+
 def _started(started: AttemptStarted) -> str:
     if started.kind == Attempt.KIND_COMPENSATION:
         what = f"attempt {started.attempt} makes up for attempt {started.compensates}"
@@ -88,4 +126,4 @@ def _ended(ended: AttemptEnded) -> str:
 
 
 def _because(failure: Failure) -> str:
-    return f": {failure.message} ({failure.reason})" if failure.reason else ""
+    return f": {said(failure)} ({failure.reason})" if failure.reason else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Iterable
 
@@ -13,8 +15,9 @@ from rich.text import Text
 from countermand.cli.output import amount, progress_words
 from countermand.cli.tables import depths_of, task_id, why
 from countermand.cli.words import Look, task_look, workflow_look
-from countermand.client.run import GROUPS, Run
+from countermand.client.run import GROUPS, PAGE_SIZE, Run
 from countermand.rpc import names
+from countermand.rpc.errors import CountermandError
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.event_pb2 import HistoryEvent
 from countermand.v1.task_pb2 import Task
@@ -22,6 +25,7 @@ from countermand.v1.workflow_pb2 import AttemptProgress, Workflow
 
 BAR_WIDTH = 12  # with a rate and an end beside it, a line still fits into 80 columns
 NAME_WIDTH_MAX = 32
+LOOK_AGAIN_S = 3.0  # a host that falls silent is said to after ten
 REFRESHES_PER_SECOND = 8  # smooth to the eye, and nothing to the processor
 
 # Worth a line even when the tree is taller than the terminal.
@@ -115,6 +119,14 @@ class Picture:
         if task is not None:
             task.progress.CopyFrom(update.progress)
 
+    def look_again(self, tasks: Iterable[Task]) -> None:
+        """Takes in what no event tells: what keeps an attempt, and that it makes no progress."""
+        for seen in tasks:
+            task = self.tasks.get(seen.name)
+            if task is not None and task.state == seen.state:
+                task.waits_for = seen.waits_for
+                task.progress.rate = seen.progress.rate
+
     def _move(self, task: Task, state: Task.State.ValueType) -> None:
         """Moves a task, and the groups above it along."""
         members = self._members[task.parent]
@@ -153,16 +165,28 @@ async def follow_live(run: Run) -> None:
         console=console,
         refresh_per_second=REFRESHES_PER_SECOND,
     ):
-        async for update in run.watch(workflow.last_sequence):
-            match update.WhichOneof("update"):
-                case "event":
-                    picture.apply(update.event)
-                case "progress":
-                    picture.advance(update.progress)
-                case _:
-                    pass
+        looking = asyncio.create_task(_look_again(run, picture))
+        try:
+            async for update in run.watch(workflow.last_sequence):
+                match update.WhichOneof("update"):
+                    case "event":
+                        picture.apply(update.event)
+                    case "progress":
+                        picture.advance(update.progress)
+                    case _:
+                        pass
+        finally:
+            looking.cancel()
         # Once more as the coordinator itself sums it up.
         picture = Picture(await run.get(), await run.tasks())
+
+
+async def _look_again(run: Run, picture: Picture) -> None:
+    """Asks now and then for what no event tells; a coordinator that is away is asked again."""
+    while len(picture.tasks) <= PAGE_SIZE:  # one call; a larger tree shows but a part of itself
+        await asyncio.sleep(LOOK_AGAIN_S)
+        with contextlib.suppress(CountermandError):
+            picture.look_again(await run.tasks())
 
 
 def _head(workflow: Workflow) -> Text:
@@ -185,9 +209,13 @@ def _line(task: Task, depth: int, width: int) -> Text:
         text.append(f"@{task.host_id}  ", style="default")
     if task.state in _MADE_UP and task.opposite:
         text.append(task.opposite)
+        if task.waits_for:
+            text.append(f"  {task.waits_for}", style="yellow")
     elif task.state == Task.STATE_RUNNING and task.progress.total:
         text.append_text(_bar(task.progress.done, task.progress.total))
         text.append(f"  {progress_words(task.progress)}", style="default")
+        if task.waits_for:
+            text.append(f"  {task.waits_for}", style="yellow")
     else:
         text.append(why(task) or _done(task), style=None if why(task) else "default")
     text.no_wrap = True

@@ -19,6 +19,7 @@ from countermand.cli.drawing import phrases
 from countermand.cli.settings import Settings
 from countermand.cli.words import Look
 from countermand.v1.attempt_pb2 import Progress
+from countermand.v1.failure_pb2 import Failure
 from countermand.v1.host_pb2 import Host
 from countermand.v1.workflow_pb2 import Workflow
 
@@ -91,6 +92,18 @@ def show_one(settings: Settings, shown: Workflow | Host) -> None:
         show_json(shown)
     else:
         click.echo(shown.name)
+
+
+# Reasons that are gRPC's own: its words speak of sockets, and these of what to do.
+_RAW = {
+    "UNAVAILABLE": "The agent does not answer: is it running, and is its address right?",
+    "DEADLINE_EXCEEDED": "The agent did not answer in time.",
+}
+
+
+def said(failure: Failure) -> str:
+    """Returns a failure's message, in our words where they are gRPC's."""
+    return _RAW.get(failure.reason, failure.message)
 
 
 def age(time: Timestamp) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from countermand.cli.drawing import phrases
-from countermand.cli.output import Row, age, amount, clip, paint, progress_words, show_all
+from countermand.cli.output import Row, age, amount, clip, paint, progress_words, said, show_all
 from countermand.cli.settings import Settings
 from countermand.cli.words import WORKFLOW, task_look, workflow_look
 from countermand.rpc import names
@@ -30,6 +30,17 @@ KINDS = {
     Task.KIND_WORKFLOW: "workflow",
     Task.KIND_EXTERNAL: "external",
 }
+
+# An attempt is out, and what it waits for is a sentence: "host-a has not answered for 12 s".
+IN_FLIGHT = frozenset(
+    {
+        Task.STATE_STARTING,
+        Task.STATE_RUNNING,
+        Task.STATE_UNKNOWN,
+        Task.STATE_CANCELLING,
+        Task.STATE_COMPENSATING,
+    }
+)
 
 
 def workflow_states(words: Sequence[str]) -> list[WorkflowState.ValueType]:
@@ -107,7 +118,7 @@ def describe(one: Workflow, tasks: Sequence[Task]) -> None:
     if one.trace_id:
         click.echo(f"  trace {one.trace_id}")
     if one.HasField("cause"):
-        click.echo(f"  cause: {one.cause.message} ({one.cause.reason})")
+        click.echo(f"  cause: {said(one.cause)} ({one.cause.reason})")
     for need in one.needs:
         click.echo(f"  needs somebody: {need.message} ({need.reason})")
     for leftover in one.leftovers:
@@ -128,11 +139,16 @@ def verb_of(task: Task) -> str:
 
 
 def why(task: Task) -> str:
-    """Returns what is wrong with a task, or what it waits for."""
+    """Returns what is wrong with a task, or what it waits for.
+
+    Of one in flight what keeps it now: an earlier attempt's failure is no news any more.
+    """
+    if task.waits_for and task.state in IN_FLIGHT:
+        return task.waits_for
     if task.HasField("compensation_failure"):
-        return f"{task.compensation_failure.reason}: {task.compensation_failure.message}"
+        return f"{task.compensation_failure.reason}: {said(task.compensation_failure)}"
     if task.HasField("failure"):
-        return f"{task.failure.reason}: {task.failure.message}"
+        return f"{task.failure.reason}: {said(task.failure)}"
     return f"waits for {task.waits_for}" if task.waits_for else ""
 
 
@@ -161,5 +177,5 @@ def _workflow_row(one: Workflow) -> Row:
         workflow_look(one.state),
         f"{counts.get(Task.STATE_SUCCEEDED, 0)}/{total}" if total else "-",
         age(one.create_time),
-        clip(needs or (f"{one.cause.reason}: {one.cause.message}" if one.cause.reason else "")),
+        clip(needs or (f"{one.cause.reason}: {said(one.cause)}" if one.cause.reason else "")),
     )

@@ -1,13 +1,18 @@
 """What the live tree shows of a workflow that moves."""
 
+from datetime import UTC, datetime
+
 import pytest
 from rich.console import Console
 
 from coordinator.wire import view
 from countermand.cli import live
+from countermand.cli.lines import Pace
 from countermand.cli.live import Picture, rolled_up
+from countermand.cli.tables import why
 from countermand.v1.attempt_pb2 import Attempt, Progress
 from countermand.v1.event_pb2 import (
+    AttemptEnded,
     AttemptStarted,
     HistoryEvent,
     TaskStateChanged,
@@ -138,3 +143,65 @@ def test_what_this_version_does_not_know_is_passed_over():
     picture.advance(AttemptProgress(attempt="nonsense"))
 
     assert drawn(picture) == before
+
+
+def test_a_silent_host_shows_and_has_no_pace():
+    picture = a_picture()
+    started = AttemptStarted(attempt=1, kind=Attempt.KIND_ACTION, host_id="host-a")
+    picture.apply(HistoryEvent(task=ONE, attempt_started=started))
+    picture.apply(moved(ONE, Task.STATE_RUNNING))
+    progress = Progress(done=50, total=100, rate=10, unit="bytes")
+    picture.advance(AttemptProgress(attempt=f"{ONE}/attempts/1", progress=progress))
+    silent = Task(name=ONE, state=Task.STATE_RUNNING, waits_for="host-a has not answered for 12 s")
+    silent.progress.CopyFrom(Progress(done=50, total=100, unit="bytes"))
+    picture.look_again([silent])
+
+    assert drawn(picture)[2] == (
+        "    ▸ copy-1  running       @host-a  "
+        + "━" * 12
+        + "  50%  host-a has not answered for 12 s"
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("READY", "waits for host-a has not answered"),
+        ("STARTING", "host-a has not answered"),
+        ("RUNNING", "host-a has not answered"),
+        ("UNKNOWN", "host-a has not answered"),
+        ("CANCELLING", "host-a has not answered"),
+        ("FAILED", "HOST_UNREACHABLE: gone"),
+    ],
+)
+def test_of_an_attempt_in_flight_the_tables_say_what_keeps_it(state, said):
+    task = Task(state=Task.State.Value(f"STATE_{state}"), waits_for="host-a has not answered")
+    if state != "READY":
+        task.failure.CopyFrom(Failure(reason="HOST_UNREACHABLE", message="gone"))
+
+    assert why(task) == said
+
+
+def test_words_of_grpc_are_said_in_ours():
+    raw = Failure(reason="UNAVAILABLE", message="failed to connect to all addresses; last error:")
+
+    assert why(Task(failure=raw)).startswith("UNAVAILABLE: The agent does not answer:")
+
+
+def test_a_pipe_hears_of_progress_now_and_then_and_never_of_what_has_ended():
+    now = [datetime(2026, 3, 2, 12, tzinfo=UTC)]
+    pace = Pace(lambda: now[0])
+    progress = Progress(done=50 << 20, total=100 << 20, rate=10 << 20, unit="bytes")
+    update = AttemptProgress(attempt=f"{ONE}/attempts/1", progress=progress)
+    pace.apply(HistoryEvent(task=ONE, attempt_started=AttemptStarted(attempt=1)))
+    said = []
+    for seconds in range(12):
+        now[0] = datetime(2026, 3, 2, 12, 0, seconds, tzinfo=UTC)
+        said.append(pace.line(update))
+    ended = AttemptEnded(attempt=1, state=Attempt.STATE_FAILED)
+    pace.apply(HistoryEvent(task=ONE, attempt_ended=ended))
+    now[0] = datetime(2026, 3, 2, 12, 1, tzinfo=UTC)
+
+    assert [line.split("  ", 1)[0] for line in said if line] == ["12:00:05.000Z", "12:00:10.000Z"]
+    assert said[5].endswith("copy-1            attempt 1 is at 50%  10.0 MiB/s  ETA 5.0 s")
+    assert pace.line(update) == ""
