@@ -143,7 +143,8 @@ def why(task: Task) -> str:
 
     Of one in flight what keeps it now: an earlier attempt's failure is no news any more.
     """
-    if task.waits_for and task.state in IN_FLIGHT:
+    # "attempt 3, due …" is a wait by itself, and the failure before it is the news.
+    if task.state in IN_FLIGHT and task.waits_for and not task.waits_for.startswith("attempt "):
         return task.waits_for
     if task.HasField("compensation_failure"):
         return f"{task.compensation_failure.reason}: {said(task.compensation_failure)}"

@@ -25,6 +25,22 @@ def test_every_command_teaches_by_an_example(group, name):
     assert f"countermand {group.name} {name}" in done.output
 
 
+def test_the_demo_teaches_by_examples():
+    done = CliRunner().invoke(main, ["demo", "--help"])
+
+    assert done.output.rstrip().splitlines()[-1].strip() == "countermand demo --fast --keep"
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [("workflow", "pause"), ("workflow", "resume"), ("host", "drain")]
+)
+def test_what_is_not_served_yet_says_so_before_it_is_tried(group, name):
+    lines = CliRunner().invoke(main, [group, "--help"]).output.splitlines()
+
+    (line,) = [line for line in lines if line.split()[:1] == [name]]
+    assert line.endswith("(not served yet).")
+
+
 def test_the_first_help_names_every_command_and_exit_code():
     done = CliRunner().invoke(main, ["--help"])
 

@@ -182,6 +182,14 @@ def test_of_an_attempt_in_flight_the_tables_say_what_keeps_it(state, said):
     assert why(task) == said
 
 
+def test_a_compensation_between_two_tries_says_why_the_last_one_failed():
+    failure = Failure(reason="STORAGE_FAILED", message="EIO")
+    state = Task.STATE_COMPENSATING
+    task = Task(state=state, waits_for="attempt 3, due soon", compensation_failure=failure)
+
+    assert why(task) == "STORAGE_FAILED: EIO"
+
+
 def test_words_of_grpc_are_said_in_ours():
     raw = Failure(reason="UNAVAILABLE", message="failed to connect to all addresses; last error:")
 
