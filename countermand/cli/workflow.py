@@ -15,12 +15,9 @@ from countermand.cli.steer import cancel, pause, resume
 from countermand.cli.timeline import timeline
 
 if TYPE_CHECKING:
-    from countermand.client import Client, Run
+    from countermand.client import Client
     from countermand.v1.workflow_pb2 import Workflow
     from countermand.v1.workflow_spec_pb2 import WorkflowSpec
-
-# A new workflow may have moved on before its start is answered, but not for long.
-FRESH_NS = 2_000_000_000
 
 
 @click.group(
@@ -81,14 +78,16 @@ def submit(
 
         # The spec is read before anything is asked, and the start does not wait for a restart: a
         # mistyped address should be heard of at once.
+        spec = _spec(file)
+        existing = await _existing(client, workflow_id)
         made = await client.submit(
-            _spec(file), workflow_id=workflow_id, input=given, labels=pairs, patience=PATIENCE
+            spec, workflow_id=workflow_id, input=given, labels=pairs, patience=PATIENCE
         )
         if watches:
             return await follow(settings, made)
         if waits:
             return await wait_quietly(settings, made, settled=False)
-        _say_submitted(settings, made)
+        _say_submitted(settings, made.name, existing)
         return 0
 
     run(settings, work, patience=PATIENCE_WHEN_FOLLOWING)
@@ -315,22 +314,20 @@ def _spec(file: TextIO) -> WorkflowSpec:
     return parse_spec(text, origin=str(file.name))
 
 
-def _existed(answer: Workflow) -> bool:
-    """Returns whether a submit found a workflow that had been started before.
+async def _existing(client: Client, workflow_id: str) -> Workflow | None:
+    """Returns the workflow that a submit will find, so that it is not called a new one.
 
-    By the workflow alone, since two hosts' clocks may differ. One that has only just begun, or has
-    moved no more since its first moments, cannot be told from a new one.
+    Asked before, since the answer to a start does not tell. Whatever hinders it, submit will say.
     """
-    from countermand.v1.workflow_state_pb2 import WorkflowState
+    from countermand.rpc.errors import CountermandError
 
-    if answer.state != WorkflowState.WORKFLOW_STATE_RUNNING:
-        return True
-    moved_ns = answer.update_time.ToNanoseconds() - answer.create_time.ToNanoseconds()
-    return answer.HasField("update_time") and moved_ns > FRESH_NS
+    try:
+        return await client.run(workflow_id).get()
+    except CountermandError:
+        return None
 
 
-def _say_submitted(settings: Settings, made: Run) -> None:
-    name = made.name
+def _say_submitted(settings: Settings, name: str, existing: Workflow | None) -> None:
     if settings.output == "json":
         click.echo(json.dumps({"name": name}))
     elif settings.output == "name":
@@ -340,8 +337,8 @@ def _say_submitted(settings: Settings, made: Run) -> None:
         from countermand.cli.words import workflow_look
 
         workflow_id = name.removeprefix("workflows/")
-        if made.answer is not None and _existed(made.answer):
-            look = paint(workflow_look(made.answer.state))
+        if existing is not None:
+            look = paint(workflow_look(existing.state))
             click.echo(
                 f"{name} exists already: {look}. Look: countermand workflow get {workflow_id}"
             )

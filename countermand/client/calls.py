@@ -156,5 +156,9 @@ class Patience:
                     "client.waits", extra={"reason": error.reason, "patience_s": self._limit_s}
                 )
         if now + delay_s > self._give_up_at:
+            if self._limit_s > 0:
+                error.add_note(
+                    f"Asked again and again for {self._limit_s:g} s, the patience given."
+                )
             raise error
         await asyncio.sleep(delay_s)

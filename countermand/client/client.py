@@ -123,7 +123,7 @@ class Client:
             lambda: self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S),
             limit_s=None if patience is None else patience.total_seconds(),
         )
-        return Run(self._calls, answer.workflow.name, answer=answer.workflow)
+        return self.run(answer.workflow.name)
 
     async def plan(
         self,

@@ -1,6 +1,6 @@
 """One workflow, from the side of whoever started it or follows it.
 
-A `Run` lives by its name alone: it can be made again from the name at any time, in any process.
+A `Run` holds nothing but a name: it can be made again from the name at any time, in any process.
 """
 
 from __future__ import annotations
@@ -63,13 +63,10 @@ WAIT_S_MIN = 0.001
 class Run:
     """A workflow that was submitted, by its name."""
 
-    def __init__(self, calls: Calls, name: str, *, answer: Workflow | None = None) -> None:
+    def __init__(self, calls: Calls, name: str) -> None:
         """Keeps the name; asks nothing."""
         self._calls = calls
         self.name = name
-        # The workflow as a submit found it, to tell a new one from one that existed already; None
-        # for a run that was made from its name.
-        self.answer = answer
 
     def __repr__(self) -> str:
         return f"Run({self.name!r})"

@@ -187,7 +187,9 @@ def test_submitting_says_how_to_follow_and_repeats_harmlessly(run):
     first = run("workflow", "submit", "-", "--id", "vm-42", given=SPEC)
     again = run("workflow", "submit", "-", "--id", "vm-42", given=SPEC)
 
-    assert first.stdout == again.stdout
+    assert again.stdout == (
+        "workflows/vm-42 exists already: ▸ running. Look: countermand workflow get vm-42\n"
+    )
     assert first.stdout == (
         "Submitted workflows/vm-42. Follow it: countermand workflow watch vm-42\n"
     )

@@ -105,8 +105,9 @@ async def test_a_submit_outlives_a_restart(scripted):
 
 async def test_patience_ends():
     async with Client("127.0.0.1:1", patience=timedelta(milliseconds=200)) as client:
-        with pytest.raises(CoordinatorUnavailable, match=r"127\.0\.0\.1:1"):
+        with pytest.raises(CoordinatorUnavailable, match=r"127\.0\.0\.1:1") as raised:
             await client.submit(SPEC, workflow_id="vm-42")
+    assert raised.value.__notes__ == ["Asked again and again for 0.2 s, the patience given."]
 
 
 # -- watch --------------------------------------------------------------------------------------

@@ -251,7 +251,7 @@ def _lane_head(sheet: _Sheet) -> str:
         words = f"{sheet.scale.remark} here"
         parts.append(text(words, WIDTH - MARGIN, y, "small muted", "end"))
     words = "each effect is made up for where it was made, the newest first"
-    parts.append(text(words, MARGIN + 134, y, "small muted"))
+    parts.append(text(words, MARGIN + 134, y, "small muted halo"))
     sheet.y += 32
     return lines(parts)
 

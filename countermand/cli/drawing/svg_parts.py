@@ -58,6 +58,7 @@ font-size:13px;fill:var(--ink);font-variant-numeric:tabular-nums}
 .cm .title{font-size:18px;font-weight:650}
 .cm .strong{font-weight:600}
 .cm .card{fill:var(--ground);stroke:var(--edge)}
+.cm .halo{paint-order:stroke;stroke:var(--lane);stroke-width:5px}
 .cm .lane{fill:var(--lane)}
 .cm .rule{stroke:var(--line);fill:none}
 .cm .glyph{fill:none;stroke:var(--on_tone);stroke-width:1.8;stroke-linecap:round;\
