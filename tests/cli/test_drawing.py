@@ -266,6 +266,7 @@ def test_a_short_compensation_gets_a_readable_share() -> None:
     assert place(600.06) - place(600.0) == pytest.approx(0.3)
     assert place.magnified > 1000
     assert "times wider" in printed(tale)
+    assert "times wider" in printed(tale, 80)
 
 
 @pytest.mark.parametrize("tale", [succeeded, compensated])
