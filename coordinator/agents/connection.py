@@ -8,15 +8,27 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
+import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
 from countermand.rpc.channel import open_channel
-from countermand.rpc.status import error_from_rpc
+from countermand.rpc.errors import CountermandError, HostUnreachable
+from countermand.rpc.status import RemoteError, error_from_rpc
 from countermand.v1.agent_pb2 import WatchAttemptsRequest, WatchAttemptsResponse
 from countermand.v1.agent_pb2_grpc import AgentServiceStub
 
 CALL_TIMEOUT_S = 10.0  # a verb answers when it is journalled: beyond this the disk is in trouble
+
+
+# What gRPC says by itself when no answer came.
+_NO_ANSWER = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+    },
+)
 
 
 class Connection(Protocol):
@@ -42,6 +54,7 @@ class GrpcConnection:
 
     def __init__(self, address: str) -> None:
         """Opens a channel; it connects at the first call."""
+        self._address = address
         self._channel = open_channel(address)
         self._stub = AgentServiceStub(self._channel)
 
@@ -53,7 +66,7 @@ class GrpcConnection:
         try:
             return await getattr(self._stub, rpc)(request, timeout=timeout_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error) from error
+            raise self._said(error) from error
 
     async def watch(self, request: WatchAttemptsRequest) -> AsyncIterator[WatchAttemptsResponse]:
         """Yields what WatchAttempts streams, until it breaks."""
@@ -61,7 +74,13 @@ class GrpcConnection:
             async for message in self._stub.WatchAttempts(request):
                 yield message
         except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error) from error
+            raise self._said(error) from error
+
+    def _said(self, error: grpc.aio.AioRpcError) -> CountermandError:
+        """Returns what the agent said; where only gRPC speaks, that nobody answered."""
+        if error.code() in _NO_ANSWER and isinstance(said := error_from_rpc(error), RemoteError):
+            return HostUnreachable(address=self._address, said=said.message)
+        return error_from_rpc(error)
 
     async def close(self) -> None:
         """Closes the channel; calls in flight are cancelled."""
