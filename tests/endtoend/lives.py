@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -91,6 +92,10 @@ class Lives:
 
     def signal(self, life: Life, number: signal.Signals) -> None:
         """Sends a signal, unless it has ended."""
+        assert self._nursery.stdout is not None
+        while not life.pid:  # it may be ready before the nursery comes to saying who it is
+            select.select([self._nursery.stdout], [], [])
+            self.look()
         self._order(pid=life.pid, signal=number)
 
     def look(self) -> None:
