@@ -72,7 +72,10 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.CANCELLING, Event.FAILED): State.FAILED,  # it failed before it saw the flag
     (State.CANCELLING, Event.STOPPED): State.CANCELLED,
     (State.CANCELLING, Event.LOST): State.UNKNOWN,
-    (State.UNKNOWN, Event.STOPPED): State.CANCELLED,  # its compensation has looked, and undone
+    (
+        State.UNKNOWN,
+        Event.STOPPED,
+    ): State.CANCELLED,  # its compensation has looked, and made up for it
     (State.UNKNOWN, Event.STARTED): State.RUNNING,  # the agent looks again
 }
 

@@ -171,7 +171,7 @@ class Journal:
     def transact_many(
         self, functions: Sequence[Callable[[Transaction], Any]]
     ) -> tuple[list[tuple[Any, Exception | None]], list[AttemptRecord]]:
-        """Runs functions in one transaction; one that raises undoes only itself."""
+        """Runs functions in one transaction; one that raises takes back only its own part."""
         connection = self._connection
         results: list[tuple[Any, Exception | None]] = []
         tx = Transaction(connection, self.sequence)

@@ -146,7 +146,7 @@ class Driver(Protocol):
         """Removes an image; returns whether it was there."""
         ...
 
-    def undo(self, work: Work, image_id: str, *, made_by: str) -> Steps[bool]:
+    def make_up_for(self, work: Work, image_id: str, *, made_by: str) -> Steps[bool]:
         """Removes what exactly that attempt made, half-made things too; returns whether any."""
         ...
 

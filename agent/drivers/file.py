@@ -194,7 +194,7 @@ class FileDriver:
             self._staging.purge(image_id, attempt=work.attempt)
             return True
 
-    def undo(self, work: Work, image_id: str, *, made_by: str) -> Steps[bool]:
+    def make_up_for(self, work: Work, image_id: str, *, made_by: str) -> Steps[bool]:
         """Removes what exactly that attempt made, half-made things too; returns whether any."""
         with self._staging.translating(image_id):
             self._staging.need_pool()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.drivers.driver import Steps
-from agent.verbs.context import Context, undo
+from agent.verbs.context import Context, make_up_for
 from countermand.v1.verb_pb2 import Action, CloneImageOutput, Output
 
 
@@ -28,4 +28,4 @@ def clone_image(context: Context, action: Action) -> Steps[Output]:
 
 def unclone_image(context: Context, action: Action, made_by: str) -> Steps[None]:
     """Deletes the clone, if that attempt made it."""
-    yield from undo(context, action.clone_image.target, made_by)
+    yield from make_up_for(context, action.clone_image.target, made_by)

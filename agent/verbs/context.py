@@ -66,6 +66,6 @@ FORMATS: Mapping[ImageFormat.ValueType, Format | None] = {
 }
 
 
-def undo(context: Context, target: ImageAddress, made_by: str) -> Steps[None]:
+def make_up_for(context: Context, target: ImageAddress, made_by: str) -> Steps[None]:
     """Removes the image that an attempt made, if it made one."""
-    yield from context.target(target).undo(context.work, target.image_id, made_by=made_by)
+    yield from context.target(target).make_up_for(context.work, target.image_id, made_by=made_by)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.drivers.driver import Steps
-from agent.verbs.context import FORMATS, Context, undo
+from agent.verbs.context import FORMATS, Context, make_up_for
 from countermand.v1.verb_pb2 import Action, CopyImageOutput, Output
 
 
@@ -32,4 +32,4 @@ def copy_image(context: Context, action: Action) -> Steps[Output]:
 
 def uncopy_image(context: Context, action: Action, made_by: str) -> Steps[None]:
     """Deletes the copy, if that attempt made it."""
-    yield from undo(context, action.copy_image.target, made_by)
+    yield from make_up_for(context, action.copy_image.target, made_by)

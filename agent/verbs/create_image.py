@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.drivers.driver import Format, Steps
-from agent.verbs.context import FORMATS, Context, undo
+from agent.verbs.context import FORMATS, Context, make_up_for
 from countermand.v1.verb_pb2 import Action, CreateImageOutput, Output
 
 
@@ -28,4 +28,4 @@ def create_image(context: Context, action: Action) -> Steps[Output]:
 
 def uncreate_image(context: Context, action: Action, made_by: str) -> Steps[None]:
     """Deletes the image, if that attempt made it."""
-    yield from undo(context, action.create_image.target, made_by)
+    yield from make_up_for(context, action.create_image.target, made_by)

@@ -351,8 +351,8 @@ async def test_a_qcow2_clone_reads_through_its_source(rig):
     cloned = await rig.run(attempt_name("a"), clone)
     assert cloned.output.clone_image.shared, cloned
     assert rig.pools["fast"].find("a").chain == ("base",)
-    undo = attempt_name("base", 2)
-    kept = await rig.make_up(undo, attempt_name("base"), base)
+    make_up_for = attempt_name("base", 2)
+    kept = await rig.make_up(make_up_for, attempt_name("base"), base)
     assert (kept.state, kept.failure.reason, kept.failure.retriable) == (
         FAILED,
         "IMAGE_IN_USE",
