@@ -193,7 +193,7 @@ def compensated() -> Tale:
     tale.group("disks", parent="root")
     for number, host in enumerate(("host-a", "host-b", "host-c"), 1):
         tale.plant(f"copy-disk-{number}", parent="disks", host=host)
-    tale.plant("verify-disks", parent="root", host="host-a", verb="verify_image", opposite="")
+    tale.plant("hand-over", parent="root", host="host-a", verb="noop", opposite="")
     tale.begin()
     tale.starts(0.02, "create-data-disk", run_s=0.1)
     tale.ends(0.6, "create-data-disk", "SUCCEEDED")
@@ -203,7 +203,7 @@ def compensated() -> Tale:
     cause = no_space("vm-2", "copy-disk-3", "host-c")
     tale.ends(4.1, "copy-disk-3", "FAILED", done=86 * MIB, failure=cause)
     tale.moves(4.1, WorkflowState.WORKFLOW_STATE_COMPENSATING, cause)
-    tale.task(4.1, "verify-disks", Task.STATE_CANCELLED)
+    tale.task(4.1, "hand-over", Task.STATE_CANCELLED)
     tale.task(4.1, "copy-disk-2", Task.STATE_CANCELLING, n=1)
     tale.ends(4.45, "copy-disk-2", "CANCELLED", done=131 * MIB)
     tale.makes_up(4.46, "copy-disk-1")

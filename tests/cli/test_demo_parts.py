@@ -136,7 +136,7 @@ def test_a_pipe_hears_the_story_in_order() -> None:
         "create-data-disk on host-a: ↺ done",
         "workflow: compensated",
     ]
-    assert board.actions["verify-disks"].words == "never started"
+    assert board.actions["hand-over"].words == "never started"
 
 
 def test_progress_has_a_pace_and_is_told_by_quarters() -> None:

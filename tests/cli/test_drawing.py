@@ -47,7 +47,7 @@ def test_rows_follow_the_tree_and_the_root_is_the_phases() -> None:
         ("copy-disk-1", 1, False),
         ("copy-disk-2", 1, False),
         ("copy-disk-3", 1, False),
-        ("verify-disks", 0, False),
+        ("hand-over", 0, False),
     ]
     assert [(phase.start_s, phase.end_s) for phase in picture.phases] == [(0.0, 4.1), (4.1, 6.42)]
 
