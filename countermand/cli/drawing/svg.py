@@ -250,7 +250,7 @@ def _lane_head(sheet: _Sheet) -> str:
     if sheet.scale.remark:
         words = f"{sheet.scale.remark} here"
         parts.append(text(words, WIDTH - MARGIN, y, "small muted", "end"))
-    words = "each effect is made up for where it was made, the newest first"
+    words = "each effect is made up for where it was made, in reverse order"
     parts.append(text(words, MARGIN + 134, y, "small muted halo"))
     sheet.y += 32
     return lines(parts)

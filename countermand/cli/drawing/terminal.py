@@ -213,7 +213,7 @@ def _divider(page: _Page) -> Text:
     """Returns the line above the compensation lane, and says if its time is drawn wider."""
     remark = f"; {page.scale.remark}" if page.scale.remark else ""
     width = page.left + page.plot
-    words = f"── compensation, newest effect first{remark} "
+    words = f"── compensation, in reverse order{remark} "
     if len(words) > width:  # how time is drawn must be said; the order is seen
         words = f"── compensation{remark} "
     return Text(f"{phrases.clip(words, width):─<{width}}", STYLES["made_up"])
