@@ -305,7 +305,7 @@ class WorkflowService(WorkflowServiceServicer):
         requests.demand(request, "request_id", "reason")
         remembered = Request(request_id=request.request_id, hash=requests.hash_of(request))
         if await self._is_repeat(remembered):
-            return pb.CancelWorkflowResponse(workflow=self._basic(await self._find(workflow_id)))
+            return await self._cancelled(workflow_id)
         cause = Cancelled(principal=PRINCIPAL, why=request.reason)
         event = CancelRequested(
             failure=failure_from_proto(cause.failure()),
@@ -324,15 +324,11 @@ class WorkflowService(WorkflowServiceServicer):
             )
         except StoreConflictError:
             if await self._is_repeat(remembered):
-                return pb.CancelWorkflowResponse(
-                    workflow=self._basic(await self._find(workflow_id))
-                )
+                return await self._cancelled(workflow_id)
             raise
         if decision.refusal:
             if await self._is_repeat(remembered):  # of a request that was decided meanwhile
-                return pb.CancelWorkflowResponse(
-                    workflow=self._basic(await self._find(workflow_id))
-                )
+                return await self._cancelled(workflow_id)
             raise _refused(workflow_name(workflow_id), "cancel", decision.refusal)
         return pb.CancelWorkflowResponse(workflow=self._basic(decision.workflow))
 
@@ -375,6 +371,13 @@ class WorkflowService(WorkflowServiceServicer):
             return await self._loop.ask(workflow_id, what, request)
         except OverloadedError as error:
             raise Busy(retry_delay=RETRY_DELAY) from error
+
+    async def _cancelled(self, workflow_id: str) -> pb.CancelWorkflowResponse:
+        """Answers a repeated cancel; the store may know of the first before the loop says so."""
+        stored = (await self._load(workflow_id)).workflow
+        known = self._loop.workflow(workflow_id)
+        newest = known if known and known.version > stored.version else stored
+        return pb.CancelWorkflowResponse(workflow=self._basic(newest))
 
     async def _is_repeat(self, request: Request) -> bool:
         """Returns whether a request was answered before; raises when its id was for another."""
