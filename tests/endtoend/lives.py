@@ -126,26 +126,32 @@ def _serve() -> None:
     for module in IMPORTED:
         import_module(module)
     children: set[int] = set()
+    held = False  # an order is being carried out: no child is reaped meanwhile
 
     def reap(*_: object) -> None:
-        while children:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if not pid:
-                return
-            children.discard(pid)
-            _say(pid=pid, code=os.waitstatus_to_exitcode(status))
+        with contextlib.suppress(ChildProcessError):
+            while children and not held:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    return
+                children.discard(pid)
+                _say(pid=pid, code=os.waitstatus_to_exitcode(status))
 
     signal.signal(signal.SIGCHLD, reap)
+    # A signal that comes just before the read begins is handled after it: the alarm ends the wait.
+    signal.signal(signal.SIGALRM, reap)
+    signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
     for line in sys.stdin:
-        # Held back meanwhile: no child is reaped between the look at the set and the signal.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        held = True
         order = json.loads(line)
         if "signal" in order:
             if order["pid"] in children:
                 os.kill(order["pid"], order["signal"])
         else:
             children.add(_fork(order))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        held = False
+        reap()
+    signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for pid in children:
         os.kill(pid, signal.SIGKILL)
@@ -165,7 +171,7 @@ def _live(order: dict[str, Any]) -> NoReturn:
     try:
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         for number, path in enumerate(("/dev/null", order["output"], order["log"])):
             os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644), number)
         os.environ.update(order["environment"])
