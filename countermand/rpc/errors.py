@@ -404,6 +404,42 @@ class VerbUnsupported(CountermandError):
     reason = "VERB_UNSUPPORTED"
 
 
+class Stalled(CountermandError):
+    """It made no progress for {stall_timeout_s} s and was stopped; nothing is left behind."""
+
+    code = StatusCode.DEADLINE_EXCEEDED
+    reason = "STALLED"
+    retriable = True
+
+
+class SnapshotNotFound(CountermandError):
+    """Image {image} in pool {pool} has no snapshot {snapshot}: Inspect lists those it has."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "SNAPSHOT_NOT_FOUND"
+
+
+class SnapshotExists(CountermandError):
+    """Image {image} in pool {pool} has a snapshot {snapshot}, of {owner}: choose another id."""
+
+    code = StatusCode.ALREADY_EXISTS
+    reason = "SNAPSHOT_EXISTS"
+
+
+class DigestMismatch(CountermandError):
+    """Image {image} in pool {pool} has digest {found}, not {expected}: its content is another."""
+
+    code = StatusCode.DATA_LOSS
+    reason = "DIGEST_MISMATCH"
+
+
+class ImageDamaged(CountermandError):
+    """Image {image} in pool {pool} is damaged ({why}): restore it before it is used again."""
+
+    code = StatusCode.DATA_LOSS
+    reason = "IMAGE_DAMAGED"
+
+
 class Drill(CountermandError):
     """{text}"""
 
