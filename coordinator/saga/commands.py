@@ -9,9 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
-from coordinator.saga.states import AttemptKind, AttemptState, TaskState, WorkflowState
-from coordinator.saga.workflow import Workflow
+from coordinator.saga.spec import Plan
+from coordinator.saga.states import (
+    AT_REST,
+    AttemptKind,
+    AttemptState,
+    TaskState,
+    WorkflowState,
+)
+from coordinator.saga.workflow import Attempt, Task, Workflow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,36 +50,90 @@ class SendCompensation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SetTimer:
-    """Say `RetryDue` when the time has come."""
+class Withdraw:
+    """See to an attempt no more: somebody has decided about it."""
 
     task: int
     number: int
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChooseHost:
+    """Find a host for the attempt to come, however long it takes, and say `HostChosen`."""
+
+    task: int
+    number: int
+    candidates: tuple[str, ...] = ()  # only these; empty: any that can
+    avoid: tuple[str, ...] = ()  # hosts on which it has failed: only if there is no other
+
+
+class Timer(StrEnum):
+    """What a time is asked for."""
+
+    DUE = "DUE"  # a wait before or after an attempt is over
+    START = "START"  # the attempt should be in the agent's journal by now
+    WORKFLOW = "WORKFLOW"  # the workflow should have its verdict by now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetTimer:
+    """Say `TimerFired` when the time has come; a later one of the same timer and task counts."""
+
+    timer: Timer
+    task: int = -1
+    number: int = 0
     time: datetime
 
 
-Command = SendAction | SendCancel | SendCompensation | SetTimer
+Command = SendAction | SendCancel | SendCompensation | Withdraw | ChooseHost | SetTimer
 
 
 def outstanding(workflow: Workflow) -> Iterator[Command]:
     """Yields every command that the state still asks for: all that a recovery needs."""
     if workflow.settled or workflow.state is WorkflowState.QUARANTINED:
         return
+    if (timeout := workflow_timer(workflow)) is not None:
+        yield timeout
     for index, task in workflow.tasks():
-        if task.retry_time is not None:
-            number = len(task.attempts) + 1
-            yield SetTimer(task=index, number=number, time=task.retry_time)
-            continue
-        if not task.attempts or not task.last.open or task.state in _AT_REST:
-            continue
-        attempt = task.last
-        sent = {"task": index, "number": attempt.number}
-        if attempt.kind is AttemptKind.COMPENSATION:
-            yield SendCompensation(**sent, host=attempt.host)
-        elif attempt.state is AttemptState.CANCELLING:
-            yield SendCancel(**sent, host=attempt.host)
-        else:
-            yield SendAction(**sent, host=attempt.host)
+        yield from _outstanding_of(workflow, index, task)
 
 
-_AT_REST = frozenset({TaskState.FAILED, TaskState.CANCELLED})
+def workflow_timer(workflow: Workflow) -> SetTimer | None:
+    """Returns the timer of the whole workflow, if it has one that still counts."""
+    timeout = workflow.plan.terms.timeout
+    if timeout is None or workflow.cause is not None or workflow.verdict is not None:
+        return None
+    return SetTimer(timer=Timer.WORKFLOW, time=workflow.create_time + timeout)
+
+
+def _outstanding_of(workflow: Workflow, index: int, task: Task) -> Iterator[Command]:
+    number = len(task.attempts)
+    if task.start_deadline is not None:
+        yield SetTimer(timer=Timer.START, task=index, number=number, time=task.start_deadline)
+    if task.due_time is not None:
+        yield SetTimer(timer=Timer.DUE, task=index, number=number + 1, time=task.due_time)
+    elif task.state is TaskState.READY:
+        if not workflow.holding:
+            yield choose_host(workflow.plan, index, task)
+    elif task.attempts and task.last.open and task.state not in AT_REST:
+        yield _send(index, task.last)
+
+
+def _send(index: int, attempt: Attempt) -> Command:
+    if attempt.kind is AttemptKind.COMPENSATION:
+        return SendCompensation(task=index, number=attempt.number, host=attempt.host)
+    if attempt.state is AttemptState.CANCELLING:
+        return SendCancel(task=index, number=attempt.number, host=attempt.host)
+    return SendAction(task=index, number=attempt.number, host=attempt.host)
+
+
+def choose_host(plan: Plan, index: int, task: Task) -> ChooseHost:
+    """Returns the command that finds a host for a task's next attempt."""
+    spec = plan.task(index)
+    candidates = (spec.host, *spec.candidates) if spec.host else spec.candidates
+    kind, failed = AttemptKind.ACTION, AttemptState.FAILED
+    avoid = dict.fromkeys(a.host for a in task.attempts if a.kind is kind and a.state is failed)
+    return ChooseHost(
+        task=index, number=len(task.attempts) + 1, candidates=candidates, avoid=tuple(avoid)
+    )

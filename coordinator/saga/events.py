@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 
+from coordinator.saga.commands import Timer
 from coordinator.saga.workflow import Failure, Values, no_values
 
 
@@ -72,22 +74,109 @@ class AttemptMissing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RetryDue:
-    """The wait before the attempt of this number is over."""
+class TimerFired:
+    """A time that was asked for has come."""
+
+    timer: Timer
+    task: int = -1  # -1: of the whole workflow
+    number: int = 0  # of the attempt that it is about: the coming one for DUE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostChosen:
+    """A host was found for a task that leaves the choice to the coordinator."""
 
     task: int
-    number: int
+    number: int  # of the attempt to come
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocksGranted:
+    """Its turn in line has come: it holds every image that its terms name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """Who asks for something, why, and what they had seen."""
+
+    principal: str
+    reason: str
+    request_id: str
+    version: int = 0  # of the workflow as the asker saw it; 0: any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelRequested:
     """Somebody wants the workflow stopped and made up for."""
 
+    ask: Ask
     failure: Failure  # the cause that it would get
-    version: int = 0  # of the workflow as the asker saw it; 0: any
-    principal: str
-    reason: str
-    request_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PauseRequested:
+    """Somebody wants nothing new to start."""
+
+    ask: Ask
+    hold_compensation: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rerun:
+    """Run a failed task again, or what failed in a group; of one that waits, change its values."""
+
+    task: int  # a leaf or a group
+    patch: Values = field(default_factory=no_values)  # fields of the action, by path
+    items: tuple[int, ...] = ()  # of a fan-out: only these; empty: all that failed
+    reset: bool = False  # of a group: all of it, what succeeded is made up for first
+    host: str = ""  # another host than before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skip:
+    """Go on from what comes after a task."""
+
+    task: int
+    output: Values = field(default_factory=no_values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveUp:
+    """Make up for the whole workflow, because of this task."""
+
+    task: int
+
+
+Choice = Rerun | Skip | GiveUp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeRequested:
+    """Somebody wants a held workflow to go on, with one choice per task that needs one."""
+
+    ask: Ask
+    choices: tuple[Choice, ...] = ()
+    input: Values = field(default_factory=no_values)  # changed fields of the input, by path
+
+
+class CompensationVerb(StrEnum):
+    """What an operator may decide about a compensation."""
+
+    RETRY = "retry-compensation"
+    REPLACE = "replace-compensation"
+    MARK_DONE = "mark-compensated"
+    ABANDON = "abandon"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompensationDecided:
+    """Somebody decides about one task that cannot be made up for by itself."""
+
+    ask: Ask
+    task: int
+    verb: CompensationVerb
+    replacement: bytes = b""  # of REPLACE: the action to send instead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,4 +194,5 @@ AttemptEvent = (
     | AttemptLost
     | AttemptMissing
 )
-Event = AttemptEvent | RetryDue | CancelRequested | OwnerChanged
+Request = CancelRequested | PauseRequested | ResumeRequested | CompensationDecided
+Event = AttemptEvent | TimerFired | HostChosen | LocksGranted | Request | OwnerChanged

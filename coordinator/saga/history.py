@@ -5,8 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from coordinator.saga.states import AttemptKind, AttemptState, TaskState, WorkflowState
-from coordinator.saga.workflow import Failure
+from coordinator.saga.states import (
+    AttemptKind,
+    AttemptState,
+    GroupState,
+    TaskState,
+    WorkflowState,
+)
+from coordinator.saga.workflow import Failure, Inbound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +40,16 @@ class TaskMoved:
     before: TaskState
     after: TaskState
     attempt: int = 0
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupMoved:
+    """What became of a group, beside its members' own states."""
+
+    before: GroupState
+    after: GroupState
+    round: int
     failure: Failure | None = None
 
 
@@ -69,12 +85,25 @@ class RetryScheduled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intervened:
-    """Somebody asked for a change."""
+    """Somebody asked for a change, or a policy paused."""
 
     verb: str
     principal: str
     reason: str
     request_id: str
+    changes: tuple[Inbound, ...] = ()  # values that were given, with what they replaced
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocksTaken:
+    """The workflow holds every image that its terms name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftBehind:
+    """An effect was knowingly left."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,10 +125,13 @@ Fact = (
     WorkflowStarted
     | WorkflowMoved
     | TaskMoved
+    | GroupMoved
     | AttemptStarted
     | AttemptEnded
     | RetryScheduled
     | Intervened
+    | LocksTaken
+    | LeftBehind
     | OwnerMoved
     | ReportedLate
 )

@@ -14,10 +14,13 @@ from types import MappingProxyType
 
 from coordinator.saga.spec import Plan, Value
 from coordinator.saga.states import (
+    HOLDING,
     OUTCOMES,
     SETTLED,
     AttemptKind,
     AttemptState,
+    GroupChange,
+    GroupState,
     TaskState,
     WorkflowState,
 )
@@ -49,7 +52,23 @@ class Inbound:
 
     field: str
     value: Value
-    origin: str
+    origin: str  # the path of a binding, or PATCH
+    principal: str = ""  # of a patch: who
+    time: datetime | None = None  # of a patch: when
+    previous: Value = None  # of a patch: what it replaced
+
+
+PATCH = "patch"  # the origin of a value that an operator gave
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """What somebody last decided about a task, or why a workflow is held."""
+
+    verb: str  # "pause", "rerun", "skip", "abandon", …; of a policy's pause: its name
+    principal: str
+    reason: str
+    time: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +81,7 @@ class Attempt:
     host: str
     intent: int  # the coordinator's own order of intents
     compensates: int = 0  # the number of the attempt that a compensation makes up for
+    overriding: bool = False  # of a compensation: another verb than the action's own opposite
     inbound: tuple[Inbound, ...] = ()
     output: Values = field(default_factory=no_values)
     failure: Failure | None = None
@@ -84,7 +104,18 @@ class Task:
     attempts: tuple[Attempt, ...] = ()
     failure: Failure | None = None  # of its last action
     compensation_failure: Failure | None = None  # of its last compensation
-    retry_time: datetime | None = None  # when the next attempt is due, while it waits for one
+    due_time: datetime | None = None  # when its wait is over, while it waits for a time
+    start_deadline: datetime | None = None  # when it must be in the agent's journal
+    # It cannot go on without an operator: its failure is open, or it is past a pivot and over its
+    # budget.
+    needs_decision: bool = False
+    tried: int = 0  # attempts made before it was last run anew: the budget counts from there
+    too_late: Failure | None = None  # why its attempt is being stopped, when that is a failure
+    patch: tuple[Inbound, ...] = ()  # values that an operator gave, for every further attempt
+    given: Values = field(default_factory=no_values)  # outputs that an operator gave
+    replacement: bytes = b""  # the action that an operator put in the place of its compensation
+    decided: Decided | None = None  # the last decision of somebody about it
+    # Marks of the walk back, found again when it is restored.
     compensation_due: bool = False  # everything after it is made up for: its turn has come
     made_up_for: bool = False  # nothing is left to make up for here, nor after it
 
@@ -101,16 +132,21 @@ class Task:
 
     @property
     def output(self) -> Values:
-        """Returns what it left, unless that was made up for."""
+        """Returns what it left, unless that was made up for; or what an operator gave instead."""
+        if self.state is TaskState.SKIPPED:
+            return self.given
         if self.state is not TaskState.SUCCEEDED:
             return NO_VALUES
         action = self.action
         return action.output if action else NO_VALUES
 
     def failures_in_a_row(self, kind: AttemptKind) -> int:
-        """Returns how many attempts of a kind have failed since the last one that did not."""
+        """Returns how many attempts of a kind have failed since the last one that did not.
+
+        Those before it was last run anew do not count.
+        """
         count = 0
-        for attempt in reversed(self.attempts):
+        for attempt in reversed(self.attempts[self.tried :]):
             if attempt.kind is not kind or attempt.state is not AttemptState.FAILED:
                 break
             count += 1
@@ -119,13 +155,29 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """The counters of one group: `started` and `open` going forward, the others once it failed."""
+    """One group: what became of it, which is stored, and counters, which are worked out."""
 
+    state: GroupState = GroupState.FORWARD
+    round: int = 1
+    # What follows once it is made up for, while it is: CLOSE, DROP or AGAIN.
+    then: GroupChange | None = None
+    failure: Failure | None = None  # why it is made up for, or being recovered
+    # Counters of the walk forward.
     started: bool = False
-    open: int  # members that are not at rest going forward
+    to_pass: int  # members that must still pass before it does
+    open: int  # members that are not at rest
+    failed: int = 0  # members that failed and are tolerated
+    at_work: int = 0  # members begun and not at rest, where their number is bounded
+    waiting: tuple[int, ...] = ()  # members that wait for a place among those
+    # Counters of the walk back.
     compensation_due: bool = False
     not_made_up_for: int  # members that are not made up for
     made_up_for: bool = False
+
+    @property
+    def remarkable(self) -> bool:
+        """Returns whether it has anything to be stored."""
+        return self.state is not GroupState.FORWARD or self.round > 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,14 +206,27 @@ class Workflow:
     sequence: int = 0  # of its last event
     owner_epoch: int
     cause: Failure | None = None
+    verdict: WorkflowState | None = None  # how it will be settled, while its end actions run
+    locked: bool = True  # it holds the locks of its terms; False: it waits in line for them
+    pause: Decided | None = None  # why it is held
+    compensation_held: bool = False  # the pause holds compensations, too
+    input_patches: tuple[Inbound, ...] = ()  # of the input, by path
     create_time: datetime
     update_time: datetime
     end_time: datetime | None = None
+    # Counters, worked out when it is loaded.
+    busy: int = 0  # leaves that have something going on by themselves
+    blocked: int = 0  # leaves that need an operator although nobody paused them
 
     @property
     def settled(self) -> bool:
         """Returns whether it is in a final state."""
         return self.state in SETTLED
+
+    @property
+    def holding(self) -> bool:
+        """Returns whether it is paused, or about to be."""
+        return self.state in HOLDING
 
     def task(self, index: int) -> Task:
         """Returns the record of a leaf."""
@@ -174,11 +239,14 @@ class Workflow:
         return ((i, node) for i, node in enumerate(self.nodes) if isinstance(node, Task))
 
 
+def fresh_group(plan: Plan, index: int) -> Group:
+    """Returns the record of a group of which nothing has started."""
+    node = plan.nodes[index]
+    return Group(to_pass=node.need, open=len(node.forward), not_made_up_for=len(node.members))
+
+
 def fresh_nodes(plan: Plan) -> tuple[Task | Group, ...]:
     """Returns the records of a plan of which nothing has started."""
     return tuple(
-        Task()
-        if node.group is None
-        else Group(open=len(node.members), not_made_up_for=len(node.members))
-        for node in plan.nodes
+        Task() if node.group is None else fresh_group(plan, node.index) for node in plan.nodes
     )
