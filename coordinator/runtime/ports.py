@@ -14,8 +14,8 @@ from typing import Protocol
 
 from coordinator.saga.commands import SendAction, SendCancel, SendCompensation
 from coordinator.saga.history import Entry
-from coordinator.saga.states import WorkflowState
-from coordinator.saga.workflow import Failure, Workflow
+from coordinator.saga.states import SETTLED, TaskState, WorkflowState
+from coordinator.saga.workflow import About, Decided, Failure, Workflow
 from countermand.rpc.errors import Bug, StoreUnavailable
 
 
@@ -77,7 +77,7 @@ class Change:
     workflow: Workflow  # as decided
     version_before: int  # 0 for a new workflow: compared with the row
     history: tuple[Entry, ...]
-    changed: frozenset[int]  # the leaves whose record differs; all leaves of a new workflow count
+    changed: frozenset[int]  # the nodes whose record differs; all of a new workflow count
     submission: Submission | None = None  # of a new workflow
     request: Request | None = None
 
@@ -117,18 +117,60 @@ class WorkflowQuery:
 
     states: frozenset[WorkflowState] = frozenset()  # empty: all
     labels: tuple[tuple[str, str], ...] = ()
-    host: str = ""
+    host: str = ""  # a task names it, or was last placed there
     kind: str = ""
     created_before: datetime | None = None
+    # Open ones that are PAUSED, BLOCKED or QUARANTINED, or have a task that needs somebody.
+    needs_attention: bool = False
     limit: int = 50
     after: str = ""  # the opaque token of the page before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftoverSummary:
+    """One effect that a settled workflow left, told without its plan."""
+
+    task: str  # its name in the plan
+    attempt: int  # 0: of nobody's attempt
+    host: str
+    verb: str
+    reason: str
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowSummary:
+    """What lists show of a workflow: read without its plan, tasks and attempts."""
+
+    id: str
+    about: About  # without its input
+    state: WorkflowState
+    version: int
+    sequence: int
+    owner_epoch: int
+    cause: Failure | None
+    verdict: WorkflowState | None
+    locked: bool
+    pause: Decided | None
+    create_time: datetime
+    update_time: datetime
+    end_time: datetime | None
+    counts: Mapping[TaskState, int]  # of its tasks, end actions included; no zeros
+    needs: int  # tasks that need somebody
+    done: int  # bytes that its actions have done, of those that succeeded
+    leftovers: tuple[LeftoverSummary, ...]  # once it is settled
+
+    @property
+    def settled(self) -> bool:
+        """Returns whether it is in a final state."""
+        return self.state in SETTLED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowPage:
     """One page of a list."""
 
-    workflows: tuple[Workflow, ...]
+    workflows: tuple[WorkflowSummary, ...]
     next: str = ""  # empty at the end
 
 
@@ -147,13 +189,20 @@ class Store(Protocol):
         """
 
     async def load_open(self) -> list[Stored]:
-        """Returns every workflow that is not settled."""
+        """Returns every workflow that is not settled, in order of creation."""
 
     async def load(self, workflow_id: str) -> Stored | None:
         """Returns one workflow, settled or not; None if there is none."""
 
     async def query(self, query: WorkflowQuery) -> WorkflowPage:
-        """Returns one page of workflows."""
+        """Returns one page of workflows; costs what is on it, however many are stored."""
+
+    async def expire(self, *, before: datetime, limit: int) -> int:
+        """Removes workflows that settled before a time, with all that is kept of them.
+
+        The oldest go first, at most `limit`; returns how many went. Positions of their events stay
+        gaps. Raises StoreFencedError when another coordinator has opened the store.
+        """
 
     async def history(self, workflow_id: str, *, after: int, limit: int) -> list[StoredEntry]:
         """Returns a workflow's entries after a sequence, in order."""
@@ -162,7 +211,7 @@ class Store(Protocol):
         """Returns entries of all workflows after a position, in order."""
 
     async def position(self) -> int:
-        """Returns the highest position, 0 if there is none."""
+        """Returns the highest position ever given, 0 if there was none."""
 
     async def request(self, request_id: str) -> tuple[Request, str] | None:
         """Returns a remembered request and the id of the workflow it changed."""
