@@ -40,6 +40,11 @@ def mistakes(text: str, *, origin: str) -> Iterator[Violation]:
     except ValueError as error:
         yield Violation(field=origin, description=f"is not JSON: {error}")
         return
+    yield from mistakes_of(value)
+
+
+def mistakes_of(value: Json) -> Iterator[Violation]:
+    """Yields what keeps a value from being a spec, in its order."""
     yield from _message(value, WorkflowSpec.DESCRIPTOR, "spec")
 
 
