@@ -14,6 +14,9 @@ AFTER_TOMBSTONE: Final = "agent.after_tombstone"
 IN_COMPENSATION: Final = "agent.in_compensation"
 AFTER_COMPENSATION: Final = "agent.after_compensation"
 
+# Only a revert passes it: its data is in place, its label is not.
+IN_REVERT: Final = "agent.in_revert"
+
 OF_ACTIONS: Final = (
     BEFORE_JOURNAL,
     AFTER_JOURNAL,
@@ -23,4 +26,5 @@ OF_ACTIONS: Final = (
     BEFORE_RECORD,
 )
 OF_COMPENSATIONS: Final = (AFTER_TOMBSTONE, IN_COMPENSATION, AFTER_COMPENSATION)
+# What a copy and its compensation pass.
 ALL: Final = OF_ACTIONS + OF_COMPENSATIONS

@@ -23,6 +23,7 @@ from countermand.v1.image_pb2 import (
     ImageFormat,
     OwnerTag,
     Pool,
+    Snapshot,
 )
 from countermand.v1.verb_pb2 import Action, Output
 
@@ -158,6 +159,17 @@ def image(found: ImageFound, pool_id: str, held_by: Sequence[str]) -> Image:
         digest=found.digest,
         chain=[ImageAddress(pool_id=pool_id, image_id=below) for below in found.chain],
         held_by=held_by,
+        snapshots=[
+            Snapshot(
+                snapshot_id=snapshot.snapshot_id,
+                owner=OwnerTag(
+                    cluster_id=snapshot.cluster_id,
+                    attempt=snapshot.attempt,
+                    create_time=timestamp(snapshot.create_time),
+                ),
+            )
+            for snapshot in found.snapshots
+        ],
     )
 
 

@@ -19,6 +19,7 @@ from agent.journal import Transacts
 from agent.running import Running
 from agent.verbs import catalogue
 from agent.verbs.context import Context
+from agent.verbs.noop import unnoop
 from countermand.rpc.crash import Crash
 from countermand.rpc.errors import (
     AttemptCancelled,
@@ -143,13 +144,13 @@ class Worker:
             return verb, verb.act(context, request.replacement)
         target = await self._journal.transact(lambda tx: tx.get(record.compensates))
         verb = catalogue.VERBS.get(catalogue.name_of(action))
-        if verb is None or verb.make_up is None:
+        make_up = catalogue.make_up_of(action)
+        if verb is None or make_up is None:
             if target is not None and target.received and target.state in COMPENSABLE:
                 why = "it has no opposite" if verb else "this version has no such verb"
                 raise _unsupported("make up for ", action, why)
-            verb = catalogue.VERBS["noop"]  # there is nothing to make up for
-        assert verb.make_up is not None
-        return verb, _without_output(verb.make_up(context, action, record.compensates))
+            verb, make_up = catalogue.VERBS["noop"], unnoop  # there is nothing to make up for
+        return verb, _without_output(make_up(context, action, record.compensates))
 
 
 def action_for(record: AttemptRecord) -> Action:

@@ -76,6 +76,24 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotGone:
+    """What deleting a snapshot found."""
+
+    existed: bool
+    generation: int  # the image's; 0 if there is none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotFound:
+    """A snapshot as the storage holds it."""
+
+    snapshot_id: str
+    cluster_id: str
+    attempt: str
+    create_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFound:
     """An image as the storage holds it."""
 
@@ -89,6 +107,7 @@ class ImageFound:
     create_time: datetime
     digest: str
     chain: tuple[str, ...]  # the images below it, nearest first
+    snapshots: tuple[SnapshotFound, ...]  # oldest first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +167,39 @@ class Driver(Protocol):
 
     def make_up_for(self, work: Work, image_id: str, *, made_by: str) -> Steps[bool]:
         """Removes what exactly that attempt made, half-made things too; returns whether any."""
+        ...
+
+    def create_snapshot(self, work: Work, image_id: str, snapshot_id: str) -> Steps[Made]:
+        """Remembers an image's present content; the generation is that of the content."""
+        ...
+
+    def delete_snapshot(self, work: Work, image_id: str, snapshot_id: str) -> Steps[SnapshotGone]:
+        """Removes a snapshot."""
+        ...
+
+    def make_up_for_snapshot(
+        self, work: Work, image_id: str, snapshot_id: str, *, made_by: str
+    ) -> Steps[bool]:
+        """Removes the snapshot that exactly that attempt made; returns whether any."""
+        ...
+
+    def revert(self, work: Work, image_id: str, snapshot_id: str, *, safety_id: str) -> Steps[Made]:
+        """Puts an image back to a snapshot; with a safety id, remembers first what it holds."""
+        ...
+
+    def make_up_for_revert(
+        self, work: Work, image_id: str, *, safety_id: str, made_by: str
+    ) -> Steps[None]:
+        """Puts an image back to what it held before exactly that attempt, and forgets that."""
+        ...
+
+    def verify(self, image_id: str, *, digest: str) -> Steps[str]:
+        """Checks that an image is whole, and that its digest is this one; returns the digest.
+
+        Raises:
+            DigestMismatch: It is another.
+            ImageDamaged: It is not whole.
+        """
         ...
 
     def find(self, image_id: str) -> ImageFound:

@@ -19,26 +19,43 @@ from agent.drivers.driver import (
     ImageFound,
     Made,
     PoolFound,
+    SnapshotFound,
+    SnapshotGone,
     Step,
     Steps,
     Work,
 )
 from agent.drivers.files import FileKind, Files
-from agent.drivers.layout import Label
+from agent.drivers.layout import AT, Label, snapshot_name, snapshots_among
+from agent.drivers.snapshots import Snapshots
 from agent.drivers.staging import FilePool, Staging
 from countermand.rpc import names
 from countermand.rpc.errors import (
+    DigestMismatch,
     FieldInvalid,
     FieldUnsupported,
     ImageNotFound,
     ImageUnsafe,
+    SnapshotNotFound,
     VerbUnsupported,
     Violation,
 )
 
 log = logging.getLogger(__name__)
 
-VERBS = frozenset({"create_image", "copy_image", "clone_image", "delete_image", "noop"})
+VERBS = frozenset(
+    {
+        "create_image",
+        "copy_image",
+        "clone_image",
+        "delete_image",
+        "create_snapshot",
+        "delete_snapshot",
+        "revert_image",
+        "verify_image",
+        "noop",
+    }
+)
 
 
 class FileDriver:
@@ -58,6 +75,7 @@ class FileDriver:
         self.files = files
         self.layout = self._staging.layout
         self.room = self._staging.room
+        self._snapshots = Snapshots(self._staging, self._duplicate)
 
     # -- verbs ----------------------------------------------------------------------------------
 
@@ -144,18 +162,12 @@ class FileDriver:
 
         def fill(folder: Path) -> Steps[Label]:
             label = self.layout.label(source_id)
-            path, found = self.layout.data(source_id, label)
+            self.layout.data(source_id, label)
             self.layout.chain(source_id, label)
             if label.format is Format.QCOW2:
                 return (yield from self._overlay(work, source_id, image_id, folder, label))
-            target = folder / path.name
-            with self._staging.reading(path) as reader, self._staging.writing(target) as writer:
-                shares = self.files.share(reader, writer)
-                self.files.flush(writer)
-            if shares:
-                self.room.take(self.layout.account(folder), found.allocated_bytes)
-                made = self._staging.label(work, label.format, label.virtual_size_bytes)
-                return replace(made, shared=True)
+            if shared := self._share(work, source_id, folder, label):
+                return shared
             if copy_allowed:
                 return (
                     yield from self._copy_bytes(
@@ -171,14 +183,14 @@ class FileDriver:
         return (yield from self._staging.make(work, image_id, fill, resumable=copy_allowed))
 
     def delete(self, work: Work, image_id: str) -> Steps[bool]:
-        """Removes an image; returns whether it was there."""
+        """Removes an image, or a snapshot by its name; returns whether it was there."""
         with self._staging.translating(image_id):
             try:
                 with self._staging.looking(work, image_id):
                     self._staging.need_pool()
                     self._staging.discard(work.attempt)
                     label = self.layout.label(image_id)
-            except ImageNotFound:
+            except (ImageNotFound, SnapshotNotFound):
                 with self._staging.looking(work, image_id):
                     self._staging.need_pool()  # it may have gone since
                 if work.note:  # an earlier life may not have come to flush it
@@ -213,7 +225,85 @@ class FileDriver:
             self._staging.purge(image_id, attempt=made_by)
             return True
 
+    def create_snapshot(self, work: Work, image_id: str, snapshot_id: str) -> Steps[Made]:
+        """Remembers an image's present content; the generation is that of the content."""
+        return (yield from self._snapshots.create(work, image_id, snapshot_id))
+
+    def delete_snapshot(self, work: Work, image_id: str, snapshot_id: str) -> Steps[SnapshotGone]:
+        """Removes a snapshot."""
+        generation = self._snapshots.generation(work, image_id)
+        existed = yield from self.delete(work, snapshot_name(image_id, snapshot_id))
+        return SnapshotGone(existed=existed, generation=generation)
+
+    def make_up_for_snapshot(
+        self, work: Work, image_id: str, snapshot_id: str, *, made_by: str
+    ) -> Steps[bool]:
+        """Removes the snapshot that exactly that attempt made; returns whether any."""
+        name = snapshot_name(image_id, snapshot_id)
+        return (yield from self.make_up_for(work, name, made_by=made_by))
+
+    def revert(self, work: Work, image_id: str, snapshot_id: str, *, safety_id: str) -> Steps[Made]:
+        """Puts an image back to a snapshot; with a safety id, remembers first what it holds."""
+        return (yield from self._snapshots.revert(work, image_id, snapshot_id, safety_id=safety_id))
+
+    def make_up_for_revert(
+        self, work: Work, image_id: str, *, safety_id: str, made_by: str
+    ) -> Steps[None]:
+        """Puts an image back to what it held before exactly that attempt, and forgets that."""
+        yield from self._snapshots.make_up_for_revert(
+            work, image_id, safety_id=safety_id, made_by=made_by
+        )
+
+    def verify(self, image_id: str, *, digest: str) -> Steps[str]:
+        """Checks that an image is whole, and that its digest is this one; returns the digest.
+
+        Of a qcow2 image no digest is taken: its chain is checked, and by qemu-img where there is
+        one, each of its files.
+        """
+        with self._staging.translating(image_id):
+            label = self._label(image_id)
+            self.layout.data(image_id, label)
+            chain = self.layout.chain(image_id, label)
+            if label.format is Format.RAW:
+                found = yield from self.digest(image_id)
+                if digest and found != digest:
+                    raise DigestMismatch(
+                        image=image_id, pool=self.pool_id, found=found, expected=digest
+                    )
+                return found
+            if digest:
+                raise FieldUnsupported(field="verify_image.digest of a qcow2 image")
+            yield Step()
+            for below in (image_id, *chain) if qemu.is_installed() else ():
+                label = self.layout.label(below)
+                if label.format is Format.QCOW2:
+                    path, _ = self.layout.data(below, label)
+                    yield from qemu.check(path, image=below, pool=self.pool_id)
+            return ""
+
     # -- making an image ------------------------------------------------------------------------
+
+    def _duplicate(self, work: Work, name: str, folder: Path, label: Label) -> Steps[Label]:
+        """Copies data as it is, or shares it where the file system can."""
+        if shared := self._share(work, name, folder, label):
+            return shared
+        return (yield from self._copy_bytes(work, self, name, folder, label, take_digest=False))
+
+    def _share(self, work: Work, name: str, folder: Path, label: Label) -> Label | None:
+        """Makes a file that shares data; None, and no file, where the file system cannot."""
+        path, found = self.layout.data(name, label)
+        target = folder / f"data.{label.format}"
+        if self.files.stat(target) is not None:
+            return None  # an earlier life could not, and has begun to copy
+        with self._staging.reading(path) as reader, self._staging.writing(target) as writer:
+            shares = self.files.share(reader, writer)
+            self.files.flush(writer)
+        if not shares:
+            self.files.remove_file(target)
+            return None
+        self.room.take(self.layout.account(folder), found.allocated_bytes)
+        made = self._staging.label(work, label.format, label.virtual_size_bytes)
+        return replace(made, shared=True)
 
     def _copy_bytes(
         self,
@@ -229,11 +319,14 @@ class FileDriver:
         if take_digest and label.format is not Format.RAW:
             raise FieldUnsupported(field="copy_image.take_digest of a qcow2 image")
         digest = copying.Digest() if take_digest else None
+        target = folder / f"data.{label.format}"
+        # Of a file that is not there nothing is durable: an earlier life had published it already.
+        note = work.note if self.files.stat(target) is not None else ""
         self.room.join_writers()
         try:
             with (
                 origin._staging.reading(path) as reader,
-                self._staging.writing(folder / path.name) as writer,
+                self._staging.writing(target) as writer,
             ):
                 # A durable offset in a file whose name a power cut may take back is worth nothing.
                 self.files.flush_folder(folder)
@@ -242,7 +335,7 @@ class FileDriver:
                     source=reader,
                     target=writer,
                     size_bytes=found.size_bytes,
-                    offset=copying.Offset.after(work.note, source=found.identity),
+                    offset=copying.Offset.after(note, source=found.identity),
                     room=self.room,
                     folder=self.layout.account(folder),
                     crash=work.crash,
@@ -307,7 +400,7 @@ class FileDriver:
         yield from qemu.create_overlay(
             target,
             image=image_id,
-            backing=f"../{source_id}/data.{label.format}",
+            backing=f"../{source_id}/{label.data_name}",
             backing_format=label.format,
             size_bytes=label.virtual_size_bytes,
         )
@@ -348,37 +441,71 @@ class FileDriver:
     def find(self, image_id: str) -> ImageFound:
         """Looks at one image."""
         with self._staging.translating(image_id):
+            label = self._label(image_id)
+            return self._found(image_id, label, self.layout.snapshots(image_id))
+
+    def _label(self, image_id: str) -> Label:
+        """Returns an image's label; where the pool is not, nothing is said to be missing."""
+        try:
+            return self.layout.label(image_id)
+        except ImageNotFound:
+            self._staging.need_pool()
+            raise
+
+    def _found(self, image_id: str, label: Label, snapshots: list[str]) -> ImageFound:
+        self.layout.data(image_id, label)
+        return ImageFound(
+            image_id=image_id,
+            format=label.format,
+            virtual_size_bytes=label.virtual_size_bytes,
+            allocated_bytes=self.layout.allocated_bytes(self.layout.image(image_id)),
+            generation=label.generation,
+            cluster_id=label.cluster_id,
+            attempt=label.attempt,
+            create_time=datetime.fromisoformat(label.create_time),
+            digest=label.digest,
+            chain=self.layout.chain(image_id, label),
+            snapshots=self._snapshots_found(snapshots),
+        )
+
+    def _snapshots_found(self, snapshots: list[str]) -> tuple[SnapshotFound, ...]:
+        """Returns the snapshots of these names, oldest first; one that is unsafe is logged."""
+        found: list[SnapshotFound] = []
+        for name in snapshots:
             try:
-                label = self.layout.label(image_id)
-            except ImageNotFound:
-                self._staging.need_pool()
-                raise
-            self.layout.data(image_id, label)
-            return ImageFound(
-                image_id=image_id,
-                format=label.format,
-                virtual_size_bytes=label.virtual_size_bytes,
-                allocated_bytes=self.layout.allocated_bytes(self.layout.image(image_id)),
-                generation=label.generation,
-                cluster_id=label.cluster_id,
-                attempt=label.attempt,
-                create_time=datetime.fromisoformat(label.create_time),
-                digest=label.digest,
-                chain=self.layout.chain(image_id, label),
+                label = self.layout.label(name)
+            except SnapshotNotFound:
+                continue  # it went while we looked
+            except ImageUnsafe as error:
+                log.warning("image.unsafe", extra=error.metadata)
+                continue
+            found.append(
+                SnapshotFound(
+                    snapshot_id=name.partition(AT)[2],
+                    cluster_id=label.cluster_id,
+                    attempt=label.attempt,
+                    create_time=datetime.fromisoformat(label.create_time),
+                )
             )
+        return tuple(sorted(found, key=lambda snapshot: snapshot.create_time))
 
     def list_images(self, *, after: str, count_max: int) -> list[ImageFound]:
         """Returns images in order of their ids; what is not a plain image is logged instead."""
         found: list[ImageFound] = []
         with self._staging.translating("any image"):
             self._staging.need_pool()
-        for name in self.files.list_folder(self.layout.images):
+        listed = self.files.list_folder(self.layout.images)
+        snapshots: dict[str, list[str]] = {}
+        for image_id, name in snapshots_among(listed):
+            snapshots.setdefault(image_id, []).append(name)
+        for name in listed:
             if name <= after or not names.is_id(name):
                 continue
             if len(found) == count_max:
                 break
             try:
-                found.append(self.find(name))
+                with self._staging.translating(name):
+                    found.append(self._found(name, self._label(name), snapshots.get(name, [])))
             except ImageNotFound:
                 continue  # it went while we looked
             except ImageUnsafe as error:

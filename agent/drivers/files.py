@@ -114,7 +114,10 @@ class Files(Protocol):
         ...
 
     def rename(self, source: Path, target: Path) -> None:
-        """Renames a folder; one with content in the target's place is EEXIST or ENOTEMPTY."""
+        """Renames a folder; one with content in the target's place is EEXIST or ENOTEMPTY.
+
+        A file takes the place of another at once.
+        """
         ...
 
     def remove_file(self, path: Path) -> None:
@@ -247,7 +250,7 @@ class RealFiles:
         path.mkdir(exist_ok=True, mode=0o750)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Renames a folder; one with content in the target's place is EEXIST or ENOTEMPTY."""
+        """Renames a folder, or a file in the place of another."""
         source.rename(target)
 
     def remove_file(self, path: Path) -> None:

@@ -1,31 +1,75 @@
 """How a pool of the `file` driver looks on disk, and what is safe in it.
 
     pool.json                      which pool this is: an empty mount point must not pass for it
-    images/<image id>/data.raw     the content, or data.qcow2
+    images/<image id>/data.raw     the content, or data.qcow2; data.<content>.raw after a revert
     images/<image id>/image.json   the label: owner tag, generation, format, size, digest, backing
+    images/<image>@<snapshot>/     a snapshot: the same two files, under a name no image can have
     staging/<attempt>/             the same two files while an attempt works on them, "/" as "@"
 
 An image is one folder, so that one rename shows its data and its owner tag together, or takes them
-away together. Anything that is not exactly this shape is refused and never touched.
+away together. Its label says which data file is meant, so that one rename of a label replaces both.
+Anything that is not exactly this shape is refused and never touched.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from agent.drivers.driver import Format
 from agent.drivers.files import FileKind, Files, FileStat
 from agent.drivers.qcow2 import HEAD_BYTES, read_head
 from countermand.rpc import names
-from countermand.rpc.errors import FieldInvalid, ImageNotFound, ImageUnsafe, Violation
+from countermand.rpc.errors import (
+    CountermandError,
+    FieldInvalid,
+    ImageNotFound,
+    ImageUnsafe,
+    SnapshotNotFound,
+    Violation,
+)
 
 MARK = "pool.json"
 LABEL = "image.json"
 LABEL_BYTES_MAX = 64 * 1024
 CHAIN_MAX = 64  # a longer chain is a loop, or as slow as one
+AT = "@"  # between an image's id and its snapshot's; no id contains one
+
+_CONTENT = re.compile(r"([0-9a-f]{16})?")
+# Of a label: left out while they say nothing, so that an agent that knows no reverts can read it.
+_OF_REVERTS = ("content", "replaced", "changes", "made_up_for")
+
+# Beyond this the oldest are forgotten, and can no longer be made up for.
+CHANGES_MAX = 64
+
+
+class Change(NamedTuple):
+    """An effect on an image that stands since it was made."""
+
+    cluster_id: str
+    attempt: str
+    generation: int  # the image's after it
+
+
+def snapshot_name(image_id: str, snapshot_id: str) -> str:
+    """Returns the name under which a snapshot is kept beside its image."""
+    return f"{image_id}{AT}{snapshot_id}"
+
+
+def content_of(attempt: str) -> str:
+    """Returns the token of the data file that an attempt puts in the place of another."""
+    return hashlib.blake2b(attempt.encode(), digest_size=8).hexdigest()
+
+
+def data_names(content: str) -> tuple[str, ...]:
+    """Returns the names that a data file with this token may have."""
+    return tuple(f"data.{content}.{form}" if content else f"data.{form}" for form in Format)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +86,23 @@ class Label:
     digest: str = ""
     backing: str = ""  # the image that a qcow2 overlay reads through
     shared: bool = False
+    content: str = ""  # token of the data file that is meant; empty for the image's first
+    replaced: str = ""  # token of the one before, which may not have been removed yet
+    changes: tuple[Change, ...] = ()  # the reverts that stand, oldest first
+    made_up_for: Change | None = None  # the last one that does not any more
+
+    @property
+    def data_name(self) -> str:
+        """Returns the name of the data file that is meant."""
+        return f"data.{self.content}.{self.format}" if self.content else f"data.{self.format}"
 
     def encode(self) -> bytes:
         """Returns the file's content."""
-        return json.dumps(asdict(self), indent=1).encode()
+        fields = asdict(self)
+        for name in _OF_REVERTS:
+            if not fields[name]:
+                del fields[name]
+        return json.dumps(fields, indent=1).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> Label:
@@ -56,13 +113,21 @@ class Label:
         """
         try:
             fields = json.loads(data)
-            label = cls(**{**fields, "format": Format(fields["format"])})
+            changes = [Change(*change) for change in fields.pop("changes", ())]
+            undone = fields.pop("made_up_for", None)
+            label = cls(
+                **{**fields, "format": Format(fields["format"])},
+                changes=tuple(changes),
+                made_up_for=Change(*undone) if undone else None,
+            )
             datetime.fromisoformat(label.create_time)
             if label.backing and not names.is_id(label.backing):
                 raise ValueError(label.backing)
             sizes = (label.virtual_size_bytes, label.written_bytes, label.generation)
             if not all(isinstance(size, int) for size in sizes):
                 raise ValueError(sizes)
+            if not all(map(_CONTENT.fullmatch, (label.content, label.replaced))):
+                raise ValueError(label.content)
         except (KeyError, TypeError) as error:
             raise ValueError(str(error)) from error
         return label
@@ -90,6 +155,14 @@ class Mark:
             case {"pool_id": str(pool_id), "identity": str(identity)} if identity:
                 return cls(pool_id=pool_id, identity=identity)
         raise ValueError(f"it is no {MARK}")
+
+
+def snapshots_among(listed: list[str]) -> Iterator[tuple[str, str]]:
+    """Yields (image id, name) of each snapshot in a listing of the folder of images."""
+    for name in listed:
+        image_id, at, snapshot_id = name.partition(AT)
+        if at and names.is_id(image_id) and names.is_id(snapshot_id):
+            yield image_id, name
 
 
 class Layout:
@@ -122,15 +195,15 @@ class Layout:
             raise ValueError(f"it is no {MARK}")
         return Mark.decode(self._read(self.path / MARK, found.size_bytes))
 
-    def image(self, image_id: str) -> Path:
-        """Returns an image's folder.
+    def image(self, name: str) -> Path:
+        """Returns the folder of an image, or of a snapshot by its name.
 
         Raises:
-            FieldInvalid: That can be no image's id; no path is ever made of it.
+            FieldInvalid: That can be neither's name; no path is ever made of it.
         """
-        if not names.is_id(image_id):
+        if not all(map(names.is_id, name.split(AT, maxsplit=1))):
             raise FieldInvalid(Violation("image_id", names.ID_RULE))
-        return self.images / image_id
+        return self.images / name
 
     def staged(self, attempt: str) -> Path:
         """Returns an attempt's own folder; no id contains an "@", and no name is too long."""
@@ -174,16 +247,17 @@ class Layout:
         return self.label(image_id)
 
     def label(self, image_id: str) -> Label:
-        """Reads an image's label.
+        """Reads the label of an image, or of a snapshot by its name.
 
         Raises:
             ImageNotFound: There is no such image.
+            SnapshotNotFound: There is no such snapshot.
             ImageUnsafe: What is there is not a plain image of ours.
         """
         folder = self.image(image_id)
         found = self.files.stat(folder)
         if found is None:
-            raise ImageNotFound(image=image_id, pool=self.pool_id)
+            raise self._missing(image_id)
         if found.kind is not FileKind.FOLDER:
             raise self.unsafe(image_id, f"its folder is a {found.kind.lower()}")
         size = self._plain(image_id, folder / LABEL).size_bytes
@@ -200,7 +274,7 @@ class Layout:
         Raises:
             ImageUnsafe: It is a link, a device, has other names, or leads out of the pool.
         """
-        path = self.image(image_id) / f"data.{label.format}"
+        path = self.image(image_id) / label.data_name
         found = self._plain(image_id, path)
         if label.format is Format.QCOW2:
             head = read_head(self._read(path, min(HEAD_BYTES, found.size_bytes)))
@@ -211,7 +285,7 @@ class Layout:
             expected = ""
             if label.backing:
                 below = self._backing(image_id, label.backing)
-                expected = f"../{label.backing}/data.{below.format}"
+                expected = f"../{label.backing}/{below.data_name}"
             if head.backing != expected:
                 raise self.unsafe(image_id, "its backing file is not the one of its label")
         return path, found
@@ -253,23 +327,35 @@ class Layout:
             backing = label.backing
         return tuple(below)
 
-    def dependants(self, image_id: str) -> list[str]:
-        """Returns the images that read through this one."""
+    def readers(self, image_id: str) -> list[str]:
+        """Returns the images that read through this one, and the names of such snapshots."""
         found: list[str] = []
         for other in self.files.list_folder(self.images):
-            if other == image_id or not names.is_id(other):
+            if other == image_id or not all(map(names.is_id, other.split(AT, maxsplit=1))):
                 continue
             try:
                 label = self.label(other)
-            except (ImageNotFound, ImageUnsafe):
+            except (ImageNotFound, SnapshotNotFound, ImageUnsafe):
                 continue  # it may not be ours; then it does not depend on ours either
             if label.backing == image_id:
                 found.append(other)
         return found
 
+    def snapshots(self, image_id: str) -> list[str]:
+        """Returns the names of an image's snapshots."""
+        found = snapshots_among(self.files.list_folder(self.images))
+        return [name for image, name in found if image == image_id]
+
     def unsafe(self, image_id: str, why: str) -> ImageUnsafe:
         """Returns the error that says why an image is not touched."""
         return ImageUnsafe(image=image_id, pool=self.pool_id, why=why)
+
+    def _missing(self, name: str) -> CountermandError:
+        """Returns the error that says what is not there."""
+        image_id, at, snapshot_id = name.partition(AT)
+        if at:
+            return SnapshotNotFound(image=image_id, pool=self.pool_id, snapshot=snapshot_id)
+        return ImageNotFound(image=image_id, pool=self.pool_id)
 
     def _plain(self, image_id: str, path: Path) -> FileStat:
         found = self.files.stat(path)

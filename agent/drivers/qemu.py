@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agent.drivers.driver import Format, Step, Steps
-from countermand.rpc.errors import ToolFailed
+from countermand.rpc.errors import ImageDamaged, ToolFailed
 
 TOOL = "qemu-img"
 MISSING = "qemu-img is not installed on this host: install the package qemu-utils"
@@ -20,6 +20,9 @@ MISSING = "qemu-img is not installed on this host: install the package qemu-util
 # The longest time between two looks at the cancel flag.
 _POLL_S = 0.1
 _STDERR_BYTES_MAX = 2000
+# Exit codes of its check.
+_DAMAGED = 2
+_LEAKS = 3
 _PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 
 
@@ -67,6 +70,20 @@ def create_overlay(
     yield from _run(arguments, image=image)
 
 
+def check(path: Path, *, image: str, pool: str) -> Steps[None]:
+    """Looks whether a qcow2 file's own tables are in order.
+
+    Clusters that nobody refers to any more are fine: they only take room.
+
+    Raises:
+        ImageDamaged: They are not.
+    """
+    arguments = [TOOL, "check", "-q", "-f", "qcow2", str(path)]
+    code = yield from _run(arguments, image=image, codes=frozenset({0, _DAMAGED, _LEAKS}))
+    if code == _DAMAGED:
+        raise ImageDamaged(image=image, pool=pool, why="qemu-img check finds errors in it")
+
+
 def _nothing() -> None:
     """Lets the tool run on."""
 
@@ -77,7 +94,9 @@ def _run(
     image: str,
     size_bytes: int = 0,
     each: Callable[[], None] = _nothing,
-) -> Steps[None]:
+    codes: frozenset[int] = frozenset({0}),
+) -> Steps[int]:
+    """Runs the tool; returns its exit code, which must be one of these."""
     if shutil.which("setpriv"):  # or an agent that is killed leaves it behind, still writing
         arguments = ["setpriv", "--pdeathsig", "KILL", "--", *arguments]
     with (
@@ -103,10 +122,11 @@ def _run(
             code = process.wait()
         finally:
             process.kill()
-        if code != 0:
+        if code not in codes:
             stderr.seek(0)
             words = stderr.read(_STDERR_BYTES_MAX).decode(errors="replace").strip()
             raise ToolFailed(tool=TOOL, image=image, stderr=words)
+        return code
 
 
 def _direct_io(folder: Path) -> bool:

@@ -1,7 +1,8 @@
 """Where attempts work in a pool: filled under a private name, then published by one rename.
 
 Whatever goes wrong before the rename is swept; after it the image is there, with its owner tag.
-Removing is the same backwards: renamed out of sight first, purged after.
+Removing is the same backwards: renamed out of sight first, purged after. What an image holds is
+replaced by renaming its label, once the data file that the new one names lies beside the old.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ from agent import crash_points
 from agent.drivers import copying
 from agent.drivers.driver import Format, Made, OutcomeUnknown, Step, Steps, Work
 from agent.drivers.files import Files
-from agent.drivers.layout import Label, Layout
+from agent.drivers.layout import AT, LABEL, Label, Layout, data_names
 from agent.drivers.room import Room
 from countermand.rpc import names
 from countermand.rpc.errors import (
+    Conflict,
     CountermandError,
     ImageExists,
     ImageInUse,
     NoSpace,
+    SnapshotExists,
     StorageFailed,
 )
 
@@ -65,7 +68,8 @@ class Staging:
         self.room = Room(
             quota_bytes=pool.quota_bytes, bandwidth_bytes_per_s=pool.bandwidth_bytes_per_s
         )
-        # Held while a name appears or goes, so that no overlay appears on an image that goes.
+        # Held while a name appears or goes, so that no overlay appears on an image that goes, and
+        # while an image's content is replaced.
         self._names = threading.Lock()
         if not pool.read_only:
             self.layout.make()
@@ -76,7 +80,10 @@ class Staging:
     def make(
         self, work: Work, image_id: str, fill: Fill, *, resumable: bool = False
     ) -> Steps[Made]:
-        """Fills a staging folder and publishes it; sweeps it when that fails."""
+        """Fills a staging folder and publishes it; sweeps it when that fails.
+
+        A snapshot is made just so, under its own name.
+        """
         folder = self.layout.staged(work.attempt)
         with self.translating(image_id):
             try:
@@ -86,14 +93,10 @@ class Staging:
                 if label is not None and self.is_of(label, work, work.attempt):
                     # An earlier life did it and could not say so, perhaps not even flush it.
                     self._flush_names(image_id)
-                    return _made(image_id, label)
-                self._refuse_taken(image_id)
+                    return made(image_id, label)
+                self.refuse_taken(image_id)
                 yield Step()
-                if not (resumable and work.note):
-                    self.discard(work.attempt)
-                self.files.make_folder(folder)
-                self.files.flush_folder(self.layout.staging)
-                self.settle(folder)
+                self.begin(work, resumable=resumable)
                 label = yield from fill(folder)
                 yield Step(last=True)
                 self._publish(work, image_id, folder, label)
@@ -102,7 +105,17 @@ class Staging:
             except Exception:
                 self.discard(work.attempt)
                 raise
-            return _made(image_id, label)
+            return made(image_id, label)
+
+    def begin(self, work: Work, *, resumable: bool) -> Path:
+        """Returns an attempt's folder, as an earlier life left it only if the work can go on."""
+        folder = self.layout.staged(work.attempt)
+        if not (resumable and work.note):
+            self.discard(work.attempt)
+        self.files.make_folder(folder)
+        self.files.flush_folder(self.layout.staging)
+        self.settle(folder)
+        return folder
 
     def _publish(self, work: Work, image_id: str, folder: Path, label: Label) -> None:
         target = self.layout.image(image_id)
@@ -112,11 +125,13 @@ class Staging:
             self.need_pool()
             if label.backing:
                 self.layout.label(label.backing)  # it may have gone since it was looked at
+            if AT in image_id:
+                self.layout.label(image_id.partition(AT)[0])  # likewise
             try:
                 self._rename(image_id, folder, target)
             except OSError as error:
                 if error.errno in _TAKEN:
-                    self._refuse_taken(image_id)
+                    self.refuse_taken(image_id)
                 raise
         work.crash(crash_points.AFTER_RENAME)
         self._flush_names(image_id)
@@ -125,6 +140,55 @@ class Staging:
             self.settle(target)
         except OSError:  # only the account is off, until the next start: the image is there
             log.exception("pool.account_failed", extra={"pool": self.pool.pool_id})
+
+    def replace(
+        self, work: Work, image_id: str, folder: Path, *, before: Label, label: Label
+    ) -> None:
+        """Puts what is staged in the place of what an image holds, if that is still the same."""
+        image = self.layout.image(image_id)
+        self.layout.write_label(folder, label)
+        work.crash(crash_points.BEFORE_RENAME)
+        with self._names:
+            self.need_pool()
+            self.refuse_read(image_id)
+            if label.backing:
+                self.layout.label(label.backing)
+            if self.layout.label(image_id) != before:
+                raise self.changed(image_id)
+            # No label names it, so nobody sees it until the next rename.
+            self.files.rename(folder / f"data.{label.format}", image / label.data_name)
+            self.files.flush_folder(image)
+            work.crash(crash_points.IN_REVERT)
+            self._rename(image_id, folder / LABEL, image / LABEL)
+        work.crash(crash_points.AFTER_RENAME)
+        self.finish_replacing(work, image_id, label)
+
+    def finish_replacing(self, work: Work, image_id: str, label: Label) -> None:
+        """Makes sure that what replaced an image's content lasts; purges what was before."""
+        try:
+            self.files.flush_folder(self.layout.image(image_id))
+        except OSError as error:
+            raise OutcomeUnknown(self.error(error, image_id)) from error
+        try:
+            self.purge_data(image_id, label.replaced)
+            self.discard(work.attempt)
+        except (OSError, CountermandError):  # nobody sees it; it takes room until the image goes
+            log.exception("image.purge_failed", extra={"image": image_id})
+
+    def purge_data(self, image_id: str, content: str) -> None:
+        """Removes a data file of an image, unless it is the one that is meant."""
+        with self._names:
+            label = self.layout.owner(image_id)
+            if label is None or label.content == content:
+                return
+            folder = self.layout.image(image_id)
+            for name in data_names(content):
+                self.files.remove_file(folder / name)
+            self.settle(folder)
+
+    def changed(self, image_id: str) -> Conflict:
+        """Returns the error that says that somebody else was at work on an image."""
+        return Conflict(name=f"image {image_id} in pool {self.pool.pool_id}")
 
     def need_pool(self) -> None:
         """Raises OSError unless the pool being served is at its path now.
@@ -150,7 +214,7 @@ class Staging:
             except OSError:
                 moved = True  # who can tell
             if moved:
-                raise OutcomeUnknown(self._error(error, image_id)) from error
+                raise OutcomeUnknown(self.error(error, image_id)) from error
             raise
 
     def _flush_names(self, image_id: str) -> None:
@@ -158,7 +222,7 @@ class Staging:
             self.flush_folders()
         except OSError as error:
             # It can be seen, and may be gone after a power cut: neither outcome is certain.
-            raise OutcomeUnknown(self._error(error, image_id)) from error
+            raise OutcomeUnknown(self.error(error, image_id)) from error
 
     def flush_folders(self) -> None:
         """Returns once every rename so far would survive a power cut."""
@@ -169,10 +233,9 @@ class Staging:
         """Renames an image out of sight, durably, into an attempt's folder to be purged."""
         folder, staged = self.layout.image(image_id), self.layout.staged(attempt)
         with self._names:
-            if dependants := self.layout.dependants(image_id):
-                raise ImageInUse(
-                    image=image_id, pool=self.pool.pool_id, holder=", ".join(dependants)
-                )
+            self.refuse_read(image_id)
+            if snapshots := self.layout.snapshots(image_id):
+                raise self._in_use(image_id, snapshots)
             self._rename(image_id, folder, staged)
         self.room.move(self.layout.account(folder), self.layout.account(staged))
         self._flush_names(image_id)
@@ -182,7 +245,7 @@ class Staging:
         try:
             self.discard(attempt)
         except OSError as error:
-            raise OutcomeUnknown(self._error(error, image_id)) from error
+            raise OutcomeUnknown(self.error(error, image_id)) from error
 
     def label(self, work: Work, image_format: Format, size_bytes: int) -> Label:
         """Returns the label of what an attempt makes."""
@@ -206,13 +269,29 @@ class Staging:
         self.layout.purge(folder)
         self.room.settle(self.layout.account(folder), 0)
 
-    def _refuse_taken(self, image_id: str) -> None:
-        """Raises if an image's name is taken, by whatever it be."""
-        if self.files.stat(self.layout.image(image_id)) is None:
+    def refuse_read(self, image_id: str) -> None:
+        """Raises if others read through an image."""
+        if readers := self.layout.readers(image_id):
+            raise self._in_use(image_id, readers)
+
+    def _in_use(self, image_id: str, holders: list[str]) -> ImageInUse:
+        told = (
+            f"snapshot {snapshot} of image {image}" if at else image
+            for image, at, snapshot in (holder.partition(AT) for holder in holders)
+        )
+        return ImageInUse(image=image_id, pool=self.pool.pool_id, holder=", ".join(told))
+
+    def refuse_taken(self, name: str) -> None:
+        """Raises if the name of an image or snapshot is taken, by whatever it be."""
+        if self.files.stat(self.layout.image(name)) is None:
             return
-        label = self.layout.owner(image_id)
+        label = self.layout.owner(name)
         owner = (label.attempt or "an import") if label else "somebody unknown"
-        raise ImageExists(image=image_id, pool=self.pool.pool_id, owner=owner)
+        image_id, at, snapshot_id = name.partition(AT)
+        pool_id = self.pool.pool_id
+        if at:
+            raise SnapshotExists(image=image_id, pool=pool_id, snapshot=snapshot_id, owner=owner)
+        raise ImageExists(image=image_id, pool=pool_id, owner=owner)
 
     def empty(self, folder: Path) -> None:
         """Removes what an earlier life left in an attempt's folder."""
@@ -250,7 +329,7 @@ class Staging:
         except OSError as error:
             if not work.resumed:
                 raise
-            raise OutcomeUnknown(self._error(error, image_id)) from error
+            raise OutcomeUnknown(self.error(error, image_id)) from error
 
     @contextmanager
     def translating(self, image_id: str) -> Iterator[None]:
@@ -258,9 +337,10 @@ class Staging:
         try:
             yield
         except OSError as error:
-            raise self._error(error, image_id) from error
+            raise self.error(error, image_id) from error
 
-    def _error(self, error: OSError, image_id: str) -> CountermandError:
+    def error(self, error: OSError, image_id: str) -> CountermandError:
+        """Returns our error for one of the operating system's."""
         if error.errno in _FULL:
             return NoSpace(
                 pool=self.pool.pool_id, needed=f"no room for the rest of image {image_id}"
@@ -269,7 +349,8 @@ class Staging:
         return StorageFailed(pool=self.pool.pool_id, error=name, image=image_id)
 
 
-def _made(image_id: str, label: Label) -> Made:
+def made(image_id: str, label: Label) -> Made:
+    """Returns what a label says was made."""
     return Made(
         image_id=image_id,
         virtual_size_bytes=label.virtual_size_bytes,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from agent.drivers.driver import Driver
@@ -10,8 +11,12 @@ from agent.verbs.clone_image import clone_image, unclone_image
 from agent.verbs.context import FORMATS, Act, MakeUp
 from agent.verbs.copy_image import copy_image, uncopy_image
 from agent.verbs.create_image import create_image, uncreate_image
+from agent.verbs.create_snapshot import create_snapshot, uncreate_snapshot
 from agent.verbs.delete_image import delete_image
+from agent.verbs.delete_snapshot import delete_snapshot
 from agent.verbs.noop import noop, unnoop
+from agent.verbs.revert_image import can_unrevert, revert_image, unrevert_image
+from agent.verbs.verify_image import unverify_image, verify_image
 from countermand.rpc import names
 from countermand.rpc.errors import (
     CountermandError,
@@ -28,6 +33,13 @@ from countermand.v1.verb_pb2 import Action
 SIZE_BYTES_MAX = 2**50
 SIZE_BYTES_UNIT = 512
 
+_DIGEST = re.compile(r"blake2b:[0-9a-f]{64}")
+
+
+def _always(_action: Action) -> bool:
+    """Returns that a verb's opposite does not depend on its arguments."""
+    return True
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verb:
@@ -35,7 +47,9 @@ class Verb:
 
     act: Act
     make_up: MakeUp | None  # None: nothing makes up for it
+    can_make_up: Callable[[Action], bool] = _always  # of these arguments
     touches_storage: bool = True
+    only_reads: bool = False
 
 
 VERBS: Mapping[str, Verb] = {
@@ -43,6 +57,10 @@ VERBS: Mapping[str, Verb] = {
     "copy_image": Verb(act=copy_image, make_up=uncopy_image),
     "clone_image": Verb(act=clone_image, make_up=unclone_image),
     "delete_image": Verb(act=delete_image, make_up=None),
+    "create_snapshot": Verb(act=create_snapshot, make_up=uncreate_snapshot),
+    "delete_snapshot": Verb(act=delete_snapshot, make_up=None),
+    "revert_image": Verb(act=revert_image, make_up=unrevert_image, can_make_up=can_unrevert),
+    "verify_image": Verb(act=verify_image, make_up=unverify_image, only_reads=True),
     "noop": Verb(act=noop, make_up=unnoop, touches_storage=False),
 }
 
@@ -50,6 +68,12 @@ VERBS: Mapping[str, Verb] = {
 def name_of(action: Action) -> str:
     """Returns the name of an action's verb; empty when it has none."""
     return action.WhichOneof("verb") or ""
+
+
+def make_up_of(action: Action) -> MakeUp | None:
+    """Returns what makes up for an action, or None if nothing does here."""
+    verb = VERBS.get(name_of(action))
+    return verb.make_up if verb is not None and verb.can_make_up(action) else None
 
 
 def addresses(action: Action) -> Iterator[tuple[str, ImageAddress]]:
@@ -107,6 +131,19 @@ def _particulars(action: Action) -> Iterator[Violation]:
         yield Violation(f"{verb}.target", "must not be the source")
     if verb == "clone_image" and request.source.pool_id != request.target.pool_id:
         yield Violation("clone_image.target.pool_id", "must be the source's pool")
+    if verb in {"create_snapshot", "delete_snapshot", "revert_image"}:
+        yield from _of_snapshots(verb, request.snapshot_id, action.revert_image.safety_snapshot_id)
+    if verb == "verify_image" and request.digest and not _DIGEST.fullmatch(request.digest):
+        yield Violation("verify_image.digest", "must be blake2b: and 64 hexadecimal digits")
+
+
+def _of_snapshots(verb: str, snapshot_id: str, safety_id: str) -> Iterator[Violation]:
+    if not names.is_id(snapshot_id):
+        yield Violation(f"{verb}.snapshot_id", names.ID_RULE)
+    if safety_id and not names.is_id(safety_id):
+        yield Violation(f"{verb}.safety_snapshot_id", names.ID_RULE)
+    if safety_id and safety_id == snapshot_id:
+        yield Violation(f"{verb}.safety_snapshot_id", "must not be the snapshot to go back to")
 
 
 def refusal(action: Action, pools: Mapping[str, Driver]) -> CountermandError | None:
@@ -123,6 +160,6 @@ def refusal(action: Action, pools: Mapping[str, Driver]) -> CountermandError | N
             return PoolNotFound(pool=address.pool_id)
         if verb not in driver.verbs:
             return VerbUnsupported(pool=address.pool_id, verb=verb, why="its driver cannot")
-        if driver.read_only and field.endswith(".target"):
+        if driver.read_only and field.endswith(".target") and not VERBS[verb].only_reads:
             return PoolReadOnly(pool=address.pool_id)
     return None

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import hashlib
 import os
+import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -20,30 +24,55 @@ import pytest
 from agent import crash_points
 from agent.drivers import qemu
 from agent.drivers.copying import CHUNK_BYTES
+from agent.drivers.driver import Format
 from agent.journal import InlineJournal
 from countermand.rpc import crash
 from countermand.rpc.errors import Compensated
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.image_pb2 import IMAGE_FORMAT_QCOW2
-from countermand.v1.verb_pb2 import Action, CloneImage, CreateImage, DeleteImage
+from countermand.v1.verb_pb2 import (
+    Action,
+    CloneImage,
+    CreateImage,
+    CreateSnapshot,
+    DeleteImage,
+    DeleteSnapshot,
+    RevertImage,
+    VerifyImage,
+)
 from tests.agent.requests import address, attempt_name, copy_action, noop_action
 from tests.agent.rig import Gate, Rig
 
 DO = attempt_name("do")
 UNDO = attempt_name("do", 2)
 CONTENT = os.urandom(CHUNK_BYTES) + bytes(CHUNK_BYTES) + os.urandom(512)
+NEWER = os.urandom(512) + bytes(CHUNK_BYTES) + os.urandom(CHUNK_BYTES)  # since the snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One action, and the images that are there before and after it."""
+    """One action, and the images and snapshots that are there before and after it."""
 
     action: Action
     after: tuple[str, ...] = ("base", "made")
     compensable: bool = True
     needs_qemu: bool = False
+    base: Format = Format.RAW
+    snapshot: bool = False  # the base has a snapshot, and newer content
+
+    @property
+    def before(self) -> list[str]:
+        """Returns what is there before."""
+        return ["base", "base@old"] if self.snapshot else ["base"]
 
 
+def revert(**fields: str) -> Action:
+    """Returns a revert of the base to its old content."""
+    target = address("fast/base")
+    return Action(revert_image=RevertImage(target=target, snapshot_id="old", **fields))
+
+
+SNAPSHOT = Action(create_snapshot=CreateSnapshot(target=address("fast/base"), snapshot_id="made"))
 CASES = {
     "create": Case(
         action=Action(create_image=CreateImage(target=address("fast/made"), virtual_size_bytes=512))
@@ -71,6 +100,37 @@ CASES = {
         action=Action(delete_image=DeleteImage(target=address("fast/base"))),
         after=(),
         compensable=False,
+    ),
+    "create-snapshot": Case(action=SNAPSHOT, after=("base", "base@made")),
+    "create-snapshot-qcow2": Case(action=SNAPSHOT, after=("base", "base@made"), base=Format.QCOW2),
+    "delete-snapshot": Case(
+        action=Action(
+            delete_snapshot=DeleteSnapshot(target=address("fast/base"), snapshot_id="old")
+        ),
+        after=("base",),
+        compensable=False,
+        snapshot=True,
+    ),
+    "revert": Case(action=revert(), after=("base", "base@old"), compensable=False, snapshot=True),
+    "revert-safely": Case(
+        action=revert(safety_snapshot_id="safe"),
+        after=("base", "base@old", "base@safe"),
+        snapshot=True,
+    ),
+    "revert-safely-qcow2": Case(
+        action=revert(safety_snapshot_id="safe"),
+        after=("base", "base@old", "base@safe"),
+        base=Format.QCOW2,
+        snapshot=True,
+    ),
+    "verify": Case(
+        action=Action(verify_image=VerifyImage(target=address("fast/base"))), after=("base",)
+    ),
+    "verify-qcow2": Case(
+        action=Action(verify_image=VerifyImage(target=address("fast/base"))),
+        after=("base",),
+        needs_qemu=True,
+        base=Format.QCOW2,
     ),
     "noop": Case(action=noop_action(), after=("base",)),
 }
@@ -127,10 +187,35 @@ async def until_cut(rig: Rig, power: Power, *steps: Callable[[Rig], Awaitable[No
     await lose(rig)
 
 
-async def prepared(folder: Path) -> None:
+@functools.cache
+def content(image_format: Format, raw: bytes) -> bytes:
+    """Returns the bytes of an image that a guest would read so."""
+    if image_format is Format.RAW:
+        return raw
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "raw", Path(folder) / "qcow2"
+        source.write_bytes(raw)
+        subprocess.run(["qemu-img", "convert", "-O", "qcow2", source, target], check=True)
+        return target.read_bytes()
+
+
+async def prepared(folder: Path, case: Case) -> dict[str, str]:
+    """Makes what is there before; returns its digests."""
     rig = await start(folder, crash.never)
-    rig.put("base", CONTENT)
+    path = rig.put("base", content(case.base, CONTENT), image_format=case.base)
+    if case.snapshot:
+        create = CreateSnapshot(target=address("fast/base"), snapshot_id="old")
+        made = await rig.run(attempt_name("before"), Action(create_snapshot=create))
+        assert made.state == Attempt.STATE_SUCCEEDED, made
+        path.write_bytes(content(case.base, NEWER))
     await rig.runner.stop()
+    assert rig.images() == case.before
+    return digests(rig)
+
+
+def digests(rig: Rig) -> dict[str, str]:
+    """Returns what the images and snapshots hold; of each there is one data file, or it raises."""
+    return {name: hashlib.sha256(rig.data(name).read_bytes()).hexdigest() for name in rig.images()}
 
 
 async def act(rig: Rig, case: Case) -> None:
@@ -144,13 +229,13 @@ async def make_up(rig: Rig, case: Case) -> None:
 @pytest.fixture(params=CASES, ids=list(CASES))
 def case(request):
     case = CASES[request.param]
-    if case.needs_qemu and not qemu.is_installed():
+    if (case.needs_qemu or case.base is Format.QCOW2) and not qemu.is_installed():
         pytest.skip("qemu-img is not installed: apt install qemu-utils")
     return case
 
 
 async def test_acts_once_and_is_made_up_for_once(case, tmp_path):
-    await prepared(tmp_path)
+    before = await prepared(tmp_path, case)
     rig = await start(tmp_path, crash.never)
     first = await rig.run(DO, case.action)
     assert first.state == Attempt.STATE_SUCCEEDED, first
@@ -160,7 +245,7 @@ async def test_acts_once_and_is_made_up_for_once(case, tmp_path):
     if case.compensable:
         assert undone.state == Attempt.STATE_SUCCEEDED, undone
         assert (await rig.make_up(attempt_name("do", 3), DO, case.action)).state == undone.state
-        assert rig.images() == ["base"]
+        assert digests(rig) == before
     else:
         assert undone.failure.reason == "VERB_UNSUPPORTED"
     assert rig.staged() == []
@@ -169,16 +254,17 @@ async def test_acts_once_and_is_made_up_for_once(case, tmp_path):
 
 async def test_succeeds_wherever_the_power_was_cut(case, tmp_path):
     (tmp_path / "calm").mkdir()
-    await prepared(tmp_path / "calm")
+    await prepared(tmp_path / "calm", case)
     power = Power()
     rig = await start(tmp_path / "calm", power)
     calm = await rig.run(DO, case.action)
     await rig.runner.stop()
+    after = digests(rig)
     assert power.places(case)
     for index, place in enumerate(power.places(case)):
         folder = tmp_path / str(index)
         folder.mkdir()
-        await prepared(folder)
+        await prepared(folder, case)
         power = Power(place)
         await until_cut(await start(folder, power), power, lambda rig: act(rig, case))
         rig = await start(folder, crash.never)
@@ -189,6 +275,8 @@ async def test_succeeds_wherever_the_power_was_cut(case, tmp_path):
             if case.needs_qemu:  # counted in the file system's blocks, which vary by one
                 output.ClearField("written_bytes")
         assert again.output == calm.output, place
+        if not case.needs_qemu:  # which lays out as it likes
+            assert digests(rig) == after, place
         await rig.runner.stop()
 
 
@@ -196,7 +284,7 @@ async def test_can_be_made_up_for_wherever_the_power_was_cut(case, tmp_path):
     if not case.compensable:
         return
     (tmp_path / "calm").mkdir()
-    await prepared(tmp_path / "calm")
+    await prepared(tmp_path / "calm", case)
     power = Power()
     rig = await start(tmp_path / "calm", power)
     await act(rig, case)
@@ -206,7 +294,7 @@ async def test_can_be_made_up_for_wherever_the_power_was_cut(case, tmp_path):
     for index, place in enumerate(power.places(case)):
         folder = tmp_path / str(index)
         folder.mkdir()
-        await prepared(folder)
+        before = await prepared(folder, case)
         power = Power(place)
         rig = await start(folder, power)
         await until_cut(rig, power, lambda rig: act(rig, case), lambda rig: make_up(rig, case))
@@ -215,17 +303,17 @@ async def test_can_be_made_up_for_wherever_the_power_was_cut(case, tmp_path):
         assert undone.state == Attempt.STATE_SUCCEEDED, (place, undone)
         with contextlib.suppress(Compensated):
             assert (await rig.run(DO, case.action)).tombstoned, place
-        assert (rig.images(), rig.staged()) == (["base"], []), place
+        assert (digests(rig), rig.staged()) == (before, []), place
         await rig.runner.stop()
 
 
 async def test_can_be_cancelled_at_every_step(case, tmp_path):
     """S-V19, S-Z15: stopped with nothing left, or done with all of it; both say the same."""
     states = []
-    for steps in range(1, 12):
+    for steps in range(1, 24):
         folder = tmp_path / str(steps)
         folder.mkdir()
-        await prepared(folder)
+        before = await prepared(folder, case)
         gate = Gate()
         rig = await start(folder, crash.never, gate=gate)
         await rig.accept(DO, case.action)
@@ -237,8 +325,10 @@ async def test_can_be_cancelled_at_every_step(case, tmp_path):
         state = (await ended).state
         states.append(state)
         held.cancel()
-        expected = list(case.after) if state == Attempt.STATE_SUCCEEDED else ["base"]
+        expected = list(case.after) if state == Attempt.STATE_SUCCEEDED else case.before
         assert (rig.images(), rig.staged()) == (expected, []), steps
+        if state != Attempt.STATE_SUCCEEDED:
+            assert digests(rig) == before, steps
         await rig.runner.stop()
         if state == Attempt.STATE_SUCCEEDED:
             break
