@@ -1,23 +1,71 @@
-"""All hosts of a coordinator: a line to each, and the records that are kept of them."""
+"""All hosts of a coordinator: a line to each, the records of them, and tasks that look for one.
+
+What looks for a host is looked at again whenever a host comes up, is added or is undrained. It is
+level-triggered by the workflow's own record: a task that no longer waits is forgotten, a workflow
+that is held gets none until it goes on.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from coordinator.agents.connection import CALL_TIMEOUT_S, Connect
 from coordinator.agents.line import Ears, Line
-from coordinator.runtime.ports import Chance, Clock, HostRecord, HostView, Order, Store
-from coordinator.saga.events import AttemptLost
+from coordinator.agents.placing import Needs, Offer, choose, needs_of, nowhere, problem_of, why_none
+from coordinator.agents.slots import WINDOW
+from coordinator.runtime import crash_points
+from coordinator.runtime.ports import (
+    Chance,
+    Clock,
+    Delivery,
+    HostRecord,
+    HostView,
+    Order,
+    Store,
+)
+from coordinator.saga.commands import ChooseHost, Withdraw
+from coordinator.saga.events import AttemptLost, HostChosen
+from coordinator.saga.states import TaskState
+from coordinator.saga.workflow import Workflow
 from coordinator.wire.failure import failure_from_proto
 from coordinator.wire.order import name_of
 from countermand.rpc.crash import Crash
 from countermand.rpc.errors import CountermandError, HostNotFound, WrongCluster
-from countermand.rpc.names import host_name
+from countermand.rpc.names import attempt_name, host_name
 from countermand.v1.agent_pb2 import GetHostRequest
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Wish:
+    """A task that looks for a host."""
+
+    command: ChooseHost
+    needs: Needs
+    chosen: str = ""  # what the loop was told, until it has made that durable
+
+
+@dataclass(slots=True, kw_only=True)
+class _Wishes:
+    """The tasks of one workflow that look for hosts."""
+
+    workflow: Workflow  # as committed
+    by_task: dict[int, _Wish] = field(default_factory=dict)
+
+    def stands(self, command: ChooseHost) -> bool:
+        """Returns whether a task still waits for a host, for the same attempt."""
+        task = self.workflow.task(command.task)
+        waits = task.state is TaskState.READY and task.due_time is None
+        return waits and len(task.attempts) + 1 == command.number and not self.workflow.settled
+
+    def held(self, command: ChooseHost) -> bool:
+        """Returns whether a task does not start for the time being."""
+        return self.workflow.holding and not self.workflow.plan.is_end_action(command.task)
 
 
 class Fleet:
@@ -33,6 +81,7 @@ class Fleet:
         chance: Chance,
         crash: Crash,
         ears: Ears,
+        window: int = WINDOW,
     ) -> None:
         """Keeps its ports; `open` connects to the known hosts."""
         self._store = store
@@ -42,6 +91,9 @@ class Fleet:
         self._chance = chance
         self._crash = crash
         self._ears = ears
+        self._window = window
+        self._wishes: dict[str, _Wishes] = {}  # by workflow
+        self._expected: Counter[str] = Counter()  # by host: chosen, and not heard of again
         self._lines: dict[str, Line] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
 
@@ -75,6 +127,8 @@ class Fleet:
             chance=self._chance,
             crash=self._crash,
             ears=self._ears,
+            window=self._window,
+            when_up=self._choose_again,
         )
         self._lines[record.id] = line
         self._running[record.id] = asyncio.create_task(line.run(), name=f"line {record.id}")
@@ -100,39 +154,159 @@ class Fleet:
         if answer.host.cluster_id not in ("", self._cluster_id):
             raise WrongCluster(expected=answer.host.cluster_id, cluster_id=self._cluster_id)
 
-    def placement_problem(self, host_id: str, pools: frozenset[str], verb: str) -> str | None:
-        """Returns why a verb on some pools cannot run on a host, or None."""
-        line = self._lines.get(host_id)
-        if line is None:
-            known = ", ".join(sorted(self._lines)) or "none so far"
-            return f"there is no host {host_id!r}; known: {known}"
-        if line.report is None:
-            return None  # it has not been heard yet: its agent will say
-        reached = {pool.pool_id: pool for pool in line.report.pools}
-        missing = sorted(pools - set(reached) - {""})
-        if missing:
-            return (
-                f"host {host_id!r} reaches no pool {missing[0]!r}; "
-                f"it reaches: {', '.join(sorted(reached)) or 'none'}"
-            )
-        for pool in sorted(pools & set(reached)):
-            # A pool that is only read is a source, and asks nothing of its driver but to be read.
-            if not reached[pool].read_only and verb not in reached[pool].verbs:
-                able = ", ".join(sorted(reached[pool].verbs)) or "nothing"
-                return f"host {host_id!r} cannot {verb} in pool {pool!r}; it can: {able}"
-        return None
+    async def drain(self, host_id: str) -> None:
+        """Gives a host no new tasks, from now on and after any restart."""
+        await self._lines[host_id].keep(lambda record: replace(record, draining=True))
+        log.info("host.draining", extra={"host": host_id})
+
+    async def undrain(self, host_id: str) -> None:
+        """Gives a host tasks again."""
+        await self._lines[host_id].keep(lambda record: replace(record, draining=False))
+        log.info("host.undrained", extra={"host": host_id})
+        self._choose_again()
+
+    # -- orders ---------------------------------------------------------------------------------
 
     def deliver(self, order: Order) -> None:
-        """Hands an order to its host's line."""
-        command = order.command
+        """Hands an order to its host's line, or looks for a host."""
+        workflow, command = order.workflow, order.command
+        match command:
+            case ChooseHost():
+                needs = needs_of(workflow, command.task)
+                wishes = self._wishes.setdefault(workflow.id, _Wishes(workflow=workflow))
+                wishes.workflow = workflow
+                self._forget(wishes, command.task)
+                wishes.by_task[command.task] = wish = _Wish(command=command, needs=needs)
+                self._choose(wishes, wish)
+            case Withdraw():
+                if line := self._lines.get(command.host):
+                    line.withdraw(_name(workflow, command.task, command.number))
+            case _:
+                self._send(workflow, command, ask_first=order.ask_first)
+
+    def _send(self, workflow: Workflow, command: Delivery, *, ask_first: bool) -> None:
         if line := self._lines.get(command.host):
-            line.deliver(order)
+            line.deliver(workflow, command, ask_first=ask_first)
             return
         # Hosts that open workflows name are not removed, so this came in between. Whatever was sent
         # before is not known here: no verdict is taken from that.
         error: CountermandError = HostNotFound(name=host_name(command.host))
-        name = name_of(order.workflow, command)
+        name = name_of(workflow, command)
         log.error("order.homeless", extra={"attempt": name, "host": command.host})
         failure = failure_from_proto(error.failure(attempt=name, host_id=command.host))
         event = AttemptLost(task=command.task, number=command.number, failure=failure)
-        self._ears.event(order.workflow.id, event)
+        self._ears.event(workflow.id, event)
+
+    def moved(self, workflow: Workflow, changed: frozenset[int]) -> None:
+        """Hears that a workflow has changed: what no longer looks for a host is forgotten."""
+        wishes = self._wishes.get(workflow.id)
+        if wishes is None:
+            return
+        was_held, wishes.workflow = wishes.workflow.holding, workflow
+        for task in changed & wishes.by_task.keys():
+            if not wishes.stands(wishes.by_task[task].command):
+                self._forget(wishes, task)
+        if workflow.settled or not wishes.by_task:
+            for task in tuple(wishes.by_task):
+                self._forget(wishes, task)
+            del self._wishes[workflow.id]
+        elif workflow.holding and not was_held:
+            for wish in wishes.by_task.values():
+                if wishes.held(wish.command):
+                    self._tell(wish, "")  # the loop takes no host up now, and asks again later
+
+    # -- choosing -------------------------------------------------------------------------------
+
+    def _choose(self, wishes: _Wishes, wish: _Wish) -> None:
+        """Tells the loop of a host for a task, if there is one now."""
+        command = wish.command
+        if wishes.held(command):
+            return
+        offers = tuple(self._offers())
+        host = choose(offers, wish.needs, named=command.candidates, avoid=command.avoid)
+        if host is None:
+            return
+        self._tell(wish, host)
+        self._crash(crash_points.HOST_CHOSEN)
+        event = HostChosen(task=command.task, number=command.number, host=host)
+        self._ears.event(wishes.workflow.id, event)
+
+    def _choose_again(self) -> None:
+        for wishes in self._wishes.values():
+            for wish in wishes.by_task.values():
+                if not wish.chosen:
+                    self._choose(wishes, wish)
+
+    def _tell(self, wish: _Wish, host: str) -> None:
+        """Notes what the loop is told about a task; an empty host takes it back."""
+        if wish.chosen:
+            self._expected[wish.chosen] -= 1
+        if host:
+            self._expected[host] += 1
+        wish.chosen = host
+
+    def _forget(self, wishes: _Wishes, task: int) -> None:
+        if wish := wishes.by_task.pop(task, None):
+            self._tell(wish, "")
+
+    def _offers(self) -> Iterator[Offer]:
+        for host_id, line in self._lines.items():
+            yield Offer(
+                host=host_id,
+                state=line.state,
+                draining=line.record.draining,
+                report=line.report,
+                load=line.load + self._expected[host_id],
+            )
+
+    def expected(self, host_id: str) -> Sequence[tuple[str, int]]:
+        """Returns the tasks for which a host was chosen and nothing of it is durable yet."""
+        return tuple(
+            (workflow_id, task)
+            for workflow_id, wishes in self._wishes.items()
+            for task, wish in wishes.by_task.items()
+            if wish.chosen == host_id
+        )
+
+    # -- in words -------------------------------------------------------------------------------
+
+    def placement_problem(self, host_id: str, pools: frozenset[str], verb: str) -> str | None:
+        """Returns why a new verb on some pools cannot run on a host, or None."""
+        needs = Needs(pools=pools - {""}, verb=verb)
+        offers = {offer.host: offer for offer in self._offers()}
+        if not host_id:
+            return nowhere(offers.values(), needs)
+        offer = offers.get(host_id)
+        if offer is None:
+            known = ", ".join(sorted(offers)) or "none so far"
+            return f"there is no host {host_id!r}; known: {known}"
+        if offer.draining:
+            return f"host {host_id!r} is draining: it gets no new tasks; choose another"
+        return problem_of(offer, needs)
+
+    def waiting_for_host(self, workflow_id: str, task: int) -> str:
+        """Returns why no host is found for a task, in words; empty if none is looked for."""
+        wishes = self._wishes.get(workflow_id)
+        wish = wishes.by_task.get(task) if wishes else None
+        if wishes is None or wish is None or wish.chosen or wishes.held(wish.command):
+            return ""
+        return why_none(tuple(self._offers()), wish.needs, wish.command.candidates)
+
+    def waiting_for_slot(self, workflow: Workflow, task: int) -> str:
+        """Returns where a task's attempt stands in line on its host; empty if it is not in line."""
+        attempts = workflow.task(task).attempts
+        line = self._lines.get(attempts[-1].host) if attempts else None
+        if line is None:
+            return ""
+        place = line.position(_name(workflow, task, attempts[-1].number))
+        return f"a slot on {line.record.id}, {_ordinal(place)} in line" if place else ""
+
+
+def _name(workflow: Workflow, task: int, number: int) -> str:
+    return attempt_name(workflow.id, workflow.plan.nodes[task].name, number)
+
+
+def _ordinal(place: int) -> str:
+    if place % 100 in (11, 12, 13):
+        return f"{place}th"
+    return f"{place}{({1: 'st', 2: 'nd', 3: 'rd'}).get(place % 10, 'th')}"

@@ -15,16 +15,27 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from coordinator.agents.connection import CALL_TIMEOUT_S, Connect, Connection
+from coordinator.agents.slots import WINDOW, Slots
 from coordinator.runtime import crash_points
-from coordinator.runtime.ports import Chance, Clock, HostRecord, HostState, HostView, Order
-from coordinator.saga.commands import SendAction, SendCancel
+from coordinator.runtime.ports import (
+    Chance,
+    Clock,
+    Delivery,
+    HostRecord,
+    HostState,
+    HostView,
+)
+from coordinator.saga.commands import SendAction, SendCancel, SendCompensation
 from coordinator.saga.events import (
     AttemptAccepted,
+    AttemptCancelled,
     AttemptEvent,
     AttemptFailed,
     AttemptLost,
     AttemptMissing,
+    HostChosen,
 )
+from coordinator.saga.workflow import Workflow
 from coordinator.wire.failure import failure_from_proto
 from coordinator.wire.order import call_of, name_of
 from coordinator.wire.report import event_from_attempt
@@ -89,10 +100,18 @@ _OUTCOMES = frozenset(
 class Ears:
     """Whom a line tells what it hears."""
 
-    event: Callable[[str, AttemptEvent], None]  # (workflow id, fact)
+    event: Callable[[str, AttemptEvent | HostChosen], None]  # (workflow id, fact)
     progress: Callable[[str, str, Progress], None]  # (workflow id, attempt, how far)
     record: Callable[[HostRecord], Awaitable[None]]  # the host's record changed: keeps it
     in_flight: Callable[[str], bool]  # (host id) → whether an attempt of an open workflow is there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Standing:
+    """What is still to be done about one attempt."""
+
+    workflow: Workflow  # as committed
+    command: Delivery
 
 
 class Line:
@@ -108,6 +127,8 @@ class Line:
         chance: Chance,
         crash: Crash,
         ears: Ears,
+        window: int = WINDOW,
+        when_up: Callable[[], None] = lambda: None,
     ) -> None:
         """Keeps its ports; `run` connects."""
         self.record = record
@@ -120,14 +141,18 @@ class Line:
         self._chance = chance
         self._crash = crash
         self._ears = ears
+        self._when_up = when_up
+        self._keeping = asyncio.Lock()  # of the record: what draws on it is written one by one
         self._connection: Connection | None = None  # set while the watch runs
-        self._orders: dict[str, Order] = {}  # by the attempt's name: what has no outcome yet
+        self._orders: dict[str, _Standing] = {}  # by the attempt's name: what has no outcome yet
+        self._slots = Slots(window)  # of those: which actions may be out, and who is next
         self._sent: set[str] = set()  # of those: what may have gone out
-        self._lost: set[str] = set()  # of those: what was reported as lost
-        self._accepted: set[str] = set()  # of those: what was reported as accepted
+        self._absent: set[str] = set()  # of those: what the agent says that it does not have
+        self._lost: set[str] = set()  # of the orders: what was reported as lost
+        self._accepted: set[str] = set()  # of the orders: what was reported as accepted
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._window = asyncio.Semaphore(CALLS_IN_FLIGHT_MAX)
-        self._window_back = asyncio.Semaphore(CALLS_IN_FLIGHT_MAX)  # cancels and compensations
+        self._calls = asyncio.Semaphore(CALLS_IN_FLIGHT_MAX)
+        self._calls_back = asyncio.Semaphore(CALLS_IN_FLIGHT_MAX)  # cancels and compensations
         self._full_until = 0.0  # the agent's queue was full: no action is sent before
         self._silent_since = asyncio.get_running_loop().time()
         self._up = asyncio.Event()
@@ -156,7 +181,9 @@ class Line:
             state=self.state,
             problem=failure_from_proto(problem) if problem else None,
             report=self.report,
-            open_attempts=len(self._orders),
+            open_attempts=len(self._orders) - self._slots.waiting,
+            waiting=self._slots.waiting,
+            window=self._slots.window,
             seen_time=self.seen_time,
             silent_s=asyncio.get_running_loop().time() - self._silent_since,
         )
@@ -169,13 +196,47 @@ class Line:
         except TimeoutError:
             pass
 
-    def deliver(self, order: Order) -> None:
+    @property
+    def load(self) -> int:
+        """Returns how many attempts it sees to, those that wait for a slot included."""
+        return len(self._orders)
+
+    def deliver(self, workflow: Workflow, command: Delivery, *, ask_first: bool) -> None:
         """Takes an order; a newer one about the same attempt replaces the older."""
-        name = name_of(order.workflow, order.command)
-        if order.ask_first:
+        name = name_of(workflow, command)
+        if isinstance(command, SendCancel) and self._never_out(name) and not ask_first:
+            # Certain, and nobody else can know: it stood in this line from its commit to now.
+            self._drop(name)
+            event = AttemptCancelled(task=command.task, number=command.number)
+            self._ears.event(workflow.id, event)
+            return
+        self._orders[name] = _Standing(workflow=workflow, command=command)
+        if ask_first:
             self._sent.add(name)
-        self._orders[name] = order
+            if not isinstance(command, SendCompensation):
+                self._slots.occupy(name)  # it may be out, until the agent has said that it is not
         self._wake(name)
+
+    def withdraw(self, name: str) -> None:
+        """Sees to an attempt no more, whatever may still be heard of it."""
+        self._drop(name)
+
+    def position(self, name: str) -> int:
+        """Returns where an attempt stands in line for a slot, from 1; 0 if it does not."""
+        return self._slots.position(name)
+
+    def _never_out(self, name: str) -> bool:
+        standing = self._orders.get(name)
+        is_action = standing is not None and isinstance(standing.command, SendAction)
+        return is_action and name not in self._sent
+
+    async def keep(self, change: Callable[[HostRecord], HostRecord]) -> None:
+        """Changes the record of its host, durably first."""
+        async with self._keeping:
+            record = change(self.record)
+            if record != self.record:
+                await self._ears.record(record)
+                self.record = record
 
     async def run(self) -> None:
         """Keeps the line up until cancelled."""
@@ -240,11 +301,8 @@ class Line:
             # A lost journal is never read as "nothing to make up for": somebody has to look.
             raise IncarnationChanged(incarnation=report.incarnation, expected=known)
         self.report = report
-        if known != report.incarnation:
-            # Kept before the first order goes out: what was sent is known to have been sent to it.
-            record = replace(self.record, incarnation=report.incarnation)
-            await self._ears.record(record)
-            self.record = record
+        # Kept before the first order goes out: what was sent is known to have been sent to it.
+        await self.keep(lambda record: replace(record, incarnation=report.incarnation))
 
     def _connected(self, connection: Connection) -> None:
         self._connection = connection
@@ -253,15 +311,14 @@ class Line:
         self._lost.clear()
         self._accepted.clear()
         log.info("host.ready", extra={"host": self.record.id, "open": len(self._orders)})
-        for name in tuple(self._orders):
-            self._wake(name)
+        self._wake_all()
+        self._when_up()
 
     async def _resync(self) -> None:
         """Asks about everything that is still open, now and then: nothing hangs on one message."""
         while True:
             await asyncio.sleep(RESYNC_S)
-            for name in tuple(self._orders):
-                self._wake(name)
+            self._wake_all()
 
     def _take(self, message: WatchAttemptsResponse) -> None:
         self.seen_time = self._clock.now()
@@ -269,9 +326,9 @@ class Line:
         for update in message.updates:
             if update.sequence:
                 self._heard(update.attempt)
-            elif order := self._orders.get(update.attempt.name):
+            elif standing := self._orders.get(update.attempt.name):
                 attempt = update.attempt
-                self._ears.progress(order.workflow.id, attempt.name, attempt.progress)
+                self._ears.progress(standing.workflow.id, attempt.name, attempt.progress)
 
     def _heard(self, attempt: Attempt) -> None:
         """Passes on what the agent's journal says of an attempt."""
@@ -298,10 +355,23 @@ class Line:
 
     def _drop(self, name: str) -> None:
         self._orders.pop(name, None)
-        for names in (self._sent, self._lost, self._accepted):
+        for names in (self._sent, self._absent, self._lost, self._accepted):
             names.discard(name)
+        self._slots.free(name)
+        self._wake_next()
 
     # -- one order ------------------------------------------------------------------------------
+
+    def _wake_all(self) -> None:
+        for name in tuple(self._orders):
+            if not self._slots.position(name):
+                self._wake(name)
+        self._wake_next()
+
+    def _wake_next(self) -> None:
+        """Has the first in line look again, if a slot is free; it does the same for the next."""
+        if name := self._slots.next():
+            self._wake(name)
 
     def _wake(self, name: str) -> None:
         if self._connection is not None and name not in self._tasks:
@@ -326,15 +396,21 @@ class Line:
         wait_s = RECONNECT_S_MIN
         while (order := self._orders.get(name)) and (connection := self._connection):
             is_action = isinstance(order.command, SendAction)
+            is_out = name in self._sent and name not in self._absent
+            if is_action and not is_out and not self._has_slot(name, order):
+                return  # it is woken when its turn has come
             if is_action and (full_s := self._full_for_s()) > 0:
                 # Each waits a little longer than told, so that they do not come all at once.
                 await asyncio.sleep(full_s * (1 + self._chance.jitter() / 2))
                 continue
             try:
-                async with self._window if is_action else self._window_back:
+                async with self._calls if is_action else self._calls_back:
                     if is_action and self._full_for_s() > 0:
                         continue
-                    await self._carry_out(name, order, connection)
+                    if self._orders.get(name) is not order or self._connection is not connection:
+                        continue  # it had to wait, and something else is asked for now
+                    if not await self._carry_out(name, order, connection):
+                        continue
             except CountermandError as error:
                 delay_s = self._refused(name, order, error, wait_s)
                 if delay_s is None:
@@ -345,9 +421,30 @@ class Line:
             if self._orders.get(name, order) is order:
                 return
 
-    async def _carry_out(self, name: str, order: Order, connection: Connection) -> None:
-        if name in self._sent and await self._ask(name, order, connection):
-            return
+    def _has_slot(self, name: str, order: _Standing) -> bool:
+        """Returns whether an action may go out now; if not, it stands in line."""
+        task = order.command.task
+        priority = order.workflow.plan.task(task).policy.priority
+        intent = order.workflow.task(task).attempts[order.command.number - 1].intent
+        if not self._slots.take(name, priority=priority, intent=intent):
+            self._crash(crash_points.WAITS_FOR_SLOT)
+            return False
+        self._wake_next()
+        return True
+
+    async def _carry_out(self, name: str, order: _Standing, connection: Connection) -> bool:
+        """Asks about what may be out, sends what is not; returns whether that is all for now."""
+        if name in self._sent and name not in self._absent:
+            if await self._ask(name, order, connection):
+                return True
+            if self._orders.get(name) is not order:
+                return False
+            if isinstance(order.command, SendAction):
+                # It waits for its turn like a new one; but it may still be on its way.
+                self._absent.add(name)
+                self._slots.free(name)
+                self._wake_next()
+                return False
         call = call_of(
             order.workflow,
             order.command,
@@ -355,6 +452,7 @@ class Line:
             incarnation=self.record.incarnation,
         )
         self._sent.add(name)
+        self._absent.discard(name)
         self._crash(crash_points.BEFORE_SEND)
         answer = await connection.call(
             call.rpc,
@@ -364,8 +462,9 @@ class Line:
         )
         self._crash(crash_points.AFTER_SEND)
         self._heard(answer.attempt)
+        return True
 
-    async def _ask(self, name: str, order: Order, connection: Connection) -> bool:
+    async def _ask(self, name: str, order: _Standing, connection: Connection) -> bool:
         """Asks what became of an attempt; returns whether there is nothing more to send."""
         request = GetAttemptRequest(
             name=name, owner_epoch=order.workflow.owner_epoch, cluster_id=self._cluster_id
@@ -381,7 +480,7 @@ class Line:
         return not isinstance(order.command, SendCancel) or answer.attempt.state in _OUTCOMES
 
     def _refused(
-        self, name: str, order: Order, error: CountermandError, wait_s: float
+        self, name: str, order: _Standing, error: CountermandError, wait_s: float
     ) -> float | None:
         """Returns how long to wait before trying again; None if there is nothing more to do."""
         workflow_id, command = order.workflow.id, order.command
@@ -426,7 +525,7 @@ class Line:
                 problem = self.problem or HostUnreachable(address=self.record.address)
                 self._report_lost(name, order, problem)
 
-    def _report_lost(self, name: str, order: Order, error: CountermandError) -> None:
+    def _report_lost(self, name: str, order: _Standing, error: CountermandError) -> None:
         if name in self._lost:
             return
         self._lost.add(name)

@@ -6,6 +6,7 @@ AFTER_COMPENSATION_COMMIT = "coordinator.after_compensation_commit"  # its inten
 BEFORE_SEND = "coordinator.before_send"  # about to call an agent
 AFTER_SEND = "coordinator.after_send"  # the agent has answered, the answer is not taken up
 
+# Passed by every workflow that does and makes up for something.
 CRASH_POINTS = (
     BEFORE_COMMIT,
     AFTER_COMMIT,
@@ -13,3 +14,10 @@ CRASH_POINTS = (
     BEFORE_SEND,
     AFTER_SEND,
 )
+
+HOST_CHOSEN = "coordinator.host_chosen"  # for a task that left it open; nothing of it is durable
+LOCKS_PASSED_ON = "coordinator.locks_passed_on"  # a holder's end is durable, and who comes next
+WAITS_FOR_SLOT = "coordinator.waits_for_slot"  # its intent is durable; its host's window is full
+
+# Passed only where hosts are chosen, images are waited for, or a window is full.
+CRASH_POINTS_OF_WAITS = (HOST_CHOSEN, LOCKS_PASSED_ON, WAITS_FOR_SLOT)

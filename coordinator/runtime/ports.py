@@ -12,7 +12,13 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from coordinator.saga.commands import SendAction, SendCancel, SendCompensation
+from coordinator.saga.commands import (
+    ChooseHost,
+    SendAction,
+    SendCancel,
+    SendCompensation,
+    Withdraw,
+)
 from coordinator.saga.history import Entry
 from coordinator.saga.states import SETTLED, TaskState, WorkflowState
 from coordinator.saga.workflow import About, Decided, Failure, Workflow
@@ -234,10 +240,10 @@ Delivery = SendAction | SendCancel | SendCompensation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """A committed intent on its way to a host."""
+    """A committed intent on its way to a host, or to whoever finds one for it."""
 
     workflow: Workflow  # as committed: holds the attempt and, in its plan, the action
-    command: Delivery
+    command: Delivery | Withdraw | ChooseHost
     # After a restart nobody knows whether it went out: the host is asked before anything is sent.
     ask_first: bool = field(default=False)
 
@@ -245,12 +251,18 @@ class Order:
 class Agents(Protocol):
     """Delivers committed intents to hosts until their outcome is known, and reports what it hears.
 
-    What it hears goes to the loop as `AttemptEvent`s. A newer order about the same attempt replaces
-    an older one. A host that does not answer delays no other.
+    What it hears goes to the loop as `AttemptEvent`s, and as `HostChosen`. A newer order about the
+    same attempt replaces an older one. A host that does not answer delays no other.
     """
 
     def deliver(self, order: Order) -> None:
         """Takes an order; returns at once."""
+
+    def moved(self, workflow: Workflow, changed: frozenset[int]) -> None:
+        """Hears which nodes of a workflow have changed, durably; before what follows from it.
+
+        A task that no longer waits for a host is not looked for any more.
+        """
 
 
 class HostState(StrEnum):
@@ -271,7 +283,9 @@ class HostView:
     state: HostState
     problem: Failure | None  # why it is not READY
     report: object  # the agent's description of itself; None until it was heard
-    open_attempts: int
+    open_attempts: int  # that are out: their outcome is still to come
+    waiting: int  # actions that wait for a slot
+    window: int  # actions that may be out at the same time
     seen_time: datetime | None
     silent_s: float  # how long nothing has been heard of it
 
@@ -283,7 +297,25 @@ class Hosts(Protocol):
         """Returns every host by its id."""
 
     def placement_problem(self, host_id: str, pools: frozenset[str], verb: str) -> str | None:
-        """Returns why a verb on some pools cannot run on a host, or None."""
+        """Returns why a new verb on some pools cannot run on a host, or None.
+
+        An empty id means any host. One that has not been heard yet gets the benefit of the doubt.
+        """
+
+    def waiting_for_host(self, workflow_id: str, task: int) -> str:
+        """Returns why no host is found for a task, in words; empty if none is looked for."""
+
+    def waiting_for_slot(self, workflow: Workflow, task: int) -> str:
+        """Returns where a task's attempt stands in line on its host; empty if it is not in line."""
+
+    def expected(self, host_id: str) -> Sequence[tuple[str, int]]:
+        """Returns the tasks for which a host was chosen and nothing of it is durable yet."""
+
+    async def drain(self, host_id: str) -> None:
+        """Gives a host no new tasks, from now on and after any restart."""
+
+    async def undrain(self, host_id: str) -> None:
+        """Gives a host tasks again."""
 
     async def probe(self, address: str) -> None:
         """Checks that an agent answers at an address and would serve this cluster; raises."""

@@ -1,0 +1,142 @@
+"""What a task needs of a host, and which of several hosts it gets. Only values, no I/O.
+
+The least loaded one that can do it gets a task; of equals, the first by its id, so that the same
+state gives the same choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from coordinator.runtime.ports import HostState
+from coordinator.saga.spec import Binding, Value
+from coordinator.saga.turn import HOST_FIELD, patched
+from coordinator.saga.workflow import Inbound, Workflow
+from coordinator.wire.values import fill
+from countermand.v1.agent_pb2 import HostReport
+from countermand.v1.image_pb2 import ImageAddress
+from countermand.v1.verb_pb2 import Action
+
+REASONS_SHOWN_MAX = 4  # hosts that are named when none is found: more, nobody reads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What a task needs of a host."""
+
+    pools: frozenset[str]
+    verb: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A host as a place for tasks."""
+
+    host: str
+    state: HostState
+    draining: bool
+    report: HostReport | None  # None until its agent was heard
+    load: int  # attempts that are open there, or will be in a moment
+
+    @property
+    def ready(self) -> bool:
+        """Returns whether something may be sent there now."""
+        return self.state is HostState.READY
+
+
+def needs_of(workflow: Workflow, index: int) -> Needs:
+    """Returns what the next attempt of a task needs, with its bindings as they stand now."""
+    spec, task = workflow.plan.task(index), workflow.task(index)
+    action = Action.FromString(spec.action)
+    inbound = tuple(_inbound(workflow, binding) for binding in spec.bindings)
+    fill(action, [each for each in patched(inbound, task.patch) if each.field != HOST_FIELD])
+    arguments = getattr(action, spec.verb)
+    pools = {
+        getattr(arguments, field.name).pool_id
+        for field in arguments.DESCRIPTOR.fields
+        if field.message_type is ImageAddress.DESCRIPTOR
+    }
+    return Needs(pools=frozenset(pools - {""}), verb=spec.verb)
+
+
+def _inbound(workflow: Workflow, binding: Binding) -> Inbound:
+    value: Value = None  # what a failure says names no pool
+    if binding.task:
+        value = workflow.task(workflow.plan.by_name[binding.task]).output.get(binding.path)
+    elif not binding.of_failure:
+        patches = {patch.field: patch.value for patch in workflow.input_patches}
+        value = patches.get(binding.path, workflow.about.input.get(binding.path))
+    return Inbound(field=binding.field, value=value, origin=binding.origin)
+
+
+def choose(
+    offers: Collection[Offer], needs: Needs, *, named: Collection[str], avoid: Collection[str]
+) -> str | None:
+    """Returns the host that a task gets now; None if there is none.
+
+    A draining host gets one only if the task names hosts, and every one of them that could do it
+    is draining: the drain waits for it, and it must not wait for the drain.
+    """
+    able = [offer for offer in offers if problem_of(offer, needs) is None]
+    if named:
+        able = [offer for offer in able if offer.host in named]
+    staying = [offer for offer in able if not offer.draining]
+    ready = [offer for offer in (staying if staying or not named else able) if offer.ready]
+    fresh = [offer for offer in ready if offer.host not in avoid]
+    found = min(fresh or ready, key=lambda offer: (offer.load, offer.host), default=None)
+    return found.host if found else None
+
+
+def problem_of(offer: Offer, needs: Needs) -> str | None:
+    """Returns why a host cannot do something, whatever its state; None if it can, or may."""
+    if offer.report is None:
+        return None  # it has not been heard yet: its agent will say
+    reached = {pool.pool_id: pool for pool in offer.report.pools}
+    if missing := sorted(needs.pools - set(reached) - {""}):
+        return (
+            f"host {offer.host!r} reaches no pool {missing[0]!r}; "
+            f"it reaches: {', '.join(sorted(reached)) or 'none'}"
+        )
+    for pool in sorted(needs.pools & set(reached)):
+        # A pool that is only read is a source, and asks nothing of its driver but to be read.
+        if not reached[pool].read_only and needs.verb not in reached[pool].verbs:
+            able = ", ".join(sorted(reached[pool].verbs)) or "nothing"
+            return f"host {offer.host!r} cannot {needs.verb} in pool {pool!r}; it can: {able}"
+    return None
+
+
+def why_none(offers: Collection[Offer], needs: Needs, named: Collection[str]) -> str:
+    """Returns why no host is found for a task, in words."""
+    lead = f"no READY host can {needs.verb}"
+    if needs.pools:
+        pools = " and ".join(repr(pool) for pool in sorted(needs.pools))
+        lead = f"no READY host reaches pool {pools}"
+    known = {offer.host: offer for offer in offers}
+    asked = sorted(named) if named else sorted(known)
+    told = [_why_not(known.get(host), host, needs) for host in asked]
+    if not told:
+        told = ["there is no host yet"]
+    elif len(told) > REASONS_SHOWN_MAX:
+        told[REASONS_SHOWN_MAX:] = [f"and {len(told) - REASONS_SHOWN_MAX} more"]
+    return "; ".join([lead, *told])
+
+
+def _why_not(offer: Offer | None, host: str, needs: Needs) -> str:
+    if offer is None:
+        return f"there is no {host}"
+    if problem := problem_of(offer, needs):
+        return problem.partition(";")[0].replace(f"host {host!r}", host)
+    if offer.draining:
+        return f"{host} is draining"
+    return f"{host} is {offer.state.lower()}"
+
+
+def nowhere(offers: Iterable[Offer], needs: Needs) -> str | None:
+    """Returns why no host will do for something new; None if one does, or may."""
+    offers = sorted(offers, key=lambda offer: offer.host)
+    if not offers:
+        return "there is no host yet: add one first"
+    if any(not offer.draining and problem_of(offer, needs) is None for offer in offers):
+        return None
+    return why_none(offers, needs, ()).replace("READY host", "host")

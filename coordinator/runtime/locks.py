@@ -1,0 +1,151 @@
+"""The lines of workflows before images: who holds which, and who waits for whom.
+
+A workflow asks for all its images at once, and takes its place in the line of each. It is granted
+when, in each of those lines, everybody before it can share the image with it; then it holds them
+all until it is settled. Since everybody stands in the same order in every line, nobody overtakes
+and nobody waits in a circle. Only values, no I/O: the loop keeps one `Lines` for what is decided,
+and builds it anew from the workflows' records when it has to.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice, takewhile
+
+from coordinator.saga.spec import Lock
+
+Image = tuple[str, str]  # pool and image id
+
+HOLDERS_SHOWN_MAX = 16  # of a template that thousands read at once, nobody reads all the names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockView:
+    """How one workflow stands with one of its images."""
+
+    lock: Lock
+    held: bool
+    position: int  # how many stand before it in line; 0 when it is held
+    holders: tuple[str, ...]  # the workflows that hold it meanwhile, or some of them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """An image that cannot be had now, and those who are in the way."""
+
+    lock: Lock
+    holders: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Line:
+    """Those who hold one image or wait for it, in the order in which they asked."""
+
+    places: dict[str, bool] = field(default_factory=dict)  # workflow id → whether exclusive
+    waiting: list[tuple[int, str]] = field(default_factory=list)  # of those: who is not granted
+    exclusive: int = 0  # of all places
+
+    def before(self, workflow_id: str) -> Iterator[str]:
+        """Yields those who stand before a workflow; everybody, if it stands nowhere."""
+        return takewhile(lambda other: other != workflow_id, self.places)
+
+    def in_the_way(self, workflow_id: str, *, exclusive: bool) -> Iterator[str]:
+        """Yields those who stand before a workflow and cannot share with it."""
+        if exclusive:
+            return self.before(workflow_id)
+        if not self.exclusive:  # thousands may read one template: nobody is looked at
+            return iter(())
+        return (other for other in self.before(workflow_id) if self.places[other])
+
+
+class Lines:
+    """The lines of all images that somebody holds or waits for."""
+
+    def __init__(self) -> None:
+        """Begins without any."""
+        self._lines: dict[Image, _Line] = {}
+        self._asked: dict[str, tuple[int, tuple[Lock, ...]]] = {}  # by workflow: when, and what
+        self._granted: set[str] = set()
+        self._count = 0
+
+    def __contains__(self, workflow_id: str) -> bool:
+        """Returns whether a workflow stands in any line."""
+        return workflow_id in self._asked
+
+    def ask(self, workflow_id: str, locks: tuple[Lock, ...]) -> bool:
+        """Takes a place in the line of each image; returns whether all are held at once."""
+        assert workflow_id not in self._asked, workflow_id
+        if not locks:
+            return True  # whoever needs nothing stands nowhere
+        self._count += 1
+        self._asked[workflow_id] = (self._count, locks)
+        for lock in locks:
+            line = self._lines.setdefault((lock.pool, lock.image), _Line())
+            line.places[workflow_id] = lock.exclusive
+            line.exclusive += lock.exclusive
+            insort(line.waiting, (self._count, workflow_id))
+        return self._grant_if_free(workflow_id)
+
+    def release(self, workflow_id: str) -> tuple[str, ...]:
+        """Leaves every line; returns the workflows whose turn has come, in order of asking."""
+        order, locks = self._asked.pop(workflow_id, (0, ()))
+        self._granted.discard(workflow_id)
+        behind: set[tuple[int, str]] = set()
+        for lock in locks:
+            image = (lock.pool, lock.image)
+            line = self._lines[image]
+            line.exclusive -= line.places.pop(workflow_id)
+            if (order, workflow_id) in line.waiting:
+                line.waiting.remove((order, workflow_id))
+            behind.update(self._next_of(line))
+            if not line.places:
+                del self._lines[image]
+        return tuple(other for _, other in sorted(behind) if self._grant_if_free(other))
+
+    def held(self, workflow_id: str) -> bool:
+        """Returns whether a workflow holds everything that it asked for."""
+        return workflow_id not in self._asked or workflow_id in self._granted
+
+    def would_wait(self, locks: Iterable[Lock]) -> tuple[Held, ...]:
+        """Returns the images that somebody new could not have at once, and who is in the way."""
+        found = []
+        for lock in locks:
+            if line := self._lines.get((lock.pool, lock.image)):
+                others = line.in_the_way("", exclusive=lock.exclusive)
+                if holders := tuple(islice(others, HOLDERS_SHOWN_MAX)):
+                    found.append(Held(lock=lock, holders=holders))
+        return tuple(found)
+
+    def view(self, workflow_id: str) -> tuple[LockView, ...]:
+        """Returns how a workflow stands with each of its images."""
+        _, locks = self._asked.get(workflow_id, (0, ()))
+        return tuple(self._view(workflow_id, lock) for lock in locks)
+
+    def _view(self, workflow_id: str, lock: Lock) -> LockView:
+        if workflow_id in self._granted:
+            return LockView(lock=lock, held=True, position=0, holders=())
+        before = tuple(self._lines[lock.pool, lock.image].before(workflow_id))
+        holders = tuple(islice((o for o in before if o in self._granted), HOLDERS_SHOWN_MAX))
+        return LockView(lock=lock, held=False, position=len(before), holders=holders)
+
+    def _next_of(self, line: _Line) -> Iterator[tuple[int, str]]:
+        """Yields those of a line whom nobody in it keeps waiting."""
+        for place in line.waiting:
+            exclusive = line.places[place[1]]
+            if next(line.in_the_way(place[1], exclusive=exclusive), None) is not None:
+                return  # nor can anybody behind it share with it, or with whom it waits for
+            yield place
+
+    def _grant_if_free(self, workflow_id: str) -> bool:
+        """Has a workflow hold its images if nobody is in its way in any line."""
+        order, locks = self._asked[workflow_id]
+        lines = [(self._lines[lock.pool, lock.image], lock.exclusive) for lock in locks]
+        for line, exclusive in lines:
+            if next(line.in_the_way(workflow_id, exclusive=exclusive), None) is not None:
+                return False
+        self._granted.add(workflow_id)
+        for line, _ in lines:
+            line.waiting.remove((order, workflow_id))
+        return True
