@@ -12,10 +12,17 @@ import pytest
 from agent.drivers import qemu
 from agent.drivers.copying import CHUNK_BYTES
 from agent.drivers.driver import Format
-from countermand.rpc.errors import FieldInvalid, ImageUnsafe
+from countermand.rpc.errors import FieldInvalid, ImageUnsafe, PoolReadOnly
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.image_pb2 import IMAGE_FORMAT_QCOW2, IMAGE_FORMAT_RAW
-from countermand.v1.verb_pb2 import Action, CloneImage, CreateImage, DeleteImage
+from countermand.v1.verb_pb2 import (
+    Action,
+    CloneImage,
+    CreateImage,
+    CreateSnapshot,
+    DeleteImage,
+    VerifyImage,
+)
 from tests.agent.requests import address, attempt_name, copy_action
 from tests.agent.rig import NOW, Gate, Rig
 
@@ -461,3 +468,77 @@ async def test_a_tool_that_fails_names_the_image(rig, monkeypatch):
     monkeypatch.setattr(qemu, "TOOL", "false")
     failed = await rig.run(COPY, create_action("fast/new", 8 * MIB, format=IMAGE_FORMAT_QCOW2))
     assert (failed.failure.reason, failed.failure.metadata["image"]) == ("TOOL_FAILED", "new")
+
+
+# -- verify -------------------------------------------------------------------------------------
+
+
+def verify_action(target: str, **fields: str) -> Action:
+    return Action(verify_image=VerifyImage(target=address(target), **fields))
+
+
+async def test_verifies_a_digest_as_a_copy_takes_it(rig):
+    rig.put("base", CONTENT)
+    copied = await rig.run(COPY, copy_action("fast/base", "fast/disk", take_digest=True))
+    taken = copied.output.copy_image.digest
+    for task, fields in (("any", {}), ("same", {"digest": taken})):
+        verified = await rig.run(attempt_name(task), verify_action("fast/disk", **fields))
+        assert (verified.state, verified.output.verify_image.digest) == (SUCCEEDED, taken)
+        assert verified.progress.done == verified.progress.total == len(CONTENT)
+    rig.data("disk").write_bytes(b"rot")
+    failed = await rig.run(attempt_name("rot"), verify_action("fast/disk", digest=taken))
+    assert (failed.state, failed.failure.reason) == (FAILED, "DIGEST_MISMATCH")
+    assert not failed.failure.retriable
+    assert dict(failed.failure.metadata) == {
+        "image": "disk",
+        "pool": "fast",
+        "found": digest(b"rot"),
+        "expected": taken,
+    }
+    assert await refused(rig, verify_action("fast/none"), "none") == "IMAGE_NOT_FOUND"
+
+
+@pytest.mark.parametrize("wrong", ["md5:00", "blake2b:00", f"blake2b:{'G' * 64}"])
+async def test_a_digest_that_is_none_is_refused_at_once(rig, wrong):
+    with pytest.raises(FieldInvalid, match=r"verify_image\.digest"):
+        await rig.accept(COPY, verify_action("fast/base", digest=wrong))
+
+
+async def test_verifies_what_it_may_only_read(tmp_path):
+    rig = Rig(tmp_path)
+    await rig.start()
+    rig.put("base", CONTENT)
+    rig.options = {"fast": {"read_only": True}}
+    await rig.restart()
+    verified = await rig.run(COPY, verify_action("fast/base"))
+    assert verified.output.verify_image.digest == digest(CONTENT), verified
+    snapshot = CreateSnapshot(target=address("fast/base"), snapshot_id="a")
+    with pytest.raises(PoolReadOnly):
+        await rig.accept(UNDO, Action(create_snapshot=snapshot))
+    await rig.runner.stop()
+
+
+@needs_qemu
+async def test_verifies_a_chain_of_qcow2_images(rig):
+    create = create_action("fast/base", 8 * MIB, format=IMAGE_FORMAT_QCOW2)
+    await rig.run(attempt_name("base"), create)
+    run("qemu-io", "-f", "qcow2", "-c", "write -P 7 0 1M", rig.data("base"))
+    await rig.run(attempt_name("top"), clone_action("fast/base", "fast/top"))
+    verified = await rig.run(attempt_name("a"), verify_action("fast/top"))
+    assert (verified.state, verified.output.verify_image.digest) == (SUCCEEDED, "")
+    compared = verify_action("fast/top", digest=digest(b""))
+    assert await refused(rig, compared, "b") == "FIELD_UNSUPPORTED"
+    with rig.data("base").open("r+b") as file:  # its table of reference counts
+        file.seek(65536)
+        file.write(bytes(65536))
+    failed = await rig.run(attempt_name("c"), verify_action("fast/top"))
+    assert (failed.state, failed.failure.reason) == (FAILED, "IMAGE_DAMAGED")
+    assert (failed.failure.metadata["image"], failed.failure.retriable) == ("base", False)
+
+
+@needs_qemu
+async def test_without_qemu_img_a_chain_is_verified_as_far_as_it_is_ours(rig, monkeypatch):
+    create = create_action("fast/base", 8 * MIB, format=IMAGE_FORMAT_QCOW2)
+    await rig.run(attempt_name("base"), create)
+    monkeypatch.setenv("PATH", "")
+    assert (await rig.run(attempt_name("a"), verify_action("fast/base"))).state == SUCCEEDED

@@ -11,10 +11,15 @@ import grpc
 import pytest
 
 from agent import crash_points
-from countermand.v1.agent_pb2 import GetHostRequest
+from countermand.v1.agent_pb2 import (
+    CreateSnapshotRequest,
+    GetHostRequest,
+    RevertImageRequest,
+)
 from countermand.v1.attempt_pb2 import Attempt
+from countermand.v1.verb_pb2 import Action, CreateSnapshot, RevertImage
 from tests.agent.processes import Host, blake2b
-from tests.agent.requests import attempt_name, copy_action
+from tests.agent.requests import address, attempt_name, copy_action
 
 MIB = 2**20
 COPY = attempt_name("copy")
@@ -119,6 +124,66 @@ async def test_a_compensation_killed_anywhere_goes_on_by_itself(host, crash_poin
     undone = await agent.settle(UNDO)
     assert undone.state == Attempt.STATE_SUCCEEDED, undone
     assert (host.images("fast"), host.staged()) == ([], [])
+    await agent.stop()
+
+
+REVERT = Action(
+    revert_image=RevertImage(
+        target=address("fast/disk"), snapshot_id="old", safety_snapshot_id="safe"
+    )
+)
+BACK = attempt_name("back")
+
+
+async def with_snapshot(host) -> tuple[str, str]:
+    """Makes an image with a snapshot and newer content; returns the digests of old and new."""
+    agent = await host.start()
+    async with agent.stub() as stub:
+        await stub.CopyImage(agent.requests.copy(COPY, ACTION))
+        await agent.settle(COPY)
+        create = CreateSnapshot(target=address("fast/disk"), snapshot_id="old")
+        name = attempt_name("old")
+        header = agent.requests.for_action(name, Action(create_snapshot=create))
+        await stub.CreateSnapshot(CreateSnapshotRequest(header=header, create_snapshot=create))
+        made = await agent.settle(name)
+    assert made.state == Attempt.STATE_SUCCEEDED, made
+    await agent.stop()
+    path = host.data("fast", "disk")
+    old = blake2b(path)
+    path.write_bytes(os.urandom(20 * MIB))
+    return old, blake2b(path)
+
+
+@pytest.mark.parametrize(
+    "crash_point",
+    [  # test_conformance goes through all of them
+        "agent.in_copy:3",
+        f"{crash_points.AFTER_RENAME}:1",  # of the safety snapshot
+        "agent.in_copy:9",
+        crash_points.IN_REVERT,
+        f"{crash_points.AFTER_RENAME}:2",
+    ],
+)
+async def test_a_revert_killed_anywhere_ends_whole_or_is_made_up_for(host, crash_point):
+    old, new = await with_snapshot(host)
+    agent = await host.start(crash_point=crash_point)
+    async with agent.stub() as stub:
+        header = agent.requests.for_action(BACK, REVERT)
+        request = RevertImageRequest(header=header, revert_image=REVERT.revert_image)
+        await send(stub.RevertImage, request)
+        await agent.died()
+    agent = await host.start()
+    async with agent.stub() as stub:
+        back = await agent.settle(BACK)
+        assert back.output.revert_image.generation == 2, back
+        assert blake2b(host.data("fast", "disk")) == old
+        assert host.images("fast") == ["disk", "disk@old", "disk@safe"]
+        undo = attempt_name("back", 2)
+        await stub.Compensate(agent.requests.compensate(undo, BACK, REVERT))
+        undone = await agent.settle(undo)
+    assert undone.state == Attempt.STATE_SUCCEEDED, undone
+    assert blake2b(host.data("fast", "disk")) == new
+    assert (host.images("fast"), host.staged()) == (["disk", "disk@old"], [])
     await agent.stop()
 
 
