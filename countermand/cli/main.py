@@ -93,6 +93,10 @@ def _say_unwritten(error: OSError) -> None:
             "See it: one copy fails, its siblings are made up for.",
         ),
         "workflow": ("countermand.cli.workflow:workflow", "Submit, follow and steer workflows."),
+        "template": (
+            "countermand.cli.template:template",
+            "Look at the workflows that come with it, and fill them in.",
+        ),
         "host": ("countermand.cli.host:host", "Add, look at and remove hosts."),
         "version": ("countermand.cli.version:version", "Say which version this is."),
     },

@@ -87,25 +87,6 @@ def show_tasks(settings: Settings, found: Sequence[Task]) -> None:
     )
 
 
-def show_plan(settings: Settings, planned: Sequence[Task]) -> None:
-    """Prints what would run, and what would make up for it."""
-    depths = depths_of(planned)
-    show_all(
-        settings,
-        planned,
-        heads=("TASK", "VERB", "HOST", "EFFECT", "MADE UP FOR BY"),
-        row=lambda task: (
-            "  " * depths[task.name] + task_id(task.name),
-            verb_of(task),
-            task.host_id or "-",
-            EFFECTS.get(task.effect, "-"),
-            task.opposite or "-",
-        ),
-        name=lambda task: task.name,
-        nothing="Nothing would run.",
-    )
-
-
 def describe(one: Workflow, tasks: Sequence[Task]) -> None:
     """Prints one workflow whole: state, cause, needs, leftovers, tasks."""
     click.echo(f"{one.name}  {paint(workflow_look(one.state))}  {one.kind}")

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from countermand.cli.arguments import json_object, label_pair, named
+from countermand.cli.arguments import label_pair, named
 from countermand.cli.exits import PATIENCE, PATIENCE_WHEN_FOLLOWING, run
+from countermand.cli.files import read, spec_source
+from countermand.cli.lint import lint, plan
 from countermand.cli.settings import OrderedGroup, Settings, examples, shared_options
 from countermand.cli.steer import cancel, pause, resume
 from countermand.cli.timeline import timeline
@@ -17,7 +19,6 @@ from countermand.cli.timeline import timeline
 if TYPE_CHECKING:
     from countermand.client import Client
     from countermand.v1.workflow_pb2 import Workflow
-    from countermand.v1.workflow_spec_pb2 import WorkflowSpec
 
 
 @click.group(
@@ -42,12 +43,13 @@ def workflow() -> None:
     epilog=examples(
         "countermand workflow submit add-vm.json --id vm-42 --watch",
         """countermand workflow submit add-vm.json --id vm-43 --input '{"size": 1024}' --wait""",
+        "countermand workflow submit --template create-snapshot --id snap-1 "
+        "--input disks.0.image=fast/vm-42 --input snapshot_id=monday",
         "generate-spec | countermand workflow submit - --id vm-44 --label team=storage",
     )
 )
-@click.argument("file", type=click.File("r", encoding="utf-8"))
-@click.option("--id", "workflow_id", required=True, help="Yours to choose; a repeat is harmless.")
-@click.option("--input", "input_json", metavar="JSON", help="The input object.")
+@spec_source
+@click.option("--id", "chosen_id", metavar="ID", help="Yours to choose; a repeat is harmless.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="May be repeated.")
 @click.option("--watch", "watches", is_flag=True, help="Follow it until it is settled.")
 @click.option("--wait", "waits", is_flag=True, help="Say nothing until it is settled.")
@@ -56,21 +58,21 @@ def workflow() -> None:
 def submit(
     settings: Settings,
     *,
-    file: TextIO,
-    workflow_id: str,
-    input_json: str | None,
+    file: TextIO | None,
+    template_name: str | None,
+    inputs: tuple[str, ...],
+    chosen_id: str | None,
     labels: tuple[str, ...],
     watches: bool,
     waits: bool,
 ) -> None:
     """Start a workflow from a spec.
 
-    The spec is protobuf JSON in a file; "-" reads it from a pipe. Submitting the same id with the
-    same spec again is the same workflow.
+    The spec is YAML or JSON in a file, alone or with its input; "-" reads it from a pipe.
+    Submitting the same id with the same spec again is the same workflow.
     """
     if watches and waits:
         raise click.UsageError("--watch and --wait exclude each other")
-    given = json_object(input_json)
     pairs = dict(label_pair(label) for label in labels)
 
     async def work(client: Client) -> int:
@@ -78,10 +80,18 @@ def submit(
 
         # The spec is read before anything is asked, and the start does not wait for a restart: a
         # mistyped address should be heard of at once.
-        spec = _spec(file)
+        named = read(file, template_name, inputs)
+        workflow_id = chosen_id or named.workflow_id
+        if not workflow_id:
+            raise click.UsageError("give it an --id: yours to choose, a repeat is harmless")
+        spec = named.message()
         existing = await _existing(client, workflow_id)
         made = await client.submit(
-            spec, workflow_id=workflow_id, input=given, labels=pairs, patience=PATIENCE
+            spec,
+            workflow_id=workflow_id,
+            input=named.input,
+            labels={**named.labels, **pairs},
+            patience=PATIENCE,
         )
         if watches:
             return await follow(settings, made)
@@ -93,24 +103,8 @@ def submit(
     run(settings, work, patience=PATIENCE_WHEN_FOLLOWING)
 
 
-@workflow.command(epilog=examples("countermand workflow plan add-vm.json"))
-@click.argument("file", type=click.File("r", encoding="utf-8"))
-@click.option("--input", "input_json", metavar="JSON", help="The input object.")
-@shared_options()
-@click.pass_obj
-def plan(settings: Settings, file: TextIO, input_json: str | None) -> None:
-    """Show what a spec would run and make up for.
-
-    Checks the spec as submit does, and starts nothing.
-    """
-    given = json_object(input_json)
-
-    async def work(client: Client) -> None:
-        from countermand.cli.tables import show_plan
-
-        show_plan(settings, await client.plan(_spec(file), input=given))
-
-    run(settings, work)
+workflow.add_command(lint)
+workflow.add_command(plan)
 
 
 # -- look ---------------------------------------------------------------------------------------
@@ -302,16 +296,6 @@ def _filters(
         f"has label {' and '.join(labels)}" if labels else "",
     ]
     return " and ".join(filter(None, parts))
-
-
-def _spec(file: TextIO) -> WorkflowSpec:
-    from countermand.client.spec import parse_spec
-
-    try:
-        text = file.read()
-    except UnicodeDecodeError as error:
-        raise click.ClickException(f"{file.name} is not UTF-8 text: {error.reason}") from None
-    return parse_spec(text, origin=str(file.name))
 
 
 async def _existing(client: Client, workflow_id: str) -> Workflow | None:

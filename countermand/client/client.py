@@ -22,6 +22,7 @@ from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import (
     ListWorkflowsRequest,
     PlanWorkflowRequest,
+    PlanWorkflowResponse,
     StartWorkflowRequest,
     Workflow,
 )
@@ -132,11 +133,19 @@ class Client:
         input: Mapping[str, object] | None = None,  # noqa: A002  # the contract's word
     ) -> list[Task]:
         """Returns the tasks that a spec would become, with what would make up for each."""
+        return list((await self.plan_with_locks(spec, input=input)).tasks)
+
+    async def plan_with_locks(
+        self,
+        spec: WorkflowSpec,
+        *,
+        input: Mapping[str, object] | None = None,  # noqa: A002  # the contract's word
+    ) -> PlanWorkflowResponse:
+        """Returns what a spec would become, and which images it would hold meanwhile."""
         request = PlanWorkflowRequest(spec=spec, input=_struct(input))
         _check_size(request)
         method = self._calls.workflows.PlanWorkflow
-        answer = await self._calls.unary(method, request, timeout_s=READ_TIMEOUT_S)
-        return list(answer.tasks)
+        return await self._calls.unary(method, request, timeout_s=READ_TIMEOUT_S)
 
     async def list(
         self,

@@ -18,7 +18,7 @@ def descriptor_of(message: Message) -> Descriptor:
     return message.DESCRIPTOR  # type: ignore[return-value]  # two classes that do the same
 
 
-def effect_of(action: verb_pb2.Action, bound: set[str]) -> int:
+def effect_of(action: verb_pb2.Action, bound: set[str]) -> Effect.ValueType:
     """Returns what an action does to the world, by its verb and its arguments."""
     verb = action.WhichOneof("verb")
     assert verb is not None, action
@@ -29,7 +29,7 @@ def effect_of(action: verb_pb2.Action, bound: set[str]) -> int:
         action.revert_image.safety_snapshot_id or "safety_snapshot_id" in bound
     ):
         return Effect.EFFECT_REVERSIBLE
-    return int(descriptor_of(arguments).GetOptions().Extensions[annotation_pb2.verb].effect)
+    return descriptor_of(arguments).GetOptions().Extensions[annotation_pb2.verb].effect
 
 
 def scalar_at(message: Descriptor, path: str) -> FieldDescriptor | None:

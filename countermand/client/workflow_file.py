@@ -146,7 +146,12 @@ def dump_yaml(value: object) -> str:
         def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
             super().increase_indent(flow, False)  # noqa: FBT003 - its own signature
 
-    # Words that other readers of YAML take for something else are quoted by it.
+    def text(dumper: yaml.SafeDumper, said: str) -> yaml.Node:
+        """Quotes what would be read as something else, by this or, as it does itself, by others."""
+        style = "'" if _plain(said) != said else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", said, style=style)
+
+    Dumper.add_representer(str, text)
     dumped: str = yaml.dump(
         value, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False
     )
@@ -234,6 +239,11 @@ def _scalar(node: yaml.ScalarNode) -> Json:
         raise _Unread(problem="tags are not read here", problem_mark=node.start_mark)
     if node.style is not None:  # quoted, or a block
         return text
+    return _plain(text)
+
+
+def _plain(text: str) -> str | int | float | bool | None:
+    """Returns what a text without quotes stands for."""
     if text in _WORDS:
         return _WORDS[text]
     if _INTEGER.fullmatch(text):
