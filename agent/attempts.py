@@ -109,6 +109,7 @@ class AttemptRecord:
     owner_epoch: int
     intent_sequence: int
     run_timeout: timedelta | None = None
+    stall_timeout: timedelta | None = None
     traceparent: str = ""
     tracestate: str = ""
     create_time: datetime
@@ -171,6 +172,7 @@ class Header:
     request_hash: bytes
     expected_incarnation: str
     run_timeout: timedelta | None = None
+    stall_timeout: timedelta | None = None
     traceparent: str = ""
     tracestate: str = ""
 
@@ -281,6 +283,7 @@ def begin(
         owner_epoch=header.owner_epoch,
         intent_sequence=header.intent_sequence,
         run_timeout=header.run_timeout,
+        stall_timeout=header.stall_timeout,
         traceparent=header.traceparent,
         tracestate=header.tracestate,
         create_time=now,

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from agent.attempts import AttemptRecord, Header, JournalFacts
-from agent.rows import IS_OPEN, PUT, SCHEMA, SELECT, to_record, to_row
+from agent.rows import ADDED, IS_OPEN, PUT, SCHEMA, SELECT, to_record, to_row
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +154,7 @@ class Journal:
         connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
         connection.executescript(SCHEMA)
         connection.execute("BEGIN IMMEDIATE")
+        _add_columns(connection)
         tx = Transaction(connection, 0)
         if not tx.meta("incarnation"):
             tx.set_meta("incarnation", new_id())
@@ -201,6 +202,14 @@ class Journal:
     def close(self) -> None:
         """Closes the file."""
         self._connection.close()
+
+
+def _add_columns(connection: sqlite3.Connection) -> None:
+    """Adds what a journal of an earlier version lacks; that version can still read it."""
+    known = {row[1] for row in connection.execute("PRAGMA table_info(attempts)")}
+    for column, statement in ADDED.items():
+        if column not in known:
+            connection.execute(statement)
 
 
 OnCommit = Callable[[list[AttemptRecord]], None]

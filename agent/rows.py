@@ -40,7 +40,8 @@ CREATE TABLE IF NOT EXISTS attempts (
   start_time_us   INTEGER,
   end_time_us     INTEGER,
   sequence        INTEGER NOT NULL,  -- of the last change
-  forgettable     INTEGER NOT NULL DEFAULT 0  -- 1: its workflow is settled
+  forgettable     INTEGER NOT NULL DEFAULT 0,  -- 1: its workflow is settled
+  stall_timeout_us INTEGER
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS attempts_by_sequence ON attempts (sequence);
 CREATE INDEX IF NOT EXISTS attempts_by_workflow ON attempts (workflow);
@@ -48,13 +49,17 @@ CREATE INDEX IF NOT EXISTS attempts_open ON attempts (name)
   WHERE state IN ('ACCEPTED', 'RUNNING', 'CANCELLING');
 """
 
+# Columns that a journal of an earlier version lacks, and how they are added.
+ADDED = {"stall_timeout_us": "ALTER TABLE attempts ADD COLUMN stall_timeout_us INTEGER"}
+
 COLUMNS = (
     "name, workflow, kind, compensates, request, request_hash, state, output, failure, note,"
     " done_bytes, total_bytes, tombstoned, received, owner_epoch, intent_sequence,"
-    " run_timeout_us, traceparent, tracestate, create_time_us, start_time_us, end_time_us, sequence"
+    " run_timeout_us, traceparent, tracestate, create_time_us, start_time_us, end_time_us,"
+    " sequence, stall_timeout_us"
 )
 PUT = (
-    f"INSERT INTO attempts ({COLUMNS}) VALUES ({', '.join('?' * 23)})"  # noqa: S608 - constants
+    f"INSERT INTO attempts ({COLUMNS}) VALUES ({', '.join('?' * 24)})"  # noqa: S608 - constants
     " ON CONFLICT (name) DO UPDATE SET state = excluded.state, output = excluded.output,"
     " failure = excluded.failure, note = excluded.note, done_bytes = excluded.done_bytes,"
     " total_bytes = excluded.total_bytes, tombstoned = excluded.tombstoned,"
@@ -79,9 +84,16 @@ def _time(microseconds: int | None) -> datetime | None:
     return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
 
 
+def _span_microseconds(span: timedelta | None) -> int | None:
+    return None if span is None else span // timedelta(microseconds=1)
+
+
+def _span(microseconds: int | None) -> timedelta | None:
+    return None if microseconds is None else timedelta(microseconds=microseconds)
+
+
 def to_row(record: AttemptRecord, sequence: int) -> tuple[Any, ...]:
     """Returns the row of a record under a sequence."""
-    timeout = record.run_timeout
     return (
         record.name,
         record.workflow,
@@ -99,13 +111,14 @@ def to_row(record: AttemptRecord, sequence: int) -> tuple[Any, ...]:
         int(record.received),
         record.owner_epoch,
         record.intent_sequence,
-        None if timeout is None else timeout // timedelta(microseconds=1),
+        _span_microseconds(record.run_timeout),
         record.traceparent,
         record.tracestate,
         _microseconds(record.create_time),
         _microseconds(record.start_time),
         _microseconds(record.end_time),
         sequence,
+        _span_microseconds(record.stall_timeout),
     )
 
 
@@ -129,11 +142,12 @@ def to_record(row: tuple[Any, ...]) -> AttemptRecord:
         received=bool(row[13]),
         owner_epoch=row[14],
         intent_sequence=row[15],
-        run_timeout=None if row[16] is None else timedelta(microseconds=row[16]),
+        run_timeout=_span(row[16]),
         traceparent=row[17],
         tracestate=row[18],
         create_time=create_time,
         start_time=_time(row[20]),
         end_time=_time(row[21]),
         sequence=row[22],
+        stall_timeout=_span(row[23]),
     )

@@ -469,17 +469,21 @@ class Runner:
 
     async def _work(self, running: Running) -> None:
         record = running.record
-        timer = None
-        if record.run_timeout is not None and record.kind is Kind.ACTION:
+        is_action = record.kind is Kind.ACTION
+        timer = watchdog = None
+        if record.run_timeout is not None and is_action:
             error = RunTimeout(run_timeout_s=record.run_timeout.total_seconds())
             left = self._left(record.run_timeout, record.start_time)
             timer = asyncio.get_running_loop().call_later(left, running.stop, error)
+        if record.stall_timeout is not None and is_action:
+            watchdog = asyncio.ensure_future(running.stop_when_still(record.stall_timeout))
         try:
             outcome = await self._worker.outcome(running)
         finally:
             if timer is not None:
                 timer.cancel()
-        is_action = record.kind is Kind.ACTION
+            if watchdog is not None:
+                watchdog.cancel()
         self._outside.crash(
             crash_points.BEFORE_RECORD if is_action else crash_points.AFTER_COMPENSATION
         )

@@ -6,12 +6,13 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import NamedTuple
 
 from agent.attempts import AttemptRecord, Kind, Place
 from agent.drivers.driver import Step
 from agent.executors import Interrupted
-from countermand.rpc.errors import CountermandError
+from countermand.rpc.errors import CountermandError, Stalled
 from countermand.v1.attempt_pb2 import Progress
 
 # The rate is over the last seconds: two samples would jump, a minute would hide a stall.
@@ -44,6 +45,8 @@ class Running:
         self._total = record.total_bytes
         self._samples: deque[tuple[float, int]] = deque(maxlen=RATE_SAMPLES)
         self._monotonic = monotonic
+        self._mark = (0, 0)  # how far the work says it is in this life: it may begin again
+        self._moved = monotonic()
         self._keep_note = keep_note
 
     def stop(self, error: CountermandError) -> None:
@@ -65,9 +68,14 @@ class Running:
 
     def check(self, step: Step) -> None:
         """Takes note of a step; raises to stop the work. Called on the work's thread."""
+        now = self._monotonic()
+        mark = (step.done, step.pulse)
+        if any(mark) and mark != self._mark:
+            self._mark, self._moved = mark, now
+        if step.wait_s:  # as it was told to
+            self._moved = now
         if step.total:
             self._done, self._total = max(self._done, step.done), step.total
-            now = self._monotonic()
             if not self._samples or now - self._samples[-1][0] >= RATE_SAMPLE_INTERVAL_S:
                 self._samples.append((now, self._done))
         if self._interrupted:
@@ -76,6 +84,16 @@ class Running:
             if self.stop_error is not None:
                 raise self.stop_error
             self.committed = self.committed or step.last
+
+    async def stop_when_still(self, stall_timeout: timedelta) -> None:
+        """Stops it once its work has not moved for so long, counted from now on."""
+        self._moved = self._monotonic()
+        while True:
+            left_s = self._moved + stall_timeout.total_seconds() - self._monotonic()
+            if left_s <= 0:
+                break
+            await asyncio.sleep(left_s)
+        self.stop(Stalled(stall_timeout_s=stall_timeout.total_seconds()))
 
     async def keep(self, step: Step) -> None:
         """Returns once the step's note is durable, or need not be."""

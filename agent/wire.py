@@ -75,8 +75,11 @@ def read_header(message: AttemptHeader, *, hash_needed: bool = True) -> Header:
         for field in ("owner_epoch", "intent_sequence")
         if getattr(message, field) < 1
     ]
-    if message.HasField("run_timeout") and message.run_timeout.ToTimedelta() <= timedelta():
-        violations.append(Violation("header.run_timeout", "must be longer than nothing"))
+    violations += [
+        Violation(f"header.{field}", "must be longer than nothing")
+        for field in ("run_timeout", "stall_timeout")
+        if message.HasField(field) and getattr(message, field).ToTimedelta() <= timedelta()
+    ]
     if violations:
         raise FieldInvalid(*violations)
     return Header(
@@ -87,6 +90,9 @@ def read_header(message: AttemptHeader, *, hash_needed: bool = True) -> Header:
         request_hash=message.request_hash,
         expected_incarnation=message.expected_incarnation,
         run_timeout=message.run_timeout.ToTimedelta() if message.HasField("run_timeout") else None,
+        stall_timeout=(
+            message.stall_timeout.ToTimedelta() if message.HasField("stall_timeout") else None
+        ),
         traceparent=message.traceparent,
         tracestate=message.tracestate,
     )

@@ -33,6 +33,7 @@ class Step:
 
     done: int = 0
     total: int = 0  # 0: no progress to tell
+    pulse: int = 0  # changes as the work moves on, where `done` is too coarse to show it
     note: str = ""  # kept in the journal before the work goes on; comes back in `Work.note`
     note_needed: bool = False  # without it the work must not go on; else it only saves time
     last: bool = False  # the effect follows at once: passing here is the point of no return

@@ -368,10 +368,11 @@ class FileDriver:
             raise FieldUnsupported(field="copy_image.take_digest from qcow2 to qcow2")
         self._staging.empty(folder)  # qemu-img cannot go on where it left off
 
-        def each() -> None:
+        def each() -> int:
             work.crash(crash_points.IN_COPY)
             self._staging.settle(folder)
             self.room.take(self.layout.account(folder), 0)
+            return self.layout.allocated_bytes(folder)
 
         yield from qemu.convert(
             source,

@@ -63,7 +63,7 @@ class Requests:
 
     def header(self, name: str, hashed: bytes = b"", **fields) -> AttemptHeader:
         """Returns a header; fields may be replaced."""
-        run_timeout = fields.pop("run_timeout", None)
+        spans = {name: fields.pop(name, None) for name in ("run_timeout", "stall_timeout")}
         values = {
             "attempt": name,
             "cluster_id": self.cluster_id,
@@ -73,9 +73,10 @@ class Requests:
             "expected_incarnation": self.incarnation,
         }
         header = AttemptHeader(**{**values, **fields})
-        if run_timeout is not None:
-            assert isinstance(run_timeout, timedelta)
-            header.run_timeout.FromTimedelta(run_timeout)
+        for name_of_span, span in spans.items():
+            if span is not None:
+                assert isinstance(span, timedelta)
+                getattr(header, name_of_span).FromTimedelta(span)
         return header
 
     def for_action(self, name: str, action: Action, **fields) -> AttemptHeader:

@@ -80,6 +80,7 @@ class Rig:
         self.files: Files = RealFiles()
         self.crash = crash_at
         self.now = NOW
+        self.monotonic: Callable[[], float] = lambda: 0.0
         self.pools: dict[str, FileDriver] = {}
         self.runner: Runner
         self.requests: Requests
@@ -102,7 +103,7 @@ class Rig:
             journal=journal,
             pools=self.pools,
             executor=InlineExecutor(gate) if gate else InlineExecutor(),
-            outside=Outside(now=lambda: self.now, monotonic=lambda: 0.0, crash=self.crash),
+            outside=Outside(now=lambda: self.now, monotonic=self.monotonic, crash=self.crash),
             limits=self.limits,
             host_id="host-a",
         )

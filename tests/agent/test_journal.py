@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -70,6 +71,7 @@ def test_a_record_comes_back_whole(path):
         tombstoned=True,
         received=False,
         run_timeout=timedelta(seconds=1.5),
+        stall_timeout=timedelta(seconds=2.5),
         traceparent="parent",
         tracestate="state",
         start_time=NOW,
@@ -80,6 +82,18 @@ def test_a_record_comes_back_whole(path):
     journal.close()
     found, _ = open_journal(path).transact(lambda tx: tx.get(full.name))
     assert found == replace(full, sequence=1)
+
+
+def test_a_journal_of_an_earlier_version_is_gone_on_with(path):
+    journal = open_journal(path)
+    journal.transact(put(record(name("copy"))))
+    journal.close()
+    with closing(open_connection(path)) as connection:
+        connection.execute("ALTER TABLE attempts DROP COLUMN stall_timeout_us")
+    again = open_journal(path, new_id=lambda: "life-2")
+    assert again.incarnation == "life-1"
+    found, _ = again.transact(lambda tx: tx.get(name("copy")))
+    assert found == replace(record(name("copy")), sequence=1)
 
 
 def test_the_incarnation_is_that_of_the_file(path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import timedelta
 
 import pytest
@@ -248,6 +249,48 @@ async def test_a_run_timeout_counts_from_the_first_start(gated):
     assert (rig.images(), rig.staged()) == (["base"], [])
 
 
+async def test_work_that_stands_still_is_stopped_for_certain(gated):
+    """S-V21: also in the next life, which counts anew."""
+    rig, gate = gated
+    await rig.accept(COPY, ACTION, stall_timeout=timedelta(seconds=0.05))
+    await gate.arrival(2)
+    rig.runner.running[COPY].interrupt()
+    gate.open()
+    await rig.runner.stop()
+    rig.monotonic = time.monotonic
+    again = Gate()
+    await rig.start(gate=again)
+    await rig.runner.running[COPY].stopping.wait()
+    again.open()
+    failed = await rig.settled(COPY)
+    assert (failed.state, failed.failure.reason, failed.failure.retriable) == (
+        FAILED,
+        "STALLED",
+        True,
+    )
+    assert dict(failed.failure.metadata) == {"stall_timeout_s": "0.05"}
+    assert (rig.images(), rig.staged()) == (["base"], [])
+
+
+async def test_what_waits_for_a_slot_does_not_stand_still(gated):
+    rig, gate = gated
+    rig.monotonic = time.monotonic
+    await rig.restart(gate=gate)
+    await rig.accept(attempt_name("a"), ACTION)
+    await gate.arrival()
+    action = copy_action("fast/base", "fast/b")
+    await rig.accept(COPY, action, stall_timeout=timedelta(seconds=2))
+    running = rig.runner.running[COPY]
+    running._moved -= 3600
+    gate.open()
+    assert (await rig.settled(COPY)).state == SUCCEEDED
+
+
+async def test_a_stall_timeout_of_nothing_is_refused(rig):
+    with pytest.raises(FieldInvalid, match=r"header\.stall_timeout"):
+        await rig.accept(COPY, ACTION, stall_timeout=timedelta())
+
+
 # -- cancel -------------------------------------------------------------------------------------
 
 
@@ -291,7 +334,8 @@ async def test_cancelling_what_was_never_received_proves_nothing(rig):
 async def test_nothing_stops_a_compensation(gated):
     """S-Z16."""
     rig, gate = gated
-    await rig.compensate(UNDO, COPY, ACTION, run_timeout=timedelta(microseconds=1))
+    soon = timedelta(microseconds=1)
+    await rig.compensate(UNDO, COPY, ACTION, run_timeout=soon, stall_timeout=soon)
     await gate.arrival()
     assert (await rig.cancel(UNDO)).state == RUNNING
     gate.open()

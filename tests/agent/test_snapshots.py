@@ -107,7 +107,7 @@ async def test_a_snapshot_shares_data_where_the_file_system_can(rig, monkeypatch
 
 
 async def test_a_snapshot_keeps_its_image(rig):
-    """S-Z30: an image with snapshots is in use by them."""
+    """An image with snapshots is in use by them."""
     create = Action(create_image=CreateImage(target=BASE, virtual_size_bytes=512))
     await done(rig, "base", create)
     await done(rig, "old", snapshot("old"))
@@ -277,7 +277,7 @@ async def test_an_image_that_changes_while_it_is_copied_has_no_snapshot(rig, mon
 
 @needs_qemu
 async def test_a_snapshot_of_an_overlay_reads_through_the_same_images(rig):
-    """S-Z30: which stay as they are for it."""
+    """They stay as they are for it."""
     below = address("fast/q")
     base = CreateImage(target=below, virtual_size_bytes=2**20, format=IMAGE_FORMAT_QCOW2)
     await done(rig, "q", Action(create_image=base))
