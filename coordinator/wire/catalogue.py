@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from coordinator.saga.spec import Value
 from coordinator.saga.states import Effect
 from countermand.v1 import agent_pb2, annotation_pb2
+from countermand.v1.image_pb2 import ImageAddress
 from countermand.v1.verb_pb2 import Action, Output
 
 _EFFECTS: dict[annotation_pb2.Effect.ValueType, Effect] = {
@@ -35,6 +38,7 @@ class Verb:
     opposite: str  # in one phrase
     arguments: Descriptor
     output: Descriptor
+    addresses: tuple[str, ...]  # the arguments that name an image
     request: type[Message]  # the RPC's request: header and arguments
 
 
@@ -51,6 +55,11 @@ def _verb(field: FieldDescriptor) -> Verb:
         opposite=rule.opposite,
         arguments=arguments,
         output=output,
+        addresses=tuple(
+            argument.name
+            for argument in arguments.fields
+            if argument.message_type is ImageAddress.DESCRIPTOR
+        ),
         request=getattr(agent_pb2, f"{arguments.name}Request"),
     )
 
@@ -60,13 +69,27 @@ VERBS: Mapping[str, Verb] = {
 }
 
 
-def effect_of(action: Action) -> Effect:
-    """Returns what an action does to the world, its arguments considered."""
+# Of values that are bound: None is one that is not known yet.
+Bound = Mapping[str, Value]
+_NOTHING_BOUND: Bound = MappingProxyType({})
+
+
+def effect_of(action: Action, bound: Bound = _NOTHING_BOUND) -> Effect:
+    """Returns what an action does to the world, its arguments considered.
+
+    What is bound counts by its value; where that is not known yet, nothing good is taken from it.
+    """
     match action.WhichOneof("verb"):
-        case "resize_image" if action.resize_image.shrink_allowed:
-            return Effect.PIVOT
-        case "revert_image" if action.revert_image.safety_snapshot_id:
-            return Effect.REVERSIBLE
+        case "resize_image":
+            field = "shrink_allowed"
+            shrinks = (
+                bound[field] is not False if field in bound else action.resize_image.shrink_allowed
+            )
+            return Effect.PIVOT if shrinks else Effect.REVERSIBLE
+        case "revert_image":
+            field = "safety_snapshot_id"
+            safe = bound.get(field, action.revert_image.safety_snapshot_id)
+            return Effect.REVERSIBLE if safe else Effect.PIVOT
         case str(name):
             return VERBS[name].effect
         case None:
@@ -76,3 +99,31 @@ def effect_of(action: Action) -> Effect:
 def effect_number(effect: Effect) -> annotation_pb2.Effect.ValueType:
     """Returns an effect as the contract numbers it."""
     return _EFFECT_NUMBERS[effect]
+
+
+# What the effect of a verb is, in words; what is not known yet is left out.
+_LEFT = {
+    "create_image": "the image {target}",
+    "copy_image": "the copy {target}",
+    "clone_image": "the clone {target}",
+    "delete_image": "the removal of {target}",
+    "resize_image": "the new size of {target}",
+    "create_snapshot": "the snapshot {snapshot_id} of {target}",
+    "delete_snapshot": "the removal of snapshot {snapshot_id} of {target}",
+    "revert_image": "{target}, reverted to snapshot {snapshot_id}",
+    "verify_image": "nothing: {target} was only read",
+    "noop": "nothing: it was a drill",
+}
+
+
+def phrase(action: Action) -> str:
+    """Returns what an action leaves on a host, such as "the copy images/vm-1"."""
+    name = action.WhichOneof("verb")
+    if name is None:
+        return "nothing"
+    arguments = getattr(action, name)
+    words = {"snapshot_id": getattr(arguments, "snapshot_id", "") or "?"}
+    for field in VERBS[name].addresses:
+        address = getattr(arguments, field)
+        words[field] = f"{address.pool_id or '?'}/{address.image_id or '?'}"
+    return _LEFT[name].format(**words)

@@ -1,12 +1,14 @@
 """Values that flow between tasks: outputs and inputs flattened to paths, and filled into actions.
 
-A path names a scalar by the fields that lead to it: "image.pool_id". Lists have no path.
+A path names a scalar by the fields that lead to it: "image.pool_id". Elements of a list go by their
+index: "disks.0.image_id". What is null, and a list in a verb's own message, has no path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
+from functools import cache
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
@@ -59,16 +61,26 @@ def output_of_values(verb: str, values: Values) -> Output:
     return output
 
 
+def value_at(struct: Struct, path: str) -> ProtoValue | None:
+    """Returns what stands at a path of a caller's object; None if nothing does."""
+    here = ProtoValue(struct_value=struct)
+    for part in path.split("."):
+        if here.HasField("struct_value") and part in here.struct_value.fields:
+            here = here.struct_value.fields[part]
+        elif here.HasField("list_value") and part.isdecimal() and part.isascii():
+            values = here.list_value.values
+            if int(part) >= len(values) or str(int(part)) != part:
+                return None
+            here = values[int(part)]
+        else:
+            return None
+    return here
+
+
 def kind_at(struct: Struct, path: str) -> str:
-    """Returns what stands at a path of a caller's object in words; empty if nothing does."""
-    *lead, last = path.split(".")
-    for part in lead:
-        if part not in struct.fields:
-            return ""
-        struct = struct.fields[part].struct_value
-    if last not in struct.fields:
-        return ""
-    return _KINDS.get(struct.fields[last].WhichOneof("kind") or "", "")
+    """Returns in words what stands at a path and has no value; empty if nothing such does."""
+    found = value_at(struct, path)
+    return _KINDS.get(found.WhichOneof("kind") or "", "") if found is not None else ""
 
 
 _KINDS = {"null_value": "null", "list_value": "a list", "struct_value": "an object"}
@@ -87,29 +99,58 @@ INT64_MAX = 2**63 - 1
 
 def holds(action: Action, field: str, value: Value) -> bool:
     """Returns whether a field of an action's verb can hold a value of its own type."""
-    probe = Action()
-    probe.CopyFrom(action)
-    try:
-        fill(probe, (Inbound(field=field, value=value, origin=""),))
-    except ValueError:  # an enum, or a number of 32 bits
-        return False
-    return True
+    name = action.WhichOneof("verb")
+    assert name is not None, "an action that is looked at has a verb"
+    return fits(getattr(action, name).DESCRIPTOR, field, value)
 
 
-def scalar_type(message: Descriptor, path: str) -> type | None:
+def fits(message: Descriptor, path: str, value: Value) -> bool:
+    """Returns whether the field at a path of a message can hold a value of its own type."""
+    if type(value) is not int:
+        return True
+    field = _scalar_at(message, path)
+    assert field is not None, path
+    least, most = _RANGES.get(field.cpp_type, (0, 0))
+    return least <= value <= most
+
+
+_RANGES = {
+    FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
+    FieldDescriptor.CPPTYPE_ENUM: (-(2**31), 2**31 - 1),
+    FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
+    FieldDescriptor.CPPTYPE_INT64: (-(2**63), INT64_MAX),
+    FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
+    FieldDescriptor.CPPTYPE_DOUBLE: (-(2**1023), 2**1023),
+    FieldDescriptor.CPPTYPE_FLOAT: (-(2**127), 2**127),
+}
+
+
+def scalar_type(message: Descriptor, path: str) -> type[str | int | bool | float] | None:
     """Returns the Python type of the scalar at a path of a message; None if there is none."""
-    field: FieldDescriptor | None = None
-    here: Descriptor | None = message
-    for part in path.split("."):
-        if here is None:
-            return None
-        field = here.fields_by_name.get(part)
-        if field is None or field.is_repeated:
-            return None
-        here = field.message_type
-    if field is None or here is not None:
-        return None
-    return _PYTHON_TYPES.get(field.cpp_type)
+    field = _scalar_at(message, path)
+    return _PYTHON_TYPES.get(field.cpp_type) if field is not None else None
+
+
+@cache  # by message, of which the contract has so many and no more
+def scalars_of(message: Descriptor) -> Mapping[str, FieldDescriptor]:
+    """Returns every scalar of a message, by its path."""
+    found: dict[str, FieldDescriptor] = {}
+    for field in message.fields:
+        if field.is_repeated:
+            continue
+        if field.message_type is None:
+            found[field.name] = field
+        elif field.message_type.full_name not in _OPEN:
+            for path, below in scalars_of(field.message_type).items():
+                found[f"{field.name}.{path}"] = below
+    return found
+
+
+_OPEN = frozenset({"google.protobuf.Struct", "google.protobuf.Value"})  # they hold themselves
+
+
+def _scalar_at(message: Descriptor, path: str) -> FieldDescriptor | None:
+    return scalars_of(message).get(path)
 
 
 def proto_value(value: Value) -> ProtoValue:
@@ -140,19 +181,25 @@ def _flatten(message: Message, prefix: str) -> Iterator[tuple[str, Value]]:
 
 def _flatten_struct(struct: Struct, prefix: str) -> Iterator[tuple[str, Value]]:
     for key, value in struct.fields.items():
-        path = f"{prefix}{key}"
-        match value.WhichOneof("kind"):
-            case "struct_value":
-                yield from _flatten_struct(value.struct_value, f"{path}.")
-            case "string_value":
-                yield path, value.string_value
-            case "bool_value":
-                yield path, value.bool_value
-            case "number_value":
-                number = value.number_value
-                yield path, int(number) if number.is_integer() else number
-            case _:
-                continue
+        yield from _flatten_value(value, f"{prefix}{key}")
+
+
+def _flatten_value(value: ProtoValue, path: str) -> Iterator[tuple[str, Value]]:
+    match value.WhichOneof("kind"):
+        case "struct_value":
+            yield from _flatten_struct(value.struct_value, f"{path}.")
+        case "list_value":
+            for number, item in enumerate(value.list_value.values):
+                yield from _flatten_value(item, f"{path}.{number}")
+        case "string_value":
+            yield path, value.string_value
+        case "bool_value":
+            yield path, value.bool_value
+        case "number_value":
+            number_ = value.number_value
+            yield path, int(number_) if number_.is_integer() else number_
+        case _:
+            return
 
 
 def _set(message: Message, path: str, value: Value) -> None:

@@ -1,0 +1,222 @@
+"""What is wrong with the values of an expanded spec: arguments, both ends of bindings, hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from operator import attrgetter
+
+from google.protobuf.struct_pb2 import Struct
+
+from coordinator.saga.spec import Binding, Condition, Value
+from coordinator.wire.catalogue import VERBS, Verb
+from coordinator.wire.fields import short
+from coordinator.wire.leaves import Leaves, Use
+from coordinator.wire.locks import address_of
+from coordinator.wire.values import (
+    INT64_MAX,
+    TYPE_NAMES,
+    fits,
+    kind_at,
+    scalar_type,
+    scalars_of,
+    value_at,
+)
+from countermand.rpc.errors import Violation
+from countermand.rpc.names import ID_RULE, is_id
+
+INPUT_BYTES_MAX = 64 * 1024  # larger things are referred to, not carried
+SIZE_BYTES_MAX = 2**50
+SECTOR_BYTES = 512  # what every storage can address
+
+# Says what is wrong with placing a task: (host id, pools it names, verb) → a description, or None.
+# Without a host: whether there is any.
+HostsKnown = Callable[[str, frozenset[str], str], str | None]
+
+
+def value_problems(leaves: Leaves, input_: Struct, hosts: HostsKnown) -> Iterator[Violation]:
+    """Yields everything, in the order of the tree."""
+    placement = _Placement(hosts)
+    for use in leaves.uses:
+        yield from placement.problems(use)
+        yield from _argument_problems(use)
+        yield from _binding_problems(use, leaves, input_)
+    for path, condition in leaves.conditions:
+        yield from _condition_problems(path, condition, leaves, input_)
+
+
+# -- arguments ----------------------------------------------------------------------------------
+
+_Rule = Callable[[Value], str | None]
+
+
+def _id_problem(value: Value) -> str | None:
+    assert isinstance(value, str), value
+    if is_id(value):
+        return None
+    return f"{short(value)} {ID_RULE}" if value else f"is required and {ID_RULE}"
+
+
+def _optional_id_problem(value: Value) -> str | None:
+    return _id_problem(value) if value else None
+
+
+def _size_problem(value: Value) -> str | None:
+    assert isinstance(value, int), value
+    if 0 < value <= SIZE_BYTES_MAX and not value % SECTOR_BYTES:
+        return None
+    return f"must be a multiple of {SECTOR_BYTES} in 1 to 2^50"
+
+
+# Fields that verbs have in common; what else an agent knows is the agent's to check.
+_RULES_BY_NAME: dict[str, _Rule] = {
+    "pool_id": _id_problem,
+    "image_id": _id_problem,
+    "snapshot_id": _id_problem,
+    "safety_snapshot_id": _optional_id_problem,
+    "virtual_size_bytes": _size_problem,
+}
+_RULES: dict[str, tuple[tuple[str, Callable[[object], Value], _Rule], ...]] = {
+    verb.name: tuple(
+        (path, attrgetter(path), _RULES_BY_NAME[path.rpartition(".")[2]])
+        for path in scalars_of(verb.arguments)
+        if path.rpartition(".")[2] in _RULES_BY_NAME
+    )
+    for verb in VERBS.values()
+}
+
+
+def _argument_problems(use: Use) -> Iterator[Violation]:
+    """Yields arguments that cannot be right, as far as they are known."""
+    arguments = getattr(use.action, use.verb.name)
+    here = f"{use.path}.action.{use.verb.name}"
+    for path, get, rule in _RULES[use.verb.name]:
+        if path not in use.bound:
+            said = rule(get(arguments))
+        elif use.bound[path] is not None:
+            said = rule(use.bound[path])
+            if said:
+                said = f"{said} (from {_origin(use, path)})"
+        else:
+            said = None
+        if said:
+            yield Violation(f"{here}.{path}", said)
+    if use.verb.addresses == _ENDS:
+        source, target = (address_of(use.action, name, use.bound) for name in _ENDS)
+        if source == target and all(source):
+            yield Violation(f"{here}.target", "is the source itself")
+
+
+_ENDS = ("source", "target")
+
+
+def _origin(use: Use, field: str) -> str:
+    return next(b.origin for b in use.bindings.values() if b.field == field)
+
+
+# -- bindings and conditions --------------------------------------------------------------------
+
+
+def _binding_problems(use: Use, leaves: Leaves, input_: Struct) -> Iterator[Violation]:
+    """Yields bindings whose two ends are not scalars of one type."""
+    bound_bytes = 0
+    for number, binding in use.bindings.items():
+        here = f"{use.path}.bindings[{number}].source"
+        if binding.of_failure:
+            found: type | None = str
+        elif binding.task:
+            source = leaves.verbs.get(binding.task)
+            if source is None:
+                continue  # there is no such task: said with the structure of the tree
+            found = scalar_type(source.output, binding.path)
+            if found is None:
+                yield Violation(here, _not_left(source, binding.path))
+        else:
+            value = leaves.given.get(binding.path)
+            bound_bytes += len(value.encode()) if isinstance(value, str) else 0
+            found = type(value) if value is not None else None
+            if found is None:
+                yield Violation(here, _not_given(input_, binding.path))
+        if found is not None and (said := _misfit(use, binding, found, leaves)):
+            yield Violation(here, said)
+    if bound_bytes > INPUT_BYTES_MAX:  # all of it is kept with each attempt
+        yield Violation(
+            f"{use.path}.bindings",
+            f"bring {bound_bytes} bytes together, more than {INPUT_BYTES_MAX}",
+        )
+
+
+def _misfit(use: Use, binding: Binding, found: type, leaves: Leaves) -> str | None:
+    """Returns why a field cannot hold what is bound to it, or None."""
+    wanted = scalar_type(use.verb.arguments, binding.field)
+    assert wanted is not None, binding.field
+    if found is not wanted and (found, wanted) != (int, float):
+        return f"is of type {TYPE_NAMES[found]}, {binding.field!r} needs {TYPE_NAMES[wanted]}"
+    # Of an output nothing but its type is known beforehand.
+    worst: Value = INT64_MAX if found is int else None
+    if not binding.task and not binding.of_failure:
+        worst = leaves.given[binding.path]
+    if fits(use.verb.arguments, binding.field, worst):
+        return None
+    return f"may be more than {binding.field!r} holds"
+
+
+def _condition_problems(
+    path: str, condition: Condition, leaves: Leaves, input_: Struct
+) -> Iterator[Violation]:
+    """Yields conditions on what nothing can ever be at."""
+    if condition.of_state:
+        return
+    if condition.task:
+        source = leaves.verbs.get(condition.task)
+        if source is not None and scalar_type(source.output, condition.path) is None:
+            yield Violation(path, _not_left(source, condition.path))
+        return
+    found = value_at(input_, condition.path)
+    if found is None:
+        said = f"the input has no {condition.path!r}: give it, or null for what does not hold"
+        yield Violation(path, said)
+    elif condition.path not in leaves.given and not found.HasField("null_value"):
+        yield Violation(path, f"{condition.path!r} is {kind_at(input_, condition.path)}, no value")
+
+
+def _not_left(verb: Verb, path: str) -> str:
+    leaves = ", ".join(scalars_of(verb.output)) or "nothing"
+    return f"{verb.name} leaves no {path!r}; it leaves: {leaves}"
+
+
+def _not_given(input_: Struct, path: str) -> str:
+    if kind := kind_at(input_, path):
+        return f"{path!r} is {kind} in the input, and cannot be bound"
+    return f"the input has no {path!r}"
+
+
+# -- hosts --------------------------------------------------------------------------------------
+
+
+class _Placement:
+    """Asks about hosts, once for each thing that many tasks have in common."""
+
+    def __init__(self, hosts: HostsKnown) -> None:
+        self._hosts = hosts
+        self._answers: dict[tuple[str, frozenset[str], str], str | None] = {}
+
+    def problems(self, use: Use) -> Iterator[Violation]:
+        """Yields hosts that cannot run what they are named for."""
+        images = (address_of(use.action, name, use.bound) for name in use.verb.addresses)
+        pools = frozenset(pool for pool, _ in images if pool)
+        named = [(f"{use.at}.host_id", use.task.host_id)]
+        named += [
+            (f"{use.at}.candidate_host_ids[{number}]", host)
+            for number, host in enumerate(use.task.candidate_host_ids)
+        ]
+        if any(host for _, host in named):
+            named = [(path, host) for path, host in named if is_id(host)]
+        for path, host in named:
+            if said := self._problem(host, pools, use.verb.name):
+                yield Violation(path, said)
+
+    def _problem(self, host: str, pools: frozenset[str], verb: str) -> str | None:
+        asked = (host, pools, verb)
+        if asked not in self._answers:
+            self._answers[asked] = self._hosts(*asked)
+        return self._answers[asked]
