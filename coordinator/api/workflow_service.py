@@ -29,13 +29,13 @@ from coordinator.runtime.ports import (
 from coordinator.runtime.watch import Watches
 from coordinator.saga.advance import Decision, Refusal
 from coordinator.saga.events import CancelRequested
-from coordinator.saga.spec import Plan, compile_plan
+from coordinator.saga.spec import Plan
 from coordinator.saga.states import WorkflowState
 from coordinator.saga.workflow import About, Workflow, fresh_nodes
 from coordinator.wire import view
 from coordinator.wire.failure import failure_from_proto
 from coordinator.wire.history import WORKFLOW_STATES
-from coordinator.wire.spec import check_spec, tree_from_spec
+from coordinator.wire.spec import check_spec, plan_of
 from coordinator.wire.values import values_of_struct
 from countermand.rpc.errors import (
     Busy,
@@ -116,7 +116,7 @@ class WorkflowService(WorkflowServiceServicer):
                 tracestate=trace.tracestate if trace else "",
                 input=values_of_struct(request.input),
             ),
-            plan=compile_plan(tree_from_spec(request.spec)),
+            plan=plan_of(request.spec, request.input),
             submission=Submission(
                 spec=request.spec.SerializeToString(deterministic=True),
                 input=request.input.SerializeToString(deterministic=True),
@@ -155,7 +155,7 @@ class WorkflowService(WorkflowServiceServicer):
     ) -> pb.PlanWorkflowResponse:
         """Checks a spec and shows what it would become."""
         check_spec(request.spec, request.input, self._hosts.placement_problem)
-        workflow = self._imagined(compile_plan(tree_from_spec(request.spec)), request.spec.kind)
+        workflow = self._imagined(plan_of(request.spec, request.input), request.spec.kind)
         return pb.PlanWorkflowResponse(tasks=view.tasks_to_proto(workflow, {}))
 
     def _imagined(self, plan: Plan, kind: str) -> Workflow:
