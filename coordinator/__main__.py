@@ -6,10 +6,11 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import sys
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -17,11 +18,13 @@ import click
 from coordinator.agents.connection import GrpcConnection
 from coordinator.agents.fleet import Fleet
 from coordinator.agents.line import Ears
+from coordinator.agents.slots import WINDOW
 from coordinator.api.external_task_service import ExternalTaskService
 from coordinator.api.host_service import HostService
 from coordinator.api.workflow_service import WorkflowService
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.ports import StoreError
+from coordinator.runtime.retention import RETENTION, RETENTION_MAX, sweep_for_ever
 from coordinator.runtime.watch import Watches
 from coordinator.store.database import sqlite
 from coordinator.store.run import Threads
@@ -60,6 +63,29 @@ class SystemChance:
         return str(uuid.uuid4())
 
 
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+
+
+class Retention(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only
+    """How long a settled workflow is kept: "30d", "12h"; "0" is for ever."""
+
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
+        """Returns the length of time, or fails with an example."""
+        if isinstance(value, timedelta):
+            return value
+        text = str(value)
+        match = _SPAN.fullmatch(text)
+        seconds = float(match[1]) * _UNITS_S[match[2]] if match else 0.0
+        if (match is None and text != "0") or seconds > RETENTION_MAX.total_seconds():
+            self.fail(f"{text!r} is not a retention: write 30d, 12h, or 0 for ever", param, ctx)
+        return timedelta(seconds=seconds)
+
+
 EXAMPLE = "\b\nExample:\n  countermand-coordinator serve --data ./data --listen 127.0.0.1:7700"
 
 
@@ -87,6 +113,22 @@ def main() -> None:
     help="Where to answer; port 0 takes a free one. Loopback only, until TLS is set up.",
 )
 @click.option(
+    "--retention",
+    type=Retention(),
+    default=f"{RETENTION.days}d",
+    show_default=True,
+    envvar="COUNTERMAND_RETENTION",
+    help="How long settled workflows and their history are kept, as 30d or 12h; 0: for ever.",
+)
+@click.option(
+    "--window",
+    type=click.IntRange(min=1),
+    default=WINDOW,
+    show_default=True,
+    envvar="COUNTERMAND_WINDOW",
+    help="How many actions one host is asked for at once; the rest waits here, by priority.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
@@ -94,7 +136,9 @@ def main() -> None:
     envvar="COUNTERMAND_LOG_LEVEL",
     help="What is written to standard error, as one JSON line per event.",
 )
-def serve_command(data: Path, listen: str, log_level: str) -> None:
+def serve_command(
+    data: Path, listen: str, retention: timedelta, window: int, log_level: str
+) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
     One JSON line on standard output says when and where it is ready.
@@ -102,14 +146,14 @@ def serve_command(data: Path, listen: str, log_level: str) -> None:
     logs.configure(sys.stderr, log_level)
     data.mkdir(parents=True, exist_ok=True)
     try:
-        asyncio.run(_serve(data, listen))
+        asyncio.run(_serve(data, listen, retention=retention, window=window))
     except ListenRefused as error:
         raise click.UsageError(str(error)) from error
     except StoreError as error:
         raise click.ClickException(str(error)) from error
 
 
-async def _serve(data: Path, listen: str) -> None:
+async def _serve(data: Path, listen: str, *, retention: timedelta, window: int) -> None:
     """Opens the store, takes over what is open, and answers until told to stop."""
     clock, chance = SystemClock(), SystemChance()
     dies = crash.from_environment(os.environ)
@@ -134,17 +178,23 @@ async def _serve(data: Path, listen: str) -> None:
                 record=store.put_host,
                 in_flight=loop.in_flight,
             ),
+            window=window,
         )
         loop.attach(fleet)
         await fleet.open()
-        deciding = asyncio.create_task(loop.run(), name="loop")
+        working = [asyncio.create_task(loop.run(), name="loop")]
+        if retention:
+            sweeping = sweep_for_ever(store=store, loop=loop, clock=clock, retention=retention)
+            working.append(asyncio.create_task(sweeping, name="retention"))
         server = await bound.start(_services(loop, store, fleet, watches, clock))
         ready = {"event": "coordinator.ready", "address": server.address}
         print(json.dumps(ready), flush=True)  # noqa: T201  # the line that starters wait for
-        await _until_stopped(deciding)
+        await _until_stopped(working)
         await server.stop()
         await fleet.close()
-        deciding.cancel()
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
     finally:
         await store.close()
         spans.stop()
@@ -172,15 +222,16 @@ def _services(
     ]
 
 
-async def _until_stopped(deciding: asyncio.Task[None]) -> None:
-    """Returns on SIGTERM or SIGINT; raises if the loop has ended by a defect of ours."""
+async def _until_stopped(working: list[asyncio.Task[None]]) -> None:
+    """Returns on SIGTERM or SIGINT; raises if something has ended that works for ever."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait({stopped, deciding}, return_when=asyncio.FIRST_COMPLETED)
-    if deciding.done():
-        await deciding
+    await asyncio.wait({stopped, *working}, return_when=asyncio.FIRST_COMPLETED)
+    for task in working:
+        if task.done():
+            await task
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from itertools import islice, takewhile
 
 from coordinator.saga.spec import Lock
+from coordinator.saga.states import WorkflowState
+from coordinator.saga.workflow import Workflow
 
 Image = tuple[str, str]  # pool and image id
 
@@ -149,3 +151,35 @@ class Lines:
         for line, _ in lines:
             line.waiting.remove((order, workflow_id))
         return True
+
+
+def stands_in_line(workflow: Workflow) -> bool:
+    """Returns whether a workflow holds images or waits for them.
+
+    One that is quarantined keeps what it holds; if it has not begun, it keeps nobody waiting.
+    """
+    if workflow.settled or not workflow.plan.terms.locks:
+        return False
+    return workflow.locked or workflow.state is not WorkflowState.QUARANTINED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinedUp:
+    """The lines as the records of workflows say."""
+
+    lines: Lines
+    due: tuple[str, ...]  # their turn has come, and their records do not say so yet
+    clashing: tuple[str, ...]  # they hold what another one holds: a defect of ours
+
+
+def line_up(workflows: Iterable[Workflow]) -> LinedUp:
+    """Returns the lines of workflows: holders first, then those who wait, in the order given."""
+    lines = Lines()
+    standing = [workflow for workflow in workflows if stands_in_line(workflow)]
+    holding = [workflow for workflow in standing if workflow.locked]
+    waiting = [workflow for workflow in standing if not workflow.locked]
+    # Whoever comes after two that clash waits for both of them.
+    clashing = [w.id for w in holding if not lines.ask(w.id, w.plan.terms.locks)]
+    # The holder settled, and the process stopped before the next in line was told.
+    due = [w.id for w in waiting if lines.ask(w.id, w.plan.terms.locks)]
+    return LinedUp(lines=lines, due=tuple(due), clashing=tuple(clashing))

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from coordinator.runtime import crash_points
+from coordinator.runtime.locks import Lines, LockView, line_up, stands_in_line
 from coordinator.runtime.ports import (
     Agents,
     Chance,
     Change,
     Clock,
+    Delivery,
     Hints,
     Opening,
     Order,
@@ -31,15 +34,16 @@ from coordinator.runtime.ports import (
     StoreRefusedError,
     Submission,
 )
+from coordinator.runtime.timers import Timers
 from coordinator.saga.advance import Decision, Refusal, advance, quarantine, start
 from coordinator.saga.commands import SendCompensation, SetTimer, outstanding
-from coordinator.saga.events import Event, Now, OwnerChanged, RetryDue
-from coordinator.saga.history import TaskMoved, WorkflowMoved
-from coordinator.saga.spec import Plan
+from coordinator.saga.events import Event, LocksGranted, Now, OwnerChanged
+from coordinator.saga.history import GroupMoved, LocksTaken, TaskMoved, WorkflowMoved
+from coordinator.saga.spec import Plan, Terms
 from coordinator.saga.states import WorkflowState
 from coordinator.saga.workflow import About, Workflow
 from countermand.rpc.crash import Crash
-from countermand.rpc.errors import Bug
+from countermand.rpc.errors import Bug, ImageBusy
 from countermand.rpc.names import attempt_name, task_name, workflow_name
 
 log = logging.getLogger(__name__)
@@ -52,6 +56,10 @@ STORE_RETRY_S = 0.5  # a store in trouble is asked again this often
 
 class OverloadedError(Exception):
     """Too many requests wait to be decided."""
+
+
+class _NotYetError(Exception):
+    """What would be answered rests on something that is not durable yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +112,8 @@ class Loop:
         self._committed: dict[str, Workflow] = {}
         self._decided: dict[str, Workflow] = {}
         self._settled: OrderedDict[str, Workflow] = OrderedDict()
-        self._timers: dict[tuple[str, int], asyncio.TimerHandle] = {}
+        self._timers = Timers(clock=clock, say=self.hear)
+        self._locks = Lines()  # of what is decided
         self._next_intent = 1
         self._owner_epoch = 0
 
@@ -121,6 +130,7 @@ class Loop:
             self._put(
                 _Item(workflow_id=workflow.id, what=OwnerChanged(owner_epoch=opening.owner_epoch))
             )
+        self._line_up()
         return opening
 
     def attach(self, agents: Agents) -> None:
@@ -140,17 +150,26 @@ class Loop:
         return any(
             command.host == host_id
             for workflow in self._committed.values()
-            for command in outstanding(workflow)
-            if not isinstance(command, SetTimer)
+            for command in _sends(workflow)
         )
 
     def redeliver(self, host_id: str) -> None:
         """Delivers again what open workflows still ask of a host."""
         assert self._agents is not None, "attach comes before run"
         for workflow in self._committed.values():
-            for command in outstanding(workflow):
-                if not isinstance(command, SetTimer) and command.host == host_id:
+            for command in _sends(workflow):
+                if command.host == host_id:
                     self._agents.deliver(Order(workflow=workflow, command=command, ask_first=True))
+
+    def lock_view(self, workflow_id: str) -> tuple[LockView, ...]:
+        """Returns how an open workflow stands with each of the images that it names."""
+        return self._locks.view(workflow_id)
+
+    def forget_settled(self, before: datetime) -> None:
+        """Forgets workflows that settled before a time: they are no longer stored."""
+        for workflow_id, workflow in tuple(self._settled.items()):
+            if workflow.end_time is not None and workflow.end_time < before:
+                del self._settled[workflow_id]
 
     def open_workflows(self) -> Sequence[Workflow]:
         """Returns every open workflow as committed."""
@@ -165,6 +184,7 @@ class Loop:
             OverloadedError: Too many requests wait.
             StoreError: The store failed; nothing was decided.
             StoreConflictError: The workflow id or the request id is taken.
+            ImageBusy: A workflow that does not wait names an image that another one holds.
             KeyError: There is no such open workflow.
         """
         if self._inbox.qsize() >= INBOX_MAX:
@@ -211,13 +231,18 @@ class Loop:
 
     def _decide(self, items: Sequence[_Item]) -> _Batch:
         batch = _Batch()
-        for item in items:
+        todo = deque(items)
+        while todo:
+            item = todo.popleft()
             before = self._decided.get(item.workflow_id)
             # Nobody is told what rests on a decision that may still be lost: asked again after it.
             is_durable = before is self._committed.get(item.workflow_id)
             try:
                 decision = self._decide_one(item, before)
-            except (KeyError, StoreConflictError, Bug) as error:
+            except _NotYetError:
+                self._put(item)
+                continue
+            except (KeyError, StoreConflictError, Bug, ImageBusy) as error:
                 if is_durable:
                     _answer_error(item, error)  # settled meanwhile: what is heard of it is late
                 else:
@@ -234,6 +259,11 @@ class Loop:
             batch.items.append(item)
             batch.decisions.append(decision)
             batch.changes.append(_change(item, before, decision))
+            for granted in self._pass_locks_on(decision.workflow, is_new=before is None):
+                if len(batch.items) + len(todo) < BATCH_MAX:
+                    todo.append(granted)  # in the transaction that lets go of them
+                else:
+                    self._put(granted)
         return batch
 
     def _decide_one(self, item: _Item, before: Workflow | None) -> Decision:
@@ -241,23 +271,15 @@ class Loop:
         if isinstance(item.what, Start):
             if before is not None:
                 raise StoreConflictError(item.workflow_id)
-            try:
-                return start(
-                    workflow_id=item.workflow_id,
-                    about=item.what.about,
-                    plan=item.what.plan,
-                    owner_epoch=self._owner_epoch,
-                    now=now,
-                )
-            except Exception as error:
-                log.exception("start.failed", extra={"workflow": workflow_name(item.workflow_id)})
-                raise Bug(what=f"starting {item.workflow_id}: {error!r}") from error
+            return self._start(item.workflow_id, item.what, now)
         if before is None:
             raise KeyError(item.workflow_id)
         if before.state is WorkflowState.QUARANTINED:
             return Decision(workflow=before, refusal=_held(before))
         if isinstance(item.what, _Hold):
             return quarantine(before, now)
+        if isinstance(item.what, LocksGranted) and not self._is_granted(before):
+            return Decision(workflow=before)  # said before the store refused what it rested on
         try:
             return advance(before, item.what, now)
         except Exception:
@@ -267,12 +289,69 @@ class Loop:
             decision = quarantine(before, now)
             return replace(decision, refusal=_held(decision.workflow))
 
+    def _start(self, workflow_id: str, what: Start, now: Now) -> Decision:
+        self._refuse_held(what.plan.terms)
+        try:
+            return start(
+                workflow_id=workflow_id,
+                about=what.about,
+                plan=what.plan,
+                owner_epoch=self._owner_epoch,
+                now=now,
+                locked=not self._locks.would_wait(what.plan.terms.locks),
+            )
+        except Exception as error:
+            log.exception("start.failed", extra={"workflow": workflow_name(workflow_id)})
+            raise Bug(what=f"starting {workflow_id}: {error!r}") from error
+
+    # -- images ---------------------------------------------------------------------------------
+
+    def _refuse_held(self, terms: Terms) -> None:
+        """Raises for a workflow that does not want to wait, and would have to."""
+        if not terms.lock_refused:
+            return
+        held = self._locks.would_wait(terms.locks)
+        for one in held:
+            for holder in one.holders:
+                if holder in self._committed:
+                    raise ImageBusy(
+                        pool=one.lock.pool, image=one.lock.image, holder=workflow_name(holder)
+                    )
+        if held:
+            raise _NotYetError  # those in the way were started a moment ago, and may still be lost
+
+    def _pass_locks_on(self, workflow: Workflow, *, is_new: bool) -> Iterator[_Item]:
+        """Keeps the lines as decided; yields what to tell those whose turn has come."""
+        if stands_in_line(workflow):
+            if is_new:
+                granted = self._locks.ask(workflow.id, workflow.plan.terms.locks)
+                assert granted is workflow.locked, workflow.id
+            return
+        for workflow_id in self._locks.release(workflow.id):
+            yield _Item(workflow_id=workflow_id, what=LocksGranted())
+
+    def _is_granted(self, workflow: Workflow) -> bool:
+        return not workflow.locked and self._locks.held(workflow.id)
+
+    def _line_up(self) -> None:
+        """Builds the lines anew from what is committed."""
+        lined_up = line_up(self._committed.values())
+        self._locks = lined_up.lines
+        for workflow_id in lined_up.clashing:
+            log.error("locks.clash", extra={"workflow": workflow_name(workflow_id)})
+        for workflow_id in lined_up.due:
+            self._put(_Item(workflow_id=workflow_id, what=LocksGranted()))
+
+    # -- durable --------------------------------------------------------------------------------
+
     async def _commit(self, batch: _Batch) -> None:
         self._crash(crash_points.BEFORE_COMMIT)
         await self._store.commit(batch.changes)
         self._crash(crash_points.AFTER_COMMIT)
         if any(isinstance(c, SendCompensation) for d in batch.decisions for c in d.commands):
             self._crash(crash_points.AFTER_COMPENSATION_COMMIT)
+        if any(isinstance(item.what, LocksGranted) for item in batch.items):
+            self._crash(crash_points.LOCKS_PASSED_ON)
 
     def _follow(self, batch: _Batch) -> None:
         """Does what follows from durable decisions: publish, deliver, answer."""
@@ -285,6 +364,7 @@ class Loop:
                     self._settled.popitem(last=False)
                 if self._decided.get(workflow.id) is workflow:
                     del self._decided[workflow.id]
+                self._timers.cancel(workflow.id)
             else:
                 self._committed[workflow.id] = workflow
             self._hints.committed(workflow.id, settled=workflow.settled)
@@ -294,27 +374,15 @@ class Loop:
                 item.waiter.set_result(decision)
 
     def _deliver(self, decision: Decision, *, ask_first: bool) -> None:
+        assert self._agents is not None, "attach comes before run"
+        self._agents.moved(decision.workflow, decision.changed)
         for command in decision.commands:
             if isinstance(command, SetTimer):
-                self._set_timer(decision.workflow.id, command)
+                self._timers.set(decision.workflow.id, command)
                 continue
-            assert self._agents is not None, "attach comes before run"
             self._agents.deliver(
                 Order(workflow=decision.workflow, command=command, ask_first=ask_first)
             )
-
-    def _set_timer(self, workflow_id: str, command: SetTimer) -> None:
-        key = (workflow_id, command.task)
-        if previous := self._timers.pop(key, None):
-            previous.cancel()
-        wait_s = max(0.0, (command.time - self._clock.now()).total_seconds())
-        event = RetryDue(task=command.task, number=command.number)
-
-        def fire() -> None:
-            self._timers.pop(key, None)
-            self.hear(workflow_id, event)
-
-        self._timers[key] = asyncio.get_running_loop().call_later(wait_s, fire)
 
     def _go_back(self, batch: _Batch) -> None:
         """Forgets decisions that did not become durable."""
@@ -324,6 +392,8 @@ class Loop:
                 self._decided.pop(item.workflow_id, None)
             else:
                 self._decided[item.workflow_id] = committed
+        if any(change.workflow.plan.terms.locks for change in batch.changes):
+            self._line_up()
 
     async def _refused(self, item: _Item, error: StoreConflictError | StoreRefusedError) -> None:
         """Answers a request that cannot become durable; a fact that cannot holds its workflow.
@@ -352,6 +422,11 @@ class Loop:
         self._inbox.put_nowait(item)
 
 
+def _sends(workflow: Workflow) -> Iterator[Delivery]:
+    """Yields what a workflow still asks of hosts."""
+    return (c for c in outstanding(workflow) if isinstance(c, Delivery))
+
+
 def _held(workflow: Workflow) -> Refusal:
     """Returns why a request about a quarantined workflow does nothing."""
     because = "its record could not be processed: see the coordinator's log"
@@ -375,6 +450,11 @@ def _log(decision: Decision) -> None:
                     more["attempt"] = attempt_name(workflow.id, task_id, number)
                     more["host"] = workflow.task(entry.task).last.host
                 log.info("task.%s", state.lower(), extra=extra | more)
+            case GroupMoved(after=state):
+                group = {"task": task_name(workflow.id, workflow.plan.nodes[entry.task].name)}
+                log.info("group.%s", state.lower(), extra=extra | group)
+            case LocksTaken():
+                log.info("workflow.locked", extra=extra)
             case _:
                 pass
 
