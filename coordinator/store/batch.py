@@ -1,9 +1,10 @@
 """What a list of changes asks of the tables: pure, and the same for every database.
 
 Several changes of one workflow become one write of its last state, with all of its history. Only
-leaves that changed are written, and of their attempts only those that the history of the same
+nodes that changed are written, and of a task's attempts only those that the history of the same
 changes names: whatever moves an attempt says so there, so that a task which has been retried for
-years costs no more per try than a fresh one.
+years costs no more per try than a fresh one. A group has a row only while something is to be told
+of it, and images are held or waited for only while their workflow is open.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from dataclasses import dataclass, field
 
 from coordinator.runtime.ports import Change, Request, StoreConflictError, Submission
 from coordinator.saga import history
-from coordinator.saga.workflow import Workflow
+from coordinator.saga.workflow import Group, Workflow
 from coordinator.store.rows import (
     Row,
     attempt_row,
+    group_row,
     label_rows,
+    lock_row,
     submission_row,
     task_row,
     workflow_row,
@@ -62,6 +65,12 @@ class Batch:
     workflows: list[Row] = field(default_factory=list)
     new_tasks: list[Row] = field(default_factory=list)
     tasks: list[Row] = field(default_factory=list)
+    placed: list[Row] = field(default_factory=list)  # tasks whose host is another
+    old_groups: list[Row] = field(default_factory=list)
+    groups: list[Row] = field(default_factory=list)
+    old_locks: list[Row] = field(default_factory=list)
+    new_locks: list[Row] = field(default_factory=list)
+    locks: list[Row] = field(default_factory=list)
     new_attempts: list[Row] = field(default_factory=list)
     attempts: list[Row] = field(default_factory=list)
     events: list[Row] = field(default_factory=list)
@@ -104,6 +113,8 @@ def batch_of(
     for each in merged:
         key = key_of(each.workflow.id)
         _add_workflow(batch, each, key)
+        _add_groups(batch, each, key)
+        _add_locks(batch, each, key)
         _add_attempts(batch, each, key)
         for entry in each.history:
             event = event_to_proto(each.workflow.id, each.workflow.plan, entry)
@@ -129,12 +140,43 @@ def _add_workflow(batch: Batch, each: Merged, key: int) -> None:
     row = workflow_row(workflow, key)
     if each.submission is None:
         batch.workflows.append({**row, "version_before": each.version_before})
-        batch.tasks.extend(task_row(workflow, index, key) for index in sorted(each.changed))
+        batch.tasks.extend(
+            task_row(workflow, index, key)
+            for index in sorted(each.changed)
+            if not isinstance(workflow.nodes[index], Group)
+        )
         return
     batch.new_workflows.append(row)
     batch.new_submissions.append(submission_row(each.submission, workflow.about, key))
     batch.new_labels.extend(label_rows(workflow.about, key))
     batch.new_tasks.extend(task_row(workflow, index, key) for index, _ in workflow.tasks())
+
+
+def _add_groups(batch: Batch, each: Merged, key: int) -> None:
+    """Adds groups of which something is to be told; those of which nothing is lose their row."""
+    is_new = each.submission is not None
+    nodes = each.workflow.nodes
+    for index in range(len(nodes)) if is_new else sorted(each.changed):
+        group = nodes[index]
+        if not isinstance(group, Group):
+            continue
+        if not is_new:
+            batch.old_groups.append({"workflow_key": key, "node_index": index})
+        if group.remarkable:
+            batch.groups.append(group_row(group, index, key))
+
+
+def _add_locks(batch: Batch, each: Merged, key: int) -> None:
+    """Adds images that a workflow asked for, was granted, or releases by being settled."""
+    workflow = each.workflow
+    locks = workflow.plan.terms.locks
+    if workflow.settled:
+        if each.submission is None and locks:
+            batch.old_locks.append({"workflow_key": key})
+    elif each.submission is not None:
+        batch.new_locks.extend(lock_row(lock, key, held=workflow.locked) for lock in locks)
+    elif any(isinstance(entry.fact, history.LocksTaken) for entry in each.history):
+        batch.locks.extend(lock_row(lock, key, held=True) for lock in locks)
 
 
 def _add_attempts(batch: Batch, each: Merged, key: int) -> None:
@@ -148,13 +190,38 @@ def _add_attempts(batch: Batch, each: Merged, key: int) -> None:
             if isinstance(fact, history.AttemptStarted):
                 started.add((entry.task, fact.attempt))
     for index, number in named:
-        attempt = each.workflow.task(index).attempts[number - 1]
-        row = attempt_row(attempt, index, key)
+        attempts = each.workflow.task(index).attempts
+        row = attempt_row(attempts[number - 1], index, key)
         if (index, number) in started:
             batch.new_attempts.append(row)
-            batch.next_intent = max(batch.next_intent, attempt.intent + 1)
+            batch.next_intent = max(batch.next_intent, attempts[number - 1].intent + 1)
         else:
             batch.attempts.append(row)
+    if each.submission is None:  # of a new workflow the task's own row says it
+        _add_placed(batch, each.workflow, key, started)
+
+
+def _add_placed(batch: Batch, workflow: Workflow, key: int, started: set[tuple[int, int]]) -> None:
+    """Adds tasks that went to another host than they were known to be on.
+
+    Most go where their spec says. Apart from the other columns of a task, because lists have an
+    index on it, which would be written with every step.
+    """
+    moved = {
+        index
+        for index, number in started
+        if _host_before(workflow, index, number) != workflow.task(index).attempts[number - 1].host
+    }
+    batch.placed.extend(
+        {"workflow_key": key, "task_index": index, "host": workflow.task(index).last.host}
+        for index in sorted(moved)
+    )
+
+
+def _host_before(workflow: Workflow, index: int, number: int) -> str:
+    if number == 1:
+        return workflow.plan.task(index).host
+    return workflow.task(index).attempts[number - 2].host
 
 
 def version_conflict(workflow_id: str, said: int, found: int) -> StoreConflictError:

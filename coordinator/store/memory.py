@@ -6,8 +6,10 @@ simulated crash throws the store away and opens another on the same `Kept`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from coordinator.runtime.ports import (
     Change,
@@ -17,22 +19,27 @@ from coordinator.runtime.ports import (
     StoreConflictError,
     Stored,
     StoredEntry,
+    StoreFencedError,
+    StoreRefusedError,
     Submission,
     WorkflowPage,
     WorkflowQuery,
 )
-from coordinator.saga.spec import TaskSpec
-from coordinator.saga.workflow import Task, Workflow, fresh_nodes
+from coordinator.saga.workflow import Group, Task, Workflow, fresh_nodes
 from coordinator.store.batch import Merged, merge, request_conflict, version_conflict
-from coordinator.store.rows import counted
+from coordinator.store.lists import ATTENTION
+from coordinator.store.rows import counted, told
+from coordinator.store.summaries import needs_somebody, summary_of
 from coordinator.store.tokens import key_from
 from coordinator.wire.history import event_to_proto
 from countermand.rpc.crash import Crash, never
 
+Image = tuple[str, str]  # pool and image id
+
 
 @dataclass(slots=True, kw_only=True)
 class _Record:
-    """One workflow as kept: of its nodes only the tasks count."""
+    """One workflow as kept: of its groups only what is told of them."""
 
     key: int
     workflow: Workflow
@@ -49,8 +56,11 @@ class Kept:
     cluster_id: str = ""
     owner_epoch: int = 0
     next_intent: int = 1
+    next_key: int = 1
     records: dict[str, _Record] = field(default_factory=dict)  # in order of creation
     events: list[StoredEntry] = field(default_factory=list)
+    last_position: int = 0
+    writers: dict[Image, str] = field(default_factory=dict)  # who holds an image alone
     requests: dict[str, tuple[Request, str]] = field(default_factory=dict)
     hosts: dict[str, HostRecord] = field(default_factory=dict)
 
@@ -69,6 +79,7 @@ class MemoryStore:
         kept = self._kept
         kept.cluster_id = kept.cluster_id or self._new_id()
         kept.owner_epoch += 1
+        kept.next_key = 1 + max((record.key for record in kept.records.values()), default=0)
         self._epoch = kept.owner_epoch
         return Opening(
             cluster_id=kept.cluster_id,
@@ -111,6 +122,18 @@ class MemoryStore:
         for change in changes:
             if change.request and change.request.request_id in kept.requests:
                 raise request_conflict(change.request)
+        self._check_writers(merged)
+
+    def _check_writers(self, merged: dict[str, Merged]) -> None:
+        """Raises if two workflows would hold the same image, and may write it."""
+        claimed: dict[Image, str] = {}
+        for workflow_id, each in merged.items():
+            for image in _writes(each.workflow):
+                holder = claimed.setdefault(image, self._kept.writers.get(image, workflow_id))
+                is_over = holder in merged and merged[holder].workflow.settled
+                if holder != workflow_id and not is_over:
+                    raise StoreRefusedError(f"{holder!r} holds {image!r}")
+                claimed[image] = workflow_id
 
     def _keep(self, each: Merged) -> None:
         """Keeps one workflow: of an old one only the leaves that are said to have changed."""
@@ -118,36 +141,37 @@ class MemoryStore:
         record = kept.records.get(new.id)
         if record is None:
             assert each.submission is not None, new.id
-            record = _Record(key=len(kept.records) + 1, workflow=new, submission=each.submission)
+            record = _Record(key=kept.next_key, workflow=new, submission=each.submission)
             kept.records[new.id] = record
+            kept.next_key += 1
         old = record.workflow
-        nodes = tuple(
-            replace(
-                now if i in each.changed or old is new else then,
-                compensation_due=False,
-                made_up_for=False,
-            )
-            if isinstance(then, Task) and isinstance(now, Task)
-            else fresh
+        for image in _writes(old):
+            if kept.writers.get(image) == new.id:
+                del kept.writers[image]
+        kept.writers.update(dict.fromkeys(_writes(new), new.id))
+        nodes = (
+            _kept_of(now if i in each.changed or old is new else then, fresh)
             for i, (then, now, fresh) in enumerate(
                 zip(old.nodes, new.nodes, fresh_nodes(new.plan), strict=True)
             )
         )
-        record.workflow = replace(new, nodes=nodes)
-        intents = (a.intent + 1 for i in each.changed for a in new.task(i).attempts[-2:])
-        kept.next_intent = max(kept.next_intent, *intents, 0)
+        record.workflow = replace(new, nodes=tuple(nodes))
+        changed = (new.nodes[index] for index in each.changed)
+        sent = (a.intent for task in changed if isinstance(task, Task) for a in task.attempts)
+        kept.next_intent = max(kept.next_intent, 1 + max(sent, default=0))
         for entry in each.history:
+            kept.last_position += 1
             kept.events.append(
                 StoredEntry(
                     workflow_id=new.id,
                     sequence=entry.sequence,
-                    position=len(kept.events) + 1,
+                    position=kept.last_position,
                     payload=event_to_proto(new.id, new.plan, entry).SerializeToString(),
                 )
             )
 
     async def load_open(self) -> list[Stored]:
-        """Returns every workflow that is not settled."""
+        """Returns every workflow that is not settled, in order of creation."""
         return [r.stored() for r in self._kept.records.values() if not r.workflow.settled]
 
     async def load(self, workflow_id: str) -> Stored | None:
@@ -157,7 +181,7 @@ class MemoryStore:
 
     async def query(self, query: WorkflowQuery) -> WorkflowPage:
         """Returns one page of workflows."""
-        below = key_from(query.after) if query.after else len(self._kept.records) + 1
+        below = key_from(query.after) if query.after else self._kept.next_key
         found = [
             record
             for record in reversed(self._kept.records.values())
@@ -165,9 +189,26 @@ class MemoryStore:
         ]
         shown = found[: query.limit]
         return WorkflowPage(
-            workflows=tuple(record.stored().workflow for record in shown),
+            workflows=tuple(summary_of(record.workflow) for record in shown),
             next=str(shown[-1].key) if len(found) > len(shown) else "",
         )
+
+    async def expire(self, *, before: datetime, limit: int) -> int:
+        """Removes workflows that settled before a time, the oldest first."""
+        kept = self._kept
+        if kept.owner_epoch != self._epoch:
+            raise StoreFencedError(f"its epoch is {kept.owner_epoch}, ours is {self._epoch}")
+        ended = (
+            (record.workflow.end_time, record.key, workflow_id)
+            for workflow_id, record in kept.records.items()
+            if record.workflow.end_time is not None and record.workflow.end_time < before
+        )
+        gone = {workflow_id for _, _, workflow_id in sorted(ended)[:limit]}
+        for workflow_id in gone:
+            del kept.records[workflow_id]
+        kept.events = [entry for entry in kept.events if entry.workflow_id not in gone]
+        kept.requests = {id_: said for id_, said in kept.requests.items() if said[1] not in gone}
+        return len(gone)
 
     async def history(self, workflow_id: str, *, after: int, limit: int) -> list[StoredEntry]:
         """Returns a workflow's entries after a sequence, in order."""
@@ -176,11 +217,12 @@ class MemoryStore:
 
     async def events(self, *, after: int, limit: int) -> list[StoredEntry]:
         """Returns entries of all workflows after a position, in order."""
-        return self._kept.events[after : after + limit]
+        first = bisect_right(self._kept.events, after, key=lambda entry: entry.position)
+        return self._kept.events[first : first + limit]
 
     async def position(self) -> int:
-        """Returns the highest position, 0 if there is none."""
-        return len(self._kept.events)
+        """Returns the highest position ever given, 0 if there was none."""
+        return self._kept.last_position
 
     async def request(self, request_id: str) -> tuple[Request, str] | None:
         """Returns a remembered request and the id of the workflow it changed."""
@@ -202,17 +244,42 @@ class MemoryStore:
         """Releases everything; nothing is written any more."""
 
 
+def _writes(workflow: Workflow) -> Iterator[Image]:
+    """Yields the images that a workflow holds for itself alone."""
+    if workflow.locked and not workflow.settled:
+        yield from ((i.pool, i.image) for i in workflow.plan.terms.locks if i.exclusive)
+
+
+def _kept_of(node: Task | Group, fresh: Task | Group) -> Task | Group:
+    """Returns what a disk would hold of a node: counters are worked out when it is loaded."""
+    if isinstance(node, Task):
+        return replace(node, compensation_due=False, made_up_for=False)
+    assert isinstance(fresh, Group), fresh
+    return told(node, fresh)
+
+
 def _matches(workflow: Workflow, query: WorkflowQuery) -> bool:
     """Returns whether a workflow is one of those asked for."""
     created_before = query.created_before
     return (
         (not query.states or workflow.state in query.states)
+        and (not query.needs_attention or _needs_attention(workflow))
         and set(query.labels) <= set(workflow.about.labels)
-        and (not query.host or any(query.host == t.host for t in _specs(workflow)))
+        and (not query.host or query.host in _hosts(workflow))
         and (not query.kind or workflow.about.kind == query.kind)
         and (created_before is None or workflow.create_time < created_before)
     )
 
 
-def _specs(workflow: Workflow) -> list[TaskSpec]:
-    return [node.task for node in workflow.plan.leaves if node.task]
+def _needs_attention(workflow: Workflow) -> bool:
+    if workflow.settled:
+        return False
+    return workflow.state in ATTENTION or any(needs_somebody(t) for _, t in workflow.tasks())
+
+
+def _hosts(workflow: Workflow) -> set[str]:
+    """Returns the hosts on which tasks were last placed, or that their specs name."""
+    return {
+        task.last.host if task.attempts else workflow.plan.task(index).host
+        for index, task in workflow.tasks()
+    }

@@ -1,7 +1,7 @@
 """The only place where rows meet the saga's values.
 
-Whoever adds a field to `Task` or `Attempt` adds it here twice: where it is written, and where it
-is read.
+Whoever adds a field to `Workflow`, `Task`, `Group` or `Attempt` adds it here twice: where it is
+written, and where it is read.
 """
 
 from __future__ import annotations
@@ -9,53 +9,70 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import RowMapping
 
 from coordinator.runtime.ports import HostRecord, StoredEntry, Submission
 from coordinator.saga.advance import restore
-from coordinator.saga.spec import GroupKind, GroupSpec, Plan, compile_plan
-from coordinator.saga.states import AttemptKind, AttemptState, TaskState, WorkflowState
-from coordinator.saga.workflow import (
-    NO_VALUES,
-    About,
-    Attempt,
-    Failure,
-    Inbound,
-    Task,
-    Values,
-    Workflow,
-    fresh_nodes,
+from coordinator.saga.spec import GroupKind, GroupSpec, Lock, Plan, Terms, compile_plan
+from coordinator.saga.states import (
+    AttemptKind,
+    AttemptState,
+    GroupChange,
+    GroupState,
+    TaskState,
+    WorkflowState,
+)
+from coordinator.saga.workflow import About, Attempt, Group, Task, Workflow, fresh_nodes
+from coordinator.store.summaries import summary_text
+from coordinator.store.texts import (
+    decided_from,
+    decided_text,
+    encode,
+    failure_from,
+    failure_text,
+    inbound_from,
+    inbound_text,
+    micros,
+    micros_or_none,
+    time_from,
+    time_or_none,
+    values_from,
+    values_text,
 )
 
 Row = dict[str, Any]  # written; a column's value is what its type in `tables.py` says
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DAY_US = 24 * 60 * 60 * 1_000_000
-# Made once: json.dumps with options would make one for every value. Sorted keys give the same text
-# for the same value, whoever wrote it.
-_encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
+# What a workflow's row says of its nodes, by index: leaves, and groups where there is a row.
+Nodes = Mapping[int, Task | Group]
 
 
 # -- written --------------------------------------------------------------------------------------
 
 
 def workflow_row(workflow: Workflow, key: int) -> Row:
-    """Returns what of a workflow changes with every step."""
+    """Returns a workflow's own record."""
     return {
         "key": key,
         "id": workflow.id,
         "kind": workflow.about.kind,
+        "principal": workflow.about.principal,
+        "traceparent": workflow.about.traceparent,
+        "forked_from": workflow.about.forked_from,
         "state": workflow.state.value,
         "version": workflow.version,
         "sequence": workflow.sequence,
         "owner_epoch": workflow.owner_epoch,
-        "cause": _failure_text(workflow.cause),
+        "cause": failure_text(workflow.cause),
+        "verdict": workflow.verdict and workflow.verdict.value,
+        "locked": workflow.locked,
+        "pause": decided_text(workflow.pause),
+        "compensation_held": workflow.compensation_held,
+        "input_patches": inbound_text(workflow.input_patches),
+        "summary": summary_text(workflow) if workflow.settled else None,
         "create_time_us": micros(workflow.create_time),
         "update_time_us": micros(workflow.update_time),
-        "end_time_us": _micros(workflow.end_time),
+        "end_time_us": micros_or_none(workflow.end_time),
     }
 
 
@@ -66,14 +83,11 @@ def submission_row(submission: Submission, about: About, key: int) -> Row:
         "spec": submission.spec,
         "input": submission.input,
         "hash": submission.hash,
-        "about": _encode(
+        "about": encode(
             {
                 "labels": about.labels,
-                "principal": about.principal,
-                "traceparent": about.traceparent,
                 "tracestate": about.tracestate,
                 "input": dict(about.input),
-                "forked_from": about.forked_from,
             },
         ),
     }
@@ -95,17 +109,47 @@ def task_row(workflow: Workflow, index: int, key: int) -> Row:
         "workflow_key": key,
         "task_index": index,
         "name": spec.name,
-        "host": spec.host,
+        "host": task.last.host if task.attempts else spec.host,
         "state": task.state.value,
-        "failure": _failure_text(task.failure),
-        "compensation_failure": _failure_text(task.compensation_failure),
-        "retry_time_us": _micros(task.retry_time),
+        "failure": failure_text(task.failure),
+        "compensation_failure": failure_text(task.compensation_failure),
+        "due_time_us": micros_or_none(task.due_time),
+        "start_deadline_us": micros_or_none(task.start_deadline),
+        "needs_decision": task.needs_decision,
+        "tried": task.tried,
+        "too_late": failure_text(task.too_late),
+        "patch": inbound_text(task.patch),
+        "given": values_text(task.given),
+        "replacement": task.replacement or None,
+        "decided": decided_text(task.decided),
+    }
+
+
+def group_row(group: Group, index: int, key: int) -> Row:
+    """Returns what became of a group."""
+    return {
+        "workflow_key": key,
+        "node_index": index,
+        "state": group.state.value,
+        "round": group.round,
+        "then": group.then and group.then.name,
+        "failure": failure_text(group.failure),
+    }
+
+
+def lock_row(lock: Lock, key: int, *, held: bool) -> Row:
+    """Returns an image that a workflow holds, or waits for."""
+    return {
+        "pool_id": lock.pool,
+        "image_id": lock.image,
+        "workflow_key": key,
+        "exclusive": lock.exclusive,
+        "held": held,
     }
 
 
 def attempt_row(attempt: Attempt, index: int, key: int) -> Row:
     """Returns the record of one attempt of a leaf."""
-    inbound = [(each.field, each.value, each.origin) for each in attempt.inbound]
     return {
         "workflow_key": key,
         "task_index": index,
@@ -115,13 +159,14 @@ def attempt_row(attempt: Attempt, index: int, key: int) -> Row:
         "host": attempt.host,
         "intent": attempt.intent,
         "compensates": attempt.compensates,
-        "inbound": _encode(inbound) if inbound else None,
-        "output": _encode(dict(attempt.output)) if attempt.output else None,
-        "failure": _failure_text(attempt.failure),
+        "overriding": attempt.overriding,
+        "inbound": inbound_text(attempt.inbound),
+        "output": values_text(attempt.output),
+        "failure": failure_text(attempt.failure),
         "done_bytes": attempt.done,
         "create_time_us": micros(attempt.create_time),
-        "start_time_us": _micros(attempt.start_time),
-        "end_time_us": _micros(attempt.end_time),
+        "start_time_us": micros_or_none(attempt.start_time),
+        "end_time_us": micros_or_none(attempt.end_time),
     }
 
 
@@ -139,9 +184,9 @@ def host_row(host: HostRecord) -> Row:
 # -- read -----------------------------------------------------------------------------------------
 
 
-def workflow_from(row: Mapping[Any, Any], plan: Plan, leaves: Mapping[int, Task]) -> Workflow:
-    """Returns a workflow from its row and those of its leaves."""
-    nodes = tuple(leaves.get(index, node) for index, node in enumerate(fresh_nodes(plan)))
+def workflow_from(row: Mapping[Any, Any], plan: Plan, known: Nodes) -> Workflow:
+    """Returns a workflow from its row and those of its nodes."""
+    nodes = tuple(_node(known.get(i), fresh) for i, fresh in enumerate(fresh_nodes(plan)))
     workflow = Workflow(
         id=row["id"],
         about=_about_from(row),
@@ -151,18 +196,51 @@ def workflow_from(row: Mapping[Any, Any], plan: Plan, leaves: Mapping[int, Task]
         version=row["version"],
         sequence=row["sequence"],
         owner_epoch=row["owner_epoch"],
-        cause=_failure_from(row["cause"]),
+        cause=failure_from(row["cause"]),
+        verdict=row["verdict"] and WorkflowState(row["verdict"]),
+        locked=bool(row["locked"]),
+        pause=decided_from(row["pause"]),
+        compensation_held=bool(row["compensation_held"]),
+        input_patches=inbound_from(row["input_patches"]),
         create_time=time_from(row["create_time_us"]),
         update_time=time_from(row["update_time_us"]),
-        end_time=_time_from(row["end_time_us"]),
+        end_time=time_or_none(row["end_time_us"]),
     )
     return counted(workflow)
 
 
-def held_from(row: RowMapping) -> Workflow:
-    """Returns a workflow of which only its own row can be read, to be shown as held."""
-    plan = compile_plan(GroupSpec(name="root", kind=GroupKind.SEQUENCE, members=()))
-    return workflow_from({**row, "state": WorkflowState.QUARANTINED}, plan, {})
+def _node(known: Task | Group | None, fresh: Task | Group) -> Task | Group:
+    """Returns a node as stored; a group's counters are worked out later."""
+    if isinstance(known, Group) and isinstance(fresh, Group):
+        return told(known, fresh)
+    return known or fresh
+
+
+def told(known: Group, fresh: Group) -> Group:
+    """Returns a group of which nothing has started, but for what is stored of it."""
+    return replace(
+        fresh, state=known.state, round=known.round, then=known.then, failure=known.failure
+    )
+
+
+def held_from(row: RowMapping, locks: Iterable[RowMapping]) -> Workflow:
+    """Returns a workflow of which only its own row can be read, to be shown as held.
+
+    Its images stay its own: nobody knows what it has done to them.
+    """
+    root = GroupSpec(name="root", kind=GroupKind.SEQUENCE, members=())
+    plan = compile_plan(root, Terms(locks=tuple(sorted(map(_lock_from, locks)))))
+    return workflow_from({**row, "state": WorkflowState.QUARANTINED, **_NOT_READ}, plan, {})
+
+
+# Whatever has parts may be what cannot be read.
+_NOT_READ = {
+    "about": encode({"labels": (), "tracestate": "", "input": {}}),
+    "cause": None,
+    "verdict": None,
+    "pause": None,
+    "input_patches": None,
+}
 
 
 def counted(workflow: Workflow) -> Workflow:
@@ -179,19 +257,22 @@ def submission_from(row: RowMapping) -> Submission:
     return Submission(spec=row["spec"], input=row["input"], hash=row["hash"])
 
 
-def leaves_from(
-    task_rows: Iterable[RowMapping], attempt_rows: Iterable[RowMapping]
-) -> dict[int, dict[int, Task]]:
-    """Returns the leaves of some workflows by key and index; attempts come in order."""
-    leaves: dict[int, dict[int, Task]] = {}
-    for row in task_rows:
-        leaves.setdefault(row["workflow_key"], {})[row["task_index"]] = _task_from(row)
-    tried: dict[tuple[int, int], list[Attempt]] = {}
-    for row in attempt_rows:
-        tried.setdefault((row["workflow_key"], row["task_index"]), []).append(_attempt_from(row))
-    for (key, index), attempts in tried.items():
-        leaves[key][index] = replace(leaves[key][index], attempts=tuple(attempts))
-    return leaves
+def nodes_from(
+    tasks: Iterable[RowMapping], attempts: Iterable[RowMapping], groups: Iterable[RowMapping]
+) -> Nodes:
+    """Returns the nodes of one workflow by index; attempts come in order."""
+    tried: dict[int, list[Attempt]] = {}
+    for row in attempts:
+        tried.setdefault(row["task_index"], []).append(_attempt_from(row))
+    nodes: dict[int, Task | Group] = {
+        row["task_index"]: _task_from(row, tuple(tried.get(row["task_index"], ()))) for row in tasks
+    }
+    nodes.update((row["node_index"], _group_from(row)) for row in groups)
+    return nodes
+
+
+def _lock_from(row: RowMapping) -> Lock:
+    return Lock(pool=row["pool_id"], image=row["image_id"], exclusive=bool(row["exclusive"]))
 
 
 def host_from(row: RowMapping) -> HostRecord:
@@ -220,25 +301,45 @@ def _about_from(row: Mapping[Any, Any]) -> About:
     return About(
         kind=row["kind"],
         labels=tuple((name, value) for name, value in said["labels"]),
-        principal=said["principal"],
-        traceparent=said["traceparent"],
+        principal=row["principal"],
+        traceparent=row["traceparent"],
         tracestate=said["tracestate"],
         input=said["input"],
-        forked_from=said["forked_from"],
+        forked_from=row["forked_from"],
     )
 
 
-def _task_from(row: RowMapping) -> Task:
+def _task_from(row: RowMapping, attempts: tuple[Attempt, ...]) -> Task:
     return Task(
         state=TaskState(row["state"]),
-        failure=_failure_from(row["failure"]),
-        compensation_failure=_failure_from(row["compensation_failure"]),
-        retry_time=_time_from(row["retry_time_us"]),
+        attempts=attempts,
+        failure=failure_from(row["failure"]),
+        compensation_failure=failure_from(row["compensation_failure"]),
+        due_time=time_or_none(row["due_time_us"]),
+        start_deadline=time_or_none(row["start_deadline_us"]),
+        needs_decision=bool(row["needs_decision"]),
+        tried=row["tried"],
+        too_late=failure_from(row["too_late"]),
+        patch=inbound_from(row["patch"]),
+        given=values_from(row["given"]),
+        replacement=row["replacement"] or b"",
+        decided=decided_from(row["decided"]),
+    )
+
+
+def _group_from(row: RowMapping) -> Group:
+    return Group(
+        state=GroupState(row["state"]),
+        round=row["round"],
+        then=row["then"] and GroupChange[row["then"]],
+        failure=failure_from(row["failure"]),
+        to_pass=0,
+        open=0,
+        not_made_up_for=0,
     )
 
 
 def _attempt_from(row: RowMapping) -> Attempt:
-    inbound = json.loads(row["inbound"] or "[]")
     return Attempt(
         number=row["number"],
         kind=AttemptKind(row["kind"]),
@@ -246,65 +347,12 @@ def _attempt_from(row: RowMapping) -> Attempt:
         host=row["host"],
         intent=row["intent"],
         compensates=row["compensates"],
-        inbound=tuple(
-            Inbound(field=field, value=value, origin=origin) for field, value, origin in inbound
-        ),
-        output=_values_from(row["output"]),
-        failure=_failure_from(row["failure"]),
+        overriding=bool(row["overriding"]),
+        inbound=inbound_from(row["inbound"]),
+        output=values_from(row["output"]),
+        failure=failure_from(row["failure"]),
         done=row["done_bytes"],
         create_time=time_from(row["create_time_us"]),
-        start_time=_time_from(row["start_time_us"]),
-        end_time=_time_from(row["end_time_us"]),
+        start_time=time_or_none(row["start_time_us"]),
+        end_time=time_or_none(row["end_time_us"]),
     )
-
-
-# -- values ---------------------------------------------------------------------------------------
-
-
-def _values_from(text: str | None) -> Values:
-    if text is None:
-        return NO_VALUES
-    values: dict[str, Any] = json.loads(text)
-    return values
-
-
-def _failure_text(failure: Failure | None) -> str | None:
-    if failure is None:
-        return None
-    return _encode(
-        {
-            "reason": failure.reason,
-            "message": failure.message,
-            "metadata": failure.metadata,
-            "retriable": failure.retriable,
-            "attempt": failure.attempt,
-            "host": failure.host,
-        },
-    )
-
-
-def _failure_from(text: str | None) -> Failure | None:
-    if text is None:
-        return None
-    said = json.loads(text)
-    metadata = tuple((name, value) for name, value in said.pop("metadata"))
-    return Failure(metadata=metadata, **said)
-
-
-def micros(time: datetime) -> int:
-    """Returns a time as the tables keep it."""
-    since = time - _EPOCH
-    return since.days * _DAY_US + since.seconds * 1_000_000 + since.microseconds
-
-
-def _micros(time: datetime | None) -> int | None:
-    return None if time is None else micros(time)
-
-
-def time_from(us: int) -> datetime:
-    """Returns a time as the tables keep it, as a time."""
-    return _EPOCH + timedelta(microseconds=us)
-
-
-def _time_from(us: int | None) -> datetime | None:
-    return None if us is None else time_from(us)

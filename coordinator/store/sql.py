@@ -7,6 +7,7 @@ of a commit are in `writing.py`, those that only read in `queries.py`; the few o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
@@ -27,7 +28,7 @@ from coordinator.runtime.ports import (
     WorkflowPage,
     WorkflowQuery,
 )
-from coordinator.store import queries
+from coordinator.store import lists, queries, retention
 from coordinator.store.batch import (
     Merged,
     batch_of,
@@ -73,6 +74,11 @@ class SqlStore:
         """Makes changes durable, all or none."""
         if changes:
             await self._run.write(partial(self._commit, tuple(changes)))
+
+    async def expire(self, *, before: datetime, limit: int) -> int:
+        """Removes workflows that settled before a time, the oldest first."""
+        work = partial(retention.expire, self._epoch, before, limit)
+        return await self._run.write(partial(self._transact, work))
 
     async def put_host(self, host: HostRecord) -> None:
         """Adds or replaces a host."""
@@ -169,7 +175,7 @@ class SqlStore:
 
     async def query(self, query: WorkflowQuery) -> WorkflowPage:
         """Returns one page of workflows."""
-        return await self._read(partial(queries.page, self._plans, query))
+        return await self._read(partial(lists.page, query))
 
     async def history(self, workflow_id: str, *, after: int, limit: int) -> list[StoredEntry]:
         """Returns a workflow's entries after a sequence, in order."""

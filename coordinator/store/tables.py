@@ -12,24 +12,20 @@ a decision flat however many workflows are stored:
   changing a row writes all of it.
 
 Times are whole microseconds since 1970 in UTC: exact, sortable and quick to convert. Values and
-failures are JSON text.
+failures are JSON text. What the kinds of columns have in common is in `columns.py`.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
-    ForeignKey,
     ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     Table,
     Text,
     UniqueConstraint,
@@ -41,45 +37,20 @@ from coordinator.saga.states import (
     SETTLED,
     AttemptKind,
     AttemptState,
+    GroupChange,
+    GroupState,
     TaskState,
     WorkflowState,
 )
-
-# The edge refuses values beyond 64 KiB; escaped as JSON they grow sixfold at most. A backstop.
-JSON_BYTES_MAX = 6 * 64 * 1024
-
-metadata = MetaData(
-    naming_convention={
-        "pk": "%(table_name)s_pk",
-        "fk": "%(table_name)s_%(column_0_N_name)s_fk",
-        "uq": "%(table_name)s_%(column_0_N_name)s_unique",
-        "ck": "%(table_name)s_%(constraint_name)s",
-    },
+from coordinator.store.columns import (
+    PATCHES_BYTES_MAX,
+    Position,
+    among,
+    flag,
+    json_text,
+    metadata,
+    workflow_key,
 )
-
-# SQLite numbers rows by itself only in a column that is exactly INTEGER.
-Position = BigInteger().with_variant(Integer, "sqlite")
-
-
-def among(column: str, values: Iterable[str]) -> str:
-    """Returns the condition that a column holds one of some words."""
-    words = ", ".join(f"'{value}'" for value in sorted(values))
-    return f"{column} IN ({words})"
-
-
-def _json(name: str, comment: str) -> Column[str]:
-    """Returns an optional column of JSON text."""
-    bound = CheckConstraint(f"length({name}) <= {JSON_BYTES_MAX}", name=f"{name}_bounded")
-    return Column(name, Text, bound, comment=comment)
-
-
-def _workflow_key(comment: str, *, primary: bool) -> Column[int]:
-    """Returns the column that ties a row to its workflow, and goes with it."""
-    workflow = ForeignKey("workflows.key", ondelete="CASCADE")
-    return Column(
-        "workflow_key", Position, workflow, primary_key=primary, nullable=False, comment=comment
-    )
-
 
 meta = Table(
     "meta",
@@ -99,6 +70,13 @@ meta = Table(
         CheckConstraint("next_intent >= 1", name="intent_positive"),
         nullable=False,
         comment="higher than any ever committed, even those that retention has removed",
+    ),
+    Column(
+        "expired_position",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="the highest position of an event that retention has removed",
     ),
     comment="One row about the store itself.",
 )
@@ -120,6 +98,9 @@ workflows = Table(
     Column("key", Position, primary_key=True, autoincrement=False, comment="order of creation"),
     Column("id", Text, nullable=False, unique=True, comment="chosen by the client"),
     Column("kind", Text, nullable=False, comment="of its spec; lists filter by it"),
+    Column("principal", Text, nullable=False, server_default="", comment="who submitted it"),
+    Column("traceparent", Text, nullable=False, server_default="", comment="the engine's span"),
+    Column("forked_from", Text, nullable=False, server_default="", comment="the id of another"),
     Column(
         "state",
         Text,
@@ -148,34 +129,46 @@ workflows = Table(
         nullable=False,
         comment="of the coordinator that decided last; a write under a lower one is refused",
     ),
-    _json("cause", "why it failed: stored before the first compensation is sent"),
+    json_text("cause", "why it failed: stored before the first compensation is sent"),
+    Column(
+        "verdict",
+        Text,
+        CheckConstraint(among("verdict", SETTLED), name="verdict_known"),
+        comment="how it will be settled, while its end actions run",
+    ),
+    flag("locked", "it holds the images that it names, or waits in line for them", default=True),
+    json_text("pause", "who holds it, and why"),
+    flag("compensation_held", "the pause holds compensations, too", default=False),
+    json_text("input_patches", "changed fields of its input", PATCHES_BYTES_MAX),
+    json_text("summary", "of its tasks, for lists, once it is settled", PATCHES_BYTES_MAX),
     Column("create_time_us", BigInteger, nullable=False),
     Column("update_time_us", BigInteger, nullable=False),
     Column("end_time_us", BigInteger, comment="when it settled"),
     CheckConstraint(
         f"(end_time_us IS NOT NULL) = ({among('state', SETTLED)})", name="settled_has_end"
     ),
-    Index("workflows_kind", "kind"),
-    comment="What of a workflow changes with every step.",
+    # Each in the order of lists. A state leads: a list of several is merged from one of each.
+    Index("workflows_state", "state", "key"),
+    Index("workflows_kind", "kind", "state", "key"),
+    Index("workflows_create_time", "create_time_us"),
+    comment="What of a workflow changes with every step, and what lists show of it.",
 )
-# The few that are not a plain success: those to load at start, and those people look for.
-NOT_SUCCEEDED = f"state <> '{WorkflowState.SUCCEEDED}'"
+# Retention takes the oldest that are settled.
 Index(
-    "workflows_not_succeeded",
-    workflows.c.state,
-    workflows.c.key,
-    sqlite_where=text(NOT_SUCCEEDED),
-    postgresql_where=text(NOT_SUCCEEDED),
+    "workflows_end_time",
+    workflows.c.end_time_us,
+    sqlite_where=text("end_time_us IS NOT NULL"),
+    postgresql_where=text("end_time_us IS NOT NULL"),
 )
 
 submissions = Table(
     "submissions",
     metadata,
-    _workflow_key("one for each workflow", primary=True),
+    workflow_key("one for each workflow", primary=True),
     Column("spec", LargeBinary, nullable=False, comment="the plan is compiled from it when loaded"),
     Column("input", LargeBinary, nullable=False),
     Column("hash", LargeBinary, nullable=False, comment="tells a repeat from a clash"),
-    Column("about", Text, nullable=False, comment="labels, principal, trace, input values: JSON"),
+    Column("about", Text, nullable=False, comment="labels, tracestate, input values: JSON"),
     comment="What was handed in when a workflow was started, and never changes.",
 )
 
@@ -184,7 +177,7 @@ labels = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("value", Text, primary_key=True),
-    _workflow_key("newest first within one label", primary=True),
+    workflow_key("newest first within one label", primary=True),
     Index("labels_workflow_key", "workflow_key"),  # retention removes by it
     comment="The labels of workflows once more, for filtering alone.",
     sqlite_with_rowid=False,
@@ -193,10 +186,10 @@ labels = Table(
 tasks = Table(
     "tasks",
     metadata,
-    _workflow_key("its workflow", primary=True),
+    workflow_key("its workflow", primary=True),
     Column("task_index", Integer, primary_key=True, comment="of its node in the plan"),
     Column("name", Text, nullable=False, comment="as in the spec; for people who read the table"),
-    Column("host", Text, nullable=False, comment="that its spec names; lists filter by it"),
+    Column("host", Text, nullable=False, comment="of its last attempt, or that its spec names"),
     Column(
         "state",
         Text,
@@ -204,12 +197,92 @@ tasks = Table(
         nullable=False,
         comment="moves by the table in saga/states.py only",
     ),
-    _json("failure", "of its last action"),
-    _json("compensation_failure", "of its last compensation"),
-    Column("retry_time_us", BigInteger, comment="when the next attempt is due, while it waits"),
+    json_text("failure", "of its last action"),
+    json_text("compensation_failure", "of its last compensation"),
+    Column("due_time_us", BigInteger, comment="when its wait is over, while it waits for a time"),
+    Column("start_deadline_us", BigInteger, comment="when its agent must have the attempt"),
+    flag("needs_decision", "it cannot go on without an operator", default=False),
+    Column(
+        "tried",
+        Integer,
+        nullable=False,
+        server_default=text("0"),
+        comment="attempts made before it was last run anew",
+    ),
+    json_text("too_late", "why its attempt is being stopped, when that is a failure"),
+    json_text(
+        "patch", "values that an operator gave, for every further attempt", PATCHES_BYTES_MAX
+    ),
+    json_text("given", "outputs that an operator gave"),
+    Column("replacement", LargeBinary, comment="the action in the place of its compensation"),
+    json_text("decided", "what somebody last decided about it"),
     Index("tasks_host", "host", "workflow_key"),
-    comment="The leaves of workflows. Groups are not stored: they are worked out from these.",
+    comment="The leaves of workflows.",
     sqlite_with_rowid=False,
+)
+# The few for which an operator is looked for.
+NEEDS_SOMEBODY = f"needs_decision OR state = '{TaskState.COMPENSATION_BLOCKED}'"
+Index(
+    "tasks_need",
+    tasks.c.workflow_key,
+    sqlite_where=text(NEEDS_SOMEBODY),
+    postgresql_where=text(NEEDS_SOMEBODY),
+)
+
+groups = Table(
+    "groups",
+    metadata,
+    workflow_key("its workflow", primary=True),
+    Column("node_index", Integer, primary_key=True, comment="of its node in the plan"),
+    Column(
+        "state",
+        Text,
+        CheckConstraint(among("state", GroupState), name="state_known"),
+        nullable=False,
+        comment="moves by the table in saga/states.py only",
+    ),
+    Column(
+        "round",
+        Integer,
+        CheckConstraint("round >= 1", name="round_positive"),
+        nullable=False,
+        comment="from 1; the one before is made up for",
+    ),
+    Column(
+        "then",
+        Text,
+        CheckConstraint(
+            among('"then"', (change.name for change in GroupChange)), name="then_known"
+        ),
+        comment="what follows once it is made up for",
+    ),
+    json_text("failure", "why it is made up for, or recovered"),
+    comment="Groups of which something is to be told; the others are worked out from their tasks.",
+    sqlite_with_rowid=False,
+)
+
+locks = Table(
+    "locks",
+    metadata,
+    Column("pool_id", Text, primary_key=True),
+    Column("image_id", Text, primary_key=True),
+    workflow_key("whose it is; none outlives it", primary=True),
+    Column("exclusive", Boolean, nullable=False, comment="nobody else may hold the image"),
+    Column("held", Boolean, nullable=False, comment="or else waits in line"),
+    Index("locks_workflow_key", "workflow_key"),  # settling and retention remove by it
+    comment="The images that open workflows hold, or wait for.",
+    sqlite_with_rowid=False,
+)
+# What a constraint can say of the rule: never two who may write. Readers beside a writer are kept
+# apart by the one coordinator that hands out locks.
+HELD_ALONE = "held AND exclusive"
+Index(
+    "locks_one_writer",
+    locks.c.pool_id,
+    locks.c.image_id,
+    unique=True,
+    sqlite_where=text(HELD_ALONE),
+    postgresql_where=text(HELD_ALONE),
 )
 
 attempts = Table(
@@ -243,9 +316,10 @@ attempts = Table(
         comment="its place in the coordinator's order of intents",
     ),
     Column("compensates", Integer, nullable=False, comment="the number of an action, or 0"),
-    _json("inbound", "values bound when it started"),
-    _json("output", "what it left"),
-    _json("failure", "why it failed, or why its outcome is unknown"),
+    flag("overriding", "another verb than the action's own opposite", default=False),
+    json_text("inbound", "values bound when it started"),
+    json_text("output", "what it left"),
+    json_text("failure", "why it failed, or why its outcome is unknown"),
     Column("done_bytes", BigInteger, nullable=False, comment="work done when it ended"),
     Column("create_time_us", BigInteger, nullable=False),
     Column("start_time_us", BigInteger, comment="when its agent took it"),
@@ -286,7 +360,7 @@ events = Table(
         autoincrement=True,
         comment="its place among the events of all workflows: cursors are kept by it",
     ),
-    _workflow_key("its workflow", primary=False),
+    workflow_key("its workflow", primary=False),
     Column("sequence", BigInteger, nullable=False, comment="from 1 without a gap, in its workflow"),
     Column("payload", LargeBinary, nullable=False, comment="a serialized HistoryEvent"),
     UniqueConstraint("workflow_key", "sequence"),
@@ -299,7 +373,7 @@ requests = Table(
     metadata,
     Column("request_id", Text, primary_key=True, comment="a repeat is answered, not done again"),
     Column("hash", LargeBinary, nullable=False, comment="of the whole request: tells a clash"),
-    _workflow_key("what it changed", primary=False),
+    workflow_key("what it changed", primary=False),
     Index("requests_workflow_key", "workflow_key"),  # retention removes by it
     comment="Requests that were answered by a change; remembered as long as the workflow.",
 )

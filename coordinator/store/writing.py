@@ -7,16 +7,19 @@ quarter of the CPU time of a commit, whatever the size of the batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from operator import itemgetter
 
 from sqlalchemy import (
     Connection,
     CursorResult,
+    Delete,
     Dialect,
     Insert,
     Table,
     Update,
     bindparam,
+    delete,
     func,
     insert,
     update,
@@ -29,7 +32,9 @@ from coordinator.store.rows import Row
 from coordinator.store.tables import (
     attempts,
     events,
+    groups,
     labels,
+    locks,
     meta,
     requests,
     submissions,
@@ -41,10 +46,17 @@ Names = tuple[str, ...]
 
 _TASK_KEY: Names = ("workflow_key", "task_index")
 _ATTEMPT_KEY: Names = ("workflow_key", "task_index", "number")
+_GROUP_KEY: Names = ("workflow_key", "node_index")
+_LOCK_KEY: Names = ("pool_id", "image_id", "workflow_key")
 _WORKFLOW_MOVES: Names = (
-    *("state", "version", "sequence", "owner_epoch", "cause", "update_time_us", "end_time_us"),
+    *("state", "version", "sequence", "owner_epoch", "cause", "verdict"),
+    *("locked", "pause", "compensation_held", "input_patches", "summary"),
+    *("update_time_us", "end_time_us"),
 )
-_TASK_MOVES: Names = ("state", "failure", "compensation_failure", "retry_time_us")
+_TASK_MOVES: Names = (
+    *("state", "failure", "compensation_failure", "due_time_us", "start_deadline_us"),
+    *("needs_decision", "tried", "too_late", "patch", "given", "replacement", "decided"),
+)
 _ATTEMPT_MOVES: Names = (
     *("state", "output", "failure", "done_bytes", "start_time_us", "end_time_us"),
 )
@@ -63,6 +75,12 @@ class Writing:
         self._take_intents = _Prepared(_take_intents(), dialect)
         self._move_workflows = _Prepared(_move_workflows(), dialect)
         self._move_tasks = _Prepared(_move(tasks, _TASK_KEY, _TASK_MOVES), dialect)
+        self._place_tasks = _Prepared(_move(tasks, _TASK_KEY, ("host",)), dialect)
+        self._remove_groups = _Prepared(_remove(groups, _GROUP_KEY), dialect)
+        self._add_groups = _Prepared(_add(groups), dialect)
+        self._remove_locks = _Prepared(_remove(locks, ("workflow_key",)), dialect)
+        self._add_locks = _Prepared(_add(locks), dialect)
+        self._take_locks = _Prepared(_move(locks, _LOCK_KEY, ("held",)), dialect)
         self._move_attempts = _Prepared(_move(attempts, _ATTEMPT_KEY, _ATTEMPT_MOVES), dialect)
         self._add_workflows = _Prepared(_add(workflows), dialect)
         self._add_submissions = _Prepared(_add(submissions), dialect)
@@ -75,8 +93,8 @@ class Writing:
     def write(self, connection: Connection, batch: Batch, epoch: int) -> None:
         """Writes a batch; raises StaleError if a row is not as it says.
 
-        The order is what references ask for, and the rule of one open attempt: those that end come
-        before those that begin.
+        The order is what references ask for, and the rules of one open attempt and of one writer of
+        an image: what ends comes before what begins.
         """
         self._take_intents.move(
             connection, [{"owner_epoch": epoch, "next_intent": batch.next_intent}]
@@ -86,7 +104,13 @@ class Writing:
         self._add_labels.run(connection, batch.new_labels)
         self._add_tasks.run(connection, batch.new_tasks)
         self._move_workflows.move(connection, batch.workflows)
+        self._remove_locks.run(connection, batch.old_locks)
+        self._add_locks.run(connection, batch.new_locks)
+        self._take_locks.move(connection, batch.locks)
         self._move_tasks.move(connection, batch.tasks)
+        self._place_tasks.move(connection, batch.placed)
+        self._remove_groups.run(connection, batch.old_groups)
+        self._add_groups.run(connection, batch.groups)
         self._move_attempts.move(connection, batch.attempts)
         self._add_attempts.run(connection, batch.new_attempts)
         self._add_events.run(connection, batch.events)
@@ -96,12 +120,17 @@ class Writing:
 class _Prepared:
     """One statement as the driver takes it."""
 
-    def __init__(self, statement: Insert | Update, dialect: Dialect) -> None:
+    def __init__(self, statement: Insert | Update | Delete, dialect: Dialect) -> None:
         compiled = statement.compile(dialect=dialect)
         assert isinstance(compiled, SQLCompiler), compiled
         assert compiled.positiontup, "written for drivers that take values by position"
         self._sql = str(compiled)
-        self._values = itemgetter(*(name.removeprefix(_OF) for name in compiled.positiontup))
+        names = tuple(name.removeprefix(_OF) for name in compiled.positiontup)
+        self._values: Callable[[Row], tuple[object, ...]]
+        if len(names) == 1:  # of a single name itemgetter would return the bare value
+            self._values = lambda row: (row[names[0]],)
+        else:
+            self._values = itemgetter(*names)
 
     def run(self, connection: Connection, rows: list[Row]) -> CursorResult[object] | None:
         """Runs the statement for each row."""
@@ -126,6 +155,11 @@ def _move(table: Table, key: Names, moves: Names) -> Update:
     """Returns the update of the columns that change."""
     found = [table.c[name] == bindparam(_OF + name) for name in key]
     return update(table).where(*found).values({name: bindparam(name) for name in moves})
+
+
+def _remove(table: Table, key: Names) -> Delete:
+    """Returns the removal of rows."""
+    return delete(table).where(*(table.c[name] == bindparam(_OF + name) for name in key))
 
 
 def _move_workflows() -> Update:
