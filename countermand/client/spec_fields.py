@@ -67,5 +67,6 @@ def value_at(value: Json, path: str) -> Json:
 
 def near(word: str, known: Sequence[str] | set[str]) -> str:
     """Returns what may have been meant, as the end of a message; nothing if it is far off."""
-    found = difflib.get_close_matches(word, list(known), n=1)
+    inner = [one for one in known if one.endswith(f".{word}")]  # the last step of a longer path
+    found = inner or difflib.get_close_matches(word, list(known), n=1)
     return f": is {found[0]} meant?" if found else ""

@@ -149,6 +149,8 @@ def dump_yaml(value: object) -> str:
     def text(dumper: yaml.SafeDumper, said: str) -> yaml.Node:
         """Quotes what would be read as something else, by this or, as it does itself, by others."""
         style = "'" if _plain(said) != said else None
+        if not said.replace("\n", "").isprintable():  # among them what ends a line for YAML alone
+            style = '"'
         return dumper.represent_scalar("tag:yaml.org,2002:str", said, style=style)
 
     Dumper.add_representer(str, text)
