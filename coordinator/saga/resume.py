@@ -1,15 +1,25 @@
 """What a held workflow needs to go on, worked out whole before anything is changed.
 
 `requirements` says what is needed; `violations` what a request lacks or gets wrong; `changes` what
-it would change. Nothing here moves anything: `advance` does, once there are no violations.
+it would change. Nothing here moves anything: `requests.go_on` does, once there are no violations.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
-from coordinator.saga.spec import Value
+from coordinator.saga import events
+from coordinator.saga.spec import Binding, Value
+from coordinator.saga.states import (
+    HOLDING,
+    IN_FLIGHT,
+    Effect,
+    TaskState,
+)
+from coordinator.saga.workflow import Group, Task, Values, Workflow
 
 
 class Kind(StrEnum):
@@ -42,3 +52,325 @@ class Change:
     key: str
     before: Value
     after: Value
+
+
+# Tasks that have not begun, or wait: they may be skipped, or get other values.
+_WAITING = frozenset({TaskState.PENDING, TaskState.READY})
+_TYPES = {"str": "a string", "int": "an integer", "bool": "true or false", "float": "a number"}
+
+
+# -- what is needed -------------------------------------------------------------------------------
+
+
+def requirements(workflow: Workflow) -> tuple[Requirement, ...]:
+    """Returns everything that a resume needs now; empty: it can simply go on."""
+    if workflow.cause is not None or workflow.settled:
+        if workflow.state in HOLDING:
+            return ()
+        because = f"the workflow is {workflow.state}: nothing goes forward any more"
+        return (Requirement(kind=Kind.COMPENSATING, task=-1, message=because),)
+    found: list[Requirement] = []
+    readers = _Readers(workflow)
+    for index, task in workflow.tasks():
+        if task.needs_decision:
+            found.append(_decision(workflow, index, task))
+            found.extend(readers.outputs(index))
+    return tuple(found)
+
+
+def _decision(workflow: Workflow, index: int, task: Task) -> Requirement:
+    name = workflow.plan.nodes[index].name
+    why = f": {task.failure.message}" if task.failure else ""
+    past = task.state is not TaskState.FAILED
+    choices = "rerun or skip" if past else "rerun, skip or compensate"
+    return Requirement(
+        kind=Kind.DECISION,
+        task=index,
+        message=f"{name} is {task.state}{why} Decide: {choices}.",
+    )
+
+
+class _Readers:
+    """Who is bound to the outputs of whom, worked out once per question."""
+
+    def __init__(self, workflow: Workflow) -> None:
+        self._workflow = workflow
+        self._readers: dict[str, dict[str, list[tuple[int, str]]]] | None = None
+
+    def outputs(self, index: int) -> Iterator[Requirement]:
+        """Yields the outputs of a task that those yet to come are bound to."""
+        name = self._workflow.plan.nodes[index].name
+        for path, readers in sorted(self._of(name).items()):
+            consumers = tuple(dict.fromkeys(reader for reader, _ in readers))
+            names = ", ".join(self._workflow.plan.nodes[reader].name for reader in consumers)
+            type_ = next((kind for _, kind in readers if kind), "")
+            yield Requirement(
+                kind=Kind.OUTPUT,
+                task=index,
+                key=path,
+                type=type_,
+                consumers=consumers,
+                message=f"if {name} is skipped, give {path}, {_TYPES.get(type_, 'a value')}: "
+                f"{names} is bound to it.",
+            )
+
+    def _of(self, name: str) -> Mapping[str, list[tuple[int, str]]]:
+        if self._readers is None:
+            self._readers = {}
+            for index, binding in _bindings(self._workflow):
+                paths = self._readers.setdefault(binding.task, {})
+                paths.setdefault(binding.path, []).append((index, binding.type))
+        return self._readers.get(name, {})
+
+
+def _bindings(workflow: Workflow) -> Iterator[tuple[int, Binding]]:
+    """Yields the bindings of tasks that may still start, to the outputs of others."""
+    for node in workflow.plan.leaves:
+        assert node.task is not None, node.name
+        task = workflow.task(node.index)
+        yet_to_come = task.state in _WAITING or task.state is TaskState.RETRY_WAIT
+        if not (yet_to_come or task.needs_decision):
+            continue
+        given = {each.field for each in task.patch}
+        for binding in node.task.bindings:
+            if binding.task and binding.field not in given:
+                yield node.index, binding
+
+
+# -- what is wrong with a request -----------------------------------------------------------------
+
+
+def violations(workflow: Workflow, event: events.ResumeRequested) -> tuple[Requirement, ...]:
+    """Returns everything that a resume lacks or gets wrong; empty: it will be done."""
+    if workflow.cause is not None:
+        if workflow.state in HOLDING and not event.choices:
+            return ()
+        because = "compensation has begun: nothing goes forward any more"
+        return (Requirement(kind=Kind.COMPENSATING, task=-1, message=because),)
+    found: list[Requirement] = []
+    decided: dict[int, events.Choice] = {}
+    given_up = [c for c in event.choices if isinstance(c, events.GiveUp)]
+    for choice in event.choices:
+        misfit = _misfit(workflow, choice)
+        if misfit:
+            found.append(misfit)
+            continue
+        for index in chosen(workflow, choice):
+            if index in decided:
+                name = workflow.plan.nodes[index].name
+                found.append(_wrong(index, f"{name} has two decisions: give one."))
+            decided[index] = choice
+    if given_up:
+        found.extend(_beside_giving_up(workflow, event, given_up[0]))
+        return tuple(found)
+    for index, task in workflow.tasks():
+        if task.needs_decision and index not in decided:
+            found.append(_decision(workflow, index, task))
+    found.extend(_output_violations(workflow, decided))
+    return tuple(found)
+
+
+def _wrong(index: int, message: str, kind: Kind = Kind.MISFIT) -> Requirement:
+    return Requirement(kind=kind, task=index, message=message)
+
+
+def _beside_giving_up(
+    workflow: Workflow, event: events.ResumeRequested, given_up: events.GiveUp
+) -> Iterator[Requirement]:
+    for choice in event.choices:
+        if choice is not given_up:
+            name = workflow.plan.nodes[choice.task].name
+            yield _wrong(
+                choice.task,
+                f"{name} cannot be decided beside a decision to compensate, which makes up for the "
+                "whole workflow: give that alone.",
+            )
+    for index in workflow.plan.irreversible:
+        if workflow.task(index).state is TaskState.SUCCEEDED:
+            name = workflow.plan.nodes[index].name
+            yield _wrong(
+                given_up.task,
+                f"{name} has taken effect and cannot be made up for: possible are rerun and skip.",
+            )
+
+
+def _misfit(workflow: Workflow, choice: events.Choice) -> Requirement | None:
+    """Returns why a decision does not fit its task, or None."""
+    node = workflow.plan.nodes[choice.task]
+    record = workflow.nodes[choice.task]
+    if isinstance(record, Group):
+        return _group_misfit(workflow, choice)
+    if isinstance(choice, events.Rerun) and (choice.items or choice.reset):
+        return _wrong(choice.task, f"{node.name} is no group: it has no items, and no reset.")
+    if record.state in IN_FLIGHT:
+        return _wrong(
+            choice.task,
+            f"{node.name} is {record.state}: its outcome must be known first.",
+            Kind.OUTCOME,
+        )
+    failed = record.needs_decision and record.state in (TaskState.FAILED, TaskState.RETRY_WAIT)
+    waiting = record.state in _WAITING and not isinstance(choice, events.GiveUp)
+    if failed or waiting:
+        return None
+    possible = _possible(workflow)
+    return _wrong(choice.task, f"{node.name} is {record.state} and cannot be decided. {possible}")
+
+
+def _possible(workflow: Workflow) -> str:
+    names = [workflow.plan.nodes[i].name for i, task in workflow.tasks() if task.needs_decision]
+    if not names:
+        return "No task needs a decision: resume without one."
+    return f"Decisions are open about: {', '.join(names)}."
+
+
+def _group_misfit(workflow: Workflow, choice: events.Choice) -> Requirement | None:
+    node = workflow.plan.nodes[choice.task]
+    if choice.task == 0 or node.parent < 0 or node.recovers:
+        return _wrong(choice.task, f"{node.name} cannot be decided: name a task or group in it.")
+    if isinstance(choice, events.GiveUp):
+        return _wrong(choice.task, f"{node.name} is a group: name the failed task in it.")
+    if isinstance(choice, events.Rerun):
+        if choice.items and not node.rules.fan_out:
+            return _wrong(choice.task, f"{node.name} has no items: it is no for_each group.")
+        count = len(node.forward)
+        for item in choice.items:
+            if not 0 <= item < count:
+                return _wrong(
+                    choice.task, f"{node.name} has no item {item}: it has {count}, from 0."
+                )
+            if not any(True for _ in _failed(workflow, node.forward[item])):
+                name = workflow.plan.nodes[node.forward[item]].name
+                return _wrong(choice.task, f"item {item} ({name}) has not failed.")
+        if choice.reset:
+            return _reset_misfit(workflow, choice)
+    if not any(True for _ in _failed(workflow, choice.task)):
+        return _wrong(
+            choice.task, f"nothing in {node.name} needs a decision. {_possible(workflow)}"
+        )
+    return None
+
+
+def _reset_misfit(workflow: Workflow, choice: events.Rerun) -> Requirement | None:
+    name = workflow.plan.nodes[choice.task].name
+    for index in leaves(workflow, choice.task):
+        task, spec = workflow.task(index), workflow.plan.task(index)
+        if task.state in IN_FLIGHT:
+            message = f"{spec.name} is {task.state}: its outcome must be known before a reset."
+            return _wrong(choice.task, message, Kind.OUTCOME)
+        done = task.state is TaskState.SUCCEEDED
+        if done and spec.effect not in (Effect.REVERSIBLE, Effect.READ_ONLY):
+            return _wrong(
+                choice.task, f"{name} cannot be reset: {spec.name} cannot be made up for."
+            )
+    if not any(True for _ in _failed(workflow, choice.task)):
+        return _wrong(choice.task, f"nothing in {name} failed. {_possible(workflow)}")
+    return None
+
+
+def _output_violations(
+    workflow: Workflow, decided: Mapping[int, events.Choice]
+) -> Iterator[Requirement]:
+    """Yields outputs that skipped tasks must be given, and were not, or of another type."""
+    readers = _Readers(workflow)
+    for index, choice in decided.items():
+        if not isinstance(choice, events.Skip):
+            continue
+        name = workflow.plan.nodes[index].name
+        for needed in readers.outputs(index):
+            left = tuple(
+                reader
+                for reader in needed.consumers
+                if not isinstance(decided.get(reader), events.Skip)
+                and not _gives(decided.get(reader), workflow, reader, name, needed.key)
+            )
+            if not left:
+                continue
+            if needed.key not in choice.output:
+                yield needed
+            elif needed.type and type(choice.output[needed.key]).__name__ != needed.type:
+                wanted = _TYPES.get(needed.type, needed.type)
+                message = f"{needed.key} of {name} must be {wanted}."
+                yield Requirement(
+                    kind=Kind.OUTPUT,
+                    task=index,
+                    key=needed.key,
+                    type=needed.type,
+                    consumers=needed.consumers,
+                    message=message,
+                )
+
+
+def _gives(
+    choice: events.Choice | None, workflow: Workflow, reader: int, source: str, path: str
+) -> bool:
+    """Returns whether a decision about a reader gives the value itself."""
+    if not isinstance(choice, events.Rerun):
+        return False
+    fields = {
+        binding.field
+        for binding in workflow.plan.task(reader).bindings
+        if binding.task == source and binding.path == path
+    }
+    return fields <= set(choice.patch)
+
+
+# -- whom a decision is about ---------------------------------------------------------------------
+
+
+def leaves(workflow: Workflow, index: int) -> tuple[int, ...]:
+    """Returns the tasks below a node, or the node itself if it is one."""
+    return tuple(leaf.index for leaf in workflow.plan.leaves_of(index))
+
+
+def _failed(workflow: Workflow, index: int) -> Iterator[int]:
+    return (leaf for leaf in leaves(workflow, index) if workflow.task(leaf).needs_decision)
+
+
+def chosen(workflow: Workflow, choice: events.Choice) -> tuple[int, ...]:
+    """Returns the tasks that a decision is about: of a group, those in it that failed."""
+    node = workflow.plan.nodes[choice.task]
+    if node.task is not None:
+        return (choice.task,)
+    if isinstance(choice, events.Rerun) and choice.items:
+        members = [node.forward[item] for item in choice.items]
+        return tuple(leaf for member in members for leaf in _failed(workflow, member))
+    return tuple(_failed(workflow, choice.task))
+
+
+# -- what would change ----------------------------------------------------------------------------
+
+
+def inbound_before(workflow: Workflow, index: int) -> Values:
+    """Returns what last came into a task, by field of its action."""
+    task = workflow.task(index)
+    action = task.action
+    values = {each.field: each.value for each in (action.inbound if action else ())}
+    return values | {each.field: each.value for each in task.patch}
+
+
+def changes(
+    workflow: Workflow, event: events.ResumeRequested, time: datetime
+) -> tuple[Change, ...]:
+    """Returns every value that a resume would change."""
+    del time  # the answer is the same at any time
+    known = dict(workflow.about.input)
+    known |= {each.field: each.value for each in workflow.input_patches}
+    found = [
+        Change(task=-1, key=path, before=known.get(path), after=value)
+        for path, value in event.input.items()
+    ]
+    for choice in event.choices:
+        if isinstance(choice, events.GiveUp):
+            continue
+        for index in chosen(workflow, choice):
+            given: Values = choice.output if isinstance(choice, events.Skip) else choice.patch
+            before: Values = (
+                workflow.task(index).given
+                if isinstance(choice, events.Skip)
+                else inbound_before(workflow, index)
+            )
+            found.extend(
+                Change(task=index, key=key, before=before.get(key), after=value)
+                for key, value in given.items()
+            )
+    return tuple(found)

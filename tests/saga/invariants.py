@@ -7,14 +7,27 @@ look at values only, so a table, a random walk and the simulator can all ask the
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 from coordinator.saga import history
 from coordinator.saga.advance import Decision, advance, restore
-from coordinator.saga.commands import Command, SendAction, SendCompensation, SetTimer, outstanding
+from coordinator.saga.commands import (
+    ChooseHost,
+    Command,
+    SendAction,
+    SendCancel,
+    SendCompensation,
+    SetTimer,
+    Timer,
+    Withdraw,
+    outstanding,
+)
 from coordinator.saga.events import Event, Now, OwnerChanged
-from coordinator.saga.spec import comes_before
+from coordinator.saga.spec import OnFailure, ancestors, comes_before
 from coordinator.saga.states import (
     EFFECT_FREE,
+    GROUP_TABLE,
+    HOLDING,
     IN_FLIGHT,
     SETTLED,
     TASK_TABLE,
@@ -22,15 +35,17 @@ from coordinator.saga.states import (
     AttemptKind,
     AttemptState,
     Effect,
+    GroupState,
     TaskState,
     WorkflowState,
 )
-from coordinator.saga.workflow import Task, Workflow
+from coordinator.saga.workflow import Group, Task, Workflow
 
+GROUP_MOVES = {(before, after) for (before, _), after in GROUP_TABLE.items()}
 TASK_MOVES = {(before, after) for (before, _), after in TASK_TABLE.items()}
 WORKFLOW_MOVES = {(before, after) for (before, _), after in WORKFLOW_TABLE.items()}
 # Where a task may rest when nothing is left to make up for; PENDING would start later.
-MADE_UP_FOR = EFFECT_FREE - {TaskState.PENDING}
+MADE_UP_FOR = EFFECT_FREE - {TaskState.PENDING, TaskState.READY}
 
 
 def check(before: Workflow | None, event: Event | None, now: Now, decision: Decision) -> None:
@@ -51,6 +66,9 @@ def check(before: Workflow | None, event: Event | None, now: Now, decision: Deci
     settled_is_final(before, workflow)
     the_cause_comes_first(before, decision)
     nothing_starts_after_the_failure(before, decision)
+    nothing_starts_while_it_is_held(before, decision)
+    nothing_before_a_pivot_is_made_up_for(decision)
+    a_refusal_changes_nothing(before, decision)
     closed_attempts_never_change(before, workflow)
     changes_are_named(before, decision)
     intents_are_counted(before, now, decision)
@@ -63,36 +81,84 @@ def one_effect_at_a_time(workflow: Workflow) -> None:
     """I2: of a task at most one action is in effect or under way, and it is made up for once."""
     for index, task in workflow.tasks():
         name = workflow.plan.nodes[index].name
-        kinds = [attempt.kind for attempt in task.attempts]
-        assert kinds == sorted(kinds), f"{name}: an action after a compensation"
-        actions = [a for a in task.attempts if a.kind is AttemptKind.ACTION]
-        standing = [a for a in actions if a.open or a.state is AttemptState.SUCCEEDED]
-        assert len(standing) <= 1, f"{name}: {standing}"
-        made_up = [
+        read_only = workflow.plan.task(index).effect is Effect.READ_ONLY
+        made_up = {
+            attempt.compensates
+            for attempt in task.attempts
+            if attempt.kind is AttemptKind.COMPENSATION and attempt.state is AttemptState.SUCCEEDED
+        }
+        times = [
             a
             for a in task.attempts
             if a.kind is AttemptKind.COMPENSATION and a.state is AttemptState.SUCCEEDED
         ]
-        assert len(made_up) <= 1, f"{name}: compensated twice"
-        assert not made_up or task.state is TaskState.COMPENSATED, f"{name}: {task.state}"
+        assert len(times) == len(made_up), f"{name}: compensated twice"
+        if task.decided is not None and task.decided.verb == "mark-compensated":
+            continue  # somebody made up for it by hand
+        standing = [
+            a
+            for a in task.attempts
+            if a.kind is AttemptKind.ACTION
+            and (a.open or a.state is AttemptState.SUCCEEDED)
+            and a.number not in made_up
+        ]
+        assert len(standing) <= 1 or read_only, f"{name}: {standing}"
+
+
+def closed(workflow: Workflow, index: int) -> bool:
+    """Returns whether the failure around a task is closed: by a policy, a quorum, a recovery."""
+    for above in ancestors(workflow.plan, workflow.plan.nodes[index].parent):
+        group = workflow.nodes[above]
+        assert isinstance(group, Group)
+        if group.state in (
+            GroupState.COMPENSATED,
+            GroupState.FAILED,
+            GroupState.RECOVERED,
+            GroupState.SKIPPED,
+        ):
+            return True
+        if group.failed:
+            return True
+    task = workflow.task(index)
+    ignored = workflow.plan.task(index).policy.on_failure is OnFailure.IGNORE
+    return ignored and task.state is TaskState.FAILED
 
 
 def the_verdict_is_true(workflow: Workflow) -> None:
     """I4: SUCCEEDED means all took effect, COMPENSATED that nothing is left of it."""
-    states = {index: task.state for index, task in workflow.tasks()}
+    tree = [(i, task) for i, task in workflow.tasks() if not workflow.plan.is_end_action(i)]
+    good = {TaskState.SUCCEEDED, TaskState.SKIPPED}
     if workflow.state is WorkflowState.SUCCEEDED:
-        assert set(states.values()) <= {TaskState.SUCCEEDED, TaskState.SKIPPED}, states
+        for index, task in tree:
+            name = workflow.plan.nodes[index].name
+            assert task.state in good or closed(workflow, index), (name, task.state)
         assert workflow.cause is None
     if workflow.state is WorkflowState.COMPENSATED:
-        for index, state in states.items():
+        for index, task in tree:
             harmless = (
-                state is TaskState.SUCCEEDED
+                task.state is TaskState.SUCCEEDED
                 and workflow.plan.task(index).effect is Effect.READ_ONLY
             )
-            assert state in MADE_UP_FOR or harmless, (workflow.plan.nodes[index].name, state)
+            assert task.state in MADE_UP_FOR - {TaskState.ABANDONED} or harmless, (
+                workflow.plan.nodes[index].name,
+                task.state,
+            )
         assert workflow.cause is not None
-    blocked = TaskState.COMPENSATION_BLOCKED in states.values()
-    assert blocked == (workflow.state is WorkflowState.BLOCKED), (workflow.state, states)
+    if workflow.state is WorkflowState.FAILED:
+        assert workflow.cause is not None
+    needs = any(
+        task.state is TaskState.COMPENSATION_BLOCKED
+        or (task.needs_decision and task.state is not TaskState.FAILED)
+        for _, task in workflow.tasks()
+    )
+    going = (WorkflowState.RUNNING, WorkflowState.COMPENSATING, WorkflowState.BLOCKED)
+    if workflow.state in going:
+        assert needs == (workflow.state is WorkflowState.BLOCKED), workflow.state
+    if not workflow.settled:
+        open_failure = any(
+            t.needs_decision and t.state is TaskState.FAILED for _, t in workflow.tasks()
+        )
+        assert not open_failure or workflow.holding, workflow.state
     assert (workflow.end_time is not None) == workflow.settled
 
 
@@ -100,17 +166,20 @@ def commands_are_committed(decision: Decision) -> None:
     """I5: every command names an attempt that the decided workflow holds open, on its host."""
     workflow = decision.workflow
     for command in decision.commands:
+        if isinstance(command, SetTimer | ChooseHost):
+            continue  # `outstanding` knows of it, or it is stale already
         task = workflow.task(command.task)
-        if isinstance(command, SetTimer):
-            assert command.number == len(task.attempts) + 1, command
-            assert command.time == task.retry_time, command
+        assert command.number <= len(task.attempts), command
+        attempt = task.attempts[command.number - 1]
+        assert attempt.open, (command, attempt)
+        assert command.host == attempt.host, command
+        if isinstance(command, Withdraw):
             continue
         assert command.number == len(task.attempts), command
-        assert task.last.open, (command, task.last)
-        assert command.host == task.last.host, command
         compensates = isinstance(command, SendCompensation)
-        assert compensates == (task.last.kind is AttemptKind.COMPENSATION), command
-    assert set(decision.commands) <= set(outstanding(workflow)), decision.commands
+        assert compensates == (attempt.kind is AttemptKind.COMPENSATION), command
+    sent = {c for c in decision.commands if isinstance(c, SendAction | SendCancel)}
+    assert sent <= set(outstanding(workflow)), sent
 
 
 def nothing_is_stuck(workflow: Workflow) -> None:
@@ -119,23 +188,35 @@ def nothing_is_stuck(workflow: Workflow) -> None:
     if workflow.state is WorkflowState.QUARANTINED:
         assert not found, found  # it waits for an operator, and does no harm meanwhile
         return
-    assert bool(found) != workflow.settled, (workflow.state, found)
-    assert len({(c.task, c.number) for c in found}) == len(found), found
-    for index, task in workflow.tasks():
-        for command in found if not workflow.settled else ():
-            if command.task == index:
-                _names_what_is_open(command, task)
-        if workflow.settled:
-            assert task.retry_time is None, task
+    if workflow.settled:
+        assert not found, found
+        for _, task in workflow.tasks():
+            assert task.due_time is None, task
             assert task.state not in IN_FLIGHT, task
-            continue
-        waits = task.retry_time is not None or (bool(task.attempts) and task.last.open)
-        assert waits == any(c.task == index for c in found), (index, task)
+        return
+    held = workflow.state is WorkflowState.PAUSED or not workflow.locked
+    assert found or held, workflow.state
+    keys = {(type(c), getattr(c, "timer", None), c.task, c.number) for c in found}
+    assert len(keys) == len(found), found
+    for index, task in workflow.tasks():
+        mine = [c for c in found if c.task == index and not _is_deadline(c)]
+        decided = task.state in (TaskState.ABANDONED, TaskState.COMPENSATED)
+        working = bool(task.attempts) and task.last.open and not decided
+        ready = task.state is TaskState.READY and not workflow.holding
+        assert (task.due_time is not None or working or ready) == bool(mine), (index, task, mine)
+        for command in mine:
+            _names_what_is_open(command, task)
+
+
+def _is_deadline(command: Command) -> bool:
+    return isinstance(command, SetTimer) and command.timer is not Timer.DUE
 
 
 def _names_what_is_open(command: Command, task: Task) -> None:
     if isinstance(command, SetTimer):
-        assert (command.number, command.time) == (len(task.attempts) + 1, task.retry_time)
+        assert (command.number, command.time) == (len(task.attempts) + 1, task.due_time)
+    elif isinstance(command, ChooseHost):
+        assert command.number == len(task.attempts) + 1
     else:
         assert command.number == len(task.attempts), (command, task)
     if isinstance(command, SendAction):
@@ -147,8 +228,9 @@ def attempts_are_numbered(workflow: Workflow) -> None:
     for index, task in workflow.tasks():
         numbers = [attempt.number for attempt in task.attempts]
         assert numbers == list(range(1, len(numbers) + 1)), (index, numbers)
-        for attempt, following in zip(task.attempts, task.attempts[1:], strict=False):
-            if attempt.open:
+        by_hand = task.decided is not None and task.decided.verb == "mark-compensated"
+        for attempt, following in pairwise(task.attempts):
+            if attempt.open and not by_hand:
                 assert attempt.state is AttemptState.UNKNOWN, attempt
                 assert following.compensates == attempt.number, (attempt, following)
         for attempt in task.attempts:
@@ -180,8 +262,12 @@ def compensation_goes_backwards(decision: Decision) -> None:
         begins = fact.attempt == action.number + 1
         may_have_effect = action.state in {AttemptState.SUCCEEDED, AttemptState.UNKNOWN}
         assert may_have_effect or not begins, action
+        if not workflow.task(entry.task).compensation_due:
+            continue  # a single attempt is fenced; nothing after it has begun
+        scope = _scope(workflow, entry.task)
+        end = workflow.plan.nodes[scope].end
         for later, task in workflow.tasks():
-            if comes_before(workflow.plan, entry.task, later):
+            if scope <= later < end and comes_before(workflow.plan, entry.task, later):
                 harmless = (
                     task.state is TaskState.SUCCEEDED
                     and workflow.plan.task(later).effect is Effect.READ_ONLY
@@ -192,13 +278,29 @@ def compensation_goes_backwards(decision: Decision) -> None:
                 )
 
 
+def _scope(workflow: Workflow, index: int) -> int:
+    """Returns the group that is made up for around a task: the whole tree, if none is alone."""
+    if workflow.cause is None:
+        for above in ancestors(workflow.plan, workflow.plan.nodes[index].parent):
+            group = workflow.nodes[above]
+            assert isinstance(group, Group)
+            if group.state is GroupState.COMPENSATING:
+                return above
+    return 0
+
+
 def moves_are_in_the_tables(before: Workflow, decision: Decision) -> None:
     """I7: the history leads from the state before to the state after by rows of the tables."""
     states = {index: task.state for index, task in before.tasks()}
+    groups = {i: n.state for i, n in enumerate(before.nodes) if isinstance(n, Group)}
     state = before.state
     for entry in decision.history:
         fact = entry.fact
-        if isinstance(fact, history.TaskMoved):
+        if isinstance(fact, history.GroupMoved):
+            assert groups[entry.task] is fact.before, entry
+            assert (fact.before, fact.after) in GROUP_MOVES, entry
+            groups[entry.task] = fact.after
+        elif isinstance(fact, history.TaskMoved):
             assert states[entry.task] is fact.before, entry
             assert (fact.before, fact.after) in TASK_MOVES, entry
             states[entry.task] = fact.after
@@ -207,6 +309,8 @@ def moves_are_in_the_tables(before: Workflow, decision: Decision) -> None:
             assert (fact.before, fact.after) in WORKFLOW_MOVES, entry
             state = fact.after
     assert states == {index: task.state for index, task in decision.workflow.tasks()}
+    after = decision.workflow.nodes
+    assert groups == {i: n.state for i, n in enumerate(after) if isinstance(n, Group)}
     assert state is decision.workflow.state
 
 
@@ -238,22 +342,62 @@ def the_cause_comes_first(before: Workflow, decision: Decision) -> None:
     """The cause of failure is stored before the first compensation, and never changes."""
     workflow = decision.workflow
     assert before.cause is None or workflow.cause is before.cause
-    turned = before.cause is not None
+    assert before.verdict is None or workflow.verdict is before.verdict
     for entry in decision.history:
-        if isinstance(entry.fact, history.WorkflowMoved) and entry.fact.cause is not None:
-            turned = True
-        if isinstance(entry.fact, history.AttemptStarted):
-            assert turned or entry.fact.kind is AttemptKind.ACTION, entry
+        fact = entry.fact
+        if isinstance(fact, history.AttemptStarted) and fact.kind is AttemptKind.COMPENSATION:
+            scope = _scope(workflow, entry.task)
+            group = workflow.nodes[scope]
+            task = before.task(entry.task)
+            alone = isinstance(group, Group) and group.failure is not None
+            fenced = task.too_late is not None or task.state is TaskState.CANCELLING
+            assert workflow.cause is not None or alone or fenced, entry
 
 
 def nothing_starts_after_the_failure(before: Workflow, decision: Decision) -> None:
-    """No attempt of an action starts once the workflow has failed."""
+    """No attempt of an action starts once the workflow has failed, but for end actions."""
     failed = before.cause is not None
     for entry in decision.history:
         if isinstance(entry.fact, history.WorkflowMoved) and entry.fact.cause is not None:
             failed = True
         if isinstance(entry.fact, history.AttemptStarted):
-            assert not failed or entry.fact.kind is AttemptKind.COMPENSATION, entry
+            ending = decision.workflow.plan.is_end_action(entry.task)
+            action = entry.fact.kind is AttemptKind.ACTION
+            assert not failed or not action or ending, entry
+
+
+def nothing_starts_while_it_is_held(before: Workflow, decision: Decision) -> None:
+    """S-A1, S-R1: from the pause to the resume no attempt of an action starts."""
+    held = before.holding
+    for entry in decision.history:
+        fact = entry.fact
+        if isinstance(fact, history.WorkflowMoved):
+            held = fact.after in HOLDING
+        if isinstance(fact, history.AttemptStarted) and fact.kind is AttemptKind.ACTION:
+            assert not held, entry
+
+
+def nothing_before_a_pivot_is_made_up_for(decision: Decision) -> None:
+    """I10: once a pivot has taken effect, nothing that comes before it is compensated."""
+    workflow = decision.workflow
+    took = [
+        index
+        for index in workflow.plan.irreversible
+        if workflow.task(index).state is TaskState.SUCCEEDED
+    ]
+    for entry in decision.history:
+        fact = entry.fact
+        if isinstance(fact, history.AttemptStarted) and fact.kind is AttemptKind.COMPENSATION:
+            for pivot in took:
+                assert not comes_before(workflow.plan, entry.task, pivot), (entry, pivot)
+
+
+def a_refusal_changes_nothing(before: Workflow, decision: Decision) -> None:
+    """S-R13: whoever is refused finds everything as it was."""
+    if decision.refusal is not None:
+        assert decision.workflow is before
+        assert decision.empty
+        assert not decision.commands
 
 
 def closed_attempts_never_change(before: Workflow, workflow: Workflow) -> None:
@@ -268,13 +412,18 @@ def closed_attempts_never_change(before: Workflow, workflow: Workflow) -> None:
 
 
 def changes_are_named(before: Workflow, decision: Decision) -> None:
-    """Every leaf whose record differs is among those to be stored."""
-    for (index, was), (_, now) in zip(before.tasks(), decision.workflow.tasks(), strict=True):
+    """Every node whose stored record differs is among those to be stored."""
+    for index, (was, now) in enumerate(zip(before.nodes, decision.workflow.nodes, strict=True)):
         if was is now or index in decision.changed:
             continue
-        assert replace(was, compensation_due=False, made_up_for=False) == replace(
-            now, compensation_due=False, made_up_for=False
-        ), index
+        assert _stored(was) == _stored(now), index
+
+
+def _stored(node: Task | Group) -> object:
+    """Returns what of a node is stored."""
+    if isinstance(node, Group):
+        return (node.state, node.round, node.then, node.failure)
+    return replace(node, compensation_due=False, made_up_for=False)
 
 
 def intents_are_counted(before: Workflow, now: Now, decision: Decision) -> None:
@@ -296,3 +445,4 @@ def a_new_owner_finds_everything(before: Workflow, decision: Decision) -> None:
     """S-H1: a new owner is given all that is outstanding, and nothing else changes."""
     assert set(decision.commands) == set(outstanding(before))
     assert decision.workflow.nodes == before.nodes
+    assert decision.workflow.state is before.state

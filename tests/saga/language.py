@@ -5,6 +5,14 @@ A tree in one line. `;` makes a sequence, `|` a parallel group, brackets nest, `
 
     "a; (b | c:await); d:retry=3"        retry=N  await  budget=N (of its compensation)
     "a | b<a | c<a | d<b,c:ro"           ro, pivot, forward (effects)  takes=a.image (a binding)
+    "a:pause; b:ignore"                  what its failure makes: pause ignore stop group recover
+    "a:before; b:hold; c:wait=5:rest=5"  pauses before it, on its success; waits before, after it
+    "a:late=9:any; b:on=x+y"             a start timeout; hosts: any, or one of these
+    "a; b:when=input.size; c:when=a.SKIPPED; d:undo=erase"     conditions; another opposite
+
+Words behind a group are its own: `g(a | b | c):min=2:max=1:rounds=3:fan`, and policies that its
+tasks inherit; `g(a; b){r}:recover` has the recovery task r. End actions stand behind `=>`, those
+after a failure behind a stroke: `a; b => told / cried`.
 
 What the world answers, per attempt. Attempts are parted by commas, the last one repeats no more:
 what is not told is `ok`. The steps of one attempt are parted by `+`; what stands behind `/` is
@@ -20,10 +28,15 @@ answered once it is asked to stop (`cancelled`, unless told). `undo-a` is the co
 What others do, once a word stands in the history (`start` and `end` are always good):
 
     "cancel@ok:a"   "owner@undone:b"   "due-a.2@turn"   "say-a.1-fail@end"
+    "pause@do:a"  "pause-all@turn" (compensations, too)  "locks@start"
+    "resume@PAUSED"  "resume+rerun-b+skip-c/image=x@PAUSED"  "resume+compensate-b@PAUSED"
+    "resume+rerun-g.0.2@PAUSED" (items)  "resume+reset-g@PAUSED"  "resume+input/size=9@PAUSED"
+    "retry-a@BLOCKED"  "replace-a@BLOCKED"  "done-a@BLOCKED"  "abandon-a@BLOCKED"
 
-The history in one line: do run ok fail retry lost cancel stopped (of actions), undo un-lost un-fail
-stuck undone (of compensations), turn BLOCKED freed (of the workflow), owner asked refused late, and
-the end: "do:a ok:a do:b fail:b turn undo:a undone:a = COMPENSATED".
+The history in one line: do run ok fail retry lost cancel stopped skip wait again (of actions), undo
+un-lost un-fail stuck undone abandoned (of compensations), compensating:g and the like (of groups),
+turn BLOCKED freed pausing PAUSED resumed ending (of the workflow), owner asked refused late locked,
+and the end: "do:a ok:a do:b fail:b turn undo:a undone:a = COMPENSATED".
 """
 
 from __future__ import annotations
@@ -35,16 +48,32 @@ from datetime import UTC, datetime, timedelta
 
 from coordinator.saga import events, history
 from coordinator.saga.advance import Decision, advance, restore, start
-from coordinator.saga.commands import Command, SendCancel, SendCompensation, SetTimer, outstanding
+from coordinator.saga.commands import (
+    ChooseHost,
+    Command,
+    SendCancel,
+    SendCompensation,
+    SetTimer,
+    Timer,
+    Withdraw,
+    outstanding,
+)
 from coordinator.saga.spec import (
+    NO_TERMS,
     Binding,
+    Condition,
     GroupKind,
+    GroupRules,
     GroupSpec,
     NodeSpec,
+    OnFailure,
     OnSiblingFailure,
+    Opposite,
     Policy,
     Retry,
     TaskSpec,
+    Terms,
+    Value,
     compile_plan,
     problems,
 )
@@ -53,66 +82,175 @@ from coordinator.saga.workflow import About, Failure, Values, Workflow
 from tests.saga import invariants
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+ASK = events.Ask(principal="eve", reason="because", request_id="r")
+_COMPENSATION = {
+    "retry": events.CompensationVerb.RETRY,
+    "replace": events.CompensationVerb.REPLACE,
+    "done": events.CompensationVerb.MARK_DONE,
+    "abandon": events.CompensationVerb.ABANDON,
+}
 STEPS_MAX = 2_000  # of one story: more is a circle
 
 # -- trees ----------------------------------------------------------------------------------------
 
-_TOKEN = re.compile(r"[();|]|[^();|\s]+")
-_WORD = re.compile(r"(?P<name>\w*)(?:<(?P<after>[\w,]+))?(?P<words>(?::[\w=.]+)*)")
+_TOKEN = re.compile(r"[(){};|]|[^(){};|\s]+")
+_WORD = re.compile(r"(?P<name>[\w-]*)(?:<(?P<after>[\w,]+))?(?P<words>(?::[\w=.+]+)*)")
 _EFFECTS = {"ro": Effect.READ_ONLY, "pivot": Effect.PIVOT, "forward": Effect.FORWARD_ONLY}
+_ON_FAILURE = {
+    "pause": OnFailure.PAUSE,
+    "ignore": OnFailure.IGNORE,
+    "stop": OnFailure.STOP,
+    "group": OnFailure.COMPENSATE_GROUP,
+    "recover": OnFailure.RECOVER,
+    "compensate": OnFailure.COMPENSATE,
+}
 
 
 def tree(text: str) -> GroupSpec:
-    """Returns the tree that a line describes."""
-    tokens = _TOKEN.findall(text)
-    unnamed = iter(range(1, len(tokens) + 1))
+    """Returns the tree that a line describes, without its end actions."""
+    return _Parser(text.partition("=>")[0]).root()
 
-    def group(name: str, after: tuple[str, ...] = ()) -> GroupSpec:
+
+def terms(text: str) -> Terms:
+    """Returns what a line says beside its tree."""
+    success, _, failure = text.partition("=>")[2].partition("/")
+    return Terms(
+        on_success=_Parser(success).root().members, on_failure=_Parser(failure).root().members
+    )
+
+
+class _Parser:
+    """Reads a line from left to right."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.tokens = _TOKEN.findall(text)
+        self.unnamed = iter(range(1, len(self.tokens) + 1))
+
+    def root(self) -> GroupSpec:
+        kind, members = self.members()
+        return _inheriting(GroupSpec(name="root", kind=kind, members=members))
+
+    def members(self) -> tuple[GroupKind, tuple[NodeSpec, ...]]:
         members: list[NodeSpec] = []
         kinds: set[str] = set()
-        while tokens and tokens[0] != ")":
-            members.append(member())
-            if tokens and tokens[0] in (";", "|"):
-                kinds.add(tokens.pop(0))
-        assert len(kinds) < 2, f"{text!r} mixes ; and | in one group"
+        while self.tokens and self.tokens[0] not in (")", "}"):
+            members.append(self.member())
+            if self.tokens and self.tokens[0] in (";", "|"):
+                kinds.add(self.tokens.pop(0))
+        assert len(kinds) < 2, f"{self.text!r} mixes ; and | in one group"
         kind = GroupKind.PARALLEL if kinds == {"|"} else GroupKind.SEQUENCE
-        return GroupSpec(name=name, kind=kind, members=tuple(members), after=after)
+        return kind, tuple(members)
 
-    def member() -> NodeSpec:
-        word = tokens.pop(0) if tokens[0] != "(" else ""
-        if not tokens or tokens[0] != "(":
+    def member(self) -> NodeSpec:
+        word = self.tokens.pop(0) if self.tokens[0] != "(" else ""
+        if not self.tokens or self.tokens[0] != "(":
             return _leaf(word)
-        tokens.pop(0)
-        inner = group(word or f"g{next(unnamed)}")
-        assert tokens.pop(0) == ")", text
-        if tokens and tokens[0].startswith("<"):
-            inner = replace(inner, after=tuple(tokens.pop(0)[1:].split(",")))
-        return inner
+        self.tokens.pop(0)
+        kind, members = self.members()
+        assert self.tokens.pop(0) == ")", self.text
+        recovery: tuple[NodeSpec, ...] = ()
+        if self.tokens and self.tokens[0] == "{":
+            self.tokens.pop(0)
+            _, recovery = self.members()
+            assert self.tokens.pop(0) == "}", self.text
+        name = word or f"g{next(self.unnamed)}"
+        group = GroupSpec(name=name, kind=kind, members=members, recovery=recovery)
+        if self.tokens and self.tokens[0][0] in "<:":
+            group = _ruled(group, self.tokens.pop(0))
+        return group
 
-    return group("root")
+
+def _words(text: str) -> tuple[re.Match[str], dict[str, str]]:
+    match = _WORD.fullmatch(text)
+    assert match, text
+    return match, dict((*word.split("=", 1), "")[:2] for word in match["words"].split(":")[1:])
+
+
+def _ruled(group: GroupSpec, text: str) -> GroupSpec:
+    """Returns a group with the words that stand behind it."""
+    match, words = _words(text)
+    kind = GroupKind.PARALLEL if "fan" in words else group.kind
+    rules = GroupRules(
+        min_success=int(words.get("min", 0)),
+        concurrency_max=int(words.get("max", 0)),
+        rounds_max=int(words.get("rounds", 1)),
+        on_failure=next((_ON_FAILURE[word] for word in words if word in _ON_FAILURE), None),
+        fan_out="fan" in words,
+    )
+    after = tuple(match["after"].split(",")) if match["after"] else ()
+    return replace(group, kind=kind, after=after, when=_condition(words), rules=rules)
+
+
+def _inheriting(group: GroupSpec, above: OnFailure | None = None) -> GroupSpec:
+    """Returns a group whose tasks have the policies that they inherit."""
+    policy = group.rules.on_failure or above
+
+    def inherit(member: NodeSpec) -> NodeSpec:
+        if isinstance(member, GroupSpec):
+            return _inheriting(member, policy)
+        own = member.policy.on_failure
+        if policy is None or own is not OnFailure.COMPENSATE:
+            return member
+        return replace(member, policy=replace(member.policy, on_failure=policy))
+
+    return replace(
+        group,
+        members=tuple(map(inherit, group.members)),
+        recovery=tuple(map(inherit, group.recovery)),
+    )
+
+
+def _condition(words: dict[str, str]) -> Condition | None:
+    if "when" not in words:
+        return None
+    task, _, path = words["when"].partition(".")
+    if path.isupper():
+        return Condition(task=task, path="", equals=path, of_state=True)
+    return Condition(task="" if task == "input" else task, path=path)
+
+
+def _seconds(words: dict[str, str], name: str) -> timedelta:
+    return timedelta(seconds=int(words.get(name, 0)))
 
 
 def _leaf(text: str) -> TaskSpec:
-    match = _WORD.fullmatch(text)
-    assert match, text
-    words = dict((*word.split("="), "")[:2] for word in match["words"].split(":")[1:])
+    match, words = _words(text)
+    name = match["name"]
     effects = [_EFFECTS[word] for word in words if word in _EFFECTS]
     policy = Policy(
         retry=Retry(attempts_max=int(words.get("retry", 1))),
         compensation_retry=Retry(attempts_max=int(words.get("budget", 5))),
+        on_failure=next(
+            (_ON_FAILURE[word] for word in words if word in _ON_FAILURE), OnFailure.COMPENSATE
+        ),
         on_sibling_failure=OnSiblingFailure.AWAIT if "await" in words else OnSiblingFailure.CANCEL,
+        start_timeout=_seconds(words, "late") if "late" in words else None,
+        wait_before=_seconds(words, "wait"),
+        wait_after=_seconds(words, "rest"),
+        pause_before="before" in words,
+        pause_on_success="hold" in words,
     )
     bindings: tuple[Binding, ...] = ()
     if origin := words.get("takes"):
         task, _, path = origin.partition(".")
-        bindings = (Binding(field=path, task="" if task == "input" else task, path=path),)
+        if task == "failure":
+            bindings = (Binding(field=path, task="", path=origin, of_failure=True),)
+        else:
+            bindings = (Binding(field=path, task="" if task == "input" else task, path=path),)
+    hosts = tuple(words["on"].split("+")) if "on" in words else ()
+    undo = words.get("undo")
+    own = (Binding(field="image", task=name, path="image"),)
     return TaskSpec(
-        name=match["name"],
+        name=name,
         after=tuple(match["after"].split(",")) if match["after"] else (),
-        host=f"host-{match['name']}",
+        when=_condition(words),
+        host="" if hosts or "any" in words else f"host-{name}",
+        candidates=hosts,
         verb="copy",
         effect=effects[0] if effects else Effect.REVERSIBLE,
         bindings=bindings,
+        opposite=Opposite(verb=undo, action=b"", bindings=own) if undo else None,
         policy=policy,
     )
 
@@ -209,18 +347,28 @@ class Play:
     log: list[str] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     timers: list[SetTimer] = field(default_factory=list)
+    choices: list[ChooseHost] = field(default_factory=list)
+    hosts: tuple[str, ...] = ("x", "y", "z")  # that the world has
     fired: set[Trigger] = field(default_factory=set)
     time: datetime = EPOCH
     intent: int = 1
     workflow: Workflow = field(init=False)
 
-    def begin(self, root: GroupSpec, values: Values | None = None) -> None:
+    def begin(
+        self,
+        root: GroupSpec,
+        values: Values | None = None,
+        *,
+        beside: Terms = NO_TERMS,
+        locked: bool = True,
+    ) -> None:
         """Submits the workflow."""
-        assert not problems(root), problems(root)
+        assert not problems(root, beside), problems(root, beside)
         about = About(kind="story", input=values or {})
         now = self.now()
+        plan = compile_plan(root, beside)
         decision = start(
-            workflow_id="w", about=about, plan=compile_plan(root), owner_epoch=1, now=now
+            workflow_id="w", about=about, plan=plan, owner_epoch=1, now=now, locked=locked
         )
         invariants.check(None, None, now, decision)
         self.take(decision)
@@ -252,6 +400,14 @@ class Play:
             if command not in self.timers:
                 self.timers.append(command)
             return
+        if isinstance(command, ChooseHost):
+            self.choices.append(command)
+            return
+        if isinstance(command, Withdraw):
+            self.answers = [
+                a for a in self.answers if (a.task, a.number) != (command.task, command.number)
+            ]
+            return
         known = [a for a in self.answers if (a.task, a.number) == (command.task, command.number)]
         if not known:
             name = self.workflow.plan.nodes[command.task].name
@@ -278,7 +434,11 @@ class Play:
     def step(self) -> bool:
         """Lets one thing happen; returns False if nothing is left that could."""
         event = (
-            self.triggered(self.log) or self.reported() or self.timed() or self.triggered(["end"])
+            self.triggered(self.log)
+            or self.placed()
+            or self.reported()
+            or self.timed()
+            or self.triggered(["end"])
         )
         if isinstance(event, events.OwnerChanged):
             self.change_owner()
@@ -298,17 +458,69 @@ class Play:
         """Returns the event behind the verb of a trigger."""
         if verb == "owner":
             return events.OwnerChanged(owner_epoch=self.workflow.owner_epoch + 1)
-        if verb == "cancel":
-            return events.CancelRequested(
-                failure=failure("CANCELLED"), principal="eve", reason="", request_id="r"
-            )
+        by_others = {
+            "cancel": lambda: events.CancelRequested(ask=ASK, failure=failure("CANCELLED")),
+            "pause": lambda: events.PauseRequested(ask=ASK),
+            "pause-all": lambda: events.PauseRequested(ask=ASK, hold_compensation=True),
+            "locks": events.LocksGranted,
+        }
+        if verb in by_others:
+            return by_others[verb]()
+        if verb.startswith("resume"):
+            return self.resume(verb.split("+")[1:])
         what, target, *step = verb.split("-")
         name, _, number = target.partition(".")
         task = self.workflow.plan.by_name[name]
+        if what in _COMPENSATION:
+            replacement = b"other" if what == "replace" else b""
+            return events.CompensationDecided(
+                ask=ASK, task=task, verb=_COMPENSATION[what], replacement=replacement
+            )
         if what == "due":
-            return events.RetryDue(task=task, number=int(number))
+            return events.TimerFired(timer=Timer.DUE, task=task, number=int(number))
         assert what == "say", verb
         return report(step[0], task, int(number))
+
+    def resume(self, choices: list[str]) -> events.ResumeRequested:
+        """Returns the request behind "rerun-b/image=x", "skip-c", "compensate-d" and the like."""
+        made: list[events.Choice] = []
+        values: dict[str, Value] = {}
+        for choice in choices:
+            what, *pairs = choice.split("/")
+            given: dict[str, Value] = {}
+            for pair in pairs:
+                key, _, value = pair.partition("=")
+                given[key] = int(value) if value.isdigit() else value
+            if what == "input":
+                values = given
+                continue
+            verb, _, target = what.partition("-")
+            name, *items = target.split(".")
+            task = self.workflow.plan.by_name[name]
+            match verb:
+                case "rerun":
+                    chosen = tuple(map(int, items))
+                    made.append(events.Rerun(task=task, patch=given, items=chosen))
+                case "reset":
+                    made.append(events.Rerun(task=task, patch=given, reset=True))
+                case "skip":
+                    made.append(events.Skip(task=task, output=given))
+                case "compensate":
+                    made.append(events.GiveUp(task=task))
+                case _:
+                    raise AssertionError(verb)
+        return events.ResumeRequested(ask=ASK, choices=tuple(made), input=values)
+
+    def placed(self) -> events.Event | None:
+        """Returns the host that is found for the first task that waits for one."""
+        for choice in list(self.choices):
+            able = [h for h in choice.candidates or self.hosts if h in self.hosts]
+            fresh = [host for host in able if host not in choice.avoid]
+            if fresh or able:
+                self.choices.remove(choice)
+                host = (fresh or able)[0]
+                return events.HostChosen(task=choice.task, number=choice.number, host=host)
+        return None
 
     def reported(self) -> events.Event | None:
         """Returns the next report: what waits comes when nothing else does."""
@@ -336,15 +548,16 @@ class Play:
         timer = min(self.timers, key=lambda timer: timer.time)
         self.timers.remove(timer)
         self.time = max(self.time, timer.time)
-        return events.RetryDue(task=timer.task, number=timer.number)
+        return events.TimerFired(timer=timer.timer, task=timer.task, number=timer.number)
 
     def change_owner(self) -> None:
         """Kills the coordinator: only what is stored survives, and the agents."""
         self.timers.clear()
+        self.choices.clear()
         found = {
             (command.task, command.number)
             for command in outstanding(self.workflow)
-            if not isinstance(command, SetTimer)
+            if not isinstance(command, SetTimer | ChooseHost)
         }
         for answer in self.answers:
             attempts = self.workflow.task(answer.task).attempts
@@ -364,7 +577,7 @@ def play(
 ) -> Play:
     """Returns a play that has been played to its end."""
     told = Play(script=script(setup), newest_first=newest_first, owner_each=owner_each)
-    told.begin(tree(text), {"size": 7})
+    told.begin(tree(text), {"size": 7, "no": False}, beside=terms(text))
     told.run()
     return told
 
@@ -381,12 +594,20 @@ _TASK_WORDS = {
     TaskState.CANCELLED: "stopped",
     TaskState.COMPENSATED: "undone",
     TaskState.COMPENSATION_BLOCKED: "stuck",
+    TaskState.SKIPPED: "skip",
+    TaskState.READY: "wait",
+    TaskState.PENDING: "again",
+    TaskState.ABANDONED: "abandoned",
 }
 _WORKFLOW_WORDS = {
-    (WorkflowState.RUNNING, WorkflowState.COMPENSATING): "turn",
-    (WorkflowState.BLOCKED, WorkflowState.COMPENSATING): "freed",
-    (WorkflowState.COMPENSATING, WorkflowState.BLOCKED): "BLOCKED",
+    WorkflowState.COMPENSATING: "turn",
+    WorkflowState.BLOCKED: "BLOCKED",
+    WorkflowState.PAUSING: "pausing",
+    WorkflowState.PAUSED: "PAUSED",
+    WorkflowState.RUNNING: "resumed",
+    WorkflowState.ENDING: "ending",
 }
+_SILENT = frozenset({TaskState.CANCELLED})  # of tasks that never started
 _UNDO_WORDS = {AttemptState.FAILED: "un-fail", AttemptState.UNKNOWN: "un-lost"}
 
 
@@ -407,10 +628,19 @@ def words(decision: Decision) -> Iterator[str]:
             ) and state in _UNDO_WORDS:
                 yield f"{_UNDO_WORDS[state]}:{name}"
             case history.TaskMoved(before=before, after=after) if after in _TASK_WORDS:
-                if before is not TaskState.PENDING:
+                if before is not TaskState.PENDING or after not in _SILENT:
                     yield f"{_TASK_WORDS[after]}:{name}"
-            case history.WorkflowMoved(before=was, after=now) if (was, now) in _WORKFLOW_WORDS:
-                yield _WORKFLOW_WORDS[was, now]
+            case history.WorkflowMoved(before=WorkflowState.BLOCKED, after=after) if after in (
+                WorkflowState.COMPENSATING,
+                WorkflowState.RUNNING,
+            ):
+                yield "freed"
+            case history.WorkflowMoved(after=after) if after in _WORKFLOW_WORDS:
+                yield _WORKFLOW_WORDS[after]
+            case history.GroupMoved(after=after):
+                yield f"{after.lower()}:{name}"
+            case history.LocksTaken():
+                yield "locked"
             case history.OwnerMoved():
                 yield "owner"
             case history.Intervened():

@@ -14,7 +14,7 @@ from random import Random
 
 from coordinator.saga import events
 from coordinator.saga.advance import Decision, advance, restore, start
-from coordinator.saga.commands import SendCancel, SetTimer, outstanding
+from coordinator.saga.commands import SendCancel, SetTimer, Timer, outstanding
 from coordinator.saga.spec import (
     Binding,
     GroupKind,
@@ -31,7 +31,7 @@ from coordinator.saga.spec import (
 from coordinator.saga.states import Effect
 from coordinator.saga.workflow import About, Workflow
 from tests.saga import invariants
-from tests.saga.language import EPOCH, failure, report
+from tests.saga.language import ASK, EPOCH, failure, report
 
 CHAOS_EVENTS_MAX = 30
 ROUNDS_MAX = 60  # of a world that answers everything; the longest budget needs far fewer
@@ -151,13 +151,13 @@ class RandomRun:
         chance = random.random()
         if chance < 0.03:
             cause = failure("CANCELLED")
-            return events.CancelRequested(failure=cause, principal="", reason="", request_id="")
+            return events.CancelRequested(ask=ASK, failure=cause)
         if chance < 0.08:
             return self.new_owner()
         if chance < 0.2:
             index, task = random.choice(list(self.workflow.tasks()))
             number = len(task.attempts) + random.choice((0, 1, 1, 1, 2))
-            return events.RetryDue(task=index, number=number)
+            return events.TimerFired(timer=Timer.DUE, task=index, number=number)
         sent = [
             (index, attempt)
             for index, task in self.workflow.tasks()
@@ -182,7 +182,10 @@ class RandomRun:
             if command not in set(outstanding(self.workflow)):
                 continue  # an answer before it has made this one late
             if isinstance(command, SetTimer):
-                self.perform(events.RetryDue(task=command.task, number=command.number))
+                fired = events.TimerFired(
+                    timer=command.timer, task=command.task, number=command.number
+                )
+                self.perform(fired)
                 continue
             good = "cancelled" if isinstance(command, SendCancel) else "ok"
             bad = ("ok", "fail", "lost", "missing", "retriable")

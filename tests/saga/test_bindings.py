@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from coordinator.saga.events import RetryDue
+from coordinator.saga.commands import Timer
+from coordinator.saga.events import TimerFired
 from coordinator.saga.spec import Binding, GroupSpec, TaskSpec
 from coordinator.saga.workflow import Inbound
 from tests.saga.language import Play, play, script, tree
@@ -58,7 +59,7 @@ def test_a_retry_resolves_its_bindings_anew():
     told.timers.clear()
     image = told.workflow.task(1).last
     told.workflow = _with_output(told, {"image": "mended"})
-    told.perform(RetryDue(task=2, number=2))
+    told.perform(TimerFired(timer=Timer.DUE, task=2, number=2))
     assert [values[0].value for values in inbound(told, "b")] == ["a.1", "mended"]
     assert image.output == {"image": "a.1"}
 
@@ -93,7 +94,8 @@ def test_a_compensation_leaves_no_output_of_its_own():
     assert output(told, "b") == {}
 
 
-def test_a_field_that_is_not_there_is_nothing():
+def test_a_value_that_is_not_there_fails_the_task_before_anything_is_sent():
+    """S-C6: a clear failure, instead of an action with a hole."""
     binding = Binding(field="checksum", task="a", path="checksum")
     root = tree("a; b")
     _, b = root.members
@@ -102,6 +104,8 @@ def test_a_field_that_is_not_there_is_nothing():
     told = Play(script=script(""))
     told.begin(GroupSpec(name="root", kind=root.kind, members=(root.members[0], bound)))
     told.run()
-    assert inbound(told, "b") == [
-        (Inbound(field="checksum", value=None, origin="tasks.a.output.checksum"),)
-    ]
+    assert told.story() == "do:a ok:a fail:b turn undo:a undone:a = COMPENSATED"
+    cause = told.workflow.cause
+    assert cause is not None
+    assert cause.reason == "BINDING_MISSING"
+    assert dict(cause.metadata) == {"field": "checksum", "source": "tasks.a.output.checksum"}

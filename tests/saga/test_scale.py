@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 
-from coordinator.saga import advance as core
+from coordinator.saga import turn as core
 from coordinator.saga.advance import Decision, advance, start
 from coordinator.saga.commands import SendCancel
 from coordinator.saga.events import Event, Now
@@ -42,13 +42,13 @@ class Run:
 
     def __init__(self, root: GroupSpec, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps = 0
-        later = core._Turn.later
+        later = core.Turn.later
 
         def counted(turn, step, index):
             self.steps += 1
             later(turn, step, index)
 
-        monkeypatch.setattr(core._Turn, "later", counted)
+        monkeypatch.setattr(core.Turn, "later", counted)
         self.intent = 1
         about = About(kind="scale")
         decision = start(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.saga import advance as core
+from coordinator.saga import turn as core
 from coordinator.saga.advance import quarantine
 from coordinator.saga.commands import outstanding
 from coordinator.saga.events import Now

@@ -1,0 +1,277 @@
+"""Going back: making up for what took effect, in reverse order of dependency.
+
+The walk over the tree against the direction of the work:
+
+    make_up_for     when those that come after a node are made up for
+    is_made_up_for  tells its group and those it comes after
+
+The whole workflow goes back when it fails; a group goes back alone, while the others go on, when
+only it is to be made up for. A single attempt that was too late is made up for to fence it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from coordinator.saga.commands import SendCancel, SendCompensation, Withdraw
+from coordinator.saga.spec import IRREVERSIBLE, OnSiblingFailure, ancestors
+from coordinator.saga.states import (
+    BEING_COMPENSATED,
+    COMPENSABLE,
+    EFFECT_FREE,
+    IN_FLIGHT,
+    AttemptKind,
+    AttemptState,
+    Effect,
+    GroupChange,
+    GroupState,
+    TaskChange,
+    TaskState,
+    WorkflowChange,
+)
+from coordinator.saga.turn import Step, Turn
+from coordinator.saga.workflow import Attempt, Failure, Group, Inbound, Task, fresh_group
+
+# Leaves that are not at rest, going either way.
+UNSETTLED = IN_FLIGHT | BEING_COMPENSATED
+
+
+def turn_round(turn: Turn, cause: Failure) -> None:
+    """Turns the whole workflow round: stores the cause, stops everything, begins to make up."""
+    turn.cause = cause
+    turn.pause, turn.compensation_held = None, False
+    turn.move_workflow(WorkflowChange.FAIL)
+    _go_back(turn, 0)
+
+
+def turn_group_round(turn: Turn, scope: int, then: GroupChange, cause: Failure) -> None:
+    """Makes up for one group, while the others go on."""
+    if turn.group(scope).state is GroupState.RECOVERING:
+        turn.move_group(scope, GroupChange.OVERTAKEN)
+    moved = turn.move_group(scope, GroupChange.MAKE_UP, failure=cause)
+    turn.nodes[scope] = replace(moved, then=then)
+    _go_back(turn, scope)
+
+
+def _go_back(turn: Turn, scope: int) -> None:
+    """Stops everything below a node, and begins to make up for it."""
+    for node in turn.plan.nodes[scope : turn.plan.nodes[scope].end]:
+        record = turn.nodes[node.index]
+        if isinstance(record, Task):
+            stop_leaf(turn, node.index)
+            continue
+        overtaken = (GroupState.COMPENSATING, GroupState.RECOVERING)
+        if (node.index != scope or scope == 0) and record.state in overtaken:
+            record = turn.move_group(node.index, GroupChange.OVERTAKEN)
+        # From here on only the way back counts.
+        turn.nodes[node.index] = replace(
+            fresh_group(turn.plan, node.index),
+            state=record.state,
+            round=record.round,
+            then=record.then,
+            failure=record.failure,
+        )
+    turn.later(Step.MAKE_UP_FOR, scope)
+
+
+def stop_leaf(turn: Turn, index: int) -> None:
+    """Stops a leaf, or never lets it start; one at work may be left to finish by its policy."""
+    task = turn.task(index)
+    if task.due_time is not None and task.state not in BEING_COMPENSATED:
+        turn.put(index, replace(task, due_time=None))
+    if task.needs_decision or task.too_late is not None or task.start_deadline is not None:
+        task = turn.task(index)
+        turn.put(index, replace(task, needs_decision=False, too_late=None, start_deadline=None))
+    if task.state in (TaskState.PENDING, TaskState.READY):
+        turn.move(index, TaskChange.STOP)
+    elif task.state is TaskState.RETRY_WAIT:
+        turn.move(index, TaskChange.STOP, task.failure)
+    elif task.state in IN_FLIGHT and task.state is not TaskState.CANCELLING:
+        spec = turn.plan.task(index)
+        # What cannot be made up for cannot be fenced either: its outcome is awaited.
+        if spec.effect not in IRREVERSIBLE and (
+            spec.policy.on_sibling_failure is OnSiblingFailure.CANCEL
+        ):
+            stop(turn, index)
+
+
+def stop(turn: Turn, index: int) -> None:
+    """Asks a task that is, or may be, at work to stop."""
+    turn.move(index, TaskChange.STOP)
+    attempt = replace(turn.task(index).last, state=AttemptState.CANCELLING)
+    turn.put_attempt(index, attempt)
+    turn.commands.append(SendCancel(task=index, number=attempt.number, host=attempt.host))
+
+
+def scope_of(turn: Turn, index: int) -> int:
+    """Returns the group around a node that is made up for alone; -1 if there is none."""
+    for above in ancestors(turn.plan, turn.plan.nodes[index].parent):
+        if turn.group(above).state is GroupState.COMPENSATING:
+            return above
+    return -1
+
+
+def make_up_for(turn: Turn, index: int) -> None:
+    """Makes up for a node: everything that comes after it is made up for."""
+    node = turn.plan.nodes[index]
+    if node.task is None:
+        turn.nodes[index] = replace(turn.group(index), compensation_due=True)
+        for member in node.members:
+            if not turn.plan.nodes[member].before:
+                turn.later(Step.MAKE_UP_FOR, member)
+        if not node.members:
+            turn.later(Step.MADE_UP_FOR, index)
+        return
+    task = replace(turn.task(index), compensation_due=True)
+    turn.nodes[index] = task  # a mark that the walk finds again: not a change to be stored
+    nothing_to_make_up_for = task.state in EFFECT_FREE or (
+        task.state is TaskState.SUCCEEDED and node.task.effect is Effect.READ_ONLY
+    )
+    if nothing_to_make_up_for:
+        turn.later(Step.MADE_UP_FOR, index)
+    elif task.state is TaskState.SUCCEEDED:
+        compensate(turn, index)
+    # else: it is in flight, or being compensated; its turn comes when that has ended. That goes for
+    # UNKNOWN too: it was lost, is awaited, and is still asked about.
+
+
+def compensate(turn: Turn, index: int) -> None:
+    """Begins to make up for a task that has, or may have, an effect."""
+    if turn.restoring or (turn.holding and turn.compensation_held):
+        # Held; otherwise a due compensation was committed with what made it due.
+        turn.ripe.append(index)
+        return
+    assert turn.plan.task(index).effect not in IRREVERSIBLE, turn.plan.nodes[index].name
+    assert turn.task(index).state in COMPENSABLE, turn.task(index).state
+    turn.move(index, TaskChange.COMPENSATE)
+    send_compensation(turn, index)
+
+
+def send_compensation(turn: Turn, index: int) -> None:
+    """Commits the intent of a task's next compensation, on the host that the action ran on.
+
+    Another verb takes the place of the action's own opposite only where the action is known to have
+    taken effect: only the agent's own way also fences an action that may still be on its way.
+    """
+    task, spec = turn.task(index), turn.plan.task(index)
+    action = task.action
+    assert action is not None, spec.name
+    inbound: tuple[Inbound, ...] = ()
+    overriding = action.state is AttemptState.SUCCEEDED and bool(task.replacement or spec.opposite)
+    if overriding and not task.replacement:
+        inbound = _inbound_of_opposite(turn, index, action)
+        overriding = all(each.value is not None for each in inbound)
+    number = turn.new_attempt(
+        index,
+        AttemptKind.COMPENSATION,
+        action.host,
+        compensates=action.number,
+        overriding=overriding,
+        inbound=inbound if overriding else (),
+    )
+    turn.commands.append(SendCompensation(task=index, number=number, host=action.host))
+
+
+def _inbound_of_opposite(turn: Turn, index: int, action: Attempt) -> tuple[Inbound, ...]:
+    """Returns what comes into the verb that replaces an opposite; its task's own output, too."""
+    spec = turn.plan.task(index)
+    assert spec.opposite is not None, spec.name
+    return tuple(
+        replace(each, value=action.output.get(binding.path)) if binding.task == spec.name else each
+        for binding in spec.opposite.bindings
+        for each in turn.inbound((binding,))
+    )
+
+
+def is_made_up_for(turn: Turn, index: int) -> None:
+    """Tells those that a node comes after, and its group, that it is made up for."""
+    node = turn.plan.nodes[index]
+    record = turn.nodes[index]
+    # Marked only now: of several in one turn the last one tells those before them, once.
+    turn.nodes[index] = replace(record, made_up_for=True)
+    if isinstance(record, Group) and record.then is not None and not turn.going_back:
+        _group_is_made_up_for(turn, index, record)
+        return
+    for earlier in node.after:
+        if all(turn.nodes[later].made_up_for for later in turn.plan.nodes[earlier].before):
+            turn.later(Step.MAKE_UP_FOR, earlier)
+    if node.parent < 0:
+        if turn.restoring or turn.holding:
+            turn.finished = True
+        else:
+            turn.later(Step.CONCLUDE, 0)
+        return
+    group = turn.group(node.parent)
+    turn.nodes[node.parent] = replace(group, not_made_up_for=group.not_made_up_for - 1)
+    if group.not_made_up_for == 1:
+        turn.later(Step.MADE_UP_FOR, node.parent)
+
+
+def _group_is_made_up_for(turn: Turn, scope: int, group: Group) -> None:
+    """Goes forward again from a group that was made up for alone."""
+    assert not turn.restoring, "what follows is committed with what made it due"
+    assert group.then is not None, scope
+    given_up = any(
+        turn.task(leaf.index).state is TaskState.ABANDONED for leaf in turn.plan.leaves_of(scope)
+    )
+    if group.then is GroupChange.AGAIN and given_up:
+        # What was given up would be in the way of another round.
+        assert group.failure is not None, scope
+        turn_round(turn, group.failure)
+        return
+    turn.move_group(scope, group.then, failure=group.failure)
+    match group.then:
+        case GroupChange.AGAIN:
+            begin_another_round(turn, scope)
+        case GroupChange.DROP:
+            turn.later(Step.DROPPED, scope)
+        case _:
+            turn.untold.add(scope)
+            turn.later(Step.PASSED, scope)
+            turn.later(Step.RESTED, scope)
+
+
+def begin_another_round(turn: Turn, scope: int) -> None:
+    """Makes everything in a group as good as new, and begins it."""
+    for node in turn.plan.nodes[scope : turn.plan.nodes[scope].end]:
+        record = turn.nodes[node.index]
+        if isinstance(record, Task):
+            run_anew(turn, node.index)
+            continue
+        if record.state is not GroupState.FORWARD:
+            record = turn.move_group(node.index, GroupChange.AGAIN)
+        turn.nodes[node.index] = replace(
+            fresh_group(turn.plan, node.index), state=record.state, round=record.round
+        )
+    turn.later(Step.BEGIN, scope)
+
+
+def run_anew(turn: Turn, index: int) -> None:
+    """Makes a task that is at rest ready to begin: its attempts stay, and count no more."""
+    task = turn.task(index)
+    if task.state is not TaskState.PENDING:
+        turn.move(index, TaskChange.AGAIN)
+    turn.put(
+        index,
+        replace(
+            turn.task(index),
+            tried=len(task.attempts),
+            failure=None,
+            compensation_failure=None,
+            needs_decision=False,
+            given={},
+            replacement=b"",
+            compensation_due=False,
+            made_up_for=False,
+        ),
+    )
+
+
+def withdraw(turn: Turn, index: int) -> None:
+    """Sees to a task's attempt no more: somebody has decided about it."""
+    task = turn.task(index)
+    if task.attempts and task.last.open:
+        if task.last.state is not AttemptState.UNKNOWN:
+            turn.put_attempt(index, replace(task.last, state=AttemptState.UNKNOWN))
+        last = task.last
+        turn.commands.append(Withdraw(task=index, number=last.number, host=last.host))

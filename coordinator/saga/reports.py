@@ -1,0 +1,356 @@
+"""What is heard of attempts, of times and of hosts, and what comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import assert_never
+
+from coordinator.saga import back, events, forward, history
+from coordinator.saga.commands import Timer
+from coordinator.saga.spec import Retry
+from coordinator.saga.states import (
+    BEING_COMPENSATED,
+    OUTCOMES,
+    AttemptKind,
+    AttemptState,
+    TaskChange,
+    TaskState,
+)
+from coordinator.saga.turn import Step, Turn
+from coordinator.saga.workflow import Attempt, Failure, Task
+
+TIMED_OUT = "TIMED_OUT"
+
+
+def hear(turn: Turn, event: events.AttemptEvent) -> None:
+    """Takes up what is said of one attempt."""
+    task = turn.task(event.task)
+    if not 1 <= event.number <= len(task.attempts):
+        return  # no such attempt: what is said of it concerns nobody here
+    attempt = task.attempts[event.number - 1]
+    if event.number != len(task.attempts) or not attempt.open or task.state in _DECIDED:
+        _hear_late(turn, event, attempt)
+    elif attempt.kind is AttemptKind.ACTION:
+        _hear_of_action(turn, event)
+    else:
+        _hear_of_compensation(turn, event)
+
+
+# Somebody has decided about these: what their last attempt still says changes nothing.
+_DECIDED = frozenset({TaskState.ABANDONED, TaskState.COMPENSATED})
+
+_SAID: dict[type[events.AttemptEvent], AttemptState] = {
+    events.AttemptSucceeded: AttemptState.SUCCEEDED,
+    events.AttemptFailed: AttemptState.FAILED,
+    events.AttemptCancelled: AttemptState.CANCELLED,
+}
+
+
+def _hear_late(turn: Turn, event: events.AttemptEvent, attempt: Attempt) -> None:
+    """Records an outcome that differs from what is known; nothing else comes of it."""
+    state = _SAID.get(type(event))
+    if state is None or state not in OUTCOMES or state is attempt.state:
+        return
+    turn.note(history.ReportedLate(attempt=event.number, state=state), event.task)
+    if attempt.open:  # it was UNKNOWN and has been compensated since: now it is known
+        turn.put_attempt(event.task, replace(attempt, state=state, end_time=turn.now.time))
+
+
+# -- actions --------------------------------------------------------------------------------------
+
+
+def _hear_of_action(turn: Turn, event: events.AttemptEvent) -> None:
+    index = event.task
+    match event:
+        case events.AttemptAccepted():
+            if turn.move(index, TaskChange.ACCEPTED):
+                _accepted(turn, index)
+        case events.AttemptSucceeded():
+            _end_attempt(turn, index, AttemptState.SUCCEEDED, event)
+            turn.move(index, TaskChange.SUCCEEDED)
+            _clear(turn, index)
+            at_rest(turn, index)
+        case events.AttemptFailed():
+            _action_failed(turn, event)
+        case events.AttemptCancelled():
+            _action_cancelled(turn, event)
+        case events.AttemptLost():
+            if turn.move(index, TaskChange.LOST, event.failure):
+                _attempt_unknown(turn, index, event.failure)
+        case events.AttemptMissing():
+            held = turn.holding and turn.compensation_held  # a resume asks again
+            if not held and turn.move(index, TaskChange.MISSING):
+                _attempt_unknown(turn, index, None)
+                back.compensate(turn, index)  # only a tombstone settles it
+        case _:
+            assert_never(event)
+
+
+def _accepted(turn: Turn, index: int) -> None:
+    task = turn.task(index)
+    attempt = task.last
+    started = attempt.start_time or turn.now.time
+    running = replace(attempt, state=AttemptState.RUNNING, start_time=started, failure=None)
+    turn.put(index, replace(task, start_deadline=None))
+    turn.put_attempt(index, running)
+
+
+def _clear(turn: Turn, index: int) -> None:
+    """Forgets what was about an attempt that has ended."""
+    task = turn.task(index)
+    over = task.needs_decision and task.state is not TaskState.FAILED
+    if over or task.too_late is not None or task.start_deadline is not None:
+        turn.put(index, replace(task, needs_decision=False, too_late=None, start_deadline=None))
+
+
+def at_rest(turn: Turn, index: int) -> None:
+    """Goes on from a task that has come to rest, in the direction that things go around it."""
+    task = turn.task(index)
+    if forward.goes_forward(turn, index):
+        if task.state is TaskState.SUCCEEDED:
+            forward.succeed(turn, index)
+    elif task.compensation_due:
+        turn.later(Step.MAKE_UP_FOR, index)
+    elif turn.cause is None:
+        forward.settled_beside_recovery(turn, index)
+
+
+def _action_cancelled(turn: Turn, event: events.AttemptCancelled) -> None:
+    index = event.task
+    task = turn.task(index)
+    if task.too_late is not None:
+        _action_failed(turn, _failed_late(event, task.too_late))
+    elif task.state is not TaskState.CANCELLING:
+        _action_failed(turn, _stopped_by_others(event))
+    else:
+        _end_attempt(turn, index, AttemptState.CANCELLED, event)
+        turn.move(index, TaskChange.CANCELLED)
+        _clear(turn, index)
+        at_rest(turn, index)
+
+
+def _action_failed(turn: Turn, event: events.AttemptFailed) -> None:
+    index = event.task
+    _end_attempt(turn, index, AttemptState.FAILED, event, event.failure)
+    failed(turn, index, event.failure)
+
+
+def failed(turn: Turn, index: int, failure: Failure) -> None:
+    """Goes on from a task whose attempt failed, certainly."""
+    task = turn.task(index)
+    over = task.needs_decision
+    turn.put(
+        index,
+        replace(task, failure=failure, too_late=None, start_deadline=None, needs_decision=False),
+    )
+    retry = turn.plan.task(index).policy.retry
+    if not forward.goes_forward(turn, index):
+        turn.move(index, TaskChange.FAILED, failure)
+        at_rest(turn, index)
+    elif not over and _may_retry(task, retry, failure):
+        turn.move(index, TaskChange.RETRIABLE, failure)
+        forward.schedule(turn, index, AttemptKind.ACTION, retry, failure)
+    else:
+        forward.fail(turn, index, failure)
+
+
+def _may_retry(task: Task, retry: Retry, failure: Failure) -> bool:
+    """Returns whether the policy allows another attempt after this failure."""
+    if task.failures_in_a_row(AttemptKind.ACTION) >= retry.attempts_max:
+        return False
+    return failure.reason in retry.reasons if retry.reasons else failure.retriable
+
+
+def _stopped_by_others(event: events.AttemptCancelled) -> events.AttemptFailed:
+    """Returns the failure of an attempt that stopped although the saga had not asked for it."""
+    failure = Failure(
+        reason="CANCELLED",
+        message="It was stopped on its host by somebody else; nothing is left behind.",
+        retriable=True,
+    )
+    return _failed_late(event, failure)
+
+
+def _failed_late(event: events.AttemptCancelled, failure: Failure) -> events.AttemptFailed:
+    return events.AttemptFailed(
+        task=event.task, number=event.number, failure=failure, done=event.done
+    )
+
+
+# -- compensations --------------------------------------------------------------------------------
+
+
+def _hear_of_compensation(turn: Turn, event: events.AttemptEvent) -> None:
+    index = event.task
+    match event:
+        case events.AttemptSucceeded():
+            _end_attempt(turn, index, AttemptState.SUCCEEDED, event)
+            compensated(turn, index)
+        case events.AttemptFailed():
+            _compensation_failed(turn, event)
+        case events.AttemptCancelled():
+            _compensation_failed(turn, _stopped_by_others(event))
+        case events.AttemptLost():
+            if turn.task(index).last.state is not AttemptState.UNKNOWN:
+                _attempt_unknown(turn, index, event.failure)
+        case events.AttemptAccepted() | events.AttemptMissing():
+            pass  # the intent stands and is seen to until its outcome is known
+        case _:
+            assert_never(event)
+
+
+def compensated(turn: Turn, index: int) -> None:
+    """Goes on from a task that is made up for; one that was too late has failed, certainly."""
+    task = turn.task(index)
+    turn.put(index, replace(task, compensation_failure=None, due_time=None))
+    if task.too_late is not None:
+        failed(turn, index, task.too_late)
+        return
+    turn.move(index, TaskChange.COMPENSATED)
+    if turn.task(index).compensation_due:
+        turn.later(Step.MADE_UP_FOR, index)
+    else:
+        at_rest(turn, index)
+
+
+def _compensation_failed(turn: Turn, event: events.AttemptFailed) -> None:
+    """Schedules the next try, for ever; over the budget it also asks for an operator."""
+    index = event.task
+    _end_attempt(turn, index, AttemptState.FAILED, event, event.failure)
+    task = turn.task(index)
+    turn.put(index, replace(task, compensation_failure=event.failure))
+    retry = turn.plan.task(index).policy.compensation_retry
+    spent = task.failures_in_a_row(AttemptKind.COMPENSATION) >= retry.attempts_max
+    blocked = task.state is TaskState.COMPENSATION_BLOCKED
+    if spent or blocked or not event.failure.retriable:
+        turn.move(index, TaskChange.OVER_BUDGET, event.failure)
+    else:
+        turn.move(index, TaskChange.COMPENSATION_FAILED, event.failure)
+    forward.schedule(turn, index, AttemptKind.COMPENSATION, retry, event.failure)
+
+
+# -- attempts -------------------------------------------------------------------------------------
+
+
+def _end_attempt(
+    turn: Turn,
+    index: int,
+    state: AttemptState,
+    event: events.AttemptSucceeded | events.AttemptFailed | events.AttemptCancelled,
+    failure: Failure | None = None,
+) -> None:
+    """Records the outcome of a task's current attempt."""
+    attempt = replace(
+        turn.task(index).last,
+        state=state,
+        failure=failure,
+        done=event.done,
+        end_time=turn.now.time,
+    )
+    if isinstance(event, events.AttemptSucceeded):
+        attempt = replace(attempt, output=event.output)
+    turn.put_attempt(index, attempt)
+    turn.note(
+        history.AttemptEnded(attempt=attempt.number, state=state, failure=failure, done=event.done),
+        index,
+    )
+
+
+def _attempt_unknown(turn: Turn, index: int, failure: Failure | None) -> None:
+    unknown = AttemptState.UNKNOWN
+    attempt = replace(turn.task(index).last, state=unknown, failure=failure)
+    turn.put_attempt(index, attempt)
+    turn.note(history.AttemptEnded(attempt=attempt.number, state=unknown, failure=failure), index)
+
+
+# -- times and hosts ------------------------------------------------------------------------------
+
+
+def time_has_come(turn: Turn, event: events.TimerFired) -> None:
+    """Does what was waiting for a time, unless that is no longer wanted."""
+    match event.timer:
+        case Timer.DUE:
+            _wait_is_over(turn, event)
+        case Timer.START:
+            _start_is_late(turn, event)
+        case Timer.WORKFLOW:
+            _workflow_is_late(turn)
+
+
+def _wait_is_over(turn: Turn, event: events.TimerFired) -> None:
+    index = event.task
+    task = turn.task(index)
+    if task.due_time is None or event.number != len(task.attempts) + 1:
+        return  # a stale timer fires into nothing
+    if task.state in BEING_COMPENSATED:
+        if not (turn.holding and turn.compensation_held):
+            back.send_compensation(turn, index)
+    elif turn.holding and not turn.plan.is_end_action(index):
+        return  # a resume asks for the time again
+    elif task.state is TaskState.SUCCEEDED:
+        turn.put(index, replace(task, due_time=None))
+        forward.done(turn, index)
+    else:
+        assert task.state in (TaskState.READY, TaskState.RETRY_WAIT), task.state
+        forward.go(turn, index)
+
+
+def _start_is_late(turn: Turn, event: events.TimerFired) -> None:
+    """Stops and fences an attempt that is not in the agent's journal in time."""
+    index = event.task
+    task = turn.task(index)
+    if task.start_deadline is None or event.number != start_number(task):
+        return
+    policy = turn.plan.task(index).policy
+    failure = Failure(
+        reason=forward.START_TIMEOUT,
+        message=f"It was not in an agent's journal {policy.start_timeout} after it was ready: "
+        "is its host overloaded, or does nothing reach it?",
+        retriable=True,
+    )
+    if task.state is TaskState.READY:
+        failed(turn, index, failure)
+    elif task.state in (TaskState.STARTING, TaskState.UNKNOWN):
+        turn.put(index, replace(task, too_late=failure, start_deadline=None))
+        back.stop(turn, index)
+
+
+def start_number(task: Task) -> int:
+    """Returns how many attempts a task had made when it became ready."""
+    return len(task.attempts) - (task.state is not TaskState.READY)
+
+
+def _workflow_is_late(turn: Turn) -> None:
+    """Fails a workflow that has no verdict in time; a held one, once it is resumed."""
+    timeout = turn.plan.terms.timeout
+    if timeout is None or turn.cause is not None or turn.verdict is not None or turn.holding:
+        return
+    if turn.now.time < turn.before.create_time + timeout:
+        return
+    if forward.past_return(turn, 0):
+        return
+    failure = Failure(
+        reason=TIMED_OUT, message=f"The workflow had no verdict {timeout} after its start."
+    )
+    turn_round_all(turn, failure)
+
+
+def turn_round_all(turn: Turn, cause: Failure) -> None:
+    """Turns the workflow round; those that would await a sibling are asked to stop as well."""
+    back.turn_round(turn, cause)
+    for leaf in turn.plan.leaves_of(0):
+        task = turn.task(leaf.index)
+        if task.state in (TaskState.STARTING, TaskState.RUNNING, TaskState.UNKNOWN):
+            back.stop(turn, leaf.index)
+
+
+def host_is_chosen(turn: Turn, event: events.HostChosen) -> None:
+    """Starts a task on the host that was found for it."""
+    task = turn.task(event.task)
+    if task.state is not TaskState.READY or task.due_time is not None:
+        return
+    if event.number != len(task.attempts) + 1:
+        return
+    if turn.holding and not turn.plan.is_end_action(event.task):
+        return  # a resume looks for a host again
+    forward.send_action(turn, event.task, event.host)

@@ -1,0 +1,324 @@
+"""What people ask of a workflow: cancel, pause, resume, and decisions about compensations.
+
+Each is either refused, with everything that stands against it, and has then changed nothing; or
+done whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from coordinator.saga import back, events, forward, history, reports, resume
+from coordinator.saga.spec import Value
+from coordinator.saga.states import (
+    BEING_COMPENSATED,
+    AttemptState,
+    GroupChange,
+    TaskChange,
+    TaskState,
+    WorkflowChange,
+    WorkflowState,
+)
+from coordinator.saga.turn import HOST_FIELD, Refusal, Step, Turn
+from coordinator.saga.workflow import PATCH, Decided, Failure, Inbound, Task
+
+W = WorkflowState
+_CANCELLABLE = (W.RUNNING, W.PAUSING, W.PAUSED, W.BLOCKED)
+_PAUSABLE = (W.RUNNING, W.BLOCKED)
+_HOLDABLE = (W.RUNNING, W.BLOCKED, W.COMPENSATING)
+_RESUMABLE = (W.PAUSING, W.PAUSED)
+_MADE_UP_FOR = (W.COMPENSATING, W.BLOCKED)
+_GIVEN_UP = frozenset({TaskState.UNKNOWN, TaskState.CANCELLING})
+
+
+def _may(turn: Turn, ask: events.Ask, allowed: tuple[WorkflowState, ...]) -> bool:
+    """Returns whether a request fits the workflow as it is; if not, it is refused."""
+    if ask.version not in (0, turn.before.version):
+        turn.refusal = Refusal(state=turn.state, allowed=allowed, outdated=True)
+    elif turn.state not in allowed:
+        turn.refusal = Refusal(state=turn.state, allowed=allowed)
+    return turn.refusal is None
+
+
+def _refuse(turn: Turn, allowed: tuple[WorkflowState, ...], because: str) -> None:
+    turn.refusal = Refusal(state=turn.state, allowed=allowed, because=because)
+
+
+def _note(
+    turn: Turn, ask: events.Ask, verb: str, task: int = -1, changes: tuple[Inbound, ...] = ()
+) -> Decided:
+    """Writes into the history who wanted what, and why."""
+    turn.note(
+        history.Intervened(
+            verb=verb,
+            principal=ask.principal,
+            reason=ask.reason,
+            request_id=ask.request_id,
+            changes=changes,
+        ),
+        task,
+    )
+    return Decided(verb=verb, principal=ask.principal, reason=ask.reason, time=turn.now.time)
+
+
+# -- cancel and pause -----------------------------------------------------------------------------
+
+
+def cancel(turn: Turn, event: events.CancelRequested) -> None:
+    """Turns the workflow round because somebody wants it, if it still can be."""
+    if not _may(turn, event.ask, _CANCELLABLE):
+        return
+    if turn.cause is not None:
+        _refuse(turn, _CANCELLABLE, "it is being made up for already")
+        return
+    if name := forward.past_return(turn, 0):
+        because = f"{name} cannot be made up for and may have taken effect"
+        _refuse(turn, _CANCELLABLE, because)
+        return
+    _note(turn, event.ask, "cancel")
+    reports.turn_round_all(turn, event.failure)
+
+
+def pause(turn: Turn, event: events.PauseRequested) -> None:
+    """Lets nothing new start; attempts in flight end by themselves."""
+    allowed = _HOLDABLE if event.hold_compensation else _PAUSABLE
+    if not _may(turn, event.ask, allowed):
+        if turn.state is W.COMPENSATING and turn.refusal and not turn.refusal.outdated:
+            _refuse(turn, allowed, "a pause holds compensations only if it says so")
+        return
+    if turn.cause is not None and not event.hold_compensation:
+        _refuse(turn, allowed, "a pause holds compensations only if it says so")
+        return
+    turn.compensation_held = event.hold_compensation
+    turn.hold(_note(turn, event.ask, "pause"))
+
+
+# -- resume ---------------------------------------------------------------------------------------
+
+
+def go_on(turn: Turn, event: events.ResumeRequested) -> None:
+    """Takes every choice at once, and lets the workflow go on."""
+    about_blocked = turn.state is W.BLOCKED and turn.cause is None and bool(event.choices)
+    allowed = (*_RESUMABLE, W.BLOCKED) if about_blocked else _RESUMABLE
+    if not _may(turn, event.ask, allowed):
+        if turn.refusal and not turn.refusal.outdated and turn.cause is not None:
+            violations = resume.requirements(turn.before)
+            turn.refusal = replace(turn.refusal, violations=violations)
+        return
+    if violations := resume.violations(turn.before, event):
+        turn.refusal = Refusal(state=turn.state, allowed=allowed, violations=violations)
+        return
+    given_up = next((c for c in event.choices if isinstance(c, events.GiveUp)), None)
+    if given_up is not None:
+        _give_up(turn, event, given_up)
+        return
+    _note(turn, event.ask, "resume", changes=_patch_input(turn, event))
+    resets = [scope for choice in event.choices if (scope := _choose(turn, event, choice)) > 0]
+    turn.pause, turn.compensation_held, turn.anew = None, False, True
+    if turn.holding:
+        back_ = turn.cause is not None
+        turn.move_workflow(WorkflowChange.RESUME_COMPENSATION if back_ else WorkflowChange.RESUME)
+    for scope in resets:
+        failure = _first_failure(turn, scope)
+        back.turn_group_round(turn, scope, GroupChange.AGAIN, failure)
+    turn.run()
+    forward.go_on(turn)
+
+
+def _give_up(turn: Turn, event: events.ResumeRequested, choice: events.GiveUp) -> None:
+    task = turn.task(choice.task)
+    cause = task.failure or Failure(reason="CANCELLED", message=event.ask.reason)
+    decided = _note(turn, event.ask, "compensate", choice.task)
+    turn.put(choice.task, replace(task, decided=decided))
+    reports.turn_round_all(turn, cause)
+
+
+def _patch_input(turn: Turn, event: events.ResumeRequested) -> tuple[Inbound, ...]:
+    """Replaces values of the input; attempts from now on see them."""
+    known = {each.field: each.value for each in turn.input_patches}
+    patches = tuple(
+        Inbound(
+            field=path,
+            value=value,
+            origin=PATCH,
+            principal=event.ask.principal,
+            time=turn.now.time,
+            previous=known.get(path, turn.before.about.input.get(path)),
+        )
+        for path, value in event.input.items()
+    )
+    kept = tuple(each for each in turn.input_patches if each.field not in event.input)
+    turn.input_patches = (*kept, *patches)
+    return patches
+
+
+def _choose(turn: Turn, event: events.ResumeRequested, choice: events.Choice) -> int:
+    """Takes one choice; returns the group that is to be made up for and run anew, or 0."""
+    match choice:
+        case events.Skip():
+            for index in resume.chosen(turn.before, choice):
+                _skip(turn, event, index, choice.output)
+        case events.Rerun(reset=True):
+            _note(turn, event.ask, "rerun", choice.task)
+            for index in resume.leaves(turn.before, choice.task):
+                _patch(turn, event, index, choice)
+            return choice.task
+        case events.Rerun():
+            for index in resume.chosen(turn.before, choice):
+                _rerun(turn, event, index, choice)
+        case events.GiveUp():
+            pass  # taken before
+    return 0
+
+
+def _skip(
+    turn: Turn, event: events.ResumeRequested, index: int, output: dict[str, Value] | object
+) -> None:
+    assert isinstance(output, dict) or hasattr(output, "items")
+    given = dict(output)  # type: ignore[call-overload]
+    changes = tuple(Inbound(field=k, value=v, origin=PATCH) for k, v in given.items())
+    decided = _note(turn, event.ask, "skip", index, changes)
+    turn.move(index, TaskChange.SKIP)
+    turn.put(
+        index,
+        replace(
+            turn.task(index),
+            given=given,
+            decided=decided,
+            needs_decision=False,
+            due_time=None,
+            start_deadline=None,
+        ),
+    )
+
+
+def _rerun(turn: Turn, event: events.ResumeRequested, index: int, choice: events.Rerun) -> None:
+    changes = _patch(turn, event, index, choice)
+    decided = _note(turn, event.ask, "rerun", index, changes)
+    task = turn.task(index)
+    if task.state is TaskState.FAILED:
+        back.run_anew(turn, index)
+    elif task.state is TaskState.RETRY_WAIT and task.needs_decision:
+        # Past a pivot there is only forward: its next try comes at once.
+        turn.put(index, replace(task, tried=len(task.attempts), needs_decision=False))
+        turn.put(index, replace(turn.task(index), decided=decided))
+        forward.go(turn, index)
+        return
+    turn.put(index, replace(turn.task(index), decided=decided))
+
+
+def _patch(
+    turn: Turn, event: events.ResumeRequested, index: int, choice: events.Rerun
+) -> tuple[Inbound, ...]:
+    """Keeps the values that an operator gave, for every further attempt of a task."""
+    task = turn.task(index)
+    values = dict(choice.patch) | ({HOST_FIELD: choice.host} if choice.host else {})
+    before = resume.inbound_before(turn.before, index)
+    patches = tuple(
+        Inbound(
+            field=name,
+            value=value,
+            origin=PATCH,
+            principal=event.ask.principal,
+            time=turn.now.time,
+            previous=before.get(name),
+        )
+        for name, value in values.items()
+    )
+    if patches:
+        kept = tuple(each for each in task.patch if each.field not in values)
+        turn.put(index, replace(task, patch=(*kept, *patches)))
+    return patches
+
+
+def _first_failure(turn: Turn, scope: int) -> Failure:
+    for index in resume.leaves(turn.before, scope):
+        failure = turn.before.task(index).failure
+        if failure is not None:
+            return failure
+    return Failure(reason="RESET", message="An operator wants it run anew.")
+
+
+# -- compensations --------------------------------------------------------------------------------
+
+
+def decide_compensation(turn: Turn, event: events.CompensationDecided) -> None:
+    """Does what an operator decided about one task that is not made up for by itself."""
+    index = event.task
+    task = turn.task(index)
+    if event.ask.version not in (0, turn.before.version):
+        turn.refusal = Refusal(state=turn.state, allowed=_MADE_UP_FOR, outdated=True)
+    elif because := _stands_against(turn, event, task):
+        _refuse(turn, _MADE_UP_FOR, because)
+    else:
+        decided = _note(turn, event.ask, event.verb, index)
+        turn.put(index, replace(task, decided=decided))
+        _COMPENSATION[event.verb](turn, event)
+
+
+def _stands_against(turn: Turn, event: events.CompensationDecided, task: Task) -> str:
+    """Returns why a decision about a compensation cannot be taken, or nothing."""
+    name = turn.plan.nodes[event.task].name
+    verb = events.CompensationVerb
+    if task.state in BEING_COMPENSATED:
+        if event.verb is verb.ABANDON and task.too_late is not None:
+            return (
+                f"{name} is {task.state}, to fence an attempt that was too late, and the workflow "
+                "goes on after it: mark it done, or cancel the workflow"
+            )
+        if event.verb is verb.RETRY and task.due_time is None:
+            return f"an attempt of {name}'s compensation is under way: wait for it, or abandon it"
+        action = task.action
+        certain = action is not None and action.state is AttemptState.SUCCEEDED
+        if event.verb is verb.REPLACE and not certain:
+            return (
+                f"nobody knows whether {name} took effect: only its own opposite can fence it; "
+                "possible: retry, mark done, abandon"
+            )
+        return ""
+    ended = turn.cause is not None or turn.plan.is_end_action(event.task)
+    if event.verb is verb.ABANDON and task.state in _GIVEN_UP and ended:
+        return ""
+    return (
+        f"{name} is {task.state}: decisions are taken about tasks in COMPENSATING and "
+        "COMPENSATION_BLOCKED, and UNKNOWN or CANCELLING ones may be abandoned once the workflow "
+        "has failed"
+    )
+
+
+def _retry_now(turn: Turn, event: events.CompensationDecided) -> None:
+    back.send_compensation(turn, event.task)
+
+
+def _replace(turn: Turn, event: events.CompensationDecided) -> None:
+    task = turn.task(event.task)
+    turn.put(event.task, replace(task, replacement=event.replacement))
+    if task.due_time is not None:
+        back.send_compensation(turn, event.task)
+
+
+def _mark_done(turn: Turn, event: events.CompensationDecided) -> None:
+    back.withdraw(turn, event.task)
+    reports.compensated(turn, event.task)
+
+
+def _abandon(turn: Turn, event: events.CompensationDecided) -> None:
+    index = event.task
+    back.withdraw(turn, index)
+    turn.put(index, replace(turn.task(index), due_time=None))
+    turn.move(index, TaskChange.ABANDON)
+    turn.note(history.LeftBehind(reason=event.ask.reason), index)
+    if turn.task(index).compensation_due:
+        turn.later(Step.MADE_UP_FOR, index)
+    elif turn.plan.is_end_action(index):
+        forward.done(turn, index)
+    else:
+        reports.at_rest(turn, index)
+
+
+_COMPENSATION = {
+    events.CompensationVerb.RETRY: _retry_now,
+    events.CompensationVerb.REPLACE: _replace,
+    events.CompensationVerb.MARK_DONE: _mark_done,
+    events.CompensationVerb.ABANDON: _abandon,
+}
