@@ -35,6 +35,7 @@ from coordinator.saga.workflow import About, Workflow, fresh_nodes
 from coordinator.wire import view
 from coordinator.wire.failure import failure_from_proto
 from coordinator.wire.history import WORKFLOW_STATES
+from coordinator.wire.locks import lock_to_proto
 from coordinator.wire.spec import check_spec, plan_of
 from coordinator.wire.values import values_of_struct
 from countermand.rpc.errors import (
@@ -156,7 +157,10 @@ class WorkflowService(WorkflowServiceServicer):
         """Checks a spec and shows what it would become."""
         check_spec(request.spec, request.input, self._hosts.placement_problem)
         workflow = self._imagined(plan_of(request.spec, request.input), request.spec.kind)
-        return pb.PlanWorkflowResponse(tasks=view.tasks_to_proto(workflow, {}))
+        return pb.PlanWorkflowResponse(
+            tasks=view.tasks_to_proto(workflow, {}),
+            locks=map(lock_to_proto, workflow.plan.terms.locks),
+        )
 
     def _imagined(self, plan: Plan, kind: str) -> Workflow:
         now = self._clock.now()
