@@ -148,7 +148,8 @@ def _binding_problems(use: Use, leaves: Leaves, input_: Struct) -> Iterator[Viol
 def _misfit(use: Use, binding: Binding, found: type, leaves: Leaves) -> str | None:
     """Returns why a field cannot hold what is bound to it, or None."""
     wanted = scalar_type(use.verb.arguments, binding.field)
-    assert wanted is not None, binding.field
+    if wanted is None:
+        return None  # there is no such field: said with the fields
     if found is not wanted and (found, wanted) != (int, float):
         return f"is of type {TYPE_NAMES[found]}, {binding.field!r} needs {TYPE_NAMES[wanted]}"
     # Of an output nothing but its type is known beforehand.

@@ -114,6 +114,10 @@ _LEFT = {
     "verify_image": "nothing: {target} was only read",
     "noop": "nothing: it was a drill",
 }
+_UNDONE = {
+    "delete_image": "the image {target}",
+    "delete_snapshot": "the snapshot {snapshot_id} of {target}",
+}
 
 
 def phrase(action: Action) -> str:
@@ -121,9 +125,20 @@ def phrase(action: Action) -> str:
     name = action.WhichOneof("verb")
     if name is None:
         return "nothing"
+    return _LEFT[name].format(**_words(action, name))
+
+
+def phrase_undone(action: Action) -> str:
+    """Returns what an action that should have removed something leaves by not having done it."""
+    name = action.WhichOneof("verb")
+    undone = _UNDONE.get(name or "")
+    return undone.format(**_words(action, str(name))) if undone else phrase(action)
+
+
+def _words(action: Action, name: str) -> dict[str, str]:
     arguments = getattr(action, name)
     words = {"snapshot_id": getattr(arguments, "snapshot_id", "") or "?"}
     for field in VERBS[name].addresses:
         address = getattr(arguments, field)
         words[field] = f"{address.pool_id or '?'}/{address.image_id or '?'}"
-    return _LEFT[name].format(**words)
+    return words

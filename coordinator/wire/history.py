@@ -9,19 +9,33 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from coordinator.saga import history
+from coordinator.saga.leftovers import STOPPED
 from coordinator.saga.spec import Plan
-from coordinator.saga.states import AttemptKind, AttemptState, TaskState, WorkflowState
+from coordinator.saga.states import (
+    AttemptKind,
+    AttemptState,
+    Effect,
+    GroupState,
+    TaskState,
+    WorkflowState,
+)
+from coordinator.saga.workflow import Inbound
+from coordinator.wire.catalogue import phrase, phrase_undone
 from coordinator.wire.failure import failure_to_proto
+from coordinator.wire.values import fill, proto_value
 from countermand.rpc.names import task_name, workflow_name
 from countermand.v1 import event_pb2
 from countermand.v1.attempt_pb2 import Attempt, Progress
-from countermand.v1.task_pb2 import Task
+from countermand.v1.task_pb2 import InboundValue, Task
+from countermand.v1.verb_pb2 import Action
 from countermand.v1.workflow_state_pb2 import WorkflowState as WorkflowStateNumber
 
 ATTEMPT_STATES = {s: Attempt.State.Value(f"STATE_{s}") for s in AttemptState}
 ATTEMPT_KINDS = {k: Attempt.Kind.Value(f"KIND_{k}") for k in AttemptKind}
 TASK_STATES = {s: Task.State.Value(f"STATE_{s}") for s in TaskState}
 WORKFLOW_STATES = {s: WorkflowStateNumber.Value(f"WORKFLOW_STATE_{s}") for s in WorkflowState}
+
+GROUP_STATES = {s: event_pb2.GroupStateChanged.State.Value(f"STATE_{s}") for s in GroupState}
 
 
 def event_to_proto(workflow_id: str, plan: Plan, entry: history.Entry) -> event_pb2.HistoryEvent:
@@ -32,12 +46,51 @@ def event_to_proto(workflow_id: str, plan: Plan, entry: history.Entry) -> event_
         time=timestamp(entry.time),
         task=task_name(workflow_id, plan.nodes[entry.task].name) if entry.task >= 0 else "",
     )
-    _fill(event, entry.fact)
+    _fill(event, plan, entry)
     return event
 
 
-def _fill(event: event_pb2.HistoryEvent, fact: history.Fact) -> None:
+def _leftover(
+    event: event_pb2.HistoryEvent, plan: Plan, task: int, fact: history.LeftBehind
+) -> event_pb2.Leftover:
+    """Returns an effect that was left, as far as the plan knows it; the task's view knows more.
+
+    What is bound is called by where it comes from.
+    """
+    spec = plan.task(task)
+    action = Action.FromString(spec.action)
+    texts = (binding for binding in spec.bindings if binding.type == "str")
+    fill(action, [Inbound(field=b.field, value=f"<{b.origin}>", origin=b.origin) for b in texts])
+    undone = spec.effect is Effect.FORWARD_ONLY and fact.reason != STOPPED
+    return event_pb2.Leftover(
+        task=event.task,
+        host_id=spec.host,
+        description=phrase_undone(action) if undone else phrase(action),
+        reason=fact.reason,
+        create_time=event.time,
+    )
+
+
+def inbound_to_proto(value: Inbound) -> InboundValue:
+    """Returns a value that came from elsewhere, with what it replaced."""
+    return InboundValue(
+        field=value.field,
+        value=proto_value(value.value),
+        origin=value.origin,
+        principal=value.principal,
+        time=timestamp(value.time),
+        previous=proto_value(value.previous) if value.previous is not None else None,
+    )
+
+
+_OfAttempt = (
+    history.AttemptStarted | history.AttemptEnded | history.RetryScheduled | history.ReportedLate
+)
+
+
+def _fill(event: event_pb2.HistoryEvent, plan: Plan, entry: history.Entry) -> None:
     """Sets the event's own part."""
+    fact = entry.fact
     match fact:
         case history.WorkflowStarted():
             event.workflow_started.CopyFrom(
@@ -62,6 +115,39 @@ def _fill(event: event_pb2.HistoryEvent, fact: history.Fact) -> None:
                     failure=failure_to_proto(fact.failure),
                 )
             )
+        case history.GroupMoved():
+            event.group_state_changed.CopyFrom(
+                event_pb2.GroupStateChanged(
+                    before=GROUP_STATES[fact.before],
+                    after=GROUP_STATES[fact.after],
+                    round=fact.round,
+                    failure=failure_to_proto(fact.failure),
+                )
+            )
+        case history.LocksTaken():
+            event.locks_taken.SetInParent()
+        case history.LeftBehind():
+            leftover = _leftover(event, plan, entry.task, fact)
+            event.leftover_recorded.CopyFrom(event_pb2.LeftoverRecorded(leftover=leftover))
+        case history.OwnerMoved():
+            event.owner_changed.CopyFrom(event_pb2.OwnerChanged(owner_epoch=fact.owner_epoch))
+        case history.Intervened():
+            event.intervention.CopyFrom(
+                event_pb2.Intervention(
+                    verb=fact.verb,
+                    principal=fact.principal,
+                    reason=fact.reason,
+                    request_id=fact.request_id,
+                    changes=map(inbound_to_proto, fact.changes),
+                )
+            )
+        case _:
+            _fill_of_attempt(event, fact)
+
+
+def _fill_of_attempt(event: event_pb2.HistoryEvent, fact: _OfAttempt) -> None:
+    """Sets the event's own part, when it is about an attempt."""
+    match fact:
         case history.AttemptStarted():
             event.attempt_started.CopyFrom(
                 event_pb2.AttemptStarted(
@@ -89,17 +175,6 @@ def _fill(event: event_pb2.HistoryEvent, fact: history.Fact) -> None:
                     failure=failure_to_proto(fact.failure),
                 )
             )
-        case history.Intervened():
-            event.intervention.CopyFrom(
-                event_pb2.Intervention(
-                    verb=fact.verb,
-                    principal=fact.principal,
-                    reason=fact.reason,
-                    request_id=fact.request_id,
-                )
-            )
-        case history.OwnerMoved():
-            event.owner_changed.CopyFrom(event_pb2.OwnerChanged(owner_epoch=fact.owner_epoch))
         case history.ReportedLate():
             event.late_report.CopyFrom(
                 event_pb2.LateReport(attempt=fact.attempt, state=ATTEMPT_STATES[fact.state])

@@ -53,7 +53,7 @@ class _Template:
     data: bytes
     verb: Verb
     fields: Sequence[str]  # that are filled by bindings, right or wrong
-    sources: Sequence[tuple[int, str, type, Source]]  # number, field, its type, where from
+    sources: Sequence[tuple[int, str, type | None, Source]]  # number, field, its type, where from
     counted: bool  # the index of an item may be among them
 
     def filled(self, bound: Bound, bindings: Mapping[int, Binding]) -> tuple[Action, bytes]:
@@ -198,7 +198,7 @@ class Leaves:
         self.uses.append(use)
         return use, data
 
-    def _counter(self, verb: Verb, field: str, kind: type, index: int, path: str) -> Value:
+    def _counter(self, verb: Verb, field: str, kind: type | None, index: int, path: str) -> Value:
         """Returns the index of an item, which is known beforehand."""
         if kind is int and fits(verb.arguments, field, index):
             return index
@@ -206,28 +206,27 @@ class Leaves:
         return None
 
     def _binding(
-        self, source: Source, field: str, kind: type, scope: Scope, path: str
+        self, source: Source, field: str, kind: type | None, scope: Scope, path: str
     ) -> Binding | None:
+        type_ = kind.__name__ if kind is not None else ""
         match source:
             case OfInput(path=where):
-                return Binding(field=field, task="", path=where, type=kind.__name__)
+                return Binding(field=field, task="", path=where, type=type_)
             case OfItem():
                 item = self._item(source, scope, path)
                 if item is None:
                     return None
-                return Binding(field=field, task="", path=item, type=kind.__name__)
+                return Binding(field=field, task="", path=item, type=type_)
             case OfOutput(task=task, path=where):
                 name = self._task(task, scope, path)
                 if name is None:
                     return None
-                return Binding(field=field, task=name, path=where, type=kind.__name__)
+                return Binding(field=field, task=name, path=where, type=type_)
             case OfFailure(path=where):
                 if where not in scope.sees:
                     self._wrong(path, _UNSEEN[where == COMPENSATED].format(where))
                     return None
-                return Binding(
-                    field=field, task="", path=where, type=kind.__name__, of_failure=True
-                )
+                return Binding(field=field, task="", path=where, type=type_, of_failure=True)
             case OfState():
                 return None
 
@@ -251,7 +250,7 @@ class Leaves:
             return None
         return found
 
-    def _known(self, binding: Binding, verb: Verb, kind: type) -> Value:
+    def _known(self, binding: Binding, verb: Verb, kind: type | None) -> Value:
         """Returns the value that a binding brings, if it is known and what the field takes."""
         if binding.task or binding.of_failure:
             return None
@@ -270,13 +269,13 @@ _UNSEEN = {
 
 
 def _template(action: Action, bindings: Sequence[spec_pb2.Binding]) -> _Template:
-    """Takes an action apart; bindings that mean nothing are left to who checks fields."""
+    """Takes an action apart; sources that mean nothing are left to who checks fields."""
     verb = VERBS[str(action.WhichOneof("verb"))]
     sources = []
     for number, binding in enumerate(bindings):
         kind = scalar_type(verb.arguments, binding.field)
         source = source_of(binding.source)
-        if kind is not None and source is not None:
+        if source is not None:
             sources.append((number, binding.field, kind, source))
     return _Template(
         action=action,
