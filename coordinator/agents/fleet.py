@@ -157,12 +157,10 @@ class Fleet:
     async def drain(self, host_id: str) -> None:
         """Gives a host no new tasks, from now on and after any restart."""
         await self._lines[host_id].keep(lambda record: replace(record, draining=True))
-        log.info("host.draining", extra={"host": host_id})
 
     async def undrain(self, host_id: str) -> None:
         """Gives a host tasks again."""
         await self._lines[host_id].keep(lambda record: replace(record, draining=False))
-        log.info("host.undrained", extra={"host": host_id})
         self._choose_again()
 
     # -- orders ---------------------------------------------------------------------------------

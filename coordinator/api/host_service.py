@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Iterator
 
 from coordinator.api import requests
 from coordinator.api.requests import Context
+from coordinator.runtime.draining import blocking, names
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.ports import Clock, HostRecord, Hosts, HostState, HostView, Store
 from coordinator.wire.failure import failure_to_proto
 from coordinator.wire.history import timestamp
 from countermand.rpc.errors import (
-    CallUnsupported,
     CountermandError,
     FieldInvalid,
     HostBusy,
@@ -21,10 +23,12 @@ from countermand.rpc.errors import (
     Violation,
     WrongCluster,
 )
-from countermand.rpc.names import ID_RULE, host_name, is_id, workflow_name
+from countermand.rpc.names import ID_RULE, host_name, is_id, task_name, workflow_name
 from countermand.v1 import host_pb2 as pb
 from countermand.v1.agent_pb2 import HostReport
 from countermand.v1.host_pb2_grpc import HostServiceServicer
+
+log = logging.getLogger(__name__)
 
 _STATES = {state: pb.Host.State.Value(f"STATE_{state}") for state in HostState}
 PORT_MAX = 65_535
@@ -51,7 +55,7 @@ class HostService(HostServiceServicer):
         if host := self._hosts.all().get(request.host_id):
             if host.record.address != request.address:
                 raise HostIdTaken(name=host_name(request.host_id), address=host.record.address)
-            return _shown(host)
+            return self._shown(host)
         try:
             await self._hosts.probe(request.address)
         except WrongCluster:
@@ -67,13 +71,13 @@ class HostService(HostServiceServicer):
         wait_s = 0.0 if request.unreachable_allowed else requests.READY_S_MAX
         await self._hosts.begin(record, wait_s=wait_s)
         self._loop.redeliver(record.id)
-        return _shown(self._hosts.all()[record.id])
+        return self._shown(self._hosts.all()[record.id])
 
     async def GetHost(
         self, request: pb.HostServiceGetHostRequest, context: Context
     ) -> pb.HostServiceGetHostResponse:
         """Returns one host."""
-        return pb.HostServiceGetHostResponse(host=_shown(self._host(request.name)))
+        return pb.HostServiceGetHostResponse(host=self._shown(self._host(request.name)))
 
     async def ListHosts(
         self, request: pb.ListHostsRequest, context: Context
@@ -84,15 +88,24 @@ class HostService(HostServiceServicer):
         ids = sorted(host_id for host_id in hosts if host_id > request.page_token)
         page = ids[:limit]
         return pb.ListHostsResponse(
-            hosts=[_shown(hosts[host_id]) for host_id in page],
+            hosts=[self._shown(hosts[host_id]) for host_id in page],
             next_page_token=page[-1] if len(ids) > limit else "",
         )
 
     async def DrainHost(
         self, request: pb.DrainHostRequest, context: Context
     ) -> pb.DrainHostResponse:
-        """Is not served yet."""
-        raise CallUnsupported(call="DrainHost")
+        """Gives a host no new tasks, or again; answers with the tasks that block the drain."""
+        requests.demand(request, "request_id", "reason")
+        async with self._changing:
+            host_id = self._host(request.name).record.id
+            act = self._hosts.undrain if request.undrain else self._hosts.drain
+            await act(host_id)
+        verb = "undrain" if request.undrain else "drain"
+        log.info("host.%s", verb, extra={"host": host_id, "reason": request.reason})
+        host = self._host(request.name)
+        blocked = self._blocking(host_id) if host.record.draining else ()
+        return pb.DrainHostResponse(host=self._shown(host), blocking_tasks=blocked)
 
     async def RemoveHost(
         self, request: pb.RemoveHostRequest, context: Context
@@ -114,9 +127,28 @@ class HostService(HostServiceServicer):
         return pb.RemoveHostResponse()
 
     def _refuse_busy(self, host_id: str) -> None:
+        for workflow_id, _ in self._hosts.expected(host_id):
+            raise HostBusy(name=host_name(host_id), workflow=workflow_name(workflow_id))
         for workflow in self._loop.open_workflows():
-            if any(node.task and node.task.host == host_id for node in workflow.plan.nodes):
+            if names(workflow, host_id):
                 raise HostBusy(name=host_name(host_id), workflow=workflow_name(workflow.id))
+
+    def _blocking(self, host_id: str) -> Iterator[str]:
+        """Yields the names of the tasks that keep a host from being drained."""
+        views = self._hosts.all().values()
+        draining = {view.record.id for view in views if view.record.draining}
+        expected = set(self._hosts.expected(host_id))  # a host was chosen, not durably yet
+        for workflow in self._loop.open_workflows():
+            chosen = {index for workflow_id, index in expected if workflow_id == workflow.id}
+            for index in sorted(chosen.union(blocking(workflow, host_id, draining))):
+                yield task_name(workflow.id, workflow.plan.nodes[index].name)
+
+    def _shown(self, host: HostView) -> pb.Host:
+        shown = _shown(host)
+        if host.record.draining and host.state is not HostState.QUARANTINED:
+            is_blocked = any(True for _ in self._blocking(host.record.id))
+            shown.state = pb.Host.STATE_DRAINING if is_blocked else pb.Host.STATE_DRAINED
+        return shown
 
     def _host(self, name: str) -> HostView:
         host = self._hosts.all().get(requests.host_id(name))
@@ -145,11 +177,11 @@ def _shown(host: HostView) -> pb.Host:
         problem=failure_to_proto(host.problem),
         incarnation=host.record.incarnation,
         open_attempts=host.open_attempts,
+        window=host.window,
         create_time=timestamp(host.record.create_time),
         seen_time=timestamp(host.seen_time),
     )
     if isinstance(host.report, HostReport):
         shown.pools.extend(host.report.pools)
-        shown.window = host.report.attempts_max
         shown.version = host.report.version
     return shown

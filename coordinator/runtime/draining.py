@@ -1,0 +1,80 @@
+"""What keeps a draining host from being drained: tasks of open workflows that need it still."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from coordinator.saga.spec import IRREVERSIBLE
+from coordinator.saga.states import (
+    AT_REST,
+    BEING_COMPENSATED,
+    COMPENSABLE,
+    Effect,
+    GroupState,
+    TaskState,
+)
+from coordinator.saga.turn import patched_host
+from coordinator.saga.workflow import Group, Workflow
+
+
+def blocking(workflow: Workflow, host: str, draining: Collection[str]) -> Iterator[int]:
+    """Yields the tasks of an open workflow that are at work on a host, or will be.
+
+    A task that may as well go to a host that stays is not among them.
+    """
+    if workflow.settled or not names(workflow, host):
+        return
+    for index, _ in workflow.tasks():
+        if _is_there(workflow, index, host) or _goes_there(workflow, index, host, draining):
+            yield index
+
+
+def names(workflow: Workflow, host: str) -> bool:
+    """Returns whether any task of a workflow names a host, or had an attempt there."""
+    return any(
+        host in named_hosts(workflow, index) or any(a.host == host for a in task.attempts)
+        for index, task in workflow.tasks()
+    )
+
+
+def named_hosts(workflow: Workflow, index: int) -> frozenset[str]:
+    """Returns the hosts that a task may go to, as far as it names any."""
+    if chosen := patched_host(workflow.task(index)):
+        return frozenset((chosen,))
+    spec = workflow.plan.task(index)
+    return frozenset((spec.host, *spec.candidates)) - {""}
+
+
+def _is_there(workflow: Workflow, index: int, host: str) -> bool:
+    """Returns whether a task has an attempt at work on a host, or an effect to be made up for."""
+    task = workflow.task(index)
+    if task.state not in AT_REST and any(a.host == host and a.open for a in task.attempts):
+        return True
+    action = task.action
+    return action is not None and action.host == host and _is_made_up_for(workflow, index)
+
+
+def _goes_there(workflow: Workflow, index: int, host: str, draining: Collection[str]) -> bool:
+    """Returns whether a task is still to run, and can run nowhere but on hosts that drain."""
+    task = workflow.task(index)
+    is_open = task.state is TaskState.FAILED and task.needs_decision
+    if task.state not in (TaskState.PENDING, TaskState.READY, TaskState.RETRY_WAIT) and not is_open:
+        return False
+    named = named_hosts(workflow, index)
+    return host in named and named <= set(draining)
+
+
+def _is_made_up_for(workflow: Workflow, index: int) -> bool:
+    """Returns whether a task is being made up for, or will be."""
+    task, spec = workflow.task(index), workflow.plan.task(index)
+    if task.state in BEING_COMPENSATED:
+        return True
+    keeps = spec.effect is Effect.READ_ONLY or spec.effect in IRREVERSIBLE
+    if task.state not in COMPENSABLE or keeps or workflow.plan.is_end_action(index):
+        return False
+    above = index
+    while (above := workflow.plan.nodes[above].parent) >= 0:
+        group = workflow.nodes[above]
+        if isinstance(group, Group) and group.state is GroupState.COMPENSATING:
+            return True
+    return workflow.cause is not None and workflow.verdict is None
