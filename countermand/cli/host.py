@@ -1,4 +1,4 @@
-"""`countermand host`: adds, lists and removes hosts; drains them, once that is served."""
+"""`countermand host`: adds, lists, drains and removes hosts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from countermand.cli.exits import run
+from countermand.cli.exits import FAILED, PATIENCE, PATIENCE_WHEN_FOLLOWING, run
 from countermand.cli.settings import Address, OrderedGroup, Settings, examples, shared_options
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ HEADS = ("HOST", "STATE", "ADDRESS", "POOLS", "OPEN", "PROBLEM")
     epilog=examples("countermand host add host-a 127.0.0.1:7711", "countermand host list"),
 )
 def host() -> None:
-    """Add, look at and remove hosts."""
+    """Add, look at, drain and remove hosts."""
 
 
 @host.command(epilog=examples("countermand host add host-a 127.0.0.1:7711"))
@@ -79,26 +79,60 @@ def get(settings: Settings, host_id: str) -> None:
 @host.command(
     epilog=examples(
         'countermand host drain host-a --reason "new kernel"',
-        'countermand host drain host-a --back --reason "kernel is in"',
+        'countermand host drain host-a --wait --timeout 2h --reason "new kernel"',
     )
 )
 @click.argument("host_id", metavar="HOST")
 @click.option("--reason", required=True, help="Why, for the audit.")
-@click.option("--back", is_flag=True, help="Take the drain back: the host gets tasks again.")
+@click.option("--wait", is_flag=True, help="Wait until nothing runs there, and show what does.")
 @shared_options()
 @click.pass_obj
-def drain(settings: Settings, host_id: str, reason: str, back: bool) -> None:
-    """Give a host no new tasks (not served yet).
+def drain(settings: Settings, host_id: str, reason: str, wait: bool) -> None:
+    """Give a host no new tasks.
 
-    Lists what still runs on it. The coordinator of this version refuses it.
+    Lists what still runs on it, and what will because it can run nowhere else. Repeating it changes
+    nothing; `undrain` takes it back.
     """
 
-    async def work(client: Client) -> None:
-        act = client.hosts.undrain if back else client.hosts.drain
-        answer = await act(host_id, reason)
+    async def work(client: Client) -> int | None:
+        if wait:
+            return await _drain_to_the_end(settings, client, host_id, reason)
+        answer = await client.hosts.drain(host_id, reason)
         _show(settings, [answer.host])
         for task in answer.blocking_tasks:
             click.echo(f"still runs: {task}", err=True)
+        return None
+
+    run(settings, work, patience=PATIENCE_WHEN_FOLLOWING if wait else PATIENCE)
+
+
+async def _drain_to_the_end(settings: Settings, client: Client, host_id: str, reason: str) -> int:
+    """Shows tasks as they come and go, and the host once it is drained."""
+    known: dict[str, None] = {}
+    async for answer in client.hosts.drain_to_the_end(host_id, reason):
+        tasks = dict.fromkeys(answer.blocking_tasks)
+        for task in (task for task in tasks if task not in known):
+            click.echo(f"still runs: {task}", err=True)
+        for task in (task for task in known if task not in tasks):
+            click.echo(f"gone: {task}", err=True)
+        known = tasks
+    _show(settings, [await client.hosts.get(host_id)])
+    if known:
+        click.echo("The drain was taken back meanwhile.", err=True)
+    return FAILED if known else 0
+
+
+@host.command(epilog=examples('countermand host undrain host-a --reason "kernel is in"'))
+@click.argument("host_id", metavar="HOST")
+@click.option("--reason", required=True, help="Why, for the audit.")
+@shared_options()
+@click.pass_obj
+def undrain(settings: Settings, host_id: str, reason: str) -> None:
+    """Take a drain back: the host gets tasks again."""
+
+    async def work(client: Client) -> None:
+        answer = await client.hosts.undrain(host_id, reason)
+        _show(settings, [answer.host])
 
     run(settings, work)
 

@@ -1,7 +1,8 @@
-"""The hosts that a coordinator may send tasks to."""
+"""The hosts that a coordinator may send tasks to: added, drained and removed."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from countermand.client.calls import Calls
@@ -17,6 +18,11 @@ from countermand.v1.host_pb2 import (
     ListHostsRequest,
     RemoveHostRequest,
 )
+
+DRAIN_POLL_S = 1.0  # tasks take minutes: who waits for the last of them does not miss a second
+
+# A quarantined host shows that first, and may be draining all the same.
+_DRAINS = (Host.STATE_DRAINING, Host.STATE_DRAINED, Host.STATE_QUARANTINED)
 
 
 class Hosts:
@@ -56,20 +62,38 @@ class Hosts:
         return (await self._calls.unary(method, request, timeout_s=READ_TIMEOUT_S)).host
 
     async def drain(self, host: str, reason: str) -> DrainHostResponse:
-        """Gives a host no new tasks; the answer lists what blocks the drain. Not served yet."""
-        request = DrainHostRequest(name=_name(host), reason=reason, request_id=new_request_id())
-        return await self._calls.unary(
-            self._calls.hosts.DrainHost, request, timeout_s=CHANGE_TIMEOUT_S
-        )
+        """Gives a host no new tasks; the answer lists what blocks the drain."""
+        return await self._drain(host, reason, undrain=False)
 
     async def undrain(self, host: str, reason: str) -> DrainHostResponse:
-        """Takes a drain back: the host gets tasks again. Not served yet."""
+        """Takes a drain back: the host gets tasks again."""
+        return await self._drain(host, reason, undrain=True)
+
+    async def _drain(self, host: str, reason: str, *, undrain: bool) -> DrainHostResponse:
         request = DrainHostRequest(
-            name=_name(host), reason=reason, undrain=True, request_id=new_request_id()
+            name=_name(host), reason=reason, undrain=undrain, request_id=new_request_id()
         )
-        return await self._calls.unary(
-            self._calls.hosts.DrainHost, request, timeout_s=CHANGE_TIMEOUT_S
+        method = self._calls.hosts.DrainHost
+        # Asked again while the coordinator is away: a repeat changes nothing.
+        return await self._calls.patiently(
+            lambda: self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
         )
+
+    async def drain_to_the_end(self, host: str, reason: str) -> AsyncIterator[DrainHostResponse]:
+        """Drains a host, and yields what blocks that whenever it changes, until nothing does.
+
+        Ends early when somebody takes the drain back: the last answer then still has tasks.
+        """
+        answer = await self.drain(host, reason)
+        yield answer
+        while answer.blocking_tasks:
+            await asyncio.sleep(DRAIN_POLL_S)
+            now = await self._calls.patiently(lambda: self.get(host))
+            if now.state not in _DRAINS:
+                return
+            before, answer = answer, await self.drain(host, reason)
+            if answer.blocking_tasks != before.blocking_tasks:
+                yield answer
 
     async def remove(self, host: str, reason: str) -> None:
         """Removes a host that no open workflow names."""

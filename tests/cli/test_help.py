@@ -31,9 +31,7 @@ def test_the_demo_teaches_by_examples():
     assert done.output.rstrip().splitlines()[-1].strip() == "countermand demo --fast --keep"
 
 
-@pytest.mark.parametrize(
-    ("group", "name"), [("workflow", "pause"), ("workflow", "resume"), ("host", "drain")]
-)
+@pytest.mark.parametrize(("group", "name"), [("workflow", "pause"), ("workflow", "resume")])
 def test_what_is_not_served_yet_says_so_before_it_is_tried(group, name):
     lines = CliRunner().invoke(main, [group, "--help"]).output.splitlines()
 
