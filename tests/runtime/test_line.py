@@ -7,18 +7,19 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
 
 from coordinator.agents.line import Ears, Line
-from coordinator.runtime.ports import HostRecord, Order
+from coordinator.runtime.ports import HostRecord
 from coordinator.saga.advance import advance, start
 from coordinator.saga.commands import SendAction, SendCancel
-from coordinator.saga.events import CancelRequested, Now
-from coordinator.saga.spec import compile_plan
+from coordinator.saga.events import Ask, CancelRequested, Now
 from coordinator.saga.workflow import About, Failure
-from coordinator.wire.spec import tree_from_spec
+from coordinator.wire.spec import plan_of
 from countermand.client.spec import sequence, task, workflow_spec
 from countermand.rpc.crash import never
 from countermand.v1.agent_pb2 import (
@@ -79,18 +80,18 @@ async def test_an_order_that_comes_while_the_last_one_ends_is_seen_to():
     """In the very turn of the event loop, and not with the next look at everything."""
     spec = workflow_spec("test", sequence("all", task("only", host="a", action=Noop())))
     now = Now(time=NOW, jitter=0.0, intent=1)
-    plan = compile_plan(tree_from_spec(spec))
+    plan = plan_of(spec, Struct())
     started = start(workflow_id="w", about=About(kind="k"), plan=plan, owner_epoch=1, now=now)
     why = Failure(reason="CANCELLED", message="a test")
-    asked = CancelRequested(failure=why, version=0, principal="p", reason="r", request_id="i")
+    asked = CancelRequested(ask=Ask(principal="p", reason="r", request_id="i"), failure=why)
     cancelled = advance(started.workflow, asked, now)
     [send] = [command for command in started.commands if isinstance(command, SendAction)]
     [stop] = [command for command in cancelled.commands if isinstance(command, SendCancel)]
 
     def heard(*_: object) -> None:
         # What the loop does in the next turn, when it has been told that the action was taken.
-        order = Order(workflow=cancelled.workflow, command=stop)
-        asyncio.get_running_loop().call_soon(line.deliver, order)
+        deliver = partial(line.deliver, cancelled.workflow, stop, ask_first=False)
+        asyncio.get_running_loop().call_soon(deliver)
 
     agent = Agent()
     line = Line(
@@ -103,7 +104,7 @@ async def test_an_order_that_comes_while_the_last_one_ends_is_seen_to():
         ears=Ears(event=heard, progress=heard, record=kept, in_flight=lambda _: False),
     )
     running = asyncio.create_task(line.run())
-    line.deliver(Order(workflow=started.workflow, command=send))
+    line.deliver(started.workflow, send, ask_first=False)
     async with asyncio.timeout(10):
         await agent.cancelled.wait()
     assert agent.calls[:2] == ["GetHost", "Noop"]

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
 
 from coordinator.agents.line import Ears, Line
-from coordinator.runtime.ports import HostRecord, HostState, Order
+from coordinator.runtime.ports import Delivery, HostRecord, HostState
 from coordinator.saga import events
-from coordinator.saga.advance import advance, start
-from coordinator.saga.spec import compile_plan
+from coordinator.saga.advance import Decision, advance, start
 from coordinator.saga.workflow import About, Failure
-from coordinator.wire.spec import tree_from_spec
+from coordinator.wire.spec import plan_of
 from countermand.client.spec import sequence, task, workflow_spec
 from countermand.rpc.crash import never
 from countermand.rpc.errors import (
@@ -45,14 +45,14 @@ SPEC = workflow_spec("test", sequence("all", task("only", host="a", action=Noop(
 STARTED = start(
     workflow_id="w",
     about=About(kind="k"),
-    plan=compile_plan(tree_from_spec(SPEC)),
+    plan=plan_of(SPEC, Struct()),
     owner_epoch=1,
     now=events.Now(time=NOW, jitter=0.0, intent=1),
 )
 WHY = Failure(reason="CANCELLED", message="a test")
 CANCELLED = advance(
     STARTED.workflow,
-    events.CancelRequested(failure=WHY, principal="p", reason="r", request_id="i"),
+    events.CancelRequested(ask=events.Ask(principal="p", reason="r", request_id="i"), failure=WHY),
     events.Now(time=NOW, jitter=0.0, intent=2),
 )
 
@@ -124,21 +124,33 @@ async def line_to(agent: Agent, heard: Heard, *, known: str = "") -> AsyncIterat
             await running
 
 
+@dataclass(frozen=True)
+class Standing:
+    """An order as a line gets it."""
+
+    decision: Decision
+    ask_first: bool = False
+
+    def deliver(self, line: Line) -> None:
+        [command] = (c for c in self.decision.commands if isinstance(c, Delivery))
+        line.deliver(self.decision.workflow, command, ask_first=self.ask_first)
+
+
 def taken(state: Attempt.State.ValueType) -> NoopResponse:
     return NoopResponse(attempt=Attempt(name=ATTEMPT, state=state))
 
 
-async def first_heard(agent: Agent, order: Order) -> events.AttemptEvent:
+async def first_heard(agent: Agent, order: Standing) -> events.AttemptEvent:
     heard = Heard()
     async with line_to(agent, heard) as line, asyncio.timeout(20):
-        line.deliver(order)
+        order.deliver(line)
         await heard.some.wait()
     return heard.facts[0]
 
 
-SEND = Order(workflow=STARTED.workflow, command=STARTED.commands[0])  # type: ignore[arg-type]
-ASK = Order(workflow=STARTED.workflow, command=STARTED.commands[0], ask_first=True)  # type: ignore[arg-type]
-STOP = Order(workflow=CANCELLED.workflow, command=CANCELLED.commands[0])  # type: ignore[arg-type]
+SEND = Standing(STARTED)
+ASK = Standing(STARTED, ask_first=True)
+STOP = Standing(CANCELLED)
 
 
 async def test_what_an_agent_refuses_by_name_is_certain() -> None:
@@ -187,7 +199,7 @@ async def test_a_lost_journal_is_noticed_before_any_order_comes() -> None:
     """S-Z10: what is at work there is in the store, whether or not it was delivered yet."""
     agent, heard = Agent({}, incarnation="two"), Heard()
     async with line_to(agent, heard, known="one") as line, asyncio.timeout(20):
-        line.deliver(ASK)
+        ASK.deliver(line)
         await heard.some.wait()
         assert line.state is HostState.QUARANTINED
     assert isinstance(heard.facts[0], events.AttemptLost)
@@ -200,7 +212,7 @@ async def test_a_fenced_line_shows_it() -> None:
     agent = Agent({"Noop": [Fenced(owner_epoch=1, workflow="workflows/w", highest=2)]})
     heard = Heard()
     async with line_to(agent, heard) as line, asyncio.timeout(20):
-        line.deliver(SEND)
+        SEND.deliver(line)
         await heard.some.wait()
         assert line.state is HostState.QUARANTINED
     assert isinstance(heard.facts[0], events.AttemptLost)

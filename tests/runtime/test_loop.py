@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
+from google.protobuf.struct_pb2 import Struct
 
 from coordinator.runtime.loop import Loop, Start
 from coordinator.runtime.ports import Change, Order, StoreConflictError, StoreError, Submission
 from coordinator.runtime.watch import Watches
 from coordinator.saga.events import AttemptSucceeded
-from coordinator.saga.spec import compile_plan
 from coordinator.saga.states import WorkflowState
 from coordinator.saga.workflow import About
 from coordinator.store.database import sqlite
 from coordinator.store.run import Inline
 from coordinator.store.sql import SqlStore
-from coordinator.wire.spec import tree_from_spec
+from coordinator.wire.spec import plan_of
 from countermand.client.spec import sequence, task, workflow_spec
 from countermand.rpc.crash import never
 from countermand.v1.attempt_pb2 import Progress
@@ -91,7 +91,7 @@ def start(*members: Node) -> Start:
     spec = workflow_spec("test", sequence("all", *members))
     return Start(
         about=About(kind="test", input={"text": LONG}),
-        plan=compile_plan(tree_from_spec(spec)),
+        plan=plan_of(spec, Struct()),
         submission=Submission(spec=spec.SerializeToString(), input=b"", hash=b""),
     )
 
