@@ -152,6 +152,8 @@ class Snapshots:
         self, work: Work, image_id: str, name: str, *, before: Label, after: Label
     ) -> Steps[Made]:
         """Puts a copy of a snapshot in the place of what an image holds."""
+        # Whoever replaced that may have died before he could purge it.
+        self._staging.purge_data(image_id, before.replaced)
         folder = self._staging.begin(work, resumable=True)
         snapshot = self._layout.label(name)
         self._layout.chain(name, snapshot)
