@@ -214,8 +214,8 @@ def _tallies(keys: Sequence[int], connection: Connection) -> dict[int, Tally]:
     counts: dict[int, dict[TaskState, int]] = {key: {} for key in keys}
     for key, state, count in connection.execute(_COUNTS, some):
         counts[key][TaskState(state)] = count
-    needs: dict[int, int] = dict(connection.execute(_NEEDS, some).tuples().all())
-    done: dict[int, int] = dict(connection.execute(_DONE, some).tuples().all())
+    needs: dict[int, int] = dict(connection.execute(_NEEDS, some).all())
+    done: dict[int, int] = dict(connection.execute(_DONE, some).all())
     return {
         key: Tally(counts=counts[key], done=done.get(key, 0), needs=needs.get(key, 0))
         for key in keys

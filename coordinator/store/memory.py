@@ -155,7 +155,7 @@ class MemoryStore:
                 zip(old.nodes, new.nodes, fresh_nodes(new.plan), strict=True)
             )
         )
-        record.workflow = replace(new, nodes=tuple(nodes))
+        record.workflow = replace(new, nodes=tuple(nodes), busy=0, blocked=0)
         changed = (new.nodes[index] for index in each.changed)
         sent = (a.intent for task in changed if isinstance(task, Task) for a in task.attempts)
         kept.next_intent = max(kept.next_intent, 1 + max(sent, default=0))

@@ -17,11 +17,10 @@ from coordinator.runtime.ports import (
     WorkflowQuery,
 )
 from coordinator.saga import events
-from coordinator.saga.advance import restore
 from coordinator.saga.states import AttemptKind, AttemptState, WorkflowState
 from countermand.v1.event_pb2 import HistoryEvent
 from tests.store.conftest import Life
-from tests.store.walks import BEGIN, Walk, failure, three_tasks
+from tests.store.walks import BEGIN, Walk, as_stored, cancel, failure, three_tasks
 
 
 @pytest.fixture
@@ -101,7 +100,7 @@ async def test_what_one_life_committed_the_next_one_finds(live: Life):
     await store.close()
 
     assert stored is not None
-    assert stored.workflow == restore(walk.workflow)
+    assert stored.workflow == as_stored(walk.workflow)
 
 
 # -- committing -----------------------------------------------------------------------------------
@@ -122,7 +121,7 @@ async def test_a_workflow_is_loaded_as_it_was_committed_at_every_step(store: Sto
 
         stored = await store.load("a")
         assert stored is not None
-        assert stored.workflow == restore(walk.workflow)
+        assert stored.workflow == as_stored(walk.workflow)
         assert stored.submission == walk.submission
 
 
@@ -134,7 +133,7 @@ async def test_changes_of_one_workflow_in_one_batch_are_chained(store: Store):
 
     stored = await store.load("a")
     assert stored is not None
-    assert stored.workflow == restore(walk.workflow)
+    assert stored.workflow == as_stored(walk.workflow)
     assert stored.workflow.state is WorkflowState.SUCCEEDED
     assert [e.sequence for e in await store.history("a", after=0, limit=100)] == list(
         range(1, walk.workflow.sequence + 1)
@@ -144,10 +143,8 @@ async def test_changes_of_one_workflow_in_one_batch_are_chained(store: Store):
 async def test_an_unknown_action_is_kept_beside_its_compensation_and_known_later(store: Store):
     walk = Walk("a", spec=three_tasks())
     lost = events.AttemptLost(task=1, number=1, failure=failure(walk.random))
-    cancel = events.CancelRequested(
-        failure=failure(walk.random), principal="", reason="", request_id=""
-    )
-    for event in (None, lost, cancel, events.AttemptMissing(task=1, number=1)):
+    stop = cancel(walk.random)
+    for event in (None, lost, stop, events.AttemptMissing(task=1, number=1)):
         change = walk.change if event is None else walk.perform(event)
         assert change is not None
         await commit(store, change)
@@ -160,7 +157,7 @@ async def test_an_unknown_action_is_kept_beside_its_compensation_and_known_later
 
     stored = await store.load("a")
     assert stored is not None
-    assert stored.workflow == restore(walk.workflow)
+    assert stored.workflow == as_stored(walk.workflow)
     assert stored.workflow.task(1).attempts[0].state is AttemptState.SUCCEEDED
 
 
@@ -174,7 +171,7 @@ async def test_a_settled_workflow_still_records_what_comes_late(store: Store):
 
     stored = await store.load("a")
     assert stored is not None
-    assert stored.workflow == restore(walk.workflow)
+    assert stored.workflow == as_stored(walk.workflow)
 
 
 async def test_a_quarantined_workflow_does_not_keep_others_from_being_loaded(store: Store):
@@ -352,7 +349,7 @@ async def test_many_open_workflows_are_all_loaded(store: Store):
 
     found = await store.load_open()
 
-    assert [stored.workflow for stored in found] == [restore(walk.workflow) for walk in walks]
+    assert [stored.workflow for stored in found] == [as_stored(walk.workflow) for walk in walks]
 
 
 async def test_lists_are_newest_first_and_paged(store: Store):

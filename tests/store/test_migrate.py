@@ -1,9 +1,17 @@
-"""Migrations end where the metadata says, and a schema from the future is left alone."""
+"""Migrations end where the metadata says, and a schema from the future is left alone.
+
+`data/store-r0001.sql` is a store that the first schema's own code has written, with workflows
+wherever one could be then.
+"""
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,23 +21,52 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 
-from coordinator.runtime.ports import StoreError
+from coordinator.runtime.ports import Change, StoredEntry, StoreError, WorkflowQuery
+from coordinator.saga import events
+from coordinator.saga.advance import advance
+from coordinator.saga.commands import (
+    Command,
+    SendAction,
+    SendCancel,
+    SendCompensation,
+    SetTimer,
+)
+from coordinator.saga.states import TaskState, WorkflowState
+from coordinator.saga.workflow import Workflow
+from coordinator.store.columns import metadata
 from coordinator.store.database import sqlite
 from coordinator.store.migrate import HEAD, SCRIPTS, migrate, stored_revision
 from coordinator.store.run import Inline
 from coordinator.store.sql import SqlStore
-from coordinator.store.tables import metadata
+from countermand.v1.event_pb2 import HistoryEvent
 
 
-def schema(connection: Connection) -> dict[str, str]:
-    """Returns the text of every table and index: what Alembic does not compare is there too."""
+def schema(connection: Connection) -> dict[str, tuple[list[str], str]]:
+    """Returns what every table and index says: what Alembic does not compare is there too.
+
+    Columns in any order: a later migration adds them at the end.
+    """
     rows = connection.execute(
         text(
             "SELECT name, sql FROM sqlite_master"
             " WHERE name NOT LIKE 'alembic%' AND name NOT LIKE 'sqlite%'"
         )
     )
-    return {row.name: row.sql for row in rows}
+    return {row.name: definitions(row.sql) for row in rows}
+
+
+def definitions(sql: str) -> tuple[list[str], str]:
+    """Returns the parts of a definition, sorted, and what stands around them."""
+    head, _, rest = sql.partition("(")
+    body, _, tail = rest.rpartition(")")
+    depth, parts = 0, [""]
+    for character in body:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return sorted(part.strip() for part in parts), f"{head.strip()} {tail.strip()}"
 
 
 def test_a_migrated_store_is_what_the_metadata_says(tmp_path: Path):
@@ -94,3 +131,124 @@ def test_a_start_that_finds_its_schema_does_not_import_alembic(tmp_path: Path):
     ]
 
     assert lives == [["1", "True"], ["2", "False"]]
+
+
+# -- from an older store --------------------------------------------------------------------------
+
+OLDER = Path(__file__).parent / "data" / "store-r0001.sql"
+OPEN_STATES = {
+    "running": WorkflowState.RUNNING,
+    "waiting": WorkflowState.RUNNING,
+    "making-up": WorkflowState.COMPENSATING,
+    "blocked": WorkflowState.BLOCKED,
+    "held": WorkflowState.QUARANTINED,
+}
+
+
+@pytest.fixture
+async def upgraded(tmp_path: Path) -> AsyncIterator[SqlStore]:
+    """Returns the older store, opened by this version."""
+    path = tmp_path / "store.db"
+    with closing(sqlite3.connect(path)) as older:
+        older.executescript(OLDER.read_text(encoding="utf-8"))
+    store = SqlStore(sqlite(path), Inline(), new_id=lambda: "another")
+    opening = await store.open()
+    assert (opening.cluster_id, opening.owner_epoch) == ("cluster-1", 2)
+    yield store
+    await store.close()
+
+
+async def test_open_workflows_of_an_older_store_are_found_where_they_were(upgraded: SqlStore):
+    found = {each.workflow.id: each.workflow for each in await upgraded.load_open()}
+
+    assert {workflow_id: workflow.state for workflow_id, workflow in found.items()} == OPEN_STATES
+    waits = found["waiting"].task(found["waiting"].plan.by_name["copy-0"])
+    assert waits.state is TaskState.RETRY_WAIT
+    assert waits.due_time == datetime(2026, 3, 1, 9, 0, 52, 501110, tzinfo=UTC)
+    assert found["running"].about.input == {"vm.name": "vm-7", "vm.cpus": 4, "é": "ü\u2028"}
+    assert found["running"].about.labels == (("vm", "7"),)
+    assert not found["blocked"].pause
+    assert found["blocked"].blocked == 1
+
+
+async def test_workflows_of_an_older_store_go_on_and_settle(upgraded: SqlStore):
+    told = {name: await _history(upgraded, name) for name in OPEN_STATES}
+    settled = {}
+    for stored in await upgraded.load_open():
+        if stored.workflow.state is not WorkflowState.QUARANTINED:
+            workflow = await _played(upgraded, stored.workflow)
+            settled[workflow.id] = workflow.state
+            entries = await _history(upgraded, workflow.id)
+            assert [e.sequence for e in entries] == list(range(1, workflow.sequence + 1))
+            assert entries[: len(told[workflow.id])] == told[workflow.id]
+
+    assert settled == {
+        "running": WorkflowState.SUCCEEDED,
+        "waiting": WorkflowState.SUCCEEDED,
+        "making-up": WorkflowState.COMPENSATED,
+        "blocked": WorkflowState.COMPENSATED,
+    }
+    assert [each.workflow.id for each in await upgraded.load_open()] == ["held"]
+
+
+async def test_settled_workflows_of_an_older_store_are_read_and_listed(upgraded: SqlStore):
+    done, made_up_for = await upgraded.load("done"), await upgraded.load("made-up-for")
+    settled = frozenset({WorkflowState.SUCCEEDED, WorkflowState.COMPENSATED})
+    page = await upgraded.query(WorkflowQuery(states=settled, labels=(("vm", "7"),)))
+
+    assert done
+    assert made_up_for
+    tell = done.workflow.task(done.workflow.plan.by_name["tell"])
+    assert [(i.field, i.value) for i in tell.last.inbound] == [("failure_message", "blake2b:00ff")]
+    first, second = page.workflows
+    assert (first.id, first.about.forked_from, first.about.principal) == (
+        *("made-up-for", "done", "engine"),
+    )
+    assert first.cause == made_up_for.workflow.cause
+    assert first.counts == {
+        TaskState.SUCCEEDED: 1,
+        TaskState.COMPENSATED: 1,
+        TaskState.CANCELLED: 3,
+    }
+    assert (second.id, second.done) == ("done", 3 * 2**31)
+
+
+async def _history(store: SqlStore, workflow_id: str) -> list[StoredEntry]:
+    entries = await store.history(workflow_id, after=0, limit=1_000)
+    assert all(HistoryEvent.FromString(e.payload).sequence == e.sequence for e in entries)
+    return entries
+
+
+async def _played(store: SqlStore, workflow: Workflow) -> Workflow:
+    """Lets everything that is out succeed, under a new owner, until the workflow is settled."""
+    time, intent = datetime(2026, 4, 1, tzinfo=UTC), 1_000
+    due: list[events.Event] = [events.OwnerChanged(owner_epoch=2)]
+    while not workflow.settled:
+        assert due, workflow
+        time += timedelta(seconds=1)
+        decision = advance(workflow, due.pop(0), events.Now(time=time, jitter=0.5, intent=intent))
+        intent += decision.intents
+        due += [_answer(command) for command in decision.commands]
+        if not decision.empty:
+            change = Change(
+                workflow=decision.workflow,
+                version_before=workflow.version,
+                history=decision.history,
+                changed=decision.changed,
+            )
+            await store.commit([change])
+        workflow = decision.workflow
+    return workflow
+
+
+def _answer(command: Command) -> events.Event:
+    match command:
+        case SetTimer():
+            return events.TimerFired(timer=command.timer, task=command.task, number=command.number)
+        case SendCancel():
+            return events.AttemptCancelled(task=command.task, number=command.number)
+        case SendAction() | SendCompensation():
+            output = {"digest": "blake2b:00ff"}
+            return events.AttemptSucceeded(task=command.task, number=command.number, output=output)
+        case _:
+            raise AssertionError(command)

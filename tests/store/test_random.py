@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from coordinator.runtime.ports import Store, StoreConflictError, WorkflowQuery
-from coordinator.saga.advance import restore
 from coordinator.saga.states import WorkflowState
 from tests.store.conftest import Life, memory_lives, sqlite_lives
-from tests.store.walks import Walk
+from tests.store.walks import BEGIN, Walk, as_stored
 
 STEPS = 60
 
@@ -47,14 +48,17 @@ async def test_memory_and_database_answer_alike(seed: int, tmp_path: Path):
     twins = Twins((memory_lives(), sqlite_lives(tmp_path / "store.db")))
     await twins.reopen()
     walks: list[Walk] = []
+    names = (f"w-{number}" for number in range(STEPS))
     for _ in range(STEPS):
-        batch = _batch(random, walks, seed)
+        batch = _batch(random, walks, names, seed)
         assert await twins.ask("commit", batch) is None
-        if random.random() < 0.1:  # what is stale, or taken, is refused alike
+        if walks and random.random() < 0.1:  # what is stale, or taken, is refused alike
             stale = random.choice(walks).change
             assert "is " in await twins.ask("commit", [Walk(f"new-{seed}").change, stale])
         if random.random() < 0.05:
             await twins.reopen()
+        if random.random() < 0.05:
+            await _expire(random, twins, walks)
         await _compare(random, twins, walks)
     await twins.ask("load_open")
     await twins.ask("events", after=0, limit=100_000)
@@ -62,21 +66,33 @@ async def test_memory_and_database_answer_alike(seed: int, tmp_path: Path):
         await store.close()
 
 
-def _batch(random: Random, walks: list[Walk], seed: int):
+def _batch(random: Random, walks: list[Walk], names: Iterator[str], seed: int):
     """Returns what some workflows have come to, several steps of each in any mixture."""
     batch = []
     if len(walks) < 8 and (not walks or random.random() < 0.2):
         labels = {name: str(random.randrange(3)) for name in "ab" if random.random() < 0.7}
-        walks.append(Walk(f"w-{len(walks)}", seed=seed, labels=labels))
+        locked = random.random() < 0.8
+        walks.append(Walk(next(names), seed=seed, labels=labels, locked=locked))
         batch.append(walks[-1].change)
     steps = (random.choice(walks).step() for _ in range(random.randrange(1, 12)))
     return [*batch, *filter(None, steps)]
 
 
+async def _expire(random: Random, twins: Twins, walks: list[Walk]) -> None:
+    """Removes what settled some time ago; nobody goes on with it."""
+    before = BEGIN + timedelta(seconds=random.randrange(200))
+    await twins.ask("expire", before=before, limit=random.choice((1, 2, 100)))
+    for walk in list(walks):
+        if await twins.ask("load", walk.workflow.id) is None:
+            walks.remove(walk)
+
+
 async def _compare(random: Random, twins: Twins, walks: list[Walk]) -> None:
+    if not walks:
+        return
     walk = random.choice(walks)
     stored = await twins.ask("load", walk.workflow.id)
-    assert stored.workflow == restore(walk.workflow)
+    assert stored.workflow == as_stored(walk.workflow)
     await twins.ask("history", walk.workflow.id, after=random.randrange(20), limit=10)
     await twins.ask("events", after=random.randrange(200), limit=10)
     await twins.ask("position")
@@ -85,6 +101,7 @@ async def _compare(random: Random, twins: Twins, walks: list[Walk]) -> None:
         states=frozenset(random.sample(list(WorkflowState), random.choice((0, 0, 1, 4)))),
         labels=(("a", "1"),) if random.random() < 0.3 else (),
         host=random.choice(("", "", "host-1", "host-9")),
+        needs_attention=random.random() < 0.2,
         kind=random.choice(("", "", "clone")),
         created_before=random.choice((None, None, walk.workflow.create_time)),
         limit=random.choice((1, 3, 50)),

@@ -15,25 +15,19 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from coordinator.runtime.ports import StoreConflictError, StoreError, WorkflowQuery
-from coordinator.saga.advance import restore
-from coordinator.saga.states import WorkflowState
+from coordinator.runtime.ports import StoreConflictError, StoreError
 from coordinator.saga.workflow import Workflow
-from coordinator.store import queries
 from coordinator.store.database import sqlite
 from coordinator.store.run import Inline, Threads
 from coordinator.store.sql import SqlStore
 from countermand.rpc.crash import VARIABLE
 from countermand.rpc.errors import Busy
 from tests.store.conftest import sqlite_lives
-from tests.store.walks import Walk, three_tasks
+from tests.store.walks import Walk, as_stored, three_tasks
 
 CHILD = """
 import asyncio, os, sys
 from pathlib import Path
-from coordinator.saga.states import WorkflowState
-from coordinator.saga.workflow import Workflow
-from coordinator.store import queries
 from coordinator.store.database import sqlite
 from coordinator.store.run import Threads
 from coordinator.store.sql import SqlStore
@@ -211,7 +205,7 @@ async def _holds(path: Path, visible: int) -> None:
     for number in range(visible):
         one, two = Walk(f"one-{number}", spec=three_tasks()), Walk(f"two-{number}")
         one.succeed()
-        expected |= {walk.workflow.id: restore(walk.workflow) for walk in (one, two)}
+        expected |= {walk.workflow.id: as_stored(walk.workflow) for walk in (one, two)}
     found = {stored.workflow.id: stored.workflow for stored in await store.load_open()}
     await store.close()
     assert found == expected
@@ -265,31 +259,3 @@ async def test_a_crash_in_a_transaction_leaves_nothing_and_the_next_life_goes_on
     assert await store.load("a") is None
     await store.commit([Walk("a").change])
     await store.close()
-
-
-@pytest.mark.parametrize(
-    ("query", "index"),
-    [
-        (WorkflowQuery(), "workflows"),
-        (WorkflowQuery(states=frozenset({WorkflowState.FAILED})), "workflows_not_succeeded"),
-        (WorkflowQuery(states=frozenset({WorkflowState.SUCCEEDED})), "workflows"),
-        (WorkflowQuery(kind="a"), "workflows_kind"),
-        (WorkflowQuery(labels=(("vm", "1"),)), "labels"),
-        (WorkflowQuery(labels=(("vm", "1"), ("a", "b")), host="h", kind="k"), "labels"),
-        (WorkflowQuery(host="a"), "tasks_host"),
-        (
-            WorkflowQuery(host="a", states=frozenset({WorkflowState.RUNNING})),
-            "workflows_not_succeeded",
-        ),
-    ],
-)
-async def test_lists_are_read_in_their_order(tmp_path: Path, query: WorkflowQuery, index: str):
-    store = await opened(tmp_path / "store.db")
-    engine = store._database.reader
-    statement = queries._matching(query).compile(engine, compile_kwargs={"literal_binds": True})
-    with engine.connect() as connection:
-        plan = [row[3] for row in connection.execute(text(f"EXPLAIN QUERY PLAN {statement}"))]
-    await store.close()
-
-    assert not [step for step in plan if "TEMP B-TREE" in step], plan  # nothing is sorted
-    assert [step for step in plan if f" {index}" in step], plan

@@ -7,18 +7,24 @@ them again.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 
+from google.protobuf.struct_pb2 import Struct
+
 from coordinator.runtime.ports import Change, Request, Submission
-from coordinator.saga import events
-from coordinator.saga.advance import Decision, advance, quarantine, start
-from coordinator.saga.spec import Value, compile_plan
-from coordinator.saga.workflow import About, Failure, Workflow
-from coordinator.wire.spec import tree_from_spec
-from countermand.client.spec import parallel, policy, retry, sequence, task, workflow_spec
+from coordinator.saga import events, resume
+from coordinator.saga.advance import Decision, advance, quarantine, restore, start
+from coordinator.saga.commands import Timer
+from coordinator.saga.spec import Value
+from coordinator.saga.states import TaskState, WorkflowState
+from coordinator.saga.workflow import About, Failure, Group, Task, Workflow, fresh_nodes
+from coordinator.wire.spec import check_spec
+from countermand.client.spec import image, parallel, policy, retry, sequence, task, workflow_spec
+from countermand.rpc.errors import FieldInvalid
 from countermand.v1.verb_pb2 import CopyImage, Noop, VerifyImage
-from countermand.v1.workflow_spec_pb2 import Node, Policy, WorkflowSpec
+from countermand.v1.workflow_spec_pb2 import Condition, ForEach, Node, Policy, WorkflowSpec
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 VALUES: tuple[Value, ...] = (
@@ -26,6 +32,7 @@ VALUES: tuple[Value, ...] = (
     *(0, -1, 2**53 + 1, 2**63 - 1, True, False, 0.1, -1e300, 1.0, None),
 )
 INPUT = {f"value-{number}": value for number, value in enumerate(VALUES)}
+HOSTS = ("host-0", "host-1", "host-2")
 
 
 def failure(random: Random) -> Failure:
@@ -40,45 +47,154 @@ def failure(random: Random) -> Failure:
     )
 
 
+def ask(request_id: str = "r") -> events.Ask:
+    """Returns who asks for something."""
+    return events.Ask(principal="admin", reason="drill", request_id=request_id)
+
+
+def cancel(random: Random) -> events.CancelRequested:
+    """Returns somebody's wish to stop a workflow."""
+    return events.CancelRequested(ask=ask(), failure=failure(random))
+
+
 def three_tasks() -> WorkflowSpec:
     """Returns three tasks in a sequence."""
     members = [task(f"task-{n}", host="host-1", action=Noop()) for n in range(3)]
     return workflow_spec("three", sequence("root", *members))
 
 
-def random_spec(random: Random) -> WorkflowSpec:
-    """Returns a small tree with groups in groups, retries and bindings."""
-    policies = policy(
-        retry=retry(random.choice((1, 3))),
-        compensation_retry=retry(random.choice((1, 5))),
-        on_sibling_failure=random.choice(
-            (Policy.ON_SIBLING_FAILURE_CANCEL, Policy.ON_SIBLING_FAILURE_AWAIT)
-        ),
+def one_copy(target: str = "pool/target", source: str = "pool/source") -> WorkflowSpec:
+    """Returns a copy, which holds its source with others and its target alone."""
+    copy = CopyImage(source=image(source), target=image(target))
+    return workflow_spec("copy", sequence("root", task("copy", host="host-1", action=copy)))
+
+
+def given() -> Struct:
+    """Returns what workflows are submitted with."""
+    struct = Struct()
+    struct.update({"value-1": "pool/image", "flag": True, "disks": [{"id": "a"}, {"id": "b"}]})
+    return struct
+
+
+def random_spec(random: Random, owner: str) -> WorkflowSpec:
+    """Returns a small tree of anything that a spec may say; its images are nobody else's."""
+    while True:
+        spec = _Drawn(random, owner).spec()
+        try:
+            check_spec(spec, given(), lambda *_: None)
+        except FieldInvalid:
+            continue  # some draws do not fit each other
+        return spec
+
+
+class _Drawn:
+    """One draw of a spec."""
+
+    def __init__(self, random: Random, owner: str) -> None:
+        self.random = random
+        self.owner = owner
+        self.names: Iterator[str] = (f"task-{number}" for number in range(100))
+
+    def chance(self, probability: float) -> bool:
+        return self.random.random() < probability
+
+    def spec(self) -> WorkflowSpec:
+        first = self.task({"failure_message": "input.value-1"}, Noop())
+        copy = CopyImage(source=image("pool/source"), target=image(f"pool/{self.owner}"))
+        second = self.task({}, copy)
+        last = self.task({"failure_message": f"tasks.{second.name}.output.digest"}, Noop())
+        between = [self.group(depth=2) for _ in range(self.random.randrange(1, 4))]
+        spec = workflow_spec(
+            self.random.choice(("add-vm", "clone")),
+            sequence("root", first, second, *between, last),
+            policy=self.policy(),
+            on_success=[self.task()] if self.chance(0.3) else (),
+            on_failure=[self.task()] if self.chance(0.3) else (),
+            timeout=timedelta(hours=1) if self.chance(0.3) else None,
+        )
+        if self.chance(0.3):
+            spec.policy.on_failure = self.random.choice(
+                (Policy.ON_FAILURE_PAUSE, Policy.ON_FAILURE_IGNORE, Policy.ON_FAILURE_STOP)
+            )
+        return spec
+
+    def policy(self) -> Policy:
+        random = self.random
+        made = policy(
+            retry=retry(random.choice((1, 3))),
+            compensation_retry=retry(random.choice((1, 5))),
+            on_sibling_failure=random.choice(
+                (Policy.ON_SIBLING_FAILURE_CANCEL, Policy.ON_SIBLING_FAILURE_AWAIT)
+            ),
+            start_timeout=timedelta(minutes=1) if self.chance(0.3) else None,
+        )
+        if self.chance(0.2):
+            made.wait_after.FromTimedelta(timedelta(seconds=5))
+        return made
+
+    def group(self, depth: int) -> Node:
+        random = self.random
+        if self.chance(0.2):
+            return self.fan()
+        members = [
+            self.group(depth - 1) if depth and self.chance(0.3) else self.task()
+            for _ in range(random.choice((1, 2, 3)))
+        ]
+        node = random.choice((sequence, parallel))(f"group-{next(self.names)}", *members)
+        said = random.random()
+        if said < 0.4:
+            node.policy.on_failure = Policy.ON_FAILURE_COMPENSATE_GROUP
+            node.group.rounds_max = random.choice((0, 2))
+        elif said < 0.7:
+            node.policy.on_failure = Policy.ON_FAILURE_RECOVER
+            node.group.recovery.append(self.task())
+        if self.chance(0.2):
+            node.when.CopyFrom(Condition(path="input.flag", equals=random.choice(("true", "no"))))
+        return node
+
+    def fan(self) -> Node:
+        node = parallel(f"group-{next(self.names)}", self.task({"failure_message": "disk.id"}))
+        node.group.for_each.CopyFrom(ForEach(items="input.disks", item="disk"))
+        return node
+
+    def task(self, bindings: dict[str, str] | None = None, verb: object = None) -> Node:
+        random = self.random
+        if verb is None:
+            verb = Noop()
+            if not bindings and self.chance(0.3):
+                verb = VerifyImage(target=image("pool/source"))
+        named = self.chance(0.8)
+        node = task(
+            next(self.names),
+            host=random.choice(HOSTS) if named else "",
+            candidate_hosts=HOSTS[1:] if self.chance(0.2) else (),
+            action=verb,
+            bindings=bindings or {},
+        )
+        if self.chance(0.1):
+            node.policy.on_failure = Policy.ON_FAILURE_PAUSE
+        if self.chance(0.05):
+            node.policy.pause_before = True
+        return node
+
+
+def as_stored(workflow: Workflow) -> Workflow:
+    """Returns a workflow as any store must give it back: counters are worked out when loaded."""
+    nodes = (
+        replace(node, compensation_due=False, made_up_for=False)
+        if isinstance(node, Task)
+        else _told(node, fresh)
+        for node, fresh in zip(workflow.nodes, fresh_nodes(workflow.plan), strict=True)
     )
-    names = (f"task-{number}" for number in range(100))
-    first = _random_task(random, next(names), {"failure_message": "input.value-1"})
-    path = random.choice(list(INPUT))
-    last = _random_task(random, next(names), {"a": f"tasks.{first.name}.output.{path}"})
-    between = [_random_group(random, names, depth=2) for _ in range(random.randrange(3))]
-    kind = random.choice(("add-vm", "clone"))
-    return workflow_spec(kind, sequence("root", first, *between, last), policy=policies)
+    bare = replace(workflow, nodes=tuple(nodes), busy=0, blocked=0)
+    return bare if workflow.state is WorkflowState.QUARANTINED else restore(bare)
 
 
-def _random_group(random: Random, names: Iterator[str], depth: int) -> Node:
-    make = random.choice((sequence, parallel))
-    members = [
-        _random_group(random, names, depth - 1)
-        if depth and random.random() < 0.3
-        else _random_task(random, next(names), {})
-        for _ in range(random.choice((1, 2, 3)))
-    ]
-    return make(f"group-{next(names)}", *members)
-
-
-def _random_task(random: Random, name: str, bindings: dict[str, str]) -> Node:
-    action = random.choice((Noop(), Noop(), CopyImage(flatten=True), VerifyImage()))
-    host = f"host-{random.randrange(3)}"
-    return task(name, host=host, action=action, bindings=bindings)
+def _told(group: Group, fresh: Task | Group) -> Group:
+    assert isinstance(fresh, Group), fresh
+    return replace(
+        fresh, state=group.state, round=group.round, then=group.then, failure=group.failure
+    )
 
 
 class Walk:
@@ -93,14 +209,18 @@ class Walk:
         labels: dict[str, str] | None = None,
         epoch: int = 1,
         begin: datetime = BEGIN,
+        locked: bool = True,
     ) -> None:
         """Submits it."""
         self.random = Random(f"{workflow_id} {seed}")
         self.time = begin
         self.intent = 1 + self.random.randrange(1_000)
-        spec = spec or random_spec(self.random)
+        spec = spec or random_spec(self.random, workflow_id)
+        struct = given()
         self.submission = Submission(
-            spec=spec.SerializeToString(deterministic=True), input=b"input\x00", hash=b"\xff" * 32
+            spec=spec.SerializeToString(deterministic=True),
+            input=struct.SerializeToString(deterministic=True),
+            hash=b"\xff" * 32,
         )
         about = About(
             kind=spec.kind,
@@ -108,13 +228,18 @@ class Walk:
             principal="engine",
             traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
             tracestate="a=b",
-            input=INPUT,
+            input=INPUT | {"flag": True, "disks.0.id": "a", "disks.1.id": "b"},
             forked_from=self.random.choice(("", "another")),
         )
-        plan = compile_plan(tree_from_spec(spec))
+        plan = check_spec(spec, struct, lambda *_: None)
         now = self._now()
         decision = start(
-            workflow_id=workflow_id, about=about, plan=plan, owner_epoch=epoch, now=now
+            workflow_id=workflow_id,
+            about=about,
+            plan=plan,
+            owner_epoch=epoch,
+            now=now,
+            locked=locked,
         )
         self.requests = 0
         self.change = self._took(0, decision, self.submission)
@@ -135,8 +260,12 @@ class Walk:
             for index, task in self.workflow.tasks()
             if task.attempts and task.last.open
         )
-        change = self.perform(events.AttemptSucceeded(task=index, number=attempt.number))
-        assert change is not None
+        return self.must(events.AttemptSucceeded(task=index, number=attempt.number))
+
+    def must(self, event: events.Event) -> Change:
+        """Gives the saga one event that changes something."""
+        change = self.perform(event)
+        assert change is not None, event
         return change
 
     def perform(self, event: events.Event) -> Change | None:
@@ -146,7 +275,7 @@ class Walk:
         if decision.empty:
             return None
         request = None
-        if isinstance(event, events.CancelRequested):
+        if isinstance(event, events.Request):
             self.requests += 1
             request = Request(request_id=f"{before.id}-{self.requests}", hash=b"\x00\x01")
         self.change = self._took(before.version, decision, None, request)
@@ -182,30 +311,69 @@ class Walk:
     def _anything(self) -> events.Event:
         random = self.random
         chance = random.random()
-        if chance < 0.03:
-            return events.CancelRequested(
-                failure=failure(random), principal="admin", reason="drill", request_id="r"
-            )
-        if chance < 0.06:
+        if not self.workflow.locked and chance < 0.5:
+            return events.LocksGranted()
+        if chance < (0.4 if self.workflow.holding else 0.08):
+            return self._asked()
+        if chance < 0.1:
             return events.OwnerChanged(owner_epoch=self.workflow.owner_epoch + 1)
         tasks = list(self.workflow.tasks())
-        if chance < 0.3:
-            index, task = random.choice(tasks)
-            return events.RetryDue(task=index, number=len(task.attempts) + 1)
+        waiting = [(i, t) for i, t in tasks if t.due_time or t.state is TaskState.READY]
         sent = [(index, attempt) for index, task in tasks for attempt in task.attempts]
+        if random.random() < 0.3 or not sent:
+            index, task = random.choice(waiting or tasks)
+            number = len(task.attempts) + 1
+            if task.state is TaskState.READY and not task.due_time:
+                return events.HostChosen(task=index, number=number, host=random.choice(HOSTS))
+            if task.start_deadline and random.random() < 0.3:
+                return events.TimerFired(timer=Timer.START, task=index, number=number - 1)
+            return events.TimerFired(timer=Timer.DUE, task=index, number=number)
         lively = [(index, attempt) for index, attempt in sent if attempt.open]
         index, attempt = random.choice(lively if lively and random.random() < 0.8 else sent)
         return self._report(index, attempt.number)
 
+    def _asked(self) -> events.Event:
+        """Returns something that somebody asks for."""
+        random, workflow = self.random, self.workflow
+        needy = [i for i, t in workflow.tasks() if t.needs_decision]
+        stuck = [i for i, t in workflow.tasks() if t.state is TaskState.COMPENSATION_BLOCKED]
+        if stuck and random.random() < 0.7:
+            return events.CompensationDecided(
+                ask=ask(),
+                task=random.choice(stuck),
+                verb=random.choice(list(events.CompensationVerb)),
+                replacement=b"\x00an action",
+            )
+        if needy or workflow.holding:
+            choices = tuple(map(self._choice, needy))
+            values = {"value-1": "another"} if random.random() < 0.3 else {}
+            return events.ResumeRequested(ask=ask(), choices=choices, input=values)
+        if random.random() < 0.9:
+            return events.PauseRequested(ask=ask(), hold_compensation=random.random() < 0.3)
+        return cancel(random)
+
+    def _choice(self, index: int) -> events.Choice:
+        match self.random.randrange(4):
+            case 0:
+                needed = resume.requirements(self.workflow)
+                output = {n.key: "given" for n in needed if n.task == index and n.key}
+                return events.Skip(task=index, output=output)
+            case 1:
+                return events.GiveUp(task=index)
+            case _:
+                patch = {"failure_message": "patched"} if self.random.random() < 0.5 else {}
+                return events.Rerun(task=index, patch=patch)
+
     def _report(self, index: int, number: int) -> events.Event:
         random = self.random
         about = {"task": index, "number": number}
-        match random.choices(range(6), (2, 6, 3, 1, 2, 1))[0]:
+        match random.choices(range(6), (50, 100, 15, 1, 12, 4))[0]:
             case 0:
                 return events.AttemptAccepted(**about)
             case 1:
                 picked = random.sample(list(INPUT), random.randrange(len(INPUT)))
                 output = {name: INPUT[name] for name in picked}
+                output["digest"] = "blake2b:00ff"  # something is bound to it
                 return events.AttemptSucceeded(**about, output=output, done=2**40)
             case 2:
                 return events.AttemptFailed(**about, failure=failure(random), done=1)
