@@ -248,14 +248,16 @@ class Fleet:
             self._tell(wish, "")
 
     def _offers(self) -> Iterator[Offer]:
-        for host_id, line in self._lines.items():
-            yield Offer(
-                host=host_id,
-                state=line.state,
-                draining=line.record.draining,
-                report=line.report,
-                load=line.load + self._expected[host_id],
-            )
+        return (self._offer(line) for line in self._lines.values())
+
+    def _offer(self, line: Line) -> Offer:
+        return Offer(
+            host=line.record.id,
+            state=line.state,
+            draining=line.record.draining,
+            report=line.report,
+            load=line.load + self._expected[line.record.id],
+        )
 
     def expected(self, host_id: str) -> Sequence[tuple[str, int]]:
         """Returns the tasks for which a host was chosen and nothing of it is durable yet."""
@@ -271,16 +273,15 @@ class Fleet:
     def placement_problem(self, host_id: str, pools: frozenset[str], verb: str) -> str | None:
         """Returns why a new verb on some pools cannot run on a host, or None."""
         needs = Needs(pools=pools - {""}, verb=verb)
-        offers = {offer.host: offer for offer in self._offers()}
         if not host_id:
-            return nowhere(offers.values(), needs)
-        offer = offers.get(host_id)
-        if offer is None:
-            known = ", ".join(sorted(offers)) or "none so far"
+            return nowhere(self._offers(), needs)
+        line = self._lines.get(host_id)
+        if line is None:
+            known = ", ".join(sorted(self._lines)) or "none so far"
             return f"there is no host {host_id!r}; known: {known}"
-        if offer.draining:
+        if line.record.draining:
             return f"host {host_id!r} is draining: it gets no new tasks; choose another"
-        return problem_of(offer, needs)
+        return problem_of(self._offer(line), needs)
 
     def waiting_for_host(self, workflow_id: str, task: int) -> str:
         """Returns why no host is found for a task, in words; empty if none is looked for."""

@@ -91,7 +91,8 @@ class Heard:
     facts: list[events.AttemptEvent] = field(default_factory=list)
     some: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def event(self, _workflow: str, event: events.AttemptEvent) -> None:
+    def event(self, _workflow: str, event: events.AttemptEvent | events.HostChosen) -> None:
+        assert not isinstance(event, events.HostChosen)
         self.facts.append(event)
         self.some.set()
 

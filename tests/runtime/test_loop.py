@@ -16,7 +16,7 @@ from coordinator.runtime.ports import Change, Order, StoreConflictError, StoreEr
 from coordinator.runtime.watch import Watches
 from coordinator.saga.events import AttemptSucceeded
 from coordinator.saga.states import WorkflowState
-from coordinator.saga.workflow import About
+from coordinator.saga.workflow import About, Workflow
 from coordinator.store.database import sqlite
 from coordinator.store.run import Inline
 from coordinator.store.sql import SqlStore
@@ -51,6 +51,9 @@ class Delivered:
 
     def deliver(self, order: Order) -> None:
         self.orders.append(order)
+
+    def moved(self, workflow: Workflow, changed: frozenset[int]) -> None:
+        pass
 
 
 class Gated(SqlStore):
