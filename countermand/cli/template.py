@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from countermand.client.templates import Template
     from countermand.client.templates.shipped import Field
 
+FILES = (".yaml", ".yml", ".json")  # what ends so is a file of one's own
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -74,11 +76,11 @@ def list_(settings: Settings, output: str | None) -> None:
 def show(settings: Settings, name: str, output: str | None) -> None:
     """Show a template: its tree, its input, and how to use it.
 
-    As yaml it is the file itself, a start for a workflow of your own.
+    As yaml it is the file itself, a start for one of your own, which is then named as NAME.yaml.
     """
     from countermand.client.workflow_file import read_value
 
-    found = _load(name)
+    found = _load(settings, name)
     match output or settings.output:
         case "yaml":
             click.echo(found.file.text, nl=False)
@@ -112,7 +114,7 @@ def render(settings: Settings, name: str, inputs: tuple[str, ...], output: str |
     from countermand.client.workflow_file import dump_yaml
     from countermand.rpc.errors import FieldInvalid
 
-    found = _load(name)
+    found = _load(settings, name)
     try:
         given = filled(found, inputs) if inputs else found.example
     except FieldInvalid as error:
@@ -126,10 +128,19 @@ def render(settings: Settings, name: str, inputs: tuple[str, ...], output: str |
     click.echo(dump_yaml(whole), nl=False)
 
 
-def _load(name: str) -> Template:
-    from countermand.client.templates import load
+def _load(settings: Settings, name: str) -> Template:
+    from countermand.cli.exits import fail
+    from countermand.client.templates import load, read_template
     from countermand.rpc.errors import FieldInvalid
 
+    try:
+        if name.endswith(FILES):
+            with click.open_file(name, encoding="utf-8") as file:
+                return read_template(file.read(), origin=name)
+    except UnicodeDecodeError as error:
+        raise click.ClickException(f"{name} is not UTF-8 text: {error.reason}") from None
+    except FieldInvalid as error:
+        raise click.exceptions.Exit(fail(settings, error)) from None
     try:
         return load(name)
     except FieldInvalid as error:
