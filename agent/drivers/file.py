@@ -26,7 +26,7 @@ from agent.drivers.driver import (
     Work,
 )
 from agent.drivers.files import FileKind, Files
-from agent.drivers.layout import AT, Label, snapshot_name, snapshots_among
+from agent.drivers.layout import AT, Label, backing_name, snapshot_name, snapshots_among
 from agent.drivers.snapshots import Snapshots
 from agent.drivers.staging import FilePool, Staging
 from countermand.rpc import names
@@ -401,7 +401,7 @@ class FileDriver:
         yield from qemu.create_overlay(
             target,
             image=image_id,
-            backing=f"../{source_id}/{label.data_name}",
+            backing=backing_name(source_id, label),
             backing_format=label.format,
             size_bytes=label.virtual_size_bytes,
         )

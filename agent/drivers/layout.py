@@ -165,6 +165,11 @@ def snapshots_among(listed: list[str]) -> Iterator[tuple[str, str]]:
             yield image_id, name
 
 
+def backing_name(below: str, label: Label) -> str:
+    """Returns the name by which a qcow2 file reads through an image of the same pool."""
+    return f"../{below}/{label.data_name}"
+
+
 class Layout:
     """The folders of one pool."""
 
@@ -282,13 +287,15 @@ class Layout:
                 raise self.unsafe(image_id, "it is not in the format that its label says")
             if head.external_data:
                 raise self.unsafe(image_id, "its data is in another file")
-            expected = ""
-            if label.backing:
-                below = self._backing(image_id, label.backing)
-                expected = f"../{label.backing}/{below.data_name}"
-            if head.backing != expected:
+            below = self._backing(image_id, label.backing) if label.backing else None
+            if head.backing != (backing_name(label.backing, below) if below else ""):
                 raise self.unsafe(image_id, "its backing file is not the one of its label")
         return path, found
+
+    def reads_through(self, path: Path, below: str) -> bool:
+        """Returns whether a qcow2 file names the data of another image as it is now."""
+        head = read_head(self._read(path, HEAD_BYTES))
+        return head is not None and head.backing == backing_name(below, self.label(below))
 
     def virtual_size(self, path: Path, image_format: Format, image_id: str) -> int:
         """Returns the size a guest would see of a file that has no label yet.

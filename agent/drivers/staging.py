@@ -123,8 +123,8 @@ class Staging:
         work.crash(crash_points.BEFORE_RENAME)
         with self._names:
             self.need_pool()
-            if label.backing:
-                self.layout.label(label.backing)  # it may have gone since it was looked at
+            if label.backing:  # it may have gone or been reverted since it was looked at
+                self._need_backing(folder, label)
             if AT in image_id:
                 self.layout.label(image_id.partition(AT)[0])  # likewise
             try:
@@ -141,10 +141,18 @@ class Staging:
         except OSError:  # only the account is off, until the next start: the image is there
             log.exception("pool.account_failed", extra={"pool": self.pool.pool_id})
 
+    def _need_backing(self, folder: Path, label: Label) -> None:
+        """Raises unless what is staged reads through its backing image as that is now."""
+        if not self.layout.reads_through(folder / f"data.{label.format}", label.backing):
+            raise self.changed(label.backing)
+
     def replace(
         self, work: Work, image_id: str, folder: Path, *, before: Label, label: Label
     ) -> None:
-        """Puts what is staged in the place of what an image holds, if that is still the same."""
+        """Puts what is staged in the place of what an image holds, if that is still the same.
+
+        Of several hosts that do so at once the last one's rename counts; nothing is ever mixed.
+        """
         image = self.layout.image(image_id)
         self.layout.write_label(folder, label)
         work.crash(crash_points.BEFORE_RENAME)
@@ -152,7 +160,7 @@ class Staging:
             self.need_pool()
             self.refuse_read(image_id)
             if label.backing:
-                self.layout.label(label.backing)
+                self._need_backing(folder, label)
             if self.layout.label(image_id) != before:
                 raise self.changed(image_id)
             # No label names it, so nobody sees it until the next rename.

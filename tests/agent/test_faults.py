@@ -15,7 +15,7 @@ from agent.drivers.copying import CHUNK_BYTES
 from agent.drivers.files import RealFiles
 from countermand.rpc.errors import StorageFailed
 from countermand.v1.attempt_pb2 import Attempt
-from countermand.v1.verb_pb2 import Action, DeleteImage
+from countermand.v1.verb_pb2 import Action, CreateSnapshot, DeleteImage, RevertImage
 from tests.agent.requests import address, attempt_name, copy_action, noop_action
 from tests.agent.rig import Gate, Rig
 
@@ -74,6 +74,8 @@ class FailingFiles(RealFiles):
 
     def remove_file(self, path):
         self._perhaps("remove_file", path)
+        if "image.json" in self.renamed:
+            self._perhaps("remove_after_revert", path)
         super().remove_file(path)
 
     def list_folder(self, path):
@@ -156,6 +158,66 @@ async def test_what_an_earlier_life_did_is_unknown_while_it_cannot_be_looked_at(
     files.failing.clear()
     await rig.restart()
     assert (await rig.settled(COPY)).state == SUCCEEDED
+
+
+REVERT = Action(
+    revert_image=RevertImage(
+        target=address("fast/base"), snapshot_id="old", safety_snapshot_id="safe"
+    )
+)
+
+
+@pytest.fixture
+async def changed(failing):
+    """Yields the same with a snapshot of the base, and newer content."""
+    rig, files = failing
+    create = CreateSnapshot(target=address("fast/base"), snapshot_id="old")
+    await rig.run(attempt_name("old"), Action(create_snapshot=create))
+    rig.data("base").write_bytes(b"changed")
+    return rig, files
+
+
+@pytest.mark.parametrize(("call", "name"), [("rename", "image.json"), ("flush_folder", "base")])
+async def test_a_revert_that_fails_before_it_is_seen_is_certain(changed, call, name):
+    rig, files = changed
+    files.fail(call, name)
+    failed = await rig.run(COPY, REVERT)
+    assert (failed.state, failed.failure.reason) == (FAILED, "STORAGE_FAILED")
+    assert (rig.images(), rig.staged()) == (["base", "base@old"], [])
+    assert rig.data("base").read_bytes() == b"changed"
+
+
+async def test_a_revert_is_unknown_until_somebody_can_look(changed):
+    rig, files = changed
+    files.fail("after_rename", "image.json")
+    assert (await rig.run(COPY, REVERT)).state == UNKNOWN
+    files.failing.clear()
+    await rig.restart()
+    assert (await rig.settled(COPY)).output.revert_image.generation == 2
+    assert rig.data("base").read_bytes() == b"content"
+    assert rig.data("base@safe").read_bytes() == b"changed"
+
+
+async def test_a_revert_that_cannot_be_swept_is_unknown(changed):
+    """Its safety snapshot can be seen: that would be left behind."""
+    rig, files = changed
+    files.fail("rename", "image.json")
+    files.fail("remove_file", "image.json")
+    assert (await rig.run(COPY, REVERT)).state == UNKNOWN
+    files.failing.clear()
+    await rig.cancel(COPY)
+    assert (await rig.settled(COPY)).state == CANCELLED
+    assert (rig.images(), rig.staged()) == (["base", "base@old"], [])
+
+
+async def test_what_cannot_be_purged_after_a_revert_goes_with_the_next(changed):
+    rig, files = changed
+    files.fail("remove_after_revert", "data.raw")
+    assert (await rig.run(COPY, REVERT)).state == SUCCEEDED
+    assert len(list((rig.folder / "fast/images/base").glob("data.*"))) == 2
+    files.failing.clear()
+    assert (await rig.make_up(UNDO, COPY, REVERT)).state == SUCCEEDED
+    assert rig.data("base").read_bytes() == b"changed"
 
 
 async def test_a_deletion_that_failed_and_yet_moved_is_unknown_and_goes_on(failing):

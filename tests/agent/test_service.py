@@ -14,12 +14,15 @@ from agent.attempts import AttemptRecord, Kind, State
 from agent.drivers.driver import Step
 from agent.running import Running
 from agent.service import AgentService
+from agent.verbs.catalogue import VERBS
 from countermand.rpc.channel import open_channel
 from countermand.rpc.server import Service, serve
 from countermand.rpc.status import error_from_rpc
 from countermand.v1 import agent_pb2_grpc
 from countermand.v1.agent_pb2 import (
     CopyImageRequest,
+    CreateSnapshotRequest,
+    DeleteSnapshotRequest,
     ForgetRequest,
     GetAttemptRequest,
     GetHostRequest,
@@ -27,10 +30,19 @@ from countermand.v1.agent_pb2 import (
     ListAttemptsRequest,
     ListImagesRequest,
     NoopRequest,
+    RevertImageRequest,
     SessionRequest,
+    VerifyImageRequest,
     WatchAttemptsRequest,
 )
 from countermand.v1.attempt_pb2 import Attempt
+from countermand.v1.verb_pb2 import (
+    Action,
+    CreateSnapshot,
+    DeleteSnapshot,
+    RevertImage,
+    VerifyImage,
+)
 from tests.agent.requests import CLUSTER, OUTCOMES, address, attempt_name, copy_action, noop_action
 from tests.agent.rig import NOW, Gate, Rig
 
@@ -95,7 +107,7 @@ async def test_describes_the_host(served):
     assert answer.host.journal_sequence == 2
     [pool] = answer.host.pools
     assert (pool.pool_id, pool.driver, pool.used_bytes) == ("fast", "file", 0)
-    assert "copy_image" in pool.verbs
+    assert set(pool.verbs) == set(VERBS)
 
 
 async def test_lists_attempts_in_pages(served):
@@ -126,6 +138,42 @@ async def test_lists_and_inspects_images(served):
     image = (await stub.Inspect(InspectRequest(address=address("fast/a"), take_digest=True))).image
     assert (image.virtual_size_bytes, image.generation, image.owner.attempt) == (512, 1, "")
     assert image.digest.startswith("blake2b:")
+
+
+async def test_makes_a_snapshot_and_goes_back_to_it(served):
+    rig, stub = served
+    path = rig.put("a", b"old" * 512)
+    target = address("fast/a")
+    create = CreateSnapshot(target=target, snapshot_id="old")
+    header = rig.requests.for_action(attempt_name("snap"), Action(create_snapshot=create))
+    await stub.CreateSnapshot(CreateSnapshotRequest(header=header, create_snapshot=create))
+    await rig.settled(attempt_name("snap"))
+    path.write_bytes(b"new" * 512)
+    revert = RevertImage(target=target, snapshot_id="old")
+    header = rig.requests.for_action(attempt_name("back"), Action(revert_image=revert))
+    await stub.RevertImage(RevertImageRequest(header=header, revert_image=revert))
+    assert (await rig.settled(attempt_name("back"))).output.revert_image.generation == 2
+    image = (await stub.Inspect(InspectRequest(address=target))).image
+    assert (image.generation, image.owner.attempt) == (2, "")
+    [snapshot] = image.snapshots
+    assert (snapshot.snapshot_id, snapshot.owner.attempt, snapshot.owner.cluster_id) == (
+        "old",
+        attempt_name("snap"),
+        CLUSTER,
+    )
+    page = await stub.ListImages(ListImagesRequest(pool_id="fast"))
+    assert list(page.images) == [image]
+    delete = DeleteSnapshot(target=target, snapshot_id="old")
+    header = rig.requests.for_action(attempt_name("gone"), Action(delete_snapshot=delete))
+    await stub.DeleteSnapshot(DeleteSnapshotRequest(header=header, delete_snapshot=delete))
+    gone = (await rig.settled(attempt_name("gone"))).output.delete_snapshot
+    assert (gone.existed, gone.generation) == (True, 2)
+    verify = VerifyImage(target=target)
+    header = rig.requests.for_action(attempt_name("whole"), Action(verify_image=verify))
+    await stub.VerifyImage(VerifyImageRequest(header=header, verify_image=verify))
+    whole = (await rig.settled(attempt_name("whole"))).output.verify_image
+    asked = InspectRequest(address=target, take_digest=True)
+    assert (await stub.Inspect(asked)).image.digest == whole.digest
 
 
 async def test_asking_under_a_new_epoch_fences_the_old_one(served):

@@ -11,8 +11,11 @@ import pytest
 from agent import crash_points
 from agent.drivers import layout, qemu
 from agent.drivers.copying import CHUNK_BYTES
-from agent.drivers.driver import Format
+from agent.drivers.driver import Format, Work
+from agent.drivers.file import FileDriver
 from agent.drivers.files import RealFiles
+from agent.drivers.staging import FilePool
+from countermand.rpc import crash
 from countermand.rpc.errors import FieldInvalid, ImageUnsafe
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.image_pb2 import IMAGE_FORMAT_QCOW2
@@ -26,7 +29,7 @@ from countermand.v1.verb_pb2 import (
     RevertImage,
 )
 from tests.agent.requests import address, attempt_name, copy_action
-from tests.agent.rig import Rig
+from tests.agent.rig import NOW, Gate, Rig
 from tests.agent.test_conformance import Power, lose
 
 SUCCEEDED = Attempt.STATE_SUCCEEDED
@@ -361,4 +364,37 @@ async def test_a_copy_whose_image_went_before_it_could_say_so_begins_anew(tmp_pa
     await rig.start()
     assert (await rig.settled(attempt_name("copy"))).state == SUCCEEDED
     assert rig.data("copy").read_bytes() == content
+    await rig.runner.stop()
+
+
+@needs_qemu
+async def test_a_clone_that_is_made_during_a_revert_does_not_appear(tmp_path):
+    """It would read through a file that is no longer there."""
+    rig = Rig(tmp_path)
+    await rig.start()
+    base = CreateImage(target=BASE, virtual_size_bytes=2**20, format=IMAGE_FORMAT_QCOW2)
+    await done(rig, "base", Action(create_image=base))
+    await done(rig, "old", snapshot("old"))
+    gate = Gate()
+    await rig.restart(gate=gate)
+    clone = CloneImage(source=BASE, target=address("fast/top"))
+    await rig.accept(attempt_name("top"), Action(clone_image=clone))
+    await gate.arrival()
+    while not list((tmp_path / "fast/staging").glob("*/data.qcow2")):
+        gate.permit()
+        await gate.arrival()
+    driver = FileDriver(FilePool(pool_id="fast", path=tmp_path / "fast"), RealFiles())
+    work = Work(
+        attempt=attempt_name("back"),
+        cluster_id="cluster-a",
+        note="",
+        now=lambda: NOW,
+        crash=crash.never,
+    )
+    for _step in driver.revert(work, "base", "old", safety_id=""):
+        pass
+    gate.open()
+    failed = await rig.settled(attempt_name("top"))
+    assert (failed.state, failed.failure.reason) == (FAILED, "CONFLICT")
+    assert (rig.images(), rig.staged()) == (["base", "base@old"], [])
     await rig.runner.stop()
