@@ -11,6 +11,7 @@ from coordinator.saga.spec import Binding, Condition, Opposite, TaskSpec, Value
 from coordinator.saga.states import Effect
 from coordinator.saga.workflow import Inbound
 from coordinator.wire.catalogue import VERBS, Bound, Verb, effect_of
+from coordinator.wire.fields import SOURCE_RULE
 from coordinator.wire.locks import Locks
 from coordinator.wire.scope import Repeated, Scope
 from coordinator.wire.sources import (
@@ -233,8 +234,9 @@ class Leaves:
     def _item(self, source: OfItem, scope: Scope, path: str) -> str | None:
         """Returns the path in the input of an item, or of a field of it."""
         if source.word not in scope.items:
-            words = ", ".join((*scope.items, *scope.counters)) or "none"
-            self._wrong(path, f"there is no item {source.word!r} here; there are: {words}")
+            words = ", ".join((*scope.items, *scope.counters))
+            known = f"there are: {words}" if words else f"the source {SOURCE_RULE}"
+            self._wrong(path, f"there is no item {source.word!r} here; {known}")
             return None
         item = scope.items[source.word]
         return f"{item}.{source.path}" if source.path else item

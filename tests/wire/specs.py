@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from google.protobuf import json_format
@@ -16,8 +17,6 @@ from countermand.v1.image_pb2 import ImageAddress
 from countermand.v1.verb_pb2 import CopyImage, VerifyImage
 from countermand.v1.workflow_spec_pb2 import ForEach, Node, WorkflowSpec
 
-Change = Callable[[WorkflowSpec], object]
-
 
 def anywhere(host: str, pools: frozenset[str], verb: str) -> str | None:
     """Says of every host that it can do everything."""
@@ -28,19 +27,19 @@ def struct(values: Mapping[str, object] | None = None) -> Struct:
     return json_format.ParseDict(dict(values or {}), Struct())
 
 
-def copy(name: str, *, source: str = "pool/base", target: str = "", **fields: object) -> Node:
+def copy(name: str, *, source: str = "pool/base", target: str = "", **fields: Any) -> Node:
     """Returns a task that copies an image."""
     action = CopyImage(source=image(source), target=image(target or f"pool/{name}"))
     return task(name, action=action, **{"host": "a", **fields})
 
 
-def copy_to(name: str, source: str, **fields: object) -> Node:
+def copy_to(name: str, source: str, **fields: Any) -> Node:
     """Returns a task that copies to an image whose id is bound."""
     action = CopyImage(source=image("pool/base"), target=ImageAddress(pool_id="pool"))
     return task(name, host="a", action=action, bindings={"target.image_id": source}, **fields)
 
 
-def verify(name: str, of: str, **fields: object) -> Node:
+def verify(name: str, of: str, **fields: Any) -> Node:
     """Returns a task that reads what another one has made."""
     bindings = {f"target.{part}": f"tasks.{of}.output.image.{part}" for part in ADDRESS}
     return task(name, host="a", action=VerifyImage(), bindings=bindings, **fields)
@@ -55,12 +54,12 @@ def for_each(group: Node, items: str, item: str, **lists: str) -> Node:
     return group
 
 
-def nested(name: str, spec: WorkflowSpec, **fields: object) -> Node:
+def nested(name: str, spec: WorkflowSpec, **fields: Any) -> Node:
     """Returns a workflow as one task of another."""
     return Node(name=name, workflow=spec, **fields)
 
 
-def spec_of(*members: Node, **fields: object) -> WorkflowSpec:
+def spec_of(*members: Node, **fields: Any) -> WorkflowSpec:
     """Returns a spec of tasks in a sequence."""
     return workflow_spec("test", sequence("all", *members), **fields)
 
@@ -76,7 +75,10 @@ def wrong(
     """Returns what is wrong with a spec that must be bad: fields, in order, and what is said."""
     with pytest.raises(FieldInvalid) as raised:
         check_spec(spec, struct(input_), hosts)
-    return {violation.field: violation.description for violation in raised.value.violations}
+    found: dict[str, str] = {}
+    for violation in raised.value.violations:
+        found.setdefault(violation.field, violation.description)
+    return found
 
 
 def shape(plan_: Plan) -> str:

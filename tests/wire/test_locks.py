@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from coordinator.saga.spec import Lock
 from countermand.client.spec import compensate_by, image, parallel, policy, sequence, task
 from countermand.v1.image_pb2 import ImageAddress
@@ -10,7 +12,7 @@ from countermand.v1.workflow_spec_pb2 import Policy, WorkflowSpec
 from tests.wire.specs import copy, copy_to, for_each, plan, spec_of, verify
 
 
-def locks(spec: WorkflowSpec, input_: dict[str, object] | None = None) -> list[str]:
+def locks(spec: WorkflowSpec, input_: Mapping[str, object] | None = None) -> list[str]:
     """Returns the images that are held, an exclamation mark behind those nobody else may."""
     held = plan(spec, input_).terms.locks
     assert list(held) == sorted(held)

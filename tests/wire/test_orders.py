@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from coordinator.saga.commands import SendAction, SendCompensation
 from coordinator.saga.spec import Plan
@@ -45,12 +46,12 @@ def workflow(plan_: Plan, **tasks: Task) -> Workflow:
     )
 
 
-def attempt(number: int, **fields: object) -> Attempt:
+def attempt(number: int, **fields: Any) -> Attempt:
     given = {"kind": AttemptKind.ACTION, "state": AttemptState.SUCCEEDED, **fields}
-    return Attempt(number=number, host="a", intent=number, create_time=NOW, **given)  # type: ignore[arg-type]
+    return Attempt(number=number, host="a", intent=number, create_time=NOW, **given)
 
 
-def made_up_for(**fields: object) -> Task:
+def made_up_for(**fields: Any) -> Task:
     """Returns a task whose action succeeded and whose compensation is on its way."""
     kind = AttemptKind.COMPENSATION
     given: dict[str, object] = {"state": AttemptState.STARTING, "compensates": 1, **fields}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from google.protobuf import json_format
@@ -64,7 +65,7 @@ ALL_OF_IT = PolicyOfTask(
 )
 
 
-def policy(**fields: object) -> Policy:
+def policy(**fields: Any) -> Policy:
     return json_format.ParseDict(fields, Policy())
 
 
