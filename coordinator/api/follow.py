@@ -7,12 +7,13 @@ each attempt at most four times a second.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.ports import Store, StoredEntry
 from coordinator.runtime.watch import Topic, Watches
 from coordinator.saga.states import WorkflowState
+from coordinator.saga.workflow import Workflow
 from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.attempt_pb2 import Progress
 from countermand.v1.event_pb2 import HistoryEvent
@@ -20,6 +21,22 @@ from countermand.v1.event_pb2 import HistoryEvent
 PAGE = 500  # entries read at a time: about 100 KiB
 BOOKMARK_S = 15.0  # a quiet stream says this often that it is alive
 PROGRESS_S = 0.25  # faster than this nobody can read
+
+
+_ATTENTION = frozenset({WorkflowState.PAUSED, WorkflowState.BLOCKED, WorkflowState.QUARANTINED})
+
+
+def needs_somebody(workflow: Workflow) -> bool:
+    """Returns whether a workflow, or a task of it, waits for an operator."""
+    if workflow.state in _ATTENTION or workflow.blocked:
+        return True
+    # A failure is open before the siblings that are still in flight have let the pause begin.
+    return workflow.holding and any(task.needs_decision for _, task in workflow.tasks())
+
+
+def never(_: Workflow) -> bool:
+    """Returns that a workflow is not waited for before it is settled."""
+    return False
 
 
 class Follower:
@@ -89,16 +106,16 @@ class Follower:
                 yield pb.WatchEventsResponse(bookmark=after)
 
     async def wait(
-        self, workflow_id: str, states: frozenset[WorkflowState], timeout_s: float
+        self, workflow_id: str, wanted: Callable[[Workflow], bool], timeout_s: float
     ) -> None:
-        """Returns once a workflow is settled, in one of some states, or the time is over."""
+        """Returns once a workflow is settled, as wanted, or the time is over."""
         clock = asyncio.get_running_loop()
         deadline = clock.time() + timeout_s
         with self._watches.watching(workflow_id) as topic:
             while True:
                 seen = topic.changes
                 workflow = self._loop.workflow(workflow_id)
-                if workflow is None or workflow.state in states or clock.time() >= deadline:
+                if workflow is None or wanted(workflow) or clock.time() >= deadline:
                     return
                 await topic.wait(seen, deadline - clock.time())
 

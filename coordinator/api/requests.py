@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeAlias, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
+from coordinator.runtime.ports import WorkflowQuery
+from coordinator.wire.history import WORKFLOW_STATES
 from coordinator.wire.values import span_from_proto
 from countermand.rpc.errors import FieldInvalid, Violation
 from countermand.rpc.names import ID_RULE, is_id, parse_host, parse_task, parse_workflow
+from countermand.v1.workflow_pb2 import ListWorkflowsRequest
 
 T = TypeVar("T")
 
@@ -126,3 +129,42 @@ def hash_of(*messages: Message) -> bytes:
         digest.update(len(content).to_bytes(8, "big"))
         digest.update(content)
     return digest.digest()
+
+
+def hash_of_request(request: Message) -> bytes:
+    """Returns what tells a repeated request from another one, also of another call."""
+    name = request.DESCRIPTOR.full_name.encode()
+    return hashlib.sha256(name + b"\0" + hash_of(request)).digest()
+
+
+def optional_text(request: Message, field: str) -> None:
+    """Checks that a text is not too long; it may be left out.
+
+    Raises:
+        FieldInvalid: It is.
+    """
+    if getattr(request, field):
+        demand(request, field)
+
+
+_STATES = {number: state for state, number in WORKFLOW_STATES.items()}
+
+
+def query(request: ListWorkflowsRequest, now: datetime) -> WorkflowQuery:
+    """Returns what a list asks of the store; raises FieldInvalid."""
+    states = frozenset(_STATES[state] for state in request.states if state in _STATES)
+    if len(states) < len(set(request.states)):
+        raise FieldInvalid(Violation("states", "names a state that does not exist"))
+    before = None
+    if request.HasField("min_age"):
+        before = now - span(request.min_age, "min_age", AGE_MAX)
+    return WorkflowQuery(
+        states=states,
+        labels=tuple(sorted(request.labels.items())),
+        host=request.host_id,
+        kind=request.kind,
+        created_before=before,
+        needs_attention=request.needs_attention,
+        limit=page_size(request.page_size),
+        after=request.page_token,
+    )

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
+from datetime import datetime
 
+from coordinator.saga import leftovers as saga_leftovers
 from coordinator.saga import workflow as saga
-from coordinator.saga.spec import GroupKind
+from coordinator.saga.leftovers import leftovers
+from coordinator.saga.spec import OnFailure, TaskSpec
 from coordinator.saga.states import (
     BEING_COMPENSATED,
     IN_FLIGHT,
     AttemptState,
     Effect,
     TaskState,
-    WorkflowState,
 )
-from coordinator.wire.catalogue import VERBS, effect_number
+from coordinator.wire.catalogue import VERBS, effect_number, phrase
 from coordinator.wire.failure import failure_to_proto
+from coordinator.wire.groups import fill_group
 from coordinator.wire.history import (
     ATTEMPT_KINDS,
     ATTEMPT_STATES,
@@ -25,19 +28,17 @@ from coordinator.wire.history import (
     WORKFLOW_STATES,
     timestamp,
 )
+from coordinator.wire.needs import needs_of
 from coordinator.wire.values import fill, output_of_values, proto_value
+from coordinator.wire.waits import task_waits_for, workflow_waits_for
 from countermand.rpc.names import attempt_name, task_name, workflow_name
 from countermand.v1.attempt_pb2 import Attempt, Progress
-from countermand.v1.task_pb2 import InboundValue, Task
+from countermand.v1.event_pb2 import Leftover
+from countermand.v1.task_pb2 import InboundValue, Task, TaskDecision
 from countermand.v1.verb_pb2 import Action
-from countermand.v1.workflow_pb2 import Need, TaskCount, Workflow
+from countermand.v1.workflow_pb2 import TaskCount, Workflow
 
 TASKS_MAX = 1000  # of a FULL view; beyond it ListTasks pages
-
-_KINDS = {
-    GroupKind.SEQUENCE: Task.KIND_SEQUENCE,
-    GroupKind.PARALLEL: Task.KIND_PARALLEL,
-}
 
 # The progress of attempts, by name, as last heard of.
 ProgressKnown = Mapping[str, Progress]
@@ -49,10 +50,15 @@ def etag_of(workflow: saga.Workflow) -> str:
 
 
 def trace_id_of(workflow: saga.Workflow) -> str:
+    """Returns the trace that a workflow is projected into."""
+    return trace_id(workflow.id, workflow.about.traceparent, workflow.create_time)
+
+
+def trace_id(workflow_id: str, traceparent: str, create_time: datetime) -> str:
     """Returns the trace that a workflow is projected into: the engine's, or one of its own."""
-    if workflow.about.traceparent:
-        return workflow.about.traceparent.split("-")[1]
-    return _digest(f"{workflow.id}@{workflow.create_time.isoformat()}", 16)
+    if traceparent:
+        return traceparent.split("-")[1]
+    return _digest(f"{workflow_id}@{create_time.isoformat()}", 16)
 
 
 def traceparent_of(workflow: saga.Workflow, attempt: str) -> str:
@@ -73,7 +79,8 @@ def workflow_to_proto(workflow: saga.Workflow, progress: ProgressKnown) -> Workf
         kind=workflow.about.kind,
         state=WORKFLOW_STATES[workflow.state],
         cause=failure_to_proto(workflow.cause),
-        needs=_needs(workflow),
+        needs=needs_of(workflow),
+        leftovers=leftovers_to_proto(workflow),
         labels=dict(workflow.about.labels),
         create_time=timestamp(workflow.create_time),
         update_time=timestamp(workflow.update_time),
@@ -91,26 +98,33 @@ def workflow_to_proto(workflow: saga.Workflow, progress: ProgressKnown) -> Workf
         ],
         forked_from=workflow.about.forked_from,
         owner_epoch=workflow.owner_epoch,
+        waits_for=workflow_waits_for(workflow),
     )
 
 
-def _needs(workflow: saga.Workflow) -> list[Need]:
-    if workflow.state is WorkflowState.QUARANTINED:
-        message = "Its record could not be processed: see the coordinator's log, and report it."
-        return [Need(reason=workflow.state, message=message)]
-    if workflow.state is not WorkflowState.BLOCKED:
-        return []
-    return [
-        Need(
-            task=task_name(workflow.id, workflow.plan.nodes[index].name),
-            reason=TaskState.COMPENSATION_BLOCKED,
-            message="Its compensation fails again and again: "
-            f"{task.compensation_failure.message if task.compensation_failure else 'no cause'} "
-            "It is tried on, slowly: mend the cause on the host.",
-        )
-        for index, task in workflow.tasks()
-        if task.state is TaskState.COMPENSATION_BLOCKED
-    ]
+def leftovers_to_proto(workflow: saga.Workflow) -> list[Leftover]:
+    """Returns the effects that were knowingly left, each in words."""
+    return [_leftover(workflow, left) for left in leftovers(workflow)]
+
+
+def _leftover(workflow: saga.Workflow, left: saga_leftovers.Leftover) -> Leftover:
+    name, spec, task = (
+        workflow.plan.nodes[left.task].name,
+        workflow.plan.task(left.task),
+        workflow.task(left.task),
+    )
+    action = Action.FromString(spec.action)
+    if task.action is not None:
+        fill(action, task.action.inbound)
+    words = phrase(action)
+    return Leftover(
+        task=task_name(workflow.id, name),
+        attempt=attempt_name(workflow.id, name, left.attempt) if left.attempt else "",
+        host_id=left.host,
+        description=words if left.attempt else f"not done: {words}",
+        reason=left.reason,
+        create_time=timestamp(left.time),
+    )
 
 
 def tasks_to_proto(workflow: saga.Workflow, progress: ProgressKnown) -> list[Task]:
@@ -135,19 +149,30 @@ def task_to_proto(
         after=[task_name(workflow.id, workflow.plan.nodes[i].name) for i in node.after],
         progress=_rolled_up(workflow, index, progress),
     )
+    view.end_action = workflow.plan.is_end_action(index)
+    view.waits_for = task_waits_for(workflow, index)
     if node.group is not None:
-        view.kind = _KINDS[node.group]
-        view.state = TASK_STATES[_group_state(workflow, index)]
+        fill_group(view, workflow, index)
         return view
-    task = workflow.task(index)
-    assert node.task is not None, node.name
+    _fill_leaf(view, workflow, index)
+    if full:
+        _fill_context(view, workflow, index, progress)
+    return view
+
+
+def _fill_leaf(view: Task, workflow: saga.Workflow, index: int) -> None:
+    """Adds what a task has and a group has not."""
+    task, spec = workflow.task(index), workflow.plan.task(index)
     view.kind = Task.KIND_VERB
     view.state = TASK_STATES[task.state]
-    view.verb = node.task.verb
-    view.effect = effect_number(node.task.effect)
-    view.opposite = VERBS[node.task.verb].opposite if node.task.effect is Effect.REVERSIBLE else ""
-    view.host_id = task.last.host if task.attempts else node.task.host
-    view.waits_for = _waits_for(task)
+    view.verb = spec.verb
+    view.effect = effect_number(spec.effect)
+    view.opposite = _opposite(spec)
+    view.host_id = task.last.host if task.attempts else spec.host
+    view.optional_by_policy = spec.policy.on_failure is OnFailure.IGNORE
+    view.needs_decision = task.needs_decision
+    if task.decided is not None:
+        view.decided.CopyFrom(_decision(task.decided))
     if failure := failure_to_proto(task.failure):
         view.failure.CopyFrom(failure)
     if failure := failure_to_proto(task.compensation_failure):
@@ -156,22 +181,48 @@ def task_to_proto(
         view.start_time.FromDatetime(task.attempts[0].create_time)
         if task.state not in IN_FLIGHT | BEING_COMPENSATED and task.last.end_time:
             view.end_time.FromDatetime(task.last.end_time)
-    if full:
-        _fill_context(view, workflow, index, progress)
-    return view
+
+
+def _opposite(spec: TaskSpec) -> str:
+    if spec.opposite is not None:
+        return f"{spec.opposite.verb.replace('_', ' ')}, as its spec says"
+    return VERBS[spec.verb].opposite if spec.effect is Effect.REVERSIBLE else ""
+
+
+def _decision(decided: saga.Decided) -> TaskDecision:
+    return TaskDecision(
+        verb=decided.verb,
+        principal=decided.principal,
+        reason=decided.reason,
+        time=timestamp(decided.time),
+    )
+
+
+def inbound_to_proto(inbound: saga.Inbound) -> InboundValue:
+    """Returns one value that came into a task, with its origin; of a patch, who and when."""
+    patched = inbound.origin == saga.PATCH
+    return InboundValue(
+        field=inbound.field,
+        value=proto_value(inbound.value),
+        origin=inbound.origin,
+        principal=inbound.principal,
+        time=timestamp(inbound.time),
+        previous=proto_value(inbound.previous) if patched else None,
+    )
 
 
 def _fill_context(view: Task, workflow: saga.Workflow, index: int, progress: ProgressKnown) -> None:
     """Adds inbound values with their origins, outputs, and every attempt."""
     task, spec = workflow.task(index), workflow.plan.task(index)
     action = task.action
-    if action is not None:
-        view.inbound.extend(
-            InboundValue(field=i.field, value=proto_value(i.value), origin=i.origin)
-            for i in action.inbound
-        )
-        if action.output:
-            view.output.CopyFrom(output_of_values(spec.verb, action.output))
+    inbound = {each.field: each for each in (action.inbound if action else ())}
+    # What an operator has given since, too: the next attempt will see it.
+    inbound |= {each.field: each for each in task.patch}
+    view.inbound.extend(map(inbound_to_proto, inbound.values()))
+    gone = task.state is TaskState.COMPENSATED
+    output = task.output or (action.output if action and not gone else {})
+    if output:
+        view.output.CopyFrom(output_of_values(spec.verb, output))
     view.attempts.extend(
         attempt_to_proto(workflow, index, attempt, progress) for attempt in task.attempts
     )
@@ -214,12 +265,6 @@ def _progress(name: str, attempt: saga.Attempt, progress: ProgressKnown) -> Prog
     return Progress(done=attempt.done, total=total, unit="bytes")
 
 
-def _waits_for(task: saga.Task) -> str:
-    if task.retry_time is None:
-        return ""
-    return f"attempt {len(task.attempts) + 1}, due {task.retry_time.isoformat(timespec='seconds')}"
-
-
 def _rolled_up(workflow: saga.Workflow, index: int, progress: ProgressKnown) -> Progress | None:
     """Returns the sum of the progress of the actions below a node."""
     node = workflow.plan.nodes[index]
@@ -238,38 +283,3 @@ def _rolled_up(workflow: saga.Workflow, index: int, progress: ProgressKnown) -> 
         rate=sum(p.rate for p in known),
         unit="bytes",
     )
-
-
-# A group looks like the first of these that any of its members is in.
-_LOUDEST = (
-    TaskState.COMPENSATION_BLOCKED,
-    TaskState.COMPENSATING,
-    TaskState.CANCELLING,
-    TaskState.UNKNOWN,
-    TaskState.RUNNING,
-    TaskState.STARTING,
-    TaskState.RETRY_WAIT,
-    TaskState.READY,
-    TaskState.COMPENSATED,
-    TaskState.FAILED,
-    TaskState.CANCELLED,
-    TaskState.ABANDONED,
-)
-
-
-def _group_state(workflow: saga.Workflow, index: int) -> TaskState:
-    """Returns the state that a group shows: worked out from its members, never stored."""
-    group = workflow.nodes[index]
-    assert isinstance(group, saga.Group), index
-    states = {
-        _group_state(workflow, member)
-        if workflow.plan.nodes[member].group
-        else workflow.task(member).state
-        for member in workflow.plan.nodes[index].members
-    }
-    for state in _LOUDEST:
-        if state in states:
-            return state
-    if TaskState.PENDING in states:
-        return TaskState.RUNNING if group.started and len(states) > 1 else TaskState.PENDING
-    return TaskState.SUCCEEDED

@@ -182,17 +182,23 @@ class StateForbids(CountermandError):
     reason = "STATE_FORBIDS"
 
 
+class VerbForbidden(StateForbids):
+    """{name} is {state}, and {verb} is not possible: {because}."""
+
+
 class RequirementsUnmet(CountermandError):
-    """{name} cannot go on yet: {summary}."""
+    """{name} cannot go on yet: {summary}"""
 
     code = StatusCode.FAILED_PRECONDITION
     reason = "REQUIREMENTS_UNMET"
 
     def __init__(self, *, name: str, violations: tuple[Violation, ...]) -> None:
-        """Keeps every unmet requirement."""
+        """Keeps every unmet requirement; their count tells whether a peer got all of them."""
         self.violations = violations
-        summary = "; ".join(f"{v.field}: {v.description}" for v in violations)
-        super().__init__(name=name, summary=summary)
+        summary = "; ".join(f"{v.field}: {v.description}" for v in violations[:SUMMARY_MAX])
+        if len(violations) > SUMMARY_MAX:
+            summary += f"; and {len(violations) - SUMMARY_MAX} more"
+        super().__init__(name=name, summary=summary, count=len(violations))
 
 
 class Conflict(CountermandError):

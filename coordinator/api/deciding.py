@@ -1,0 +1,187 @@
+"""What every verb about a workflow has in common: repeats, refusals, and asking the loop.
+
+A request id is remembered with the hash of its request, in the transaction that carries it out. A
+repeat changes nothing more and is answered with the workflow as it is now, whenever and however
+often it comes, also while the first is being decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeAlias
+
+from coordinator.api import requests
+from coordinator.api.shown import Showing
+from coordinator.runtime.loop import Loop, OverloadedError, Start
+from coordinator.runtime.ports import Clock, Request, Store, StoreConflictError
+from coordinator.saga import events
+from coordinator.saga.advance import Decision, Refusal, advance
+from coordinator.saga.events import Ask, Now
+from coordinator.saga.resume import Requirement
+from coordinator.saga.states import WorkflowState
+from coordinator.saga.workflow import Workflow
+from countermand.rpc.errors import (
+    Busy,
+    Conflict,
+    CountermandError,
+    RequestIdReused,
+    RequirementsUnmet,
+    StateForbids,
+    VerbForbidden,
+    Violation,
+)
+from countermand.rpc.names import task_name, workflow_name
+from countermand.v1 import workflow_pb2 as pb
+
+# Until callers have identities: whoever reaches the loopback address.
+PRINCIPAL = "local"
+
+RETRY_DELAY = timedelta(seconds=1)  # an overloaded loop catches up within it
+
+Verb: TypeAlias = (
+    pb.CancelWorkflowRequest
+    | pb.PauseWorkflowRequest
+    | pb.ResumeWorkflowRequest
+    | pb.DecideCompensationRequest
+)
+# Makes the event of a request, given the workflow that it is about and who asks.
+EventOf: TypeAlias = Callable[[Workflow, Ask], events.Request]
+
+S = WorkflowState
+# Where a verb is possible, for those who come when the loop no longer knows the workflow.
+ALLOWED = {
+    "cancel": (S.RUNNING, S.PAUSING, S.PAUSED, S.BLOCKED),
+    "pause": (S.RUNNING, S.BLOCKED),
+    "resume": (S.PAUSING, S.PAUSED),
+}
+_DECIDED_IN = (S.COMPENSATING, S.BLOCKED)  # compensations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What became of a request."""
+
+    workflow: Workflow  # as it is now
+    before: Workflow | None = None  # as it was; None for a repeat
+    event: events.Request | None = None
+
+
+class Deciding:
+    """Has the loop decide about requests, each once."""
+
+    def __init__(self, *, loop: Loop, store: Store, showing: Showing, clock: Clock) -> None:
+        """Keeps what it asks."""
+        self._loop = loop
+        self._store = store
+        self._showing = showing
+        self._clock = clock
+
+    async def ask(
+        self, workflow_id: str, what: Start | events.Request, request: Request | None = None
+    ) -> Decision:
+        """Returns what the loop decided, once it is durable."""
+        try:
+            return await self._loop.ask(workflow_id, what, request)
+        except OverloadedError as error:
+            raise Busy(retry_delay=RETRY_DELAY) from error
+
+    async def decide(self, workflow_id: str, verb: str, request: Verb, event_of: EventOf) -> Taken:
+        """Carries a request out, or returns the workflow if it was carried out before.
+
+        Raises:
+            CountermandError: It was refused; nothing has changed.
+        """
+        remembered = Request(request_id=request.request_id, hash=requests.hash_of_request(request))
+        if await self._is_repeat(remembered):
+            return Taken(workflow=await self._showing.newest(workflow_id))
+        before = await self._showing.find(workflow_id)
+        event = event_of(before, _ask(request))
+        try:
+            decision = await self.ask(workflow_id, event, remembered)
+        except KeyError:
+            refusal: Refusal | None = await self._settled(workflow_id)
+            decision = Decision(workflow=before)
+        except StoreConflictError:
+            if await self._is_repeat(remembered):
+                return Taken(workflow=await self._showing.newest(workflow_id))
+            raise
+        else:
+            refusal = decision.refusal
+        if refusal is None:
+            return Taken(workflow=decision.workflow, before=before, event=event)
+        if await self._is_repeat(remembered):  # of a request that was decided meanwhile
+            return Taken(workflow=await self._showing.newest(workflow_id))
+        raise refused(before, verb, refusal)
+
+    async def imagine(self, workflow_id: str, verb: str, request: Verb, event_of: EventOf) -> Taken:
+        """Returns what a request would be decided about; changes nothing.
+
+        Raises:
+            CountermandError: It would be refused.
+        """
+        before = await self._showing.find(workflow_id)
+        event = event_of(before, _ask(request))
+        refusal: Refusal | None
+        if before.settled or before.state is S.QUARANTINED:
+            refusal = Refusal(state=before.state, allowed=())
+        else:
+            # The same rules, on values: nobody hears of what comes out.
+            now = Now(time=self._clock.now(), jitter=0.0, intent=1)
+            refusal = advance(before, event, now).refusal
+        if refusal is not None:
+            raise refused(before, verb, refusal)
+        return Taken(workflow=before, before=before, event=event)
+
+    async def _settled(self, workflow_id: str) -> Refusal:
+        """Returns the refusal of a request about a workflow that the loop no longer has."""
+        return Refusal(state=(await self._showing.newest(workflow_id)).state, allowed=())
+
+    async def _is_repeat(self, request: Request) -> bool:
+        """Returns whether a request was answered before; raises when its id was for another."""
+        found = await self._store.request(request.request_id)
+        if found is None:
+            return False
+        if found[0].hash != request.hash:
+            raise RequestIdReused(request_id=request.request_id)
+        return True
+
+
+def _ask(request: Verb) -> Ask:
+    return Ask(
+        principal=PRINCIPAL,
+        reason=request.reason,
+        request_id=request.request_id,
+        version=requests.number(request.etag, "etag") if request.etag else 0,
+    )
+
+
+def refused(workflow: Workflow, verb: str, refusal: Refusal) -> CountermandError:
+    """Returns the error that a refusal is to whoever asked."""
+    name = workflow_name(workflow.id)
+    if refusal.outdated:
+        return Conflict(name=name)
+    if refusal.violations:
+        violations = tuple(_violation(workflow, each) for each in refusal.violations)
+        return RequirementsUnmet(name=name, violations=violations)
+    allowed = ", ".join(refusal.allowed or ALLOWED.get(verb, _DECIDED_IN))
+    if refusal.because:
+        because = refusal.because
+        return VerbForbidden(
+            name=name, state=refusal.state, verb=verb, because=because, allowed=allowed
+        )
+    return StateForbids(name=name, state=refusal.state, verb=verb, allowed=allowed)
+
+
+def _violation(workflow: Workflow, found: Requirement) -> Violation:
+    return Violation(
+        field=subject(workflow, found.task), description=found.message, kind=found.kind
+    )
+
+
+def subject(workflow: Workflow, task: int) -> str:
+    """Returns the name of a task, or of the workflow for none."""
+    if task < 0:
+        return workflow_name(workflow.id)
+    return task_name(workflow.id, workflow.plan.nodes[task].name)

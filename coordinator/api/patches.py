@@ -1,0 +1,210 @@
+"""Values that an operator gives: read, and checked against what they fill.
+
+A patch fills fields of a verb's arguments; outputs stand for what a skipped verb would have left;
+an input is what bindings and conditions read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.struct_pb2 import Value as ProtoValue
+
+from coordinator.saga.spec import Binding, Value
+from coordinator.saga.workflow import Workflow
+from coordinator.wire.catalogue import VERBS
+from coordinator.wire.values import TYPE_NAMES, holds, scalar_type, scalars_of
+from countermand.rpc.errors import Violation
+from countermand.rpc.names import ID_RULE, is_id
+from countermand.v1.verb_pb2 import Action
+
+FIELDS_NAMED_MAX = 12  # that are offered in place of one that there is none of
+
+# A field of these names is an id, in every verb.
+_IDS = frozenset({"pool_id", "image_id", "snapshot_id"})
+
+_PYTHON_TYPES = {kind.__name__: kind for kind in TYPE_NAMES}
+
+
+@dataclass(slots=True)
+class Given:
+    """What was given: values by path, and what is wrong with others."""
+
+    values: dict[str, Value] = field(default_factory=dict)
+    violations: list[Violation] = field(default_factory=list)
+
+    def put(self, path: str, key: str, value: Value, problem: str | None) -> None:
+        """Keeps a value, or what is wrong with it."""
+        if problem:
+            self.violations.append(Violation(f"{path}[{key!r}]", problem))
+        else:
+            self.values[key] = value
+
+
+def given_patch(
+    workflow: Workflow, index: int, patch: Mapping[str, ProtoValue], path: str
+) -> Given:
+    """Reads changed fields of the action of a task, or of those in a group."""
+    given = Given()
+    actions = _actions(workflow, index)
+    for key, raw in sorted(patch.items()):
+        value, problem = _patched(actions, key, raw)
+        given.put(path, key, value, problem)
+    return given
+
+
+def _patched(actions: Mapping[str, Action], key: str, raw: ProtoValue) -> tuple[Value, str | None]:
+    value: Value = None
+    for verb, action in actions.items():
+        found = scalars_of(VERBS[verb].arguments).get(key)
+        if found is None:
+            return None, _no_field(
+                f"{verb} has no field {key!r}", scalars_of(VERBS[verb].arguments)
+            )
+        value, problem = _read(raw, scalar_type(VERBS[verb].arguments, key), found)
+        if problem:
+            return None, problem
+        if not holds(action, key, value):
+            return None, f"{value} does not fit into {key}"
+        if key.rpartition(".")[2] in _IDS and not is_id(str(value)):
+            return None, f"{str(value)[:80]!r} {ID_RULE}"
+    return value, None
+
+
+def action_problems(action: Action, path: str) -> Iterator[Violation]:
+    """Yields ids of an action that can be none."""
+    name = action.WhichOneof("verb")
+    if name is None:
+        yield Violation(path, "is required: a verb with its arguments")
+        return
+    for key in scalars_of(VERBS[name].arguments):
+        value = attrgetter(key)(getattr(action, name))
+        if key.rpartition(".")[2] in _IDS and not is_id(value):
+            yield Violation(f"{path}.{name}.{key}", f"{value[:80]!r} {ID_RULE}")
+
+
+def given_outputs(workflow: Workflow, index: int, outputs: Mapping[str, Value], path: str) -> Given:
+    """Checks outputs against what the verb of a task, or of one in a group, leaves.
+
+    Types are not: whether a value is needed, and of which type, is told with all else that is.
+    """
+    given = Given()
+    verbs = [VERBS[verb] for verb in _actions(workflow, index)]
+    for key, value in outputs.items():
+        kinds = [kind for verb in verbs if (kind := scalar_type(verb.output, key)) is not None]
+        if not kinds:
+            names = {name for verb in verbs for name in scalars_of(verb.output)}
+            said = _no_field(f"{verbs[0].name} leaves no {key!r}", names)
+            given.put(f"{path}.outputs", key, None, said)
+            continue
+        given.put(f"{path}.outputs", key, _as(kinds[0], value), None)
+    return given
+
+
+def _as(kind: type, value: Value) -> Value:
+    """Returns a value of JSON as the type it stands for: its numbers are all alike."""
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is int and isinstance(value, str) and value.removeprefix("-").isdecimal():
+        return int(value)  # beyond 2^53, as JSON writes it
+    return value
+
+
+def given_input(workflow: Workflow, input_: Mapping[str, ProtoValue]) -> Given:
+    """Reads changed fields of a workflow's input: those that something in its plan reads."""
+    given = Given()
+    readers = dict(_readers(workflow)) if input_ else {}
+    for key, raw in sorted(input_.items()):
+        if key not in readers:
+            said = _no_field(f"nothing is bound to input.{key}", readers)
+            given.put("input", key, None, said)
+            continue
+        value, problem = _read(raw, _PYTHON_TYPES.get(readers[key]), None)
+        given.put("input", key, value, problem)
+    return given
+
+
+def _readers(workflow: Workflow) -> Iterator[tuple[str, str]]:
+    """Yields the paths of the input that a plan reads, with the type that is wanted there."""
+    for node in workflow.plan.nodes:
+        if node.when is not None and not node.when.task:
+            yield node.when.path, ""
+    for leaf in workflow.plan.leaves:
+        assert leaf.task is not None, leaf.name
+        bindings: tuple[Binding, ...] = leaf.task.bindings
+        if leaf.task.opposite is not None:
+            bindings += leaf.task.opposite.bindings
+        for binding in bindings:
+            if not binding.task and not binding.of_failure:
+                yield binding.path, binding.type
+
+
+def _actions(workflow: Workflow, index: int) -> dict[str, Action]:
+    """Returns one action of each verb in a task or group."""
+    found: dict[str, Action] = {}
+    for leaf in workflow.plan.leaves_of(index):
+        assert leaf.task is not None, leaf.name
+        if leaf.task.verb not in found:
+            found[leaf.task.verb] = Action.FromString(leaf.task.action)
+    return found
+
+
+# -- one value ----------------------------------------------------------------------------------
+
+
+def _read(
+    raw: ProtoValue, kind: type | None, found: FieldDescriptor | None
+) -> tuple[Value, str | None]:
+    """Returns a value of a type, any scalar if none is wanted; or what is wrong with it."""
+    value: Value
+    match raw.WhichOneof("kind"):
+        case "string_value":
+            value = raw.string_value
+        case "bool_value":
+            value = raw.bool_value
+        case "number_value":
+            number = raw.number_value
+            value = int(number) if number.is_integer() else number
+        case _:
+            return None, "must be a text, a number, true or false: give each field by its path"
+    if found is not None and found.enum_type is not None and isinstance(value, str):
+        return _enum(value, found)
+    if kind is None or kind is type(value):
+        return value, None
+    value = _as(kind, value)
+    if kind is type(value):
+        return value, None
+    return None, f"must be {_WANTED[kind]}, not {_shown(value)}"
+
+
+_WANTED: dict[type, str] = {
+    str: "a text",
+    int: "a whole number",
+    bool: "true or false",
+    float: "a number",
+}
+
+
+def _enum(word: str, found: FieldDescriptor) -> tuple[Value, str | None]:
+    assert found.enum_type is not None, found.name
+    known = found.enum_type.values_by_name
+    if word in known:
+        return known[word].number, None
+    return None, f"must be one of {', '.join(known)}"
+
+
+def _shown(value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"  # noqa: PLR2004 - a line's part
+
+
+def _no_field(said: str, known: Collection[str]) -> str:
+    names = sorted(known)
+    named = ", ".join(names[:FIELDS_NAMED_MAX])
+    more = f" and {len(names) - FIELDS_NAMED_MAX} more" if len(names) > FIELDS_NAMED_MAX else ""
+    return f"{said}; there is {named}{more}" if names else f"{said}; there is nothing to give"

@@ -1,0 +1,189 @@
+"""What operators decide about tasks, between the contract's messages and the saga's values.
+
+What is decoded here is checked as far as the contract says it: names, fields and their types. What
+does not fit the workflow as it stands is the saga's to say, all of it at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import assert_never
+
+from coordinator.api.deciding import subject
+from coordinator.api.patches import (
+    Given,
+    action_problems,
+    given_input,
+    given_outputs,
+    given_patch,
+)
+from coordinator.runtime.ports import Hosts
+from coordinator.saga import events, resume
+from coordinator.saga.events import Ask, Choice, GiveUp, Rerun, Skip
+from coordinator.saga.workflow import Workflow
+from coordinator.wire.needs import type_name
+from coordinator.wire.values import proto_value, values_of_struct
+from coordinator.wire.view import etag_of
+from countermand.rpc.errors import FieldInvalid, TaskNotFound, Violation
+from countermand.rpc.names import parse_task, task_name
+from countermand.v1 import workflow_pb2 as pb
+from countermand.v1.verb_pb2 import Action
+
+HOST = "host_id"  # of a changed value: no field of the action, the host
+
+
+def event_of(
+    workflow: Workflow, ask: Ask, request: pb.ResumeWorkflowRequest, hosts: Hosts
+) -> events.ResumeRequested:
+    """Returns a resume as the saga takes it.
+
+    Raises:
+        FieldInvalid: With every field that cannot be right.
+        TaskNotFound: For the first task that there is none of.
+    """
+    decoding = _Decoding(workflow, hosts)
+    choices = [
+        choice
+        for place, decision in enumerate(request.decisions)
+        if (choice := decoding.choice(decision, f"decisions[{place}]")) is not None
+    ]
+    given = given_input(workflow, request.input)
+    found = [*decoding.violations, *given.violations]
+    if found:
+        raise FieldInvalid(*found)
+    if decoding.unknown:
+        raise TaskNotFound(name=decoding.unknown[0])
+    return events.ResumeRequested(ask=ask, choices=tuple(choices), input=given.values)
+
+
+@dataclass(slots=True)
+class _Decoding:
+    """Decisions being read."""
+
+    workflow: Workflow
+    hosts: Hosts
+    violations: list[Violation] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)  # names of tasks
+
+    def choice(self, decision: pb.ResumeDecision, path: str) -> Choice | None:
+        """Returns one decision; None for one that cannot be right, which is noted."""
+        index = self._index(decision.task, f"{path}.task")
+        kind = decision.WhichOneof("decision")
+        if kind is None:
+            self._wrong(f"{path}.decision", "is required: rerun, skip or give_up")
+        if index is None or kind is None:
+            return None
+        match kind:
+            case "rerun":
+                return self._rerun(index, decision.rerun, f"{path}.rerun")
+            case "skip":
+                given = given_outputs(
+                    self.workflow, index, values_of_struct(decision.skip.outputs), f"{path}.skip"
+                )
+                return Skip(task=index, output=self._taken(given))
+            case "give_up":
+                return GiveUp(task=index)
+            case _:
+                assert_never(kind)
+
+    def _rerun(self, index: int, rerun: pb.ResumeDecision.Rerun, path: str) -> Rerun:
+        if rerun.host_id and (
+            problem := self.hosts.placement_problem(rerun.host_id, frozenset(), "")
+        ):
+            self._wrong(f"{path}.host_id", problem)
+        given = given_patch(self.workflow, index, rerun.patch, f"{path}.patch")
+        return Rerun(
+            task=index,
+            patch=self._taken(given),
+            items=tuple(dict.fromkeys(rerun.indices)),
+            reset=rerun.reset,
+            host=rerun.host_id,
+        )
+
+    def _index(self, name: str, path: str) -> int | None:
+        parsed = parse_task(name)
+        if parsed is None or parsed[0] != self.workflow.id:
+            form = task_name(self.workflow.id, "{task}")
+            self._wrong(path, f"{name!r} is not of the form {form}")
+            return None
+        index = self.workflow.plan.by_name.get(parsed[1])
+        if index is None:
+            self.unknown.append(name)
+        return index
+
+    def _taken(self, given: Given) -> dict[str, str | int | bool | float | None]:
+        self.violations.extend(given.violations)
+        return given.values
+
+    def _wrong(self, path: str, description: str) -> None:
+        self.violations.append(Violation(path, description))
+
+
+def compensation_event(
+    workflow: Workflow,
+    index: int,
+    ask: Ask,
+    verb: events.CompensationVerb,
+    replacement: Action,
+) -> events.CompensationDecided:
+    """Returns a decision about a compensation as the saga takes it; raises FieldInvalid."""
+    name = workflow.plan.nodes[index].name
+    if workflow.plan.nodes[index].task is None:
+        raise FieldInvalid(Violation("task", f"{name} is a group: name a task in it"))
+    content = b""
+    if verb is events.CompensationVerb.REPLACE:
+        if found := tuple(action_problems(replacement, "replacement")):
+            raise FieldInvalid(*found)
+        content = replacement.SerializeToString(deterministic=True)
+    return events.CompensationDecided(ask=ask, task=index, verb=verb, replacement=content)
+
+
+# -- and back -----------------------------------------------------------------------------------
+
+
+def changes_to_proto(
+    workflow: Workflow, event: events.ResumeRequested, time: datetime
+) -> Iterator[pb.ChangedValue]:
+    """Yields every value that a resume changes, with what it was before."""
+    for change in resume.changes(workflow, event, time):
+        yield pb.ChangedValue(
+            task=subject(workflow, change.task) if change.task >= 0 else "",
+            key=change.key,
+            before=proto_value(change.before) if change.before is not None else None,
+            after=proto_value(change.after),
+        )
+    for choice in event.choices:
+        if isinstance(choice, Rerun) and choice.host:
+            yield from _moved(workflow, choice)
+
+
+def _moved(workflow: Workflow, choice: Rerun) -> Iterator[pb.ChangedValue]:
+    for index in resume.chosen(workflow, choice):
+        action = workflow.task(index).action
+        before = action.host if action else workflow.plan.task(index).host
+        yield pb.ChangedValue(
+            task=subject(workflow, index),
+            key=HOST,
+            before=proto_value(before) if before else None,
+            after=proto_value(choice.host),
+        )
+
+
+def requirements_to_proto(workflow: Workflow) -> pb.GetResumeRequirementsResponse:
+    """Returns everything that a resume would need now."""
+    return pb.GetResumeRequirementsResponse(
+        requirements=[
+            pb.ResumeRequirement(
+                task=subject(workflow, each.task),
+                kind=pb.ResumeRequirement.Kind.Value(f"KIND_{each.kind}"),
+                key=each.key,
+                type=type_name(each.type),
+                consumers=[subject(workflow, reader) for reader in each.consumers],
+                message=each.message,
+            )
+            for each in resume.requirements(workflow)
+        ],
+        etag=etag_of(workflow),
+    )

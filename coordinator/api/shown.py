@@ -1,0 +1,193 @@
+"""Workflows as the services answer with them: found, and shown with what only the runtime knows.
+
+The record says most of it (`coordinator.wire.view`). What is added here is not stored anywhere: how
+far attempts are, which host is silent, who stands before whom in which line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+
+from google.protobuf.struct_pb2 import Struct
+
+from coordinator.api.summary import summary_to_proto
+from coordinator.runtime.locks import LockView
+from coordinator.runtime.loop import Loop
+from coordinator.runtime.ports import Hosts, HostState, HostView, Store, Stored, WorkflowSummary
+from coordinator.runtime.watch import Watches
+from coordinator.saga.states import TaskState
+from coordinator.saga.workflow import Task as TaskRecord
+from coordinator.saga.workflow import Workflow
+from coordinator.wire import view
+from countermand.rpc.errors import TaskNotFound, WorkflowNotFound
+from countermand.rpc.names import task_name, workflow_name
+from countermand.v1 import workflow_pb2 as pb
+from countermand.v1.attempt_pb2 import Progress
+from countermand.v1.image_pb2 import ImageAddress
+from countermand.v1.task_pb2 import Task
+
+HostOf = Callable[[str], HostView | None]
+
+HOLDERS_NAMED_MAX = 3  # in words; the locks of a FULL view name more
+
+_AT_WORK = frozenset(
+    {
+        TaskState.STARTING,
+        TaskState.RUNNING,
+        TaskState.UNKNOWN,
+        TaskState.CANCELLING,
+        TaskState.COMPENSATING,
+        TaskState.COMPENSATION_BLOCKED,
+    }
+)
+
+
+class Showing:
+    """Finds workflows and shows them."""
+
+    def __init__(
+        self,
+        *,
+        loop: Loop,
+        store: Store,
+        hosts: Hosts,
+        watches: Watches[Progress],
+        retention: timedelta | None,
+    ) -> None:
+        """Keeps what it asks."""
+        self._loop = loop
+        self._store = store
+        self._hosts = hosts
+        self._watches = watches
+        self._retention = retention
+
+    # -- finding --------------------------------------------------------------------------------
+
+    async def find(self, workflow_id: str) -> Workflow:
+        """Returns a workflow as committed; raises WorkflowNotFound."""
+        if known := self._loop.workflow(workflow_id) or self._loop.settled(workflow_id):
+            return known
+        return (await self.load(workflow_id)).workflow
+
+    async def load(self, workflow_id: str) -> Stored:
+        """Returns a workflow with what was submitted; raises WorkflowNotFound."""
+        stored = await self._store.load(workflow_id)
+        if stored is None:
+            raise WorkflowNotFound(name=workflow_name(workflow_id))
+        return stored
+
+    async def newest(self, workflow_id: str) -> Workflow:
+        """Returns a workflow as it is now; the store may know of a change before the loop does."""
+        stored = (await self.load(workflow_id)).workflow
+        known = self._loop.workflow(workflow_id)
+        return known if known and known.version > stored.version else stored
+
+    def index_of(self, workflow: Workflow, task_id: str) -> int:
+        """Returns the node with a name; raises TaskNotFound."""
+        index = workflow.plan.by_name.get(task_id, 0)
+        if index == 0:  # the root is the workflow itself
+            raise TaskNotFound(name=task_name(workflow.id, task_id))
+        return index
+
+    # -- workflows ------------------------------------------------------------------------------
+
+    def basic(self, workflow: Workflow) -> pb.Workflow:
+        """Returns the BASIC view of a workflow."""
+        shown = view.workflow_to_proto(workflow, self._watches.progress(workflow.id))
+        if not workflow.locked and not workflow.settled:
+            shown.waits_for = _line(self._loop.lock_view(workflow.id))
+        self._expires(shown)
+        return shown
+
+    def full(self, workflow: Workflow, stored: Stored) -> pb.Workflow:
+        """Returns the FULL view of a workflow."""
+        shown = self.basic(workflow)
+        shown.spec.ParseFromString(stored.submission.spec)
+        shown.input.CopyFrom(Struct.FromString(stored.submission.input))
+        indices = range(1, min(len(workflow.plan.nodes), 1 + view.TASKS_MAX))
+        shown.tasks.extend(self.tasks(workflow, indices))
+        shown.locks.extend(map(_lock_to_proto, self._loop.lock_view(workflow.id)))
+        return shown
+
+    def listed(self, summary: WorkflowSummary) -> pb.Workflow:
+        """Returns the BASIC view of a workflow in a list: from memory while it is open."""
+        if known := self._loop.workflow(summary.id):
+            return self.basic(known)
+        shown = summary_to_proto(summary)
+        self._expires(shown)
+        return shown
+
+    def _expires(self, shown: pb.Workflow) -> None:
+        if self._retention and shown.HasField("end_time"):
+            end = shown.end_time.ToDatetime() + self._retention
+            shown.expire_time.FromDatetime(end)
+
+    # -- tasks ----------------------------------------------------------------------------------
+
+    def tasks(self, workflow: Workflow, indices: Iterable[int]) -> Iterator[Task]:
+        """Yields tasks and groups, without their attempts."""
+        hosts = self._hosts.all()
+        for index in indices:
+            yield self._task(workflow, index, hosts.get, full=False)
+
+    def task(self, workflow: Workflow, index: int) -> Task:
+        """Returns one task with its context."""
+        return self._task(workflow, index, self._hosts.all().get, full=True)
+
+    def _task(self, workflow: Workflow, index: int, host_of: HostOf, *, full: bool) -> Task:
+        progress = self._watches.progress(workflow.id)
+        shown = view.task_to_proto(workflow, index, progress, full=full)
+        record = workflow.nodes[index]
+        if workflow.settled or not isinstance(record, TaskRecord):
+            return shown
+        if record.state is TaskState.READY and not shown.waits_for:
+            shown.waits_for = self._hosts.waiting_for_host(workflow.id, index) or "a host"
+        if record.state in _AT_WORK:
+            self._at_work(shown, workflow, index, host_of(shown.host_id))
+        return shown
+
+    def _at_work(self, shown: Task, workflow: Workflow, index: int, host: HostView | None) -> None:
+        """Says what keeps an attempt: its place in line, or its host, which pretends nothing."""
+        if place := self._hosts.waiting_for_slot(workflow, index):
+            shown.waits_for = place
+        if host is not None and host.state is not HostState.READY:
+            shown.progress.rate = 0
+            shown.waits_for = _silence(host)
+
+
+def _silence(host: HostView) -> str:
+    """Returns what a task on a host that does not answer waits for."""
+    if host.state is HostState.QUARANTINED:
+        why = host.problem.message if host.problem else "somebody has to look"
+        return f"{host.record.id} is quarantined: {why}"
+    return f"{host.record.id} has not answered for {host.silent_s:.0f} s"
+
+
+# -- locks --------------------------------------------------------------------------------------
+
+
+def _line(locks: Iterable[LockView]) -> str:
+    """Returns in words which images a workflow waits for, behind whom."""
+    waits = [
+        f"{lock.lock.pool}/{lock.lock.image} ({_behind(lock)})" for lock in locks if lock.position
+    ]
+    return "images held by others: " + ", ".join(waits) if waits else "its images"
+
+
+def _behind(lock: LockView) -> str:
+    named = [workflow_name(holder) for holder in lock.holders[:HOLDERS_NAMED_MAX]]
+    if len(lock.holders) > HOLDERS_NAMED_MAX:
+        named.append(f"{len(lock.holders) - HOLDERS_NAMED_MAX} more")
+    held = f"held by {', '.join(named)}; " if named else ""
+    return f"{held}{lock.position} before it in line"
+
+
+def _lock_to_proto(lock: LockView) -> pb.ImageLock:
+    return pb.ImageLock(
+        image=ImageAddress(pool_id=lock.lock.pool, image_id=lock.lock.image),
+        exclusive=lock.lock.exclusive,
+        held=lock.held,
+        position=lock.position,
+        holders=map(workflow_name, lock.holders),
+    )

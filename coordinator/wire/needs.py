@@ -1,0 +1,107 @@
+"""What a workflow needs from somebody: what is wrong, where, and what may be done about it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import islice
+
+from coordinator.saga import resume
+from coordinator.saga.states import TaskState, WorkflowState
+from coordinator.saga.workflow import Decided, Task, Workflow
+from coordinator.wire.values import TYPE_NAMES
+from coordinator.wire.waits import pause_words
+from countermand.rpc.names import task_name
+from countermand.v1.workflow_pb2 import Need
+
+NEEDS_MAX = 20  # beyond it a person asks for the tasks; a fan-out may fail by the thousand
+OUTPUTS_NAMED_MAX = 4
+
+_TYPES = {kind.__name__: name for kind, name in TYPE_NAMES.items()}
+_WAITING_FOR_SOMEBODY = frozenset({WorkflowState.PAUSED, WorkflowState.BLOCKED})
+
+
+def type_name(kind: str) -> str:
+    """Returns what the contract calls the type of an output."""
+    return _TYPES.get(kind, "")
+
+
+def paused_words(workflow_id: str, pause: Decided) -> str:
+    """Returns who or what paused a workflow, and how it goes on."""
+    why = pause_words(pause)
+    return f"{why[:1].upper()}{why[1:]}. Go on: `countermand workflow resume {workflow_id}`."
+
+
+def needs_of(workflow: Workflow) -> list[Need]:
+    """Returns everything that a workflow needs, at most so many."""
+    if workflow.state is WorkflowState.QUARANTINED:
+        message = (
+            "Its record could not be processed: see the coordinator's log, and report it. "
+            f"To run it anew: `countermand workflow fork {workflow.id} --id NEW`."
+        )
+        return [Need(reason=workflow.state, message=message)]
+    if workflow.state not in _WAITING_FOR_SOMEBODY:
+        return []
+    found = list(islice(_needs(workflow), NEEDS_MAX + 1))
+    if len(found) > NEEDS_MAX:
+        message = f"And more: `countermand workflow requirements {workflow.id}` lists all."
+        found[NEEDS_MAX:] = [Need(reason="MORE", message=message)]
+    return found
+
+
+def _needs(workflow: Workflow) -> Iterator[Need]:
+    decisions = tuple(_decisions(workflow))
+    if workflow.pause and workflow.holding and not decisions:
+        yield Need(reason="PAUSED", message=paused_words(workflow.id, workflow.pause))
+    yield from decisions
+    for index, task in workflow.tasks():
+        if task.state is TaskState.COMPENSATION_BLOCKED:
+            yield _need(workflow, index, task.state, _blocked(workflow, task))
+
+
+def _need(workflow: Workflow, index: int, reason: str, message: str) -> Need:
+    name = workflow.plan.nodes[index].name
+    return Need(task=task_name(workflow.id, name), reason=reason, message=message)
+
+
+def _blocked(workflow: Workflow, task: Task) -> str:
+    why = task.compensation_failure.message if task.compensation_failure else "no cause"
+    return (
+        f"Its compensation fails again and again: {why} It is tried on, slowly: mend the cause on "
+        f"the host. Or decide: `countermand workflow compensation retry|replace|done|abandon "
+        f"{workflow.id} TASK`."
+    )
+
+
+def _decisions(workflow: Workflow) -> Iterator[Need]:
+    """Yields the open failures, each with what may be decided about it."""
+    if workflow.cause is not None:
+        return
+    needed = resume.requirements(workflow)
+    outputs: defaultdict[int, list[resume.Requirement]] = defaultdict(list)
+    for each in needed:
+        if each.kind is resume.Kind.OUTPUT:
+            outputs[each.task].append(each)
+    for each in needed:
+        if each.kind is resume.Kind.DECISION:
+            message = _decision(workflow, each.task, outputs[each.task])
+            yield _need(workflow, each.task, each.kind, message)
+
+
+def _decision(workflow: Workflow, index: int, outputs: list[resume.Requirement]) -> str:
+    name, task = workflow.plan.nodes[index].name, workflow.task(index)
+    where = f" on {task.failure.host}" if task.failure and task.failure.host else ""
+    why = f" ({task.failure.reason}): {task.failure.message}" if task.failure else "."
+    skip = "skip"
+    if outputs:
+        keys = [f"{each.key} ({type_name(each.type) or 'any'})" for each in outputs]
+        more = len(keys) - OUTPUTS_NAMED_MAX
+        named = ", ".join(keys[:OUTPUTS_NAMED_MAX]) + (f" and {more} more" if more > 0 else "")
+        skip = f"skip with {named}"
+    if task.state is TaskState.FAILED:
+        possible = f"Possible: rerun, {skip}, or compensate."
+        return f"{name} failed{where}{why} {possible}"
+    return (
+        f"{name} is past the point of no return and fails again and again{where}{why} "
+        f"It is tried on, slowly. Possible: rerun now, or {skip}."
+    )

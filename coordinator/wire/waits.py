@@ -1,0 +1,88 @@
+"""What a task or a workflow waits for, in words, as far as its record says so.
+
+What only the runtime knows is added by those who show it: a host that is looked for, a slot on one,
+a place in line for images.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from datetime import datetime
+
+from coordinator.saga.states import BEING_COMPENSATED, TaskState
+from coordinator.saga.workflow import Decided, Group, Task, Workflow
+
+BY_POLICY = "policy"  # who paused, when nobody did
+
+_PAUSED_BY_POLICY = {
+    "pause-before": "paused before {task}, as its spec asks",
+    "pause-on-success": "paused after {task}, as its spec asks",
+    "on-failure": "paused because {task} failed",
+}
+
+
+def pause_words(pause: Decided) -> str:
+    """Returns who or what paused a workflow, and why."""
+    if pause.principal == BY_POLICY and pause.verb in _PAUSED_BY_POLICY:
+        return _PAUSED_BY_POLICY[pause.verb].format(task=pause.reason)
+    return f"paused by {pause.principal}: {pause.reason}"
+
+
+def workflow_waits_for(workflow: Workflow) -> str:
+    """Returns what a whole workflow waits for."""
+    if workflow.settled:
+        return ""
+    if workflow.holding and workflow.pause:
+        return f"a resume: {pause_words(workflow.pause)}"
+    return "" if workflow.locked else "its images"
+
+
+def task_waits_for(workflow: Workflow, index: int) -> str:
+    """Returns what a task or a group waits for."""
+    if workflow.settled:
+        return ""
+    record = workflow.nodes[index]
+    if isinstance(record, Task):
+        if record.due_time is not None:
+            return _time(record, record.due_time)
+        if record.needs_decision:
+            return "a decision"
+        if record.state is TaskState.READY and workflow.holding:
+            return "a resume"
+        if record.state is not TaskState.PENDING:
+            return ""
+    return _turn(workflow, index)
+
+
+def _time(task: Task, due: datetime) -> str:
+    """Returns which time a task waits for; retries begin as those who read them expect."""
+    when = due.isoformat(timespec="seconds")
+    if task.state is TaskState.READY:
+        return f"a delay before it starts, until {when}"
+    if task.state is TaskState.SUCCEEDED:
+        return f"a delay before what follows, until {when}"
+    attempt = f"attempt {len(task.attempts) + 1}, due {when}"
+    blocked = task.needs_decision or task.state is TaskState.COMPENSATION_BLOCKED
+    return f"{attempt}, or a decision" if blocked else attempt
+
+
+def _turn(workflow: Workflow, index: int) -> str:
+    """Returns what keeps a node that has not begun from beginning."""
+    node = workflow.plan.nodes[index]
+    pause = workflow.pause
+    if workflow.holding and pause and pause.verb == "pause-before" and pause.reason == node.name:
+        return "a resume: paused before it"
+    parent = workflow.nodes[node.parent] if node.parent >= 0 else None
+    if isinstance(parent, Group) and parent.waiting:
+        place = bisect_left(parent.waiting, index)
+        if place < len(parent.waiting) and parent.waiting[place] == index:
+            most = workflow.plan.nodes[node.parent].rules.concurrency_max
+            name = workflow.plan.nodes[node.parent].name
+            return f"a place in {name}, {most} at a time; {place} before it"
+    return ""
+
+
+def held_words(workflow: Workflow, task: Task) -> str:
+    """Returns that a compensation is held by a pause, or nothing."""
+    held = workflow.holding and workflow.compensation_held
+    return "a resume: the pause holds it" if held and task.state in BEING_COMPENSATED else ""
