@@ -1,0 +1,48 @@
+"""What settled long ago goes; what is open, and what settled lately, stays."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from coordinator.runtime import retention
+from tests.runtime.rig import NOW, Agent, coordinator, noop, series, until
+
+
+class Later:
+    """A clock that is ahead of the coordinator's."""
+
+    def __init__(self, ahead: timedelta) -> None:
+        self._ahead = ahead
+
+    def now(self) -> datetime:
+        return NOW + self._ahead
+
+
+async def test_what_settled_before_the_retention_time_is_removed_in_small_batches(
+    tmp_path, monkeypatch
+) -> None:
+    """S-V33: the result stays readable for the retention time."""
+    monkeypatch.setattr(retention, "BATCH_MAX", 2)
+    monkeypatch.setattr(retention, "REST_S", 0.0)
+    agent = Agent()
+    month = timedelta(days=30)
+    async with coordinator(tmp_path, {"a": agent}) as one:
+        for number in range(5):
+            await one.start(f"done-{number}", series(noop("only", "a")))
+        await until(lambda: len(agent.sent) == 5)
+        for name in tuple(agent.sent):
+            agent.end(name)
+        await until(lambda: all(one.known(f"done-{number}").settled for number in range(5)))
+        await one.start("open", series(noop("only", "a")))
+
+        async def sweep(ahead: timedelta) -> int:
+            return await retention.sweep(
+                store=one.store, loop=one.loop, clock=Later(ahead), retention=month
+            )
+
+        assert await sweep(month) == 0
+        assert one.loop.settled("done-0") is not None
+        assert await sweep(month + timedelta(seconds=1)) == 5
+        assert one.loop.settled("done-0") is None
+        assert await one.store.load("done-0") is None
+        assert await one.store.load("open") is not None
