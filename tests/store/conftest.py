@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from coordinator.runtime.ports import Store
+from coordinator.runtime.ports import Change, Store
 from coordinator.store.database import sqlite
 from coordinator.store.memory import Kept, MemoryStore
 from coordinator.store.run import Inline, Threads
@@ -55,3 +55,17 @@ def live(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Life]:
         yield sqlite_lives(tmp_path / "store.db")
     else:
         yield threaded_lives(tmp_path / "store.db")
+
+
+@pytest.fixture
+async def store(live: Life) -> AsyncIterator[Store]:
+    """Returns an open store of each kind."""
+    store = live()
+    await store.open()
+    yield store
+    await store.close()
+
+
+async def commit(store: Store, *changes: Change) -> None:
+    """Commits some changes together."""
+    await store.commit(changes)

@@ -8,7 +8,6 @@ from datetime import timedelta
 import pytest
 
 from coordinator.runtime.ports import (
-    Change,
     HostRecord,
     Opening,
     Request,
@@ -19,20 +18,8 @@ from coordinator.runtime.ports import (
 from coordinator.saga import events
 from coordinator.saga.states import AttemptKind, AttemptState, WorkflowState
 from countermand.v1.event_pb2 import HistoryEvent
-from tests.store.conftest import Life
+from tests.store.conftest import Life, commit
 from tests.store.walks import BEGIN, Walk, as_stored, cancel, failure, three_tasks
-
-
-@pytest.fixture
-async def store(live: Life):
-    store = live()
-    await store.open()
-    yield store
-    await store.close()
-
-
-async def commit(store: Store, *changes: Change) -> None:
-    await store.commit(changes)
 
 
 async def workflow_ids(store: Store, query: WorkflowQuery) -> list[str]:
