@@ -172,7 +172,12 @@ FIELD_INVALID: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "far-too-long-an-input-for-an-id": (
         too_much,
-        (f"{THEN}.{COPY}.source.pool_id", f"{THEN}.{COPY}.source.image_id", f"{THEN}.task.host_id"),
+        (
+            f"{THEN}.task.host_id",
+            f"{THEN}.{COPY}.source.pool_id",
+            f"{THEN}.{COPY}.source.image_id",
+            f"{THEN}.task.bindings",
+        ),
     ),
     "an-id-from-the-input-that-is-none": (
         bind_image("../y"),
@@ -219,19 +224,64 @@ FIELD_INVALID: dict[str, tuple[Change, tuple[str, ...]]] = {
 
 # Part of the contract, not served yet: refused, never ignored.
 UNSUPPORTED: dict[str, Change] = {
-    "end-action": lambda r: r.spec.on_success.append(one(r)),
-    "failure-action": lambda r: r.spec.on_failure.append(one(r)),
-    "timeout": lambda r: r.spec.timeout.CopyFrom(Duration(seconds=1)),
-    "refuse-when-locked": put(lambda q: q.spec, lock_policy=WorkflowSpec.LOCK_POLICY_REFUSE),
-    "condition": put(lambda q: one(q).when, path="input.x", equals="y"),
-    "placement": put(lambda r: one(r).task, host_id=""),
-    "candidates": lambda r: one(r).task.candidate_host_ids.append("b"),
-    "own-compensation": lambda r: one(r).task.compensation.action.noop.SetInParent(),
-    "quorum": put(lambda q: q.spec.root.members[0].group, min_success=1),
-    "fan-out": put(lambda q: q.spec.root.for_each, items="input.x", item="x"),
-    "pause": put(lambda q: one(q).policy, pause_before=True),
-    "ignore": put(lambda q: one(q).policy, on_failure=Policy.ON_FAILURE_IGNORE),
+    "external-task": lambda r: r.spec.root.members.add(
+        name="ext", external_task=Node.ExternalTask(owner_id="v", kind="k")
+    ),
+    "open-group": put(lambda q: q.spec.root.members[0].group, open=True),
     "source-host": put(lambda q: one(q).task.action.copy_image, source_host_id="b"),
+}
+
+
+def repeat(request: StartWorkflowRequest) -> None:
+    """Lets a copy be made for each item of a list."""
+    each = request.spec.root.members.add(name="each").group
+    each.kind = Group.KIND_PARALLEL
+    each.for_each.items, each.for_each.item = "input.disks", "disk"
+    member = each.members.add()
+    member.CopyFrom(one(request))
+    member.name = "copy"
+    member.task.action.copy_image.target.ClearField("image_id")
+    member.task.bindings.add(field="target.image_id", source="disk")
+    request.input["disks"] = ["x", "y"]
+
+
+def place(request: StartWorkflowRequest) -> None:
+    """Leaves it to the coordinator where tasks run."""
+    one(request).task.host_id = ""
+    one(request).task.candidate_host_ids.append("a")
+
+
+def nest(request: StartWorkflowRequest) -> None:
+    """Makes a workflow a task of another."""
+    inner = request.spec.root.members.add(name="sub").workflow
+    inner.kind = "inner"
+    inner.root.kind = Group.KIND_SEQUENCE
+    inner.root.members.add().CopyFrom(one(request))
+    inner.root.members[0].task.action.copy_image.target.image_id = "sub"
+
+
+# What once was not served: the nodes that a plan then has besides its own.
+SERVED: dict[str, tuple[Change, tuple[str, ...]]] = {
+    "end-action": (
+        lambda r: r.spec.on_success.add(name="end").task.CopyFrom(one(r).task),
+        ("end",),
+    ),
+    "timeout": (lambda r: r.spec.timeout.CopyFrom(Duration(seconds=1)), ()),
+    "refuse-when-locked": (
+        put(lambda q: q.spec, lock_policy=WorkflowSpec.LOCK_POLICY_REFUSE),
+        (),
+    ),
+    "condition": (
+        put(lambda q: then(q).when, path="tasks.one.state", equals="SUCCEEDED"),
+        (),
+    ),
+    "candidates": (place, ()),
+    "own-compensation": (lambda r: one(r).task.compensation.action.noop.SetInParent(), ()),
+    "quorum": (put(lambda q: q.spec.root.members[0].group, min_success=1), ()),
+    "fan-out": (repeat, ("each", "copy.0", "copy.1")),
+    "nested": (nest, ("sub", "sub.one")),
+    "pause": (put(lambda q: one(q).policy, pause_before=True), ()),
+    "ignore": (put(lambda q: one(q).policy, on_failure=Policy.ON_FAILURE_IGNORE), ()),
 }
 
 
@@ -273,6 +323,18 @@ async def test_what_is_not_served_is_never_ignored(cluster, stubs, case):
     error = await refused(stubs.workflows.StartWorkflow(request(UNSUPPORTED[case])))
     assert (error.code, error.reason) == ("UNIMPLEMENTED", "FIELD_UNSUPPORTED")
     assert error.metadata["field"].startswith("spec")
+    assert_untouched(cluster)
+
+
+@pytest.mark.parametrize("case", SERVED)
+async def test_what_is_served_is_planned(cluster, stubs, case):
+    change, more = SERVED[case]
+    asked = request(change)
+    planned = await stubs.workflows.PlanWorkflow(
+        workflow_pb2.PlanWorkflowRequest(spec=asked.spec, input=asked.input)
+    )
+    names = {task.name.rpartition("/")[2] for task in planned.tasks}
+    assert names - {"on-success"} == {"both", "one", "two", "then", *more}
     assert_untouched(cluster)
 
 
@@ -376,15 +438,14 @@ async def test_a_span_of_time_must_be_one(cluster, stubs, span):
     assert (error.reason, error.fields) == ("FIELD_INVALID", ("min_age",))
 
 
-async def test_calls_that_are_not_served_say_so(stubs):
-    for call, asked in {
-        "PauseWorkflow": workflow_pb2.PauseWorkflowRequest(),
-        "ResumeWorkflow": workflow_pb2.ResumeWorkflowRequest(),
-        "DecideCompensation": workflow_pb2.DecideCompensationRequest(),
-        "ForkWorkflow": workflow_pb2.ForkWorkflowRequest(),
-    }.items():
-        error = await refused(getattr(stubs.workflows, call)(asked))
-        assert (error.code, error.reason) == ("UNIMPLEMENTED", "CALL_UNSUPPORTED"), call
+@pytest.mark.parametrize(
+    "call",
+    ["PauseWorkflow", "ResumeWorkflow", "CancelWorkflow", "DecideCompensation", "ForkWorkflow"],
+)
+async def test_an_empty_request_changes_nothing(cluster, stubs, call):
+    asked = getattr(workflow_pb2, f"{call}Request")()
+    error = await refused(getattr(stubs.workflows, call)(asked))
+    assert (error.code, error.reason) == ("INVALID_ARGUMENT", "FIELD_INVALID")
 
 
 async def test_a_host_is_checked_before_it_is_added(cluster, stubs):
