@@ -26,7 +26,8 @@ from agent.drivers.driver import (
     Work,
 )
 from agent.drivers.files import FileKind, Files
-from agent.drivers.layout import AT, Label, backing_name, snapshot_name, snapshots_among
+from agent.drivers.filling import Filling
+from agent.drivers.layout import AT, Label, snapshot_name, snapshots_among
 from agent.drivers.snapshots import Snapshots
 from agent.drivers.staging import FilePool, Staging
 from countermand.rpc import names
@@ -75,7 +76,8 @@ class FileDriver:
         self.files = files
         self.layout = self._staging.layout
         self.room = self._staging.room
-        self._snapshots = Snapshots(self._staging, self._duplicate)
+        self.filling = Filling(self._staging)
+        self._snapshots = Snapshots(self._staging, self.filling.duplicate)
 
     # -- verbs ----------------------------------------------------------------------------------
 
@@ -95,7 +97,7 @@ class FileDriver:
             if preallocated:
                 self.room.take(self.layout.account(folder), size_bytes)
             if image_format is Format.QCOW2:
-                self._need_qemu("create_image")
+                self.filling.need_qemu("create_image")
                 yield from qemu.create(
                     path, image=image_id, size_bytes=size_bytes, preallocated=preallocated
                 )
@@ -137,9 +139,9 @@ class FileDriver:
             wanted = image_format or label.format
             if chain or wanted is not label.format:
                 return (
-                    yield from self._convert(
+                    yield from self.filling.convert(
                         work,
-                        origin,
+                        origin.filling,
                         source_id,
                         folder,
                         label,
@@ -148,8 +150,8 @@ class FileDriver:
                     )
                 )
             return (
-                yield from self._copy_bytes(
-                    work, origin, source_id, folder, label, take_digest=take_digest
+                yield from self.filling.copy_bytes(
+                    work, origin.filling, source_id, folder, label, take_digest=take_digest
                 )
             )
 
@@ -165,13 +167,13 @@ class FileDriver:
             self.layout.data(source_id, label)
             self.layout.chain(source_id, label)
             if label.format is Format.QCOW2:
-                return (yield from self._overlay(work, source_id, image_id, folder, label))
-            if shared := self._share(work, source_id, folder, label):
+                return (yield from self.filling.overlay(work, source_id, image_id, folder, label))
+            if shared := self.filling.share(work, source_id, folder, label):
                 return shared
             if copy_allowed:
                 return (
-                    yield from self._copy_bytes(
-                        work, self, source_id, folder, label, take_digest=False
+                    yield from self.filling.copy_bytes(
+                        work, self.filling, source_id, folder, label, take_digest=False
                     )
                 )
             raise VerbUnsupported(
@@ -282,133 +284,6 @@ class FileDriver:
             return ""
 
     # -- making an image ------------------------------------------------------------------------
-
-    def _duplicate(self, work: Work, name: str, folder: Path, label: Label) -> Steps[Label]:
-        """Copies data as it is, or shares it where the file system can."""
-        if shared := self._share(work, name, folder, label):
-            return shared
-        return (yield from self._copy_bytes(work, self, name, folder, label, take_digest=False))
-
-    def _share(self, work: Work, name: str, folder: Path, label: Label) -> Label | None:
-        """Makes a file that shares data; None, and no file, where the file system cannot."""
-        path, found = self.layout.data(name, label)
-        target = folder / f"data.{label.format}"
-        if self.files.stat(target) is not None:
-            return None  # an earlier life could not, and has begun to copy
-        with self._staging.reading(path) as reader, self._staging.writing(target) as writer:
-            shares = self.files.share(reader, writer)
-            self.files.flush(writer)
-        if not shares:
-            self.files.remove_file(target)
-            return None
-        self.room.take(self.layout.account(folder), found.allocated_bytes)
-        made = self._staging.label(work, label.format, label.virtual_size_bytes)
-        return replace(made, shared=True)
-
-    def _copy_bytes(
-        self,
-        work: Work,
-        origin: FileDriver,
-        source_id: str,
-        folder: Path,
-        label: Label,
-        *,
-        take_digest: bool,
-    ) -> Steps[Label]:
-        path, found = origin.layout.data(source_id, label)
-        if take_digest and label.format is not Format.RAW:
-            raise FieldUnsupported(field="copy_image.take_digest of a qcow2 image")
-        digest = copying.Digest() if take_digest else None
-        target = folder / f"data.{label.format}"
-        # Of a file that is not there nothing is durable: an earlier life had published it already.
-        note = work.note if self.files.stat(target) is not None else ""
-        self.room.join_writers()
-        try:
-            with (
-                origin._staging.reading(path) as reader,
-                self._staging.writing(target) as writer,
-            ):
-                # A durable offset in a file whose name a power cut may take back is worth nothing.
-                self.files.flush_folder(folder)
-                copy = copying.Copy(
-                    files=self.files,
-                    source=reader,
-                    target=writer,
-                    size_bytes=found.size_bytes,
-                    offset=copying.Offset.after(note, source=found.identity),
-                    room=self.room,
-                    folder=self.layout.account(folder),
-                    crash=work.crash,
-                    digest=digest,
-                    flush_bytes=self.pool.flush_bytes,
-                )
-                written = yield from copy.run()
-        finally:
-            self.room.leave_writers()
-        made = self._staging.label(work, label.format, label.virtual_size_bytes)
-        return replace(made, written_bytes=written, digest=str(digest or ""))
-
-    def _convert(
-        self,
-        work: Work,
-        origin: FileDriver,
-        source_id: str,
-        folder: Path,
-        label: Label,
-        *,
-        image_format: Format,
-        take_digest: bool,
-    ) -> Steps[Label]:
-        """Writes the content in another format, or a whole chain as one image."""
-        self._need_qemu("copy_image")
-        source, _ = origin.layout.data(source_id, label)
-        target = folder / f"data.{image_format}"
-        raw = next((path for path in (target, source) if path.suffix == ".raw"), None)
-        if take_digest and raw is None:
-            raise FieldUnsupported(field="copy_image.take_digest from qcow2 to qcow2")
-        self._staging.empty(folder)  # qemu-img cannot go on where it left off
-
-        def each() -> int:
-            work.crash(crash_points.IN_COPY)
-            self._staging.settle(folder)
-            self.room.take(self.layout.account(folder), 0)
-            return self.layout.allocated_bytes(folder)
-
-        yield from qemu.convert(
-            source,
-            label.format,
-            target,
-            image_format,
-            size_bytes=label.virtual_size_bytes,
-            each=each,
-        )
-        with self._staging.writing(target) as handle:
-            self.files.flush(handle)
-        digest = ""
-        if take_digest and raw is not None:
-            with self._staging.reading(raw) as handle:
-                size = label.virtual_size_bytes
-                digest = yield from copying.digest_file(self.files, handle, size)
-        written = self.layout.allocated_bytes(folder)
-        made = self._staging.label(work, image_format, label.virtual_size_bytes)
-        return replace(made, written_bytes=written, digest=digest)
-
-    def _overlay(
-        self, work: Work, source_id: str, image_id: str, folder: Path, label: Label
-    ) -> Steps[Label]:
-        self._need_qemu("clone_image")
-        target = folder / "data.qcow2"
-        yield from qemu.create_overlay(
-            target,
-            image=image_id,
-            backing=backing_name(source_id, label),
-            backing_format=label.format,
-            size_bytes=label.virtual_size_bytes,
-        )
-        with self._staging.writing(target) as handle:
-            self.files.flush(handle)
-        made = self._staging.label(work, Format.QCOW2, label.virtual_size_bytes)
-        return replace(made, backing=source_id, shared=True)
 
     def import_file(
         self, work: Work, path: Path, image_id: str, *, image_format: Format
@@ -541,9 +416,3 @@ class FileDriver:
     def discard(self, attempt: str) -> None:
         """Removes what an attempt has half made; nothing is fine."""
         self._staging.discard(attempt)
-
-    # -- helpers --------------------------------------------------------------------------------
-
-    def _need_qemu(self, verb: str) -> None:
-        if not qemu.is_installed():
-            raise VerbUnsupported(pool=self.pool_id, verb=verb, why=qemu.MISSING)

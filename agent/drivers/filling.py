@@ -1,0 +1,163 @@
+"""The ways in which the folder of an attempt is filled: copied, shared, converted, laid over.
+
+Each finds a source in a pool, writes one data file, flushes it, and returns the label for it. They
+are told apart by the driver; publishing is the staging's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from agent import crash_points
+from agent.drivers import copying, qemu
+from agent.drivers.driver import Format, Steps, Work
+from agent.drivers.layout import Label, backing_name
+from agent.drivers.staging import Staging
+from countermand.rpc.errors import FieldUnsupported, VerbUnsupported
+
+
+class Filling:
+    """Fills folders of one pool."""
+
+    def __init__(self, staging: Staging) -> None:
+        """Works in the pool's staging folders."""
+        self._staging = staging
+        self._pool = staging.pool
+        self._files = staging.files
+        self._layout = staging.layout
+        self._room = staging.room
+
+    def duplicate(self, work: Work, name: str, folder: Path, label: Label) -> Steps[Label]:
+        """Copies data as it is, or shares it where the file system can."""
+        if shared := self.share(work, name, folder, label):
+            return shared
+        return (yield from self.copy_bytes(work, self, name, folder, label, take_digest=False))
+
+    def share(self, work: Work, name: str, folder: Path, label: Label) -> Label | None:
+        """Makes a file that shares data; None, and no file, where the file system cannot."""
+        path, found = self._layout.data(name, label)
+        target = folder / f"data.{label.format}"
+        if self._files.stat(target) is not None:
+            return None  # an earlier life could not, and has begun to copy
+        with self._staging.reading(path) as reader, self._staging.writing(target) as writer:
+            shares = self._files.share(reader, writer)
+            self._files.flush(writer)
+        if not shares:
+            self._files.remove_file(target)
+            return None
+        self._room.take(self._layout.account(folder), found.allocated_bytes)
+        made = self._staging.label(work, label.format, label.virtual_size_bytes)
+        return replace(made, shared=True)
+
+    def copy_bytes(
+        self,
+        work: Work,
+        origin: Filling,
+        source_id: str,
+        folder: Path,
+        label: Label,
+        *,
+        take_digest: bool,
+    ) -> Steps[Label]:
+        """Copies data as it is, going on where an earlier life left off."""
+        path, found = origin._layout.data(source_id, label)
+        if take_digest and label.format is not Format.RAW:
+            raise FieldUnsupported(field="copy_image.take_digest of a qcow2 image")
+        digest = copying.Digest() if take_digest else None
+        target = folder / f"data.{label.format}"
+        # Of a file that is not there nothing is durable: an earlier life had published it already.
+        note = work.note if self._files.stat(target) is not None else ""
+        self._room.join_writers()
+        try:
+            with (
+                origin._staging.reading(path) as reader,
+                self._staging.writing(target) as writer,
+            ):
+                # A durable offset in a file whose name a power cut may take back is worth nothing.
+                self._files.flush_folder(folder)
+                copy = copying.Copy(
+                    files=self._files,
+                    source=reader,
+                    target=writer,
+                    size_bytes=found.size_bytes,
+                    offset=copying.Offset.after(note, source=found.identity),
+                    room=self._room,
+                    folder=self._layout.account(folder),
+                    crash=work.crash,
+                    digest=digest,
+                    flush_bytes=self._pool.flush_bytes,
+                )
+                written = yield from copy.run()
+        finally:
+            self._room.leave_writers()
+        made = self._staging.label(work, label.format, label.virtual_size_bytes)
+        return replace(made, written_bytes=written, digest=str(digest or ""))
+
+    def convert(
+        self,
+        work: Work,
+        origin: Filling,
+        source_id: str,
+        folder: Path,
+        label: Label,
+        *,
+        image_format: Format,
+        take_digest: bool,
+    ) -> Steps[Label]:
+        """Writes the content in another format, or a whole chain as one image."""
+        self.need_qemu("copy_image")
+        source, _ = origin._layout.data(source_id, label)
+        target = folder / f"data.{image_format}"
+        raw = next((path for path in (target, source) if path.suffix == ".raw"), None)
+        if take_digest and raw is None:
+            raise FieldUnsupported(field="copy_image.take_digest from qcow2 to qcow2")
+        self._staging.empty(folder)  # qemu-img cannot go on where it left off
+
+        def each() -> int:
+            work.crash(crash_points.IN_COPY)
+            self._staging.settle(folder)
+            self._room.take(self._layout.account(folder), 0)
+            return self._layout.allocated_bytes(folder)
+
+        yield from qemu.convert(
+            source,
+            label.format,
+            target,
+            image_format,
+            size_bytes=label.virtual_size_bytes,
+            each=each,
+        )
+        with self._staging.writing(target) as handle:
+            self._files.flush(handle)
+        digest = ""
+        if take_digest and raw is not None:
+            with self._staging.reading(raw) as handle:
+                size = label.virtual_size_bytes
+                digest = yield from copying.digest_file(self._files, handle, size)
+        written = self._layout.allocated_bytes(folder)
+        made = self._staging.label(work, image_format, label.virtual_size_bytes)
+        return replace(made, written_bytes=written, digest=digest)
+
+    def overlay(
+        self, work: Work, source_id: str, image_id: str, folder: Path, label: Label
+    ) -> Steps[Label]:
+        """Makes a file that reads what it lacks from its source."""
+        self.need_qemu("clone_image")
+        target = folder / "data.qcow2"
+        yield from qemu.create_overlay(
+            target,
+            image=image_id,
+            backing=backing_name(source_id, label),
+            backing_format=label.format,
+            size_bytes=label.virtual_size_bytes,
+        )
+        with self._staging.writing(target) as handle:
+            self._files.flush(handle)
+        made = self._staging.label(work, Format.QCOW2, label.virtual_size_bytes)
+        return replace(made, backing=source_id, shared=True)
+
+    def need_qemu(self, verb: str) -> None:
+        """Raises unless there is a qemu-img here."""
+        if not qemu.is_installed():
+            raise VerbUnsupported(pool=self._pool.pool_id, verb=verb, why=qemu.MISSING)
