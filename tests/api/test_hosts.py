@@ -1,0 +1,172 @@
+"""Draining hosts, over gRPC: no new task is placed there, and what blocks the drain is listed."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import asynccontextmanager
+
+import pytest
+
+from countermand.client.spec import sequence, workflow_spec
+from countermand.rpc.names import host_name
+from countermand.v1 import host_pb2 as pb
+from countermand.v1 import workflow_pb2
+from tests.api.calls import BASE, at_work, cancel, crawling, refused, state
+from tests.endtoend.cluster import copy, until
+
+
+def host_state(host: pb.Host) -> str:
+    return pb.Host.State.Name(host.state).removeprefix("STATE_")
+
+
+async def drain(stubs, host: str, *, undrain: bool = False) -> pb.DrainHostResponse:
+    request = pb.DrainHostRequest(
+        name=host_name(host), request_id="r", reason="a test", undrain=undrain
+    )
+    answer: pb.DrainHostResponse = await stubs.hosts.DrainHost(request)
+    return answer
+
+
+async def state_of(stubs, host: str) -> str:
+    request = pb.HostServiceGetHostRequest(name=host_name(host))
+    return host_state((await stubs.hosts.GetHost(request)).host)
+
+
+@asynccontextmanager
+async def draining(stubs, host: str):
+    yield await drain(stubs, host)
+    await drain(stubs, host, undrain=True)
+
+
+async def test_what_runs_on_a_draining_host_is_listed_until_it_has_ended(cluster, stubs) -> None:
+    """S-V34."""
+    async with at_work(cluster, stubs, "drained"), draining(stubs, "b") as answer:
+        assert host_state(answer.host) == "DRAINING"
+        assert list(answer.blocking_tasks) == ["workflows/drained/tasks/slow"]
+        again = await drain(stubs, "b")
+        assert again.blocking_tasks == answer.blocking_tasks
+        await stubs.workflows.CancelWorkflow(cancel("drained"))
+
+        async def is_drained() -> bool:
+            return await state_of(stubs, "b") == "DRAINED"
+
+        await until(is_drained, "the end of the drain")
+        assert (await drain(stubs, "b")).blocking_tasks == []
+        assert await state_of(stubs, "a") == "READY"
+    assert await state_of(stubs, "b") == "READY"
+
+
+async def test_a_draining_host_refuses_workflows_that_name_it(stubs) -> None:
+    """S-V34: before anything of them is stored."""
+    spec = crawling("refused")
+    async with draining(stubs, "b") as answer:
+        assert (host_state(answer.host), list(answer.blocking_tasks)) == ("DRAINED", [])
+        error = await refused(stubs.start("refused", spec))
+        assert (error.reason, error.code) == ("FIELD_INVALID", "INVALID_ARGUMENT")
+        assert "host 'b' is draining" in error.metadata["summary"]
+        nowhere = copy("only", "", BASE, "pool-b/refused")
+        error = await refused(stubs.start("refused", workflow_spec("k", sequence("s", nowhere))))
+        assert "b is draining" in error.metadata["summary"]
+    get = workflow_pb2.GetWorkflowRequest(name="workflows/refused")
+    assert (await refused(stubs.workflows.GetWorkflow(get))).code == "NOT_FOUND"
+
+
+async def test_a_task_without_a_host_runs_where_its_pools_are(cluster, stubs) -> None:
+    chosen = copy("only", "", BASE, "pool-b/chosen")
+    await stubs.start("chosen", workflow_spec("k", sequence("s", chosen)))
+    assert state(await stubs.wait("chosen")) == "SUCCEEDED"
+    assert cluster.data_of("pool-b/chosen").exists()
+
+
+async def test_a_host_that_somebody_was_placed_on_is_not_removed(cluster, stubs) -> None:
+    """It named no host, and yet what it did there may have to be made up for."""
+    placed = copy("slow", "", BASE, "crawling/placed")
+    await stubs.start("placed", workflow_spec("k", sequence("s", placed)))
+    staging = cluster.pool("crawling") / "staging"
+    await until(lambda: list(staging.glob("*@placed@*/data.raw")), "the slow copy")
+    request = pb.RemoveHostRequest(name="hosts/b", request_id="r", reason="a test")
+    error = await refused(stubs.hosts.RemoveHost(request))
+    assert (error.reason, error.metadata["workflow"]) == ("HOST_BUSY", "workflows/placed")
+    await stubs.workflows.CancelWorkflow(cancel("placed"))
+    await stubs.wait("placed")
+
+
+async def test_a_drain_outlives_the_coordinator(cluster, stubs) -> None:
+    await drain(stubs, "b")
+    await cluster.coordinator.kill()
+    await cluster.coordinator.start()
+    async with cluster.client() as client:
+        host = await client.hosts.get("b")
+        assert host_state(host) == "DRAINED"
+        await client.hosts.undrain("b", "a test")
+
+
+@pytest.mark.parametrize(
+    ("name", "request_id", "reason", "error"),
+    [
+        ("hosts/nobody", "r", "why", "HOST_NOT_FOUND"),
+        ("b", "r", "why", "FIELD_INVALID"),
+        ("hosts/b", "", "why", "FIELD_INVALID"),
+        ("hosts/b", "r", " ", "FIELD_INVALID"),
+    ],
+)
+async def test_a_drain_that_says_too_little_changes_nothing(
+    stubs, name, request_id, reason, error
+) -> None:
+    request = pb.DrainHostRequest(name=name, request_id=request_id, reason=reason)
+    assert (await refused(stubs.hosts.DrainHost(request))).reason == error
+    assert await state_of(stubs, "b") == "READY"
+
+
+async def test_the_window_and_what_is_out_are_shown(stubs) -> None:
+    request = pb.HostServiceGetHostRequest(name="hosts/a")
+    host = (await stubs.hosts.GetHost(request)).host
+    assert (host.window, host.open_attempts) == (64, 0)
+
+
+async def command(cluster, *words: str) -> tuple[int | None, str, str]:
+    """Runs a command as a person would; returns its code, output and errors."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "countermand.cli", "--coordinator", cluster.coordinator.address),
+        *words,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, errors = await process.communicate()
+    return process.returncode, out.decode(), errors.decode()
+
+
+async def test_who_waits_for_a_drain_sees_what_goes(cluster, stubs) -> None:
+    async with at_work(cluster, stubs, "waited"):
+        words = ("host", "drain", "b", "--wait", "--reason", "kernel", "--timeout", "60s")
+        waiting = asyncio.create_task(command(cluster, *words))
+
+        async def is_draining() -> bool:
+            return await state_of(stubs, "b") == "DRAINING"
+
+        await until(is_draining, "the drain")
+        await stubs.workflows.CancelWorkflow(cancel("waited"))
+        code, out, errors = await waiting
+        assert code == 0, errors
+        assert "⊘ drained" in out
+        said = errors.splitlines()
+        assert said[0] == "still runs: workflows/waited/tasks/slow"
+        assert "gone: workflows/waited/tasks/slow" in said
+    code, out, _ = await command(cluster, "host", "undrain", "b", "--reason", "kernel is in")
+    assert (code, "✓ ready" in out) == (0, True)
+
+
+async def test_who_waits_for_a_drain_that_is_taken_back_is_told(cluster, stubs) -> None:
+    async with at_work(cluster, stubs, "back"):
+        words = ("host", "drain", "b", "--wait", "--reason", "kernel", "--timeout", "60s")
+        waiting = asyncio.create_task(command(cluster, *words))
+
+        async def is_draining() -> bool:
+            return await state_of(stubs, "b") == "DRAINING"
+
+        await until(is_draining, "the drain")
+        await drain(stubs, "b", undrain=True)
+        code, out, errors = await waiting
+        assert (code, "✓ ready" in out) == (1, True)
+        assert errors.endswith("The drain was taken back meanwhile.\n")
