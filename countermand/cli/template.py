@@ -88,7 +88,7 @@ def show(settings: Settings, name: str, output: str | None) -> None:
             whole = read_value(found.file.text, origin=name)
             click.echo(json.dumps(whole, indent=2, ensure_ascii=False))
         case _:
-            _describe(found)
+            _describe(found, name)
 
 
 @template.command(
@@ -116,7 +116,7 @@ def render(settings: Settings, name: str, inputs: tuple[str, ...], output: str |
 
     found = _load(settings, name)
     try:
-        given = filled(found, inputs) if inputs else found.example
+        given = filled(found, inputs) if inputs else found.fill(found.example)
     except FieldInvalid as error:
         raise click.exceptions.Exit(fail(settings, error)) from None
     whole = {"spec": found.file.spec, "input": given}
@@ -147,7 +147,7 @@ def _load(settings: Settings, name: str) -> Template:
         raise click.UsageError(error.violations[0].description) from None
 
 
-def _describe(found: Template) -> None:
+def _describe(found: Template, name: str) -> None:
     from countermand.cli.spec_tree import tree_lines
 
     click.echo(f"{found.name}: {found.summary}\n")
@@ -157,7 +157,8 @@ def _describe(found: Template) -> None:
     for line in input_lines(found.fields):
         click.echo(f"  {line}")
     words = [f"--input {pair}" for pair in example_pairs(found)]
-    command = f"countermand workflow submit --template {found.name} --id ID"
+    named = name if name.endswith(FILES) else f"--template {name}"
+    command = f"countermand workflow submit {named} --id ID"
     click.echo("\nUse it:\n  " + " \\\n    ".join([command, *words]))
 
 
