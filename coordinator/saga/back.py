@@ -30,7 +30,7 @@ from coordinator.saga.states import (
     WorkflowChange,
 )
 from coordinator.saga.turn import Step, Turn
-from coordinator.saga.workflow import Attempt, Failure, Group, Inbound, Task, fresh_group
+from coordinator.saga.workflow import Attempt, Failure, Group, Inbound, Task
 
 # Leaves that are not at rest, going either way.
 UNSETTLED = IN_FLIGHT | BEING_COMPENSATED
@@ -50,28 +50,22 @@ def turn_group_round(turn: Turn, scope: int, then: GroupChange, cause: Failure) 
         turn.move_group(scope, GroupChange.OVERTAKEN)
     moved = turn.move_group(scope, GroupChange.MAKE_UP, failure=cause)
     turn.nodes[scope] = replace(moved, then=then)
-    _go_back(turn, scope)
+    _go_back(turn, scope, alone=True)
 
 
-def _go_back(turn: Turn, scope: int) -> None:
+def _go_back(turn: Turn, scope: int, *, alone: bool = False) -> None:
     """Stops everything below a node, and begins to make up for it."""
-    for node in turn.plan.nodes[scope : turn.plan.nodes[scope].end]:
-        record = turn.nodes[node.index]
+    for index in range(scope, turn.plan.nodes[scope].end):
+        record = turn.nodes[index]
         if isinstance(record, Task):
-            stop_leaf(turn, node.index)
-            continue
-        overtaken = (GroupState.COMPENSATING, GroupState.RECOVERING)
-        if (node.index != scope or scope == 0) and record.state in overtaken:
-            record = turn.move_group(node.index, GroupChange.OVERTAKEN)
-        # From here on only the way back counts.
-        turn.nodes[node.index] = replace(
-            fresh_group(turn.plan, node.index),
-            state=record.state,
-            round=record.round,
-            then=record.then,
-            failure=record.failure,
-        )
+            stop_leaf(turn, index)
+        elif record.state in _UNDER_WAY and not (alone and index == scope):
+            turn.move_group(index, GroupChange.OVERTAKEN)
+    turn.forget(scope)  # from here on only the way back counts
     turn.later(Step.MAKE_UP_FOR, scope)
+
+
+_UNDER_WAY = frozenset({GroupState.COMPENSATING, GroupState.RECOVERING})
 
 
 def stop_leaf(turn: Turn, index: int) -> None:
@@ -220,6 +214,7 @@ def _group_is_made_up_for(turn: Turn, scope: int, group: Group) -> None:
         turn_round(turn, group.failure)
         return
     turn.move_group(scope, group.then, failure=group.failure)
+    turn.forget(scope)
     match group.then:
         case GroupChange.AGAIN:
             begin_another_round(turn, scope)
@@ -239,10 +234,7 @@ def begin_another_round(turn: Turn, scope: int) -> None:
             run_anew(turn, node.index)
             continue
         if record.state is not GroupState.FORWARD:
-            record = turn.move_group(node.index, GroupChange.AGAIN)
-        turn.nodes[node.index] = replace(
-            fresh_group(turn.plan, node.index), state=record.state, round=record.round
-        )
+            turn.move_group(node.index, GroupChange.AGAIN)
     turn.later(Step.BEGIN, scope)
 
 
@@ -261,8 +253,7 @@ def run_anew(turn: Turn, index: int) -> None:
             needs_decision=False,
             given={},
             replacement=b"",
-            compensation_due=False,
-            made_up_for=False,
+            decided=None,
         ),
     )
 

@@ -110,7 +110,8 @@ def workflow_timer(workflow: Workflow) -> SetTimer | None:
 def _outstanding_of(workflow: Workflow, index: int, task: Task) -> Iterator[Command]:
     number = len(task.attempts)
     if task.start_deadline is not None:
-        yield SetTimer(timer=Timer.START, task=index, number=number, time=task.start_deadline)
+        begun = start_number(task)
+        yield SetTimer(timer=Timer.START, task=index, number=begun, time=task.start_deadline)
     if task.due_time is not None:
         yield SetTimer(timer=Timer.DUE, task=index, number=number + 1, time=task.due_time)
     elif task.state is TaskState.READY:
@@ -118,6 +119,11 @@ def _outstanding_of(workflow: Workflow, index: int, task: Task) -> Iterator[Comm
             yield choose_host(workflow.plan, index, task)
     elif task.attempts and task.last.open and task.state not in AT_REST:
         yield _send(index, task.last)
+
+
+def start_number(task: Task) -> int:
+    """Returns how many attempts a task had made when it became ready."""
+    return len(task.attempts) - (task.state is not TaskState.READY)
 
 
 def _send(index: int, attempt: Attempt) -> Command:

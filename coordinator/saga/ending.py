@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from coordinator.saga import back, history
 from coordinator.saga.states import (
     BEING_COMPENSATED,
     Effect,
+    GroupChange,
+    GroupState,
     TaskChange,
     TaskState,
     WorkflowChange,
     WorkflowState,
 )
 from coordinator.saga.turn import Step, Turn
-from coordinator.saga.workflow import Failure, Task
+from coordinator.saga.workflow import Failure, Group, Task
 
 _SETTLE = {
     WorkflowState.SUCCEEDED: WorkflowChange.COMPLETE,
@@ -47,8 +51,12 @@ def stop(turn: Turn, cause: Failure) -> None:
     """Ends a workflow as failed and keeps what was done, once nothing is at work any more."""
     turn.cause, turn.verdict = cause, WorkflowState.FAILED
     turn.move_workflow(WorkflowChange.STOP)
-    for leaf in turn.plan.leaves_of(0):
-        back.stop_leaf(turn, leaf.index)
+    for index, node in enumerate(turn.nodes[: turn.plan.nodes[0].end]):
+        if isinstance(node, Task):
+            back.stop_leaf(turn, index)
+        elif node.then is not None:  # it is made up for to its end, and nothing follows
+            turn.nodes[index] = replace(node, then=GroupChange.CLOSE)
+            turn.changed.add(index)
 
 
 def is_quiet(turn: Turn) -> bool:
@@ -76,7 +84,8 @@ def begin_end(turn: Turn) -> None:
     if turn.verdict is WorkflowState.FAILED:
         _note_kept(turn)
     for leaf in turn.plan.leaves_of(others) if others >= 0 else ():
-        turn.move(leaf.index, TaskChange.SKIP)
+        if turn.task(leaf.index).state is TaskState.PENDING:
+            turn.move(leaf.index, TaskChange.SKIP)
     if actions < 0:
         settle(turn)
         return
@@ -105,6 +114,9 @@ def walk(turn: Turn) -> None:
     succeeded = turn.verdict is WorkflowState.SUCCEEDED
     actions = turn.plan.on_success if succeeded else turn.plan.on_failure
     tree = turn.nodes[: turn.plan.nodes[0].end]
+    for index, node in enumerate(tree):
+        if isinstance(node, Group) and node.state is GroupState.COMPENSATING:
+            turn.later(Step.MAKE_UP_FOR, index)
     at_work = any(isinstance(n, Task) and n.state in back.UNSETTLED for n in tree)
     if actions >= 0 and not at_work:
         turn.later(Step.BEGIN, actions)

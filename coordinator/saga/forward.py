@@ -28,6 +28,7 @@ from coordinator.saga.spec import (
     ancestors,
 )
 from coordinator.saga.states import (
+    AT_REST,
     GROUP_PASSED,
     IN_FLIGHT,
     PASSED,
@@ -39,7 +40,7 @@ from coordinator.saga.states import (
     TaskState,
 )
 from coordinator.saga.turn import Step, Turn, patched, patched_host
-from coordinator.saga.workflow import Decided, Failure, Group, Inbound, fresh_group
+from coordinator.saga.workflow import PAUSE_BEFORE, Decided, Failure, Group, Inbound, Task
 
 BINDING_MISSING = "BINDING_MISSING"
 START_TIMEOUT = "START_TIMEOUT"
@@ -90,8 +91,8 @@ def _begin_group(turn: Turn, index: int) -> None:
 def _open_group(turn: Turn, index: int) -> None:
     """Lets the first members of a group begin."""
     node = turn.plan.nodes[index]
-    turn.nodes[index] = replace(turn.group(index), started=True)
     if not node.forward:
+        turn.nodes[index] = replace(turn.group(index), passed_empty=True)
         done(turn, index)
     for member in node.forward:
         if not turn.plan.nodes[member].after:
@@ -137,12 +138,10 @@ def _begin_task(turn: Turn, index: int) -> None:
         turn.move(index, TaskChange.SKIP)
         done(turn, index)
         return
-    if (
-        spec.policy.pause_before
-        and index not in turn.resumed
-        and not turn.plan.is_end_action(index)
-    ):
-        turn.hold(_policy_pause(turn, "pause-before", index))
+    if spec.policy.pause_before and task.decided is None and not turn.plan.is_end_action(index):
+        why = _policy_pause(turn, PAUSE_BEFORE, index)
+        turn.put(index, replace(task, decided=why))
+        turn.hold(why)
         return
     if spec.policy.wait_before > NO_WAIT:
         due = turn.now.time + spec.policy.wait_before
@@ -249,6 +248,7 @@ def _begin_again(turn: Turn, index: int) -> None:
         case GroupState.COMPENSATING:
             turn.later(Step.MAKE_UP_FOR, index)
         case GroupState.RECOVERING:
+            _go_on_back(turn, index)
             if _is_quiet(turn, index):
                 turn.later(Step.BEGIN, node.recovery)
         case GroupState.FORWARD:
@@ -263,10 +263,7 @@ def _tell_again(turn: Turn, index: int, node: Node) -> None:
     assert node.task is not None, node.name
     if task.state is TaskState.PENDING:
         turn.ripe.append(index)
-    elif has_passed(turn, index) or (
-        turn.plan.is_end_action(index)
-        and task.state in (TaskState.FAILED, TaskState.CANCELLED, TaskState.ABANDONED)
-    ):
+    elif has_passed(turn, index):
         done(turn, index)
     elif task.state is TaskState.FAILED and not task.needs_decision:
         turn.later(Step.DROPPED, index)
@@ -292,7 +289,7 @@ def passed(turn: Turn, index: int) -> None:
     node = turn.plan.nodes[index]
     turn.told.add(index)
     turn.untold.discard(index)
-    if node.recovers or not _counts(turn, node):
+    if node.recovers or not goes_forward(turn, index):
         return
     for follower in node.before:
         if not turn.plan.nodes[follower].recovers and all(
@@ -313,19 +310,17 @@ def _is_told(turn: Turn, index: int) -> bool:
     return index not in turn.untold and has_passed(turn, index)
 
 
-def _counts(turn: Turn, node: Node) -> bool:
-    """Returns whether a node's group goes forward; if not, its counters mean something else."""
-    return node.parent < 0 or turn.group(node.parent).state is GroupState.FORWARD
-
-
 def has_passed(turn: Turn, index: int) -> bool:
     """Returns whether what comes after a node may begin."""
     node = turn.nodes[index]
     if isinstance(node, Group):
-        forward = node.state is GroupState.FORWARD
-        return node.state in GROUP_PASSED or (forward and node.started and node.to_pass <= 0)
+        if node.state is GroupState.FORWARD:
+            return node.to_pass <= 0 and (bool(turn.plan.nodes[index].forward) or node.passed_empty)
+        return node.state in GROUP_PASSED
     if node.state in PASSED:
         return node.due_time is None
+    if turn.plan.is_end_action(index):
+        return node.state in AT_REST
     ignored = turn.plan.task(index).policy.on_failure is OnFailure.IGNORE
     return node.state is TaskState.FAILED and ignored and not node.needs_decision
 
@@ -333,7 +328,7 @@ def has_passed(turn: Turn, index: int) -> bool:
 def dropped(turn: Turn, index: int) -> None:
     """Goes on without a member that failed; what comes after it never begins."""
     node = turn.plan.nodes[index]
-    if not _counts(turn, node):
+    if not goes_forward(turn, index):
         return
     turn.dropped.add(index)
     group = turn.group(node.parent)
@@ -360,15 +355,15 @@ def rested(turn: Turn, index: int) -> None:
         else:
             ending.conclude_success(turn)
         return
-    if node.recovers:
-        if not turn.restoring:
-            turn.move_group(node.parent, GroupChange.RECOVERED, failure=None)
-            _skip_unused(turn, node.parent)
-            done(turn, node.parent)
+    if not goes_forward(turn, index):
+        if not turn.restoring and turn.cause is None:
+            settled_beside_recovery(turn, index)
         return
-    if not turn.restoring and turn.cause is None and not goes_forward(turn, index):
-        settled_beside_recovery(turn, index)
-    if not _counts(turn, node):
+    if node.recovers:
+        if turn.restoring:
+            turn.recovered.append(node.parent)
+        else:
+            _is_recovered(turn, node.parent)
         return
     group = turn.group(node.parent)
     bounded = bool(turn.plan.nodes[node.parent].rules.concurrency_max)
@@ -379,6 +374,13 @@ def rested(turn: Turn, index: int) -> None:
         if not turn.restoring:
             _skip_unused(turn, node.parent)
         turn.later(Step.RESTED, node.parent)
+
+
+def _is_recovered(turn: Turn, index: int) -> None:
+    """Closes the failure of a group whose recovery tasks have succeeded."""
+    turn.move_group(index, GroupChange.RECOVERED)
+    turn.forget(index)
+    done(turn, index)
 
 
 def _skip_unused(turn: Turn, index: int) -> None:
@@ -552,11 +554,21 @@ def recover(turn: Turn, scope: int, failure: Failure) -> None:
     """Stops what a group still does, and runs its recovery tasks once that is at rest."""
     turn.move_group(scope, GroupChange.RECOVER, failure=failure)
     recovery = turn.plan.nodes[scope].recovery
-    for leaf in turn.plan.leaves_of(scope):
-        if leaf.index < recovery:
-            back.stop_leaf(turn, leaf.index)
+    for index in range(scope + 1, recovery):
+        if isinstance(turn.nodes[index], Task) and back.scope_of(turn, index) < 0:
+            back.stop_leaf(turn, index)
+    turn.forget(scope)
+    _go_on_back(turn, scope)
     if _is_quiet(turn, scope):
         turn.later(Step.BEGIN, recovery)
+
+
+def _go_on_back(turn: Turn, scope: int) -> None:
+    """Lets groups inside one that is recovered be made up for to their end."""
+    for index in range(scope + 1, turn.plan.nodes[scope].recovery):
+        group = turn.nodes[index]
+        if isinstance(group, Group) and group.state is GroupState.COMPENSATING:
+            turn.later(Step.MAKE_UP_FOR, index)
 
 
 def _is_quiet(turn: Turn, scope: int) -> bool:
@@ -585,20 +597,12 @@ def settled_beside_recovery(turn: Turn, index: int) -> None:
 
 def walk(turn: Turn) -> None:
     """Works all counters out again, and finds what is ripe: its turn has come, it has not begun."""
-    for node in turn.plan.nodes:
-        old = turn.nodes[node.index]
-        if isinstance(old, Group):
-            turn.nodes[node.index] = replace(
-                fresh_group(turn.plan, node.index),
-                state=old.state,
-                round=old.round,
-                then=old.then,
-                failure=old.failure,
-            )
-        elif old.compensation_due or old.made_up_for:
-            turn.nodes[node.index] = replace(old, compensation_due=False, made_up_for=False)
+    for root in (0, turn.plan.on_success, turn.plan.on_failure):
+        if root >= 0:
+            turn.forget(root)
     turn.restoring, turn.finished = True, False
-    turn.told, turn.dropped, turn.untold, turn.ripe = set(), set(), set(), []
+    turn.told, turn.dropped, turn.untold = set(), set(), set()
+    turn.ripe, turn.recovered = [], []
     if turn.verdict is not None:
         ending.walk(turn)
     elif turn.cause is not None:
@@ -619,11 +623,14 @@ def go_on(turn: Turn) -> None:
         if turn.finished:
             ending.conclude_compensation(turn)
         return
-    turn.resumed.update(ripe)
+    for index in turn.recovered:
+        _is_recovered(turn, index)
     for index in ripe:
         turn.later(Step.BEGIN, index)
     for node in turn.plan.nodes:
         if node.rules.concurrency_max and turn.group(node.index).waiting:
             fill(turn, node.index)
+        if node.recovery >= 0 and turn.group(node.index).open == 0:
+            _skip_unused(turn, node.index)
     if turn.finished:
         ending.conclude_success(turn)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from coordinator.saga import back, events, forward, history
-from coordinator.saga.commands import Timer
+from coordinator.saga.commands import Timer, start_number
 from coordinator.saga.spec import Retry
 from coordinator.saga.states import (
     BEING_COMPENSATED,
@@ -309,15 +309,12 @@ def _start_is_late(turn: Turn, event: events.TimerFired) -> None:
         retriable=True,
     )
     if task.state is TaskState.READY:
-        failed(turn, index, failure)
+        # Not a retry: no attempt was made that its budget could count, and it would wait for ever.
+        turn.put(index, replace(task, failure=failure, start_deadline=None))
+        forward.fail(turn, index, failure)
     elif task.state in (TaskState.STARTING, TaskState.UNKNOWN):
         turn.put(index, replace(task, too_late=failure, start_deadline=None))
         back.stop(turn, index)
-
-
-def start_number(task: Task) -> int:
-    """Returns how many attempts a task had made when it became ready."""
-    return len(task.attempts) - (task.state is not TaskState.READY)
 
 
 def _workflow_is_late(turn: Turn) -> None:

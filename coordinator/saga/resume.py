@@ -210,7 +210,7 @@ def _misfit(workflow: Workflow, choice: events.Choice) -> Requirement | None:
         )
     failed = record.needs_decision and record.state in (TaskState.FAILED, TaskState.RETRY_WAIT)
     waiting = record.state in _WAITING and not isinstance(choice, events.GiveUp)
-    if failed or waiting:
+    if failed or (waiting and not workflow.plan.is_end_action(choice.task)):
         return None
     possible = _possible(workflow)
     return _wrong(choice.task, f"{node.name} is {record.state} and cannot be decided. {possible}")

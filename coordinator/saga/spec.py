@@ -456,7 +456,8 @@ def _check_members(
     group: GroupSpec, path: str, paths: dict[str, str], found: list[Problem], depth: int
 ) -> None:
     if depth > DEPTH_MAX:
-        found.append(Problem(field=path, description=f"is nested deeper than {DEPTH_MAX} groups"))
+        here = path.removesuffix(".members")
+        found.append(Problem(field=here, description=f"is nested deeper than {DEPTH_MAX} groups"))
         return
     for number, member in enumerate(group.members):
         here = member.source or f"{path}[{number}]"

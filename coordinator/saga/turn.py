@@ -15,7 +15,14 @@ from datetime import datetime
 from enum import Enum, auto
 
 from coordinator.saga import history
-from coordinator.saga.commands import Command, SetTimer, Timer, outstanding
+from coordinator.saga.commands import (
+    Command,
+    SendAction,
+    SendCancel,
+    SetTimer,
+    Timer,
+    outstanding,
+)
 from coordinator.saga.events import Now
 from coordinator.saga.resume import Requirement
 from coordinator.saga.spec import Binding, Value
@@ -45,6 +52,7 @@ from coordinator.saga.workflow import (
     Inbound,
     Task,
     Workflow,
+    fresh_group,
 )
 
 
@@ -137,8 +145,8 @@ class Turn:
         self.dropped: set[int] = set()  # members that failed, and are done without
         self.untold: set[int] = set()  # nodes that have passed, and have not told so yet
         self.ripe: list[int] = []  # nodes whose turn has come and that have not begun
+        self.recovered: list[int] = []  # groups whose recovery has succeeded
         self.finished = False  # the walk reached its end
-        self.resumed: set[int] = set()  # tasks that a resume begins: no pause holds them again
         # Whether everything outstanding is to be delivered again: nobody looked while it was held.
         self.anew = False
 
@@ -175,7 +183,7 @@ class Turn:
         if node.task is None and not node.forward:
             return True
         return any(
-            each.remarkable if isinstance(each, Group) else each.state is not TaskState.PENDING
+            each.remarkable if isinstance(each, Group) else each.touched
             for each in self.nodes[index : node.end]
         )
 
@@ -228,6 +236,21 @@ class Turn:
         task = self.task(index)
         attempts = (*task.attempts[: attempt.number - 1], attempt, *task.attempts[attempt.number :])
         self.put(index, replace(task, attempts=attempts))
+
+    def forget(self, scope: int) -> None:
+        """Sets the counters and marks of a node, and of all below it, as if nothing had begun."""
+        for index in range(scope, self.plan.nodes[scope].end):
+            old = self.nodes[index]
+            if isinstance(old, Group):
+                self.nodes[index] = replace(
+                    fresh_group(self.plan, index),
+                    state=old.state,
+                    round=old.round,
+                    then=old.then,
+                    failure=old.failure,
+                )
+            elif old.compensation_due or old.made_up_for:
+                self.nodes[index] = replace(old, compensation_due=False, made_up_for=False)
 
     def note(self, fact: history.Fact, task: int = -1) -> None:
         """Adds a fact to the history."""
@@ -367,10 +390,19 @@ class Turn:
             self.commands.extend(each for each in outstanding(workflow) if each not in said)
         return Decision(
             workflow=workflow,
-            commands=tuple(self.commands),
+            commands=self._deliverable(),
             history=tuple(self.entries),
             changed=frozenset(self.changed),
             intents=self.intents,
+        )
+
+    def _deliverable(self) -> tuple[Command, ...]:
+        """Returns the commands, without actions that were stopped in the turn that started them."""
+        stopped = {(c.task, c.number) for c in self.commands if isinstance(c, SendCancel)}
+        return tuple(
+            c
+            for c in self.commands
+            if not (isinstance(c, SendAction) and (c.task, c.number) in stopped)
         )
 
 

@@ -59,6 +59,7 @@ class Inbound:
 
 
 PATCH = "patch"  # the origin of a value that an operator gave
+PAUSE_BEFORE = "pause-before"  # the verb of a pause that holds a task whose turn has come
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +121,12 @@ class Task:
     made_up_for: bool = False  # nothing is left to make up for here, nor after it
 
     @property
+    def touched(self) -> bool:
+        """Returns whether its turn has come, or it was decided about."""
+        paused = self.decided is not None and self.decided.verb == PAUSE_BEFORE
+        return paused or self.state is not TaskState.PENDING
+
+    @property
     def last(self) -> Attempt:
         """Returns its newest attempt."""
         return self.attempts[-1]
@@ -163,7 +170,7 @@ class Group:
     then: GroupChange | None = None
     failure: Failure | None = None  # why it is made up for, or being recovered
     # Counters of the walk forward.
-    started: bool = False
+    passed_empty: bool = False  # it has no members, and its turn has come
     to_pass: int  # members that must still pass before it does
     open: int  # members that are not at rest
     failed: int = 0  # members that failed and are tolerated

@@ -12,44 +12,67 @@ from dataclasses import replace
 from datetime import timedelta
 from random import Random
 
-from coordinator.saga import events
+from coordinator.saga import events, resume
 from coordinator.saga.advance import Decision, advance, restore, start
-from coordinator.saga.commands import SendCancel, SetTimer, Timer, outstanding
+from coordinator.saga.commands import ChooseHost, SendCancel, SetTimer, Timer, outstanding
+from coordinator.saga.history import WorkflowMoved
 from coordinator.saga.spec import (
+    NO_WAIT,
     Binding,
+    Condition,
     GroupKind,
+    GroupRules,
     GroupSpec,
     NodeSpec,
+    OnFailure,
     OnSiblingFailure,
+    Opposite,
     Policy,
     Retry,
     TaskSpec,
+    Terms,
     comes_before,
     compile_plan,
     problems,
 )
-from coordinator.saga.states import Effect
+from coordinator.saga.states import Effect, WorkflowState
 from coordinator.saga.workflow import About, Workflow
 from tests.saga import invariants
 from tests.saga.language import ASK, EPOCH, failure, report
 
+TRIES_MAX = 200  # of drawing a sound tree
 CHAOS_EVENTS_MAX = 30
 ROUNDS_MAX = 60  # of a world that answers everything; the longest budget needs far fewer
 REPORTS = ("run", "ok", "fail", "retriable", "cancelled", "lost", "missing")
 
 
-def random_tree(random: Random) -> GroupSpec:
-    """Returns a sound tree of up to a dozen tasks, now and then with an irreversible last one."""
-    names = (f"t{number}" for number in range(1_000))
-    root = _random_group(random, names, depth=1)
-    if random.random() < 0.25:
-        pivot = replace(_random_task(random, "pivot"), effect=Effect.PIVOT)
-        members = (root, pivot)
-        root = GroupSpec(name="whole", kind=GroupKind.SEQUENCE, members=members)
-    if random.random() < 0.5:
-        root = _bound(random, root)
-    assert not problems(root), problems(root)
-    return root
+def random_tree(random: Random) -> tuple[GroupSpec, Terms]:
+    """Returns a sound tree of up to a dozen tasks, and what stands beside it."""
+    for _ in range(TRIES_MAX):
+        names = (f"t{number}" for number in range(1_000))
+        root = _random_group(random, names, depth=1)
+        if random.random() < 0.25:
+            pivot = replace(_random_task(random, "pivot"), effect=Effect.PIVOT)
+            members: tuple[NodeSpec, ...] = (root, pivot)
+            if random.random() < 0.6:
+                effect = random.choice((Effect.FORWARD_ONLY, Effect.REVERSIBLE))
+                members += (replace(_random_task(random, "after"), effect=effect),)
+            root = GroupSpec(name="whole", kind=GroupKind.SEQUENCE, members=members)
+        if random.random() < 0.5:
+            root = _bound(random, root)
+        beside = Terms(
+            on_success=_end_actions(random, "s"),
+            on_failure=_end_actions(random, "f"),
+            timeout=timedelta(seconds=40) if random.random() < 0.1 else None,
+        )
+        if not problems(root, beside):
+            return root, beside
+    raise AssertionError("no sound tree in so many tries")
+
+
+def _end_actions(random: Random, prefix: str) -> tuple[NodeSpec, ...]:
+    count = random.choice((0, 0, 0, 1, 2))
+    return tuple(_random_task(random, f"{prefix}{number}") for number in range(count))
 
 
 def _random_group(random: Random, names: Iterator[str], depth: int) -> GroupSpec:
@@ -65,18 +88,87 @@ def _random_group(random: Random, names: Iterator[str], depth: int) -> GroupSpec
         else:
             member = _random_task(random, next(names))
         members.append(replace(member, after=after))
-    return GroupSpec(name=f"g-{next(names)}", kind=kind, members=tuple(members))
+    rules = _random_rules(random, kind, len(members))
+    recovery: tuple[NodeSpec, ...] = ()
+    if rules.on_failure is OnFailure.RECOVER:
+        recovery = (_random_task(random, next(names)),)
+    group = GroupSpec(
+        name=f"g-{next(names)}", kind=kind, members=tuple(members), recovery=recovery, rules=rules
+    )
+    if depth > 1:
+        group = replace(group, when=_condition(random))
+    return group if rules.on_failure is None else inheriting(group, rules.on_failure)
+
+
+def _random_rules(random: Random, kind: GroupKind, count: int) -> GroupRules:
+    if random.random() < 0.5:
+        return GroupRules()
+    parallel = kind is GroupKind.PARALLEL
+    says = (None, None, OnFailure.COMPENSATE_GROUP, OnFailure.RECOVER, OnFailure.PAUSE)
+    return GroupRules(
+        min_success=random.choice((0, random.randint(1, count))) if parallel else 0,
+        concurrency_max=random.choice((0, 1, 2)) if parallel else 0,
+        rounds_max=random.choice((1, 1, 2)),
+        on_failure=random.choice(says),
+        fan_out=parallel and random.random() < 0.3,
+    )
+
+
+def inheriting(group: GroupSpec, policy: OnFailure) -> GroupSpec:
+    """Returns a group whose tasks inherit a policy where they say nothing themselves."""
+
+    def inherit(member: NodeSpec) -> NodeSpec:
+        if isinstance(member, GroupSpec):
+            return inheriting(member, member.rules.on_failure or policy)
+        if member.policy.on_failure is not OnFailure.COMPENSATE:
+            return member
+        return replace(member, policy=replace(member.policy, on_failure=policy))
+
+    return replace(
+        group,
+        members=tuple(map(inherit, group.members)),
+        recovery=tuple(map(inherit, group.recovery)),
+    )
+
+
+def _condition(random: Random) -> Condition | None:
+    if random.random() < 0.9:
+        return None
+    return Condition(task="", path=random.choice(("yes", "no")))
 
 
 def _random_task(random: Random, name: str) -> TaskSpec:
+    some = timedelta(seconds=5)
     policy = Policy(
         retry=Retry(attempts_max=random.choice((1, 1, 2, 3))),
         compensation_retry=Retry(attempts_max=random.choice((1, 2, 5))),
+        on_failure=random.choices(
+            (OnFailure.COMPENSATE, OnFailure.PAUSE, OnFailure.IGNORE, OnFailure.STOP),
+            (12, 3, 2, 1),
+        )[0],
         on_sibling_failure=random.choice(tuple(OnSiblingFailure)),
+        start_timeout=some if random.random() < 0.15 else None,
+        wait_before=some if random.random() < 0.1 else NO_WAIT,
+        wait_after=some if random.random() < 0.1 else NO_WAIT,
+        pause_before=random.random() < 0.05,
+        pause_on_success=random.random() < 0.05,
     )
     effect = random.choice((Effect.REVERSIBLE, Effect.REVERSIBLE, Effect.READ_ONLY))
     host = f"host-{random.randrange(3)}"
-    return TaskSpec(name=name, host=host, verb="copy", effect=effect, policy=policy)
+    chosen = random.random()
+    own = (Binding(field="image", task=name, path="image"),)
+    return TaskSpec(
+        name=name,
+        host="" if chosen < 0.15 else host,
+        candidates=("host-0", "host-1") if chosen < 0.1 else (),
+        when=_condition(random),
+        verb="copy",
+        effect=effect,
+        opposite=Opposite(verb="erase", action=b"", bindings=own)
+        if effect is Effect.REVERSIBLE and random.random() < 0.1
+        else None,
+        policy=policy,
+    )
 
 
 def _bound(random: Random, root: GroupSpec) -> GroupSpec:
@@ -107,12 +199,14 @@ class RandomRun:
         self.intent = 1
         self.decisions = 0
         now = self.now()
+        root, beside = random_tree(self.random)
         decision = start(
             workflow_id=f"seed-{seed}",
-            about=About(kind="random"),
-            plan=compile_plan(random_tree(self.random)),
+            about=About(kind="random", input={"yes": True, "no": False}),
+            plan=compile_plan(root, beside),
             owner_epoch=1,
             now=now,
+            locked=self.random.random() < 0.9,
         )
         invariants.check(None, None, now, decision)
         self.workflow: Workflow = decision.workflow
@@ -141,6 +235,7 @@ class RandomRun:
             if self.workflow.settled:
                 break
             self.answer(badly=0.5 if patience < 3 else 0.0)
+            self.operate()
         assert self.workflow.settled, self.workflow.state
         for _ in range(2):
             self.perform(self.chaos())
@@ -149,25 +244,106 @@ class RandomRun:
         """Returns anything that may happen, wanted or not."""
         random = self.random
         chance = random.random()
-        if chance < 0.03:
-            cause = failure("CANCELLED")
-            return events.CancelRequested(ask=ASK, failure=cause)
-        if chance < 0.08:
+        if chance < 0.02:
+            return events.CancelRequested(ask=ASK, failure=failure("CANCELLED"))
+        if chance < 0.06:
             return self.new_owner()
         if chance < 0.2:
-            index, task = random.choice(list(self.workflow.tasks()))
-            number = len(task.attempts) + random.choice((0, 1, 1, 1, 2))
-            return events.TimerFired(timer=Timer.DUE, task=index, number=number)
+            return self.asked()
+        if chance < 0.32:
+            return self.fired()
+        if chance < 0.36:
+            return events.LocksGranted()
         sent = [
             (index, attempt)
             for index, task in self.workflow.tasks()
             for attempt in task.attempts
         ]  # fmt: skip
+        if not sent or chance < 0.4:
+            index, task = random.choice(list(self.workflow.tasks()))
+            number = len(task.attempts) + random.choice((0, 1, 1))
+            return events.HostChosen(task=index, number=number, host="host-2")
         # Mostly about what is open: about closed attempts everything is late.
         lively = [(index, attempt) for index, attempt in sent if attempt.open]
         index, attempt = random.choice(lively if lively and random.random() < 0.8 else sent)
         step = random.choices(REPORTS, (2, 6, 1, 2, 1, 2, 1))[0]
         return report(step, index, attempt.number, {"image": f"{index}.{attempt.number}"})
+
+    def fired(self) -> events.Event:
+        """Returns a timer, wanted or stale."""
+        timers = [c for c in outstanding(self.workflow) if isinstance(c, SetTimer)]
+        if timers and self.random.random() < 0.6:
+            timer = self.random.choice(timers)
+            self.time = max(self.time, timer.time)
+            return events.TimerFired(timer=timer.timer, task=timer.task, number=timer.number)
+        index, task = self.random.choice(list(self.workflow.tasks()))
+        number = len(task.attempts) + self.random.choice((0, 1, 1, 1, 2))
+        kind = self.random.choice((Timer.DUE, Timer.START))
+        return events.TimerFired(timer=kind, task=index, number=number)
+
+    def asked(self) -> events.Event:
+        """Returns what people may ask for, sensible or not."""
+        random = self.random
+        kind = random.random()
+        if kind < 0.25:
+            return events.PauseRequested(ask=ASK, hold_compensation=random.random() < 0.5)
+        if kind < 0.65:
+            return self.resumed() if random.random() < 0.6 else self.anyhow()
+        indices = [index for index, _ in self.workflow.tasks()]
+        return events.CompensationDecided(
+            ask=ASK,
+            task=random.choice(indices),
+            verb=random.choice(tuple(events.CompensationVerb)),
+            replacement=b"other",
+        )
+
+    def anyhow(self) -> events.ResumeRequested:
+        """Returns a resume with choices about anything."""
+        random = self.random
+        choices: list[events.Choice] = []
+        for _ in range(random.choice((0, 1, 1, 2))):
+            index = random.randrange(len(self.workflow.nodes))
+            choices.append(
+                random.choice(
+                    (
+                        events.Rerun(task=index, patch={"image": "patched"}),
+                        events.Rerun(task=index, reset=True),
+                        events.Rerun(task=index, items=(random.randrange(3),)),
+                        events.Skip(task=index, output={"image": "given"}),
+                        events.GiveUp(task=index),
+                    )
+                )
+            )
+        return events.ResumeRequested(ask=ASK, choices=tuple(choices), input={"yes": 1})
+
+    def resumed(self) -> events.ResumeRequested:
+        """Returns a resume with just what is needed."""
+        needs = resume.requirements(self.workflow)
+        choices: list[events.Choice] = []
+        for need in needs:
+            if need.kind is resume.Kind.DECISION:
+                output = {
+                    each.key: "given"
+                    for each in needs
+                    if each.kind is resume.Kind.OUTPUT and each.task == need.task
+                }
+                skip = events.Skip(task=need.task, output=output)
+                choices.append(self.random.choice((events.Rerun(task=need.task), skip)))
+        return events.ResumeRequested(ask=ASK, choices=tuple(choices))
+
+    def operate(self) -> None:
+        """Does what the workflow needs of people: meeting its requirements is enough, always."""
+        if not self.workflow.locked:
+            self.perform(events.LocksGranted())
+        if self.workflow.state is WorkflowState.PAUSED:
+            decision = self.perform(self.resumed())
+            assert decision.refusal is None, decision.refusal
+            assert self.workflow.state is not WorkflowState.PAUSED or self.paused_again(decision)
+
+    def paused_again(self, decision: Decision) -> bool:
+        """Returns whether a resumed workflow paused once more for another reason."""
+        states = [e.fact.after for e in decision.history if isinstance(e.fact, WorkflowMoved)]
+        return states[:1] in ([WorkflowState.RUNNING], [WorkflowState.COMPENSATING])
 
     def new_owner(self) -> events.OwnerChanged:
         """Kills the coordinator, whose successor reads the workflow back."""
@@ -181,7 +357,15 @@ class RandomRun:
         for command in commands:
             if command not in set(outstanding(self.workflow)):
                 continue  # an answer before it has made this one late
+            if isinstance(command, ChooseHost):
+                host = (command.candidates or ("host-0", "host-1"))[0]
+                chosen = events.HostChosen(task=command.task, number=command.number, host=host)
+                self.perform(chosen)
+                continue
             if isinstance(command, SetTimer):
+                if command.timer is not Timer.DUE and self.random.random() < 0.8:
+                    continue
+                self.time = max(self.time, command.time)
                 fired = events.TimerFired(
                     timer=command.timer, task=command.task, number=command.number
                 )
