@@ -317,8 +317,7 @@ class FileDriver:
     def find(self, image_id: str) -> ImageFound:
         """Looks at one image."""
         with self._staging.translating(image_id):
-            label = self._label(image_id)
-            return self._found(image_id, label, self.layout.snapshots(image_id))
+            return self._found(image_id, self.layout.snapshots(image_id))
 
     def _label(self, image_id: str) -> Label:
         """Returns an image's label; where the pool is not, nothing is said to be missing."""
@@ -328,8 +327,16 @@ class FileDriver:
             self._staging.need_pool()
             raise
 
-    def _found(self, image_id: str, label: Label, snapshots: list[str]) -> ImageFound:
-        self.layout.data(image_id, label)
+    def _found(self, image_id: str, snapshots: list[str]) -> ImageFound:
+        label = self._label(image_id)
+        try:
+            self.layout.data(image_id, label)
+        except ImageUnsafe:
+            now = self._label(image_id)
+            if now.content == label.content:
+                raise
+            label = now  # it was reverted while we looked
+            self.layout.data(image_id, label)
         return ImageFound(
             image_id=image_id,
             format=label.format,
@@ -381,7 +388,7 @@ class FileDriver:
                 break
             try:
                 with self._staging.translating(name):
-                    found.append(self._found(name, self._label(name), snapshots.get(name, [])))
+                    found.append(self._found(name, snapshots.get(name, [])))
             except ImageNotFound:
                 continue  # it went while we looked
             except ImageUnsafe as error:

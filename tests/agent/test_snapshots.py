@@ -190,6 +190,15 @@ async def test_a_revert_moves_the_generation_on_and_back_is_forward_too(rig):
     assert rig.data("copy").name == "data.raw"
 
 
+async def test_an_image_that_is_reverted_while_somebody_looks_is_not_unsafe(rig, monkeypatch):
+    await with_snapshot(rig)
+    pool = rig.pools["fast"]
+    stale, label = [pool.layout.label("base")], pool.layout.label
+    await done(rig, "back", revert("old"))
+    monkeypatch.setattr(pool.layout, "label", lambda name: stale.pop() if stale else label(name))
+    assert pool.find("base").generation == 2
+
+
 async def test_what_a_label_says_of_the_content_comes_back_with_it(rig):
     rig.put("gold", OLD)
     copied = await done(rig, "copy", copy_action("fast/gold", "fast/base", take_digest=True))
