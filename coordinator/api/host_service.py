@@ -77,7 +77,11 @@ class HostService(HostServiceServicer):
         self, request: pb.HostServiceGetHostRequest, context: Context
     ) -> pb.HostServiceGetHostResponse:
         """Returns one host."""
-        return pb.HostServiceGetHostResponse(host=self._shown(self._host(request.name)))
+        host = self._host(request.name)
+        shown = self._shown(host)
+        if host.record.draining:
+            shown.blocking_tasks.extend(self._blocking(host.record.id))
+        return pb.HostServiceGetHostResponse(host=shown)
 
     async def ListHosts(
         self, request: pb.ListHostsRequest, context: Context

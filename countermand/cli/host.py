@@ -95,9 +95,9 @@ def drain(settings: Settings, host_id: str, reason: str, wait: bool) -> None:
     """
 
     async def work(client: Client) -> int | None:
-        if wait:
-            return await _drain_to_the_end(settings, client, host_id, reason)
         answer = await client.hosts.drain(host_id, reason)
+        if wait:
+            return await _follow_drain(settings, client, host_id)
         _show(settings, [answer.host])
         for task in answer.blocking_tasks:
             click.echo(f"still runs: {task}", err=True)
@@ -106,20 +106,24 @@ def drain(settings: Settings, host_id: str, reason: str, wait: bool) -> None:
     run(settings, work, patience=PATIENCE_WHEN_FOLLOWING if wait else PATIENCE)
 
 
-async def _drain_to_the_end(settings: Settings, client: Client, host_id: str, reason: str) -> int:
-    """Shows tasks as they come and go, and the host once it is drained."""
-    known: dict[str, None] = {}
-    async for answer in client.hosts.drain_to_the_end(host_id, reason):
-        tasks = dict.fromkeys(answer.blocking_tasks)
-        for task in (task for task in tasks if task not in known):
+async def _follow_drain(settings: Settings, client: Client, host_id: str) -> int:
+    """Shows tasks as they come and go, and the host once nothing is left."""
+    from countermand.v1.host_pb2 import Host
+
+    known: list[str] = []
+    found = Host()
+    async for found in client.hosts.follow_drain(host_id):
+        for task in (task for task in found.blocking_tasks if task not in known):
             click.echo(f"still runs: {task}", err=True)
-        for task in (task for task in known if task not in tasks):
+        for task in (task for task in known if task not in found.blocking_tasks):
             click.echo(f"gone: {task}", err=True)
-        known = tasks
-    _show(settings, [await client.hosts.get(host_id)])
-    if known:
-        click.echo("The drain was taken back meanwhile.", err=True)
-    return FAILED if known else 0
+        known = list(found.blocking_tasks)
+    _show(settings, [found])
+    # A quarantined host shows that first, and may be drained all the same.
+    if found.state in (Host.STATE_DRAINED, Host.STATE_QUARANTINED):
+        return 0
+    click.echo("The drain was taken back meanwhile.", err=True)
+    return FAILED
 
 
 @host.command(epilog=examples('countermand host undrain host-a --reason "kernel is in"'))

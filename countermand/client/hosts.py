@@ -21,9 +21,6 @@ from countermand.v1.host_pb2 import (
 
 DRAIN_POLL_S = 1.0  # tasks take minutes: who waits for the last of them does not miss a second
 
-# A quarantined host shows that first, and may be draining all the same.
-_DRAINS = (Host.STATE_DRAINING, Host.STATE_DRAINED, Host.STATE_QUARANTINED)
-
 
 class Hosts:
     """Adds, lists and removes hosts; a host is named by its id or its whole name."""
@@ -79,21 +76,20 @@ class Hosts:
             lambda: self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
         )
 
-    async def drain_to_the_end(self, host: str, reason: str) -> AsyncIterator[DrainHostResponse]:
-        """Drains a host, and yields what blocks that whenever it changes, until nothing does.
+    async def follow_drain(self, host: str) -> AsyncIterator[Host]:
+        """Yields a draining host whenever what blocks it changes, until nothing does.
 
-        Ends early when somebody takes the drain back: the last answer then still has tasks.
+        Ends early when somebody takes the drain back: its last state then says so.
         """
-        answer = await self.drain(host, reason)
-        yield answer
-        while answer.blocking_tasks:
-            await asyncio.sleep(DRAIN_POLL_S)
+        known: list[str] | None = None
+        while True:
             now = await self._calls.patiently(lambda: self.get(host))
-            if now.state not in _DRAINS:
+            if now.blocking_tasks != known:
+                known = list(now.blocking_tasks)
+                yield now
+            if not known:
                 return
-            before, answer = answer, await self.drain(host, reason)
-            if answer.blocking_tasks != before.blocking_tasks:
-                yield answer
+            await asyncio.sleep(DRAIN_POLL_S)
 
     async def remove(self, host: str, reason: str) -> None:
         """Removes a host that no open workflow names."""
