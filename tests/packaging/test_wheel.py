@@ -41,7 +41,7 @@ def _written() -> set[str]:
         str(path.relative_to(ROOT))
         for path in found
         if path.is_file()
-        and (path.suffix in {".py", ".pyi"} or path.name == "py.typed")
+        and (path.suffix in {".py", ".pyi", ".yaml"} or path.name == "py.typed")
         and not {"v1", "__pycache__"} & set(path.relative_to(ROOT).parts)
         and not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
     }
