@@ -16,7 +16,16 @@ from coordinator.saga.states import (
     TaskState,
     WorkflowState,
 )
-from coordinator.saga.workflow import PATCH, Attempt, Decided, Failure, Group, Inbound, Task
+from coordinator.saga.workflow import (
+    PATCH,
+    Attempt,
+    Decided,
+    Failure,
+    Group,
+    Inbound,
+    Task,
+    Workflow,
+)
 from countermand.client.spec import parallel, sequence, task, workflow_spec
 from countermand.v1.verb_pb2 import Noop
 from tests.store.conftest import commit
@@ -73,7 +82,7 @@ GROUP_STORED = {"state", "round", "then", "failure"}
 WORKFLOW_COUNTERS = {"end_time", "blocked"}
 
 
-def at_default(record: object) -> set[str]:
+def at_default(record: Task | Group | Attempt | Inbound | Workflow) -> set[str]:
     """Returns the fields of a record in which nothing of its own stands."""
     found = set()
     for field in fields(record):

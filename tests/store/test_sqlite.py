@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from coordinator.runtime.ports import StoreConflictError, StoreError
+from coordinator.runtime.ports import StoreConflictError, StoreError, StoreFencedError
 from coordinator.saga.workflow import Workflow
 from coordinator.store.database import sqlite
 from coordinator.store.run import Inline, Threads
@@ -23,7 +23,7 @@ from coordinator.store.sql import SqlStore
 from countermand.rpc.crash import VARIABLE
 from countermand.rpc.errors import Busy
 from tests.store.conftest import sqlite_lives
-from tests.store.walks import Walk, as_stored, three_tasks
+from tests.store.walks import BEGIN, Walk, as_stored, three_tasks
 
 CHILD = """
 import asyncio, os, sys
@@ -125,6 +125,8 @@ async def test_a_store_that_was_overtaken_commits_nothing(tmp_path: Path):
         await first.commit([Walk("a").change])
 
     assert await second.load("a") is None
+    with pytest.raises(StoreFencedError):
+        await first.expire(before=BEGIN, limit=1)
     await first.close()
     await second.close()
 

@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from datetime import timedelta
 
-import pytest
-
 from coordinator.runtime.ports import (
     LeftoverSummary,
     Store,
-    StoreFencedError,
     WorkflowQuery,
     WorkflowSummary,
 )
 from coordinator.saga import events
+from coordinator.saga.commands import Timer
 from coordinator.saga.states import TaskState, WorkflowState
 from coordinator.saga.workflow import Workflow
 from countermand.client.spec import parallel, policy, retry, sequence, task, workflow_spec
 from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_spec_pb2 import Policy, WorkflowSpec
-from tests.store.conftest import Life, commit
+from tests.store.conftest import commit
 from tests.store.walks import BEGIN, HOSTS, Walk, ask, cancel, failure, three_tasks
 
 ALL = WorkflowQuery()
@@ -127,7 +125,7 @@ async def test_the_host_of_a_task_is_where_it_was_last_placed(store: Store):
     while not busy.retriable:
         busy = failure(walk.random)
     await commit(store, walk.must(events.AttemptFailed(task=1, number=1, failure=busy)))
-    due = events.TimerFired(timer=events.Timer.DUE, task=1, number=2)
+    due = events.TimerFired(timer=Timer.DUE, task=1, number=2)
     await commit(
         store, walk.must(due), walk.must(events.HostChosen(task=1, number=2, host="host-2"))
     )
@@ -233,19 +231,3 @@ async def test_pages_go_on_where_workflows_were_removed_meanwhile(store: Store):
 
     assert await listed(store, WorkflowQuery(limit=2, after=page.next)) == []
     assert await listed(store) == ["w-3"]
-
-
-async def test_only_the_last_coordinator_removes(live: Life):
-    first = live()
-    await first.open()
-    await run(first, short("a"))
-    await first.close()
-    second = live()
-    await second.open()
-    second._epoch -= 1  # as if a later one had opened the store meanwhile
-
-    with pytest.raises(StoreFencedError):
-        await second.expire(before=BEGIN + timedelta(days=1), limit=10)
-
-    assert await listed(second) == ["a"]
-    await second.close()

@@ -21,7 +21,16 @@ from coordinator.saga.spec import Value
 from coordinator.saga.states import TaskState, WorkflowState
 from coordinator.saga.workflow import About, Failure, Group, Task, Workflow, fresh_nodes
 from coordinator.wire.spec import check_spec
-from countermand.client.spec import image, parallel, policy, retry, sequence, task, workflow_spec
+from countermand.client.spec import (
+    Verb,
+    image,
+    parallel,
+    policy,
+    retry,
+    sequence,
+    task,
+    workflow_spec,
+)
 from countermand.rpc.errors import FieldInvalid
 from countermand.v1.verb_pb2 import CopyImage, Noop, VerifyImage
 from countermand.v1.workflow_spec_pb2 import Condition, ForEach, Node, Policy, WorkflowSpec
@@ -157,7 +166,7 @@ class _Drawn:
         node.group.for_each.CopyFrom(ForEach(items="input.disks", item="disk"))
         return node
 
-    def task(self, bindings: dict[str, str] | None = None, verb: object = None) -> Node:
+    def task(self, bindings: dict[str, str] | None = None, verb: Verb | None = None) -> Node:
         random = self.random
         if verb is None:
             verb = Noop()
