@@ -71,8 +71,8 @@ class Expansion:
             self._kept[ON_SUCCESS] = "the group of end actions"
         if spec.on_failure:
             self._kept[ON_FAILURE] = "the group of end actions"
-        on_success = self._nodes(spec.on_success, "spec.on_success", scope)
-        on_failure = self._nodes(spec.on_failure, "spec.on_failure", failed)
+        on_success = self._in_order(spec.on_success, "spec.on_success", scope)
+        on_failure = self._in_order(spec.on_failure, "spec.on_failure", failed)
         return Terms(
             on_success=on_success,
             on_failure=on_failure,
@@ -87,6 +87,14 @@ class Expansion:
         return tuple(
             self._node(node, f"{path}[{number}]", scope, tuple(map(scope.name, node.after)))
             for number, node in enumerate(nodes)
+        )
+
+    def _in_order(
+        self, nodes: Sequence[spec_pb2.Node], path: str, scope: Scope
+    ) -> tuple[NodeSpec, ...]:
+        """Returns members of a sequence, which come after each other by themselves."""
+        return tuple(
+            self._node(node, f"{path}[{number}]", scope) for number, node in enumerate(nodes)
         )
 
     def _node(
@@ -148,7 +156,7 @@ class Expansion:
             name=name,
             kind=KINDS[group.kind],
             members=members,
-            recovery=self._nodes(group.recovery, f"{path}.recovery", recovering),
+            recovery=self._in_order(group.recovery, f"{path}.recovery", recovering),
             rules=GroupRules(
                 min_success=group.min_success,
                 concurrency_max=group.concurrency_max,
@@ -175,11 +183,8 @@ class Expansion:
                 continue
             item = f"{name}.{number}"
             self._names[item] = path
-            members = (
-                self._node(member, f"{path}.members[{place}]", inner)
-                for place, member in enumerate(group.members)
-            )
-            yield GroupSpec(name=item, kind=GroupKind.SEQUENCE, members=tuple(members), source=path)
+            members = self._in_order(group.members, f"{path}.members", inner)
+            yield GroupSpec(name=item, kind=GroupKind.SEQUENCE, members=members, source=path)
 
     def _list(self, source: str) -> tuple[str, int]:
         found = list_at(self._input, source)

@@ -88,8 +88,8 @@ class Fields:
             self.unsound("spec.root", "is required: a group with the workflow's tasks")
             return
         nodes = self._group(spec.root, "spec.root")
-        nodes += self._nodes(spec.on_success, "spec.on_success")
-        nodes += self._nodes(spec.on_failure, "spec.on_failure")
+        nodes += self._in_order(spec.on_success, "spec.on_success")
+        nodes += self._in_order(spec.on_failure, "spec.on_failure")
         if nodes > NODES_MAX:
             self.unsound("spec.root", f"has {nodes} nodes, more than {NODES_MAX}")
 
@@ -102,24 +102,16 @@ class Fields:
             self.wrong(f"{path}.concurrency_max", f"must be in 0 to {NODES_MAX}")
         if not 0 <= group.rounds_max <= ROUNDS_MAX:
             self.wrong(f"{path}.rounds_max", f"must be in 0 to {ROUNDS_MAX}")
-        recovery = self._nodes(group.recovery, f"{path}.recovery")
+        recovery = self._in_order(group.recovery, f"{path}.recovery")
         if not group.HasField("for_each"):
             return 1 + recovery + self._nodes(group.members, f"{path}.members")
         words, items = self._for_each(group, f"{path}.for_each")
         self._words += words
-        nodes = self._nodes(group.members, f"{path}.members")
+        nodes = self._in_order(group.members, f"{path}.members")
         del self._words[len(self._words) - len(words) :]
-        self._repeated(group, f"{path}.members")
-        return 1 + recovery + items * (nodes + (len(group.members) > 1))
-
-    def _repeated(self, group: spec_pb2.Group, path: str) -> None:
         if not group.members:
-            self.unsound(path, "needs at least one member")
-        for number, member in enumerate(group.members):
-            if member.after:
-                self.wrong(
-                    f"{path}[{number}].after", "is not for members of a for_each: they go in order"
-                )
+            self.unsound(f"{path}.members", "needs at least one member")
+        return 1 + recovery + items * (nodes + (len(group.members) > 1))
 
     def _for_each(self, group: spec_pb2.Group, path: str) -> tuple[list[str], int]:
         """Checks what a group is repeated for; returns the words and the number of items."""
@@ -152,6 +144,15 @@ class Fields:
 
     def _nodes(self, nodes: Sequence[spec_pb2.Node], path: str) -> int:
         return sum(self._node(node, f"{path}[{number}]") for number, node in enumerate(nodes))
+
+    def _in_order(self, nodes: Sequence[spec_pb2.Node], path: str) -> int:
+        """Checks nodes that stand in a sequence, whatever their group says of others."""
+        for number, node in enumerate(nodes):
+            if node.after:
+                self.wrong(
+                    f"{path}[{number}].after", "is for parallel groups; these run in their order"
+                )
+        return self._nodes(nodes, path)
 
     def _node(self, node: spec_pb2.Node, path: str) -> int:
         """Checks a node; returns how many it becomes."""

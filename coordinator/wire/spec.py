@@ -22,6 +22,7 @@ from coordinator.saga.spec import GroupSpec, Plan, Terms, compile_plan, problems
 from coordinator.wire.arguments import INPUT_BYTES_MAX, HostsKnown, value_problems
 from coordinator.wire.expand import Expansion
 from coordinator.wire.fields import Fields
+from coordinator.wire.values import doubled
 from countermand.rpc.errors import FieldInvalid, PayloadTooLarge, Violation
 from countermand.v1.workflow_spec_pb2 import WorkflowSpec
 
@@ -44,6 +45,9 @@ def check_spec(spec: WorkflowSpec, input_: Struct, hosts: HostsKnown) -> Plan:
     fields = Fields(input_)
     fields.spec(spec)
     violations = list(fields.violations)
+    if path := doubled(input_):
+        said = f"{path!r} leads to two values: let no key hold a dot"
+        violations.append(Violation("input", said))
     expansion = Expansion(spec, input_) if fields.sound else None
     if expansion is not None:
         violations += expansion.violations

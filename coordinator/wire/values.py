@@ -51,6 +51,16 @@ def values_of_struct(struct: Struct) -> Values:
     return dict(_flatten_struct(struct, ""))
 
 
+def doubled(struct: Struct) -> str:
+    """Returns a path that leads to two values, since keys may hold dots; empty if there is none."""
+    seen: set[str] = set()
+    for path, _ in _flatten_struct(struct, ""):
+        if path in seen:
+            return path
+        seen.add(path)
+    return ""
+
+
 def output_of_values(verb: str, values: Values) -> Output:
     """Returns an output again as the verb's own message."""
     output = Output()

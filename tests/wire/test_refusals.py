@@ -92,9 +92,14 @@ def with_(node: Node, **fields: Any) -> Node:
 
 def recovering(*members: Node, **fields: Any) -> Node:
     """Returns a group that recovers by a task named mend."""
+    return with_recovery(copy("mend"), *members, **fields)
+
+
+def with_recovery(mend: Node, *members: Node, **fields: Any) -> Node:
+    """Returns a group that recovers by a task."""
     said = policy(on_failure=Policy.ON_FAILURE_RECOVER)
-    group = sequence("g", *members, **{"policy": said, **fields})
-    group.group.recovery.append(copy("mend"))
+    group = sequence("g", *(members or (copy("one"),)), **{"policy": said, **fields})
+    group.group.recovery.append(mend)
     return group
 
 
@@ -135,6 +140,10 @@ CASES: dict[str, Case] = {
         {f"{FIRST}.name": "kept for the group of end actions"},
     ),
     "too-deep": Case(spec_of(deep(33)), {f"spec.root{'.members[0].group' * 32}": "deeper"}),
+    "end-action-after-another": Case(
+        spec_of(copy("one"), on_failure=[copy("two"), copy("three", after=["two"])]),
+        {"spec.on_failure[1].after": "run in their order"},
+    ),
     # -- groups
     "quorum-larger-than-its-group": Case(
         spec_of(parallel("g", copy("one"), min_success=2)),
@@ -178,6 +187,10 @@ CASES: dict[str, Case] = {
     "recovery-that-never-runs": Case(
         spec_of(recovering(copy("one"), policy=policy(priority=1))),
         {f"{FIRST}.group.recovery": "never run"},
+    ),
+    "recovery-after-a-stranger": Case(
+        spec_of(with_recovery(copy("mend", after=["nobody"]))),
+        {f"{FIRST}.group.recovery[0].after": "run in their order"},
     ),
     "recovery-without-tasks": Case(
         spec_of(sequence("g", copy("one"), policy=policy(on_failure=Policy.ON_FAILURE_RECOVER))),
@@ -246,7 +259,7 @@ CASES: dict[str, Case] = {
     ),
     "after-in-a-template": Case(
         spec_of(each(copy("c"), copy("d", after=["c"]))),
-        {f"{FIRST}.group.members[1].after": "for_each"},
+        {f"{FIRST}.group.members[1].after": "run in their order"},
         LIST,
     ),
     "too-many-nodes": Case(
@@ -709,6 +722,11 @@ def test_what_is_bound_from_the_input_has_a_bound_in_sum():
     one = task("one", host="a", action=VerifyImage(target=image("pool/x")), bindings=told)
     found = wrong(spec_of(one), {"text": "x" * 40_000})
     assert "80000 bytes" in found[f"{FIRST}.task.bindings"]
+
+
+def test_a_path_of_the_input_leads_to_one_value():
+    found = wrong(spec_of(copy("one")), {"disks": [{"id": "x"}], "disks.0": {"id": "y"}})
+    assert found == {"input": "'disks.0.id' leads to two values: let no key hold a dot"}
 
 
 def test_kinds_and_ids_are_checked_everywhere():
