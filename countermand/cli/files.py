@@ -171,7 +171,8 @@ def _value(text: str, key: str, fields: Sequence[Field]) -> Json:
         value = read_value(text, origin=key)
     except CountermandError:
         return text
-    return value if isinstance(value, bool | int | float) else text
+    whole = isinstance(value, bool | int | float) or text.lstrip().startswith(("[", "{"))
+    return value if whole else text
 
 
 def _type_at(key: str, fields: Sequence[Field]) -> str:

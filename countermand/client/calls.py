@@ -1,8 +1,8 @@
 """How the client calls: deadlines, typed errors, trace context, and patience with a restart.
 
-Patience is only for what is safe to repeat: reads, watches that resume by sequence, a submit, which
-its workflow's id makes harmless, and a cancel, whose request id is remembered. It ends: a
-coordinator that stays away becomes an error.
+Patience is only for what is safe to repeat: reads, watches that resume by sequence, submits and
+forks, which the new workflow's id makes harmless, and the verbs, whose request ids are remembered.
+It ends: a coordinator that stays away becomes an error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 
 from countermand.rpc import status
-from countermand.rpc.channel import open_channel
+from countermand.rpc.channel import CHANGE_TIMEOUT_S, open_channel
 from countermand.rpc.errors import Busy, CoordinatorUnavailable, CountermandError, WatcherTooSlow
 from countermand.rpc.interceptors import trace_metadata
 from countermand.v1.host_pb2_grpc import HostServiceStub
@@ -78,6 +78,10 @@ class Calls:
             return await method(request, timeout=timeout_s, metadata=trace_metadata())
         except AioRpcError as raised:
             raise self.error(raised, timeout_s) from None
+
+    async def change(self, method: Method[Request, Answer], request: Request) -> Answer:
+        """Returns the answer to a change, which its request id makes harmless to repeat."""
+        return await self.patiently(lambda: self.unary(method, request, timeout_s=CHANGE_TIMEOUT_S))
 
     def error(self, raised: AioRpcError, timeout_s: float = 0) -> CountermandError:
         """Returns the typed error, with words for what gRPC itself only names."""

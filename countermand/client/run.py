@@ -7,22 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
+from typing import Literal, TypeAlias, assert_never
 
+from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 from grpc.aio import AioRpcError
 
+from countermand.client import decisions as decisions_
 from countermand.client.calls import Calls
 from countermand.client.failed import WorkflowFailed
 from countermand.rpc import names
-from countermand.rpc.channel import CHANGE_TIMEOUT_S, READ_TIMEOUT_S, WAIT_SLACK_S
+from countermand.rpc.channel import READ_TIMEOUT_S, WAIT_SLACK_S
 from countermand.rpc.errors import CoordinatorUnavailable
 from countermand.rpc.interceptors import trace_metadata
 from countermand.v1.event_pb2 import HistoryEvent
 from countermand.v1.task_pb2 import Task
+from countermand.v1.verb_pb2 import Action
 from countermand.v1.workflow_pb2 import (
     CancelWorkflowRequest,
+    DecideCompensationRequest,
+    ForkWorkflowRequest,
     GetResumeRequirementsRequest,
     GetTaskRequest,
     GetWorkflowRequest,
@@ -32,6 +38,7 @@ from countermand.v1.workflow_pb2 import (
     ResumeDecision,
     ResumeRequirement,
     ResumeWorkflowRequest,
+    ResumeWorkflowResponse,
     WaitWorkflowRequest,
     WaitWorkflowResponse,
     WatchWorkflowRequest,
@@ -40,6 +47,10 @@ from countermand.v1.workflow_pb2 import (
     WorkflowView,
 )
 from countermand.v1.workflow_state_pb2 import WorkflowState
+
+CompensationVerb: TypeAlias = Literal["retry", "replace", "done", "abandon"]
+# Tasks by their ids, or with values by path.
+Choices: TypeAlias = Mapping[str, decisions_.Patch] | Sequence[str]
 
 SETTLED = frozenset(
     {
@@ -68,6 +79,11 @@ class Run:
         self._calls = calls
         self.name = name
 
+    @property
+    def id(self) -> str:
+        """Returns the workflow's id."""
+        return names.parse_workflow(self.name) or self.name
+
     def __repr__(self) -> str:
         return f"Run({self.name!r})"
 
@@ -95,8 +111,7 @@ class Run:
 
     async def task(self, task_id: str) -> Task:
         """Returns one task with its inbound values, output and attempts."""
-        parent = names.parse_workflow(self.name) or self.name
-        request = GetTaskRequest(name=names.task_name(parent, task_id))
+        request = GetTaskRequest(name=names.task_name(self.id, task_id))
         method = self._calls.workflows.GetTask
         return (await self._calls.unary(method, request, timeout_s=READ_TIMEOUT_S)).task
 
@@ -216,21 +231,17 @@ class Run:
         return WorkflowFailed(workflow, compensated=compensated, leftovers=workflow.leftovers)
 
     # -- change ---------------------------------------------------------------------------------
+    #
+    # Each is sent again by itself, always with the same request id, while the coordinator is away
+    # or does not answer: one whose answer was lost is not told that it came too late.
 
     async def cancel(self, reason: str, *, etag: str = "") -> Workflow:
-        """Stops the workflow and makes up for what it did; returns once that is decided.
-
-        Sent again by itself, always with the same request id, while the coordinator is away or
-        does not answer: a cancel whose answer was lost is not told that it came too late.
-        """
+        """Stops the workflow and makes up for what it did; returns once that is decided."""
         request = CancelWorkflowRequest(
             name=self.name, reason=reason, etag=etag, request_id=new_request_id()
         )
         method = self._calls.workflows.CancelWorkflow
-        answer = await self._calls.patiently(
-            lambda: self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
-        )
-        return answer.workflow
+        return (await self._calls.change(method, request)).workflow
 
     async def pause(
         self, reason: str, *, hold_compensation: bool = False, etag: str = ""
@@ -243,22 +254,47 @@ class Run:
             etag=etag,
             request_id=new_request_id(),
         )
-        method = self._calls.workflows.PauseWorkflow
-        return (await self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)).workflow
+        return (await self._calls.change(self._calls.workflows.PauseWorkflow, request)).workflow
 
     async def resume(
-        self, reason: str = "", *, decisions: Sequence[ResumeDecision] = (), etag: str = ""
-    ) -> Workflow:
-        """Goes on after a pause, with a decision per task that needs one; all or nothing."""
+        self,
+        reason: str = "",
+        *,
+        rerun: Choices = (),
+        skip: Choices = (),
+        give_up: Sequence[str] = (),
+        decisions: Sequence[ResumeDecision] = (),
+        input: decisions_.Patch | None = None,  # noqa: A002  # the contract's word
+        etag: str = "",
+        validate_only: bool = False,
+    ) -> ResumeWorkflowResponse:
+        """Goes on after a pause, with a decision per task that needs one; all or nothing.
+
+        Args:
+            reason: Why, for the audit; required with a decision.
+            rerun: Tasks to run again; as a mapping, with fields of their actions that change.
+            skip: Tasks to go on after; as a mapping, with the outputs they are given.
+            give_up: A failed task because of which everything is made up for.
+            decisions: Further ones, made by `countermand.client.decisions`.
+            input: Fields of the workflow's input that change, by path.
+            etag: Only if the workflow is still as it was seen.
+            validate_only: Only says what would change.
+
+        Raises:
+            RequirementsUnmet: With everything that is missing or wrong; nothing has changed.
+        """
         request = ResumeWorkflowRequest(
             name=self.name,
             reason=reason,
-            decisions=decisions,
+            decisions=decisions_.gathered(
+                self.id, reruns=rerun, skips=skip, give_ups=give_up, decisions=decisions
+            ),
+            input=decisions_.values(input),
             etag=etag,
-            request_id=new_request_id(),
+            request_id="" if validate_only else new_request_id(),
+            validate_only=validate_only,
         )
-        method = self._calls.workflows.ResumeWorkflow
-        return (await self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)).workflow
+        return await self._calls.change(self._calls.workflows.ResumeWorkflow, request)
 
     async def requirements(self) -> list[ResumeRequirement]:
         """Returns what `resume` would need now."""
@@ -266,6 +302,65 @@ class Run:
         method = self._calls.workflows.GetResumeRequirements
         answer = await self._calls.unary(method, request, timeout_s=READ_TIMEOUT_S)
         return list(answer.requirements)
+
+    async def decide_compensation(
+        self,
+        task_id: str,
+        verb: CompensationVerb,
+        reason: str,
+        *,
+        replacement: Action | None = None,
+        etag: str = "",
+    ) -> Workflow:
+        """Decides about one compensation that fails: retry, replace, done or abandon.
+
+        Args:
+            task_id: The task that is not made up for.
+            verb: "retry" it now, "replace" what is sent, say that it was "done" by hand, or
+                "abandon" it: the effect stays and is listed as a leftover.
+            reason: Why, for the audit.
+            replacement: Of "replace": the action to send instead.
+            etag: Only if the workflow is still as it was seen.
+        """
+        request = DecideCompensationRequest(
+            task=names.task_name(self.id, task_id),
+            reason=reason,
+            etag=etag,
+            request_id=new_request_id(),
+        )
+        match verb:
+            case "retry":
+                request.retry_now.SetInParent()
+            case "replace":
+                request.replacement.CopyFrom(replacement or Action())
+            case "done":
+                request.mark_done.SetInParent()
+            case "abandon":
+                request.abandon.SetInParent()
+            case _:
+                assert_never(verb)
+        method = self._calls.workflows.DecideCompensation
+        return (await self._calls.change(method, request)).workflow
+
+    async def fork(
+        self,
+        workflow_id: str,
+        *,
+        input: Mapping[str, object] | None = None,  # noqa: A002  # the contract's word
+        labels: Mapping[str, str] | None = None,
+    ) -> Run:
+        """Starts a new workflow from the spec of this one, whatever became of it.
+
+        The new id makes a repeat harmless. What is left out is taken from this one.
+        """
+        request = ForkWorkflowRequest(
+            name=self.name, workflow_id=workflow_id, labels=labels, request_id=new_request_id()
+        )
+        if input is not None:
+            json_format.ParseDict(dict(input), request.input)
+            request.input.SetInParent()
+        answer = await self._calls.change(self._calls.workflows.ForkWorkflow, request)
+        return Run(self._calls, answer.workflow.name)
 
 
 def new_request_id() -> str:

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from google.protobuf import json_format
-from google.protobuf.duration_pb2 import Duration
 
+from countermand.client.policies import duration, policy, retry
 from countermand.client.spec_json import mistakes
 from countermand.rpc.errors import FieldInvalid, Violation
 from countermand.v1 import verb_pb2 as verb
@@ -31,12 +31,31 @@ from countermand.v1.workflow_spec_pb2 import (
     Binding,
     Compensation,
     Condition,
+    ForEach,
     Group,
     Node,
     Policy,
-    Retry,
     WorkflowSpec,
 )
+
+__all__ = [
+    "action_of",
+    "compensate_by",
+    "dump_spec",
+    "equals",
+    "for_each",
+    "image",
+    "load_spec",
+    "nested",
+    "parallel",
+    "parse_spec",
+    "policy",
+    "retry",
+    "sequence",
+    "task",
+    "truthy",
+    "workflow_spec",
+]
 
 Verb: TypeAlias = (
     verb.CreateImage
@@ -93,19 +112,23 @@ def workflow_spec(
             if refuse_when_locked
             else WorkflowSpec.LOCK_POLICY_UNSPECIFIED
         ),
-        timeout=_duration(timeout),
+        timeout=duration(timeout),
     )
 
 
 def sequence(
     name: str,
     *members: Node,
+    recovery: Sequence[Node] = (),
+    rounds_max: int = 0,
     policy: Policy | None = None,
     after: Sequence[str] = (),
     when: Condition | None = None,
 ) -> Node:
     """Returns a group whose members run in order."""
-    group = Group(kind=Group.KIND_SEQUENCE, members=members)
+    group = Group(
+        kind=Group.KIND_SEQUENCE, members=members, recovery=recovery, rounds_max=rounds_max
+    )
     return Node(name=name, group=group, policy=policy, after=after, when=when)
 
 
@@ -114,6 +137,8 @@ def parallel(
     *members: Node,
     concurrency_max: int = 0,
     min_success: int = 0,
+    recovery: Sequence[Node] = (),
+    rounds_max: int = 0,
     policy: Policy | None = None,
     after: Sequence[str] = (),
     when: Condition | None = None,
@@ -124,8 +149,61 @@ def parallel(
         members=members,
         concurrency_max=concurrency_max,
         min_success=min_success,
+        recovery=recovery,
+        rounds_max=rounds_max,
     )
     return Node(name=name, group=group, policy=policy, after=after, when=when)
+
+
+def for_each(
+    group: Node,
+    items: str,
+    item: str,
+    *,
+    zip: Mapping[str, str] | None = None,  # noqa: A002  # the contract's word
+) -> Node:
+    """Returns a group repeated for each item of a list, together or in order as the group says.
+
+    for_each(parallel("copies", task("copy", ...)), "input.disks", "disk")
+
+    Args:
+        group: What is repeated; its tasks bind "<item>.<field>" and "<item>_index".
+        items: The list, "input.<field>".
+        item: The word under which bindings name the item.
+        zip: Further lists of the same length, by the word for their items.
+
+    Raises:
+        FieldInvalid: It is no group.
+    """
+    if not group.HasField("group"):
+        said = f"must be a sequence or parallel: put the task {group.name} into one"
+        raise FieldInvalid(Violation(field="for_each", description=said))
+    made = Node()
+    made.CopyFrom(group)
+    made.group.for_each.CopyFrom(ForEach(items=items, item=item, zip=zip))
+    return made
+
+
+def nested(
+    name: str,
+    spec: WorkflowSpec,
+    *,
+    policy: Policy | None = None,
+    after: Sequence[str] = (),
+    when: Condition | None = None,
+) -> Node:
+    """Returns another workflow as one node; its tasks become "<name>.<task>"."""
+    return Node(name=name, workflow=spec, policy=policy, after=after, when=when)
+
+
+def equals(path: str, text: str) -> Condition:
+    """Returns a condition, for `when`: the value at a path is this text."""
+    return Condition(path=path, equals=text)
+
+
+def truthy(path: str) -> Condition:
+    """Returns a condition, for `when`: the value is there, and neither false, zero nor empty."""
+    return Condition(path=path, truthy=True)
 
 
 def task(
@@ -178,59 +256,8 @@ def image(address: str) -> ImageAddress:
     return ImageAddress(pool_id=pool_id, image_id=image_id)
 
 
-# -- policies -----------------------------------------------------------------------------------
-
-
-def policy(
-    *,
-    retry: Retry | None = None,
-    on_failure: Policy.OnFailure.ValueType = Policy.ON_FAILURE_UNSPECIFIED,
-    on_sibling_failure: Policy.OnSiblingFailure.ValueType = Policy.ON_SIBLING_FAILURE_UNSPECIFIED,
-    start_timeout: timedelta | None = None,
-    run_timeout: timedelta | None = None,
-    stall_timeout: timedelta | None = None,
-    compensation_retry: Retry | None = None,
-    priority: int | None = None,
-) -> Policy:
-    """Returns how tries, times and failures are dealt with; what is left out is inherited."""
-    return Policy(
-        retry=retry,
-        on_failure=on_failure,
-        on_sibling_failure=on_sibling_failure,
-        start_timeout=_duration(start_timeout),
-        run_timeout=_duration(run_timeout),
-        stall_timeout=_duration(stall_timeout),
-        compensation_retry=compensation_retry,
-        priority=priority,
-    )
-
-
-def retry(
-    attempts_max: int,
-    *,
-    delay: timedelta | None = None,
-    delay_max: timedelta | None = None,
-    reasons: Sequence[str] = (),
-) -> Retry:
-    """Returns further attempts by policy; `attempts_max` counts the first."""
-    return Retry(
-        attempts_max=attempts_max,
-        delay=_duration(delay),
-        delay_max=_duration(delay_max),
-        reasons=reasons,
-    )
-
-
 def _bindings(bindings: Bindings | None) -> list[Binding]:
     return [Binding(field=field, source=path) for field, path in (bindings or {}).items()]
-
-
-def _duration(span: timedelta | None) -> Duration | None:
-    if span is None:
-        return None
-    duration = Duration()
-    duration.FromTimedelta(span)
-    return duration
 
 
 # -- files --------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Final
 
 import yaml
@@ -43,6 +44,7 @@ class WorkflowFile:
     workflow_id: str = ""
     header: Json = None
     text: str = field(default="", repr=False)
+    lines: Lines = field(repr=False, compare=False)
 
     def mistakes(self) -> Iterator[Violation]:
         """Yields what keeps the spec from being one, each with its path."""
@@ -70,10 +72,26 @@ class WorkflowFile:
 
     def line(self, path: str) -> int:
         """Returns the line of what stands at a path, or of what is nearest above; 0: not known."""
+        return self.lines.of(path)
+
+
+class Lines:
+    """Where each part of a text stands; worked out once, when it is first asked for."""
+
+    def __init__(self, text: str) -> None:
+        """Keeps the text."""
+        self._text = text
+
+    @cached_property
+    def _root(self) -> yaml.Node | None:
         try:
-            node = _composed(self.text)
+            return _composed(self._text)
         except yaml.YAMLError:  # JSON may be indented by tabs
-            return 0
+            return None
+
+    def of(self, path: str) -> int:
+        """Returns the line of what stands at a path, or of what is nearest above; 0: not known."""
+        node = self._root
         steps = [match[1] or match[0] for match in _STEP.finditer(path)]
         if steps[:1] == ["spec"] and not _is_request(_keys(node)):
             del steps[:1]  # the whole file is the spec
@@ -93,21 +111,20 @@ def read_workflow_file(text: str, *, origin: str) -> WorkflowFile:
         FieldInvalid: It is neither YAML nor JSON, or has something that no such file has.
     """
     value = read_value(text, origin=origin)
+    lines = Lines(text)
     if not isinstance(value, dict) or not _is_request(value):
-        return WorkflowFile(origin=origin, spec=value, text=text)
+        return WorkflowFile(origin=origin, spec=value, text=text, lines=lines)
     found = tuple(_field_problems(value))
-    file = WorkflowFile(origin=origin, spec=value.get("spec"), text=text)
+    file = WorkflowFile(origin=origin, spec=value.get("spec"), text=text, lines=lines)
     if found:
         raise FieldInvalid(*(Violation(file.place(v.field), v.description) for v in found))
     labels, given = value.get("labels"), value.get("input")
-    return WorkflowFile(
-        origin=origin,
-        spec=value.get("spec"),
+    return replace(
+        file,
         input=given if isinstance(given, dict) else None,
         labels={key: str(word) for key, word in labels.items()} if isinstance(labels, dict) else {},
         workflow_id=str(value.get("workflow_id") or ""),
         header=value.get(HEADER),
-        text=text,
     )
 
 
