@@ -12,9 +12,10 @@ from coordinator.saga.commands import SendAction, SendCancel, SendCompensation
 from coordinator.saga.spec import ancestors
 from coordinator.saga.states import PASSED
 from coordinator.saga.workflow import Attempt, Failure, Group, Workflow
+from coordinator.wire.actions import action_of
 from coordinator.wire.catalogue import VERBS
 from coordinator.wire.failure import failure_to_proto
-from coordinator.wire.values import fill, output_of_values
+from coordinator.wire.values import output_of_values
 from coordinator.wire.view import traceparent_of
 from countermand.rpc.names import attempt_name
 from countermand.rpc.request_hash import request_hash
@@ -64,7 +65,7 @@ def call_of(workflow: Workflow, command: Send, *, cluster_id: str, incarnation: 
         return Call(rpc="CancelAttempt", request=CancelAttemptRequest(header=header))
     if isinstance(command, SendCompensation):
         if attempt.overriding:
-            return _call(_overriding_action(workflow, command.task, attempt), header)
+            return _call(action_of(workflow, command.task, attempt), header)
         return Call(rpc="Compensate", request=_compensate(workflow, command, attempt, header))
     policy = workflow.plan.task(command.task).policy
     if policy.run_timeout is not None:
@@ -80,27 +81,6 @@ def _call(action: Action, header: AttemptHeader) -> Call:
     verb = VERBS[str(action.WhichOneof("verb"))]
     arguments = {verb.name: getattr(action, verb.name)}
     return Call(rpc=verb.rpc, request=verb.request(header=header, **arguments))
-
-
-def action_of(workflow: Workflow, task: int, attempt: Attempt) -> Action:
-    """Returns the action of an attempt as it is sent, bindings resolved."""
-    return _filled(workflow.plan.task(task).action, attempt)
-
-
-def _overriding_action(workflow: Workflow, task: int, attempt: Attempt) -> Action:
-    """Returns the verb that makes up for a task instead of its own opposite."""
-    opposite = workflow.plan.task(task).opposite
-    replacement = workflow.task(task).replacement
-    if replacement:  # an operator's, complete as it was given
-        return Action.FromString(replacement)
-    assert opposite is not None, workflow.plan.nodes[task].name
-    return _filled(opposite.action, attempt)
-
-
-def _filled(data: bytes, attempt: Attempt) -> Action:
-    action = Action.FromString(data)
-    fill(action, attempt.inbound)
-    return action
 
 
 def _compensate(
