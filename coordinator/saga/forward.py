@@ -40,7 +40,7 @@ from coordinator.saga.states import (
     TaskState,
 )
 from coordinator.saga.turn import Step, Turn, patched, patched_host
-from coordinator.saga.workflow import PAUSE_BEFORE, Decided, Failure, Group, Inbound, Task
+from coordinator.saga.workflow import PAUSE_BEFORE, SKIP, Decided, Failure, Group, Inbound, Task
 
 BINDING_MISSING = "BINDING_MISSING"
 START_TIMEOUT = "START_TIMEOUT"
@@ -134,7 +134,8 @@ def _begin_task(turn: Turn, index: int) -> None:
     task, spec = turn.task(index), turn.plan.task(index)
     if task.state is not TaskState.PENDING:
         return
-    if spec.when is not None and not _holds(turn, spec.when):
+    wanted = task.decided is None or task.decided.verb != SKIP
+    if not wanted or (spec.when is not None and not _holds(turn, spec.when)):
         turn.move(index, TaskChange.SKIP)
         done(turn, index)
         return
@@ -433,7 +434,7 @@ def fail(turn: Turn, index: int, failure: Failure, *, sent: bool = True) -> None
     elif policy.on_failure is OnFailure.STOP:
         turn.move(index, TaskChange.FAILED, failure)
         ending.stop(turn, failure)
-    elif policy.on_failure is OnFailure.RECOVER and (scope := recovering(turn.plan, index)) >= 0:
+    elif policy.on_failure is OnFailure.RECOVER and (scope := recovering(turn, index)) >= 0:
         turn.move(index, TaskChange.FAILED, failure)
         recover(turn, scope, failure)
     else:
@@ -481,6 +482,8 @@ def target_of(turn: Turn, index: int) -> Target:
     member = index
     for above in ancestors(turn.plan, turn.plan.nodes[index].parent):
         node, group = turn.plan.nodes[above], turn.group(above)
+        if group.to_pass <= 0 and not node.recovers:
+            return Target(member, GroupChange.DROP)  # the group has passed without it
         if group.round < node.rules.rounds_max:
             return Target(above, GroupChange.AGAIN)
         if node.rules.min_success and not turn.plan.nodes[member].recovers:
@@ -538,11 +541,14 @@ def schedule(turn: Turn, index: int, kind: AttemptKind, retry: Retry, failure: F
 # -- recovery -------------------------------------------------------------------------------------
 
 
-def recovering(plan: Plan, index: int) -> int:
-    """Returns the group whose recovery tasks a failure asks for; -1: none, or it is one itself."""
-    below = index
+def recovering(turn: Turn, index: int) -> int:
+    """Returns the group whose recovery tasks a failure asks for.
+
+    -1: there is none, it failed in recovery itself, or its group has passed without it.
+    """
+    plan, below = turn.plan, index
     for above in ancestors(plan, plan.nodes[index].parent):
-        if plan.nodes[below].recovers:
+        if plan.nodes[below].recovers or turn.group(above).to_pass <= 0:
             return -1
         if plan.nodes[above].rules.on_failure is OnFailure.RECOVER:
             return above

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from coordinator.saga import back, events, forward, history, reports, resume
-from coordinator.saga.spec import Value
 from coordinator.saga.states import (
     BEING_COMPENSATED,
     AttemptState,
@@ -20,7 +19,7 @@ from coordinator.saga.states import (
     WorkflowState,
 )
 from coordinator.saga.turn import HOST_FIELD, Refusal, Step, Turn
-from coordinator.saga.workflow import PATCH, Decided, Failure, Inbound, Task
+from coordinator.saga.workflow import PATCH, SKIP, Decided, Failure, Inbound, Task, Values
 
 W = WorkflowState
 _CANCELLABLE = (W.RUNNING, W.PAUSING, W.PAUSED, W.BLOCKED)
@@ -171,25 +170,15 @@ def _choose(turn: Turn, event: events.ResumeRequested, choice: events.Choice) ->
     return 0
 
 
-def _skip(
-    turn: Turn, event: events.ResumeRequested, index: int, output: dict[str, Value] | object
-) -> None:
-    assert isinstance(output, dict) or hasattr(output, "items")
-    given = dict(output)  # type: ignore[call-overload]
-    changes = tuple(Inbound(field=k, value=v, origin=PATCH) for k, v in given.items())
-    decided = _note(turn, event.ask, "skip", index, changes)
-    turn.move(index, TaskChange.SKIP)
-    turn.put(
-        index,
-        replace(
-            turn.task(index),
-            given=given,
-            decided=decided,
-            needs_decision=False,
-            due_time=None,
-            start_deadline=None,
-        ),
-    )
+def _skip(turn: Turn, event: events.ResumeRequested, index: int, output: Values) -> None:
+    """Goes on without a task; without one that waits for its turn, once that has come."""
+    changes = tuple(Inbound(field=k, value=v, origin=PATCH) for k, v in output.items())
+    decided = _note(turn, event.ask, SKIP, index, changes)
+    if turn.task(index).state is not TaskState.PENDING:
+        turn.move(index, TaskChange.SKIP)
+    task = turn.task(index)
+    skipped = replace(task, given=dict(output), decided=decided, needs_decision=False)
+    turn.put(index, replace(skipped, due_time=None, start_deadline=None))
 
 
 def _rerun(turn: Turn, event: events.ResumeRequested, index: int, choice: events.Rerun) -> None:

@@ -59,6 +59,7 @@ class Inbound:
 
 
 PATCH = "patch"  # the origin of a value that an operator gave
+SKIP = "skip"  # the verb of a decision to go on without a task, also before its turn has come
 PAUSE_BEFORE = "pause-before"  # the verb of a pause that holds a task whose turn has come
 
 
@@ -150,13 +151,15 @@ class Task:
     def failures_in_a_row(self, kind: AttemptKind) -> int:
         """Returns how many attempts of a kind have failed since the last one that did not.
 
-        Those before it was last run anew do not count.
+        Those before it was last run anew do not count. An action that was too late and had to be
+        fenced has failed as well: the compensations that fenced it lie between it and the next.
         """
         count = 0
         for attempt in reversed(self.attempts[self.tried :]):
-            if attempt.kind is not kind or attempt.state is not AttemptState.FAILED:
+            if attempt.kind is kind and attempt.state is not AttemptState.SUCCEEDED:
+                count += 1
+            elif attempt.kind is kind or kind is AttemptKind.COMPENSATION:
                 break
-            count += 1
         return count
 
 

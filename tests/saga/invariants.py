@@ -404,8 +404,18 @@ def nothing_before_a_pivot_is_made_up_for(decision: Decision) -> None:
     for entry in decision.history:
         fact = entry.fact
         if isinstance(fact, history.AttemptStarted) and fact.kind is AttemptKind.COMPENSATION:
+            if _passed_without(workflow, entry.task):
+                continue  # what came after it did not wait for it
             for pivot in took:
                 assert not comes_before(workflow.plan, entry.task, pivot), (entry, pivot)
+
+
+def _passed_without(workflow: Workflow, index: int) -> bool:
+    """Returns whether a group around a task has passed while it was still at work."""
+    return any(
+        workflow.plan.nodes[above].rules.min_success
+        for above in ancestors(workflow.plan, workflow.plan.nodes[index].parent)
+    )
 
 
 def a_refusal_changes_nothing(before: Workflow, decision: Decision) -> None:
