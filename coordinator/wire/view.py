@@ -18,6 +18,7 @@ from coordinator.saga.states import (
     Effect,
     TaskState,
 )
+from coordinator.wire.actions import action_of
 from coordinator.wire.catalogue import VERBS, effect_number, phrase
 from coordinator.wire.failure import failure_to_proto
 from coordinator.wire.groups import fill_group
@@ -232,10 +233,10 @@ def attempt_to_proto(
     workflow: saga.Workflow, index: int, attempt: saga.Attempt, progress: ProgressKnown
 ) -> Attempt:
     """Returns one attempt of a task."""
-    node, spec = workflow.plan.nodes[index], workflow.plan.task(index)
+    node = workflow.plan.nodes[index]
     name = attempt_name(workflow.id, node.name, attempt.number)
-    action = Action.FromString(spec.action)
-    fill(action, attempt.inbound)
+    action = action_of(workflow, index, attempt)
+    verb = str(action.WhichOneof("verb"))
     return Attempt(
         name=name,
         kind=ATTEMPT_KINDS[attempt.kind],
@@ -244,8 +245,9 @@ def attempt_to_proto(
         else "",
         host_id=attempt.host,
         state=ATTEMPT_STATES[attempt.state],
-        action=action if not attempt.compensates else None,
-        output=output_of_values(spec.verb, attempt.output) if attempt.output else None,
+        # What makes up for it by the verb's own opposite, the agent knows itself.
+        action=action if attempt.overriding or not attempt.compensates else None,
+        output=output_of_values(verb, attempt.output) if attempt.output else None,
         failure=failure_to_proto(attempt.failure),
         progress=_progress(name, attempt, progress),
         create_time=timestamp(attempt.create_time),
