@@ -45,6 +45,10 @@ class Timers:
             handle.cancel()
 
     def _fire(self, workflow_id: str, command: SetTimer) -> None:
+        if command.timer is Timer.WORKFLOW and self._clock.now() < command.time:
+            # By the clock it is not over, and the core goes by the clock: said now, it were lost.
+            self.set(workflow_id, command)
+            return
         handles = self._waiting[workflow_id]
         del handles[command.timer, command.task]
         if not handles:

@@ -51,11 +51,11 @@ PATIENCE_S = 20.0
 ASK = Ask(principal="p", reason="a test", request_id="r")
 
 
-class Frozen:
-    """A clock and a source of chance that never surprise."""
+class World:
+    """The time of day, and a source of chance that never surprises."""
 
     def now(self) -> datetime:
-        return NOW
+        return datetime.now(UTC)
 
     def jitter(self) -> float:
         return 0.0
@@ -207,9 +207,9 @@ async def coordinator(
     folder: Path, agents: dict[str, Agent], *, window: int = 64
 ) -> AsyncIterator[Coordinator]:
     """Lives once on what is stored in a folder."""
-    frozen, watches = Frozen(), Watches[Progress]()
-    store = Fragile(sqlite(folder / "store.db"), Inline(), new_id=frozen.new_id, crash=never)
-    loop = Loop(store=store, clock=frozen, chance=frozen, crash=never, hints=watches)
+    world, watches = World(), Watches[Progress]()
+    store = Fragile(sqlite(folder / "store.db"), Inline(), new_id=world.new_id, crash=never)
+    loop = Loop(store=store, clock=world, chance=world, crash=never, hints=watches)
     opening = await loop.open()
     for host in agents.keys() - {record.id for record in await store.hosts()}:
         await store.put_host(HostRecord(id=host, address=host, create_time=NOW))
@@ -217,8 +217,8 @@ async def coordinator(
         store=store,
         connect=agents.__getitem__,
         cluster_id=opening.cluster_id,
-        clock=frozen,
-        chance=frozen,
+        clock=world,
+        chance=world,
         crash=never,
         ears=Ears(
             event=loop.hear,

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from google.protobuf.struct_pb2 import Struct
@@ -26,6 +26,7 @@ from countermand.rpc.crash import never
 from countermand.v1.attempt_pb2 import Progress
 from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_spec_pb2 import Node
+from tests.runtime.rig import Agent, coordinator, noop, series, until
 
 LONG = "x" * 60_000
 
@@ -159,3 +160,27 @@ async def test_an_id_is_taken_only_once_that_is_durable(loop, gate):
     await asked[0]
     with pytest.raises(StoreConflictError):
         await asked[1]
+
+
+async def test_no_time_is_waited_for_once_a_workflow_has_settled(tmp_path):
+    agent = Agent()
+    spec = series(noop("only", "a"), timeout=timedelta(days=2))
+    async with coordinator(tmp_path, {"a": agent}) as one:
+        await one.start("w", spec)
+        assert len(one.loop._timers) == 1
+        await until(lambda: agent.sent)
+        agent.end(agent.sent[0])
+        await until(lambda: one.known("w").settled)
+        assert len(one.loop._timers) == 0
+
+
+async def test_a_workflow_that_takes_too_long_is_stopped_also_by_the_next_life(tmp_path):
+    agent = Agent()
+    spec = series(noop("only", "a"), timeout=timedelta(milliseconds=300))
+    async with coordinator(tmp_path, {"a": agent}) as one:
+        await one.start("w", spec)
+    async with coordinator(tmp_path, {"a": agent}) as one:
+        await until(lambda: one.known("w").settled)
+        cause = one.known("w").cause
+        assert cause is not None
+        assert cause.reason == "TIMED_OUT"

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from coordinator.runtime import loop
 from coordinator.runtime.ports import StoreError
+from coordinator.saga.advance import Decision
+from coordinator.saga.advance import advance as sound
+from coordinator.saga.events import Event, Now
 from coordinator.saga.states import TaskState, WorkflowState
+from coordinator.saga.workflow import Workflow
 from countermand.rpc.errors import ImageBusy
 from countermand.v1.workflow_spec_pb2 import WorkflowSpec
 from tests.runtime.rig import Agent, Coordinator, coordinator, copy, series, until
@@ -143,3 +148,42 @@ async def test_a_line_of_many_moves_on_one_by_one(tmp_path) -> None:
             assert agent.sent == [first(other) for other in names[: names.index(name) + 1]]
             agent.end(first(name))
         await until(lambda: one.known(names[-1]).settled)
+
+
+async def test_who_is_quarantined_in_line_keeps_nobody_waiting(tmp_path, monkeypatch) -> None:
+    """S-V25: it has not begun, so nothing of it can be in anybody's way."""
+    agent = Agent(pools=("p",))
+    async with coordinator(tmp_path, {"a": agent}) as one:
+        await one.start("holder", writes("vm"))
+        await one.start("poisoned", writes("vm"))
+        await one.start("behind", writes("vm"))
+
+        def advance(workflow: Workflow, event: Event, now: Now) -> Decision:
+            assert workflow.id != "poisoned"
+            return sound(workflow, event, now)
+
+        monkeypatch.setattr(loop, "advance", advance)
+        await one.cancel("poisoned")
+        assert one.state("poisoned") is WorkflowState.QUARANTINED
+        assert [view.position for view in one.loop.lock_view("behind")] == [1, 1]
+        agent.end(first("holder"))
+        await until(lambda: first("behind") in agent.sent)
+    async with coordinator(tmp_path, {"a": agent}) as one:
+        assert all(view.held for view in one.loop.lock_view("behind"))
+        assert one.loop.lock_view("poisoned") == ()
+
+
+async def test_who_is_quarantined_as_a_holder_holds_on(tmp_path, monkeypatch) -> None:
+    """What it did is not known to be over: its images are nobody else's."""
+    agent = Agent(pools=("p",))
+    async with coordinator(tmp_path, {"a": agent}) as one:
+        await one.start("holder", writes("vm"))
+        await one.start("behind", writes("vm"))
+        await until(lambda: agent.sent)
+        monkeypatch.setattr(loop, "advance", lambda *_: 1 / 0)
+        agent.end(first("holder"))
+        await until(lambda: one.state("holder") is WorkflowState.QUARANTINED)
+        monkeypatch.undo()
+        await one.start("last", writes("vm"))
+        assert [view.position for view in one.loop.lock_view("last")] == [2, 2]
+        await waiting(one, "behind")

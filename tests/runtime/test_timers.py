@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -71,6 +71,23 @@ def test_a_timeout_of_days_fires_on_time_and_one_of_ages_harms_nothing(virtual) 
     said = told(virtual, [("w", workflow), ("v", never)], 8 * day_s)
     fired = TimerFired(timer=Timer.WORKFLOW, task=-1, number=0)
     assert said == [(7 * day_s, "w", fired)]
+
+
+def test_a_timeout_by_a_clock_that_was_set_back_is_not_said_too_early(virtual) -> None:
+    """S-Z12: said before its time it would be lost, for the core goes by the clock."""
+    said: list[float] = []
+
+    class SetBack(VirtualClock):
+        def now(self) -> datetime:
+            return super().now() - timedelta(hours=virtual.time() >= 5)
+
+    async def story() -> None:
+        timers = Timers(clock=SetBack(virtual), say=lambda *_: said.append(virtual.time()))
+        timers.set("w", SetTimer(timer=Timer.WORKFLOW, time=EPOCH + timedelta(seconds=10)))
+        await asyncio.sleep(2 * 3600)
+
+    virtual.run_until_complete(story())
+    assert said == [3610.0]
 
 
 def test_a_later_one_of_the_same_timer_and_task_counts(virtual) -> None:
