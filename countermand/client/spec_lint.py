@@ -229,7 +229,10 @@ class _Lint:
         self._addresses(arguments, bound, f"{path}.action.{name}")
 
     def _addresses(self, arguments: Message, bound: set[str], path: str) -> None:
+        """Checks the ids that every verb needs, unless they are bound."""
         for known in descriptor_of(arguments).fields:
+            if known.name == "snapshot_id" and known.name not in bound:
+                self._id(getattr(arguments, known.name), f"{path}.{known.name}")
             if known.message_type is not ImageAddress.DESCRIPTOR:
                 continue
             for part in _ADDRESS:
@@ -264,8 +267,7 @@ class _Lint:
         if first == "tasks":
             self._output(rest, path, of_state=of_state)
         elif first == "input" and rest:
-            if self._input is not None and value_at(self._input, rest) is None:
-                self.wrong(path, f"the input given has no {rest!r}")
+            self._given(rest, path)
         elif first in scope.items:
             self._item(scope.items[first], rest, path)
         elif first.removesuffix("_index") in scope.items:
@@ -277,6 +279,16 @@ class _Lint:
             words = ["input.<field>", "tasks.<name>.output.<field>"]
             words += [f"{item}.<field>" for item in scope.items]
             self.wrong(path, f"{source!r} is no source: write {' or '.join(words)}")
+
+    def _given(self, rest: str, path: str) -> None:
+        """Checks that the input has what is bound to it."""
+        if self._input is None:
+            return
+        value = value_at(self._input, rest)
+        if value is None:
+            self.wrong(path, f"the input given has no {rest!r}")
+        elif isinstance(value, dict | list):
+            self.wrong(path, f"{rest!r} is no single value in the input given")
 
     def _item(self, items: str, rest: str, path: str) -> None:
         """Checks that every item given has what is bound to it."""

@@ -1,21 +1,31 @@
 """Templates, workflow files and lint: what can be told without a coordinator."""
 
+import copy
 import json
+import random
 
 import pytest
 from click.testing import CliRunner
 from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.wire.spec import check_spec
 from countermand.cli.main import main
 from countermand.cli.planned import show_plan
 from countermand.cli.settings import Settings
 from countermand.client.spec_json import Json, mistakes
 from countermand.client.spec_lint import findings
 from countermand.client.templates import load, names, read_template
-from countermand.client.workflow_file import dump_yaml, read_value, read_workflow_file
-from countermand.rpc.errors import FieldInvalid
+from countermand.client.workflow_file import (
+    Lines,
+    WorkflowFile,
+    dump_yaml,
+    read_value,
+    read_workflow_file,
+)
+from countermand.rpc.errors import CountermandError, FieldInvalid
 from countermand.v1.annotation_pb2 import Effect
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import PlanWorkflowResponse
@@ -306,6 +316,58 @@ def test_lint_looks_at_the_input_that_a_file_brings():
         "<stdin>:12: spec.root.members[0].task.bindings[1].source: "
         "input.disks[1] of the input given has no 'image'\n"
     )
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_lint_refuses_nothing_that_a_coordinator_takes(name):
+    """And the other way round nearly always: what differs is what only a coordinator can know."""
+    chance = random.Random(name)
+    both = refused = 0
+    for _ in range(60):
+        spec = copy.deepcopy(load(name).file.spec)
+        slip(spec, chance)
+        file = WorkflowFile(origin="", spec=spec, lines=Lines(""))
+        if list(file.mistakes()):
+            continue
+        input_ = load(name).example
+        wrong = [one for one in findings(file.message(), input_) if not one.warning]
+        taken = taken_by_coordinator(file.message(), input_)
+        assert not (wrong and taken), (spec, wrong)
+        both, refused = both + bool(wrong), refused + (not taken)
+
+    assert refused > 10
+    assert both > 0.8 * refused
+
+
+def taken_by_coordinator(spec, input_):
+    struct = Struct()
+    struct.update(input_)
+    try:
+        check_spec(spec, struct, lambda *_: None)
+    except CountermandError:
+        return False
+    return True
+
+
+def slip(spec, chance):
+    """Leaves out, doubles or misspells one thing somewhere in a spec."""
+    holder, key = chance.choice(list(places(spec)))
+    match chance.randrange(3):
+        case 0:
+            del holder[key]
+        case 1 if isinstance(holder, list):
+            holder.append(copy.deepcopy(holder[key]))
+        case _:
+            holder[key] = chance.choice(
+                ["input.disks", "disk.source", "copy", "sources", "a", True]
+            )
+
+
+def places(value):
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        yield value, key
+        if isinstance(inner, dict | list):
+            yield from places(inner)
 
 
 @pytest.mark.parametrize(
