@@ -338,16 +338,17 @@ attempts = Table(
     comment="Every try of every task.",
     sqlite_with_rowid=False,
 )
-# An action whose outcome is UNKNOWN may stay open beside its compensation, but never two of a kind.
-OPEN_ATTEMPT = among("state", set(AttemptState) - OUTCOMES)
+# One whose outcome is UNKNOWN may stay so for ever, once it was made up for or somebody decided
+# about it: others follow it. Of those that are at work there are never two of a kind.
+AT_WORK = among("state", set(AttemptState) - OUTCOMES - {AttemptState.UNKNOWN})
 Index(
-    "attempts_one_open",
+    "attempts_one_at_work",
     attempts.c.workflow_key,
     attempts.c.task_index,
     attempts.c.kind,
     unique=True,
-    sqlite_where=text(OPEN_ATTEMPT),
-    postgresql_where=text(OPEN_ATTEMPT),
+    sqlite_where=text(AT_WORK),
+    postgresql_where=text(AT_WORK),
 )
 
 events = Table(

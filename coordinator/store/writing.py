@@ -93,8 +93,8 @@ class Writing:
     def write(self, connection: Connection, batch: Batch, epoch: int) -> None:
         """Writes a batch; raises StaleError if a row is not as it says.
 
-        The order is what references ask for, and the rules of one open attempt and of one writer of
-        an image: what ends comes before what begins.
+        The order is what references ask for, and the rules of one attempt at work and of one writer
+        of an image: what ends comes before what begins.
         """
         self._take_intents.move(
             connection, [{"owner_epoch": epoch, "next_intent": batch.next_intent}]

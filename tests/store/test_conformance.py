@@ -17,9 +17,14 @@ from coordinator.runtime.ports import (
 )
 from coordinator.saga import events
 from coordinator.saga.states import AttemptKind, AttemptState, WorkflowState
+from coordinator.saga.workflow import Group
+from countermand.client.spec import parallel, sequence, task, workflow_spec
 from countermand.v1.event_pb2 import HistoryEvent
+from countermand.v1.verb_pb2 import Noop
+from countermand.v1.workflow_spec_pb2 import Policy
 from tests.store.conftest import Life, commit
-from tests.store.walks import BEGIN, Walk, as_stored, cancel, failure, three_tasks
+from tests.store.specs import three_tasks
+from tests.store.walks import BEGIN, Walk, as_stored, cancel, failure
 
 
 async def workflow_ids(store: Store, query: WorkflowQuery) -> list[str]:
@@ -146,6 +151,34 @@ async def test_an_unknown_action_is_kept_beside_its_compensation_and_known_later
     assert stored is not None
     assert stored.workflow == as_stored(walk.workflow)
     assert stored.workflow.task(1).attempts[0].state is AttemptState.SUCCEEDED
+
+
+async def test_an_attempt_that_stays_unknown_is_followed_by_others(store: Store):
+    """A group is made up for and begins another round: nobody will ever know about the first."""
+    members = [task(name, host="host-1", action=Noop()) for name in "ab"]
+    group = parallel("group", *members)
+    group.policy.on_failure = Policy.ON_FAILURE_COMPENSATE_GROUP
+    group.group.rounds_max = 2
+    walk = Walk("a", spec=workflow_spec("rounds", sequence("root", group)))
+    lost, wrong = walk.workflow.plan.by_name["a"], walk.workflow.plan.by_name["b"]
+    await commit(store, walk.change)
+
+    for event in (
+        events.AttemptLost(task=lost, number=1, failure=failure(walk.random)),
+        events.AttemptFailed(task=wrong, number=1, failure=failure(walk.random)),
+        events.AttemptMissing(task=lost, number=1),
+        events.AttemptSucceeded(task=lost, number=2),  # its compensation
+    ):
+        await commit(store, walk.must(event))
+
+    stored = await store.load("a")
+    assert stored
+    assert stored.workflow == as_stored(walk.workflow)
+    first, _, third = stored.workflow.task(lost).attempts
+    assert (first.state, third.state) == (AttemptState.UNKNOWN, AttemptState.STARTING)
+    again = stored.workflow.nodes[walk.workflow.plan.by_name["group"]]
+    assert isinstance(again, Group)
+    assert again.round == 2
 
 
 async def test_a_settled_workflow_still_records_what_comes_late(store: Store):

@@ -19,7 +19,8 @@ from coordinator.store.run import Inline
 from coordinator.store.sql import SqlStore
 from coordinator.store.tables import attempts, events, labels, submissions, tasks, workflows
 from coordinator.store.texts import micros
-from tests.store.walks import BEGIN, Walk, three_tasks
+from tests.store.specs import three_tasks
+from tests.store.walks import BEGIN, Walk
 
 W = WorkflowState
 FEW = 300

@@ -13,7 +13,8 @@ from coordinator.saga import events
 from coordinator.saga.states import WorkflowState
 from coordinator.store.sql import SqlStore
 from tests.store.conftest import commit, sqlite_lives
-from tests.store.walks import Walk, as_stored, cancel, one_copy
+from tests.store.specs import one_copy
+from tests.store.walks import Walk, as_stored, cancel
 
 SHARED, ALONE = ("pool", "source", 0), ("pool", "target", 1)
 

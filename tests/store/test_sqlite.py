@@ -23,7 +23,8 @@ from coordinator.store.sql import SqlStore
 from countermand.rpc.crash import VARIABLE
 from countermand.rpc.errors import Busy
 from tests.store.conftest import sqlite_lives
-from tests.store.walks import BEGIN, Walk, as_stored, three_tasks
+from tests.store.specs import three_tasks
+from tests.store.walks import BEGIN, Walk, as_stored
 
 CHILD = """
 import asyncio, os, sys
@@ -32,7 +33,8 @@ from coordinator.store.database import sqlite
 from coordinator.store.run import Threads
 from coordinator.store.sql import SqlStore
 from countermand.rpc.crash import from_environment
-from tests.store.walks import Walk, three_tasks
+from tests.store.specs import three_tasks
+from tests.store.walks import Walk
 
 async def main():
     crash = from_environment(os.environ)

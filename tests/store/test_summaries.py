@@ -19,7 +19,8 @@ from countermand.client.spec import parallel, policy, retry, sequence, task, wor
 from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_spec_pb2 import Policy, WorkflowSpec
 from tests.store.conftest import commit
-from tests.store.walks import BEGIN, HOSTS, Walk, ask, cancel, failure, three_tasks
+from tests.store.specs import HOSTS, three_tasks
+from tests.store.walks import BEGIN, Walk, ask, cancel, failure
 
 ALL = WorkflowQuery()
 ATTENTION = WorkflowQuery(needs_attention=True)

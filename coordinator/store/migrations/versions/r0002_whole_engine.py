@@ -27,6 +27,7 @@ GROUP_CHANGES = (
     "\"then\" IN ('AGAIN', 'CLOSE', 'DROP', 'MAKE_UP', 'OVERTAKEN', 'RECOVER', 'RECOVERED', 'SKIP')"
 )
 NEEDS_SOMEBODY = "needs_decision OR state = 'COMPENSATION_BLOCKED'"
+AT_WORK = "state IN ('CANCELLING', 'RUNNING', 'STARTING')"
 PATCHES_BYTES_MAX = 6291456
 ROWS_MAX = 1_000  # at a time, where rows are rewritten
 
@@ -41,7 +42,7 @@ def upgrade() -> None:
     op.add_column("meta", _whole("expired_position", sa.BigInteger(), sa.text("0")))
     _workflows()
     _tasks()
-    op.add_column("attempts", _whole("overriding", sa.Boolean(), sa.false()))
+    _attempts()
     _groups()
     _locks()
     _tell_who_submitted()
@@ -108,6 +109,20 @@ def _tasks() -> None:
     where = sa.text(NEEDS_SOMEBODY)
     op.create_index(
         "tasks_need", "tasks", ["workflow_key"], sqlite_where=where, postgresql_where=where
+    )
+
+
+def _attempts() -> None:
+    op.add_column("attempts", _whole("overriding", sa.Boolean(), sa.false()))
+    op.drop_index("attempts_one_open", "attempts")
+    where = sa.text(AT_WORK)
+    op.create_index(
+        "attempts_one_at_work",
+        "attempts",
+        ["workflow_key", "task_index", "kind"],
+        unique=True,
+        sqlite_where=where,
+        postgresql_where=where,
     )
 
 
