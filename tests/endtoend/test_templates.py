@@ -162,6 +162,30 @@ async def test_no_disk_is_moved_when_one_has_no_room(cluster, machine):
     assert tasks["delete-source.0"] == tasks["delete-source.1"] == "CANCELLED"
 
 
+async def test_a_copy_that_is_not_its_source_is_never_moved_to(cluster, machine):
+    """What storage has spoilt between copy and verification costs the copy, not the source."""
+    before = contents(cluster)
+    template = load("move-disk")
+    spec = template.spec()
+    spec.root.members[0].group.members[1].policy.pause_before = True
+    given = template.fill({"disks": disks(f"slow/{machine}.0 fast/{machine}.0")})
+    async with cluster.client() as client:
+        run = await client.submit(spec, workflow_id=machine, input=given)
+        paused = await run.wait(timedelta(seconds=HANG_S), until_attention=True)
+        assert paused.state == WorkflowState.WORKFLOW_STATE_PAUSED, paused
+        with cluster.data_of(f"fast/{machine}.0").open("r+b") as file:
+            first = file.read(1)[0]
+            file.seek(0)
+            file.write(bytes([first ^ 1]))
+        await run.resume("spoilt")
+    settled = await cluster.settled(machine)
+
+    assert settled.cause.reason == "DIGEST_MISMATCH", settled
+    tasks = assert_clean(cluster, machine, "COMPENSATED").tasks
+    assert tasks["delete-source.0"] == "CANCELLED"
+    assert contents(cluster) == before
+
+
 async def test_a_source_that_cannot_be_deleted_is_left_and_named(cluster, machine):
     """S-V16: after the pivot nothing is taken back; the workflow succeeds and says what is left."""
     held = f"slow/{machine}.1"
