@@ -234,7 +234,10 @@ def begin_another_round(turn: Turn, scope: int) -> None:
             run_anew(turn, node.index)
             continue
         if record.state is not GroupState.FORWARD:
-            turn.move_group(node.index, GroupChange.AGAIN)
+            record = turn.move_group(node.index, GroupChange.AGAIN)
+        if node.index != scope and record.round > 1:
+            turn.nodes[node.index] = replace(record, round=1)
+            turn.changed.add(node.index)
     turn.later(Step.BEGIN, scope)
 
 

@@ -112,11 +112,11 @@ def go_on(turn: Turn, event: events.ResumeRequested) -> None:
         _give_up(turn, event, given_up)
         return
     _note(turn, event.ask, "resume", changes=_patch_input(turn, event))
-    resets = [scope for choice in event.choices if (scope := _choose(turn, event, choice)) > 0]
     turn.pause, turn.compensation_held, turn.anew = None, False, True
     if turn.holding:
         back_ = turn.cause is not None
         turn.move_workflow(WorkflowChange.RESUME_COMPENSATION if back_ else WorkflowChange.RESUME)
+    resets = [scope for choice in event.choices if (scope := _choose(turn, event, choice)) > 0]
     for scope in resets:
         failure = _first_failure(turn, scope)
         back.turn_group_round(turn, scope, GroupChange.AGAIN, failure)

@@ -55,7 +55,7 @@ class Change:
 
 
 # Tasks that have not begun, or wait: they may be skipped, or get other values.
-_WAITING = frozenset({TaskState.PENDING, TaskState.READY})
+_WAITING = frozenset({TaskState.PENDING, TaskState.READY, TaskState.RETRY_WAIT})
 _TYPES = {"str": "a string", "int": "an integer", "bool": "true or false", "float": "a number"}
 
 
@@ -128,8 +128,7 @@ def _bindings(workflow: Workflow) -> Iterator[tuple[int, Binding]]:
     for node in workflow.plan.leaves:
         assert node.task is not None, node.name
         task = workflow.task(node.index)
-        yet_to_come = task.state in _WAITING or task.state is TaskState.RETRY_WAIT
-        if not (yet_to_come or task.needs_decision):
+        if task.state not in _WAITING and not task.needs_decision:
             continue
         given = {each.field for each in task.patch}
         for binding in node.task.bindings:

@@ -177,15 +177,13 @@ class Turn:
     def is_touched(self, index: int) -> bool:
         """Returns whether anything below a node has ever begun, or been decided.
 
-        A group without members passes as soon as it is looked at.
+        A group without tasks passes as soon as it is looked at.
         """
-        node = self.plan.nodes[index]
-        if node.task is None and not node.forward:
+        nodes = self.nodes[index : self.plan.nodes[index].end]
+        tasks = (each.touched for each in nodes if isinstance(each, Task))
+        if next(tasks, True) or any(tasks):
             return True
-        return any(
-            each.remarkable if isinstance(each, Group) else each.touched
-            for each in self.nodes[index : node.end]
-        )
+        return any(each.remarkable for each in nodes if isinstance(each, Group))
 
     def inbound(self, bindings: tuple[Binding, ...]) -> tuple[Inbound, ...]:
         """Returns the values of bindings as they now are; None where there is none."""
