@@ -172,6 +172,7 @@ async def test_open_workflows_of_an_older_store_are_found_where_they_were(upgrad
 
 
 async def test_workflows_of_an_older_store_go_on_and_settle(upgraded: SqlStore):
+    """S-Z27: an upgrade with work in flight."""
     told = {name: await _history(upgraded, name) for name in OPEN_STATES}
     settled = {}
     for stored in await upgraded.load_open():
