@@ -241,6 +241,15 @@ def begin_another_round(turn: Turn, scope: int) -> None:
     turn.later(Step.BEGIN, scope)
 
 
+def begin_no_more_rounds(turn: Turn, scope: int) -> None:
+    """Lets groups that are made up for be closed after it: nothing around them goes forward."""
+    for index in range(scope, turn.plan.nodes[scope].end):
+        group = turn.nodes[index]
+        if isinstance(group, Group) and group.then is not None:
+            turn.nodes[index] = replace(group, then=GroupChange.CLOSE)
+            turn.changed.add(index)
+
+
 def run_anew(turn: Turn, index: int) -> None:
     """Makes a task that is at rest ready to begin: its attempts stay, and count no more."""
     task = turn.task(index)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from coordinator.saga import back, history
 from coordinator.saga.states import (
     BEING_COMPENSATED,
     Effect,
-    GroupChange,
     GroupState,
     TaskChange,
     TaskState,
@@ -51,12 +48,9 @@ def stop(turn: Turn, cause: Failure) -> None:
     """Ends a workflow as failed and keeps what was done, once nothing is at work any more."""
     turn.cause, turn.verdict = cause, WorkflowState.FAILED
     turn.move_workflow(WorkflowChange.STOP)
-    for index, node in enumerate(turn.nodes[: turn.plan.nodes[0].end]):
-        if isinstance(node, Task):
-            back.stop_leaf(turn, index)
-        elif node.then is not None:  # it is made up for to its end, and nothing follows
-            turn.nodes[index] = replace(node, then=GroupChange.CLOSE)
-            turn.changed.add(index)
+    back.begin_no_more_rounds(turn, 0)
+    for leaf in turn.plan.leaves_of(0):
+        back.stop_leaf(turn, leaf.index)
 
 
 def is_quiet(turn: Turn) -> bool:

@@ -487,13 +487,33 @@ def target_of(turn: Turn, index: int) -> Target:
         if group.round < node.rules.rounds_max:
             return Target(above, GroupChange.AGAIN)
         if node.rules.min_success and not turn.plan.nodes[member].recovers:
-            lost = 1 + sum(1 for _ in _followers(turn.plan, member))
-            if group.failed + lost <= len(node.forward) - node.need:
+            if _lost(turn, above, member) <= len(node.forward) - node.need:
                 return Target(member, GroupChange.DROP)
         if above == scope and above != 0:
             return Target(above, GroupChange.CLOSE)
         member = above
     return Target(0, None)
+
+
+def _lost(turn: Turn, scope: int, failing: int) -> int:
+    """Returns how many members a group does without once another has failed as well.
+
+    Those that are still being made up for, and then dropped, are lost already; what comes after
+    several that failed is lost once.
+    """
+    lost: set[int] = set()
+    for member in turn.plan.nodes[scope].forward:
+        if member == failing or _is_lost(turn, member):
+            lost.update((member, *_followers(turn.plan, member)))
+    return len(lost)
+
+
+def _is_lost(turn: Turn, index: int) -> bool:
+    node = turn.nodes[index]
+    if isinstance(node, Group):
+        return node.state is GroupState.FAILED or node.then is GroupChange.DROP
+    failed = node.state is TaskState.FAILED and not node.needs_decision
+    return failed and not has_passed(turn, index)
 
 
 def _followers(plan: Plan, index: int) -> Iterator[int]:
@@ -563,6 +583,7 @@ def recover(turn: Turn, scope: int, failure: Failure) -> None:
     for index in range(scope + 1, recovery):
         if isinstance(turn.nodes[index], Task) and back.scope_of(turn, index) < 0:
             back.stop_leaf(turn, index)
+    back.begin_no_more_rounds(turn, scope)
     turn.forget(scope)
     _go_on_back(turn, scope)
     if _is_quiet(turn, scope):
@@ -632,7 +653,11 @@ def go_on(turn: Turn) -> None:
     for index in turn.recovered:
         _is_recovered(turn, index)
     for index in ripe:
-        turn.later(Step.BEGIN, index)
+        record = turn.nodes[index]
+        if isinstance(record, Task) and record.compensation_due:
+            back.compensate(turn, index)  # of a group that is made up for
+        else:
+            turn.later(Step.BEGIN, index)
     for node in turn.plan.nodes:
         if node.rules.concurrency_max and turn.group(node.index).waiting:
             fill(turn, node.index)

@@ -117,7 +117,7 @@ def closed(workflow: Workflow, index: int) -> bool:
             GroupState.SKIPPED,
         ):
             return True
-        if group.failed:
+        if workflow.plan.nodes[above].rules.min_success:
             return True
     task = workflow.task(index)
     ignored = workflow.plan.task(index).policy.on_failure is OnFailure.IGNORE
