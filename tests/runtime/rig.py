@@ -77,7 +77,8 @@ class Agent:
 
     pools: tuple[str, ...] = ()
     up: bool = True
-    mute: bool = False  # takes calls and answers none
+    mute: bool = False  # takes calls and answers none until `speak`
+    spoken: asyncio.Event = field(default_factory=asyncio.Event)
     sent: list[str] = field(default_factory=list)  # attempts, as they were sent
     cancelled: list[str] = field(default_factory=list)
     journal: dict[str, Attempt.State.ValueType] = field(default_factory=dict)
@@ -93,7 +94,7 @@ class Agent:
             pools = [Pool(pool_id=pool, verbs=verbs) for pool in self.pools]
             return GetHostResponse(host=HostReport(incarnation="i", pools=pools))
         if self.mute:
-            await asyncio.Event().wait()
+            await self.spoken.wait()
         if rpc == "GetAttempt":
             name = request.name  # type: ignore[attr-defined]
             if name not in self.journal:
@@ -128,6 +129,11 @@ class Agent:
             message = WatchAttemptsResponse()
             message.updates.add(sequence=len(self.journal), attempt=self._attempt(name))
             stream.put_nowait(message)
+
+    def speak(self) -> None:
+        """Answers every call that it has taken."""
+        self.mute = False
+        self.spoken.set()
 
     def go_down(self) -> None:
         """Answers nothing any more."""

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from coordinator.agents.line import CALLS_IN_FLIGHT_MAX
 from coordinator.runtime.ports import HostRecord, Order
 from coordinator.saga.commands import Withdraw
 from coordinator.saga.states import TaskState, WorkflowState
@@ -67,6 +68,7 @@ async def test_tasks_are_spread_over_hosts_although_nothing_of_them_is_heard_yet
         await one.start("w", side_by_side(*tasks))
         await until(lambda: sum(len(agent.sent) for agent in agents.values()) == 9)
         assert [len(agent.sent) for agent in agents.values()] == [3, 3, 3]
+        assert not any(one.fleet.expected(host) for host in agents), "all of it is durable now"
 
 
 async def test_a_retry_goes_to_a_host_on_which_it_has_not_failed(tmp_path) -> None:
@@ -132,6 +134,7 @@ async def test_what_is_paused_gets_no_host_before_it_goes_on(tmp_path) -> None:
         agents["b"].up = True
         await ready(one, "b")
         assert (one.state("w"), agents["b"].sent) == (WorkflowState.PAUSED, [])
+        assert one.fleet.expected("b") == ()
         await one.resume("w")
         await until(lambda: agents["b"].tasks == ["only"])
 
@@ -268,6 +271,26 @@ async def test_what_is_cancelled_in_line_never_went_out_and_ends_cancelled(tmp_p
         await until(lambda: one.known("in-line").settled)
         assert one.task("in-line", "only") is TaskState.CANCELLED
         assert (agent.tasks, agent.cancelled) == (["only"], [])
+
+
+async def test_what_is_cancelled_before_its_call_has_begun_is_not_sent_afterwards(tmp_path) -> None:
+    """S-Z2: it has a slot, and waits behind calls that an agent does not answer."""
+    agent = Agent(mute=True)
+    stuck = [noop(f"t-{n}", "a") for n in range(CALLS_IN_FLIGHT_MAX)]
+    async with coordinator(tmp_path, {"a": agent}, window=2 * CALLS_IN_FLIGHT_MAX) as one:
+        await ready(one, "a")
+        await one.start("stuck", side_by_side(*stuck))
+        await one.start("late", series(noop("only", "a")))
+        await until(lambda: one.fleet.all()["a"].open_attempts == CALLS_IN_FLIGHT_MAX + 1)
+        await one.cancel("late")
+        await until(lambda: one.known("late").settled)
+        assert one.task("late", "only") is TaskState.CANCELLED
+        agent.speak()
+        for number in range(CALLS_IN_FLIGHT_MAX):
+            await until(lambda number=number: len(agent.sent) > number)  # type: ignore[misc]
+            agent.end(agent.sent[number])
+        await until(lambda: one.known("stuck").settled)
+        assert "only" not in agent.tasks
 
 
 async def test_compensations_and_cancels_need_no_slot(tmp_path) -> None:

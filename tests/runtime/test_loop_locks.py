@@ -8,7 +8,7 @@ from coordinator.runtime import loop
 from coordinator.runtime.ports import StoreError
 from coordinator.saga.advance import Decision
 from coordinator.saga.advance import advance as sound
-from coordinator.saga.events import Event, Now
+from coordinator.saga.events import Event, LocksGranted, Now
 from coordinator.saga.states import TaskState, WorkflowState
 from coordinator.saga.workflow import Workflow
 from countermand.rpc.errors import ImageBusy
@@ -39,6 +39,7 @@ async def test_the_second_waits_in_line_and_begins_when_the_first_has_settled(tm
     async with coordinator(tmp_path, {"a": agent}) as one:
         assert (await one.start("first", writes("vm"))).workflow.locked
         await one.start("second", writes("vm"))
+        one.loop.hear("second", LocksGranted())  # as if said before the store refused a batch
         await one.start("other", writes("elsewhere"))  # a source is shared
         await waiting(one, "second")
         await until(lambda: len(agent.sent) == 2)
