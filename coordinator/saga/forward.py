@@ -328,21 +328,37 @@ def has_passed(turn: Turn, index: int) -> bool:
 
 def dropped(turn: Turn, index: int) -> None:
     """Goes on without a member that failed; what comes after it never begins."""
-    node = turn.plan.nodes[index]
     if not goes_forward(turn, index):
         return
-    turn.dropped.add(index)
-    group = turn.group(node.parent)
-    turn.nodes[node.parent] = replace(group, failed=group.failed + 1)
-    for follower in node.before:
-        if turn.plan.nodes[follower].recovers or follower in turn.dropped:
+    parent = turn.plan.nodes[index].parent
+    already = turn.dropped if turn.restoring else _dropped_before(turn, parent)
+    for member in (index, *_followers(turn.plan, index)):
+        if member in already:
             continue
-        if not turn.restoring:
-            for leaf in turn.plan.leaves_of(follower):
+        turn.dropped.add(member)
+        group = turn.group(parent)
+        turn.nodes[parent] = replace(group, failed=group.failed + 1)
+        if member != index and not turn.restoring:
+            for leaf in turn.plan.leaves_of(member):
                 if turn.task(leaf.index).state is TaskState.PENDING:
                     turn.move(leaf.index, TaskChange.STOP)
-        dropped(turn, follower)
-    turn.later(Step.RESTED, index)
+        turn.later(Step.RESTED, member)
+
+
+def _dropped_before(turn: Turn, scope: int) -> set[int]:
+    """Returns what of a group never begins because of failures before this turn."""
+    found = set(turn.dropped)
+    for member in turn.plan.nodes[scope].forward:
+        if _is_lost(turn.before.nodes[member]) and not has_passed(turn, member):
+            found.update(_followers(turn.plan, member))
+    return found
+
+
+def _is_lost(member: Task | Group) -> bool:
+    """Returns whether a group goes on without a member, unless that was optional."""
+    if isinstance(member, Group):
+        return member.state is GroupState.FAILED
+    return member.state is TaskState.FAILED and not member.needs_decision
 
 
 def rested(turn: Turn, index: int) -> None:
@@ -486,9 +502,9 @@ def target_of(turn: Turn, index: int) -> Target:
             return Target(member, GroupChange.DROP)  # the group has passed without it
         if group.round < node.rules.rounds_max:
             return Target(above, GroupChange.AGAIN)
-        if node.rules.min_success and not turn.plan.nodes[member].recovers:
-            if _lost(turn, above, member) <= len(node.forward) - node.need:
-                return Target(member, GroupChange.DROP)
+        spare = len(node.forward) - node.need if node.rules.min_success else 0
+        if spare and not turn.plan.nodes[member].recovers and _lost(turn, above, member) <= spare:
+            return Target(member, GroupChange.DROP)
         if above == scope and above != 0:
             return Target(above, GroupChange.CLOSE)
         member = above
@@ -503,17 +519,11 @@ def _lost(turn: Turn, scope: int, failing: int) -> int:
     """
     lost: set[int] = set()
     for member in turn.plan.nodes[scope].forward:
-        if member == failing or _is_lost(turn, member):
+        record = turn.nodes[member]
+        going = isinstance(record, Group) and record.then is GroupChange.DROP
+        if member == failing or going or (_is_lost(record) and not has_passed(turn, member)):
             lost.update((member, *_followers(turn.plan, member)))
     return len(lost)
-
-
-def _is_lost(turn: Turn, index: int) -> bool:
-    node = turn.nodes[index]
-    if isinstance(node, Group):
-        return node.state is GroupState.FAILED or node.then is GroupChange.DROP
-    failed = node.state is TaskState.FAILED and not node.needs_decision
-    return failed and not has_passed(turn, index)
 
 
 def _followers(plan: Plan, index: int) -> Iterator[int]:
