@@ -19,7 +19,7 @@ from coordinator.saga.states import (
     TaskState,
 )
 from coordinator.wire.actions import action_of
-from coordinator.wire.catalogue import VERBS, effect_number, phrase
+from coordinator.wire.catalogue import VERBS, effect_number, phrase, phrase_undone
 from coordinator.wire.failure import failure_to_proto
 from coordinator.wire.groups import fill_group
 from coordinator.wire.history import (
@@ -27,15 +27,16 @@ from coordinator.wire.history import (
     ATTEMPT_STATES,
     TASK_STATES,
     WORKFLOW_STATES,
+    inbound_to_proto,
     timestamp,
 )
 from coordinator.wire.needs import needs_of
-from coordinator.wire.values import fill, output_of_values, proto_value
+from coordinator.wire.values import fill, output_of_values
 from coordinator.wire.waits import task_waits_for, workflow_waits_for
 from countermand.rpc.names import attempt_name, task_name, workflow_name
 from countermand.v1.attempt_pb2 import Attempt, Progress
 from countermand.v1.event_pb2 import Leftover
-from countermand.v1.task_pb2 import InboundValue, Task, TaskDecision
+from countermand.v1.task_pb2 import Task, TaskDecision
 from countermand.v1.verb_pb2 import Action
 from countermand.v1.workflow_pb2 import TaskCount, Workflow
 
@@ -117,12 +118,11 @@ def _leftover(workflow: saga.Workflow, left: saga_leftovers.Leftover) -> Leftove
     action = Action.FromString(spec.action)
     if task.action is not None:
         fill(action, task.action.inbound)
-    words = phrase(action)
     return Leftover(
         task=task_name(workflow.id, name),
         attempt=attempt_name(workflow.id, name, left.attempt) if left.attempt else "",
         host_id=left.host,
-        description=words if left.attempt else f"not done: {words}",
+        description=phrase(action) if left.attempt else phrase_undone(action),
         reason=left.reason,
         create_time=timestamp(left.time),
     )
@@ -196,19 +196,6 @@ def _decision(decided: saga.Decided) -> TaskDecision:
         principal=decided.principal,
         reason=decided.reason,
         time=timestamp(decided.time),
-    )
-
-
-def inbound_to_proto(inbound: saga.Inbound) -> InboundValue:
-    """Returns one value that came into a task, with its origin; of a patch, who and when."""
-    patched = inbound.origin == saga.PATCH
-    return InboundValue(
-        field=inbound.field,
-        value=proto_value(inbound.value),
-        origin=inbound.origin,
-        principal=inbound.principal,
-        time=timestamp(inbound.time),
-        previous=proto_value(inbound.previous) if patched else None,
     )
 
 

@@ -41,3 +41,23 @@ def label_pair(label: str) -> tuple[str, str]:
     if not equals:
         raise click.UsageError(f"{label!r} is not a label: write KEY=VALUE")
     return key, value
+
+
+def pair(text: str, option: str) -> tuple[str, str]:
+    """Returns key and value of an option such as --set."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise click.UsageError(f"{option} {text!r}: write FIELD=VALUE")
+    return key, value
+
+
+def plain(text: str) -> str | int | float | bool:
+    """Returns a value as it is meant: a number, true or false, else the text itself.
+
+    A text in double quotes is one, also where it looks like a number.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, str | int | float) else text

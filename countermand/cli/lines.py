@@ -10,17 +10,24 @@ from typing import Final
 import click
 
 from countermand.cli.drawing import phrases
-from countermand.cli.output import as_json, clock, paint, progress_words, said
+from countermand.cli.output import as_json, clock, paint, progress_words, said, value_words
 from countermand.cli.settings import Settings
 from countermand.cli.tables import task_id
 from countermand.cli.words import attempt_look, task_look, workflow_look
 from countermand.rpc import names
 from countermand.v1.attempt_pb2 import Attempt
-from countermand.v1.event_pb2 import AttemptEnded, AttemptStarted, HistoryEvent
+from countermand.v1.event_pb2 import (
+    AttemptEnded,
+    AttemptStarted,
+    GroupStateChanged,
+    HistoryEvent,
+    Intervention,
+)
 from countermand.v1.failure_pb2 import Failure
 from countermand.v1.workflow_pb2 import AttemptProgress
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
+GROUP_STATES: Final = frozenset(GroupStateChanged.State.values())
 PROGRESS_EVERY: Final = timedelta(seconds=5)  # a log is read later: a sign of life is enough
 
 
@@ -65,9 +72,18 @@ def words(event: HistoryEvent) -> str:
             retry = event.retry_scheduled
             delay = phrases.duration(retry.delay.ToTimedelta().total_seconds())
             return f"attempt {retry.attempt} follows in {delay}{_because(retry.failure)}"
+        case "group_state_changed":
+            return _group(event.group_state_changed)
         case "intervention":
-            asked = event.intervention
-            return f"{asked.principal or 'somebody'} asked to {asked.verb}: {asked.reason}"
+            return _asked(event.intervention)
+        case _:
+            return _other_words(event)
+
+
+def _other_words(event: HistoryEvent) -> str:
+    match event.WhichOneof("event"):
+        case "locks_taken":
+            return "holds all its images"
         case "owner_changed":
             return f"a coordinator took over, epoch {event.owner_changed.owner_epoch}"
         case "late_report":
@@ -109,6 +125,21 @@ class Pace:
         self._due[update.attempt] = now + PROGRESS_EVERY
         when = f"{now:%H:%M:%S}.{now.microsecond // 1000:03d}Z"
         return f"{when}        {attempt.task_id:<16}  attempt {attempt.number} is at {done}"
+
+
+def _group(moved: GroupStateChanged) -> str:
+    state = GroupStateChanged.State.Name(moved.after) if moved.after in GROUP_STATES else "other"
+    word = state.removeprefix("STATE_").lower()
+    again = f", round {moved.round}" if moved.round > 1 else ""
+    return f"group {word}{again}{_because(moved.failure)}"
+
+
+def _asked(asked: Intervention) -> str:
+    """Returns who asked for what and why, and the values that were given."""
+    because = f": {asked.reason}" if asked.reason else ""
+    changes = [f"{c.field} = {value_words(c.value)}" for c in asked.changes]
+    given = f" ({', '.join(changes)})" if changes else ""
+    return f"{asked.principal or 'somebody'} asked to {asked.verb}{because}{given}"
 
 
 def _started(started: AttemptStarted) -> str:

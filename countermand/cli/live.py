@@ -19,12 +19,14 @@ from countermand.client.run import GROUPS, PAGE_SIZE, Run
 from countermand.rpc import names
 from countermand.rpc.errors import CountermandError
 from countermand.v1.attempt_pb2 import Attempt
-from countermand.v1.event_pb2 import HistoryEvent
+from countermand.v1.event_pb2 import GroupStateChanged, HistoryEvent
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import AttemptProgress, Workflow
+from countermand.v1.workflow_state_pb2 import WorkflowState
 
 BAR_WIDTH = 12  # with a rate and an end beside it, a line still fits into 80 columns
 NAME_WIDTH_MAX = 32
+NEEDS_MAX = 3  # above the tree; `get` tells all
 LOOK_AGAIN_S = 3.0  # a host that falls silent is said to after ten
 REFRESHES_PER_SECOND = 8  # smooth to the eye, and nothing to the processor
 
@@ -42,11 +44,18 @@ _AT_WORK = frozenset(
         Task.STATE_ABANDONED,
     }
 )
+_NEEDY = frozenset(
+    {
+        WorkflowState.WORKFLOW_STATE_PAUSED,
+        WorkflowState.WORKFLOW_STATE_BLOCKED,
+        WorkflowState.WORKFLOW_STATE_QUARANTINED,
+    }
+)
 _MADE_UP = frozenset({Task.STATE_COMPENSATING, Task.STATE_COMPENSATED})
 
 
 # A group is what the first of these is that a member is in. The history speaks of tasks only, so it
-# is worked out here as the coordinator does: the order is the one of `coordinator/wire/view.py`.
+# is worked out here as the coordinator does: the order is the one of `coordinator/wire/groups.py`.
 _LOUDEST = (
     Task.STATE_COMPENSATION_BLOCKED,
     Task.STATE_COMPENSATING,
@@ -61,6 +70,23 @@ _LOUDEST = (
     Task.STATE_CANCELLED,
     Task.STATE_ABANDONED,
 )
+
+
+# What became of a group, as it is shown; where it is just where its members are, there is none.
+_GROUP_STATES = {
+    GroupStateChanged.STATE_COMPENSATING: Task.STATE_COMPENSATING,
+    GroupStateChanged.STATE_COMPENSATED: Task.STATE_COMPENSATED,
+    GroupStateChanged.STATE_FAILED: Task.STATE_FAILED,
+    GroupStateChanged.STATE_RECOVERING: Task.STATE_RUNNING,
+    GroupStateChanged.STATE_RECOVERED: Task.STATE_SUCCEEDED,
+    GroupStateChanged.STATE_SKIPPED: Task.STATE_SKIPPED,
+}
+
+
+def _counted(task: Task) -> Task.State.ValueType:
+    """Returns the state in which a member counts: a failure that is allowed does not."""
+    allowed = task.optional_by_policy and task.state == Task.STATE_FAILED
+    return Task.STATE_SUCCEEDED if allowed else task.state
 
 
 def rolled_up(members: Iterable[Task.State.ValueType]) -> Task.State.ValueType:
@@ -87,7 +113,9 @@ class Picture:
         # Group → how many members are in each state: a group of ten thousand moves in one step.
         self._members: dict[str, Counter[Task.State.ValueType]] = {}
         for task in tasks:
-            self._members.setdefault(task.parent, Counter())[task.state] += 1
+            self._members.setdefault(task.parent, Counter())[_counted(task)] += 1
+        # Groups of which something became beside their members' states.
+        self._special: set[str] = set()
 
     def apply(self, event: HistoryEvent) -> None:
         """Takes one fact in; facts that do not show are passed over."""
@@ -103,6 +131,10 @@ class Picture:
                 task.waits_for = moved.waits_for
                 if moved.HasField("failure"):
                     task.failure.CopyFrom(moved.failure)
+            case "group_state_changed" if task is not None:
+                self._move_group(task, event.group_state_changed)
+            case "locks_taken":
+                self.workflow.waits_for = ""
             case "attempt_started" if task is not None:
                 task.host_id = event.attempt_started.host_id or task.host_id
                 if event.attempt_started.kind == Attempt.KIND_ACTION:
@@ -123,25 +155,48 @@ class Picture:
         """Takes in what no event tells: what keeps an attempt, and that it makes no progress."""
         for seen in tasks:
             task = self.tasks.get(seen.name)
-            if task is not None and task.state == seen.state:
+            if task is not None and (task.state == seen.state or task.kind in GROUPS):
                 task.waits_for = seen.waits_for
+                task.needs_decision = seen.needs_decision
+                task.round = seen.round
                 task.progress.rate = seen.progress.rate
+
+    def look_at(self, workflow: Workflow) -> None:
+        """Takes in what the whole workflow waits for, and what it needs."""
+        self.workflow.waits_for = workflow.waits_for
+        del self.workflow.needs[:]
+        self.workflow.needs.extend(workflow.needs)
 
     def _move(self, task: Task, state: Task.State.ValueType) -> None:
         """Moves a task, and the groups above it along."""
         members = self._members[task.parent]
-        members[task.state] -= 1
-        members[state] += 1
+        members[_counted(task)] -= 1
         task.state = state
+        task.needs_decision = False  # said again when it is looked at again
+        members[_counted(task)] += 1
         group = self.tasks.get(task.parent)
-        if group is not None:
+        if group is not None and group.name not in self._special:
             self._move(group, rolled_up(found for found, count in members.items() if count))
+
+    def _move_group(self, task: Task, moved: GroupStateChanged) -> None:
+        """Takes in what became of a group; from then on it is not just where its members are."""
+        task.round = moved.round
+        if moved.HasField("failure"):
+            task.failure.CopyFrom(moved.failure)
+        state = _GROUP_STATES.get(moved.after)
+        if state is None:
+            self._special.discard(task.name)
+            counts = self._members.get(task.name, Counter()).items()
+            state = rolled_up(found for found, count in counts if count)
+        else:
+            self._special.add(task.name)
+        self._move(task, state)
 
     def draw(self, height: int) -> Group:
         """Returns the tree, or its busy part where the terminal is too low for all."""
         shown = list(self.tasks.values())
-        lines = [_head(self.workflow)]
-        room = max(height - 3, 1)
+        lines = [_head(self.workflow), *_needs(self.workflow)]
+        room = max(height - 2 - len(lines), 1)
         if len(shown) > room:
             busy = [task for task in shown if task.state in _AT_WORK and task.kind not in GROUPS]
             lines += [_line(task, 0, self._width) for task in busy[:room]]
@@ -187,6 +242,7 @@ async def _look_again(run: Run, picture: Picture) -> None:
         await asyncio.sleep(LOOK_AGAIN_S)
         with contextlib.suppress(CountermandError):
             picture.look_again(await run.tasks())
+            picture.look_at(await run.get())
 
 
 def _head(workflow: Workflow) -> Text:
@@ -194,9 +250,21 @@ def _head(workflow: Workflow) -> Text:
     text.append_text(_look(workflow_look(workflow.state)))
     if workflow.cause.reason:
         text.append(f"  {workflow.cause.reason}: {workflow.cause.message}", style="red")
+    elif workflow.waits_for:
+        text.append(f"  waits for {workflow.waits_for}", style="yellow")
     text.no_wrap = True
     text.overflow = "ellipsis"
     return text
+
+
+def _needs(workflow: Workflow) -> list[Text]:
+    """Returns what it needs from somebody, the first few."""
+    if workflow.state not in _NEEDY:
+        return []
+    return [
+        Text(f"  needs somebody: {need.message}", style="yellow", no_wrap=True, overflow="ellipsis")
+        for need in workflow.needs[:NEEDS_MAX]
+    ]
 
 
 def _line(task: Task, depth: int, width: int) -> Text:
@@ -205,6 +273,8 @@ def _line(task: Task, depth: int, width: int) -> Text:
     text = Text("  " * (depth + 1) + look.glyph + " ", style=look.colour)
     text.append(task_id(task.name).ljust(width - 2 * depth) + "  ", style="default")
     text.append(f"{look.word:<14}")
+    if task.round > 1:
+        text.append(f"round {task.round}  ", style="default")
     if task.host_id:
         text.append(f"@{task.host_id}  ", style="default")
     if task.state in _MADE_UP and task.opposite:

@@ -13,6 +13,7 @@ from typing import TypeVar
 import click
 from google.protobuf import json_format
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from countermand.cli.drawing import phrases
@@ -134,6 +135,13 @@ def progress_words(progress: Progress) -> str:
 def amount(number: int, unit: str) -> str:
     """Returns an amount of work with its unit."""
     return phrases.size(number) if unit in {"", "bytes"} else f"{number} {unit}"
+
+
+def value_words(value: Value) -> str:
+    """Returns a value of any type as people write it; "-" for none."""
+    if value.WhichOneof("kind") is None:
+        return "-"
+    return value.string_value or json_format.MessageToJson(value)
 
 
 def clip(text: str) -> str:

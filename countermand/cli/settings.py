@@ -101,8 +101,13 @@ def checked_picture(
     return value
 
 
-def shared_options(*, root: bool = False) -> Callable[[_Command], _Command]:
-    """Returns a decorator that adds the options every command takes."""
+def shared_options(
+    *, root: bool = False, form: tuple[str, ...] = ("-o", "--output")
+) -> Callable[[_Command], _Command]:
+    """Returns a decorator that adds the options every command takes.
+
+    A command that has outputs of its own takes the form of its own by "-o" only.
+    """
     options = (
         click.option(
             "--coordinator",
@@ -116,8 +121,8 @@ def shared_options(*, root: bool = False) -> Callable[[_Command], _Command]:
             help=f"Where the coordinator listens, as host:port. [default: {DEFAULT_COORDINATOR}]",
         ),
         click.option(
-            "-o",
-            "--output",
+            *form,
+            "output",
             type=click.Choice(FORMATS),
             expose_value=False,
             callback=_keep,

@@ -1,13 +1,15 @@
-"""`countermand workflow cancel|pause|resume`: what people decide about a workflow."""
+"""`countermand workflow cancel|pause|fork`: what people decide about a whole workflow."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import click
 
-from countermand.cli.arguments import json_object, named
+from countermand.cli.arguments import label_pair, named
 from countermand.cli.exits import run
+from countermand.cli.files import input_option, merged
 from countermand.cli.settings import Settings, examples, shared_options
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ def cancel(settings: Settings, name: str, reason: str) -> None:
     """Stop it, and make up for what it did."""
 
     async def work(client: Client) -> None:
-        _say_state(settings, await (await named(client, name)).cancel(reason))
+        say_state(settings, await (await named(client, name)).cancel(reason))
 
     run(settings, work)
 
@@ -36,68 +38,74 @@ def cancel(settings: Settings, name: str, reason: str) -> None:
 @shared_options()
 @click.pass_obj
 def pause(settings: Settings, name: str, reason: str, hold_compensation: bool) -> None:
-    """Start nothing new for a while (not served yet).
+    """Start nothing new for a while.
 
     Attempts in flight end by themselves, and compensation goes on unless it is held too.
     """
 
     async def work(client: Client) -> None:
         one = await named(client, name)
-        _say_state(settings, await one.pause(reason, hold_compensation=hold_compensation))
+        say_state(settings, await one.pause(reason, hold_compensation=hold_compensation))
 
     run(settings, work)
 
 
 @click.command(
     epilog=examples(
-        "countermand workflow resume vm-42",
-        'countermand workflow resume vm-42 --rerun copy-3 --reason "space freed"',
-        "countermand workflow resume vm-42 --skip verify --reason 'checked by hand'",
+        "countermand workflow fork vm-42 --id vm-43",
+        "countermand workflow fork vm-42 --id vm-43 --input target=fast/disk-2",
     )
 )
 @click.argument("name", metavar="WORKFLOW")
-@click.option("--rerun", "reruns", multiple=True, metavar="TASK", help="Run it again.")
-@click.option(
-    "--skip", "skips", multiple=True, metavar="TASK[=JSON]", help="Go on after it, with outputs."
-)
-@click.option("--give-up", "give_ups", multiple=True, metavar="TASK", help="Make up for it all.")
-@click.option("--reason", default="", help="Why, for the audit; required with a decision.")
+@click.option("--id", "workflow_id", required=True, metavar="NEW", help="The new one's id.")
+@input_option
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="May be repeated.")
 @shared_options()
 @click.pass_obj
-def resume(
+def fork(
     settings: Settings,
-    *,
     name: str,
-    reruns: tuple[str, ...],
-    skips: tuple[str, ...],
-    give_ups: tuple[str, ...],
-    reason: str,
+    workflow_id: str,
+    inputs: tuple[str, ...],
+    labels: tuple[str, ...],
 ) -> None:
-    """Go on after a pause (not served yet).
+    """Start it anew, as a new workflow.
 
-    Takes one decision for each task that needs one; all of them hold, or none.
+    From the spec, input and labels of the old one, whatever became of it; an input that is given
+    is laid over the old one.
     """
-    if (reruns or skips or give_ups) and not reason:
-        raise click.UsageError("a decision needs a --reason")
-    outputs = {
-        task: json_object(text or None) for task, _, text in (s.partition("=") for s in skips)
-    }
+    pairs = dict(label_pair(label) for label in labels)
 
     async def work(client: Client) -> None:
-        from countermand.cli.decisions import decisions
+        from google.protobuf import json_format
+
+        from countermand.v1.workflow_pb2 import WorkflowView
 
         one = await named(client, name)
-        made = decisions(one.name, reruns=reruns, skips=outputs, give_ups=give_ups)
-        _say_state(settings, await one.resume(reason, decisions=made))
+        given = None
+        if inputs:
+            old = await one.get(WorkflowView.WORKFLOW_VIEW_FULL)
+            given = merged(inputs, json_format.MessageToDict(old.input), ())
+        made = await one.fork(workflow_id, input=given, labels=pairs)
+        if settings.output == "json":
+            click.echo(json.dumps({"name": made.name}))
+        elif settings.output == "name":
+            click.echo(made.name)
+        else:
+            said = f"Forked {made.name} from {one.name}."
+            click.echo(f"{said} Follow it: countermand workflow watch {made.id}")
 
     run(settings, work)
 
 
-def _say_state(settings: Settings, changed: Workflow) -> None:
+def say_state(settings: Settings, changed: Workflow) -> None:
+    """Tells how a workflow stands after a change, and what it waits for."""
     from countermand.cli.output import paint, show_one
     from countermand.cli.words import workflow_look
 
     if settings.output == "table":
         click.echo(f"{changed.name} is {paint(workflow_look(changed.state))}")
+        for need in changed.needs:
+            click.echo(f"  needs somebody: {need.message}")
     else:
         show_one(settings, changed)

@@ -13,7 +13,7 @@ from countermand.cli.words import WORKFLOW, task_look, workflow_look
 from countermand.rpc import names
 from countermand.v1.annotation_pb2 import Effect
 from countermand.v1.task_pb2 import Task
-from countermand.v1.workflow_pb2 import Workflow
+from countermand.v1.workflow_pb2 import ImageLock, Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
 # What a verb does to the world, in the words of the manual.
@@ -80,7 +80,7 @@ def show_tasks(settings: Settings, found: Sequence[Task]) -> None:
             task.host_id or "-",
             verb_of(task),
             _how_far(task),
-            clip(why(task)),
+            clip(f"{_marks(task)}{why(task)}"),
         ),
         name=lambda task: task.name,
         nothing="No tasks.",
@@ -100,12 +100,33 @@ def describe(one: Workflow, tasks: Sequence[Task]) -> None:
         click.echo(f"  trace {one.trace_id}")
     if one.HasField("cause"):
         click.echo(f"  cause: {said(one.cause)} ({one.cause.reason})")
+    if one.forked_from:
+        click.echo(f"  forked from {one.forked_from}")
+    if one.waits_for:
+        click.echo(f"  waits for {one.waits_for}")
     for need in one.needs:
-        click.echo(f"  needs somebody: {need.message} ({need.reason})")
+        about = (
+            f"{task_id(need.task)}: "
+            if need.task and task_id(need.task) not in need.message
+            else ""
+        )
+        click.echo(f"  needs somebody: {about}{need.message} ({need.reason})")
     for leftover in one.leftovers:
-        click.echo(f"  left behind on {leftover.host_id}: {leftover.description}")
+        because = f" ({leftover.reason})" if leftover.reason else ""
+        click.echo(f"  left behind on {leftover.host_id}: {leftover.description}{because}")
+    for lock in one.locks:
+        click.echo(f"  {_lock(lock)}")
     click.echo()
     show_tasks(Settings(), tasks)
+
+
+def _lock(lock: ImageLock) -> str:
+    image = f"{lock.image.pool_id}/{lock.image.image_id}"
+    how = "alone" if lock.exclusive else "shared"
+    if lock.held:
+        return f"holds {image}, {how}"
+    by = f", held by {', '.join(lock.holders)}" if lock.holders else ""
+    return f"waits for {image}, {how}: {lock.position} before it{by}"
 
 
 def task_id(name: str) -> str:
@@ -132,6 +153,18 @@ def why(task: Task) -> str:
     if task.HasField("failure"):
         return f"{task.failure.reason}: {said(task.failure)}"
     return f"waits for {task.waits_for}" if task.waits_for else ""
+
+
+def _marks(task: Task) -> str:
+    """Returns what is unusual about a task, before why it is as it is."""
+    marks = []
+    if task.round > 1:
+        marks.append(f"round {task.round}")
+    if task.optional_by_policy and task.state == Task.STATE_FAILED:
+        marks.append("optional")
+    if task.needs_decision:
+        marks.append("needs a decision")
+    return f"{', '.join(marks)}; " if marks else ""
 
 
 def _how_far(task: Task) -> str:

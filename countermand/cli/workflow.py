@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from countermand.cli.arguments import label_pair, named
+from countermand.cli.compensation import compensation
+from countermand.cli.drawing import phrases
 from countermand.cli.exits import PATIENCE, PATIENCE_WHEN_FOLLOWING, run
 from countermand.cli.files import read, spec_source
 from countermand.cli.lint import lint, plan
-from countermand.cli.settings import OrderedGroup, Settings, examples, shared_options
-from countermand.cli.steer import cancel, pause, resume
+from countermand.cli.resume import requirements, resume
+from countermand.cli.settings import OrderedGroup, Settings, Span, examples, shared_options
+from countermand.cli.steer import cancel, fork, pause
 from countermand.cli.timeline import timeline
 
 if TYPE_CHECKING:
@@ -115,14 +119,21 @@ workflow.add_command(plan)
     epilog=examples(
         "countermand workflow list --state running --state blocked",
         "countermand workflow list --attention",
-        "countermand workflow list --label team=storage -o name",
+        "countermand workflow list --label team=storage --older-than 2h -o name",
     ),
 )
 @click.option("--state", "states", multiple=True, help="Such as running or blocked; repeatable.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="All of these.")
 @click.option("--kind", default="", help="Only of this kind.")
 @click.option("--host", "host_id", default="", help="Only with a task on this host.")
-@click.option("--attention", is_flag=True, help="Only those that need somebody.")
+@click.option(
+    "--attention",
+    "--needs-attention",
+    "attention",
+    is_flag=True,
+    help="Only those that need somebody.",
+)
+@click.option("--older-than", "min_age", type=Span(), help="Only submitted so long ago, as 2h.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1))
 @shared_options()
 @click.pass_obj
@@ -134,6 +145,7 @@ def list_(
     kind: str,
     host_id: str,
     attention: bool,
+    min_age: timedelta | None,
     limit: int,
 ) -> None:
     """List workflows, newest first."""
@@ -148,6 +160,7 @@ def list_(
             labels=pairs,
             kind=kind,
             host_id=host_id,
+            min_age=min_age,
             needs_attention=attention,
             page_size=min(limit, 500),
         ):
@@ -155,7 +168,12 @@ def list_(
             if len(found) == limit:
                 break
         filters = _filters(
-            states=states, labels=labels, kind=kind, host_id=host_id, attention=attention
+            states=states,
+            labels=labels,
+            kind=kind,
+            host_id=host_id,
+            attention=attention,
+            min_age=min_age,
         )
         show_workflows(settings, found, filters)
 
@@ -181,7 +199,7 @@ def get(settings: Settings, name: str) -> None:
 
         one = await named(client, name)
         if settings.output == "table":
-            describe(await one.get(), await one.tasks())
+            describe(await one.get(WorkflowView.WORKFLOW_VIEW_FULL), await one.tasks())
         else:
             show_one(settings, await one.get(WorkflowView.WORKFLOW_VIEW_FULL))
 
@@ -200,6 +218,33 @@ def tasks(settings: Settings, name: str) -> None:
 
         one = await named(client, name)
         show_tasks(settings, await one.tasks())
+
+    run(settings, work)
+
+
+@workflow.command(epilog=examples("countermand workflow task vm-42 copy-1"))
+@click.argument("name", metavar="WORKFLOW")
+@click.argument("task_name", metavar="TASK")
+@shared_options()
+@click.pass_obj
+def task(settings: Settings, name: str, task_name: str) -> None:
+    """Show one task with its context.
+
+    What came into it and from where, what it left, every attempt, and what was decided about it.
+    """
+
+    async def work(client: Client) -> None:
+        from countermand.cli.context import describe_task
+        from countermand.cli.output import show_json
+
+        one = await named(client, name)
+        found = await one.task(task_name.rpartition("/")[2])
+        if settings.output == "json":
+            show_json(found)
+        elif settings.output == "name":
+            click.echo(found.name)
+        else:
+            describe_task(found)
 
     run(settings, work)
 
@@ -280,12 +325,18 @@ def wait(settings: Settings, name: str, settled: bool) -> None:
     run(settings, work, patience=PATIENCE_WHEN_FOLLOWING)
 
 
-for command in (cancel, pause, resume):
+for command in (cancel, pause, resume, requirements, compensation, fork):
     workflow.add_command(command)
 
 
 def _filters(
-    *, states: Sequence[str], labels: Sequence[str], kind: str, host_id: str, attention: bool
+    *,
+    states: Sequence[str],
+    labels: Sequence[str],
+    kind: str,
+    host_id: str,
+    attention: bool,
+    min_age: timedelta | None,
 ) -> str:
     """Returns what a list was asked for, as the end of "No workflow …"."""
     parts = [
@@ -294,6 +345,7 @@ def _filters(
         f"is of kind {kind}" if kind else "",
         f"has a task on {host_id}" if host_id else "",
         f"has label {' and '.join(labels)}" if labels else "",
+        f"is older than {phrases.duration(min_age.total_seconds())}" if min_age else "",
     ]
     return " and ".join(filter(None, parts))
 

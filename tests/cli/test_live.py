@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from coordinator.wire import view
+from coordinator.wire import groups
 from countermand.cli import live
 from countermand.cli.lines import Pace
 from countermand.cli.live import Picture, rolled_up
@@ -109,7 +109,7 @@ def test_the_order_is_the_coordinators():
     """What is shown while it moves is what `workflow get` says of it."""
     ours = [Task.State.Name(state) for state in live._LOUDEST]
 
-    assert ours == [f"STATE_{state}" for state in view._LOUDEST]
+    assert ours == [f"STATE_{state}" for state in groups.LOUDEST]
 
 
 def test_a_group_moves_with_its_members():

@@ -48,7 +48,8 @@ def verdict_look(timeline: Timeline) -> Look:
 def of_row(row: Row) -> Caption:
     """Returns what became of a task's action; what makes up for it is said in its own lane."""
     if row.is_group:
-        return Caption("", "", "quiet")
+        words = f"round {row.round}" if row.round > 1 else ""
+        return Caption("↻" if words else "", words, "quiet")
     look = task_look(row.state)
     if not row.bars:
         never = row.state in {Task.STATE_CANCELLED, Task.STATE_PENDING}
@@ -90,7 +91,8 @@ def of_lane_row(row: LaneRow) -> Caption:
 def row_sentence(row: Row) -> str:
     """Returns a row in one sentence, for people who do not see the drawing."""
     if row.is_group:
-        return f"group {row.task_id}: {task_look(row.state).word}"
+        again = f", round {row.round}" if row.round > 1 else ""
+        return f"group {row.task_id}: {task_look(row.state).word}{again}"
     again = f"; since then {task_look(row.state).word}" if row.state in MADE_UP_FOR else ""
     return f"{row.task_id} on {row.host_id or 'no host yet'}: {of_row(row).words}{again}"
 

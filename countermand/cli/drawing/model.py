@@ -62,6 +62,8 @@ class Row:
     waits: tuple[Wait, ...] = ()
     bars: tuple[Bar, ...] = ()
     is_group: bool = False
+    # The round that a group is in, from 1.
+    round: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,3 +161,5 @@ class Timeline:
 
 
 COMPENSATING = 4  # WorkflowState.WORKFLOW_STATE_COMPENSATING; the model knows no protos
+# WorkflowState.WORKFLOW_STATE_PAUSING and PAUSED
+PAUSES = frozenset({2, 3})

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from countermand.cli.drawing import captions, phrases, svg_header, svg_legend
-from countermand.cli.drawing.model import Bar, LaneRow, Marker, Row, Segment, Timeline, Wait
+from countermand.cli.drawing.model import (
+    PAUSES,
+    Bar,
+    LaneRow,
+    Marker,
+    Row,
+    Segment,
+    Timeline,
+    Wait,
+)
 from countermand.cli.drawing.scale import Scale, scale, ticks
 from countermand.cli.drawing.svg_flags import Flag, place_flags
 from countermand.cli.drawing.svg_parts import (
@@ -137,6 +146,8 @@ def _ribbon(sheet: _Sheet) -> str:
         about = title(f"{look.word} for {phrases.duration(phase.end_s - phase.start_s)}")
         place = {"x": left + 1, "y": sheet.y, "width": max(right - left - 2, 2.0), "height": 22.0}
         parts.append(tag("rect", about, rx=5, class_=f"{look.tone} tint", **place))
+        if phase.state in PAUSES:
+            parts.append(tag("rect", rx=5, fill=f"url(#{sheet.prefix}-hatch)", **place))
         words = str(look)
         if width_of(words, 11.5) >= right - left - 12:
             words = look.glyph

@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.text import Text
 
 from countermand.cli.drawing import captions, phrases
-from countermand.cli.drawing.model import Bar, LaneRow, Row, Segment, Timeline, Wait
+from countermand.cli.drawing.model import PAUSES, Bar, LaneRow, Row, Segment, Timeline, Wait
 from countermand.cli.drawing.scale import Scale, scale, ticks
 from countermand.cli.words import STYLES, Tone, attempt_look, task_look, workflow_look
 from countermand.v1.attempt_pb2 import Attempt
 
 ACTION, STOPPING, UNKNOWN, WAIT, COMPENSATION = "━", "╌", "?", "░", "╍"
 FAILURE_LINE, RESTART_LINE = "╎", "┊"
+PAUSED_LINE = "╌"
 PLOT_MIN: Final = 24  # columns; below it the words beside the bars give way
 WORDS_MAX: Final = 28
 NAME_MAX: Final = 26
@@ -140,7 +141,8 @@ def _phases(page: _Page) -> Text:
     for phase in page.timeline.phases:
         look = workflow_look(phase.state)
         left, right = page.column(phase.start_s), page.column(phase.end_s)
-        strip.put(left, "├" + "─" * (right - left - 1) + "┤", look.colour)
+        line = PAUSED_LINE if phase.state in PAUSES else "─"
+        strip.put(left, "├" + line * (right - left - 1) + "┤", look.colour)
         if right - left > len(look.word) + 3:
             strip.put(left + 2, f" {look.word} ", look.colour)
     look = captions.verdict_look(page.timeline)
@@ -156,7 +158,8 @@ def _row(page: _Page, row: Row) -> Text:
     look = task_look(row.state)
     indent = "  " * row.depth
     if row.is_group:
-        return page.line(Text(f"{indent}{row.task_id}", "dim"), "", strip)
+        again = Text(str(captions.of_row(row)), "dim")
+        return page.line(Text(f"{indent}{row.task_id}", "dim"), "", strip, again)
     caption = captions.of_row(row)
     name = Text.assemble(indent, (look.glyph, look.colour), " ", row.task_id)
     return page.line(name, row.host_id, strip, Text(str(caption), STYLES[caption.tone]))

@@ -104,7 +104,7 @@ class _Reader:
             case AttemptEnded() as ended:
                 self._attempt_ended(task_id, story, ended)
             case Intervention() as asked:
-                self._mark(Marker(kind="intervention", at_s=self.now_s, text=_asked(asked)))
+                self._intervened(task_id, asked)
             case _:
                 self._others(event, story)
 
@@ -148,6 +148,16 @@ class _Reader:
             about = f"↶ {task_id}" if made_up else task_id
             text = f"{about}: {ended.failure.reason}"
             self._mark(Marker(kind="failure", at_s=self.now_s, text=text, task_id=task_id))
+
+    def _intervened(self, task_id: str, asked: Intervention) -> None:
+        """Marks what somebody asked for; what they decided about tasks meanwhile goes with it."""
+        last = self.markers[-1] if self.markers else None
+        if task_id and last and last.kind == "intervention" and last.at_s == self.now_s:
+            decided = f"{asked.verb} {task_id}"
+            self.markers[-1] = replace(last, text=f"{last.text}, {decided}")
+        else:
+            text = _asked(asked) + (f", {task_id}" if task_id else "")
+            self._mark(Marker(kind="intervention", at_s=self.now_s, text=text))
 
     def _mark(self, marker: Marker) -> None:
         """Keeps a moment; a failure that is the same once more is counted."""
@@ -233,6 +243,7 @@ def _row(task: Task, depth: int, reader: _Reader) -> Row:
         waits=tuple(wait for wait in story.waits if wait.start_s < turn_s),
         bars=bars,
         is_group=task.kind in GROUPS,
+        round=task.round,
     )
 
 

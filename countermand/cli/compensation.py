@@ -1,0 +1,113 @@
+"""`countermand workflow compensation`: decisions about what cannot be made up for by itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from countermand.cli.arguments import json_object, named
+from countermand.cli.exits import run
+from countermand.cli.settings import OrderedGroup, Settings, examples, shared_options
+
+if TYPE_CHECKING:
+    from countermand.client import Client
+    from countermand.client.run import CompensationVerb
+
+_EXAMPLES = (
+    "countermand workflow compensation retry vm-42 copy-1 --reason 'storage is back'",
+    "countermand workflow compensation done vm-42 copy-1 --reason 'deleted by hand'",
+    "countermand workflow compensation abandon vm-42 copy-1 --reason 'the pool is lost'",
+)
+
+
+@click.group(cls=OrderedGroup, epilog=examples(*_EXAMPLES))
+def compensation() -> None:
+    """Decide about a compensation that fails.
+
+    It is tried on, slowly, until it succeeds or somebody decides; `workflow get` says why it fails.
+    """
+
+
+def _decide(
+    settings: Settings,
+    verb: CompensationVerb,
+    name: str,
+    task: str,
+    reason: str,
+    *,
+    action_json: str | None = None,
+) -> None:
+    given = json_object(action_json)
+
+    async def work(client: Client) -> None:
+        from google.protobuf import json_format
+
+        from countermand.cli.steer import say_state
+        from countermand.v1.verb_pb2 import Action
+
+        action = None
+        if given is not None:
+            try:
+                action = json_format.ParseDict(given, Action())
+            except json_format.ParseError as error:
+                raise click.UsageError(f"--with is no action: {error}") from None
+        one = await named(client, name)
+        task_id = task.rpartition("/")[2]
+        changed = await one.decide_compensation(task_id, verb, reason, replacement=action)
+        say_state(settings, changed)
+
+    run(settings, work)
+
+
+@compensation.command(epilog=examples(_EXAMPLES[0]))
+@click.argument("name", metavar="WORKFLOW")
+@click.argument("task")
+@click.option("--reason", required=True, help="Why, for the audit.")
+@shared_options()
+@click.pass_obj
+def retry(settings: Settings, name: str, task: str, reason: str) -> None:
+    """Try it again now."""
+    _decide(settings, "retry", name, task, reason)
+
+
+@compensation.command(
+    epilog=examples(
+        "countermand workflow compensation replace vm-42 copy-1 --reason 'it was moved' "
+        """--with '{"delete_image": {"target": {"pool_id": "slow", "image_id": "disk-1"}}}'"""
+    )
+)
+@click.argument("name", metavar="WORKFLOW")
+@click.argument("task")
+@click.option("--with", "action_json", required=True, metavar="JSON", help="The verb to send.")
+@click.option("--reason", required=True, help="Why, for the audit.")
+@shared_options()
+@click.pass_obj
+def replace(settings: Settings, name: str, task: str, action_json: str, reason: str) -> None:
+    """Try it with another verb or other arguments.
+
+    Only for a task that is known to have taken effect: nothing else can fence one that is not.
+    """
+    _decide(settings, "replace", name, task, reason, action_json=action_json)
+
+
+@compensation.command(epilog=examples(_EXAMPLES[1]))
+@click.argument("name", metavar="WORKFLOW")
+@click.argument("task")
+@click.option("--reason", required=True, help="Why, for the audit.")
+@shared_options()
+@click.pass_obj
+def done(settings: Settings, name: str, task: str, reason: str) -> None:
+    """Say that it was made up for by hand."""
+    _decide(settings, "done", name, task, reason)
+
+
+@compensation.command(epilog=examples(_EXAMPLES[2]))
+@click.argument("name", metavar="WORKFLOW")
+@click.argument("task")
+@click.option("--reason", required=True, help="Why, for the audit.")
+@shared_options()
+@click.pass_obj
+def abandon(settings: Settings, name: str, task: str, reason: str) -> None:
+    """Give it up: the effect stays, and is listed as left behind."""
+    _decide(settings, "abandon", name, task, reason)

@@ -1,0 +1,85 @@
+"""One task with its context: what came in and from where, what it left, every attempt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import click
+from google.protobuf import json_format
+
+from countermand.cli.output import amount, clock, paint, said, table, value_words
+from countermand.cli.tables import task_id, verb_of, why
+from countermand.cli.words import attempt_look, task_look
+from countermand.v1.attempt_pb2 import Attempt
+from countermand.v1.task_pb2 import InboundValue, Task
+
+_VERBS = {Attempt.KIND_ACTION: "action", Attempt.KIND_COMPENSATION: "compensation"}
+
+
+def describe_task(task: Task) -> None:
+    """Prints one task whole."""
+    click.echo(f"{task.name}  {paint(task_look(task.state))}  {verb_of(task)}")
+    for line in _about(task):
+        click.echo(f"  {line}")
+    if task.inbound:
+        click.echo()
+        table(("INBOUND", "VALUE", "FROM"), [_inbound(each) for each in task.inbound])
+    output = json_format.MessageToDict(task.output, preserving_proto_field_name=True)
+    for left in output.values():
+        rows = [(path, value) for path, value in _flat(left, "")]
+        if rows:
+            click.echo()
+            table(("OUTPUT", "VALUE"), rows)
+    if task.attempts:
+        click.echo()
+        heads = ("ATTEMPT", "KIND", "STATE", "HOST", "BEGAN", "WHY")
+        table(heads, [_attempt(each) for each in task.attempts])
+
+
+def _about(task: Task) -> Iterator[str]:
+    if words := why(task):
+        yield words
+    if task.needs_decision:
+        yield "needs a decision: countermand workflow requirements says which are possible"
+    if task.round > 1:
+        yield f"round {task.round}"
+    if task.HasField("decided"):
+        decided = task.decided
+        when = clock(decided.time)
+        yield f"{decided.verb} by {decided.principal} at {when}: {decided.reason}"
+    if task.opposite:
+        yield f"made up for by: {task.opposite}"
+    if task.after:
+        yield f"after {', '.join(task_id(name) for name in task.after)}"
+
+
+def _inbound(each: InboundValue) -> tuple[str, str, str]:
+    origin = each.origin
+    if each.principal:
+        origin += f" by {each.principal} at {clock(each.time)}"
+    if each.previous.WhichOneof("kind") not in (None, "null_value"):
+        origin += f", was {value_words(each.previous)}"
+    return each.field, value_words(each.value), origin
+
+
+def _flat(left: object, prefix: str) -> Iterator[tuple[str, str]]:
+    if not isinstance(left, dict):
+        yield prefix, left if isinstance(left, str) else json.dumps(left)
+        return
+    for key, value in left.items():
+        yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _attempt(attempt: Attempt) -> tuple[str, ...]:
+    number = attempt.name.rpartition("/")[2]
+    done = amount(attempt.progress.done, attempt.progress.unit) if attempt.progress.done else ""
+    failure = f"{attempt.failure.reason}: {said(attempt.failure)}" if attempt.failure.reason else ""
+    return (
+        number,
+        _VERBS.get(attempt.kind, "?"),
+        str(attempt_look(attempt.state)),
+        attempt.host_id or "-",
+        clock(attempt.create_time),
+        failure or done,
+    )

@@ -1,0 +1,125 @@
+"""From options of `workflow resume` to decisions, and from requirements to options.
+
+Pure: what is written wrongly is a UsageError that says what would be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import click
+
+from countermand.cli.arguments import pair, plain
+from countermand.client import decisions
+from countermand.rpc import names
+from countermand.v1.workflow_pb2 import ResumeDecision, ResumeRequirement
+
+Values = dict[str, Any]
+
+
+def decisions_of(
+    *,
+    reruns: Sequence[str],
+    sets: Sequence[str],
+    skips: Sequence[str],
+    outputs: Sequence[str],
+    compensates: Sequence[str],
+    items: Sequence[int],
+    reset: bool,
+    hosts: Sequence[str],
+) -> list[ResumeDecision]:
+    """Returns one decision for each task that was named."""
+    patches = _by_task("--set", "--rerun", sets, reruns)
+    given = _by_task("--output", "--skip", outputs, skips)
+    chosen = _hosts(hosts, reruns)
+    if (items or reset) and len(reruns) != 1:
+        raise click.UsageError("--items and --reset are about one --rerun: name the group there")
+    made = [
+        decisions.rerun(
+            _id(task), patches.get(task), items=items, reset=reset, host=chosen.get(task, "")
+        )
+        for task in reruns
+    ]
+    made += [decisions.skip(_id(task), given.get(task)) for task in skips]
+    made += [decisions.give_up(_id(task)) for task in compensates]
+    return made
+
+
+def _id(task: str) -> str:
+    """Returns the id of a task that may be given by its whole name."""
+    parsed = names.parse_task(task)
+    return parsed[1] if parsed else task
+
+
+def _by_task(
+    option: str, beside: str, pairs: Sequence[str], tasks: Sequence[str]
+) -> dict[str, Values]:
+    """Returns values by the task whose name they begin with; of a single task it may be left out.
+
+    Names may hold dots themselves, so the longest one that fits is meant.
+    """
+    found: dict[str, Values] = {}
+    for text in pairs:
+        key, value = pair(text, option)
+        fitting = [task for task in tasks if key.startswith(f"{_id(task)}.")]
+        if fitting:
+            task = max(fitting, key=len)
+            key = key.removeprefix(f"{_id(task)}.")
+        elif len(tasks) == 1:
+            task = tasks[0]
+        else:
+            named = ", ".join(tasks) or "none"
+            raise click.UsageError(
+                f"{option} {text}: write TASK.FIELD=VALUE, with a task of a {beside}: {named}"
+            )
+        found.setdefault(task, {})[key] = plain(value)
+    return found
+
+
+def _hosts(hosts: Sequence[str], reruns: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for text in hosts:
+        task, equals, host = text.rpartition("=")
+        if not equals and len(reruns) == 1:
+            task = reruns[0]
+        if task not in reruns:
+            raise click.UsageError(f"--host {text}: write TASK=HOST, with a task of a --rerun")
+        found[task] = host
+    return found
+
+
+# -- what is needed -----------------------------------------------------------------------------
+
+
+def needed(requirements: Collection[ResumeRequirement]) -> Iterator[str]:
+    """Yields what a resume needs as lines, each with the options that give it."""
+    for each in requirements:
+        task = _id(each.task)
+        if each.kind == ResumeRequirement.KIND_DECISION:
+            yield f"  {task}: {each.message}"
+            yield f"      {_choices(task, each)}"
+        elif each.kind == ResumeRequirement.KIND_OUTPUT:
+            readers = ", ".join(_id(reader) for reader in each.consumers)
+            kind = each.type.upper() or "VALUE"
+            yield f"      with --skip also --output {task}.{each.key}={kind}  (for {readers})"
+        else:
+            yield f"  {task}: {each.message}"
+
+
+def _choices(task: str, each: ResumeRequirement) -> str:
+    options = [f"--rerun {task}", f"--skip {task}"]
+    if "compensate" in each.message:
+        options.append(f"--compensate {task}")
+    return f"{', '.join(options[:-1])} or {options[-1]}"
+
+
+def command(workflow_id: str, requirements: Collection[ResumeRequirement]) -> str:
+    """Returns a command that meets every requirement; empty if none can."""
+    decide = [r for r in requirements if r.kind == ResumeRequirement.KIND_DECISION]
+    other = {ResumeRequirement.KIND_OUTCOME, ResumeRequirement.KIND_COMPENSATING}
+    if any(r.kind in other for r in requirements):
+        return ""
+    options = [f" --rerun {_id(each.task)}" for each in decide]
+    reason = " --reason WHY" if decide else ""
+    return f"countermand workflow resume {workflow_id}{''.join(options)}{reason}"

@@ -1,0 +1,196 @@
+"""`countermand workflow resume|requirements`: how a held workflow goes on."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from countermand.cli.arguments import named, pair, plain
+from countermand.cli.exits import fail, run
+from countermand.cli.settings import Settings, examples, shared_options
+
+if TYPE_CHECKING:
+    from countermand.client import Client, Run
+    from countermand.rpc.errors import RequirementsUnmet
+    from countermand.v1.workflow_pb2 import ResumeDecision, ResumeWorkflowResponse
+
+
+def _indices(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[int, ...]:
+    """Returns the indices of items, as in "1,2"."""
+    parts = value.split(",") if value else []
+    if not all(part.strip().isdecimal() for part in parts):
+        raise click.BadParameter(f"{value!r} is no list of indices: write 1,2; the first item is 0")
+    return tuple(int(part) for part in parts)
+
+
+@click.command(
+    epilog=examples(
+        "countermand workflow resume vm-42",
+        'countermand workflow resume vm-42 --rerun copy-3 --reason "space freed"',
+        "countermand workflow resume vm-42 --rerun copy-3 --set copy-3.target.pool_id=slow "
+        "--reason moved --dry-run",
+        "countermand workflow resume vm-42 --skip copy-1 --output image.pool_id=fast "
+        "--output image.image_id=disk-1 --reason 'copied by hand'",
+        "countermand workflow resume vm-42 --rerun disks --items 1,2 --reason 'space freed'",
+        "countermand workflow resume vm-42 --rerun copy-3 --host copy-3=host-b --reason moved",
+    )
+)
+@click.argument("name", metavar="WORKFLOW")
+@click.option("--rerun", "reruns", multiple=True, metavar="TASK", help="Run it again.")
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="TASK.FIELD=VALUE",
+    help="Change an argument of a rerun; a text that looks like a number goes in double quotes.",
+)
+@click.option("--skip", "skips", multiple=True, metavar="TASK", help="Go on after it.")
+@click.option(
+    "--output",
+    "outputs",
+    multiple=True,
+    metavar="TASK.FIELD=VALUE",
+    help="Give a skipped task an output that later ones read. (-o is the form of output.)",
+)
+@click.option(
+    "--compensate", "compensates", multiple=True, metavar="TASK", help="Make up for it all."
+)
+@click.option(
+    "--input", "inputs", multiple=True, metavar="FIELD=VALUE", help="Change the workflow's input."
+)
+@click.option(
+    "--items", callback=_indices, metavar="1,2", help="Of a fan-out, run only these again."
+)
+@click.option("--reset", is_flag=True, help="Of a group, run all again; make up for it first.")
+@click.option("--host", "hosts", multiple=True, metavar="TASK=HOST", help="Run it there.")
+@click.option("--reason", default="", help="Why, for the audit; required with a decision.")
+@click.option("--dry-run", is_flag=True, help="Only show what would change.")
+@shared_options(form=("-o",))
+@click.pass_obj
+def resume(
+    settings: Settings,
+    *,
+    name: str,
+    reruns: tuple[str, ...],
+    sets: tuple[str, ...],
+    skips: tuple[str, ...],
+    outputs: tuple[str, ...],
+    compensates: tuple[str, ...],
+    inputs: tuple[str, ...],
+    items: tuple[int, ...],
+    reset: bool,
+    hosts: tuple[str, ...],
+    reason: str,
+    dry_run: bool,
+) -> None:
+    """Go on after a pause.
+
+    Takes one decision for each task that needs one; all of them hold, or none. What is needed:
+    `countermand workflow requirements WORKFLOW`.
+    """
+    if (reruns or skips or compensates) and not (reason or dry_run):
+        raise click.UsageError("a decision needs a --reason")
+    changed = {key: plain(text) for key, text in (pair(one, "--input") for one in inputs)}
+
+    async def work(client: Client) -> int:
+        from countermand.cli.decided import decisions_of
+        from countermand.rpc.errors import RequirementsUnmet
+
+        one = await named(client, name)
+        made: list[ResumeDecision] = decisions_of(
+            reruns=reruns,
+            sets=sets,
+            skips=skips,
+            outputs=outputs,
+            compensates=compensates,
+            items=items,
+            reset=reset,
+            hosts=hosts,
+        )
+        try:
+            answer = await one.resume(reason, decisions=made, input=changed, validate_only=dry_run)
+        except RequirementsUnmet as error:
+            return await _unmet(settings, one, error)
+        _say_resumed(settings, answer, dry_run=dry_run)
+        return 0
+
+    run(settings, work)
+
+
+async def _unmet(settings: Settings, one: Run, error: RequirementsUnmet) -> int:
+    """Tells everything that is missing or wrong, and the options that would give it."""
+    from countermand.cli.decided import command, needed
+
+    code = fail(settings, error)
+    if settings.output != "table":
+        return code
+    requirements = await one.requirements()
+    if requirements:
+        click.echo("What it needs:", err=True)
+        for line in needed(requirements):
+            click.echo(line, err=True)
+    if suggested := command(one.id, requirements):
+        click.echo(f"For example: {suggested}", err=True)
+    return code
+
+
+def _say_resumed(settings: Settings, answer: ResumeWorkflowResponse, *, dry_run: bool) -> None:
+    from countermand.cli.output import as_json, table, value_words
+    from countermand.cli.steer import say_state
+    from countermand.cli.tables import task_id
+
+    if settings.output == "json":
+        click.echo(json.dumps(as_json(answer), indent=2, ensure_ascii=False))
+        return
+    if settings.output == "table" and answer.changes:
+        rows = [
+            (
+                task_id(c.task) if c.task else "input",
+                c.key,
+                value_words(c.before),
+                value_words(c.after),
+            )
+            for c in answer.changes
+        ]
+        table(("TASK", "KEY", "BEFORE", "AFTER"), rows)
+    if dry_run and settings.output == "table":
+        click.echo("Nothing has changed: it was a dry run.")
+        return
+    say_state(settings, answer.workflow)
+
+
+@click.command(epilog=examples("countermand workflow requirements vm-42"))
+@click.argument("name", metavar="WORKFLOW")
+@shared_options()
+@click.pass_obj
+def requirements(settings: Settings, name: str) -> None:
+    """Say what a resume needs, and with which options.
+
+    Every task that needs a decision, and what later tasks would miss if it were skipped.
+    """
+
+    async def work(client: Client) -> None:
+        from countermand.cli.decided import command, needed
+        from countermand.cli.output import as_json, paint
+        from countermand.cli.words import workflow_look
+
+        one = await named(client, name)
+        found = await one.requirements()
+        if settings.output == "json":
+            shown = [as_json(each) for each in found]
+            click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+            return
+        if settings.output == "name":
+            for task in dict.fromkeys(each.task for each in found):
+                click.echo(task)
+            return
+        look = paint(workflow_look((await one.get()).state))
+        click.echo(f"{one.name} is {look}. " + ("It needs:" if found else "No decision is open."))
+        for line in needed(found):
+            click.echo(line)
+        if suggested := command(one.id, found):
+            click.echo(f"For example: {suggested}")
+
+    run(settings, work)
