@@ -133,7 +133,7 @@ def compensate(turn: Turn, index: int) -> None:
     """Begins to make up for a task that has, or may have, an effect."""
     if turn.restoring or (turn.holding and turn.compensation_held):
         # Held; otherwise a due compensation was committed with what made it due.
-        turn.ripe.append(index)
+        turn.due.append(index)
         return
     assert turn.plan.task(index).effect not in IRREVERSIBLE, turn.plan.nodes[index].name
     assert turn.task(index).state in COMPENSABLE, turn.task(index).state

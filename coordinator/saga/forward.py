@@ -53,12 +53,23 @@ def begin(turn: Turn, index: int) -> None:
     """Begins a node: those it comes after have passed."""
     if turn.restoring:
         _begin_again(turn, index)
-    elif goes_forward(turn, index) and not (turn.holding and not turn.plan.is_end_action(index)):
-        # What is held is found again by the walk of a resume.
-        if turn.plan.nodes[index].task is None:
+    elif goes_forward(turn, index):
+        if turn.holding and not turn.plan.is_end_action(index):
+            _hold_back(turn, index)
+        elif turn.plan.nodes[index].task is None:
             _begin_group(turn, index)
         else:
             _begin_task(turn, index)
+
+
+def _hold_back(turn: Turn, index: int) -> None:
+    """Leaves a node to the walk of a resume; if it asks for a pause before it, this is that one."""
+    spec = turn.plan.nodes[index].task
+    if spec is not None and spec.policy.pause_before:
+        task = turn.task(index)
+        if task.state is TaskState.PENDING and task.decided is None:
+            why = _policy_pause(turn, PAUSE_BEFORE, index)
+            turn.put(index, replace(task, decided=why))
 
 
 def goes_forward(turn: Turn, index: int) -> bool:
@@ -639,7 +650,7 @@ def walk(turn: Turn) -> None:
             turn.forget(root)
     turn.restoring, turn.finished = True, False
     turn.told, turn.dropped, turn.untold = set(), set(), set()
-    turn.ripe, turn.recovered = [], []
+    turn.ripe, turn.due, turn.recovered = [], [], []
     if turn.verdict is not None:
         ending.walk(turn)
     elif turn.cause is not None:
@@ -653,21 +664,16 @@ def walk(turn: Turn) -> None:
 def go_on(turn: Turn) -> None:
     """Begins everything whose turn has come while nothing was allowed to."""
     walk(turn)
-    ripe, turn.ripe = turn.ripe, []
+    for index in tuple(turn.due):
+        back.compensate(turn, index)
     if turn.going_back:
-        for index in ripe:
-            back.compensate(turn, index)
         if turn.finished:
             ending.conclude_compensation(turn)
         return
     for index in turn.recovered:
         _is_recovered(turn, index)
-    for index in ripe:
-        record = turn.nodes[index]
-        if isinstance(record, Task) and record.compensation_due:
-            back.compensate(turn, index)  # of a group that is made up for
-        else:
-            turn.later(Step.BEGIN, index)
+    for index in turn.ripe:
+        turn.later(Step.BEGIN, index)
     for node in turn.plan.nodes:
         if node.rules.concurrency_max and turn.group(node.index).waiting:
             fill(turn, node.index)

@@ -145,6 +145,7 @@ class Turn:
         self.dropped: set[int] = set()  # members that failed, and are done without
         self.untold: set[int] = set()  # nodes that have passed, and have not told so yet
         self.ripe: list[int] = []  # nodes whose turn has come and that have not begun
+        self.due: list[int] = []  # tasks whose compensation is due, and has not begun
         self.recovered: list[int] = []  # groups whose recovery has succeeded
         self.finished = False  # the walk reached its end
         # Whether everything outstanding is to be delivered again: nobody looked while it was held.
