@@ -86,6 +86,15 @@ def action_problems(action: Action, path: str) -> Iterator[Violation]:
             yield Violation(f"{path}.{name}.{key}", f"{value[:80]!r} {ID_RULE}")
 
 
+def written(workflow: Workflow, index: int, key: str) -> Value:
+    """Returns what a task's spec itself puts into a field of its action; None for nothing."""
+    spec = workflow.plan.task(index)
+    if key not in scalars_of(VERBS[spec.verb].arguments):
+        return None
+    value: Value = attrgetter(key)(getattr(Action.FromString(spec.action), spec.verb))
+    return value or None
+
+
 def given_outputs(workflow: Workflow, index: int, outputs: Mapping[str, Value], path: str) -> Given:
     """Checks outputs against what the verb of a task, or of one in a group, leaves.
 
@@ -93,7 +102,7 @@ def given_outputs(workflow: Workflow, index: int, outputs: Mapping[str, Value], 
     """
     given = Given()
     verbs = [VERBS[verb] for verb in _actions(workflow, index)]
-    for key, value in outputs.items():
+    for key, value in sorted(outputs.items()):
         kinds = [kind for verb in verbs if (kind := scalar_type(verb.output, key)) is not None]
         if not kinds:
             names = {name for verb in verbs for name in scalars_of(verb.output)}

@@ -18,6 +18,7 @@ from coordinator.api.patches import (
     given_input,
     given_outputs,
     given_patch,
+    written,
 )
 from coordinator.runtime.ports import Hosts
 from coordinator.saga import events, resume
@@ -147,11 +148,16 @@ def changes_to_proto(
     workflow: Workflow, event: events.ResumeRequested, time: datetime
 ) -> Iterator[pb.ChangedValue]:
     """Yields every value that a resume changes, with what it was before."""
+    skips = (choice for choice in event.choices if isinstance(choice, Skip))
+    skipped = {index for choice in skips for index in resume.chosen(workflow, choice)}
     for change in resume.changes(workflow, event, time):
+        before = change.before
+        if before is None and change.task >= 0 and change.task not in skipped:
+            before = written(workflow, change.task, change.key)
         yield pb.ChangedValue(
             task=subject(workflow, change.task) if change.task >= 0 else "",
             key=change.key,
-            before=proto_value(change.before) if change.before is not None else None,
+            before=proto_value(before) if before is not None else None,
             after=proto_value(change.after),
         )
     for choice in event.choices:

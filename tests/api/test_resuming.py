@@ -279,7 +279,7 @@ async def test_a_dry_run_shows_before_and_after_and_changes_nothing(stubs, stuck
         (c.task.rpartition("/")[2], c.key, c.before.string_value, c.after.string_value)
         for c in answer.changes
     ] == [
-        ("one", "source.image_id", "", "base"),
+        ("one", "source.image_id", "not-there-yet", "base"),
         ("two", "written_bytes", "", ""),
         ("one", "host_id", "a", "a"),
     ]

@@ -1,0 +1,140 @@
+"""From the options of a resume to decisions, and from requirements back to options."""
+
+import click
+import pytest
+from click.testing import CliRunner
+from google.protobuf import json_format
+
+from countermand.cli.arguments import plain
+from countermand.cli.decided import command, decisions_of, needed
+from countermand.cli.main import main
+from countermand.v1.workflow_pb2 import ResumeRequirement as Needed
+
+NOTHING = {
+    "reruns": (),
+    "sets": (),
+    "skips": (),
+    "outputs": (),
+    "compensates": (),
+    "items": (),
+    "reset": False,
+    "hosts": (),
+}
+
+
+def made(**given):
+    return [
+        json_format.MessageToDict(each, preserving_proto_field_name=True)
+        for each in decisions_of(**{**NOTHING, **given})
+    ]
+
+
+def test_several_tasks_are_decided_about_at_once():
+    """S-R11, S-R14, S-R21."""
+    assert made(
+        reruns=("copy-1", "workflows/w/tasks/copy-2"),
+        sets=("copy-1.source.image_id=base", 'copy-2.target.image_id="7"', "copy-2.sparse=true"),
+        skips=("verify",),
+        outputs=("digest=blake2b:00",),
+        compensates=("last",),
+        hosts=("copy-1=host-b",),
+    ) == [
+        {
+            "task": "copy-1",
+            "rerun": {"patch": {"source.image_id": "base"}, "host_id": "host-b"},
+        },
+        {"task": "copy-2", "rerun": {"patch": {"target.image_id": "7", "sparse": True}}},
+        {"task": "verify", "skip": {"outputs": {"digest": "blake2b:00"}}},
+        {"task": "last", "give_up": {}},
+    ]
+
+
+def test_the_longest_name_that_fits_is_meant():
+    """Names of items hold dots: copy.1 is no field of copy."""
+    [copy, item] = made(reruns=("copy", "copy.1"), sets=("copy.1.host_id=a", "copy.host_id=b"))
+
+    assert item["rerun"]["patch"] == {"host_id": "a"}
+    assert copy["rerun"]["patch"] == {"host_id": "b"}
+
+
+def test_a_single_task_need_not_be_named_again():
+    assert made(reruns=("disks",), sets=("sparse=false",), items=(1, 2), hosts=("b",)) == [
+        {
+            "task": "disks",
+            "rerun": {"patch": {"sparse": False}, "indices": [1, 2], "host_id": "b"},
+        }
+    ]
+
+
+def test_outputs_become_an_object():
+    [skip] = made(skips=("one",), outputs=("image.pool_id=fast", "one.image.image_id=disk"))
+
+    assert skip["skip"]["outputs"] == {"image": {"pool_id": "fast", "image_id": "disk"}}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"sets": ("a.b=1",)},
+        {"reruns": ("a", "b"), "sets": ("c.d=1",)},
+        {"reruns": ("a",), "sets": ("b",)},
+        {"reruns": ("a", "b"), "items": (1,)},
+        {"skips": ("a",), "reset": True},
+        {"reruns": ("a",), "hosts": ("b=c",)},
+    ],
+)
+def test_what_is_about_no_task_is_refused_with_what_is_right(given):
+    with pytest.raises(click.UsageError, match=r"write|name the group"):
+        made(**given)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("7", 7), ("7.5", 7.5), ("true", True), ('"7"', "7"), ("fast", "fast"), ("007", "007")],
+)
+def test_a_value_is_what_it_looks_like(text, value):
+    found = plain(text)
+    assert (found, type(found)) == (value, type(value))
+
+
+def requirements():
+    task = "workflows/w/tasks/one"
+    message = "one is FAILED: no space. Decide: rerun, skip or compensate."
+    return [
+        Needed(task=task, kind=Needed.KIND_DECISION, message=message),
+        Needed(
+            task=task,
+            kind=Needed.KIND_OUTPUT,
+            key="image.image_id",
+            type="string",
+            consumers=["workflows/w/tasks/then"],
+        ),
+    ]
+
+
+def test_requirements_say_which_options_meet_them():
+    """S-R12, S-R13."""
+    assert list(needed(requirements())) == [
+        "  one: one is FAILED: no space. Decide: rerun, skip or compensate.",
+        "      --rerun one, --skip one or --compensate one",
+        "      with --skip also --output one.image.image_id=STRING  (for then)",
+    ]
+    assert command("w", requirements()) == "countermand workflow resume w --rerun one --reason WHY"
+    assert command("w", []) == "countermand workflow resume w"
+    over = Needed(task="workflows/w", kind=Needed.KIND_COMPENSATING, message="too late")
+    assert command("w", [over]) == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--rerun", "a"), "a decision needs a --reason"),
+        (("--items", "one"), "write 1,2"),
+        (("--input", "size"), "write FIELD=VALUE"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_is_asked(args, said):
+    done = CliRunner().invoke(main, ["workflow", "resume", "w", *args])
+
+    assert done.exit_code == 2
+    assert said in done.stderr
