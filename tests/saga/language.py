@@ -25,9 +25,10 @@ answered once it is asked to stop (`cancelled`, unless told). `undo-a` is the co
     wait       lets everything else come first
     hang       says nothing by itself
 
-What others do, once a word stands in the history (`start` and `end` are always good):
+What others do, once a word stands in the history (`start` and `end` are always good), or once it
+stands there for the second time (`#2`):
 
-    "cancel@ok:a"   "owner@undone:b"   "due-a.2@turn"   "say-a.1-fail@end"
+    "cancel@ok:a"   "owner@undone:b"   "due-a.2@turn"   "say-a.1-fail@end"   "resume@PAUSED#2"
     "pause@do:a"  "pause-all@turn" (compensations, too)  "locks@start"
     "resume@PAUSED"  "resume+rerun-b+skip-c/image=x@PAUSED"  "resume+compensate-b@PAUSED"
     "resume+rerun-g.0.2@PAUSED" (items)  "resume+reset-g@PAUSED"  "resume+input/size=9@PAUSED"
@@ -449,7 +450,8 @@ class Play:
     def triggered(self, log: list[str]) -> events.Event | None:
         """Returns what others do now."""
         for trigger in self.script.triggers:
-            if trigger not in self.fired and trigger.word in (*log, "start"):
+            word, _, times = trigger.word.partition("#")
+            if trigger not in self.fired and [*log, "start"].count(word) >= int(times or 1):
                 self.fired.add(trigger)
                 return self.by_others(trigger.verb)
         return None
