@@ -178,13 +178,13 @@ class Fleet:
                 self._choose(wishes, wish)
             case Withdraw():
                 if line := self._lines.get(command.host):
-                    line.withdraw(_name(workflow, command.task, command.number))
+                    line.orders.withdraw(_name(workflow, command.task, command.number))
             case _:
                 self._send(workflow, command, ask_first=order.ask_first)
 
     def _send(self, workflow: Workflow, command: Delivery, *, ask_first: bool) -> None:
         if line := self._lines.get(command.host):
-            line.deliver(workflow, command, ask_first=ask_first)
+            line.orders.deliver(workflow, command, ask_first=ask_first)
             return
         # Hosts that open workflows name are not removed, so this came in between. Whatever was sent
         # before is not known here: no verdict is taken from that.
@@ -256,7 +256,7 @@ class Fleet:
             state=line.state,
             draining=line.record.draining,
             report=line.report,
-            load=line.load + self._expected[line.record.id],
+            load=len(line.orders) + self._expected[line.record.id],
         )
 
     def expected(self, host_id: str) -> Sequence[tuple[str, int]]:
@@ -297,7 +297,7 @@ class Fleet:
         line = self._lines.get(attempts[-1].host) if attempts else None
         if line is None:
             return ""
-        place = line.position(_name(workflow, task, attempts[-1].number))
+        place = line.orders.position(_name(workflow, task, attempts[-1].number))
         return f"a slot on {line.record.id}, {_ordinal(place)} in line" if place else ""
 
 

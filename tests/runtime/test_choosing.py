@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from coordinator.agents.line import CALLS_IN_FLIGHT_MAX
+from coordinator.agents.orders import CALLS_IN_FLIGHT_MAX
 from coordinator.runtime.ports import HostRecord, Order
 from coordinator.saga.commands import Withdraw
 from coordinator.saga.states import TaskState, WorkflowState
@@ -356,3 +356,19 @@ async def test_what_somebody_has_decided_about_is_seen_to_no_more(tmp_path) -> N
         agent.end(name("next", "only"))
         await until(lambda: one.known("next").settled)
         assert one.task("w", "only") is TaskState.RUNNING, "nobody listens to it any more"
+
+
+async def test_what_a_restart_put_in_line_is_cancelled_by_asking_its_agent(tmp_path) -> None:
+    """S-Z2: the life before may have sent it, and it may still be on its way."""
+    agent = Agent()
+    async with coordinator(tmp_path, {"a": agent}, window=1) as one:
+        await ready(one, "a")
+        await one.start("out", series(noop("only", "a")))
+        await until(lambda: agent.sent)
+        await one.start("in-line", series(noop("only", "a")))
+    async with coordinator(tmp_path, {"a": agent}, window=1) as one:
+        await until(lambda: one.waits("in-line", "only"))
+        await one.cancel("in-line")
+        await until(lambda: one.known("in-line").settled)
+        assert agent.cancelled == [name("in-line", "only")]
+        assert one.waits("in-line", "only") == ""

@@ -90,7 +90,7 @@ async def test_an_order_that_comes_while_the_last_one_ends_is_seen_to():
 
     def heard(*_: object) -> None:
         # What the loop does in the next turn, when it has been told that the action was taken.
-        deliver = partial(line.deliver, cancelled.workflow, stop, ask_first=False)
+        deliver = partial(line.orders.deliver, cancelled.workflow, stop, ask_first=False)
         asyncio.get_running_loop().call_soon(deliver)
 
     agent = Agent()
@@ -104,7 +104,7 @@ async def test_an_order_that_comes_while_the_last_one_ends_is_seen_to():
         ears=Ears(event=heard, progress=heard, record=kept, in_flight=lambda _: False),
     )
     running = asyncio.create_task(line.run())
-    line.deliver(started.workflow, send, ask_first=False)
+    line.orders.deliver(started.workflow, send, ask_first=False)
     async with asyncio.timeout(10):
         await agent.cancelled.wait()
     assert agent.calls[:2] == ["GetHost", "Noop"]

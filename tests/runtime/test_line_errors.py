@@ -134,7 +134,7 @@ class Standing:
 
     def deliver(self, line: Line) -> None:
         [command] = (c for c in self.decision.commands if isinstance(c, Delivery))
-        line.deliver(self.decision.workflow, command, ask_first=self.ask_first)
+        line.orders.deliver(self.decision.workflow, command, ask_first=self.ask_first)
 
 
 def taken(state: Attempt.State.ValueType) -> NoopResponse:

@@ -1,0 +1,387 @@
+"""What one host is still asked for: each order is carried out until its outcome is known.
+
+It is level-triggered: what is heard removes an order, whatever is left is asked about again. An
+attempt that may have gone out is asked about before it is sent; only what an agent refuses by name
+is certain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from coordinator.agents.connection import CALL_TIMEOUT_S, Connection
+from coordinator.agents.slots import Slots
+from coordinator.runtime import crash_points
+from coordinator.runtime.ports import Chance, Delivery, HostRecord
+from coordinator.saga.commands import SendAction, SendCancel, SendCompensation
+from coordinator.saga.events import (
+    AttemptAccepted,
+    AttemptCancelled,
+    AttemptEvent,
+    AttemptFailed,
+    AttemptLost,
+    AttemptMissing,
+    HostChosen,
+)
+from coordinator.saga.workflow import Workflow
+from coordinator.wire.failure import failure_from_proto
+from coordinator.wire.order import call_of, name_of
+from coordinator.wire.report import event_from_attempt
+from coordinator.wire.view import traceparent_of
+from countermand.rpc.crash import Crash
+from countermand.rpc.errors import (
+    AttemptNotFound,
+    Busy,
+    Compensated,
+    CountermandError,
+    Expired,
+    Fenced,
+    FieldInvalid,
+    FieldUnsupported,
+    HostUnreachable,
+    IncarnationChanged,
+    PoolNotFound,
+    PoolReadOnly,
+    VerbUnsupported,
+    WrongCluster,
+)
+from countermand.v1.agent_pb2 import GetAttemptRequest
+from countermand.v1.attempt_pb2 import Attempt, Progress
+
+log = logging.getLogger(__name__)
+
+CALLS_IN_FLIGHT_MAX = 64  # per host and direction; what waits here is durable
+RETRY_S_MIN = 0.1  # between two calls about one attempt
+RETRY_S_MAX = 3.0
+
+# What an agent says of a request before it is in its journal, and would say of it each time: it has
+# no effect, and never will. Whatever else goes wrong says nothing about the attempt.
+_CERTAIN = (
+    Compensated,
+    Expired,
+    FieldInvalid,
+    FieldUnsupported,
+    PoolNotFound,
+    PoolReadOnly,
+    VerbUnsupported,
+)
+# What an operator has to look at: nothing is sent to such a host.
+QUARANTINING = (Fenced, IncarnationChanged, WrongCluster)
+
+_OUTCOMES = frozenset(
+    {Attempt.STATE_SUCCEEDED, Attempt.STATE_FAILED, Attempt.STATE_CANCELLED},
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ears:
+    """Whom a line tells what it hears."""
+
+    event: Callable[[str, AttemptEvent | HostChosen], None]  # (workflow id, fact)
+    progress: Callable[[str, str, Progress], None]  # (workflow id, attempt, how far)
+    record: Callable[[HostRecord], Awaitable[None]]  # the host's record changed: keeps it
+    in_flight: Callable[[str], bool]  # (host id) → whether an attempt of an open workflow is there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """What is still to be done about one attempt."""
+
+    workflow: Workflow  # as committed
+    command: Delivery
+
+
+class Orders:
+    """Carries out what one host is asked for, while there is a connection to it."""
+
+    def __init__(
+        self,
+        *,
+        record: Callable[[], HostRecord],
+        cluster_id: str,
+        slots: Slots,
+        chance: Chance,
+        crash: Crash,
+        ears: Ears,
+        quarantine: Callable[[CountermandError], None],
+    ) -> None:
+        """Keeps its ports; nothing is sent before `connected`."""
+        self._record = record
+        self._cluster_id = cluster_id
+        self._chance = chance
+        self._crash = crash
+        self._ears = ears
+        self._quarantine = quarantine
+        self._connection: Connection | None = None
+        self._orders: dict[str, _Order] = {}  # by the attempt's name: what has no outcome yet
+        self._slots = slots  # of those: which actions may be out, and who is next
+        self._sent: set[str] = set()  # of those: what may have gone out
+        self._absent: set[str] = set()  # of those: what the agent says that it does not have
+        self._lost: set[str] = set()  # of the orders: what was reported as lost
+        self._accepted: set[str] = set()  # of the orders: what was reported as accepted
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._calls = asyncio.Semaphore(CALLS_IN_FLIGHT_MAX)
+        self._calls_back = asyncio.Semaphore(CALLS_IN_FLIGHT_MAX)  # cancels and compensations
+        self._full_until = 0.0  # the agent's queue was full: no action is sent before
+
+    def __len__(self) -> int:
+        """Returns how many attempts have no outcome yet."""
+        return len(self._orders)
+
+    # -- for the line ---------------------------------------------------------------------------
+
+    def deliver(self, workflow: Workflow, command: Delivery, *, ask_first: bool) -> None:
+        """Takes an order; a newer one about the same attempt replaces the older."""
+        name = name_of(workflow, command)
+        if isinstance(command, SendCancel) and self._never_out(name) and not ask_first:
+            # Certain, and nobody else can know: it stood in this line from its commit to now.
+            self._drop(name)
+            event = AttemptCancelled(task=command.task, number=command.number)
+            self._ears.event(workflow.id, event)
+            return
+        self._orders[name] = _Order(workflow=workflow, command=command)
+        if self._slots.position(name) and not isinstance(command, SendAction):
+            self._slots.free(name)  # a cancel does not stand in line
+            self._wake_next()
+        if ask_first:
+            self._sent.add(name)
+            if not isinstance(command, SendCompensation):
+                self._slots.occupy(name)  # it may be out, until the agent has said that it is not
+        self._wake(name)
+
+    def withdraw(self, name: str) -> None:
+        """Sees to an attempt no more, whatever may still be heard of it."""
+        self._drop(name)
+
+    def position(self, name: str) -> int:
+        """Returns where an attempt stands in line for a slot, from 1; 0 if it does not."""
+        return self._slots.position(name)
+
+    def _never_out(self, name: str) -> bool:
+        order = self._orders.get(name)
+        is_action = order is not None and isinstance(order.command, SendAction)
+        return is_action and name not in self._sent
+
+    def connected(self, connection: Connection) -> None:
+        """Carries out everything on a new connection."""
+        self._connection = connection
+        self._lost.clear()
+        self._accepted.clear()
+        self.see_to_all()
+
+    def disconnected(self) -> None:
+        """Sends nothing until there is a connection again."""
+        self._connection = None
+
+    def see_to_all(self) -> None:
+        """Asks about everything that is still open."""
+        for name in tuple(self._orders):
+            if not self._slots.position(name):
+                self._wake(name)
+        self._wake_next()
+
+    def close(self) -> None:
+        """Stops whatever is under way; the store knows of it."""
+        for task in self._tasks.values():
+            task.cancel()
+
+    def heard_progress(self, attempt: Attempt) -> None:
+        """Passes on how far an attempt is."""
+        if order := self._orders.get(attempt.name):
+            self._ears.progress(order.workflow.id, attempt.name, attempt.progress)
+
+    def heard(self, attempt: Attempt) -> None:
+        """Passes on what the agent's journal says of an attempt."""
+        order = self._orders.get(attempt.name)
+        if order is None:
+            return
+        name, command = attempt.name, order.command
+        event = event_from_attempt(
+            attempt, task=command.task, number=command.number, host=self._record().id
+        )
+        if isinstance(event, AttemptAccepted):
+            if name in self._accepted:
+                return  # the answer and the watch both say so
+            self._accepted.add(name)
+        elif isinstance(event, AttemptLost):
+            self._accepted.discard(name)
+            if isinstance(command, SendCancel):
+                # The agent itself cannot tell, and a cancel will not teach it: as if never seen.
+                event = AttemptMissing(task=command.task, number=command.number)
+        if attempt.state in _OUTCOMES or isinstance(event, AttemptMissing):
+            self._drop(name)
+        if event is not None:
+            self._ears.event(order.workflow.id, event)
+
+    def _drop(self, name: str) -> None:
+        self._orders.pop(name, None)
+        for names in (self._sent, self._absent, self._lost, self._accepted):
+            names.discard(name)
+        self._slots.free(name)
+        self._wake_next()
+
+    def report_lost(self, error: CountermandError) -> None:
+        """Says of every open attempt that nobody knows what becomes of it."""
+        for name, order in self._orders.items():
+            self._report_lost(name, order, error)
+
+    # -- one order ------------------------------------------------------------------------------
+
+    def _wake_next(self) -> None:
+        """Has the first in line look again, if a slot is free; it does the same for the next."""
+        if name := self._slots.next():
+            self._wake(name)
+
+    def _wake(self, name: str) -> None:
+        if self._connection is not None and name not in self._tasks:
+            task = asyncio.create_task(self._see_to(name))
+            self._tasks[name] = task
+            task.add_done_callback(lambda done: self._seen_to(name, done))
+
+    def _seen_to(self, name: str, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            # A defect of ours: the order stays, and is asked about again with the others.
+            log.error("order.failed", exc_info=error, extra={"attempt": name})
+
+    async def _see_to(self, name: str) -> None:
+        """Carries out the newest order about an attempt; the watch says what comes of it."""
+        try:
+            await self._see_to_newest(name)
+        finally:
+            # At once, not when the task is looked at: an order in between must wake it again.
+            del self._tasks[name]
+
+    async def _see_to_newest(self, name: str) -> None:
+        wait_s = RETRY_S_MIN
+        while (order := self._orders.get(name)) and (connection := self._connection):
+            is_action = isinstance(order.command, SendAction)
+            is_out = name in self._sent and name not in self._absent
+            if is_action and not is_out and not self._has_slot(name, order):
+                return  # it is woken when its turn has come
+            if is_action and (full_s := self._full_for_s()) > 0:
+                # Each waits a little longer than told, so that they do not come all at once.
+                await asyncio.sleep(full_s * (1 + self._chance.jitter() / 2))
+                continue
+            try:
+                async with self._calls if is_action else self._calls_back:
+                    if is_action and self._full_for_s() > 0:
+                        continue
+                    if self._orders.get(name) is not order or self._connection is not connection:
+                        continue  # it had to wait, and something else is asked for now
+                    if not await self._carry_out(name, order, connection):
+                        continue
+            except CountermandError as error:
+                delay_s = self._refused(name, order, error, wait_s)
+                if delay_s is None:
+                    return
+                wait_s = min(wait_s * 2, RETRY_S_MAX)
+                await asyncio.sleep(delay_s)
+                continue
+            if self._orders.get(name, order) is order:
+                return
+
+    def _has_slot(self, name: str, order: _Order) -> bool:
+        """Returns whether an action may go out now; if not, it stands in line."""
+        task = order.command.task
+        priority = order.workflow.plan.task(task).policy.priority
+        intent = order.workflow.task(task).attempts[order.command.number - 1].intent
+        if not self._slots.take(name, priority=priority, intent=intent):
+            self._crash(crash_points.WAITS_FOR_SLOT)
+            return False
+        self._wake_next()
+        return True
+
+    async def _carry_out(self, name: str, order: _Order, connection: Connection) -> bool:
+        """Asks about what may be out, sends what is not; returns whether that is all for now."""
+        if name in self._sent and name not in self._absent:
+            if await self._ask(name, order, connection):
+                return True
+            if self._orders.get(name) is not order:
+                return False
+            if isinstance(order.command, SendAction):
+                # It waits for its turn like a new one; but it may still be on its way.
+                self._absent.add(name)
+                self._slots.free(name)
+                self._wake_next()
+                return False
+        call = call_of(
+            order.workflow,
+            order.command,
+            cluster_id=self._cluster_id,
+            incarnation=self._record().incarnation,
+        )
+        self._sent.add(name)
+        self._absent.discard(name)
+        self._crash(crash_points.BEFORE_SEND)
+        answer = await connection.call(
+            call.rpc,
+            call.request,
+            timeout_s=CALL_TIMEOUT_S,
+            traceparent=traceparent_of(order.workflow, name),
+        )
+        self._crash(crash_points.AFTER_SEND)
+        self.heard(answer.attempt)
+        return True
+
+    async def _ask(self, name: str, order: _Order, connection: Connection) -> bool:
+        """Asks what became of an attempt; returns whether there is nothing more to send."""
+        request = GetAttemptRequest(
+            name=name, owner_epoch=order.workflow.owner_epoch, cluster_id=self._cluster_id
+        )
+        try:
+            answer = await connection.call("GetAttempt", request, timeout_s=CALL_TIMEOUT_S)
+        except AttemptNotFound:
+            return False
+        except CountermandError as error:
+            # Whatever keeps it from answering says nothing about the attempt.
+            raise HostUnreachable(address=self._record().address) from error
+        self.heard(answer.attempt)
+        return not isinstance(order.command, SendCancel) or answer.attempt.state in _OUTCOMES
+
+    def _refused(
+        self, name: str, order: _Order, error: CountermandError, wait_s: float
+    ) -> float | None:
+        """Returns how long to wait before trying again; None if there is nothing more to do."""
+        workflow_id, command = order.workflow.id, order.command
+        if isinstance(error, Busy):
+            delay_s = error.retry_delay.total_seconds()
+            if isinstance(command, SendAction):
+                self._full_until = asyncio.get_running_loop().time() + delay_s
+            return delay_s
+        if isinstance(error, QUARANTINING):
+            self._quarantine(error)
+            log.error("order.refused", extra={"attempt": name, "reason": error.reason})
+            self._report_lost(name, order, error)
+            return None
+        if isinstance(error, AttemptNotFound) and isinstance(command, SendCancel):
+            self._drop(name)
+            self._ears.event(workflow_id, AttemptMissing(task=command.task, number=command.number))
+            return None
+        if not isinstance(error, _CERTAIN) or isinstance(command, SendCancel):
+            return wait_s  # it is in _sent: the next round asks first
+        self._drop(name)
+        failure = failure_from_proto(error.failure(attempt=name, host_id=self._record().id))
+        self._ears.event(
+            workflow_id,
+            AttemptFailed(task=command.task, number=command.number, failure=failure),
+        )
+        return None
+
+    def _full_for_s(self) -> float:
+        """Returns how long no action is sent, because the agent's queue was full."""
+        return self._full_until - asyncio.get_running_loop().time()
+
+    def _report_lost(self, name: str, order: _Order, error: CountermandError) -> None:
+        if name in self._lost:
+            return
+        self._lost.add(name)
+        self._accepted.discard(name)
+        command = order.command
+        failure = failure_from_proto(error.failure(attempt=name, host_id=self._record().id))
+        self._ears.event(
+            order.workflow.id,
+            AttemptLost(task=command.task, number=command.number, failure=failure),
+        )
