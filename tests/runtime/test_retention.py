@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import click
+import pytest
+
+from coordinator.__main__ import Retention
 from coordinator.runtime import retention
 from tests.runtime.rig import Agent, coordinator, noop, series, until
 
@@ -46,3 +50,23 @@ async def test_what_settled_before_the_retention_time_is_removed_in_small_batche
         assert one.loop.settled("done-0") is None
         assert await one.store.load("done-0") is None
         assert await one.store.load("open") is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "span"),
+    [
+        ("30d", timedelta(days=30)),
+        ("12h", timedelta(hours=12)),
+        ("1.5m", timedelta(seconds=90)),
+        ("0", timedelta(0)),
+        ("0d", timedelta(0)),
+    ],
+)
+def test_a_retention_is_written_as_people_write_it(text, span) -> None:
+    assert Retention().convert(text, None, None) == span
+
+
+@pytest.mark.parametrize("text", ["", "30", "-1d", "d", "30 d", "1w", "99999999d", "nan"])
+def test_what_is_no_retention_is_refused_with_an_example(text) -> None:
+    with pytest.raises(click.BadParameter, match="write 30d, 12h, or 0 for ever"):
+        Retention().convert(text, None, None)
