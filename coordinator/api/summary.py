@@ -52,8 +52,10 @@ def _needs(summary: WorkflowSummary) -> list[pb.Need]:
     if summary.state is WorkflowState.PAUSED and summary.pause:
         found.append(pb.Need(reason="PAUSED", message=paused_words(summary.id, summary.pause)))
     if summary.needs:
-        message = f"{summary.needs} tasks need a decision: `countermand workflow get {summary.id}`."
-        found.append(pb.Need(reason=summary.state, message=message))
+        tasks = "1 task needs" if summary.needs == 1 else f"{summary.needs} tasks need"
+        message = f"{tasks} a decision: `countermand workflow get {summary.id}`."
+        paused = summary.state is WorkflowState.PAUSED
+        found.append(pb.Need(reason="DECISION" if paused else summary.state, message=message))
     return found
 
 
