@@ -29,7 +29,7 @@ from coordinator.runtime.ports import (
 )
 from coordinator.saga.commands import ChooseHost, Withdraw
 from coordinator.saga.events import AttemptLost, HostChosen
-from coordinator.saga.states import TaskState
+from coordinator.saga.states import TaskState, WorkflowState
 from coordinator.saga.workflow import Workflow
 from coordinator.wire.failure import failure_from_proto
 from coordinator.wire.order import name_of
@@ -61,7 +61,7 @@ class _Wishes:
         """Returns whether a task still waits for a host, for the same attempt."""
         task = self.workflow.task(command.task)
         waits = task.state is TaskState.READY and task.due_time is None
-        return waits and len(task.attempts) + 1 == command.number and not self.workflow.settled
+        return waits and len(task.attempts) + 1 == command.number
 
     def held(self, command: ChooseHost) -> bool:
         """Returns whether a task does not start for the time being."""
@@ -204,7 +204,8 @@ class Fleet:
         for task in changed & wishes.by_task.keys():
             if not wishes.stands(wishes.by_task[task].command):
                 self._forget(wishes, task)
-        if workflow.settled or not wishes.by_task:
+        is_over = workflow.settled or workflow.state is WorkflowState.QUARANTINED
+        if is_over or not wishes.by_task:
             for task in tuple(wishes.by_task):
                 self._forget(wishes, task)
             del self._wishes[workflow.id]

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from coordinator.agents.orders import CALLS_IN_FLIGHT_MAX
+from coordinator.runtime import loop
 from coordinator.runtime.ports import HostRecord, Order
 from coordinator.saga.commands import Withdraw
 from coordinator.saga.states import TaskState, WorkflowState
@@ -123,6 +124,20 @@ async def test_what_turned_round_is_looked_for_no_more(tmp_path) -> None:
         agents["b"].up = True
         await ready(one, "b")
         assert agents["b"].sent == []
+
+
+async def test_what_is_quarantined_is_looked_for_no_more(tmp_path, monkeypatch) -> None:
+    """S-V25: nor does it count as a task that its host will get."""
+    agents = {"b": Agent(up=False)}
+    async with coordinator(tmp_path, agents) as one:
+        await one.start("w", series(noop("only")))
+        await until(lambda: one.waits("w", "only"))
+        monkeypatch.setattr(loop, "advance", lambda *_: 1 / 0)
+        await one.cancel("w")
+        assert one.state("w") is WorkflowState.QUARANTINED
+        agents["b"].up = True
+        await ready(one, "b")
+        assert (one.fleet.expected("b"), agents["b"].sent) == ((), [])
 
 
 async def test_what_is_paused_gets_no_host_before_it_goes_on(tmp_path) -> None:
