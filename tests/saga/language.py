@@ -4,7 +4,8 @@ A tree in one line. `;` makes a sequence, `|` a parallel group, brackets nest, `
 `d<b,c` comes after its siblings b and c. Words behind a colon are policies:
 
     "a; (b | c:await); d:retry=3"        retry=N  await  budget=N (of its compensation)
-    "a | b<a | c<a | d<b,c:ro"           ro, pivot, forward (effects)  takes=a.image (a binding)
+    "a | b<a | c<a | d<b,c:ro"           ro, pivot, forward (effects)
+    "a; b:takes=a.image:types=str"       a binding, and the type of its field
     "a:pause; b:ignore"                  what its failure makes: pause ignore stop group recover
     "a:before; b:hold; c:wait=5:rest=5"  pauses before it, on its success; waits before, after it
     "a:late=9:any; b:on=x+y"             a start timeout; hosts: any, or one of these
@@ -238,7 +239,8 @@ def _leaf(text: str) -> TaskSpec:
         if task == "failure":
             bindings = (Binding(field=path, task="", path=origin, of_failure=True),)
         else:
-            bindings = (Binding(field=path, task="" if task == "input" else task, path=path),)
+            source = "" if task == "input" else task
+            bindings = (Binding(field=path, task=source, path=path, type=words.get("types", "")),)
     hosts = tuple(words["on"].split("+")) if "on" in words else ()
     undo = words.get("undo")
     own = (Binding(field="image", task=name, path="image"),)
