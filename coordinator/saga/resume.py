@@ -80,13 +80,13 @@ def requirements(workflow: Workflow) -> tuple[Requirement, ...]:
 
 def _decision(workflow: Workflow, index: int, task: Task) -> Requirement:
     name = workflow.plan.nodes[index].name
-    why = f": {task.failure.message}" if task.failure else ""
+    why = f": {task.failure.message.rstrip('.')}" if task.failure else ""
     past = task.state is not TaskState.FAILED
     choices = "rerun or skip" if past else "rerun, skip or compensate"
     return Requirement(
         kind=Kind.DECISION,
         task=index,
-        message=f"{name} is {task.state}{why} Decide: {choices}.",
+        message=f"{name} is {task.state}{why}. Decide: {choices}.",
     )
 
 
@@ -185,11 +185,13 @@ def _beside_giving_up(
                 "whole workflow: give that alone.",
             )
     for index in workflow.plan.irreversible:
-        if workflow.task(index).state is TaskState.SUCCEEDED:
-            name = workflow.plan.nodes[index].name
+        state = workflow.task(index).state
+        if state is TaskState.SUCCEEDED or state in IN_FLIGHT:
+            may = "has" if state is TaskState.SUCCEEDED else "may have"
             yield _wrong(
                 given_up.task,
-                f"{name} has taken effect and cannot be made up for: possible are rerun and skip.",
+                f"{workflow.plan.nodes[index].name} {may} taken effect and cannot be made up for: "
+                "possible are rerun and skip.",
             )
 
 
