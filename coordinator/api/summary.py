@@ -13,6 +13,8 @@ from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.attempt_pb2 import Progress
 from countermand.v1.event_pb2 import Leftover
 
+LEFTOVERS_MAX = 20  # told of one workflow in a list, of which there are many
+
 
 def summary_to_proto(summary: WorkflowSummary) -> pb.Workflow:
     """Returns the BASIC view of a workflow, as far as a summary knows it."""
@@ -23,7 +25,7 @@ def summary_to_proto(summary: WorkflowSummary) -> pb.Workflow:
         state=WORKFLOW_STATES[summary.state],
         cause=failure_to_proto(summary.cause),
         needs=_needs(summary),
-        leftovers=[_leftover(summary, each) for each in summary.leftovers],
+        leftovers=[_leftover(summary, each) for each in summary.leftovers[:LEFTOVERS_MAX]],
         labels=dict(about.labels),
         create_time=timestamp(summary.create_time),
         update_time=timestamp(summary.update_time),

@@ -145,13 +145,16 @@ class WorkflowService(WorkflowServiceServicer):
         limit = requests.page_size(request.page_size)
         wanted = set(request.states)
         tasks: list[Task] = []
-        index = start
-        while index < len(workflow.plan.nodes) and len(tasks) < limit:
-            shown = self._showing.tasks(workflow, (index,))
-            tasks += [task for task in shown if not wanted or task.state in wanted]
-            index += 1
-        more = index < len(workflow.plan.nodes)
-        return pb.ListTasksResponse(tasks=tasks, next_page_token=str(index) if more else "")
+        end = len(workflow.plan.nodes)
+        following = end
+        for index, task in enumerate(self._showing.tasks(workflow, range(start, end)), start):
+            if not wanted or task.state in wanted:
+                tasks.append(task)
+            if len(tasks) == limit:
+                following = index + 1
+                break
+        token = str(following) if following < end else ""
+        return pb.ListTasksResponse(tasks=tasks, next_page_token=token)
 
     async def ListEvents(
         self, request: pb.ListEventsRequest, context: Context

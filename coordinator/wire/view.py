@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
+from itertools import islice
 
 from coordinator.saga import leftovers as saga_leftovers
 from coordinator.saga import workflow as saga
@@ -41,6 +42,7 @@ from countermand.v1.verb_pb2 import Action
 from countermand.v1.workflow_pb2 import TaskCount, Workflow
 
 TASKS_MAX = 1000  # of a FULL view; beyond it ListTasks pages
+LEFTOVERS_MAX = 1000  # told of one workflow; the states of its tasks tell of all
 
 # The progress of attempts, by name, as last heard of.
 ProgressKnown = Mapping[str, Progress]
@@ -105,8 +107,8 @@ def workflow_to_proto(workflow: saga.Workflow, progress: ProgressKnown) -> Workf
 
 
 def leftovers_to_proto(workflow: saga.Workflow) -> list[Leftover]:
-    """Returns the effects that were knowingly left, each in words."""
-    return [_leftover(workflow, left) for left in leftovers(workflow)]
+    """Returns the effects that were knowingly left, at most so many, each in words."""
+    return [_leftover(workflow, left) for left in islice(leftovers(workflow), LEFTOVERS_MAX)]
 
 
 def _leftover(workflow: saga.Workflow, left: saga_leftovers.Leftover) -> Leftover:

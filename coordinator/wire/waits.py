@@ -44,7 +44,7 @@ def task_waits_for(workflow: Workflow, index: int) -> str:
     record = workflow.nodes[index]
     if isinstance(record, Task):
         if record.due_time is not None:
-            return _time(record, record.due_time)
+            return _held(workflow, record) or _time(record, record.due_time)
         if record.needs_decision:
             return "a decision"
         if record.state is TaskState.READY and workflow.holding:
@@ -52,6 +52,12 @@ def task_waits_for(workflow: Workflow, index: int) -> str:
         if record.state is not TaskState.PENDING:
             return ""
     return _turn(workflow, index)
+
+
+def _held(workflow: Workflow, task: Task) -> str:
+    """Returns that a compensation is held by a pause, or nothing."""
+    held = workflow.holding and workflow.compensation_held
+    return "a resume: the pause holds it" if held and task.state in BEING_COMPENSATED else ""
 
 
 def _time(task: Task, due: datetime) -> str:
@@ -80,9 +86,3 @@ def _turn(workflow: Workflow, index: int) -> str:
             name = workflow.plan.nodes[node.parent].name
             return f"a place in {name}, {most} at a time; {place} before it"
     return ""
-
-
-def held_words(workflow: Workflow, task: Task) -> str:
-    """Returns that a compensation is held by a pause, or nothing."""
-    held = workflow.holding and workflow.compensation_held
-    return "a resume: the pause holds it" if held and task.state in BEING_COMPENSATED else ""

@@ -44,8 +44,16 @@ def pause(settings: Settings, name: str, reason: str, hold_compensation: bool) -
     """
 
     async def work(client: Client) -> None:
+        from countermand.rpc.errors import StateForbids
+
         one = await named(client, name)
-        say_state(settings, await one.pause(reason, hold_compensation=hold_compensation))
+        try:
+            say_state(settings, await one.pause(reason, hold_compensation=hold_compensation))
+        except StateForbids as error:
+            compensating = error.metadata.get("state") in {"COMPENSATING", "BLOCKED"}
+            if compensating and settings.output == "table":
+                click.echo("To hold compensations, too: --hold-compensation", err=True)
+            raise
 
     run(settings, work)
 

@@ -231,6 +231,15 @@ def test_a_retry_is_told_as_the_commands_expect_it():
     assert told.shown("one").waits_for.startswith("attempt 3, due 2026-03-02T12:00:")
 
 
+def test_a_compensation_that_a_pause_holds_says_so():
+    told = Told(noop("one"), noop("two"))
+    told.done("one")
+    told.fails("two")
+    told.fails("one")
+    told.pause(hold_compensation=True)
+    assert told.shown("one").waits_for == "a resume: the pause holds it"
+
+
 def test_a_line_for_images_names_the_holder_and_the_place():
     """S-V24."""
     lines = Lines()

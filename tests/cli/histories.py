@@ -263,3 +263,27 @@ def blocked(tries: int = 8) -> Tale:
         "slowly: mend the cause on the host.",
     )
     return tale
+
+
+def paused() -> Tale:
+    """A copy fails and holds the workflow; somebody runs it again and goes on without another."""
+    tale = _three_copies("vm-6")
+    tale.tasks["disks"].round = 2
+    for number in (1, 2):
+        tale.starts(0.02, f"copy-disk-{number}", run_s=0.1)
+    tale.ends(2.0, "copy-disk-1", "SUCCEEDED", done=118 * MIB)
+    cause = no_space("vm-6", "copy-disk-2", "host-b")
+    tale.ends(3.0, "copy-disk-2", "FAILED", done=86 * MIB, failure=cause)
+    tale.moves(3.0, WorkflowState.WORKFLOW_STATE_PAUSING)
+    tale.moves(3.01, WorkflowState.WORKFLOW_STATE_PAUSED)
+    asked = Intervention(verb="resume", principal="ann", reason="space freed")
+    tale.say(6.0, intervention=asked)
+    for task_id, verb in (("copy-disk-2", "rerun"), ("copy-disk-3", "skip")):
+        again = Intervention(verb=verb, principal="ann", reason="space freed")
+        tale.say(6.0, task_id, intervention=again)
+    tale.moves(6.0, WorkflowState.WORKFLOW_STATE_RUNNING)
+    tale.task(6.0, "copy-disk-3", Task.STATE_SKIPPED)
+    tale.starts(6.01, "copy-disk-2", n=2, run_s=6.1)
+    tale.ends(8.0, "copy-disk-2", "SUCCEEDED", n=2, done=130 * MIB)
+    tale.moves(8.02, WorkflowState.WORKFLOW_STATE_SUCCEEDED)
+    return tale

@@ -19,7 +19,7 @@ from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.failure_pb2 import Failure
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_state_pb2 import WorkflowState
-from tests.cli.histories import Tale, blocked, cancelled, compensated, succeeded
+from tests.cli.histories import Tale, blocked, cancelled, compensated, paused, succeeded
 
 PICTURE = Path(__file__).parents[2] / "docs/images/compensated-workflow.svg"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -298,12 +298,29 @@ def test_a_pipe_gets_words_and_glyphs_but_no_colour() -> None:
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
-@pytest.mark.parametrize("tale", [succeeded, compensated])
+@pytest.mark.parametrize("tale", [succeeded, compensated, paused])
 def test_every_width_holds(tale, width: int) -> None:
     lines = printed(tale(), width).splitlines()
     assert max(map(len, lines)) <= width
     assert any("━" in line for line in lines)
     assert all(line == line.rstrip() for line in lines)
+
+
+def test_a_pause_shows_with_who_ended_it_and_how() -> None:
+    """One moment for a resume and all its decisions; a round and a skipped task show, too."""
+    tale = drawn(paused())
+    asked = [marker.text for marker in tale.markers if marker.kind == "intervention"]
+    assert asked == ['resume by ann: "space freed", rerun copy-disk-2, skip copy-disk-3']
+    text = printed(paused())
+    for words in (
+        "├╌",
+        "╌‖╌",
+        "» skipped",
+        "↻ round 2",
+        "2 tasks on 2 hosts took effect, 248 MiB copied; 1 skipped.",
+    ):
+        assert words in text, words
+    assert "├╌" not in printed(succeeded())
 
 
 # -- the SVG -------------------------------------------------------------------------------------
@@ -330,6 +347,14 @@ def test_the_svg_says_to_a_screen_reader_what_it_shows() -> None:
     ]
     bars = [node for node in tree.iter() if node.get("role") == "img"]
     assert all(bar.find(f"{SVG}title") is not None for bar in bars)
+
+
+def test_a_pause_is_hatched() -> None:
+    def hatched(tale: Tale) -> int:
+        ribbon = [line for line in svg.draw(drawn(tale)).splitlines() if 'height="22"' in line]
+        return sum("-hatch)" in line for line in ribbon)
+
+    assert hatched(paused()) == hatched(succeeded()) + 2  # pausing, paused
 
 
 def test_words_are_escaped() -> None:

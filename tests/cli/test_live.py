@@ -3,23 +3,27 @@
 from datetime import UTC, datetime
 
 import pytest
+from google.protobuf.struct_pb2 import Value
 from rich.console import Console
 
 from coordinator.wire import groups
 from countermand.cli import live
-from countermand.cli.lines import Pace
+from countermand.cli.lines import Pace, words
 from countermand.cli.live import Picture, rolled_up
 from countermand.cli.tables import why
 from countermand.v1.attempt_pb2 import Attempt, Progress
 from countermand.v1.event_pb2 import (
     AttemptEnded,
     AttemptStarted,
+    GroupStateChanged,
     HistoryEvent,
+    Intervention,
+    LocksTaken,
     TaskStateChanged,
     WorkflowStateChanged,
 )
 from countermand.v1.failure_pb2 import Failure
-from countermand.v1.task_pb2 import Task
+from countermand.v1.task_pb2 import InboundValue, Task
 from countermand.v1.workflow_pb2 import AttemptProgress, Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
@@ -213,3 +217,93 @@ def test_a_pipe_hears_of_progress_now_and_then_and_never_of_what_has_ended():
     assert [line.split("  ", 1)[0] for line in said if line] == ["12:00:05.000Z", "12:00:10.000Z"]
     assert said[5].endswith("copy-1            attempt 1 is at 50%  10.0 MiB/s  ETA 5.0 s")
     assert pace.line(update) == ""
+
+
+# -- pauses, groups, rounds ---------------------------------------------------------------------
+
+
+def regrouped(state: str, number: int = 1, failure: Failure | None = None) -> HistoryEvent:
+    after = GroupStateChanged.State.Value(f"STATE_{state}")
+    changed = GroupStateChanged(after=after, round=number, failure=failure)
+    return HistoryEvent(task=GROUP, group_state_changed=changed)
+
+
+def test_what_became_of_a_group_counts_more_than_its_members():
+    """And ends when the group goes forward again, in its next round."""
+    picture = a_picture()
+    picture.apply(regrouped("COMPENSATING"))
+    picture.apply(moved(ONE, Task.STATE_RUNNING))
+    assert drawn(picture)[1] == "  ↶ copies    compensating"
+
+    picture.apply(regrouped("FORWARD", 2))
+    assert drawn(picture)[1] == "  ▸ copies    running       round 2"
+
+
+def test_a_failure_that_is_allowed_does_not_show_in_its_group():
+    picture = a_picture()
+    picture.tasks[ONE].optional_by_policy = True
+    picture.apply(moved(ONE, Task.STATE_FAILED))
+    picture.apply(moved(TWO, Task.STATE_SUCCEEDED))
+
+    assert drawn(picture)[1] == "  ✓ copies    succeeded"
+
+
+def test_a_pause_says_what_it_needs():
+    picture = a_picture()
+    paused = WorkflowStateChanged(after=WorkflowState.WORKFLOW_STATE_PAUSED)
+    picture.apply(HistoryEvent(workflow_state_changed=paused))
+    seen = Workflow(waits_for="a resume: paused by ann: maintenance")
+    seen.needs.add(reason="PAUSED", message="Paused by ann: maintenance.")
+    picture.look_at(seen)
+
+    assert drawn(picture)[:2] == [
+        "workflows/w  ‖ paused  waits for a resume: paused by ann: maintenance",
+        "  needs somebody: Paused by ann: maintenance.",
+    ]
+
+
+def test_images_that_are_held_are_waited_for_no_more():
+    picture = a_picture()
+    picture.workflow.waits_for = "images held by others"
+    picture.apply(HistoryEvent(locks_taken=LocksTaken()))
+
+    assert drawn(picture)[0] == "workflows/w  ▸ running"
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        (regrouped("SKIPPED"), "group skipped"),
+        (
+            regrouped("FORWARD", 2, Failure(reason="NO_SPACE", message="Full.")),
+            "group forward, round 2: Full. (NO_SPACE)",
+        ),
+        (HistoryEvent(locks_taken=LocksTaken()), "holds all its images"),
+        (
+            HistoryEvent(
+                intervention=Intervention(
+                    verb="rerun",
+                    principal="ann",
+                    reason="mended",
+                    changes=[
+                        InboundValue(field="source.image_id", value=Value(string_value="base")),
+                        InboundValue(field="sparse", value=Value(bool_value=True)),
+                    ],
+                )
+            ),
+            "ann asked to rerun: mended (source.image_id = base, sparse = true)",
+        ),
+        (HistoryEvent(), "something this version has no words for"),
+    ],
+)
+def test_every_fact_is_a_line(event, said):
+    assert words(event) == said
+
+
+def test_a_group_state_of_a_newer_version_is_still_a_line():
+    later = GroupStateChanged()
+    later.ParseFromString(b"\x10\x63")  # after: 99
+    assert words(HistoryEvent(group_state_changed=later)) == "group other"
+    picture = a_picture()
+    picture.apply(HistoryEvent(task=GROUP, group_state_changed=later))
+    assert drawn(picture)

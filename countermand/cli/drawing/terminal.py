@@ -21,6 +21,7 @@ from countermand.v1.attempt_pb2 import Attempt
 ACTION, STOPPING, UNKNOWN, WAIT, COMPENSATION = "━", "╌", "?", "░", "╍"
 FAILURE_LINE, RESTART_LINE = "╎", "┊"
 PAUSED_LINE = "╌"
+GLYPH_ROOM = 2  # columns, with a glyph between two ends
 PLOT_MIN: Final = 24  # columns; below it the words beside the bars give way
 WORDS_MAX: Final = 28
 NAME_MAX: Final = 26
@@ -145,6 +146,8 @@ def _phases(page: _Page) -> Text:
         strip.put(left, "├" + line * (right - left - 1) + "┤", look.colour)
         if right - left > len(look.word) + 3:
             strip.put(left + 2, f" {look.word} ", look.colour)
+        elif phase.state in PAUSES and right - left > GLYPH_ROOM:
+            strip.put(left + (right - left) // 2, look.glyph, look.colour)
     look = captions.verdict_look(page.timeline)
     return page.line(Text("workflow", "bold"), "", strip, Text(str(look), look.colour))
 

@@ -157,6 +157,12 @@ def _went_well(workflow: Workflow, rows: Sequence[Row]) -> str:
     if workflow.state != WorkflowState.WORKFLOW_STATE_SUCCEEDED:
         word = workflow_look(workflow.state).word
         return f"{len(rested)} of {phrases.count(len(tasks), 'task')} on {hosts}; it is {word}."
-    copied = sum(bar.done for row in tasks for bar in row.bars[-1:] if row.verb == "copy_image")
+    done = [row for row in tasks if row.state == Task.STATE_SUCCEEDED]
+    hosts = phrases.count(len({row.host_id for row in done if row.host_id}), "host")
+    copied = sum(bar.done for row in done for bar in row.bars[-1:] if row.verb == "copy_image")
     data = f", {phrases.size(copied)} copied" if copied else ""
-    return f"{phrases.count(len(tasks), 'task')} on {hosts} took effect{data}."
+    skipped = sum(row.state == Task.STATE_SKIPPED for row in tasks)
+    failed = sum(row.state == Task.STATE_FAILED for row in tasks)
+    parts = [f"{skipped} skipped" if skipped else "", f"{failed} failed" if failed else ""]
+    rest = "; ".join(["", *filter(None, parts)])
+    return f"{phrases.count(len(done), 'task')} on {hosts} took effect{data}{rest}."
