@@ -24,6 +24,7 @@ from coordinator.saga.commands import (
     outstanding,
 )
 from coordinator.saga.events import Now
+from coordinator.saga.pieces import draft, sealed
 from coordinator.saga.resume import Requirement
 from coordinator.saga.spec import Binding, Value
 from coordinator.saga.states import (
@@ -121,7 +122,7 @@ class Turn:
         self.before = workflow
         self.plan = workflow.plan
         self.now = now
-        self.nodes = list(workflow.nodes)
+        self.nodes = draft(workflow.nodes)
         self.state = workflow.state
         self.cause = workflow.cause
         self.verdict = workflow.verdict
@@ -368,7 +369,7 @@ class Turn:
         ended = self.before.end_time or (time if self.state in SETTLED else None)
         workflow = replace(
             self.before,
-            nodes=tuple(self.nodes),
+            nodes=sealed(self.nodes),
             state=self.state,
             cause=self.cause,
             verdict=self.verdict,
@@ -398,6 +399,8 @@ class Turn:
     def _deliverable(self) -> tuple[Command, ...]:
         """Returns the commands, without actions that were stopped in the turn that started them."""
         stopped = {(c.task, c.number) for c in self.commands if isinstance(c, SendCancel)}
+        if not stopped:
+            return tuple(self.commands)
         return tuple(
             c
             for c in self.commands

@@ -7,7 +7,7 @@ workflow is loaded (`restore`), so that the tasks alone are the truth.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
@@ -210,7 +210,7 @@ class Workflow:
     id: str
     about: About
     plan: Plan
-    nodes: tuple[Task | Group, ...]
+    nodes: Sequence[Task | Group]  # never changed in place: a tuple, or pieces
     state: WorkflowState = WorkflowState.RUNNING
     version: int = 0  # grows by one with every decision
     sequence: int = 0  # of its last event
