@@ -186,7 +186,8 @@ async def _serve(data: Path, listen: str, *, retention: timedelta, window: int) 
         if retention:
             sweeping = sweep_for_ever(store=store, loop=loop, clock=clock, retention=retention)
             working.append(asyncio.create_task(sweeping, name="retention"))
-        server = await bound.start(_services(loop, store, fleet, watches, clock))
+        services = _services(loop, store, fleet, watches, clock, retention=retention)
+        server = await bound.start(services)
         ready = {"event": "coordinator.ready", "address": server.address}
         print(json.dumps(ready), flush=True)  # noqa: T201  # the line that starters wait for
         await _until_stopped(working)
@@ -201,13 +202,26 @@ async def _serve(data: Path, listen: str, *, retention: timedelta, window: int) 
 
 
 def _services(
-    loop: Loop, store: SqlStore, fleet: Fleet, watches: Watches[Progress], clock: SystemClock
+    loop: Loop,
+    store: SqlStore,
+    fleet: Fleet,
+    watches: Watches[Progress],
+    clock: SystemClock,
+    *,
+    retention: timedelta,
 ) -> list[Service]:
     return [
         Service(
             "countermand.v1.WorkflowService",
             add_WorkflowServiceServicer_to_server,
-            WorkflowService(loop=loop, store=store, hosts=fleet, watches=watches, clock=clock),
+            WorkflowService(
+                loop=loop,
+                store=store,
+                hosts=fleet,
+                watches=watches,
+                clock=clock,
+                retention=retention,
+            ),
         ),
         Service(
             "countermand.v1.HostService",
