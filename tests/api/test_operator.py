@@ -6,12 +6,15 @@ import asyncio
 import json
 import sys
 from dataclasses import dataclass
+from datetime import timedelta
 
 import pytest
 
-from tests.api.calls import state
+from countermand.client.spec import compensate_by, policy, retry, sequence, task, workflow_spec
+from countermand.v1.verb_pb2 import Noop
+from tests.api.calls import BASE, state
 from tests.api.steering import events, failing, paused, verbs
-from tests.endtoend.cluster import Cluster
+from tests.endtoend.cluster import Cluster, copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,3 +136,48 @@ async def test_a_pause_says_why(stubs, countermand):
     )
     await countermand("workflow", "cancel", "why", "--reason", "over")
     await stubs.wait("why")
+
+
+async def test_a_compensation_is_abandoned_and_left_behind(stubs, countermand):
+    """S-V13: exit code 4 says that something was left, and `get` says what and why."""
+    by_noop = compensate_by(Noop(failure_message="stuck"))
+    spec = workflow_spec(
+        "left",
+        sequence(
+            "all",
+            copy("made", "a", BASE, "pool-a/left", compensation=by_noop),
+            task("fails", host="a", action=Noop(failure_message="as asked")),
+        ),
+        policy=policy(compensation_retry=retry(1, delay=timedelta(minutes=1))),
+    )
+    await stubs.start("left", spec)
+    waited = await countermand("workflow", "wait", "left")
+    assert waited.code == 4
+    assert "compensation retry|replace|done|abandon left TASK" in waited.out
+
+    wrong = await countermand("workflow", "compensation", "done", "left", "fails", "--reason", "x")
+    assert wrong.code == 1
+    assert "fails is FAILED: decisions are taken about tasks in COMPENSATING" in wrong.err
+    paused_ = await countermand("workflow", "pause", "left", "--reason", "x")
+    assert paused_.code == 1
+    assert "To hold compensations, too: --hold-compensation" in paused_.err
+
+    args = ("left", "made", "--reason", "the pool is lost")
+    abandoned = await countermand("workflow", "compensation", "abandon", *args)
+    assert abandoned.code == 0, abandoned.err
+    settled = await countermand("workflow", "wait", "left", "--settled")
+    assert settled.code == 4
+    assert "Left behind: the copy pool-a/left on a." in settled.out
+    shown = await countermand("workflow", "get", "left")
+    assert "left behind on a: the copy pool-a/left (the pool is lost)" in shown.out
+
+
+async def test_lists_are_filtered(stubs, countermand):
+    listed = await countermand(
+        "workflow", "list", "--kind", "failing", "--older-than", "1h", "--host", "a"
+    )
+    assert (listed.code, listed.out) == (0, "")
+    assert "No workflow is of kind failing and has a task on a and is older than 1 h." in listed.err
+    settled = await countermand("workflow", "list", "--state", "compensated", "-o", "json")
+    names = {one["name"] for one in json.loads(settled.out)}
+    assert names <= {"workflows/first", "workflows/second", "workflows/why"}
