@@ -187,10 +187,11 @@ async def _serve(data: Path, listen: str, *, retention: timedelta, window: int) 
             sweeping = sweep_for_ever(store=store, loop=loop, clock=clock, retention=retention)
             working.append(asyncio.create_task(sweeping, name="retention"))
         services = _services(loop, store, fleet, watches, clock, retention=retention)
+        stop = _stop_when_told()
         server = await bound.start(services)
         ready = {"event": "coordinator.ready", "address": server.address}
         print(json.dumps(ready), flush=True)  # noqa: T201  # the line that starters wait for
-        await _until_stopped(working)
+        await _until_stopped(stop, working)
         await server.stop()
         await fleet.close()
         for task in working:
@@ -236,11 +237,16 @@ def _services(
     ]
 
 
-async def _until_stopped(working: list[asyncio.Task[None]]) -> None:
-    """Returns on SIGTERM or SIGINT; raises if something has ended that works for ever."""
+def _stop_when_told() -> asyncio.Event:
+    """Returns what SIGTERM and SIGINT set: whoever sees that we are ready may stop us at once."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _until_stopped(stop: asyncio.Event, working: list[asyncio.Task[None]]) -> None:
+    """Returns when told to; raises if something has ended that works for ever."""
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait({stopped, *working}, return_when=asyncio.FIRST_COMPLETED)
     for task in working:
