@@ -81,7 +81,7 @@ def group_state(workflow: Workflow, index: int) -> TaskState:
             return state
     if TaskState.PENDING in states:
         return TaskState.RUNNING if len(states) > 1 else TaskState.PENDING
-    return TaskState.SUCCEEDED
+    return TaskState.SKIPPED if states == {TaskState.SKIPPED} else TaskState.SUCCEEDED
 
 
 def _shown(workflow: Workflow, index: int) -> TaskState:

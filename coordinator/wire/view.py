@@ -258,19 +258,20 @@ def _progress(name: str, attempt: saga.Attempt, progress: ProgressKnown) -> Prog
 
 def _rolled_up(workflow: saga.Workflow, index: int, progress: ProgressKnown) -> Progress | None:
     """Returns the sum of the progress of the actions below a node."""
-    node = workflow.plan.nodes[index]
-    if node.task is not None:
-        action = workflow.task(index).action
-        if action is None:
-            return None
-        return _progress(attempt_name(workflow.id, node.name, action.number), action, progress)
-    parts = (_rolled_up(workflow, member, progress) for member in node.members)
-    known = [part for part in parts if part and part.total]
-    if not known:
+    if workflow.plan.nodes[index].task is not None:
+        return _of_action(workflow, index, progress)
+    done = total = rate = 0
+    for leaf in workflow.plan.leaves_of(index):
+        part = _of_action(workflow, leaf.index, progress)
+        if part is not None and part.total:
+            done, total, rate = done + part.done, total + part.total, rate + part.rate
+    return Progress(done=done, total=total, rate=rate, unit="bytes") if total else None
+
+
+def _of_action(workflow: saga.Workflow, index: int, progress: ProgressKnown) -> Progress | None:
+    task = workflow.task(index)
+    action = task.action if task.attempts else None
+    if action is None:
         return None
-    return Progress(
-        done=sum(p.done for p in known),
-        total=sum(p.total for p in known),
-        rate=sum(p.rate for p in known),
-        unit="bytes",
-    )
+    name = attempt_name(workflow.id, workflow.plan.nodes[index].name, action.number)
+    return _progress(name, action, progress)

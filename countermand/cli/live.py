@@ -97,7 +97,7 @@ def rolled_up(members: Iterable[Task.State.ValueType]) -> Task.State.ValueType:
             return state
     if Task.STATE_PENDING in states:
         return Task.STATE_RUNNING if len(states) > 1 else Task.STATE_PENDING
-    return Task.STATE_SUCCEEDED
+    return Task.STATE_SKIPPED if states == {Task.STATE_SKIPPED} else Task.STATE_SUCCEEDED
 
 
 class Picture:

@@ -185,12 +185,13 @@ def depths_of(tasks: Sequence[Task]) -> dict[str, int]:
 def _workflow_row(one: Workflow) -> Row:
     counts = {count.state: count.count for count in one.task_counts}
     total = sum(counts.values())
+    done = counts.get(Task.STATE_SUCCEEDED, 0) + counts.get(Task.STATE_SKIPPED, 0)
     needs = one.needs[0].message if one.needs else ""
     return (
         one.name.removeprefix("workflows/"),
         one.kind,
         workflow_look(one.state),
-        f"{counts.get(Task.STATE_SUCCEEDED, 0)}/{total}" if total else "-",
+        f"{done}/{total}" if total else "-",
         age(one.create_time),
         clip(needs or (f"{one.cause.reason}: {said(one.cause)}" if one.cause.reason else "")),
     )

@@ -173,6 +173,15 @@ def test_items_and_nested_workflows_are_groups(items):
     assert told.shown("child.deep").parent == "workflows/w/tasks/child"
 
 
+def test_end_actions_that_do_not_run_are_skipped():
+    told = Told(noop("one"), on_success=[noop("yes")], on_failure=[noop("no")])
+    told.done("one")
+    assert (told.state("on-success"), told.state("on-failure")) == ("STARTING", "SKIPPED")
+    assert (told.shown("yes").end_action, told.shown("one").end_action) == (True, False)
+    told.done("yes")
+    assert told.workflow.settled
+
+
 def test_of_many_failures_a_group_names_the_first_ones():
     """S-C7."""
     told = Told(parallel("many", *(noop(f"t{n}") for n in range(20)), policy=PAUSE))

@@ -94,7 +94,7 @@ def test_what_is_made_up_for_says_how():
         ("SUCCEEDED PENDING", "RUNNING"),
         ("SUCCEEDED RUNNING", "RUNNING"),
         ("SUCCEEDED SKIPPED", "SUCCEEDED"),
-        ("SKIPPED SKIPPED", "SUCCEEDED"),
+        ("SKIPPED SKIPPED", "SKIPPED"),
         ("FAILED PENDING", "FAILED"),
         ("FAILED CANCELLING RUNNING", "CANCELLING"),
         ("FAILED COMPENSATING SUCCEEDED", "COMPENSATING"),
