@@ -24,6 +24,7 @@ Examples:
   countermand workflow plan add-vm.json                     what it would do, and how make up for it
   countermand workflow submit add-vm.json --id vm-42 --watch
   countermand workflow watch @latest                        follow the last one
+  countermand workflow requirements @latest                 what it needs from somebody, and how
 \b
 Exit codes:
   0    succeeded

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from datetime import timedelta
 
 import pytest
 from grpc.aio import AioRpcError
 
-from countermand.client.spec import for_each, parallel, policy, sequence, workflow_spec
+from countermand.client.spec import (
+    for_each,
+    nested,
+    parallel,
+    policy,
+    retry,
+    sequence,
+    workflow_spec,
+)
+from countermand.client.spec import task as leaf_of
 from countermand.rpc.names import task_name, workflow_name
 from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.attempt_pb2 import Attempt
+from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_pb2 import ResumeRequirement as Needed
 from tests.api.calls import BASE, at_work, refused, state
 from tests.api.steering import (
     FIXED,
+    MISSING,
     PAUSE,
     Unmet,
     events,
@@ -458,3 +470,74 @@ async def test_chosen_items_of_a_fan_out_run_again(cluster, stubs):
     attempts = [len((await task(stubs, "items", f"copy.{n}")).attempts) for n in range(3)]
     assert attempts == [1, 2, 1]
     assert (await states(stubs, "items"))["copy.2"] == "SKIPPED"
+
+
+# -- branches, nesting, budgets -----------------------------------------------------------------
+
+
+async def test_branches_that_both_pause_go_on_together(stubs):
+    """S-A5: one resume, and each task starts once."""
+    stop = policy(pause_before=True)
+    spec = workflow_spec(
+        "branches",
+        parallel(
+            "both",
+            copy("one", "a", BASE, "pool-a/branches-one", policy=stop),
+            copy("two", "b", BASE, "pool-b/branches-two", policy=stop),
+        ),
+    )
+    await stubs.start("branches", spec)
+    await paused(stubs, "branches")
+    await stubs.workflows.ResumeWorkflow(resume("branches"))
+    assert state(await stubs.wait("branches")) == "SUCCEEDED"
+    for name in ("one", "two"):
+        assert len((await task(stubs, "branches", name)).attempts) == 1
+
+
+async def test_a_nested_task_is_run_again_where_it_failed(stubs):
+    """S-A9, S-D1: the workflow shows PAUSED and why; the same tasks end, and no new ones."""
+    deep = workflow_spec("deep", sequence("d", copy("leaf", "a", MISSING, "pool-a/nested-leaf")))
+    middle = workflow_spec("middle", sequence("m", nested("inner", deep)))
+    spec = workflow_spec("outer", sequence("all", nested("child", middle)), policy=PAUSE)
+    await stubs.start("nested", spec)
+    held = await paused(stubs, "nested")
+    leaf = "child.inner.leaf"
+    assert held.needs[0].task == task_name("nested", leaf)
+    assert held.waits_for == f"a resume: paused because {leaf} failed"
+    before = await states(stubs, "nested")
+    await stubs.workflows.ResumeWorkflow(resume("nested", rerun("nested", leaf, FIXED)))
+    assert state(await stubs.wait("nested")) == "SUCCEEDED"
+    after = await states(stubs, "nested")
+    assert list(after) == list(before) == ["child", "child.inner", leaf]
+    assert set(after.values()) == {"SUCCEEDED"}
+
+
+async def test_a_rerun_has_its_own_budget(stubs):
+    """S-B9: three attempts, and up to three more."""
+    thrice = policy(retry=retry(3, delay=timedelta(milliseconds=10), reasons=["DRILL"]))
+    fails = leaf_of("fails", host="a", action=Noop(failure_message="as asked"), policy=thrice)
+    await stubs.start("budget", workflow_spec("budget", sequence("all", fails), policy=PAUSE))
+    for attempts in (3, 6):
+        await paused(stubs, "budget")
+        shown = await task(stubs, "budget", "fails")
+        assert [a.state for a in shown.attempts] == [Attempt.STATE_FAILED] * attempts
+        request = resume("budget", rerun("budget", "fails"), request_id=f"budget-{attempts}")
+        await stubs.workflows.ResumeWorkflow(request)
+    await paused(stubs, "budget")
+    await stubs.workflows.ResumeWorkflow(resume("budget", skip("budget", "fails")))
+    assert state(await stubs.wait("budget")) == "SUCCEEDED"
+
+
+async def test_a_group_is_reset_as_a_whole(cluster, stubs):
+    """S-C2, as far as one reset goes: what succeeded is made up for first, then all run."""
+    spec, given = fan_out("reset")
+    await stubs.start("reset", spec, input=given)
+    await paused(stubs, "reset")
+    whole = rerun("reset", "disks", {"source.image_id": "base"}, reset=True)
+    await stubs.workflows.ResumeWorkflow(resume("reset", whole))
+    assert state(await stubs.wait("reset")) == "SUCCEEDED"
+    kinds = [a.kind for a in (await task(stubs, "reset", "copy.0")).attempts]
+    action, compensation = Attempt.KIND_ACTION, Attempt.KIND_COMPENSATION
+    assert kinds == [action, compensation, action]
+    assert (await task(stubs, "reset", "disks")).round == 2
+    assert_copied(cluster, *(f"pool-a/reset-{number}" for number in range(3)))
