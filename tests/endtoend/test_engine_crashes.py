@@ -1,0 +1,242 @@
+"""The coordinator killed with SIGKILL at every passing of every crash point, while people decide.
+
+Two stories hold most of what an engine may do after a failure. Wherever the coordinator dies in
+them, they end as they end without: nobody decides twice, each effect happens once, nothing is left
+but what is listed, and no image stays locked (S-V3, S-V14, S-V16, S-V18, S-V24, S-V33, S-R15,
+S-E8, S-G6, S-H2, S-H3, S-H7, S-H8).
+"""
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+import pytest_asyncio
+
+from coordinator.runtime.crash_points import (
+    AFTER_COMMIT,
+    AFTER_SEND,
+    BEFORE_COMMIT,
+    CRASH_POINTS,
+    HOST_CHOSEN,
+    LOCKS_PASSED_ON,
+    WAITS_FOR_SLOT,
+)
+from countermand.client import Run
+from countermand.client.decisions import rerun, skip
+from countermand.client.spec import (
+    compensate_by,
+    image,
+    parallel,
+    sequence,
+    task,
+    workflow_spec,
+)
+from countermand.v1.verb_pb2 import DeleteImage, Noop
+from countermand.v1.workflow_spec_pb2 import WorkflowSpec
+from tests.endtoend.cluster import Cluster, copy
+from tests.endtoend.effects import assert_at_rest, attempts, purged, verbs
+from tests.endtoend.plans import BASE
+from tests.endtoend.stories import (
+    ON_FAILURE,
+    answered,
+    bound,
+    kept_alive,
+    needs,
+    patient,
+    stubborn,
+    word,
+)
+
+pytestmark = pytest.mark.slow
+
+HOSTS = {"a": {"pool-a": ""}, "b": {"pool-b": ""}}
+FAILS = Noop(failure_message="as asked")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster(lives, tmp_path_factory):
+    cluster = Cluster(lives, tmp_path_factory.mktemp("engine"), HOSTS)
+    cluster.coordinator.arguments = ("--window", "1")
+    await cluster.add_template("base", size_mib=1, extents=2)
+    await cluster.start()
+    await cluster.coordinator.stop()
+    yield cluster
+    await cluster.end()
+
+
+# -- mended: it fails in every way that is not its end, and succeeds --------------------------
+
+
+def mended(name: str) -> WorkflowSpec:
+    """Returns branches begun again, recovered and ignored; copies to decide about; a pivot."""
+    return workflow_spec(
+        "mended",
+        sequence(
+            "all",
+            parallel(
+                "branches",
+                sequence(
+                    "rounds",
+                    copy("round", "b", BASE, f"pool-b/{name}-round"),
+                    task("flaky", host="b", action=FAILS),
+                    rounds_max=2,
+                    policy=ON_FAILURE["COMPENSATE_GROUP"],
+                ),
+                sequence(
+                    "recovers",
+                    task("breaks", host="a", action=FAILS),
+                    recovery=[copy("mends", "", BASE, f"pool-a/{name}-mends")],
+                    policy=ON_FAILURE["RECOVER"],
+                ),
+            ),
+            parallel(
+                "held",
+                copy("one", "b", "templates/nowhere", f"pool-b/{name}-one"),
+                copy("two", "b", "templates/nowhere", f"pool-b/{name}-two"),
+                policy=ON_FAILURE["PAUSE"],
+            ),
+            bound("then", "b", "two", f"pool-b/{name}-then"),
+            task("pivot", host="a", action=DeleteImage(target=image(f"pool-a/{name}-mends"))),
+            task(
+                "clean-up",
+                host="a",
+                action=DeleteImage(target=image(BASE)),
+                policy=ON_FAILURE["IGNORE"],
+            ),
+        ),
+        on_success=[task("tells", host="a", action=Noop())],
+    )
+
+
+async def mend(run: Run) -> None:
+    """Decides about what fails of `mended`, once."""
+    await needs(run, "PAUSED")
+    given = {"image.pool_id": "templates", "image.image_id": "base"}
+    again = [rerun("one", {"source.image_id": "base"}), skip("two", given)]
+    await run.resume("the image is elsewhere", decisions=again)
+    settled = await run.wait()
+    assert (word(settled), [left.reason for left in settled.leftovers]) == (
+        "SUCCEEDED",
+        ["NOT_REMOVED"],
+    )
+
+
+async def tell_mended(cluster: Cluster, name: str) -> None:
+    async with patient(cluster) as client:
+        run = await client.submit(mended(name), workflow_id=name)
+        await mend(run)
+
+
+async def check_mended(cluster: Cluster, name: str) -> None:
+    await purged(cluster)
+    images = {f"pool-b/{name}-one", f"pool-b/{name}-then"}
+    workflow = assert_at_rest(cluster, name, "SUCCEEDED", images)
+    assert verbs(workflow) == ["resume", "rerun", "skip"]
+    assert attempts(workflow, "one") == ["FAILED", "SUCCEEDED"]
+    assert attempts(workflow, "round") == ["SUCCEEDED", "SUCCEEDED"]
+    assert attempts(workflow, "round", "COMPENSATION") == ["SUCCEEDED", "SUCCEEDED"]
+    for task_id in ("then", "pivot", "mends", "tells"):
+        assert attempts(workflow, task_id) == ["SUCCEEDED"], task_id
+
+
+# -- given up: what cannot be made up for, and somebody who waits for its images --------------
+
+
+def given_up(name: str) -> WorkflowSpec:
+    """Returns a plan that fails, of which one copy cannot be made up for."""
+    cannot = compensate_by(Noop(failure_message="never"))
+    return workflow_spec(
+        "given-up",
+        sequence(
+            "all",
+            copy("done", "b", BASE, f"pool-b/{name}-done"),
+            copy("kept", "a", BASE, f"pool-a/{name}-kept", compensation=cannot),
+            task("fails", host="b", action=FAILS),
+        ),
+        policy=stubborn(1),
+        on_failure=[task("tells", host="b", action=Noop())],
+    )
+
+
+def next_in_line(name: str) -> WorkflowSpec:
+    """Returns a plan that reads what the other one has left."""
+    copies = copy("reads", "a", f"pool-a/{name}-kept", f"pool-a/{name}-next")
+    return workflow_spec("next", sequence("all", copies))
+
+
+async def tell_given_up(cluster: Cluster, name: str) -> None:
+    async with patient(cluster) as client:
+        run = await client.submit(given_up(name), workflow_id=name)
+        behind = await client.submit(next_in_line(name), workflow_id=f"{name}-next")
+        blocked = await needs(run, "BLOCKED")
+        assert [need.task.rpartition("/")[2] for need in blocked.needs] == ["kept"]
+        assert word(await answered(behind.get)) == "RUNNING"  # in line
+        await run.decide_compensation("kept", "abandon", "the storage is gone")
+        settled = await run.wait()
+        assert word(settled) == "FAILED", settled
+        assert [left.reason for left in settled.leftovers] == ["the storage is gone"]
+        assert word(await behind.wait()) == "SUCCEEDED"
+
+
+async def check_given_up(cluster: Cluster, name: str) -> None:
+    await purged(cluster)
+    workflow = assert_at_rest(cluster, name, "FAILED", {f"pool-a/{name}-kept"})
+    assert verbs(workflow) == ["abandon"]
+    assert attempts(workflow, "done", "COMPENSATION") == ["SUCCEEDED"]
+    assert set(attempts(workflow, "kept", "COMPENSATION")) <= {"FAILED", "UNKNOWN"}
+    assert attempts(workflow, "tells") == ["SUCCEEDED"]
+    assert_at_rest(cluster, f"{name}-next", "SUCCEEDED", {f"pool-a/{name}-next"})
+
+
+STORIES = {"mended": (tell_mended, check_mended), "given-up": (tell_given_up, check_given_up)}
+PASSED = {
+    "mended": (*CRASH_POINTS, HOST_CHOSEN, WAITS_FOR_SLOT),
+    "given-up": (*CRASH_POINTS, LOCKS_PASSED_ON),
+}
+
+# Between two of their passings lies one of a neighbour, at each of which it dies: half will do.
+STRIDES = {BEFORE_COMMIT: 2, AFTER_SEND: 2}
+
+
+@pytest.mark.parametrize(
+    ("story", "crash_point"), [(story, point) for story in STORIES for point in PASSED[story]]
+)
+async def test_killed_at_each_passing_of_a_crash_point(cluster, story, crash_point):
+    tell, check = STORIES[story]
+    place = crash_point.removeprefix("coordinator.").replace("_", "-")
+    for times in count(1, STRIDES.get(crash_point, 1)):
+        name = f"{story}-{place}-{times}"
+        await begin(cluster, f"{crash_point}:{times}")
+        async with kept_alive(cluster) as deaths:
+            await tell(cluster, name)
+        await cluster.coordinator.stop()
+        await check(cluster, name)
+        if not deaths.count:
+            break
+        assert deaths.count == 1
+    assert times > 1
+
+
+@pytest.mark.parametrize("crash_point", [f"{AFTER_COMMIT}:2", f"{AFTER_SEND}:1"])
+@pytest.mark.parametrize("story", STORIES)
+async def test_no_life_is_longer_than_a_step(cluster, story, crash_point):
+    """Each life takes over, does one thing and dies: all of them together come to the end."""
+    tell, check = STORIES[story]
+    name = f"{story}-step-{crash_point.rpartition('_')[2].replace(':', '-')}"
+    await begin(cluster, crash_point)
+    async with kept_alive(cluster, crash_point) as deaths:
+        await tell(cluster, name)
+    if cluster.coordinator.alive:
+        await cluster.coordinator.kill()
+    await cluster.coordinator.start()
+    await cluster.coordinator.stop()
+    await check(cluster, name)
+    assert deaths.count > 3
+
+
+async def begin(cluster: Cluster, crash_point: str) -> None:
+    """Starts a coordinator that is to die."""
+    if cluster.coordinator.alive:  # another case has failed
+        await cluster.coordinator.kill()
+    await cluster.coordinator.try_start(crash_point)
