@@ -58,7 +58,7 @@ stubs: $(STUBS) ## Compiles the protos into countermand/v1
 simulate: $(STUBS) ## Runs the simulation: make simulate SEED=7 RUNS=100
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED)) $(if $(RUNS),--runs $(RUNS)) $(ARGS)
 
-bench: $(STUBS) ## Measures start-up, memory and throughput, with the goals beside them: make bench ARGS=--help
+bench: $(STUBS) ## Measures start-up, memory, throughput and what grows with size, with the goals beside them: make bench ARGS=--help
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 docs: $(STUBS) ## Draws the state tables, the tests of each promise and the picture of the documentation anew

@@ -18,11 +18,12 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from tests.bench import memory, starting, workloads
+from tests.bench import memory, scale, settled, starting, workloads
 from tests.bench.figures import Figure, judge, show, write
 
 BUILD = Path("build/bench")
-PARTS = ("starting", "memory", "workloads")
+PARTS = ("starting", "memory", "workloads", "scale", "settled")
+SETTLED = 1_000_000  # about a minute and 2.5 GiB
 
 
 def main() -> None:
@@ -59,17 +60,26 @@ def _measure(part: str, asked: argparse.Namespace) -> Callable[[Path], list[Figu
         "starting": lambda folder: starting.measure(folder, asked.starts),
         "memory": lambda folder: memory.measure(folder, asked.rounds),
         "workloads": lambda folder: workloads.measure(folder, asked.rounds, asked.seconds),
+        "scale": lambda folder: scale.measure(folder, asked.rounds),
+        "settled": lambda folder: settled.measure(folder, asked.rounds, asked.settled),
     }[part]
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.bench", description="Measures start-up, memory and throughput."
+        prog="python -m tests.bench",
+        description="Measures start-up, memory, throughput, and what grows with size.",
     )
     parser.add_argument("--only", action="append", choices=PARTS, help="measure this part only")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each workload (default 3)")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each run (default 3)")
     parser.add_argument("--starts", type=int, default=7, help="starts of each command (default 7)")
+    parser.add_argument(
+        "--settled",
+        type=int,
+        default=SETTLED,
+        help=f"settled workflows in the larger store (default {SETTLED}: a minute, and 2.5 GiB)",
+    )
     parser.add_argument("--json", type=Path, default=BUILD / "figures.json", help="where to write")
     return parser.parse_args()
 

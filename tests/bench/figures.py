@@ -75,11 +75,13 @@ class Figure:
         return tuple(goal for goal in self.goals if not goal.met(self.value))
 
 
-def ratio(name: str, part: Figure, whole: Figure, factor: float = 1.0) -> Figure:
+def ratio(
+    name: str, part: Figure, whole: Figure, factor: float = 1.0, goals: tuple[Goal, ...] = ()
+) -> Figure:
     """Returns how much of one figure another is, run by run."""
     pairs = zip(part.runs, whole.runs, strict=True)
     runs = tuple(factor * ours / theirs for ours, theirs in pairs)
-    return Figure(name=name, unit="x", runs=runs)
+    return Figure(name=name, unit="x", runs=runs, goals=goals)
 
 
 def show(title: str, figures: Sequence[Figure], console: Console) -> None:

@@ -1,4 +1,4 @@
-"""What the services hold: idle, and with many tasks open at both."""
+"""What the services hold: idle, and with many tasks open, of which a host has its window full."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from coordinator.agents.slots import WINDOW
 from countermand.client import Client
 from countermand.client.spec import image, parallel, task, workflow_spec
 from countermand.rpc.channel import open_channel
@@ -27,7 +28,7 @@ POLL_S = 0.2
 BASE_MIB = 120.0
 TASK_MIB = 4 / 1024
 
-# So slow a pool that no copy ends while we look: a few run, all others wait in the agent's queue.
+# So slow a pool that no copy ends while we look: a few run, others wait for them.
 BANDWIDTH = "4KiB"
 IMAGE_BYTES = 2**20
 
@@ -73,15 +74,14 @@ async def _once(folder: Path) -> dict[str, Memory]:
     with start_both(folder, *pools) as (coordinator, agent):
         async with Client(coordinator.address) as client:
             await client.hosts.add("host", agent.address)
-            found = _look(coordinator, agent, " idle")
+            found = {"coordinator idle": coordinator.memory(), "agent idle": agent.memory()}
             for number in range(TASKS // TASKS_PER_WORKFLOW):
                 await client.submit(_copies(number), workflow_id=f"open-{number}")
-            await _until_all_open(agent)
-            return found | _look(coordinator, agent, f", {TASKS} open tasks")
-
-
-def _look(coordinator: Process, agent: Process, when: str) -> dict[str, Memory]:
-    return {f"coordinator{when}": coordinator.memory(), f"agent{when}": agent.memory()}
+            await _until_busy(agent)
+            return found | {
+                f"coordinator, {TASKS} open tasks": coordinator.memory(),
+                f"agent, {WINDOW} open attempts": agent.memory(),
+            }
 
 
 def _make_pools(folder: Path) -> list[str]:
@@ -115,10 +115,10 @@ def _copies(number: int) -> WorkflowSpec:
     return workflow_spec("open", parallel("copies", *tasks))
 
 
-async def _until_all_open(agent: Process) -> None:
-    """Returns once every task is in the agent's journal; none has ended by then."""
+async def _until_busy(agent: Process) -> None:
+    """Returns once the agent has as many attempts as it is ever asked for; none ends by then."""
     async with open_channel(agent.address) as channel, asyncio.timeout(HANG_S):
         stub = AgentServiceStub(channel)
         request = ListAttemptsRequest(page_size=TASKS, open_only=True)
-        while len((await stub.ListAttempts(request)).attempts) < TASKS:  # noqa: ASYNC110
+        while len((await stub.ListAttempts(request)).attempts) < WINDOW:  # noqa: ASYNC110
             await asyncio.sleep(POLL_S)  # the journal's watch would be measured too

@@ -24,6 +24,7 @@ def test_a_ratio_is_taken_round_by_round():
     limit = Figure(name="limit", unit="calls/s", runs=(100.0, 100.0))
 
     assert ratio("share", ours, limit, 5).runs == (0.5, 1.0)
+    assert ratio("share", ours, limit, goals=(at_most(0.1),)).missed == (at_most(0.1),)
 
 
 def test_a_missed_goal_is_said_plainly():
@@ -52,12 +53,16 @@ def test_figures_are_written_with_all_their_runs(tmp_path):
 @pytest.mark.slow
 def test_every_part_runs(tmp_path):
     file = tmp_path / "figures.json"
-    brief = ["--rounds", "1", "--seconds", "0.1", "--starts", "1", "--json", str(file)]
+    brief = ["--rounds", "1", "--seconds", "0.1", "--starts", "1", "--settled", "2000"]
 
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bench", *brief], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.bench", *brief, "--json", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
     assert done.returncode == 0, done.stderr
-    assert set(json.loads(file.read_text())["parts"]) == {"starting", "memory", "workloads"}
+    parts = {"starting", "memory", "workloads", "scale", "settled"}
+    assert set(json.loads(file.read_text())["parts"]) == parts
     assert "goals met." in done.stdout
