@@ -288,7 +288,7 @@ def _output_violations(
                 continue
             if needed.key not in choice.output:
                 yield needed
-            elif needed.type and type(choice.output[needed.key]).__name__ != needed.type:
+            elif not _fits(choice.output[needed.key], needed.type):
                 wanted = _TYPES.get(needed.type, needed.type)
                 message = f"{needed.key} of {name} must be {wanted}."
                 yield Requirement(
@@ -299,6 +299,12 @@ def _output_violations(
                     consumers=needed.consumers,
                     message=message,
                 )
+
+
+def _fits(value: Value, type_: str) -> bool:
+    """Returns whether a value is of a type; a number without a fraction is one, too."""
+    name = type(value).__name__
+    return not type_ or name == type_ or (type_ == "float" and name == "int")
 
 
 def _gives(
