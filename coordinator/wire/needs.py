@@ -56,7 +56,7 @@ def _needs(workflow: Workflow) -> Iterator[Need]:
     yield from decisions
     for index, task in workflow.tasks():
         if task.state is TaskState.COMPENSATION_BLOCKED:
-            yield _need(workflow, index, task.state, _blocked(workflow, task))
+            yield _need(workflow, index, task.state, _blocked(workflow, index, task))
 
 
 def _need(workflow: Workflow, index: int, reason: str, message: str) -> Need:
@@ -64,13 +64,17 @@ def _need(workflow: Workflow, index: int, reason: str, message: str) -> Need:
     return Need(task=task_name(workflow.id, name), reason=reason, message=message)
 
 
-def _blocked(workflow: Workflow, task: Task) -> str:
-    why = task.compensation_failure.message if task.compensation_failure else "no cause"
+def _blocked(workflow: Workflow, index: int, task: Task) -> str:
+    why = _sentence(task.compensation_failure.message) if task.compensation_failure else ""
     return (
-        f"Its compensation fails again and again: {why} It is tried on, slowly: mend the cause on "
-        f"the host. Or decide: `countermand workflow compensation retry|replace|done|abandon "
-        f"{workflow.id} TASK`."
+        f"Its compensation fails again and again: {why or 'no cause is known.'} It is tried on, "
+        "slowly: mend the cause on the host. Or decide: `countermand workflow compensation "
+        f"retry|replace|done|abandon {workflow.id} {workflow.plan.nodes[index].name}`."
     )
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _decisions(workflow: Workflow) -> Iterator[Need]:
@@ -91,7 +95,7 @@ def _decisions(workflow: Workflow) -> Iterator[Need]:
 def _decision(workflow: Workflow, index: int, outputs: list[resume.Requirement]) -> str:
     name, task = workflow.plan.nodes[index].name, workflow.task(index)
     where = f" on {task.failure.host}" if task.failure and task.failure.host else ""
-    why = f" ({task.failure.reason}): {task.failure.message}" if task.failure else "."
+    why = f" ({task.failure.reason}): {_sentence(task.failure.message)}" if task.failure else "."
     skip = "skip"
     if outputs:
         keys = [f"{each.key} ({type_name(each.type) or 'any'})" for each in outputs]

@@ -92,13 +92,14 @@ def _hosts(hosts: Sequence[str], reruns: Sequence[str]) -> dict[str, str]:
 # -- what is needed -----------------------------------------------------------------------------
 
 
-def needed(requirements: Collection[ResumeRequirement]) -> Iterator[str]:
-    """Yields what a resume needs as lines, each with the options that give it."""
+def needed(requirements: Collection[ResumeRequirement], *, why: bool = True) -> Iterator[str]:
+    """Yields what a resume needs as lines, each with the options that give it; and why."""
     for each in requirements:
         task = _id(each.task)
         if each.kind == ResumeRequirement.KIND_DECISION:
-            yield f"  {task}: {each.message}"
-            yield f"      {_choices(task, each)}"
+            if why:
+                yield f"  {task}: {each.message}"
+            yield f"      {_choices(task, each)}" if why else f"  {_choices(task, each)}"
         elif each.kind == ResumeRequirement.KIND_OUTPUT:
             readers = ", ".join(_id(reader) for reader in each.consumers)
             kind = each.type.upper() or "VALUE"

@@ -128,8 +128,8 @@ async def _unmet(settings: Settings, one: Run, error: RequirementsUnmet) -> int:
         return code
     requirements = await one.requirements()
     if requirements:
-        click.echo("What it needs:", err=True)
-        for line in needed(requirements):
+        click.echo("What would be right:", err=True)
+        for line in needed(requirements, why=False):
             click.echo(line, err=True)
     if suggested := command(one.id, requirements):
         click.echo(f"For example: {suggested}", err=True)

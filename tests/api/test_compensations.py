@@ -89,7 +89,7 @@ async def test_a_blocked_workflow_says_what_may_be_done(stubs, blocked):
     [need] = workflow.needs
     assert (need.task, need.reason) == (task_name(blocked, "made"), "COMPENSATION_BLOCKED")
     assert "stuck" in need.message
-    assert f"compensation retry|replace|done|abandon {blocked} TASK" in need.message
+    assert f"compensation retry|replace|done|abandon {blocked} made" in need.message
     made = await context_of(stubs, blocked, "made")
     assert made.waits_for.startswith("attempt 3, due ")
     assert made.opposite == "noop, as its spec says"

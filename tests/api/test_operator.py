@@ -153,7 +153,7 @@ async def test_a_compensation_is_abandoned_and_left_behind(stubs, countermand):
     await stubs.start("left", spec)
     waited = await countermand("workflow", "wait", "left")
     assert waited.code == 4
-    assert "compensation retry|replace|done|abandon left TASK" in waited.out
+    assert "compensation retry|replace|done|abandon left made" in waited.out
 
     wrong = await countermand("workflow", "compensation", "done", "left", "fails", "--reason", "x")
     assert wrong.code == 1

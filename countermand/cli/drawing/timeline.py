@@ -218,8 +218,8 @@ def _shown(tasks: Sequence[Task]) -> list[tuple[Task, int]]:
     depths: dict[str, int] = {}
     for task in tasks:
         depths[task.name] = depths.get(task.parent, -1) + 1
-    roots = [task for task in tasks if task.kind in GROUPS and not task.parent]
-    lift = 1 if len(roots) == 1 and len(tasks) > 1 else 0
+    roots = [task for task in tasks if not task.parent]
+    lift = 1 if len(roots) == 1 and roots[0].kind in GROUPS and len(tasks) > 1 else 0
     return [
         (task, max(depths[task.name] - lift, 0)) for task in tasks if not (lift and task in roots)
     ]
