@@ -34,18 +34,20 @@ def drawn(page: str) -> str:
 
 
 def machines() -> str:
-    """Returns both machines as Markdown."""
-    resting = {
+    """Returns the three machines as Markdown."""
+    resting: set[StrEnum] = {
         *states.SETTLED,
-        states.TaskState.COMPENSATED,
-        states.TaskState.FAILED,
-        states.TaskState.CANCELLED,
+        *states.AT_REST,
+        *states.GROUP_PASSED,
+        states.GroupState.FAILED,
+        states.GroupState.FORWARD,  # most groups never leave it
     }
     workflow = _machine(
         "Workflow", states.WorkflowState, states.WorkflowChange, states.WORKFLOW_TABLE, resting
     )
     task = _machine("Task", states.TaskState, states.TaskChange, states.TASK_TABLE, resting)
-    return "\n".join([*workflow, *task, *_late()])
+    group = _machine("Group", states.GroupState, states.GroupChange, states.GROUP_TABLE, resting)
+    return "\n".join([*workflow, *task, *_late(), *group])
 
 
 def _machine(
@@ -90,7 +92,7 @@ def _diagram(states_: type[StrEnum], table: Table, resting: set[StrEnum]) -> Ite
 
 
 def _late() -> Iterator[str]:
-    yield "Facts that may come too late to matter; the state stays. Any other pair is a bug:\n"
+    yield "Facts that may come too late to matter; the task stays. Any other pair is a bug:\n"
     every = itertools.product(states.TaskState, states.TaskChange)
     for state, change in (pair for pair in every if pair in states.LATE):
         yield f"- `{state}`, {change.name}: {change.value}"
