@@ -12,7 +12,7 @@ from coordinator.api.requests import Context
 from coordinator.api.shown import Showing
 from coordinator.runtime.loop import Start
 from coordinator.runtime.ports import Clock, Hosts, Store, StoreConflictError, Stored, Submission
-from coordinator.saga.spec import Plan
+from coordinator.saga.plan import Plan
 from coordinator.saga.workflow import About, Workflow, fresh_nodes
 from coordinator.wire import view
 from coordinator.wire.spec import check_spec

@@ -39,7 +39,8 @@ from coordinator.saga.advance import Decision, Refusal, advance, quarantine, sta
 from coordinator.saga.commands import SendCompensation, SetTimer, outstanding
 from coordinator.saga.events import Event, LocksGranted, Now, OwnerChanged
 from coordinator.saga.history import GroupMoved, LocksTaken, TaskMoved, WorkflowMoved
-from coordinator.saga.spec import Plan, Terms
+from coordinator.saga.plan import Plan
+from coordinator.saga.spec import Terms
 from coordinator.saga.states import WorkflowState
 from coordinator.saga.workflow import About, Workflow
 from countermand.rpc.crash import Crash

@@ -15,10 +15,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from coordinator.saga import back, ending, events, forward, history, reports, requests
+from coordinator.saga import (
+    back,
+    ending,
+    events,
+    forward,
+    history,
+    reports,
+    requests,
+    retracing,
+    starting,
+)
 from coordinator.saga.commands import Timer, outstanding
 from coordinator.saga.events import Event, Now
-from coordinator.saga.spec import Plan
+from coordinator.saga.plan import Plan
 from coordinator.saga.states import WORKFLOW_TABLE, WorkflowChange
 from coordinator.saga.turn import Decision, Refusal, Step, Turn, is_blocked, is_busy
 from coordinator.saga.workflow import About, Task, Workflow, fresh_nodes
@@ -26,7 +36,7 @@ from coordinator.saga.workflow import About, Task, Workflow, fresh_nodes
 __all__ = ["Decision", "Refusal", "advance", "quarantine", "restore", "start"]
 
 _STEPS = {
-    Step.BEGIN: forward.begin,
+    Step.BEGIN: starting.begin,
     Step.PASSED: forward.passed,
     Step.DROPPED: forward.dropped,
     Step.RESTED: forward.rested,
@@ -160,7 +170,7 @@ def restore(workflow: Workflow) -> Workflow:
     now = Now(time=workflow.update_time, jitter=0.0, intent=0)
     turn = Turn(workflow, now, _STEPS)
     if not workflow.settled:
-        forward.walk(turn)
+        retracing.walk(turn)
     tasks = [node for node in turn.nodes if isinstance(node, Task)]
     return replace(
         workflow,

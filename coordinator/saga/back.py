@@ -14,7 +14,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from coordinator.saga.commands import SendCancel, SendCompensation, Withdraw
-from coordinator.saga.spec import IRREVERSIBLE, OnSiblingFailure, ancestors
+from coordinator.saga.plan import ancestors
+from coordinator.saga.spec import IRREVERSIBLE, OnSiblingFailure
 from coordinator.saga.states import (
     BEING_COMPENSATED,
     COMPENSABLE,

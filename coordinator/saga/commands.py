@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from coordinator.saga.spec import Plan
+from coordinator.saga.plan import Plan
 from coordinator.saga.states import (
     AT_REST,
     AttemptKind,

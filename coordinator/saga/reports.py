@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from coordinator.saga import back, events, forward, history
+from coordinator.saga import back, events, failing, forward, history, starting
 from coordinator.saga.commands import Timer, start_number
 from coordinator.saga.spec import Retry
 from coordinator.saga.states import (
@@ -108,7 +108,7 @@ def at_rest(turn: Turn, index: int) -> None:
     task = turn.task(index)
     if forward.goes_forward(turn, index):
         if task.state is TaskState.SUCCEEDED:
-            forward.succeed(turn, index)
+            starting.succeed(turn, index)
     elif task.compensation_due:
         turn.later(Step.MAKE_UP_FOR, index)
     elif turn.cause is None:
@@ -149,9 +149,9 @@ def failed(turn: Turn, index: int, failure: Failure) -> None:
         at_rest(turn, index)
     elif not over and _may_retry(task, retry, failure):
         turn.move(index, TaskChange.RETRIABLE, failure)
-        forward.schedule(turn, index, AttemptKind.ACTION, retry, failure)
+        failing.schedule(turn, index, AttemptKind.ACTION, retry, failure)
     else:
-        forward.fail(turn, index, failure)
+        failing.fail(turn, index, failure)
 
 
 def _may_retry(task: Task, retry: Retry, failure: Failure) -> bool:
@@ -226,7 +226,7 @@ def _compensation_failed(turn: Turn, event: events.AttemptFailed) -> None:
         turn.move(index, TaskChange.OVER_BUDGET, event.failure)
     else:
         turn.move(index, TaskChange.COMPENSATION_FAILED, event.failure)
-    forward.schedule(turn, index, AttemptKind.COMPENSATION, retry, event.failure)
+    failing.schedule(turn, index, AttemptKind.COMPENSATION, retry, event.failure)
 
 
 # -- attempts -------------------------------------------------------------------------------------
@@ -292,7 +292,7 @@ def _wait_is_over(turn: Turn, event: events.TimerFired) -> None:
         forward.done(turn, index)
     else:
         assert task.state in (TaskState.READY, TaskState.RETRY_WAIT), task.state
-        forward.go(turn, index)
+        starting.go(turn, index)
 
 
 def _start_is_late(turn: Turn, event: events.TimerFired) -> None:
@@ -303,7 +303,7 @@ def _start_is_late(turn: Turn, event: events.TimerFired) -> None:
         return
     policy = turn.plan.task(index).policy
     failure = Failure(
-        reason=forward.START_TIMEOUT,
+        reason=starting.START_TIMEOUT,
         message=f"It was not in an agent's journal {policy.start_timeout} after it was ready: "
         "is its host overloaded, or does nothing reach it?",
         retriable=True,
@@ -311,7 +311,7 @@ def _start_is_late(turn: Turn, event: events.TimerFired) -> None:
     if task.state is TaskState.READY:
         # Not a retry: no attempt was made that its budget could count, and it would wait for ever.
         turn.put(index, replace(task, failure=failure, start_deadline=None))
-        forward.fail(turn, index, failure)
+        failing.fail(turn, index, failure)
     elif task.state in (TaskState.STARTING, TaskState.UNKNOWN):
         turn.put(index, replace(task, too_late=failure, start_deadline=None))
         back.stop(turn, index)
@@ -324,7 +324,7 @@ def _workflow_is_late(turn: Turn) -> None:
         return
     if turn.now.time < turn.before.create_time + timeout:
         return
-    if forward.past_return(turn, 0):
+    if failing.past_return(turn, 0):
         return
     failure = Failure(
         reason=TIMED_OUT, message=f"The workflow had no verdict {timeout} after its start."
@@ -350,4 +350,4 @@ def host_is_chosen(turn: Turn, event: events.HostChosen) -> None:
         return
     if turn.holding and not turn.plan.is_end_action(event.task):
         return  # a resume looks for a host again
-    forward.send_action(turn, event.task, event.host)
+    starting.send_action(turn, event.task, event.host)

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from coordinator.saga import back, events, forward, history, reports, resume
+from coordinator.saga import (
+    back,
+    events,
+    failing,
+    forward,
+    history,
+    reports,
+    resume,
+    retracing,
+    starting,
+)
 from coordinator.saga.states import (
     BEING_COMPENSATED,
     AttemptState,
@@ -70,7 +80,7 @@ def cancel(turn: Turn, event: events.CancelRequested) -> None:
     if turn.cause is not None:
         _refuse(turn, _CANCELLABLE, "it is being made up for already")
         return
-    if name := forward.past_return(turn, 0):
+    if name := failing.past_return(turn, 0):
         because = f"{name} cannot be made up for and may have taken effect"
         _refuse(turn, _CANCELLABLE, because)
         return
@@ -121,7 +131,7 @@ def go_on(turn: Turn, event: events.ResumeRequested) -> None:
         failure = _first_failure(turn, scope)
         back.turn_group_round(turn, scope, GroupChange.AGAIN, failure)
     turn.run()
-    forward.go_on(turn)
+    retracing.go_on(turn)
 
 
 def _give_up(turn: Turn, event: events.ResumeRequested, choice: events.GiveUp) -> None:
@@ -191,7 +201,7 @@ def _rerun(turn: Turn, event: events.ResumeRequested, index: int, choice: events
         # Past a pivot there is only forward: its next try comes at once.
         turn.put(index, replace(task, tried=len(task.attempts), needs_decision=False))
         turn.put(index, replace(turn.task(index), decided=decided))
-        forward.go(turn, index)
+        starting.go(turn, index)
         return
     turn.put(index, replace(turn.task(index), decided=decided))
 

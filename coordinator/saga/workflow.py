@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 
-from coordinator.saga.spec import Plan, Value
+from coordinator.saga.plan import Plan
+from coordinator.saga.spec import Value
 from coordinator.saga.states import (
     HOLDING,
     OUTCOMES,

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from google.protobuf.struct_pb2 import Struct
 
-from coordinator.saga.spec import Plan
+from coordinator.saga.plan import Plan
 from coordinator.wire.spec import plan_of
 from countermand.v1.workflow_spec_pb2 import WorkflowSpec
 

@@ -15,7 +15,8 @@ from sqlalchemy import RowMapping
 
 from coordinator.runtime.ports import HostRecord, StoredEntry, Submission
 from coordinator.saga.advance import restore
-from coordinator.saga.spec import GroupKind, GroupSpec, Lock, Plan, Terms, compile_plan
+from coordinator.saga.plan import Plan, compile_plan
+from coordinator.saga.spec import GroupKind, GroupSpec, Lock, Terms
 from coordinator.saga.states import (
     AttemptKind,
     AttemptState,

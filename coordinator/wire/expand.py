@@ -12,11 +12,9 @@ from dataclasses import replace
 
 from google.protobuf.struct_pb2 import Struct
 
+from coordinator.saga.plan import ON_FAILURE, ON_SUCCESS, RECOVERY_SUFFIX
 from coordinator.saga.spec import (
     DEFAULT_POLICY,
-    ON_FAILURE,
-    ON_SUCCESS,
-    RECOVERY_SUFFIX,
     GroupKind,
     GroupRules,
     GroupSpec,

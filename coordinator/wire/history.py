@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from coordinator.saga import history
 from coordinator.saga.leftovers import STOPPED
-from coordinator.saga.spec import Plan
+from coordinator.saga.plan import Plan
 from coordinator.saga.states import (
     AttemptKind,
     AttemptState,

@@ -9,7 +9,7 @@ from itertools import islice
 from google.protobuf.message import Message
 
 from coordinator.saga.commands import SendAction, SendCancel, SendCompensation
-from coordinator.saga.spec import ancestors
+from coordinator.saga.plan import ancestors
 from coordinator.saga.states import PASSED
 from coordinator.saga.workflow import Attempt, Failure, Group, Workflow
 from coordinator.wire.actions import action_of

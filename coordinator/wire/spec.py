@@ -18,7 +18,9 @@ from collections.abc import Iterable, Iterator
 
 from google.protobuf.struct_pb2 import Struct
 
-from coordinator.saga.spec import GroupSpec, Plan, Terms, compile_plan, problems
+from coordinator.saga.plan import Plan, compile_plan
+from coordinator.saga.problems import problems
+from coordinator.saga.spec import GroupSpec, Terms
 from coordinator.wire.arguments import INPUT_BYTES_MAX, HostsKnown, value_problems
 from coordinator.wire.expand import Expansion
 from coordinator.wire.fields import Fields

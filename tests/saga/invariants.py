@@ -23,7 +23,8 @@ from coordinator.saga.commands import (
     outstanding,
 )
 from coordinator.saga.events import Event, Now, OwnerChanged
-from coordinator.saga.spec import OnFailure, ancestors, comes_before
+from coordinator.saga.plan import ancestors, comes_before
+from coordinator.saga.spec import OnFailure
 from coordinator.saga.states import (
     EFFECT_FREE,
     GROUP_TABLE,

@@ -60,6 +60,8 @@ from coordinator.saga.commands import (
     Withdraw,
     outstanding,
 )
+from coordinator.saga.plan import compile_plan
+from coordinator.saga.problems import problems
 from coordinator.saga.spec import (
     NO_TERMS,
     Binding,
@@ -76,8 +78,6 @@ from coordinator.saga.spec import (
     TaskSpec,
     Terms,
     Value,
-    compile_plan,
-    problems,
 )
 from coordinator.saga.states import AttemptKind, AttemptState, Effect, TaskState, WorkflowState
 from coordinator.saga.workflow import About, Failure, Values, Workflow

@@ -16,6 +16,8 @@ from coordinator.saga import events, resume
 from coordinator.saga.advance import Decision, advance, restore, start
 from coordinator.saga.commands import ChooseHost, SendCancel, SetTimer, Timer, outstanding
 from coordinator.saga.history import WorkflowMoved
+from coordinator.saga.plan import comes_before, compile_plan
+from coordinator.saga.problems import problems
 from coordinator.saga.spec import (
     NO_WAIT,
     Binding,
@@ -31,9 +33,6 @@ from coordinator.saga.spec import (
     Retry,
     TaskSpec,
     Terms,
-    comes_before,
-    compile_plan,
-    problems,
 )
 from coordinator.saga.states import Effect, WorkflowState
 from coordinator.saga.workflow import About, Workflow

@@ -11,7 +11,8 @@ import pytest
 from coordinator.saga import events, history
 from coordinator.saga.commands import Withdraw
 from coordinator.saga.leftovers import leftovers
-from coordinator.saga.spec import Binding, GroupSpec, Opposite, TaskSpec, problems
+from coordinator.saga.problems import problems
+from coordinator.saga.spec import Binding, GroupSpec, Opposite, TaskSpec
 from coordinator.saga.states import AttemptKind, AttemptState, TaskState, WorkflowState
 from coordinator.saga.workflow import Attempt
 from tests.saga.language import ASK, Play, play, script, tree

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coordinator.saga.leftovers import NOT_REMOVED, STOPPED, leftovers
-from coordinator.saga.spec import problems
+from coordinator.saga.problems import problems
 from coordinator.saga.states import TaskState, WorkflowState
 from tests.saga.language import Play, play, script, tree
 from tests.saga.rows import Row, each, tells, tells_the_same_under_new_owners

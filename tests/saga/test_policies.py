@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from coordinator.saga.commands import ChooseHost
-from coordinator.saga.states import TaskState
+from coordinator.saga.spec import GroupKind, GroupRules, GroupSpec, OnFailure, TaskSpec
+from coordinator.saga.states import Effect, TaskState, WorkflowState
 from tests.saga.language import Play, play, script, tree
 from tests.saga.rows import Row, each, tells, tells_the_same_under_new_owners
 
@@ -667,3 +669,21 @@ def test_an_optional_failure_is_shown_as_failed():
     assert task.state is TaskState.FAILED
     assert not task.needs_decision
     assert told.workflow.cause is None
+
+
+def test_a_fan_out_over_nothing_needs_no_recovery():
+    """S-R10: what would have recovered it is skipped, like that of any group that succeeded."""
+    told = Play(script=script(""))
+    over_nothing = GroupSpec(
+        name="each",
+        kind=GroupKind.PARALLEL,
+        members=(),
+        recovery=(TaskSpec(name="r", host="host-0", verb="copy", effect=Effect.REVERSIBLE),),
+        rules=GroupRules(fan_out=True, on_failure=OnFailure.RECOVER),
+    )
+    root = tree("a; b")
+    told.begin(replace(root, members=(*root.members, over_nothing)))
+    told.run()
+    assert told.workflow.state is WorkflowState.SUCCEEDED
+    task = told.workflow.task(told.workflow.plan.by_name["r"])
+    assert task.state is TaskState.SKIPPED

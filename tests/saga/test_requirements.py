@@ -10,6 +10,7 @@ import pytest
 
 from coordinator.saga import events
 from coordinator.saga.events import GiveUp, Rerun, ResumeRequested, Skip
+from coordinator.saga.plan import comes_before, compile_plan
 from coordinator.saga.resume import Change, Kind, Requirement, changes, requirements, violations
 from coordinator.saga.spec import (
     Binding,
@@ -19,8 +20,6 @@ from coordinator.saga.spec import (
     OnFailure,
     Policy,
     TaskSpec,
-    comes_before,
-    compile_plan,
 )
 from coordinator.saga.states import WorkflowState
 from coordinator.saga.turn import Refusal

@@ -14,14 +14,9 @@ from coordinator.saga import turn as core
 from coordinator.saga.advance import Decision, advance, start
 from coordinator.saga.commands import SendCancel
 from coordinator.saga.events import Event, Now
-from coordinator.saga.spec import (
-    Binding,
-    GroupKind,
-    GroupSpec,
-    TaskSpec,
-    compile_plan,
-    problems,
-)
+from coordinator.saga.plan import compile_plan
+from coordinator.saga.problems import problems
+from coordinator.saga.spec import Binding, GroupKind, GroupSpec, TaskSpec
 from coordinator.saga.states import Effect, WorkflowState
 from coordinator.saga.workflow import About, Workflow
 from tests.saga.language import EPOCH, report

@@ -6,18 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from coordinator.saga.spec import (
-    DEPTH_MAX,
-    NODES_MAX,
-    Binding,
-    GroupKind,
-    GroupSpec,
-    TaskSpec,
-    comes_before,
-    compile_plan,
-    problems,
-)
-from tests.saga.language import play, tree
+from coordinator.saga.plan import comes_before, compile_plan
+from coordinator.saga.problems import problems
+from coordinator.saga.spec import DEPTH_MAX, NODES_MAX, Binding, GroupKind, GroupSpec, TaskSpec
+from tests.saga.language import play, terms, tree
 
 ROOT = "spec.root"
 
@@ -64,8 +56,68 @@ ROOT = "spec.root"
         pytest.param("(a | (b; c)); (d | e:takes=c.image)", [], id="from-an-earlier-group"),
         pytest.param("a | b<a:takes=a.image", [], id="from-what-it-comes-after"),
         pytest.param("a:takes=input.size", [], id="from-the-input"),
+        pytest.param("a:pivot; b", [], id="irreversible-before-another"),
         pytest.param(
-            "a:pivot; b", [f"{ROOT}.members[0].task.action"], id="irreversible-before-another"
+            "a:pivot; b:pivot", [f"{ROOT}.members[1].task.action"], id="a-second-pivot-in-a-branch"
+        ),
+        pytest.param(
+            "a:forward; b:pivot", [f"{ROOT}.members[1].task.action"], id="a-pivot-too-late"
+        ),
+        pytest.param("a:pivot; b:forward; c; d:forward", [], id="forward-after-a-pivot"),
+        pytest.param("a:forward; b; c:forward", [], id="forward-first-is-the-pivot"),
+        pytest.param(
+            "g(a; b:pivot):rounds=2",
+            [f"{ROOT}.members[0].group.members[1].task.action"],
+            id="irreversible-in-rounds",
+        ),
+        pytest.param("a | b<a:pivot", [], id="irreversible-after-a-sibling"),
+        pytest.param("a:ignore | b:pivot", [], id="irreversible-beside-what-harms-nobody"),
+        pytest.param("(a | b):min=1", [], id="quorum"),
+        pytest.param("(a | b):min=2", [], id="quorum-of-all"),
+        pytest.param(
+            "(a | b):min=3", [f"{ROOT}.members[0].group.min_success"], id="quorum-of-more"
+        ),
+        pytest.param(
+            "(a; b):min=1", [f"{ROOT}.members[0].group.min_success"], id="quorum-of-a-sequence"
+        ),
+        pytest.param("():fan", [], id="empty-fan-out"),
+        pytest.param(
+            "(a; b):max=1", [f"{ROOT}.members[0].group.concurrency_max"], id="bound-on-a-sequence"
+        ),
+        pytest.param("(a | b):max=1", [], id="bound"),
+        pytest.param(
+            "(a; b):recover", [f"{ROOT}.members[0].group.recovery"], id="recover-without-recovery"
+        ),
+        pytest.param(
+            "(a; b){r}", [f"{ROOT}.members[0].group.recovery"], id="recovery-without-recover"
+        ),
+        pytest.param("(a; b){r}:recover", [], id="recovery"),
+        pytest.param(
+            "(a; b){a}:recover",
+            [f"{ROOT}.members[0].group.recovery[0].name"],
+            id="recovery-takes-a-name",
+        ),
+        pytest.param(
+            "a; b:takes=failure.reason",
+            [f"{ROOT}.members[1].task.bindings[0].source"],
+            id="no-failure-to-be-told",
+        ),
+        pytest.param("(a; b){r:takes=failure.reason}:recover", [], id="a-failure-to-be-told"),
+        pytest.param("(a; b){r:takes=a.image}:recover", [], id="recovery-reads-its-group"),
+        pytest.param(
+            "(a; b:takes=r.image){r}:recover",
+            [f"{ROOT}.members[0].group.members[1].task.bindings[0].source"],
+            id="group-reads-its-recovery",
+        ),
+        pytest.param("a; b:when=a.image", [], id="condition"),
+        pytest.param(
+            "a:when=b.image; b", [f"{ROOT}.members[0].when.path"], id="condition-on-later"
+        ),
+        pytest.param(
+            "a:when=z.SKIPPED", [f"{ROOT}.members[0].when.path"], id="condition-on-nobody"
+        ),
+        pytest.param(
+            "a; (b):when=c.image; c", [f"{ROOT}.members[1].when.path"], id="condition-of-a-group"
         ),
         pytest.param(
             "a | b:forward", [f"{ROOT}.members[1].task.action"], id="irreversible-beside-another"
@@ -81,6 +133,40 @@ ROOT = "spec.root"
 )
 def test_problems_name_the_field(text: str, expected: list[str]):
     assert [problem.field for problem in problems(tree(text))] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("a => s:takes=a.image", [], id="reads-the-tree"),
+        pytest.param("a => s; t:takes=s.image", [], id="reads-an-earlier-one"),
+        pytest.param(
+            "a => s:takes=t.image; t",
+            ["spec.on_success[0].task.bindings[0].source"],
+            id="reads-a-later-one",
+        ),
+        pytest.param(
+            "a => s / f:takes=s.image",
+            ["spec.on_failure[0].task.bindings[0].source"],
+            id="reads-the-other-end",
+        ),
+        pytest.param(
+            "a:takes=s.image => s",
+            ["spec.root.members[0].task.bindings[0].source"],
+            id="is-read-by-the-tree",
+        ),
+        pytest.param("a => / f:takes=failure.reason", [], id="is-told-the-failure"),
+        pytest.param(
+            "a => s:takes=failure.reason",
+            ["spec.on_success[0].task.bindings[0].source"],
+            id="of-a-success-is-told-no-failure",
+        ),
+        pytest.param("a => a", ["spec.on_success[0].name"], id="takes-a-name"),
+        pytest.param("a => () / f", ["spec.on_success[0].group.members"], id="empty-group"),
+    ],
+)
+def test_end_actions_are_checked_as_well(text: str, expected: list[str]):
+    assert [problem.field for problem in problems(tree(text), terms(text))] == expected
 
 
 def test_all_problems_are_told_at_once():

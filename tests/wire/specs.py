@@ -9,7 +9,8 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 
-from coordinator.saga.spec import Plan, TaskSpec
+from coordinator.saga.plan import Plan
+from coordinator.saga.spec import TaskSpec
 from coordinator.wire.spec import check_spec
 from countermand.client.spec import image, sequence, task, workflow_spec
 from countermand.rpc.errors import FieldInvalid

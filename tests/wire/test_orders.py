@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from coordinator.saga.commands import SendAction, SendCompensation
-from coordinator.saga.spec import Plan
+from coordinator.saga.plan import Plan
 from coordinator.saga.states import AttemptKind, AttemptState, TaskState
 from coordinator.saga.workflow import (
     About,

@@ -10,7 +10,8 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from coordinator.saga.spec import NODES_MAX, problems
+from coordinator.saga.problems import problems
+from coordinator.saga.spec import NODES_MAX
 from coordinator.wire.spec import check_spec, plan_of, tree_from_spec
 from countermand.client.spec import compensate_by, parallel, policy, retry, sequence, task
 from countermand.rpc.errors import FieldInvalid, FieldUnsupported

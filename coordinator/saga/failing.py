@@ -1,0 +1,195 @@
+"""What the failure of a task makes of its group and its workflow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from coordinator.saga import back, ending, forward, history
+from coordinator.saga.commands import Timer
+from coordinator.saga.plan import Plan, ancestors
+from coordinator.saga.spec import OnFailure, Retry
+from coordinator.saga.states import (
+    IN_FLIGHT,
+    AttemptKind,
+    Effect,
+    GroupChange,
+    GroupState,
+    TaskChange,
+    TaskState,
+)
+from coordinator.saga.turn import Step, Turn
+from coordinator.saga.workflow import Decided, Failure, Group, Task
+
+
+def policy_pause(turn: Turn, verb: str, index: int) -> Decided:
+    """Returns a pause that the policy of a task asks for."""
+    name = turn.plan.nodes[index].name
+    return Decided(verb=verb, principal="policy", reason=name, time=turn.now.time)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a failure asks to be made up for, and what follows."""
+
+    scope: int  # a group; 0: the whole workflow
+    then: GroupChange | None  # None: of the whole workflow
+
+
+def fail(turn: Turn, index: int, failure: Failure, *, sent: bool = True) -> None:
+    """Lets the policy say what the failure of a task makes of its group and workflow."""
+    policy = turn.plan.task(index).policy
+    if turn.plan.is_end_action(index) or policy.on_failure is OnFailure.IGNORE:
+        turn.move(index, TaskChange.FAILED, failure)
+        if turn.plan.task(index).effect is Effect.FORWARD_ONLY:
+            turn.note(history.LeftBehind(reason=failure.reason), index)
+        forward.done(turn, index)
+    elif turn.holding or policy.on_failure is OnFailure.PAUSE:
+        _leave_open(turn, index, failure)
+    elif policy.on_failure is OnFailure.STOP:
+        turn.move(index, TaskChange.FAILED, failure)
+        ending.stop(turn, failure)
+    elif policy.on_failure is OnFailure.RECOVER and (scope := recovering(turn, index)) >= 0:
+        turn.move(index, TaskChange.FAILED, failure)
+        recover(turn, scope, failure)
+    else:
+        _make_up(turn, index, failure, sent=sent)
+
+
+def _leave_open(turn: Turn, index: int, failure: Failure) -> None:
+    """Holds the workflow until somebody decides about a failure."""
+    turn.move(index, TaskChange.FAILED, failure)
+    turn.put(index, replace(turn.task(index), needs_decision=True))
+    turn.hold(policy_pause(turn, "on-failure", index))
+
+
+def _make_up(turn: Turn, index: int, failure: Failure, *, sent: bool) -> None:
+    target = target_of(turn, index)
+    if past_return(turn, target.scope, beside=index):
+        if not sent:
+            _leave_open(turn, index, failure)
+            return
+        # There is only forward: it is tried on, slowly, and an operator may decide.
+        turn.move(index, TaskChange.RETRIABLE, failure)
+        turn.put(index, replace(turn.task(index), needs_decision=True))
+        schedule(turn, index, AttemptKind.ACTION, turn.plan.task(index).policy.retry, failure)
+        return
+    turn.move(index, TaskChange.FAILED, failure)
+    if target.then is None:
+        back.turn_round(turn, failure)
+    elif target.scope == index:
+        turn.later(Step.DROPPED, index)
+    else:
+        back.turn_group_round(turn, target.scope, target.then, failure)
+
+
+def target_of(turn: Turn, index: int) -> Target:
+    """Returns what the failure of a task asks to be made up for: the smallest that may absorb it.
+
+    A group with rounds left begins again; a group that can do without the member goes on with the
+    others; the group that COMPENSATE_GROUP is about is closed.
+    """
+    scope = -1
+    if turn.plan.task(index).policy.on_failure is OnFailure.COMPENSATE_GROUP:
+        scope = _declaring(turn.plan, index, OnFailure.COMPENSATE_GROUP)
+        if scope < 0:
+            scope = turn.plan.nodes[index].parent
+    member = index
+    for above in ancestors(turn.plan, turn.plan.nodes[index].parent):
+        node, group = turn.plan.nodes[above], turn.group(above)
+        if group.to_pass <= 0 and not node.recovers:
+            return Target(member, GroupChange.DROP)  # the group has passed without it
+        if group.round < node.rules.rounds_max:
+            return Target(above, GroupChange.AGAIN)
+        spare = len(node.forward) - node.need if node.rules.min_success else 0
+        if spare and not turn.plan.nodes[member].recovers and _lost(turn, above, member) <= spare:
+            return Target(member, GroupChange.DROP)
+        if above == scope and above != 0:
+            return Target(above, GroupChange.CLOSE)
+        member = above
+    return Target(0, None)
+
+
+def _lost(turn: Turn, scope: int, failing: int) -> int:
+    """Returns how many members a group does without once another has failed as well.
+
+    Those that are still being made up for, and then dropped, are lost already; what comes after
+    several that failed is lost once.
+    """
+    lost: set[int] = set()
+    for member in turn.plan.nodes[scope].forward:
+        record = turn.nodes[member]
+        going = isinstance(record, Group) and record.then is GroupChange.DROP
+        if (
+            member == failing
+            or going
+            or (forward.is_lost(record) and not forward.has_passed(turn, member))
+        ):
+            lost.update((member, *forward.followers(turn.plan, member)))
+    return len(lost)
+
+
+def _declaring(plan: Plan, index: int, policy: OnFailure) -> int:
+    """Returns the nearest group around a node that itself says a policy; -1 if none does."""
+    for above in ancestors(plan, plan.nodes[index].parent):
+        if plan.nodes[above].rules.on_failure is policy:
+            return above
+    return -1
+
+
+def past_return(turn: Turn, scope: int, *, beside: int = -1) -> str:
+    """Returns the name of another task without an opposite that may have taken effect, if any."""
+    end = turn.plan.nodes[scope].end
+    for index in turn.plan.irreversible:
+        if scope <= index < end and index != beside:
+            state = turn.task(index).state
+            if state is TaskState.SUCCEEDED or state in IN_FLIGHT:
+                return turn.plan.nodes[index].name
+    return ""
+
+
+def schedule(turn: Turn, index: int, kind: AttemptKind, retry: Retry, failure: Failure) -> None:
+    """Lets a further attempt follow after a wait."""
+    task = turn.task(index)
+    delay = retry.wait(max(1, task.failures_in_a_row(kind)), turn.now.jitter)
+    due = turn.now.time + delay
+    number = len(task.attempts) + 1
+    turn.put(index, replace(task, due_time=due, start_deadline=None))
+    turn.note(history.RetryScheduled(attempt=number, delay=delay, failure=failure), index)
+    turn.timer(Timer.DUE, index, number, due)
+
+
+def recovering(turn: Turn, index: int) -> int:
+    """Returns the group whose recovery tasks a failure asks for.
+
+    -1: there is none, it failed in recovery itself, or its group has passed without it.
+    """
+    plan, below = turn.plan, index
+    for above in ancestors(plan, plan.nodes[index].parent):
+        if plan.nodes[below].recovers or turn.group(above).to_pass <= 0:
+            return -1
+        if plan.nodes[above].rules.on_failure is OnFailure.RECOVER:
+            return above
+        below = above
+    return -1
+
+
+def recover(turn: Turn, scope: int, failure: Failure) -> None:
+    """Stops what a group still does, and runs its recovery tasks once that is at rest."""
+    turn.move_group(scope, GroupChange.RECOVER, failure=failure)
+    recovery = turn.plan.nodes[scope].recovery
+    for index in range(scope + 1, recovery):
+        if isinstance(turn.nodes[index], Task) and back.scope_of(turn, index) < 0:
+            back.stop_leaf(turn, index)
+    back.begin_no_more_rounds(turn, scope)
+    turn.forget(scope)
+    go_on_back(turn, scope)
+    if forward.is_quiet(turn, scope):
+        turn.later(Step.BEGIN, recovery)
+
+
+def go_on_back(turn: Turn, scope: int) -> None:
+    """Lets groups inside one that is recovered be made up for to their end."""
+    for index in range(scope + 1, turn.plan.nodes[scope].recovery):
+        group = turn.nodes[index]
+        if isinstance(group, Group) and group.state is GroupState.COMPENSATING:
+            turn.later(Step.MAKE_UP_FOR, index)
