@@ -96,6 +96,9 @@ def one_effect_at_a_time(workflow: Workflow) -> None:
         assert len(times) == len(made_up), f"{name}: compensated twice"
         if task.decided is not None and task.decided.verb == "mark-compensated":
             continue  # somebody made up for it by hand
+        if _in_later_round(workflow, index):
+            # What somebody made up for by hand in an earlier round, nobody remembers here.
+            made_up |= {a.compensates for a in task.attempts if a.number < len(task.attempts)}
         standing = [
             a
             for a in task.attempts
@@ -104,6 +107,15 @@ def one_effect_at_a_time(workflow: Workflow) -> None:
             and a.number not in made_up
         ]
         assert len(standing) <= 1 or read_only, f"{name}: {standing}"
+
+
+def _in_later_round(workflow: Workflow, index: int) -> bool:
+    """Returns whether a group around a task has been begun again."""
+    groups = (
+        workflow.nodes[above]
+        for above in ancestors(workflow.plan, workflow.plan.nodes[index].parent)
+    )
+    return any(isinstance(group, Group) and group.round > 1 for group in groups)
 
 
 def closed(workflow: Workflow, index: int) -> bool:
@@ -230,6 +242,7 @@ def attempts_are_numbered(workflow: Workflow) -> None:
         numbers = [attempt.number for attempt in task.attempts]
         assert numbers == list(range(1, len(numbers) + 1)), (index, numbers)
         by_hand = task.decided is not None and task.decided.verb == "mark-compensated"
+        by_hand = by_hand or _in_later_round(workflow, index)
         for attempt, following in pairwise(task.attempts):
             if attempt.open and not by_hand:
                 assert attempt.state is AttemptState.UNKNOWN, attempt

@@ -462,14 +462,12 @@ class Play:
         """Returns the event behind the verb of a trigger."""
         if verb == "owner":
             return events.OwnerChanged(owner_epoch=self.workflow.owner_epoch + 1)
-        by_others = {
-            "cancel": lambda: events.CancelRequested(ask=ASK, failure=failure("CANCELLED")),
-            "pause": lambda: events.PauseRequested(ask=ASK),
-            "pause-all": lambda: events.PauseRequested(ask=ASK, hold_compensation=True),
-            "locks": events.LocksGranted,
-        }
-        if verb in by_others:
-            return by_others[verb]()
+        if verb == "locks":
+            return events.LocksGranted()
+        if verb == "cancel":
+            return events.CancelRequested(ask=ASK, failure=failure("CANCELLED"))
+        if verb in ("pause", "pause-all"):
+            return events.PauseRequested(ask=ASK, hold_compensation=verb == "pause-all")
         if verb.startswith("resume"):
             return self.resume(verb.split("+")[1:])
         what, target, *step = verb.split("-")

@@ -337,12 +337,8 @@ class RandomRun:
         if self.workflow.state is WorkflowState.PAUSED:
             decision = self.perform(self.resumed())
             assert decision.refusal is None, decision.refusal
-            assert self.workflow.state is not WorkflowState.PAUSED or self.paused_again(decision)
-
-    def paused_again(self, decision: Decision) -> bool:
-        """Returns whether a resumed workflow paused once more for another reason."""
-        states = [e.fact.after for e in decision.history if isinstance(e.fact, WorkflowMoved)]
-        return states[:1] in ([WorkflowState.RUNNING], [WorkflowState.COMPENSATING])
+            states = [e.fact.after for e in decision.history if isinstance(e.fact, WorkflowMoved)]
+            assert states[0] in (WorkflowState.RUNNING, WorkflowState.COMPENSATING), states
 
     def new_owner(self) -> events.OwnerChanged:
         """Kills the coordinator, whose successor reads the workflow back."""

@@ -245,7 +245,6 @@ ROWS = (
             "do:b ok:b do:c fail:c compensating:y undo:b un-fail:b stuck:b BLOCKED asked undone:b "
             "forward:y again:b again:c do:b freed ok:b do:c ok:c do:d ok:d = SUCCEEDED"
         ),
-        defect="the invariants forget what was marked done once its round is over",
     ),
     Row(
         "a failure after it: no other round",

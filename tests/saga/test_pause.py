@@ -340,6 +340,12 @@ ROWS = (
         ),
     ),
     Row(
+        "held, and resumed before it was quiet",
+        "a; b",
+        "b:fail undo-a:run+wait+ok pause-all@undo:a resume@pausing",
+        "do:a ok:a do:b fail:b turn undo:a asked pausing asked turn undone:a = COMPENSATED",
+    ),
+    Row(
         "held between tries",
         "a; b",
         "b:fail undo-a:retriable,ok pause-all@un-fail:a resume@PAUSED",

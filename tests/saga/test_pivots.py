@@ -266,6 +266,15 @@ ROWS = (
         "do:s1 ok:s1 do:s3 ok:s3 do:s4 fail:s4 ending = FAILED",
     ),
     Row(
+        "STOP after the pivot while BLOCKED for another",
+        "s1; s3:pivot; (s4 | s5:stop); s6",
+        "s4:fail s5:run+wait+fail",
+        (
+            "do:s1 ok:s1 do:s3 ok:s3 do:s4 do:s5 retry:s4 BLOCKED run:s5 fail:s5 ending fail:s4 "
+            "= FAILED"
+        ),
+    ),
+    Row(
         "PAUSE after the pivot",
         "s1; s3:pivot; s4:pause; s5",
         "s4:fail resume+skip-s4@PAUSED",

@@ -473,6 +473,21 @@ ROWS = (
         ),
     ),
     Row(
+        "S-V21 its tombstone needs an operator, and it was its only try",
+        "a:late=9; b",
+        "a:hang/missing undo-a:fail,ok",
+        "do:a cancel:a lost:a undo:a un-fail:a stuck:a BLOCKED undo:a fail:a freed = COMPENSATED",
+    ),
+    Row(
+        "S-G10 what it takes was made up for before its retry: it fails, and nothing is sent",
+        "g(x(a; c) | e):min=1; b:takes=a.image:retry=2",
+        "c:run+hang e:wait+ok b:retriable say-c.1-fail@retry:b",
+        (
+            "do:e do:a ok:a do:c run:c ok:e do:b retry:b fail:c compensating:x undo:a undone:a "
+            "failed:x fail:b turn undo:e undone:e = COMPENSATED"
+        ),
+    ),
+    Row(
         "S-F2 in a journal in time disarms the timer",
         "a:late=9; b",
         "a:run+wait+ok",
