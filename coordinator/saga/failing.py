@@ -20,11 +20,24 @@ from coordinator.saga.states import (
 from coordinator.saga.turn import Step, Turn
 from coordinator.saga.workflow import Decided, Failure, Group, Task
 
+BY_POLICY = "policy"  # the principal of a pause that nobody asked for
+
 
 def policy_pause(turn: Turn, verb: str, index: int) -> Decided:
     """Returns a pause that the policy of a task asks for."""
     name = turn.plan.nodes[index].name
-    return Decided(verb=verb, principal="policy", reason=name, time=turn.now.time)
+    return Decided(verb=verb, principal=BY_POLICY, reason=name, time=turn.now.time)
+
+
+def hold_by_policy(turn: Turn, verb: str, index: int) -> None:
+    """Holds the workflow because the policy of a task asks for it, unless it is held already."""
+    if not turn.holding:
+        why = policy_pause(turn, verb, index)
+        said = history.Intervened(
+            verb=verb, principal=why.principal, reason=why.reason, request_id=""
+        )
+        turn.note(said, index)
+        turn.hold(why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +72,7 @@ def _leave_open(turn: Turn, index: int, failure: Failure) -> None:
     """Holds the workflow until somebody decides about a failure."""
     turn.move(index, TaskChange.FAILED, failure)
     turn.put(index, replace(turn.task(index), needs_decision=True))
-    turn.hold(policy_pause(turn, "on-failure", index))
+    hold_by_policy(turn, "on-failure", index)
 
 
 def _make_up(turn: Turn, index: int, failure: Failure, *, sent: bool) -> None:

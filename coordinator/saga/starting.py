@@ -66,7 +66,7 @@ def _begin_task(turn: Turn, index: int) -> None:
     if spec.policy.pause_before and task.decided is None and not turn.plan.is_end_action(index):
         why = failing.policy_pause(turn, PAUSE_BEFORE, index)
         turn.put(index, replace(task, decided=why))
-        turn.hold(why)
+        failing.hold_by_policy(turn, PAUSE_BEFORE, index)
         return
     if spec.policy.wait_before > NO_WAIT:
         due = turn.now.time + spec.policy.wait_before
@@ -155,7 +155,7 @@ def succeed(turn: Turn, index: int) -> None:
     policy = turn.plan.task(index).policy
     end_action = turn.plan.is_end_action(index)
     if policy.pause_on_success and not end_action and not turn.holding:
-        turn.hold(failing.policy_pause(turn, "pause-on-success", index))
+        failing.hold_by_policy(turn, "pause-on-success", index)
     if policy.wait_after > NO_WAIT:
         task = turn.task(index)
         due = turn.now.time + policy.wait_after

@@ -15,7 +15,7 @@ from countermand.client.spec import parallel, policy, sequence, workflow_spec
 from countermand.rpc.names import task_name, workflow_name
 from countermand.rpc.status import error_from_rpc
 from countermand.v1 import workflow_pb2 as pb
-from countermand.v1.event_pb2 import HistoryEvent
+from countermand.v1.event_pb2 import HistoryEvent, Intervention
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_spec_pb2 import Node, Policy, WorkflowSpec
 from tests.api.calls import BASE, Stubs, state
@@ -142,7 +142,12 @@ async def events(stubs: Stubs, workflow_id: str) -> list[HistoryEvent]:
 
 def verbs(history: Iterable[HistoryEvent]) -> list[str]:
     """Returns what people asked for, in order."""
-    return [event.intervention.verb for event in history if event.HasField("intervention")]
+    return [asked.verb for asked in interventions(history)]
+
+
+def interventions(history: Iterable[HistoryEvent]) -> list[Intervention]:
+    """Returns what people asked for, without the pauses that policies asked for."""
+    return [event.intervention for event in history if event.intervention.request_id]
 
 
 @dataclass(frozen=True, slots=True)

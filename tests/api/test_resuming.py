@@ -33,6 +33,7 @@ from tests.api.steering import (
     events,
     failing,
     give_up,
+    interventions,
     pause,
     paused,
     rerun,
@@ -265,7 +266,7 @@ async def test_a_skipped_task_gives_what_others_read(cluster, stubs, stuck):
     assert one.output.copy_image.image.image_id == f"{stuck}-first"
     then = await task(stubs, stuck, "then")
     assert [v.value.string_value for v in then.inbound] == ["pool-a", f"{stuck}-first"]
-    asked_for = [e.intervention for e in await events(stubs, stuck) if e.HasField("intervention")]
+    asked_for = interventions(await events(stubs, stuck))
     assert [i.verb for i in asked_for] == ["resume", "skip", "skip"]
     assert {i.reason for i in asked_for} == {"copied by hand"}
     assert len(asked_for[1].changes) == 2

@@ -645,6 +645,8 @@ def words(decision: Decision) -> Iterator[str]:
                 yield "locked"
             case history.OwnerMoved():
                 yield "owner"
+            case history.Intervened(principal="policy"):
+                pass  # the pause itself is told
             case history.Intervened():
                 yield "asked"
             case history.ReportedLate():

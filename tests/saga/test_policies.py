@@ -702,3 +702,29 @@ def test_a_fan_out_over_nothing_needs_no_recovery():
     assert told.workflow.state is WorkflowState.SUCCEEDED
     task = told.workflow.task(told.workflow.plan.by_name["r"])
     assert task.state is TaskState.SKIPPED
+
+
+@pytest.mark.parametrize("owner_each", [False, True])
+def test_a_fan_out_over_nothing_takes_no_place_of_others(owner_each: bool):
+    """S-P6: it has nothing to run; whoever takes the workflow over must not see it elsewhere."""
+    over_nothing = GroupSpec(
+        name="each", kind=GroupKind.PARALLEL, members=(), rules=GroupRules(fan_out=True)
+    )
+    beside = tree("a; b")
+    root = GroupSpec(
+        name="root",
+        kind=GroupKind.SEQUENCE,
+        members=(
+            GroupSpec(
+                name="any",
+                kind=GroupKind.PARALLEL,
+                members=(beside.members[0], over_nothing),
+                rules=GroupRules(min_success=1, concurrency_max=1),
+            ),
+            beside.members[1],
+        ),
+    )
+    told = Play(script=script("a:run+wait+ok"), owner_each=owner_each)
+    told.begin(root)
+    told.run()
+    assert told.workflow.state is WorkflowState.SUCCEEDED
