@@ -22,6 +22,7 @@ from tests.endtoend.cluster import Cluster
 
 SETTLED = {"SUCCEEDED", "COMPENSATED", "FAILED"}
 OUTCOMES = {"SUCCEEDED", "FAILED", "CANCELLED"}
+DATA_AND_LABEL = (["data.raw", "image.json"], ["data.qcow2", "image.json"])
 EFFECT_FREE = {"COMPENSATED", "FAILED", "CANCELLED"}
 
 
@@ -148,7 +149,7 @@ def labels(cluster: Cluster) -> dict[str, dict[str, Any]]:
         assert {entry.name for entry in pool.iterdir()} <= {"images", "staging", "pool.json"}, pool
         for folder in (pool / "images").iterdir():
             names = sorted(entry.name for entry in folder.iterdir())
-            assert names == ["data.raw", "image.json"], (folder, names)
+            assert names in DATA_AND_LABEL, (folder, names)
             label = json.loads((folder / "image.json").read_text())
             found[f"{pool.name}/{folder.name}"] = label
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator
 
-from countermand.v1.event_pb2 import HistoryEvent
+from countermand.v1.event_pb2 import HistoryEvent, Intervention
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.endtoend.checks import (
@@ -143,9 +143,15 @@ def attempts(workflow: Recorded, task_id: str, kind: str = "ACTION") -> list[str
     return [a.state for a in sorted(of_task, key=lambda a: a.number) if a.kind == kind]
 
 
+def interventions(workflow: Recorded) -> list[Intervention]:
+    """Returns what people asked for, in order; what a policy asked is left out."""
+    asked = (event.intervention for event in workflow.events if event.HasField("intervention"))
+    return [one for one in asked if one.principal != "policy"]
+
+
 def verbs(workflow: Recorded) -> list[str]:
-    """Returns what people asked for, in order."""
-    return [event.intervention.verb for event in workflow.events if event.intervention.verb]
+    """Returns the verbs of what people asked for, in order."""
+    return [one.verb for one in interventions(workflow)]
 
 
 def open_attempts(workflow: Recorded) -> list[str]:

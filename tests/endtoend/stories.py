@@ -30,9 +30,9 @@ ON_FAILURE = {
 QUICK = timedelta(milliseconds=20)
 
 
-def stubborn(attempts_max: int) -> Policy:
+def stubborn(attempts_max: int, delay: timedelta = QUICK) -> Policy:
     """Returns a policy under which a compensation that fails is soon over its budget."""
-    return policy(compensation_retry=retry(attempts_max, delay=QUICK, delay_max=QUICK))
+    return policy(compensation_retry=retry(attempts_max, delay=delay, delay_max=delay))
 
 
 def bound(name: str, host: str, source: str, target: str, **node: object) -> Node:
