@@ -210,7 +210,9 @@ def check_journals(cluster: Cluster, workflow_id: str, workflow: Recorded) -> No
         assert intent.host == attempt.host, (intent, attempt)
         assert attempt.state in OUTCOMES, attempt
         if intent.state in OUTCOMES and attempt.received:
-            assert intent.state == attempt.state, (intent, attempt)
+            # One that was too late has failed, though its agent has only stopped it.
+            was_late = (intent.state, attempt.state) == ("FAILED", "CANCELLED")
+            assert intent.state == attempt.state or was_late, (intent, attempt)
 
 
 def _check_pools(cluster: Cluster) -> None:
