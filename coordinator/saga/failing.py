@@ -128,17 +128,20 @@ def _lost(turn: Turn, scope: int, failing: int) -> int:
     Those that are still being made up for, and then dropped, are lost already; what comes after
     several that failed is lost once.
     """
+    members = turn.plan.nodes[scope].forward
+    going = {member for member in members if _is_going(turn.nodes[member])}
+    if not going and not turn.plan.nodes[failing].before:
+        return turn.group(scope).failed + 1  # of ten thousand items, none is looked at twice
     lost: set[int] = set()
-    for member in turn.plan.nodes[scope].forward:
-        record = turn.nodes[member]
-        going = isinstance(record, Group) and record.then is GroupChange.DROP
-        if (
-            member == failing
-            or going
-            or (forward.is_lost(record) and not forward.has_passed(turn, member))
-        ):
+    for member in members:
+        gone = forward.is_lost(turn.nodes[member]) and not forward.has_passed(turn, member)
+        if gone or member == failing or member in going:
             lost.update((member, *forward.followers(turn.plan, member)))
     return len(lost)
+
+
+def _is_going(member: Task | Group) -> bool:
+    return isinstance(member, Group) and member.then is GroupChange.DROP
 
 
 def _declaring(plan: Plan, index: int, policy: OnFailure) -> int:

@@ -150,8 +150,9 @@ def dropped(turn: Turn, index: int) -> None:
     """Goes on without a member that failed; what comes after it never begins."""
     if not goes_forward(turn, index):
         return
-    parent = turn.plan.nodes[index].parent
-    already = turn.dropped if turn.restoring else _dropped_before(turn, parent)
+    node, parent = turn.plan.nodes[index], turn.plan.nodes[index].parent
+    alone = turn.restoring or not node.before
+    already = turn.dropped if alone else _dropped_before(turn, parent)
     for member in (index, *followers(turn.plan, index)):
         if member in already:
             continue
