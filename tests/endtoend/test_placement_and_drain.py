@@ -141,7 +141,7 @@ async def test_who_never_starts_is_fenced_before_anything_else_is_done(cluster, 
     The copy is tried elsewhere only after its agent has said that the first try never will run.
     """
     patience = policy(start_timeout=SOON, retry=retry(2, delay=QUICK))
-    node = open_copy("starts", "work/starts", candidate_hosts=["a", "b"], policy=patience)
+    node = open_copy("starts", "crawling/starts", candidate_hosts=["a", "b"], policy=patience)
     cluster.agents["a"].freeze()
     try:
         run = await client.submit(workflow_spec("s", sequence("all", node)), workflow_id="starts")
@@ -155,7 +155,7 @@ async def test_who_never_starts_is_fenced_before_anything_else_is_done(cluster, 
     finally:
         cluster.agents["a"].thaw()
     await ends(run, "SUCCEEDED")
-    workflow = assert_at_rest(cluster, "starts", "SUCCEEDED", {"work/starts"})
+    workflow = assert_at_rest(cluster, "starts", "SUCCEEDED", {"crawling/starts"})
     first, *_, last = (await run.task("starts")).attempts
     assert (first.failure.reason, first.host_id, last.host_id) == ("START_TIMEOUT", "a", "b")
     assert attempts(workflow, "starts")[-1] == "SUCCEEDED"
