@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import pytest
-from _pytest.mark import ParameterSet
 
 from tests.saga.language import Play, play
 
@@ -27,7 +26,7 @@ class Row(NamedTuple):
     defect: str = ""
 
 
-def each(rows: Iterable[Row]) -> list[ParameterSet]:
+def each(rows: Iterable[Row]) -> list[pytest.ParameterSet]:
     """Returns the parameters of a test for every row."""
     return [
         pytest.param(
