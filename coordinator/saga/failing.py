@@ -42,30 +42,54 @@ def hold_by_policy(turn: Turn, verb: str, index: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a failure asks to be made up for, and what follows."""
+    """What takes a failure, and what follows."""
 
-    scope: int  # a group; 0: the whole workflow
-    then: GroupChange | None  # None: of the whole workflow
+    scope: int  # a group or a member of one; 0: the whole workflow
+    then: GroupChange | None  # AGAIN, DROP, CLOSE, RECOVER; None: what the policy makes of it
 
 
 def fail(turn: Turn, index: int, failure: Failure, *, sent: bool = True) -> None:
-    """Lets the policy say what the failure of a task makes of its group and workflow."""
-    policy = turn.plan.task(index).policy
-    if turn.plan.is_end_action(index) or policy.on_failure is OnFailure.IGNORE:
+    """Says what the failure of a task makes of its group and workflow.
+
+    Work that is optional, or held, fails alone. Else the smallest thing around it that can do with
+    the failure takes it; only what nothing takes is for the policy to decide.
+    """
+    policy = turn.plan.task(index).policy.on_failure
+    if turn.plan.is_end_action(index) or policy is OnFailure.IGNORE:
         turn.move(index, TaskChange.FAILED, failure)
         if turn.plan.task(index).effect is Effect.FORWARD_ONLY:
             turn.note(history.LeftBehind(reason=failure.reason), index)
         forward.done(turn, index)
-    elif turn.holding or policy.on_failure is OnFailure.PAUSE:
+        return
+    target = target_of(turn, index)
+    goes_back = target.then in _GOES_BACK if target.then else policy not in _STAYS
+    if turn.holding:
         _leave_open(turn, index, failure)
-    elif policy.on_failure is OnFailure.STOP:
-        turn.move(index, TaskChange.FAILED, failure)
-        ending.stop(turn, failure)
-    elif policy.on_failure is OnFailure.RECOVER and (scope := recovering(turn, index)) >= 0:
-        turn.move(index, TaskChange.FAILED, failure)
-        recover(turn, scope, failure)
+    elif goes_back and past_return(turn, target.scope, beside=index):
+        _only_forward(turn, index, failure, sent=sent)
+    elif target.then is None and policy is OnFailure.PAUSE:
+        _leave_open(turn, index, failure)
     else:
-        _make_up(turn, index, failure, sent=sent)
+        turn.move(index, TaskChange.FAILED, failure)
+        _take(turn, index, target, failure)
+
+
+_STAYS = frozenset({OnFailure.PAUSE, OnFailure.STOP})  # policies that make up for nothing
+_GOES_BACK = frozenset({GroupChange.AGAIN, GroupChange.DROP, GroupChange.CLOSE})
+
+
+def _take(turn: Turn, index: int, target: Target, failure: Failure) -> None:
+    """Lets something take the failure of a task."""
+    if target.then is GroupChange.RECOVER:
+        recover(turn, target.scope, failure)
+    elif target.then is not None and target.scope == index:
+        turn.later(Step.DROPPED, index)
+    elif target.then is not None:
+        back.turn_group_round(turn, target.scope, target.then, failure)
+    elif turn.plan.task(index).policy.on_failure is OnFailure.STOP:
+        ending.stop(turn, failure)
+    else:
+        back.turn_round(turn, failure)
 
 
 def _leave_open(turn: Turn, index: int, failure: Failure) -> None:
@@ -75,51 +99,47 @@ def _leave_open(turn: Turn, index: int, failure: Failure) -> None:
     hold_by_policy(turn, "on-failure", index)
 
 
-def _make_up(turn: Turn, index: int, failure: Failure, *, sent: bool) -> None:
-    target = target_of(turn, index)
-    if past_return(turn, target.scope, beside=index):
-        if not sent:
-            _leave_open(turn, index, failure)
-            return
-        # There is only forward: it is tried on, slowly, and an operator may decide.
-        turn.move(index, TaskChange.RETRIABLE, failure)
-        turn.put(index, replace(turn.task(index), needs_decision=True))
-        schedule(turn, index, AttemptKind.ACTION, turn.plan.task(index).policy.retry, failure)
+def _only_forward(turn: Turn, index: int, failure: Failure, *, sent: bool) -> None:
+    """Tries a task past a pivot on, slowly: it cannot be made up for. An operator may decide."""
+    if not sent:  # nor is there anything to try again
+        _leave_open(turn, index, failure)
         return
-    turn.move(index, TaskChange.FAILED, failure)
-    if target.then is None:
-        back.turn_round(turn, failure)
-    elif target.scope == index:
-        turn.later(Step.DROPPED, index)
-    else:
-        back.turn_group_round(turn, target.scope, target.then, failure)
+    turn.move(index, TaskChange.RETRIABLE, failure)
+    turn.put(index, replace(turn.task(index), needs_decision=True))
+    schedule(turn, index, AttemptKind.ACTION, turn.plan.task(index).policy.retry, failure)
 
 
 def target_of(turn: Turn, index: int) -> Target:
-    """Returns what the failure of a task asks to be made up for: the smallest that may absorb it.
+    """Returns the smallest thing around a task that takes its failure.
 
-    A group with rounds left begins again; a group that can do without the member goes on with the
-    others; the group that COMPENSATE_GROUP is about is closed.
+    A group that can do without the member goes on with the others; one with rounds left begins
+    again; the group that COMPENSATE_GROUP is about is closed, the one that RECOVER is about is
+    recovered.
     """
-    scope = -1
-    if turn.plan.task(index).policy.on_failure is OnFailure.COMPENSATE_GROUP:
-        scope = _declaring(turn.plan, index, OnFailure.COMPENSATE_GROUP)
-        if scope < 0:
-            scope = turn.plan.nodes[index].parent
+    policy = turn.plan.task(index).policy.on_failure
+    scope = _declaring(turn.plan, index, policy) if policy in _OF_GROUP else -1
+    if scope < 0 and policy is OnFailure.COMPENSATE_GROUP:
+        scope = turn.plan.nodes[index].parent
     member = index
     for above in ancestors(turn.plan, turn.plan.nodes[index].parent):
         node, group = turn.plan.nodes[above], turn.group(above)
+        in_recovery = turn.plan.nodes[member].recovers
         if group.to_pass <= 0 and not node.recovers:
             return Target(member, GroupChange.DROP)  # the group has passed without it
+        spare = len(node.forward) - node.need if node.rules.min_success else 0
+        if spare and not in_recovery and _lost(turn, above, member) <= spare:
+            return Target(member, GroupChange.DROP)
         if group.round < node.rules.rounds_max:
             return Target(above, GroupChange.AGAIN)
-        spare = len(node.forward) - node.need if node.rules.min_success else 0
-        if spare and not turn.plan.nodes[member].recovers and _lost(turn, above, member) <= spare:
-            return Target(member, GroupChange.DROP)
-        if above == scope and above != 0:
+        if above == scope and policy is OnFailure.RECOVER and not in_recovery:
+            return Target(above, GroupChange.RECOVER)
+        if above == scope and policy is OnFailure.COMPENSATE_GROUP and above != 0:
             return Target(above, GroupChange.CLOSE)
         member = above
     return Target(0, None)
+
+
+_OF_GROUP = frozenset({OnFailure.COMPENSATE_GROUP, OnFailure.RECOVER})
 
 
 def _lost(turn: Turn, scope: int, failing: int) -> int:
@@ -172,21 +192,6 @@ def schedule(turn: Turn, index: int, kind: AttemptKind, retry: Retry, failure: F
     turn.put(index, replace(task, due_time=due, start_deadline=None))
     turn.note(history.RetryScheduled(attempt=number, delay=delay, failure=failure), index)
     turn.timer(Timer.DUE, index, number, due)
-
-
-def recovering(turn: Turn, index: int) -> int:
-    """Returns the group whose recovery tasks a failure asks for.
-
-    -1: there is none, it failed in recovery itself, or its group has passed without it.
-    """
-    plan, below = turn.plan, index
-    for above in ancestors(plan, plan.nodes[index].parent):
-        if plan.nodes[below].recovers or turn.group(above).to_pass <= 0:
-            return -1
-        if plan.nodes[above].rules.on_failure is OnFailure.RECOVER:
-            return above
-        below = above
-    return -1
 
 
 def recover(turn: Turn, scope: int, failure: Failure) -> None:

@@ -301,6 +301,8 @@ def _start_is_late(turn: Turn, event: events.TimerFired) -> None:
     task = turn.task(index)
     if task.start_deadline is None or event.number != start_number(task):
         return
+    if turn.holding and task.state is TaskState.READY:
+        return  # nobody looks for a host meanwhile: a resume sets the time anew
     policy = turn.plan.task(index).policy
     failure = Failure(
         reason=starting.START_TIMEOUT,

@@ -20,6 +20,7 @@ from coordinator.saga import (
     starting,
 )
 from coordinator.saga.states import (
+    AT_REST,
     BEING_COMPENSATED,
     AttemptState,
     GroupChange,
@@ -132,6 +133,17 @@ def go_on(turn: Turn, event: events.ResumeRequested) -> None:
         back.turn_group_round(turn, scope, GroupChange.AGAIN, failure)
     turn.run()
     retracing.go_on(turn)
+    _wait_anew(turn)
+
+
+def _wait_anew(turn: Turn) -> None:
+    """Gives tasks that found no host while the workflow was held their whole time again."""
+    for index, task in turn.before.tasks():
+        timeout = turn.plan.task(index).policy.start_timeout
+        if task.state is TaskState.READY and task.start_deadline is not None and timeout:
+            now = turn.task(index)
+            if now.state is TaskState.READY:
+                turn.put(index, replace(now, start_deadline=turn.now.time + timeout))
 
 
 def _give_up(turn: Turn, event: events.ResumeRequested, choice: events.GiveUp) -> None:
@@ -275,13 +287,15 @@ def _stands_against(turn: Turn, event: events.CompensationDecided, task: Task) -
                 "possible: retry, mark done, abandon"
             )
         return ""
-    ended = turn.cause is not None or turn.plan.is_end_action(event.task)
-    if event.verb is verb.ABANDON and task.state in _GIVEN_UP and ended:
+    if event.verb is verb.ABANDON and task.state in _GIVEN_UP and turn.cause is not None:
+        return ""
+    ending = turn.plan.is_end_action(event.task) and task.state not in AT_REST
+    if event.verb is verb.ABANDON and ending and task.state is not TaskState.PENDING:
         return ""
     return (
         f"{name} is {task.state}: decisions are taken about tasks in COMPENSATING and "
-        "COMPENSATION_BLOCKED, and UNKNOWN or CANCELLING ones may be abandoned once the workflow "
-        "has failed"
+        "COMPENSATION_BLOCKED; UNKNOWN or CANCELLING ones may be abandoned once the workflow has "
+        "failed, and end actions at any time"
     )
 
 

@@ -41,7 +41,7 @@ from tests.saga.language import ASK, EPOCH, failure, report
 
 TRIES_MAX = 200  # of drawing a sound tree
 CHAOS_EVENTS_MAX = 30
-ROUNDS_MAX = 60  # of a world that answers everything; the longest budget needs far fewer
+ROUNDS_MAX = 300  # of a world that answers everything; rounds in rounds need some
 REPORTS = ("run", "ok", "fail", "retriable", "cancelled", "lost", "missing")
 
 

@@ -273,10 +273,28 @@ ROWS = (
         "do:a ok:a ending do:s lost:s asked abandoned:s do:t ok:t = SUCCEEDED",
     ),
     Row(
-        "one at work cannot be abandoned: refused",
+        "one at work is abandoned: what it did stays",
         "a => s",
         "s:run+wait+ok abandon-s@run:s",
-        "do:a ok:a ending do:s run:s refused ok:s = SUCCEEDED",
+        "do:a ok:a ending do:s run:s asked abandoned:s = SUCCEEDED",
+    ),
+    Row(
+        "one that nobody has taken is abandoned: the next runs",
+        "a => s; t",
+        "s:hang abandon-s@do:s",
+        "do:a ok:a ending do:s asked abandoned:s do:t ok:t = SUCCEEDED",
+    ),
+    Row(
+        "one between its tries is abandoned",
+        "a => s:retry=2; t",
+        "s:retriable abandon-s@retry:s",
+        "do:a ok:a ending do:s retry:s asked abandoned:s do:t ok:t = SUCCEEDED",
+    ),
+    Row(
+        "one that waits is abandoned",
+        "a => s:wait=9; t",
+        "abandon-s@wait:s",
+        "do:a ok:a ending wait:s asked abandoned:s do:t ok:t = SUCCEEDED",
     ),
     # S-E8: they never decide.
     Row(

@@ -295,12 +295,28 @@ ROWS = (
         ),
     ),
     Row(
-        "an operator's pause ends no round",
+        "a pause by policy comes after the last round",
         "y(b; c:pause):rounds=2; d",
-        "c:fail,ok resume+rerun-c@PAUSED",
+        "c:fail,fail,ok resume+rerun-c@PAUSED",
         (
-            "do:b ok:b do:c fail:c pausing PAUSED asked resumed asked again:c do:c ok:c do:d ok:d "
+            "do:b ok:b do:c fail:c compensating:y undo:b undone:b forward:y again:b again:c do:b "
+            "ok:b do:c fail:c pausing PAUSED asked resumed asked again:c do:c ok:c do:d ok:d "
             "= SUCCEEDED"
+        ),
+    ),
+    Row(
+        "a quorum does without a member, whatever its policy, before another round",
+        "y(b | c:stop | e):min=2:rounds=2; d",
+        "c:fail",
+        "do:b do:c do:e ok:b fail:c ok:e do:d ok:d = SUCCEEDED",
+    ),
+    Row(
+        "a recovery comes after the last round",
+        "g(a; b){r}:recover:rounds=2; d",
+        "b:fail,fail",
+        (
+            "do:a ok:a do:b fail:b compensating:g undo:a undone:a forward:g again:a again:b "
+            "again:r do:a ok:a do:b fail:b recovering:g do:r ok:r recovered:g do:d ok:d = SUCCEEDED"
         ),
     ),
     Row(

@@ -706,7 +706,7 @@ def test_a_fan_out_over_nothing_needs_no_recovery():
 
 @pytest.mark.parametrize("owner_each", [False, True])
 def test_a_fan_out_over_nothing_takes_no_place_of_others(owner_each: bool):
-    """S-P6: it has nothing to run; whoever takes the workflow over must not see it elsewhere."""
+    """It has nothing to run; whoever takes the workflow over must not see it elsewhere."""
     over_nothing = GroupSpec(
         name="each", kind=GroupKind.PARALLEL, members=(), rules=GroupRules(fan_out=True)
     )
@@ -728,3 +728,17 @@ def test_a_fan_out_over_nothing_takes_no_place_of_others(owner_each: bool):
     told.begin(root)
     told.run()
     assert told.workflow.state is WorkflowState.SUCCEEDED
+
+
+def test_a_start_timeout_does_not_pass_while_the_workflow_is_paused():
+    """Nobody looks for a host meanwhile; the resume gives the whole time again."""
+    told = Play(script=script("pause@wait:b resume@end"), hosts=())
+    told.begin(tree("a; b:late=9:any"))
+    told.run()
+    assert told.story() == (
+        "do:a ok:a wait:b asked pausing PAUSED asked resumed fail:b turn undo:a undone:a "
+        "= COMPENSATED"
+    )
+    b = told.workflow.task(told.workflow.plan.by_name["b"])
+    assert b.failure is not None
+    assert b.failure.reason == "START_TIMEOUT"

@@ -288,16 +288,6 @@ ROWS = (
             "SUCCEEDED"
         ),
     ),
-    Row(
-        "skipped, and in another round looked at again",
-        "g(a; b:pause; c):rounds=2; d",
-        "b:fail,ok c:fail,ok resume+skip-b@PAUSED",
-        (
-            "do:a ok:a do:b fail:b pausing PAUSED asked resumed asked skip:b do:c fail:c "
-            "compensating:g undo:a undone:a forward:g again:a again:b again:c do:a ok:a do:b ok:b "
-            "do:c ok:c do:d ok:d = SUCCEEDED"
-        ),
-    ),
 )
 
 
