@@ -1,6 +1,6 @@
 """The coordinator killed with SIGKILL at every passing of every crash point, while people decide.
 
-Two stories hold most of what an engine may do after a failure. Wherever the coordinator dies in
+Three stories hold most of what an engine may do after a failure. Wherever the coordinator dies in
 them, they end as they end without: nobody decides twice, each effect happens once, nothing is left
 but what is listed, and no image stays locked (S-V3, S-V14, S-V16, S-V18, S-V24, S-V33, S-R15,
 S-E8, S-G6, S-H2, S-H3, S-H7, S-H8).
@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from coordinator.runtime.crash_points import (
     AFTER_COMMIT,
+    AFTER_COMPENSATION_COMMIT,
     AFTER_SEND,
     BEFORE_COMMIT,
     CRASH_POINTS,
@@ -26,7 +27,9 @@ from coordinator.runtime.crash_points import (
 from countermand.client import Run
 from countermand.client.decisions import rerun, skip
 from countermand.client.spec import (
+    action_of,
     compensate_by,
+    for_each,
     image,
     parallel,
     policy,
@@ -37,7 +40,7 @@ from countermand.client.spec import (
 )
 from countermand.v1.verb_pb2 import DeleteImage, Noop
 from countermand.v1.workflow_spec_pb2 import WorkflowSpec
-from tests.endtoend.cluster import Cluster, copy
+from tests.endtoend.cluster import TEMPLATES, Cluster, copy
 from tests.endtoend.effects import assert_at_rest, attempts, purged, verbs
 from tests.endtoend.plans import BASE
 from tests.endtoend.stories import (
@@ -196,14 +199,70 @@ async def check_given_up(cluster: Cluster, name: str) -> None:
     assert_at_rest(cluster, f"{name}-next", "SUCCEEDED", {f"pool-a/{name}-next"})
 
 
-STORIES = {"mended": (tell_mended, check_mended), "given-up": (tell_given_up, check_given_up)}
+# -- taken back: a group is reset, a compensation is held, another verb is put in its place ------
+
+
+def taken_back(name: str) -> WorkflowSpec:
+    """Returns items of which one fails, behind a copy that cannot be made up for by itself."""
+    item = copy("item", "b", f"{TEMPLATES}/bound", f"pool-b/{name}-item")
+    item.task.bindings.add(field="source.image_id", source="disk.source")
+    item.task.bindings.add(field="target.image_id", source="disk.target")
+    return workflow_spec(
+        "taken-back",
+        sequence(
+            "all",
+            copy("stuck", "a", BASE, f"pool-a/{name}-stuck", compensation=compensate_by(FAILS)),
+            for_each(parallel("items", item), "input.disks", "disk"),
+            policy=stubborn(1, PATIENCE),
+        ),
+        policy=ON_FAILURE["PAUSE"],
+    )
+
+
+async def tell_taken_back(cluster: Cluster, name: str) -> None:
+    sources = ("base", "nowhere")
+    disks = [{"source": source, "target": f"{name}-{source}"} for source in sources]
+    async with patient(cluster) as client:
+        run = await client.submit(taken_back(name), workflow_id=name, input={"disks": disks})
+        await needs(run, "PAUSED")
+        await run.resume("all of them again", decisions=[rerun("items", reset=True)])
+        await needs(run, "PAUSED")
+        await run.resume("in vain", give_up=["item.1"])
+        await needs(run, "BLOCKED")
+        await run.pause("not now", hold_compensation=True)
+        await needs(run, "PAUSED")
+        await run.resume()
+        await needs(run, "BLOCKED")
+        delete = action_of(DeleteImage(target=image(f"pool-a/{name}-stuck")))
+        await run.decide_compensation("stuck", "replace", "delete it", replacement=delete)
+        assert word(await run.wait()) == "COMPENSATED"
+
+
+async def check_taken_back(cluster: Cluster, name: str) -> None:
+    await purged(cluster)
+    workflow = assert_at_rest(cluster, name, "COMPENSATED")
+    assert attempts(workflow, "item.0") == ["SUCCEEDED", "SUCCEEDED"]
+    assert attempts(workflow, "item.0", "COMPENSATION") == ["SUCCEEDED", "SUCCEEDED"]
+    assert attempts(workflow, "item.1") == ["FAILED", "FAILED"]
+    assert verbs(workflow) == [
+        *("resume", "rerun", "compensate"),
+        *("pause", "resume", "replace-compensation"),
+    ]
+
+
+STORIES = {
+    "mended": (tell_mended, check_mended),
+    "given-up": (tell_given_up, check_given_up),
+    "taken-back": (tell_taken_back, check_taken_back),
+}
 PASSED = {
     "mended": (*CRASH_POINTS, HOST_CHOSEN, WAITS_FOR_SLOT),
     "given-up": (*CRASH_POINTS, LOCKS_PASSED_ON),
+    "taken-back": (AFTER_COMMIT, AFTER_COMPENSATION_COMMIT),
 }
 
-# Between two of their passings lies one of a neighbour, at each of which it dies: half will do.
-STRIDES = {BEFORE_COMMIT: 2, AFTER_SEND: 2}
+# Between two of their passings lies one of a neighbour, at each of which it dies: some will do.
+STRIDES = {BEFORE_COMMIT: 3, AFTER_SEND: 3}
 
 
 @pytest.mark.parametrize(
