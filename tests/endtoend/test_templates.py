@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sys
+from collections import defaultdict
 from collections.abc import Awaitable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +26,7 @@ from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.endtoend.checks import assert_clean, labels, recorded, staged
 from tests.endtoend.cluster import HANG_S, Cluster, free_address, until
 from tests.endtoend.test_compensation import immutable
-from tests.endtoend.test_readme import AGENT, COORDINATOR, FENCE, Shell, plain
+from tests.endtoend.test_readme import COORDINATOR, FENCE, Shell, plain
 
 pytestmark = pytest.mark.slow
 
@@ -293,11 +294,13 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 SET_UP = "## To follow this page"
+ADDRESS = re.compile(r"127\.0\.0\.1:77\d\d")
 
 
 def told(page: Path, folder: Path) -> Iterator[tuple[str, str]]:
     """Runs a page block by block; yields each text it shows, with what really came."""
-    coordinator, agent = free_address(), free_address()
+    addresses = defaultdict(free_address)
+    coordinator = addresses[COORDINATOR]
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "TMPDIR": str(folder),
@@ -319,7 +322,7 @@ def told(page: Path, folder: Path) -> Iterator[tuple[str, str]]:
                 (folder / kind.removeprefix("yaml ")).write_text(block, encoding="utf-8")
             elif kind == "sh tour":
                 before = len(shell.said)
-                shell.run(block.replace(COORDINATOR, coordinator).replace(AGENT, agent))
+                shell.run(ADDRESS.sub(lambda found: addresses[found[0]], block))
                 said = shell.said[before:]
                 for words in ("Traceback", "command not found", "No such file", "Usage:", "(BUG)"):
                     assert words not in said, said
