@@ -18,7 +18,7 @@ from google.protobuf.struct_pb2 import Struct
 from coordinator.runtime.loop import Loop, Start
 from coordinator.runtime.ports import Order, Submission
 from coordinator.saga.events import AttemptAccepted, AttemptSucceeded, Event
-from coordinator.saga.spec import Plan
+from coordinator.saga.plan import Plan
 from coordinator.saga.workflow import About, Workflow
 from coordinator.store.database import sqlite
 from coordinator.store.run import Threads

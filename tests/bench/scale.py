@@ -19,7 +19,7 @@ from statistics import median
 
 from coordinator.saga.advance import Decision, advance, start
 from coordinator.saga.events import Now
-from coordinator.saga.spec import Plan
+from coordinator.saga.plan import Plan
 from coordinator.saga.workflow import About
 from countermand.client.spec import parallel, sequence, task, workflow_spec
 from countermand.v1.verb_pb2 import Noop
