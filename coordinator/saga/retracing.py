@@ -81,7 +81,8 @@ def go_on(turn: Turn) -> None:
     for node in turn.plan.nodes:
         if node.rules.concurrency_max and turn.group(node.index).waiting:
             forward.fill(turn, node.index)
-        if node.recovery >= 0 and turn.group(node.index).open == 0:
+        group = turn.group(node.index) if node.recovery >= 0 else None
+        if group is not None and group.open == 0 and (node.forward or group.passed_empty):
             forward.skip_unused(turn, node.index)
     if turn.finished:
         ending.conclude_success(turn)

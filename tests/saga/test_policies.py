@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from coordinator.saga.commands import ChooseHost
-from coordinator.saga.spec import GroupKind, GroupRules, GroupSpec, OnFailure, TaskSpec
+from coordinator.saga.spec import Condition, GroupKind, GroupRules, GroupSpec, OnFailure, TaskSpec
 from coordinator.saga.states import Effect, TaskState, WorkflowState
 from tests.saga.language import Play, play, script, tree
 from tests.saga.rows import Row, each, tells, tells_the_same_under_new_owners
@@ -742,3 +742,25 @@ def test_a_start_timeout_does_not_pass_while_the_workflow_is_paused():
     b = told.workflow.task(told.workflow.plan.by_name["b"])
     assert b.failure is not None
     assert b.failure.reason == "START_TIMEOUT"
+
+
+def test_a_resume_leaves_alone_what_has_not_had_its_turn():
+    """S-R10: a fan-out over nothing, with recovery tasks, in a group that is skipped later."""
+    over_nothing = GroupSpec(
+        name="each",
+        kind=GroupKind.PARALLEL,
+        members=(),
+        recovery=(TaskSpec(name="r", host="host-0", verb="copy", effect=Effect.REVERSIBLE),),
+        rules=GroupRules(fan_out=True, on_failure=OnFailure.RECOVER),
+    )
+    skipped = GroupSpec(
+        name="skipped",
+        kind=GroupKind.SEQUENCE,
+        members=(over_nothing,),
+        when=Condition(task="", path="no"),
+    )
+    root = tree("a; b")
+    told = Play(script=script("pause@do:a resume@PAUSED"))
+    told.begin(replace(root, members=(*root.members, skipped)), {"no": False})
+    told.run()
+    assert told.workflow.state is WorkflowState.SUCCEEDED
