@@ -300,7 +300,8 @@ def compensation_goes_backwards(decision: Decision) -> None:
 
 def _scope(workflow: Workflow, index: int) -> int:
     """Returns the group that is made up for around a task: the whole tree, if none is alone."""
-    if workflow.cause is None:
+    # Of a workflow that was stopped, a group that was being made up for goes on alone.
+    if workflow.cause is None or workflow.verdict is not None:
         for above in ancestors(workflow.plan, workflow.plan.nodes[index].parent):
             group = workflow.nodes[above]
             assert isinstance(group, Group)
