@@ -26,6 +26,7 @@ from agent.work import Outside
 from coordinator.agents.connection import Connect
 from coordinator.agents.fleet import Fleet
 from coordinator.agents.line import Ears
+from coordinator.api.host_service import HostService
 from coordinator.api.workflow_service import WorkflowService
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.ports import Change, HostRecord, Store
@@ -136,7 +137,13 @@ class Surroundings:
         """Hears that a folder was renamed on an agent's disk."""
 
     def committing(self, changes: Sequence[Change]) -> None:
-        """Hears what a coordinator commits."""
+        """Hears what a coordinator is about to commit."""
+
+    def committed(self, changes: Sequence[Change]) -> None:
+        """Hears what a coordinator has committed."""
+
+    def host_kept(self, record: HostRecord) -> None:
+        """Hears what a coordinator has stored of a host."""
 
     def new_id(self) -> str:
         """Returns a fresh id."""
@@ -180,9 +187,10 @@ class AgentNode(Node):
         self.service: AgentService | None = None
         self.pools = (
             FilePool(pool_id="templates", path=Path("/templates")),
+            FilePool(pool_id="scratch", path=Path("/scratch"), flush_bytes=4096),
             FilePool(pool_id=f"pool-{host_id}", path=Path("/pool"), flush_bytes=1024),
         )
-        for path in ("/templates", "/pool"):
+        for path in ("/templates", "/scratch", "/pool"):
             self.disk.change("put", path)
         self.disk.flush_names()
 
@@ -231,6 +239,17 @@ class AgentNode(Node):
 
 # -- the coordinator ----------------------------------------------------------------------------
 
+WORKFLOW_RPCS = (
+    "StartWorkflow",
+    "GetWorkflow",
+    "GetResumeRequirements",
+    "CancelWorkflow",
+    "PauseWorkflow",
+    "ResumeWorkflow",
+    "DecideCompensation",
+)
+HOST_RPCS = ("ListHosts", "DrainHost")
+
 
 class _Store:
     """A store that takes time, in a process that may die before or after a commit."""
@@ -245,6 +264,10 @@ class _Store:
             if name == "commit":
                 self._node.world.committing(args[0])  # type: ignore[arg-type]
             value = await getattr(self._inner, name)(*args, **kwargs)
+            if name == "commit":
+                self._node.world.committed(args[0])  # type: ignore[arg-type]
+            elif name == "put_host":
+                self._node.world.host_kept(args[0])  # type: ignore[arg-type]
             await self._pause()
             return value
 
@@ -272,7 +295,8 @@ class CoordinatorNode(Node):
         self._open_store = open_store
         self._connect = connect
         self._hosts = hosts
-        self.workflows: WorkflowService | None = None
+        self.services: dict[str, Callable[..., Any]] = {}  # by the name of the RPC
+        self.loop: Loop | None = None
 
     async def start(self) -> None:
         """Begins a new life on the same store."""
@@ -308,11 +332,19 @@ class CoordinatorNode(Node):
         loop.attach(fleet)
         await fleet.open()
         asyncio.get_running_loop().create_task(loop.run())
-        self.workflows = WorkflowService(
+        workflows = WorkflowService(
             loop=loop, store=store, hosts=fleet, watches=watches, clock=world.clock
         )
+        hosts = HostService(loop=loop, store=store, hosts=fleet, clock=world.clock)
+        self.loop = loop
+        self.services = {
+            rpc: getattr(service, rpc)
+            for service, rpcs in ((workflows, WORKFLOW_RPCS), (hosts, HOST_RPCS))
+            for rpc in rpcs
+        }
 
     def kill(self) -> None:
         """Ends the process."""
-        self.workflows = None
+        self.services = {}
+        self.loop = None
         super().kill()

@@ -1,4 +1,8 @@
-"""What the simulated engine wants done: random plans over three hosts, some bound to fail."""
+"""What the simulated engine wants done: random workflows over three hosts, some bound to fail.
+
+Plain ones are sequences and parallel groups of image verbs, as most engines write them; `specs`
+draws those that use everything else.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +11,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import Struct
 
 from countermand.v1 import verb_pb2 as verb
 from countermand.v1 import workflow_spec_pb2 as spec
 from countermand.v1.image_pb2 import ImageAddress
+from tests.simulation.specs import TEMPLATES, WANTED_BY_MANY, Drawn, Victim, draw_spec
 
-TEMPLATES = 3
 IMAGE_BYTES = 16 * 1024
 EXTENT_BYTES = 512
-WANTED_BY_MANY = ("shared-1", "shared-2")  # targets that several workflows ask for
+PLAIN_WORLDS = 0.35  # of all: nothing but plain workflows, and nobody intervenes
+PLAIN_JOBS = 0.2  # of the workflows in the others
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """What one task is to leave."""
-
-    name: str
-    host: str
-    target: str = ""  # the image's folder on the host's disk; empty for none
-    deletes: bool = False
-    content: bytes | None = None  # None: not looked at
+FOLDERS = {"templates": "/templates", "scratch": "/scratch"}  # of pools; others are "/pool"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +32,8 @@ class Job:
 
     id: str
     spec: spec.WorkflowSpec
-    tasks: tuple[Wish, ...]
+    input: Struct
+    victims: tuple[Victim, ...]  # images that it removes: they are there before
     at_s: float
     cancel_after_s: float | None
 
@@ -46,40 +44,37 @@ class Load:
 
     jobs: tuple[Job, ...]
     templates: tuple[bytes, ...]
+    operators: int  # how many intervene
 
     def imports(self, host: str) -> Iterator[tuple[str, str, bytes]]:
         """Yields (pool, image, content) of what is on a host before."""
         for number, content in enumerate(self.templates):
             yield "templates", f"t-{number}", content
         for job in self.jobs:
-            for task in job.tasks:
-                if task.deletes and task.host == host:
-                    yield f"pool-{host}", task.target.rpartition("/")[2], self.templates[0]
+            for victim in job.victims:
+                if victim.host == host:
+                    yield f"pool-{host}", victim.image, self.templates[0]
 
-    def furniture(self, host: str) -> dict[str, str]:
+    def furniture(self, host: str) -> set[str]:
         """Returns the images that are on a host before, each without an attempt."""
-        places = {"templates": "/templates", f"pool-{host}": "/pool"}
-        return {f"{places[pool]}/images/{image}": "" for pool, image, _ in self.imports(host)}
+        return {path_of(pool, image) for pool, image, _ in self.imports(host)}
 
-    def host_of(self, job_id: str, task: str) -> str:
-        """Returns the host of a task."""
-        return next(
-            wish.host
-            for job in self.jobs
-            if job.id == job_id
-            for wish in job.tasks
-            if wish.name == task
-        )
+
+def path_of(pool: str, image: str) -> str:
+    """Returns the folder of an image on the disk of a host."""
+    return f"{FOLDERS.get(pool, '/pool')}/images/{image}"
 
 
 def draw(chance: random.Random, hosts: tuple[str, ...]) -> Load:
     """Draws a load."""
     templates = tuple(_content(chance) for _ in range(TEMPLATES))
+    is_plain = chance.random() < PLAIN_WORLDS
     jobs = tuple(
-        _Draw(chance, hosts, templates, f"w{number}").job()
-        for number in range(chance.randint(1, 4))
+        _job(chance, hosts, f"w{number}", is_plain=is_plain or chance.random() < PLAIN_JOBS)
+        for number in range(chance.randint(1 if is_plain else 2, 4))
     )
-    return Load(jobs=jobs, templates=templates)
+    operators = 0 if is_plain else chance.choice((0, 1, 2, 2))
+    return Load(jobs=jobs, templates=templates, operators=operators)
 
 
 def _content(chance: random.Random) -> bytes:
@@ -91,35 +86,39 @@ def _content(chance: random.Random) -> bytes:
     return bytes(data)
 
 
-class _Draw:
-    """Draws one workflow."""
+def _job(chance: random.Random, hosts: tuple[str, ...], job_id: str, *, is_plain: bool) -> Job:
+    if is_plain:
+        drawn = _Plain(chance, hosts, job_id).draw()
+        cancelled = 0.2
+    else:
+        drawn = draw_spec(chance, hosts, job_id)
+        cancelled = 0.08
+    return Job(
+        id=job_id,
+        spec=drawn.spec,
+        input=drawn.input,
+        victims=drawn.victims,
+        at_s=chance.random() * (30.0 if is_plain else 15.0),
+        cancel_after_s=chance.random() * 20.0 if chance.random() < cancelled else None,
+    )
 
-    def __init__(
-        self,
-        chance: random.Random,
-        hosts: tuple[str, ...],
-        templates: tuple[bytes, ...],
-        job_id: str,
-    ) -> None:
+
+class _Plain:
+    """Draws one plain workflow."""
+
+    def __init__(self, chance: random.Random, hosts: tuple[str, ...], job_id: str) -> None:
         self.chance = chance
         self.hosts = hosts
-        self.templates = templates
         self.id = job_id
-        self.wishes: list[Wish] = []
+        self.count = 0
+        self.victims: list[Victim] = []
 
-    def job(self) -> Job:
-        chance = self.chance
+    def draw(self) -> Drawn:
         root = self.group(depth=0)
-        if root.kind == spec.Group.KIND_SEQUENCE and chance.random() < 0.3:
+        if root.kind == spec.Group.KIND_SEQUENCE and self.chance.random() < 0.3:
             root.members.append(self.delete())
         plan = spec.WorkflowSpec(kind="simulated", root=root)
-        return Job(
-            id=self.id,
-            spec=plan,
-            tasks=tuple(self.wishes),
-            at_s=chance.random() * 30.0,
-            cancel_after_s=chance.random() * 20.0 if chance.random() < 0.2 else None,
-        )
+        return Drawn(spec=plan, input=Struct(), victims=tuple(self.victims))
 
     def group(self, depth: int) -> spec.Group:
         chance = self.chance
@@ -128,7 +127,7 @@ class _Draw:
         for _ in range(chance.randint(1, 3)):
             if depth < 2 and chance.random() < 0.3:
                 inner = self.group(depth + 1)
-                name = f"g{len(self.wishes)}-{depth}-{len(group.members)}"
+                name = f"g{self.count}-{depth}-{len(group.members)}"
                 group.members.append(spec.Node(name=name, group=inner))
             else:
                 group.members.append(self.task())
@@ -141,69 +140,50 @@ class _Draw:
 
     def task(self) -> spec.Node:
         chance = self.chance
-        name = f"task-{len(self.wishes)}"
+        name = f"task-{self.count}"
+        self.count += 1
         host = chance.choice(self.hosts)
-        pool = f"pool-{host}"
-        target = f"{self.id}-{name}"
+        target = ImageAddress(pool_id=f"pool-{host}", image_id=f"{self.id}-{name}")
         if chance.random() < 0.1:
-            target = chance.choice(WANTED_BY_MANY)
-        content: bytes | None = None
+            target.image_id = chance.choice(WANTED_BY_MANY)
         draw = chance.random()
         if draw < 0.55:
             number = chance.randrange(TEMPLATES)
             source = f"t-{number}" if chance.random() < 0.95 else "missing"
-            content = self.templates[number]
             action = verb.Action(
                 copy_image=verb.CopyImage(
                     source=ImageAddress(pool_id="templates", image_id=source),
-                    target=ImageAddress(pool_id=pool, image_id=target),
+                    target=target,
                     take_digest=chance.random() < 0.5,
                 )
             )
         elif draw < 0.75:
             action = verb.Action(
-                create_image=verb.CreateImage(
-                    target=ImageAddress(pool_id=pool, image_id=target),
-                    virtual_size_bytes=4096,
-                )
+                create_image=verb.CreateImage(target=target, virtual_size_bytes=4096)
             )
         elif draw < 0.85:
-            pool = "templates"
-            target = f"{self.id}-{name}"
-            content = self.templates[0]
             action = verb.Action(
                 clone_image=verb.CloneImage(
                     source=ImageAddress(pool_id="templates", image_id="t-0"),
-                    target=ImageAddress(pool_id="templates", image_id=target),
+                    target=ImageAddress(pool_id="templates", image_id=f"{self.id}-{name}"),
                 )
             )
         else:
-            target = ""
             failure = "a drill" if chance.random() < 0.4 else ""
             action = verb.Action(noop=verb.Noop(failure_message=failure))
-        folder = "/templates" if pool == "templates" else "/pool"
-        self.wishes.append(
-            Wish(
-                name=name,
-                host=host,
-                target=f"{folder}/images/{target}" if target else "",
-                content=content,
-            )
-        )
         return spec.Node(
             name=name, policy=self.policy(), task=spec.Node.Task(host_id=host, action=action)
         )
 
     def delete(self) -> spec.Node:
-        name = f"delete-{len(self.wishes)}"
-        host = self.chance.choice(self.hosts)
-        victim = f"{self.id}-victim"
-        self.wishes.append(
-            Wish(name=name, host=host, target=f"/pool/images/{victim}", deletes=True)
-        )
-        address = ImageAddress(pool_id=f"pool-{host}", image_id=victim)
+        victim = Victim(host=self.chance.choice(self.hosts), image=f"{self.id}-victim")
+        self.victims.append(victim)
+        address = ImageAddress(pool_id=f"pool-{victim.host}", image_id=victim.image)
         action = verb.Action(delete_image=verb.DeleteImage(target=address))
-        return spec.Node(name=name, task=spec.Node.Task(host_id=host, action=action))
+        return spec.Node(
+            name=f"delete-{self.count}",
+            task=spec.Node.Task(host_id=victim.host, action=action),
+        )
 
     def policy(self) -> spec.Policy:
         chance = self.chance

@@ -12,41 +12,38 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import hashlib
-import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 from google.protobuf.message import Message
 
 from agent.drivers.driver import Format, Work
 from agent.drivers.file import FileDriver
-from coordinator.runtime.ports import Change
-from coordinator.saga import history
-from coordinator.saga.states import SETTLED, TASK_TABLE, WORKFLOW_TABLE, TaskState, WorkflowState
+from coordinator.runtime.ports import Change, HostRecord
+from coordinator.saga.states import TaskState, WorkflowState
 from coordinator.saga.workflow import Workflow
 from countermand.rpc import crash
-from countermand.rpc.errors import Busy, CountermandError, FieldInvalid, HostUnreachable
+from countermand.rpc.errors import CountermandError, FieldInvalid, ImageBusy
 from countermand.rpc.names import parse_attempt, workflow_name
 from countermand.v1 import workflow_pb2 as pb
-from tests.saga import invariants
-from tests.simulation import workload
+from tests.simulation import effects, workload
 from tests.simulation.clock import VirtualClock, VirtualLoop
+from tests.simulation.desk import DONE, IN_DOUBT, Desk
 from tests.simulation.disk import Disk, LiveFiles
 from tests.simulation.network import Network
 from tests.simulation.nodes import AgentNode, CoordinatorNode, Node, Surroundings, task_factory
+from tests.simulation.operators import Helper, Operator
+from tests.simulation.promises import Promises, told
 from tests.simulation.stores import Model, Storage
 
 HOSTS = ("host-a", "host-b", "host-c")
 STORM_S = 90.0  # how long things fail
 PATIENCE_S = 3600.0  # and how long everything may take to come right afterwards
-RETRY_S = 1.0
-
-_TASK_MOVES = {(before, after) for (before, _), after in TASK_TABLE.items()}
-_WORKFLOW_MOVES = {(before, after) for (before, _), after in WORKFLOW_TABLE.items()}
+REFUSED_S = 4.0  # after which a workflow that was refused its images, or its hosts, is tried again
+REFUSALS_MAX = 20  # of one that does not wait in line for images: then it is given up
 
 
 class Violation(AssertionError):
@@ -103,7 +100,8 @@ class World(Surroundings):
         self.storage = store()
         self._trace = hashlib.sha256()
         self._cut_until = dict.fromkeys((*HOSTS, "coordinator"), 0.0)
-        self._ledger: dict[str, str] = {}  # attempt → "published" or "undone"
+        self._ledger = effects.Ledger()
+        self.promises = Promises()
         self.network = Network(self, lambda host: self.agents[host])
         self.agents = {
             host: AgentNode(host, self, capacity_bytes=self.chance.choice((1 << 20, 200_000)))
@@ -115,6 +113,7 @@ class World(Surroundings):
             connect=self.network.connect,
             hosts=HOSTS,
         )
+        self.desk = Desk(self.network, self.coordinator, self.note, self._check)
         self.load = workload.draw(self.chance, HOSTS)
         self.acknowledged: set[str] = set()
         self.cancelled: set[str] = set()
@@ -124,6 +123,16 @@ class World(Surroundings):
         violation = Violation(f"seed {self.seed}: {what}")
         self.violation = self.violation or violation
         return violation
+
+    @contextmanager
+    def _asserting(self) -> Iterator[None]:
+        """Makes violations of failed assertions."""
+        try:
+            yield
+        except AssertionError as error:
+            if isinstance(error, Violation):
+                raise
+            raise self.broken(f"{error}") from error
 
     # -- running --------------------------------------------------------------------------------
 
@@ -170,34 +179,51 @@ class World(Surroundings):
         for node in (*self.agents.values(), self.coordinator):
             await node.start()
         engines = [asyncio.ensure_future(self._engine(job)) for job in self.load.jobs]
-        killer = asyncio.ensure_future(self._killer())
-        cutter = asyncio.ensure_future(self._cutter())
-        await asyncio.sleep(STORM_S)
-        killer.cancel()
-        cutter.cancel()
+        storm = [
+            self._killer(),
+            self._cutter(),
+            *(Operator(self, self.desk, HOSTS).work() for _ in range(self.load.operators)),
+        ]
+        raging = [asyncio.ensure_future(each) for each in storm]
+        await self._wait(STORM_S, (*engines, *raging))
+        for each in raging:
+            each.cancel()
         self.calm = True
         self.note("calm")
         for node in (*self.agents.values(), self.coordinator):
             if not node.alive:
                 await node.start()
-        await asyncio.gather(*engines)
-        await self._until_settled()
+        helper = asyncio.ensure_future(Helper(self, self.desk, HOSTS).work())
+        await self._until_settled((*engines, helper))
+        helper.cancel()
         for agent in self.agents.values():
             agent.kill()
             await agent.start()  # the sweep of a new life
         await asyncio.sleep(1.0)
-        self._check_end()
+        await self._check_end()
         self._check()
 
-    async def _until_settled(self) -> None:
-        while True:
-            open_ = [w for w in self.storage.workflows() if not w.settled]
-            if not open_:
-                return
-            if self.loop.time() > STORM_S + PATIENCE_S:
-                raise self.broken(f"never settled: {_told(open_[0])}")
+    async def _wait(self, seconds: float, working: Sequence[asyncio.Future[None]]) -> None:
+        """Lets time pass; raises what was found wrong meanwhile."""
+        until = self.loop.time() + seconds
+        while self.loop.time() < until:
+            await asyncio.sleep(min(1.0, until - self.loop.time()))
             self._check()
-            await asyncio.sleep(1.0)
+            for each in working:
+                if each.done():
+                    each.result()
+
+    async def _until_settled(self, working: Sequence[asyncio.Future[None]]) -> None:
+        engines = working[:-1]
+        while self.open_workflows() or not all(engine.done() for engine in engines):
+            await self._wait(1.0, working)
+            if self.loop.time() > STORM_S + PATIENCE_S:
+                waiting = "; ".join(map(told, self.open_workflows()))
+                raise self.broken(f"never settled: {waiting or 'a start is never answered'}")
+
+    def open_workflows(self) -> list[Workflow]:
+        """Returns what is committed and not settled."""
+        return [each for each in self.promises.workflows.values() if not each.settled]
 
     def _check(self) -> None:
         """Raises what was found wrong in a task of a node."""
@@ -223,7 +249,7 @@ class World(Surroundings):
         """Has a dead node started again after a while."""
         self.deaths += 1
         if isinstance(node, AgentNode):
-            self.loop.call_soon(self._recount, node)
+            self.loop.call_soon(self._ledger.recount, node.name, node.disk)
         else:
             self.storage.died()
         if not self.calm:
@@ -271,8 +297,8 @@ class World(Surroundings):
     async def _engine(self, job: workload.Job) -> None:
         """Submits one workflow until that is acknowledged, and perhaps cancels it."""
         await asyncio.sleep(job.at_s)
-        request = pb.StartWorkflowRequest(workflow_id=job.id, spec=job.spec)
-        await self._ask("StartWorkflow", request)
+        if not await self._submit(job):
+            return
         self.acknowledged.add(job.id)
         if job.cancel_after_s is None:
             return
@@ -281,30 +307,40 @@ class World(Surroundings):
             name=workflow_name(job.id), request_id=self.new_id(), reason="simulated"
         )
         try:
-            await self._ask("CancelWorkflow", cancel)
+            await self.desk.ask("CancelWorkflow", cancel)
         except CountermandError as error:
             if error.reason != "STATE_FORBIDS":
-                raise
+                raise self.broken(f"{error}") from error
         else:
             self.cancelled.add(job.id)
 
-    async def _ask(self, rpc: str, request: Message) -> Any:
-        context = SimpleNamespace(invocation_metadata=lambda: ())
-        while True:
-
-            def method() -> Any:
-                service = self.coordinator.workflows
-                if service is None:
-                    raise HostUnreachable(address="coordinator")
-                return getattr(service, rpc)(request, context)
-
+    async def _submit(self, job: workload.Job) -> bool:
+        """Returns whether a workflow was started: one that is refused its images may not be."""
+        request = pb.StartWorkflowRequest(workflow_id=job.id, spec=job.spec, input=job.input)
+        refusals = 0
+        while refusals < REFUSALS_MAX:
             try:
-                return await self.network.call(self.coordinator, method, "coordinator", 10.0)
-            except (HostUnreachable, Busy) as error:
-                self.note(f"{rpc}: {error.reason}")
-                await asyncio.sleep(RETRY_S)
+                await self.desk.ask("StartWorkflow", request)
+            except ImageBusy as error:
+                self.note(f"{job.id} is refused: {error}")
+                refusals += 1
             except FieldInvalid as error:
-                raise self.broken(f"{error}") from error
+                if "draining" not in f"{error}":
+                    raise self.broken(f"{error}") from error
+                self.note(f"{job.id} is refused: {error}")
+            else:
+                return True
+            await asyncio.sleep(REFUSED_S)
+        return False
+
+    def removed_by_hand(self, host: str, path: str, attempt: str) -> bool:
+        """Removes the image of an attempt by hand; returns whether nothing of it is left."""
+        disk = self.agents[host].disk
+        if path in disk.names and effects.owner(disk, path) == attempt:
+            self.note(f"{host}: {path} is removed by hand")
+            effects.remove_by_hand(disk, path)
+            self._ledger.gone(host, attempt)
+        return True
 
     # -- what is seen ---------------------------------------------------------------------------
 
@@ -316,83 +352,83 @@ class World(Surroundings):
             print(line)
 
     def sent(self, rpc: str, request: Message) -> None:
-        """Checks I5: no request leaves without a committed intent that describes it."""
+        """Checks what leaves a coordinator."""
         header = getattr(request, "header", None)
         if header is None:
             return
         self.note(f"{rpc} {header.attempt} epoch {header.owner_epoch}")
         name = parse_attempt(header.attempt)
         assert name is not None, header.attempt
-        workflow = self.storage.workflow(name.workflow_id)
-        if workflow is None:
-            raise self.broken(f"I5: {rpc} for {name}: there is no such workflow")
-        task = workflow.task(workflow.plan.by_name[name.task_id])
-        if name.number > len(task.attempts):
-            raise self.broken(f"I5: {rpc} for {name} was never committed")
-        attempt = task.attempts[name.number - 1]
-        if attempt.intent != header.intent_sequence:
-            raise self.broken(f"I5: {name} goes out with another intent")
+        with self._asserting():
+            self.promises.check_sent(rpc, name, header.intent_sequence)
 
     def committing(self, changes: Sequence[Change]) -> None:
         """Checks what a coordinator is about to commit."""
         for change in changes:
             workflow = change.workflow
             self.note(f"commit {workflow.id} v{workflow.version} {workflow.state}")
-            try:
-                _check_change(change)
-            except AssertionError as error:
-                raise self.broken(f"{error}") from error
+            if self.verbose:
+                for entry in change.history:
+                    name = workflow.plan.nodes[entry.task].name if entry.task >= 0 else ""
+                    self.note(f"    {name} {entry.fact}")
+        with self._asserting():
+            self.promises.check(changes)
+
+    def committed(self, changes: Sequence[Change]) -> None:
+        """Takes up what a coordinator has committed."""
+        self.promises.made(changes)
+
+    def host_kept(self, record: HostRecord) -> None:
+        """Takes up what a coordinator has stored of a host."""
+        self.promises.host_kept(record, self.clock.now())
 
     def renamed(self, agent: str, source: str, target: str) -> None:
         """Checks I1 and I2 as effects appear and go."""
-        disk = self.agents[agent].disk
-        attempt = _owner(disk, source)
+        attempt = effects.owner(self.agents[agent].disk, source)
         if not attempt:
             return
         self.note(f"{agent}: {source} → {target}")
-        if "/images/" in target:
-            if self._ledger.get(attempt) == "undone":
-                raise self.broken(f"I2: {attempt} takes effect again")
-            tombstoned = (
-                self.agents[agent]
-                .journal.execute("SELECT tombstoned FROM attempts WHERE name = ?", (attempt,))
-                .fetchone()
+        journal = self.agents[agent].journal
+        found = journal.execute("SELECT tombstoned FROM attempts WHERE name = ?", (attempt,))
+        row = found.fetchone()
+        with self._asserting():
+            self._ledger.renamed(
+                agent, attempt, shows="/images/" in target, buried=bool(row and row[0])
             )
-            if tombstoned and tombstoned[0]:
-                raise self.broken(f"I1: {attempt} shows after its compensation")
-            self._ledger[attempt] = "published"
-        else:
-            if self._ledger.get(attempt) != "published":
-                raise self.broken(f"I2: {attempt} is undone twice")
-            self._ledger[attempt] = "undone"
-
-    def _recount(self, agent: AgentNode) -> None:
-        """Sets the ledger right after a power cut took renames back."""
-        visible = {a for a in _images(agent.disk).values() if a}
-        for attempt in visible:
-            self._ledger[attempt] = "published"
-        for attempt, state in tuple(self._ledger.items()):
-            name = parse_attempt(attempt)
-            if name is None or state != "published" or attempt in visible:
-                continue
-            if self.load.host_of(name.workflow_id, name.task_id) == agent.name:
-                del self._ledger[attempt]
 
     # -- the end --------------------------------------------------------------------------------
 
-    def _check_end(self) -> None:
+    async def _check_end(self) -> None:
         workflows = {workflow.id: workflow for workflow in self.storage.workflows()}
         for job_id in sorted(self.acknowledged):
             if job_id not in workflows:
                 raise self.broken(f"I8: {job_id} was acknowledged and is gone")
-            self.settled[job_id] = workflows[job_id].state
+        self.settled = {each.id: each.state for each in workflows.values()}
         for job_id in sorted(self.cancelled):
-            workflow = workflows[job_id]
-            if workflow.state is not WorkflowState.COMPENSATED:
-                raise self.broken(f"I8: {job_id} was cancelled: {_told(workflow)}")
+            if not _is_undone(workflows[job_id]):
+                raise self.broken(f"I8: {job_id} was cancelled: {told(workflows[job_id])}")
+        for workflow in self.promises.workflows.values():
+            stored = workflows.get(workflow.id)
+            if stored is None or (stored.version, stored.state) != (
+                workflow.version,
+                workflow.state,
+            ):
+                raise self.broken(f"I8: {workflow.id} was committed otherwise: {told(workflow)}")
         self._check_history()
-        for host, agent in self.agents.items():
-            self._check_disk(host, agent.disk, workflows)
+        self._check_requests()
+        leftovers = {each: await self._leftovers(each) for each in sorted(workflows)}
+        disks = {host: agent.disk for host, agent in self.agents.items()}
+        with self._asserting():
+            effects.check_disks(disks, self.load, workflows, leftovers)
+        assert self.coordinator.loop is not None
+        if lines := self.coordinator.loop._locks._lines:
+            raise self.broken(f"locks: somebody stands in line for {sorted(lines)}")
+
+    async def _leftovers(self, workflow_id: str) -> set[str]:
+        """Returns the attempts whose effects a workflow lists as left."""
+        request = pb.GetWorkflowRequest(name=workflow_name(workflow_id))
+        shown = (await self.desk.ask("GetWorkflow", request)).workflow
+        return {each.attempt for each in shown.leftovers}
 
     def _check_history(self) -> None:
         last: dict[str, int] = {}
@@ -401,70 +437,23 @@ class World(Surroundings):
                 raise self.broken(f"I7: a gap in {stored.workflow_id}")
             last[stored.workflow_id] = stored.sequence
 
-    def _check_disk(self, host: str, disk: Disk, workflows: dict[str, Workflow]) -> None:
-        """Checks I3, I4 and I11: exactly what succeeded is there, whole, and nothing else."""
-        expected = self.load.furniture(host)
-        contents: dict[str, bytes | None] = {}
-        for job in self.load.jobs:
-            workflow = workflows.get(job.id)
-            if workflow is None or workflow.state is not WorkflowState.SUCCEEDED:
-                continue
-            for task in job.tasks:
-                record = workflow.task(workflow.plan.by_name[task.name])
-                if task.host != host or record.state is not TaskState.SUCCEEDED:
-                    continue
-                action = record.action
-                assert action is not None, task.name
-                if task.deletes:
-                    expected.pop(task.target, None)
-                elif task.target:
-                    made_by = f"workflows/{job.id}/tasks/{task.name}/attempts/{action.number}"
-                    expected[task.target] = made_by
-                    contents[task.target] = task.content
-        found = _images(disk)
-        if found != expected:
-            raise self.broken(f"I3: {host} holds {found}, expected {expected}")
-        for path, content in contents.items():
-            file = disk.names[f"{path}/data.raw"]
-            assert file is not None, path
-            if content is not None and bytes(file.data) != content:
-                raise self.broken(f"I3: {path} is not what was copied")
-        staged = [n for n in disk.names if "/staging/" in n]
-        if staged:
-            raise self.broken(f"I11: left in staging: {staged}")
+    def _check_requests(self) -> None:
+        """Checks I8: what was answered as done is done, what was only refused is not."""
+        done = self.promises.carried_out
+        for request_id, outcomes in sorted(self.desk.served.items()):
+            if request_id in done and not outcomes & {DONE, IN_DOUBT}:
+                raise self.broken(f"S-R13: request {request_id} was refused, and is done")
+        for request_id in sorted(self.desk.told - done.keys()):
+            if request_id not in self.desk.unrecorded:
+                raise self.broken(f"I8: request {request_id} was answered, and is not done")
 
 
-def _check_change(change: Change) -> None:
-    """Asserts I7, I4 and what else one decision shows."""
-    workflow = change.workflow
-    for entry in change.history:
-        fact = entry.fact
-        if isinstance(fact, history.TaskMoved):
-            assert (fact.before, fact.after) in _TASK_MOVES, f"I7: {fact}"
-        elif isinstance(fact, history.WorkflowMoved):
-            assert (fact.before, fact.after) in _WORKFLOW_MOVES, f"I7: {fact}"
-            assert fact.before not in SETTLED, f"I7: {fact}"
-            assert fact.after is not WorkflowState.QUARANTINED, _told(workflow)
-    invariants.one_effect_at_a_time(workflow)
-    invariants.the_verdict_is_true(workflow)
-    invariants.nothing_is_stuck(workflow)
-
-
-def _images(disk: Disk) -> dict[str, str]:
-    """Returns the images on a disk with the attempts that made them."""
-    return {
-        path: _owner(disk, path)
-        for path in sorted(disk.names)
-        if path.rpartition("/")[0].endswith("/images")
-    }
-
-
-def _owner(disk: Disk, folder: str) -> str:
-    label = disk.names.get(f"{folder}/image.json")
-    if label is None or not label.data:
-        return ""
-    attempt = json.loads(bytes(label.data)).get("attempt", "")
-    return attempt if isinstance(attempt, str) and parse_attempt(attempt) else ""
+def _is_undone(workflow: Workflow) -> bool:
+    """Returns whether a workflow is made up for, but for what an operator gave up."""
+    given_up = any(task.state is TaskState.ABANDONED for _, task in workflow.tasks())
+    return workflow.state is WorkflowState.COMPENSATED or (
+        workflow.state is WorkflowState.FAILED and given_up
+    )
 
 
 def _furnish(disk: Disk, agent: AgentNode, load: workload.Load, host: str) -> None:
@@ -489,10 +478,3 @@ def _furnish(disk: Disk, agent: AgentNode, load: workload.Load, host: str) -> No
             pass
         files.remove_file(source)
     disk.flush_names()
-
-
-def _told(workflow: Workflow) -> str:
-    tasks = ", ".join(
-        f"{workflow.plan.nodes[index].name}: {task.state}" for index, task in workflow.tasks()
-    )
-    return f"{workflow.id} is {workflow.state} ({tasks})"
