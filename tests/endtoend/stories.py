@@ -1,16 +1,17 @@
 """Workflows that need somebody, told from their start to their end through the public client.
 
 A story knows nothing of crashes: its client is as patient as an engine's, and `kept_alive` starts
-the coordinator again whenever it dies. So each can be told under a coordinator that dies anywhere.
+whoever dies again. So each can be told under services that die anywhere.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
+from types import MappingProxyType
 from typing import TypeVar
 
 from countermand.client import Client, Run
@@ -19,7 +20,7 @@ from countermand.rpc.errors import CoordinatorUnavailable
 from countermand.v1.workflow_pb2 import Workflow
 from countermand.v1.workflow_spec_pb2 import Node, Policy
 from countermand.v1.workflow_state_pb2 import WorkflowState
-from tests.endtoend.cluster import HANG_S, POLL_S, Cluster, copy
+from tests.endtoend.cluster import HANG_S, POLL_S, Cluster, Service, copy
 
 Value = TypeVar("Value")
 
@@ -68,33 +69,33 @@ async def needs(run: Run, state: str) -> Workflow:
     return workflow
 
 
-@dataclass(slots=True)
-class Deaths:
-    """How often a coordinator has died."""
-
-    count: int = 0
-
-
 @asynccontextmanager
-async def kept_alive(cluster: Cluster, crash_point: str = "") -> AsyncIterator[Deaths]:
-    """Starts the coordinator again whenever it dies; to die at a crash point, if one is given."""
-    deaths = Deaths()
+async def kept_alive(
+    cluster: Cluster, crash_points: Mapping[str, str] = MappingProxyType({})
+) -> AsyncIterator[Counter[str]]:
+    """Starts every service again whenever it dies; to die at a crash point, if it is given one.
 
-    async def watch() -> None:
+    Yields how often each of them has died so far.
+    """
+    deaths: Counter[str] = Counter()
+
+    async def watch(service: Service) -> None:
         while True:
-            if not cluster.coordinator.alive:
-                await cluster.coordinator.died()
-                deaths.count += 1
-                await cluster.coordinator.try_start(crash_point)
+            if not service.alive:
+                await service.died()
+                deaths[service.name] += 1
+                await service.try_start(crash_points.get(service.name, ""))
             await asyncio.sleep(POLL_S)
 
-    watcher = asyncio.create_task(watch())
+    services = (cluster.coordinator, *cluster.agents.values())
+    watchers = [asyncio.create_task(watch(service)) for service in services]
     try:
         async with asyncio.timeout(HANG_S):
             yield deaths
     finally:
-        watcher.cancel()
-        await asyncio.gather(watcher, return_exceptions=True)
+        for watcher in watchers:
+            watcher.cancel()
+        await asyncio.gather(*watchers, return_exceptions=True)
 
 
 @asynccontextmanager

@@ -75,7 +75,7 @@ def moves(name: str, *between: Node) -> WorkflowSpec:
 
 
 async def test_a_failure_before_the_pivot_takes_everything_back(cluster, client):
-    """S-V16, S-I10, S-F5: the pivot was never sent, so nothing is lost."""
+    """S-V16, I10, S-F5: the pivot was never sent, so nothing is lost."""
     await have(client, "early", "early-old")
     before = set(labels(cluster))
     fails = task("fails", host="a", action=Noop(failure_message="as asked"))
@@ -89,7 +89,7 @@ async def test_a_failure_before_the_pivot_takes_everything_back(cluster, client)
 
 
 async def test_past_the_pivot_it_waits_for_somebody_and_never_goes_back(cluster, client):
-    """S-V16, S-I10: BLOCKED over a kill -9, no cancel, no giving up; skipped, it is a leftover."""
+    """S-V16, I10: BLOCKED over a kill -9, no cancel, no giving up; skipped, it is a leftover."""
     await have(client, "late", "late-old")
     folder = cluster.data_of("pool-a/late-old").parent
     with immutable(folder):

@@ -92,7 +92,7 @@ async def test_a_leaf_three_levels_down_is_run_again(cluster, client):
 
 
 async def test_items_run_again_with_and_without_a_reset(cluster, client):
-    """S-C2, S-R19, S-I2: 3, 5, 8, 10, 12 attempts; what a reset takes back is made up for first."""
+    """S-C2, S-R19, I2: 3, 5, 8, 10, 12 attempts; what a reset takes back is made up for first."""
     group, given = items("totals", ["base", "gone", "lost"])
     spec = workflow_spec("totals", sequence("all", group), policy=ON_FAILURE["PAUSE"])
     run = await client.submit(spec, workflow_id="totals", input=given)
