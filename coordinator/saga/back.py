@@ -33,9 +33,6 @@ from coordinator.saga.states import (
 from coordinator.saga.turn import Step, Turn
 from coordinator.saga.workflow import Attempt, Failure, Group, Inbound, Task
 
-# Leaves that are not at rest, going either way.
-UNSETTLED = IN_FLIGHT | BEING_COMPENSATED
-
 
 def turn_round(turn: Turn, cause: Failure) -> None:
     """Turns the whole workflow round: stores the cause, stops everything, begins to make up."""
@@ -67,6 +64,17 @@ def _go_back(turn: Turn, scope: int, *, alone: bool = False) -> None:
 
 
 _UNDER_WAY = frozenset({GroupState.COMPENSATING, GroupState.RECOVERING})
+
+
+def past_return(turn: Turn, scope: int, *, beside: int = -1) -> str:
+    """Returns the name of another task without an opposite that may have taken effect, if any."""
+    end = turn.plan.nodes[scope].end
+    for index in turn.plan.irreversible:
+        if scope <= index < end and index != beside:
+            state = turn.task(index).state
+            if state is TaskState.SUCCEEDED or state in IN_FLIGHT:
+                return turn.plan.nodes[index].name
+    return ""
 
 
 def stop_leaf(turn: Turn, index: int) -> None:
@@ -209,14 +217,17 @@ def _group_is_made_up_for(turn: Turn, scope: int, group: Group) -> None:
     given_up = any(
         turn.task(leaf.index).state is TaskState.ABANDONED for leaf in turn.plan.leaves_of(scope)
     )
-    if group.then is GroupChange.AGAIN and given_up:
+    then = group.then
+    if then is GroupChange.AGAIN and given_up:
         # What was given up would be in the way of another round.
-        assert group.failure is not None, scope
-        turn_round(turn, group.failure)
-        return
-    turn.move_group(scope, group.then, failure=group.failure)
+        if not past_return(turn, 0):
+            assert group.failure is not None, scope
+            turn_round(turn, group.failure)
+            return
+        then = GroupChange.CLOSE  # nor can the whole workflow be made up for
+    turn.move_group(scope, then, failure=group.failure)
     turn.forget(scope)
-    match group.then:
+    match then:
         case GroupChange.AGAIN:
             begin_another_round(turn, scope)
         case GroupChange.DROP:

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from coordinator.saga.plan import Plan
 from coordinator.saga.states import (
-    AT_REST,
+    UNSETTLED,
     AttemptKind,
     AttemptState,
     TaskState,
@@ -117,7 +117,7 @@ def _outstanding_of(workflow: Workflow, index: int, task: Task) -> Iterator[Comm
     elif task.state is TaskState.READY:
         if not workflow.holding:
             yield choose_host(workflow.plan, index, task)
-    elif task.attempts and task.last.open and task.state not in AT_REST:
+    elif task.attempts and task.last.open and task.state in UNSETTLED:
         yield _send(index, task.last)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from coordinator.saga import back, history
 from coordinator.saga.states import (
     BEING_COMPENSATED,
+    UNSETTLED,
     Effect,
     GroupState,
     TaskChange,
@@ -111,7 +112,7 @@ def walk(turn: Turn) -> None:
     for index, node in enumerate(tree):
         if isinstance(node, Group) and node.state is GroupState.COMPENSATING:
             turn.later(Step.MAKE_UP_FOR, index)
-    at_work = any(isinstance(n, Task) and n.state in back.UNSETTLED for n in tree)
+    at_work = any(isinstance(n, Task) and n.state in UNSETTLED for n in tree)
     if actions >= 0 and not at_work:
         turn.later(Step.BEGIN, actions)
 

@@ -9,13 +9,11 @@ from coordinator.saga.commands import Timer
 from coordinator.saga.plan import Plan, ancestors
 from coordinator.saga.spec import OnFailure, Retry
 from coordinator.saga.states import (
-    IN_FLIGHT,
     AttemptKind,
     Effect,
     GroupChange,
     GroupState,
     TaskChange,
-    TaskState,
 )
 from coordinator.saga.turn import Step, Turn
 from coordinator.saga.workflow import Decided, Failure, Group, Task
@@ -65,7 +63,7 @@ def fail(turn: Turn, index: int, failure: Failure, *, sent: bool = True) -> None
     goes_back = target.then in _GOES_BACK if target.then else policy not in _STAYS
     if turn.holding:
         _leave_open(turn, index, failure)
-    elif goes_back and past_return(turn, target.scope, beside=index):
+    elif goes_back and back.past_return(turn, target.scope, beside=index):
         _only_forward(turn, index, failure, sent=sent)
     elif target.then is None and policy is OnFailure.PAUSE:
         _leave_open(turn, index, failure)
@@ -170,17 +168,6 @@ def _declaring(plan: Plan, index: int, policy: OnFailure) -> int:
         if plan.nodes[above].rules.on_failure is policy:
             return above
     return -1
-
-
-def past_return(turn: Turn, scope: int, *, beside: int = -1) -> str:
-    """Returns the name of another task without an opposite that may have taken effect, if any."""
-    end = turn.plan.nodes[scope].end
-    for index in turn.plan.irreversible:
-        if scope <= index < end and index != beside:
-            state = turn.task(index).state
-            if state is TaskState.SUCCEEDED or state in IN_FLIGHT:
-                return turn.plan.nodes[index].name
-    return ""
 
 
 def schedule(turn: Turn, index: int, kind: AttemptKind, retry: Retry, failure: Failure) -> None:

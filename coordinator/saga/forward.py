@@ -15,13 +15,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from coordinator.saga import back, ending
+from coordinator.saga import ending
 from coordinator.saga.plan import Plan, ancestors
 from coordinator.saga.spec import OnFailure
 from coordinator.saga.states import (
     AT_REST,
     GROUP_PASSED,
     PASSED,
+    UNSETTLED,
     GroupChange,
     GroupState,
     TaskChange,
@@ -158,7 +159,9 @@ def dropped(turn: Turn, index: int) -> None:
             continue
         turn.dropped.add(member)
         group = turn.group(parent)
-        turn.nodes[parent] = replace(group, failed=group.failed + 1)
+        # What never begins leaves no place when it comes to rest: it is given one to leave.
+        place = member != index and bool(turn.plan.nodes[parent].rules.concurrency_max)
+        turn.nodes[parent] = replace(group, failed=group.failed + 1, at_work=group.at_work + place)
         if member != index and not turn.restoring:
             for leaf in turn.plan.leaves_of(member):
                 if turn.task(leaf.index).state is TaskState.PENDING:
@@ -247,7 +250,7 @@ def is_quiet(turn: Turn, scope: int) -> bool:
     return not any(
         node.state is GroupState.COMPENSATING
         if isinstance(node, Group)
-        else node.state in back.UNSETTLED
+        else node.state in UNSETTLED
         for node in nodes
     )
 

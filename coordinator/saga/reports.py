@@ -11,6 +11,7 @@ from coordinator.saga.spec import Retry
 from coordinator.saga.states import (
     BEING_COMPENSATED,
     OUTCOMES,
+    UNSETTLED,
     AttemptKind,
     AttemptState,
     TaskChange,
@@ -28,16 +29,14 @@ def hear(turn: Turn, event: events.AttemptEvent) -> None:
     if not 1 <= event.number <= len(task.attempts):
         return  # no such attempt: what is said of it concerns nobody here
     attempt = task.attempts[event.number - 1]
-    if event.number != len(task.attempts) or not attempt.open or task.state in _DECIDED:
+    # Of a task that is at rest, or waits to be run anew, somebody has decided about the attempt.
+    if event.number != len(task.attempts) or not attempt.open or task.state not in UNSETTLED:
         _hear_late(turn, event, attempt)
     elif attempt.kind is AttemptKind.ACTION:
         _hear_of_action(turn, event)
     else:
         _hear_of_compensation(turn, event)
 
-
-# Somebody has decided about these: what their last attempt still says changes nothing.
-_DECIDED = frozenset({TaskState.ABANDONED, TaskState.COMPENSATED})
 
 _SAID: dict[type[events.AttemptEvent], AttemptState] = {
     events.AttemptSucceeded: AttemptState.SUCCEEDED,
@@ -326,7 +325,7 @@ def _workflow_is_late(turn: Turn) -> None:
         return
     if turn.now.time < turn.before.create_time + timeout:
         return
-    if failing.past_return(turn, 0):
+    if back.past_return(turn, 0):
         return
     failure = Failure(
         reason=TIMED_OUT, message=f"The workflow had no verdict {timeout} after its start."

@@ -11,7 +11,6 @@ from dataclasses import replace
 from coordinator.saga import (
     back,
     events,
-    failing,
     forward,
     history,
     reports,
@@ -81,7 +80,7 @@ def cancel(turn: Turn, event: events.CancelRequested) -> None:
     if turn.cause is not None:
         _refuse(turn, _CANCELLABLE, "it is being made up for already")
         return
-    if name := failing.past_return(turn, 0):
+    if name := back.past_return(turn, 0):
         because = f"{name} cannot be made up for and may have taken effect"
         _refuse(turn, _CANCELLABLE, because)
         return
@@ -211,11 +210,22 @@ def _rerun(turn: Turn, event: events.ResumeRequested, index: int, choice: events
         back.run_anew(turn, index)
     elif task.state is TaskState.RETRY_WAIT and task.needs_decision:
         # Past a pivot there is only forward: its next try comes at once.
-        turn.put(index, replace(task, tried=len(task.attempts), needs_decision=False))
-        turn.put(index, replace(turn.task(index), decided=decided))
-        starting.go(turn, index)
+        _try_now(turn, index, decided)
+        return
+    elif task.state is TaskState.READY and task.due_time is None:
+        # It waits for a host: the values, or the host, that it was given may change which.
+        _try_now(turn, index, decided)
         return
     turn.put(index, replace(turn.task(index), decided=decided))
+
+
+def _try_now(turn: Turn, index: int, decided: Decided) -> None:
+    """Lets a task's next attempt begin, or look for a host, without any further wait."""
+    task = turn.task(index)
+    if task.needs_decision:
+        task = replace(task, tried=len(task.attempts), needs_decision=False)
+    turn.put(index, replace(task, decided=decided))
+    starting.go(turn, index)
 
 
 def _patch(

@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from coordinator.saga import events
+from coordinator.saga.plan import ancestors
 from coordinator.saga.spec import Binding, Value
 from coordinator.saga.states import (
     HOLDING,
@@ -258,6 +259,9 @@ def _reset_misfit(workflow: Workflow, choice: events.Rerun) -> Requirement | Non
         if task.state in IN_FLIGHT:
             message = f"{spec.name} is {task.state}: its outcome must be known before a reset."
             return _wrong(choice.task, message, Kind.OUTCOME)
+        if task.state is TaskState.ABANDONED:
+            message = f"{spec.name} was given up: what it left would be in the way of another run."
+            return _wrong(choice.task, message)
         done = task.state is TaskState.SUCCEEDED
         if done and spec.effect not in (Effect.REVERSIBLE, Effect.READ_ONLY):
             return _wrong(
@@ -265,7 +269,23 @@ def _reset_misfit(workflow: Workflow, choice: events.Rerun) -> Requirement | Non
             )
     if not any(True for _ in _failed(workflow, choice.task)):
         return _wrong(choice.task, f"nothing in {name} failed. {_possible(workflow)}")
+    if begun := _begun_after(workflow, choice.task):
+        message = f"{begun} comes after {name} and has begun: rerun or skip what failed."
+        return _wrong(choice.task, message)
     return None
+
+
+def _begun_after(workflow: Workflow, index: int) -> str:
+    """Returns the name of a task that came after a node and has begun, if any.
+
+    A group may pass before all of it is at rest.
+    """
+    for above in ancestors(workflow.plan, index):
+        for follower in workflow.plan.nodes[above].before:
+            for leaf in workflow.plan.leaves_of(follower):
+                if workflow.task(leaf.index).state is not TaskState.PENDING:
+                    return leaf.name
+    return ""
 
 
 def _output_violations(
@@ -334,10 +354,15 @@ def _failed(workflow: Workflow, index: int) -> Iterator[int]:
 
 
 def chosen(workflow: Workflow, choice: events.Choice) -> tuple[int, ...]:
-    """Returns the tasks that a decision is about: of a group, those in it that failed."""
+    """Returns the tasks that a decision is about: of a group, those in it that failed.
+
+    A reset is about all of it: whatever else is decided about a task in it would be lost.
+    """
     node = workflow.plan.nodes[choice.task]
     if node.task is not None:
         return (choice.task,)
+    if isinstance(choice, events.Rerun) and choice.reset:
+        return leaves(workflow, choice.task)
     if isinstance(choice, events.Rerun) and choice.items:
         members = [node.forward[item] for item in choice.items]
         return tuple(leaf for member in members for leaf in _failed(workflow, member))

@@ -216,6 +216,8 @@ IN_FLIGHT = frozenset({T.STARTING, T.RUNNING, T.UNKNOWN, T.CANCELLING})
 COMPENSABLE = frozenset({T.SUCCEEDED, T.UNKNOWN})
 # Leaves whose compensation has begun and not ended.
 BEING_COMPENSATED = frozenset({T.COMPENSATING, T.COMPENSATION_BLOCKED})
+# Leaves that are not at rest, going either way: their last attempt is still seen to.
+UNSETTLED = IN_FLIGHT | BEING_COMPENSATED
 # Leaves that have something going on by themselves: a pause is complete without any.
 BUSY = IN_FLIGHT | {T.COMPENSATING}
 # Leaves with nothing left to make up for.

@@ -457,6 +457,24 @@ ROWS = (
             "PAUSED asked undone:b asked turn undo:a undone:a = COMPENSATED"
         ),
     ),
+    Row(
+        "marked done while its compensation is under way: what that still says counts no more",
+        "g(a; b; c):rounds=2",
+        "c:fail,ok undo-b:hang,ok a:ok,wait+ok done-b@undo:b say-b.2-ok@do:a#2",
+        (
+            "do:a ok:a do:b ok:b do:c fail:c compensating:g undo:b asked undone:b undo:a undone:a "
+            "forward:g again:a again:b again:c do:a late:b ok:a do:b ok:b do:c ok:c = SUCCEEDED"
+        ),
+    ),
+    Row(
+        "given up beside a pivot that took effect: no other round, its group is closed",
+        "p:pivot | g(a; b):group:rounds=2",
+        "b:wait+wait+fail undo-a:fail abandon-a@BLOCKED",
+        (
+            "do:p do:a ok:p ok:a do:b fail:b compensating:g undo:a un-fail:a stuck:a BLOCKED asked "
+            "abandoned:a compensated:g freed = SUCCEEDED"
+        ),
+    ),
 )
 
 

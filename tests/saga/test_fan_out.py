@@ -453,6 +453,12 @@ ROWS = (
         "a:run+hang cancel@run:a",
         "do:a run:a asked turn cancel:a stopped:a = COMPENSATED",
     ),
+    Row(
+        "a bound: what never begins leaves no place to others",
+        "g(a | b<a | c | d | e):max=1:min=1",
+        "a:fail c:wait+ok d:wait+ok",
+        "do:a fail:a do:c ok:c do:d ok:d do:e ok:e = SUCCEEDED",
+    ),
 )
 
 

@@ -402,6 +402,27 @@ ROWS = (
             "un-fail:a stuck:a BLOCKED asked abandoned:a freed forward:g = FAILED"
         ),
     ),
+    Row(
+        "reset: what was given up before is in the way: refused",
+        "x; g(k(a; b):group; c):pause",
+        "b:fail undo-a:fail abandon-a@stuck:a c:fail resume+reset-g@PAUSED",
+        (
+            "do:x ok:x do:a ok:a do:b fail:b compensating:k undo:a un-fail:a stuck:a BLOCKED asked "
+            "abandoned:a compensated:k do:c freed fail:c pausing PAUSED refused = PAUSED"
+        ),
+    ),
+    Row(
+        "reset: what comes after it has begun already: refused",
+        "k(g(a | b):min=1; c; d); e",
+        "b:wait+fail d:wait+ok pause@ok:c resume+reset-g@PAUSED",
+        ("do:a do:b ok:a do:c ok:c do:d asked pausing ok:d fail:b PAUSED refused = PAUSED"),
+    ),
+    Row(
+        "reset, and what would run anew is skipped: refused, one of them would be lost",
+        "g(a; b:pause; c)",
+        "b:fail,ok resume+skip-c+reset-g@PAUSED",
+        "do:a ok:a do:b fail:b pausing PAUSED refused = PAUSED",
+    ),
     # Giving up.
     Row(
         "given up",
@@ -570,6 +591,28 @@ def test_another_host_may_be_named():
     told.run()
     assert [attempt.host for attempt in attempts(told, "a")] == ["host-a", "host-z"]
     assert all(each.field != "host_id" for each in attempts(told, "a")[1].inbound)
+
+
+def test_a_task_that_waits_for_a_host_goes_where_the_operator_says():
+    told = Play(script=script("pause@wait:a"), hosts=())
+    told.begin(tree("a:any | b"))
+    told.run()
+    choice = events.Rerun(task=1, host="host-z")
+    told.perform(events.ResumeRequested(ask=ASK, choices=(choice,)))
+    told.run()
+    assert [attempt.host for attempt in attempts(told, "a")] == ["host-z"]
+    assert told.workflow.state is WorkflowState.SUCCEEDED
+
+
+def test_what_is_decided_about_a_task_past_a_pivot_that_waits_for_a_host_counts():
+    """It is BLOCKED no more: the answer was OK."""
+    told = Play(script=script(""), hosts=())
+    told.begin(tree("p:pivot; a:late=5:any:retry=9"))
+    while told.log[-2:] != ["BLOCKED", "wait:a"]:
+        assert told.step()
+    told.perform(events.ResumeRequested(ask=ASK, choices=(events.Rerun(task=2),)))
+    assert told.workflow.state is WorkflowState.RUNNING
+    assert not told.workflow.task(2).needs_decision
 
 
 def test_a_rerun_asks_for_another_host_than_where_it_failed():
