@@ -299,7 +299,7 @@ ADDRESS = re.compile(r"127\.0\.0\.1:77\d\d")
 
 def told(page: Path, folder: Path) -> Iterator[tuple[str, str]]:
     """Runs a page block by block; yields each text it shows, with what really came."""
-    addresses = defaultdict(free_address)
+    addresses: dict[str, str] = defaultdict(free_address)
     coordinator = addresses[COORDINATOR]
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
