@@ -365,7 +365,7 @@ def settled_is_final(before: Workflow, workflow: Workflow) -> None:
 def the_cause_comes_first(before: Workflow, decision: Decision) -> None:
     """The cause of failure is stored before the first compensation, and never changes."""
     workflow = decision.workflow
-    assert before.cause is None or workflow.cause is before.cause
+    assert before.cause is None or workflow.cause == before.cause
     assert before.verdict is None or workflow.verdict is before.verdict
     for entry in decision.history:
         fact = entry.fact
