@@ -8,26 +8,27 @@ import pytest
 import pytest_asyncio
 
 from countermand.client import Client, Run
-from countermand.client.spec import image, sequence, task, workflow_spec
-from countermand.rpc.errors import ImageBusy
+from countermand.client.spec import image, parallel, sequence, task, workflow_spec
+from countermand.rpc.errors import ImageBusy, StateForbids
 from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_pb2 import ImageLock, WorkflowView
 from countermand.v1.workflow_spec_pb2 import WorkflowSpec
 from tests.endtoend.checks import journals, labels, recorded
-from tests.endtoend.cluster import HANG_S, Cluster, copy
+from tests.endtoend.cluster import HANG_S, Cluster, copy, until
 from tests.endtoend.effects import assert_at_rest, locks_of, purged
 from tests.endtoend.plans import BASE
 from tests.endtoend.stories import needs, word
 
 pytestmark = pytest.mark.slow
 
-HOSTS = {"a": {"pool-a": ""}}
+HOSTS = {"a": {"pool-a": "", "crawling": "bandwidth=256KiB"}}
 FAST_REPEATS = 10
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(lives, tmp_path_factory):
     cluster = Cluster(lives, tmp_path_factory.mktemp("locks"), HOSTS)
+    cluster.coordinator.arguments = ("--window", "1")
     await cluster.add_template("base", size_mib=1, extents=2)
     await cluster.start()
     yield cluster
@@ -159,6 +160,31 @@ async def test_who_is_cancelled_in_line_leaves_it(cluster, client):
     await first.resume()
     await ends(third, "SUCCEEDED")
     assert "pool-a/back" in labels(cluster)
+
+
+async def test_who_is_cancelled_before_its_slot_was_never_sent(cluster, client):
+    """S-V19: one copies and the others wait for its place on the host; nothing is left of any."""
+    copies = [copy(f"copy-{n}", "a", BASE, f"crawling/slot-{n}") for n in range(3)]
+    spec = workflow_spec("slots", sequence("all", parallel("copies", *copies)))
+    run = await client.submit(spec, workflow_id="slots")
+    await until(lambda: sent(cluster, "slots"), "the first copy")
+    await run.cancel("a test")
+    await ends(run, "COMPENSATED")
+    workflow = assert_at_rest(cluster, "slots", "COMPENSATED")
+    assert set(workflow.tasks.values()) == {"CANCELLED"}
+    assert len(sent(cluster, "slots")) == 1
+    with pytest.raises(StateForbids) as raised:
+        await run.cancel("once more")
+    assert raised.value.metadata["state"] == "COMPENSATED"
+
+
+def sent(cluster: Cluster, workflow_id: str) -> list[str]:
+    """Returns the actions that an agent has received of a workflow."""
+    return [
+        name
+        for name, attempt in journals(cluster).items()
+        if attempt.workflow == workflow_id and attempt.kind == "ACTION" and attempt.received
+    ]
 
 
 async def test_what_is_made_up_for_frees_its_images_when_it_is(cluster, client):
