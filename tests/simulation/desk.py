@@ -36,6 +36,7 @@ class Desk:
     check: Callable[[], None]  # raises what was found wrong anywhere
     served: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     told: set[str] = field(default_factory=set)  # requests that were answered as done
+    etags: dict[str, str] = field(default_factory=dict)  # what the asker had seen
     unrecorded: set[str] = field(default_factory=set)  # those among them that no history tells of
 
     async def ask(self, rpc: str, request: Message) -> Any:
@@ -74,6 +75,7 @@ class Desk:
         finally:
             if request_id := getattr(request, "request_id", ""):
                 self.served[request_id].add(outcome)
+                self.etags[request_id] = getattr(request, "etag", "")
                 if rpc == "DrainHost" or getattr(request, "validate_only", False):
                     self.unrecorded.add(request_id)
         return answer

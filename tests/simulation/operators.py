@@ -32,6 +32,8 @@ ACTS_EVERY_S = 2.5
 LOOKS_EVERY_S = 5.0
 HASTE = 6  # how often the helper still tries what may fail again
 
+_WAITING = (TaskState.PENDING, TaskState.READY, TaskState.RETRY_WAIT)
+
 R = pb.ResumeDecision
 Requirement = pb.ResumeRequirement
 
@@ -236,6 +238,7 @@ class Operator(_Person):
             (self.resume_sensibly, 5),
             (self.resume_anyhow, 3),
             (self.resume_twice, 2),
+            (self.skip_carelessly, 4),
             (self.decide, 3),
             (self.cancel, 1),
             (self.reuse, 1),
@@ -284,6 +287,26 @@ class Operator(_Person):
         if self.chance.random() < 0.2:
             request.input["fault"].CopyFrom(Value(string_value=""))
         request.validate_only = self.chance.random() < 0.1
+        await self.ask("ResumeWorkflow", request)
+
+    async def skip_carelessly(self, workflow: Workflow) -> None:
+        """Skips what needs a decision, and what others wait for, without giving any output."""
+        if not workflow.holding:
+            await self.pause(workflow)
+        sources = {
+            binding.task
+            for leaf in workflow.plan.leaves
+            if leaf.task is not None
+            for binding in leaf.task.bindings
+        }
+        waiting = [
+            task_name(workflow.id, workflow.plan.nodes[index].name)
+            for index, task in workflow.tasks()
+            if task.needs_decision
+            or (task.state in _WAITING and workflow.plan.nodes[index].name in sources)
+        ]
+        request = pb.ResumeWorkflowRequest(name=workflow_name(workflow.id), **self.reason())
+        request.decisions.extend(R(task=name, skip=R.Skip()) for name in waiting)
         await self.ask("ResumeWorkflow", request)
 
     def any_decision(self, workflow: Workflow, index: int) -> pb.ResumeDecision:

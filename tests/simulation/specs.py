@@ -234,7 +234,7 @@ class _Draw:
     def task(self) -> spec.Node:
         chance = self.chance
         draw = chance.random()
-        if draw < 0.5:
+        if draw < 0.45:
             node = self.image()
         elif draw < 0.6:
             node = self.verify()
@@ -249,9 +249,9 @@ class _Draw:
         """Lets a task run somewhere; returns a pool that is reached there."""
         chance = self.chance
         draw = chance.random()
-        if draw < 0.5:
-            task.host_id = chance.choice(self.hosts[:2] if self.made else self.hosts)
-            return chance.choice(("scratch", *[f"pool-{task.host_id}"] * 2))
+        if draw < 0.55:
+            task.host_id = chance.choice([made.host for made in self.made] or self.hosts)
+            return chance.choice(("scratch", *[f"pool-{task.host_id}"] * 3))
         if draw < 0.75:
             task.candidate_host_ids.extend(chance.sample(self.hosts, 2))
             if chance.random() < 0.3:
@@ -269,7 +269,7 @@ class _Draw:
             target = chance.choice(WANTED_BY_MANY)
             pool = "scratch" if chance.random() < 0.7 else pool
         own = [made for made in self.made if made.host == place.host_id]
-        if own and not shared and pool != "scratch" and chance.random() < 0.5:
+        if own and not shared and pool != "scratch" and chance.random() < 0.6:
             made = chance.choice(own)
             node = self.copy_node(place.host_id, pool, target, name)
             node.task.action.copy_image.source.pool_id = pool
@@ -299,7 +299,7 @@ class _Draw:
     def copy_node(self, host: str, pool: str, target: str, name: str = "") -> spec.Node:
         chance = self.chance
         source = "missing" if chance.random() < 0.1 else f"t-{chance.randrange(TEMPLATES)}"
-        digest = chance.random() < 0.5
+        digest = chance.random() < 0.7
         action = verb.Action(
             copy_image=verb.CopyImage(
                 source=ImageAddress(pool_id="templates", image_id=source),
@@ -332,7 +332,7 @@ class _Draw:
         chance = self.chance
         node = spec.Node(name=self.name("verify"))
         taken = [made for made in self.made if made.digest]
-        if not taken or chance.random() < 0.4:
+        if not taken or chance.random() < 0.2:
             self.place(node.task)
             target = ImageAddress(pool_id="templates", image_id="t-0")
             node.task.action.verify_image.target.CopyFrom(target)

@@ -21,7 +21,6 @@ from coordinator.saga import (
     events,
     forward,
     reports,
-    requests,
     resume,
     retracing,
     starting,
@@ -32,7 +31,7 @@ from coordinator.saga.states import AttemptKind, TaskState
 from coordinator.saga.turn import Step, Turn
 from coordinator.saga.workflow import Workflow
 from tests.simulation.disk import LiveFiles
-from tests.simulation.world import Violation, World
+from tests.simulation.world import Faults, Violation, World
 
 Patch = pytest.MonkeyPatch
 
@@ -53,7 +52,9 @@ def test_finds_a_request_that_leaves_before_its_commit(monkeypatch: Patch) -> No
 def test_finds_a_missing_tombstone(monkeypatch: Patch) -> None:
     """Planted: the agent forgets to bury what it compensates (S-Z2)."""
     monkeypatch.setattr("agent.runner._bury", lambda *_: None)
-    _expect_violation("I3|I1", seeds=200)
+    # What is lost comes after all, much later.
+    late = Faults(message_lost=0.12, lost_found_again=1.0)
+    _expect_violation("I3|I1", seeds=250, faults=late)
 
 
 def test_finds_a_missing_flush(monkeypatch: Patch) -> None:
@@ -116,24 +117,13 @@ def test_finds_a_timer_that_fires_early(monkeypatch: Patch) -> None:
 def test_finds_outputs_of_skipped_tasks_that_nobody_asks_for(monkeypatch: Patch) -> None:
     """Planted: a task may be skipped without what others are bound to (S-R12)."""
     monkeypatch.setattr(resume, "_output_violations", lambda *_: iter(()))
-    _expect_violation("skipped without", seeds=200)
+    _expect_violation("skipped without", seeds=150)
 
 
 def test_finds_a_patch_that_is_lost(monkeypatch: Patch) -> None:
     """Planted: an operator's values reach no attempt (S-R3)."""
     monkeypatch.setattr(starting, "patched", lambda inbound, _patch: inbound)
     _expect_violation("without the patch", seeds=60)
-
-
-def test_finds_two_resumes_from_one_version(monkeypatch: Patch) -> None:
-    """Planted: what the asker had seen is not compared with what there is (S-R18)."""
-    may = requests._may
-
-    def blindly(turn: Turn, ask: events.Ask, allowed: Any) -> bool:
-        return may(turn, replace(ask, version=0), allowed)
-
-    monkeypatch.setattr(requests, "_may", blindly)
-    _expect_violation("S-R18|S-R12", seeds=200)
 
 
 def test_finds_a_request_that_is_not_remembered(monkeypatch: Patch) -> None:
@@ -220,11 +210,11 @@ def test_finds_a_leftover_that_is_not_listed(monkeypatch: Patch) -> None:
     _expect_violation("is not listed", seeds=60)
 
 
-def _expect_violation(words: str, *, seeds: int) -> None:
+def _expect_violation(words: str, *, seeds: int, faults: Faults | None = None) -> None:
     with pytest.raises(Violation, match=words):
-        _play(range(1, seeds + 1))
+        _play(range(1, seeds + 1), faults or Faults())
 
 
-def _play(seeds: range) -> None:
+def _play(seeds: range, faults: Faults) -> None:
     for seed in seeds:
-        World(seed).run()
+        World(seed, plain=0.0, faults=faults).run()

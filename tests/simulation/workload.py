@@ -65,10 +65,10 @@ def path_of(pool: str, image: str) -> str:
     return f"{FOLDERS.get(pool, '/pool')}/images/{image}"
 
 
-def draw(chance: random.Random, hosts: tuple[str, ...]) -> Load:
-    """Draws a load."""
+def draw(chance: random.Random, hosts: tuple[str, ...], *, plain: float) -> Load:
+    """Draws a load, a plain one by so much chance."""
     templates = tuple(_content(chance) for _ in range(TEMPLATES))
-    is_plain = chance.random() < PLAIN_WORLDS
+    is_plain = chance.random() < plain
     jobs = tuple(
         _job(chance, hosts, f"w{number}", is_plain=is_plain or chance.random() < PLAIN_JOBS)
         for number in range(chance.randint(1 if is_plain else 2, 4))

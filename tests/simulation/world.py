@@ -84,6 +84,7 @@ class World(Surroundings):
         *,
         faults: Faults = Faults(),
         store: Callable[[], Storage] = Model,
+        plain: float = workload.PLAIN_WORLDS,
         verbose: bool = False,
     ) -> None:
         """Draws everything from the seed."""
@@ -114,7 +115,7 @@ class World(Surroundings):
             hosts=HOSTS,
         )
         self.desk = Desk(self.network, self.coordinator, self.note, self._check)
-        self.load = workload.draw(self.chance, HOSTS)
+        self.load = workload.draw(self.chance, HOSTS, plain=plain)
         self.acknowledged: set[str] = set()
         self.cancelled: set[str] = set()
 
@@ -443,6 +444,10 @@ class World(Surroundings):
         for request_id, outcomes in sorted(self.desk.served.items()):
             if request_id in done and not outcomes & {DONE, IN_DOUBT}:
                 raise self.broken(f"S-R13: request {request_id} was refused, and is done")
+        for request_id, (workflow_id, version) in done.items():
+            etag = self.desk.etags[request_id]
+            if etag and version != int(etag) + 1:
+                raise self.broken(f"S-R18: {request_id} is done to another {workflow_id}")
         for request_id in sorted(self.desk.told - done.keys()):
             if request_id not in self.desk.unrecorded:
                 raise self.broken(f"I8: request {request_id} was answered, and is not done")
