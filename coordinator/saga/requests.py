@@ -297,15 +297,16 @@ def _stands_against(turn: Turn, event: events.CompensationDecided, task: Task) -
                 "possible: retry, mark done, abandon"
             )
         return ""
-    if event.verb is verb.ABANDON and task.state in _GIVEN_UP and turn.cause is not None:
+    in_the_way = task.state in _GIVEN_UP and not forward.goes_forward(turn, event.task)
+    if event.verb is verb.ABANDON and in_the_way:
         return ""
     ending = turn.plan.is_end_action(event.task) and task.state not in AT_REST
     if event.verb is verb.ABANDON and ending and task.state is not TaskState.PENDING:
         return ""
     return (
         f"{name} is {task.state}: decisions are taken about tasks in COMPENSATING and "
-        "COMPENSATION_BLOCKED; UNKNOWN or CANCELLING ones may be abandoned once the workflow has "
-        "failed, and end actions at any time"
+        "COMPENSATION_BLOCKED; UNKNOWN or CANCELLING ones may be abandoned once the workflow, or a "
+        "group around them, has failed, and end actions at any time"
     )
 
 

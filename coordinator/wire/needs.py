@@ -18,7 +18,10 @@ NEEDS_MAX = 20  # beyond it a person asks for the tasks; a fan-out may fail by t
 OUTPUTS_NAMED_MAX = 4
 
 _TYPES = {kind.__name__: name for kind, name in TYPE_NAMES.items()}
-_WAITING_FOR_SOMEBODY = frozenset({WorkflowState.PAUSED, WorkflowState.BLOCKED})
+# One that was stopped is ENDING, and waits for what is still made up for in it.
+_WAITING_FOR_SOMEBODY = frozenset(
+    {WorkflowState.PAUSED, WorkflowState.BLOCKED, WorkflowState.ENDING}
+)
 
 
 def type_name(kind: str) -> str:

@@ -467,6 +467,24 @@ ROWS = (
         ),
     ),
     Row(
+        "given up: it was asked to stop, its host is gone, and only its group is made up for",
+        "p:pivot | g(a | b):group",
+        "a:wait+wait+fail b:run+hang/hang cancel@cancel:b abandon-b@cancel:b",
+        (
+            "do:p do:a do:b ok:p run:b fail:a compensating:g cancel:b refused asked abandoned:b "
+            "compensated:g = SUCCEEDED"
+        ),
+    ),
+    Row(
+        "given up: it was asked to stop, its host is gone, and its group is to be recovered",
+        "g(a | b){r}:recover; c",
+        "a:wait+wait+fail b:run+hang/hang abandon-b@cancel:b",
+        (
+            "do:a do:b run:b fail:a recovering:g cancel:b asked abandoned:b do:r ok:r recovered:g "
+            "do:c ok:c = SUCCEEDED"
+        ),
+    ),
+    Row(
         "given up beside a pivot that took effect: no other round, its group is closed",
         "p:pivot | g(a; b):group:rounds=2",
         "b:wait+wait+fail undo-a:fail abandon-a@BLOCKED",
