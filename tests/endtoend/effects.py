@@ -13,7 +13,6 @@ from countermand.v1.event_pb2 import HistoryEvent, Intervention
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.endtoend.checks import (
-    OUTCOMES,
     Recorded,
     check_history,
     check_journals,
@@ -25,7 +24,6 @@ from tests.endtoend.checks import (
 )
 from tests.endtoend.cluster import Cluster, until
 
-SETTLED = ("SUCCEEDED", "COMPENSATED", "FAILED")
 KEPT = {"SUCCEEDED", "ABANDONED"}  # tasks whose effect stays
 
 
@@ -152,8 +150,3 @@ def interventions(workflow: Recorded) -> list[Intervention]:
 def verbs(workflow: Recorded) -> list[str]:
     """Returns the verbs of what people asked for, in order."""
     return [one.verb for one in interventions(workflow)]
-
-
-def open_attempts(workflow: Recorded) -> list[str]:
-    """Returns the attempts whose outcome is still to come."""
-    return [a.name for a in workflow.attempts.values() if a.state not in OUTCOMES]
