@@ -16,9 +16,7 @@ from coordinator.saga.states import (
     TaskChange,
 )
 from coordinator.saga.turn import Step, Turn
-from coordinator.saga.workflow import Decided, Failure, Group, Task
-
-BY_POLICY = "policy"  # the principal of a pause that nobody asked for
+from coordinator.saga.workflow import BY_POLICY, Decided, Failure, Group, Task
 
 
 def policy_pause(turn: Turn, verb: str, index: int) -> Decided:
@@ -146,10 +144,13 @@ def _lost(turn: Turn, scope: int, failing: int) -> int:
     Those that are still being made up for, and then dropped, are lost already; what comes after
     several that failed is lost once.
     """
-    members = turn.plan.nodes[scope].forward
-    going = {member for member in members if _is_going(turn.nodes[member])}
+    node = turn.plan.nodes[scope]
+    members = node.forward
+    # Of ten thousand tasks none is looked at: only a group is made up for, and then dropped.
+    only_tasks = node.end - scope - 1 == len(node.members)
+    going = {m for m in members if _is_going(turn.nodes[m])} if not only_tasks else set()
     if not going and not turn.plan.nodes[failing].before:
-        return turn.group(scope).failed + 1  # of ten thousand items, none is looked at twice
+        return turn.group(scope).failed + 1
     lost: set[int] = set()
     for member in members:
         gone = forward.is_lost(turn.nodes[member]) and not forward.has_passed(turn, member)

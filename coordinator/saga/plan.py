@@ -86,11 +86,7 @@ class Plan:
 
 
 ON_SUCCESS = "on-success"  # names of the groups that hold end actions
-
-
 ON_FAILURE = "on-failure"
-
-
 RECOVERY_SUFFIX = ".recovery"  # of the name of a group, for the group of its recovery tasks
 
 
@@ -224,13 +220,6 @@ class Precedence:
         if self._plan.nodes[parent].group is GroupKind.SEQUENCE:
             return earlier < later  # numbered in their order
         return bool(self._mask(later) & self._bit(earlier))
-
-    def count_before(self, index: int) -> int:
-        """Returns how many siblings are always at rest before a node starts."""
-        parent = self._plan.nodes[index].parent
-        if self._plan.nodes[parent].group is GroupKind.SEQUENCE:
-            return self._plan.nodes[parent].members.index(index)
-        return self._mask(index).bit_count()
 
     def _bit(self, index: int) -> int:
         return 1 << (index - self._plan.nodes[index].parent)

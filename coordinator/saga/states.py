@@ -1,9 +1,9 @@
 """The state machines of workflows, tasks and attempts, as tables.
 
-Everything that changes a state is decided by a row here; `advance.py` only looks rows up. A pair
-that has no row is either late (`LATE`: recorded, changes nothing) or a bug. The diagrams in the
+Everything that changes a state is decided by a row here; `turn.py` only looks rows up. A pair that
+has no row is either late (`LATE`: recorded, changes nothing) or a bug. The diagrams in the
 documentation are drawn from these tables. What is *not* here: who asks, when, and what follows from
-a change; those are the rules in `advance.py`.
+a change; those are the rules that `advance.py` names.
 """
 
 from __future__ import annotations
@@ -218,8 +218,6 @@ COMPENSABLE = frozenset({T.SUCCEEDED, T.UNKNOWN})
 BEING_COMPENSATED = frozenset({T.COMPENSATING, T.COMPENSATION_BLOCKED})
 # Leaves that are not at rest, going either way: their last attempt is still seen to.
 UNSETTLED = IN_FLIGHT | BEING_COMPENSATED
-# Leaves that have something going on by themselves: a pause is complete without any.
-BUSY = IN_FLIGHT | {T.COMPENSATING}
 # Leaves with nothing left to make up for.
 EFFECT_FREE = frozenset({T.PENDING, T.READY, T.FAILED, T.CANCELLED, T.SKIPPED, T.COMPENSATED})
 EFFECT_FREE |= {T.ABANDONED}

@@ -1,8 +1,8 @@
 """The record of a running workflow: what is stored, and what `advance` is given and returns.
 
 All values; a change is a new value. A workflow's nodes stand in the order of its plan: a `Task` for
-each leaf, a `Group` for each group. Groups hold only counters, which are worked out again when a
-workflow is loaded (`restore`), so that the tasks alone are the truth.
+each leaf, a `Group` for each group. Of a group only what became of it is stored; its counters are
+worked out again from the tasks when a workflow is loaded (`restore`).
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class Inbound:
 
 PATCH = "patch"  # the origin of a value that an operator gave
 SKIP = "skip"  # the verb of a decision to go on without a task, also before its turn has come
+BY_POLICY = "policy"  # the principal of a pause that nobody asked for
 PAUSE_BEFORE = "pause-before"  # the verb of a pause that holds a task whose turn has come
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from coordinator.saga.spec import Lock, Value
 from coordinator.saga.states import Effect
 from coordinator.wire.catalogue import VERBS, Bound
-from countermand.v1.image_pb2 import ImageAddress
 from countermand.v1.verb_pb2 import Action
-from countermand.v1.workflow_pb2 import ImageLock
 
 
 class Locks:
@@ -31,12 +29,6 @@ class Locks:
             Lock(pool=pool, image=image, exclusive=exclusive)
             for (pool, image), exclusive in sorted(self._exclusive.items())
         )
-
-
-def lock_to_proto(lock: Lock) -> ImageLock:
-    """Returns a lock as people see it; whether it is held is for others to say."""
-    image = ImageAddress(pool_id=lock.pool, image_id=lock.image)
-    return ImageLock(image=image, exclusive=lock.exclusive)
 
 
 def address_of(action: Action, name: str, bound: Bound) -> tuple[str, str]:

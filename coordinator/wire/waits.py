@@ -10,12 +10,10 @@ from bisect import bisect_left
 from datetime import datetime
 
 from coordinator.saga.states import BEING_COMPENSATED, TaskState
-from coordinator.saga.workflow import Decided, Group, Task, Workflow
-
-BY_POLICY = "policy"  # who paused, when nobody did
+from coordinator.saga.workflow import BY_POLICY, PAUSE_BEFORE, Decided, Group, Task, Workflow
 
 _PAUSED_BY_POLICY = {
-    "pause-before": "paused before {task}, as its spec asks",
+    PAUSE_BEFORE: "paused before {task}, as its spec asks",
     "pause-on-success": "paused after {task}, as its spec asks",
     "on-failure": "paused because {task} failed",
 }
@@ -76,7 +74,7 @@ def _turn(workflow: Workflow, index: int) -> str:
     """Returns what keeps a node that has not begun from beginning."""
     node = workflow.plan.nodes[index]
     pause = workflow.pause
-    if workflow.holding and pause and pause.verb == "pause-before" and pause.reason == node.name:
+    if workflow.holding and pause and pause.verb == PAUSE_BEFORE and pause.reason == node.name:
         return "a resume: paused before it"
     parent = workflow.nodes[node.parent] if node.parent >= 0 else None
     if isinstance(parent, Group) and parent.waiting:

@@ -6,19 +6,21 @@ Work is counted, not timed: steps of the walk, records to store, entries of hist
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
+from coordinator.saga import failing
 from coordinator.saga import turn as core
 from coordinator.saga.advance import Decision, advance, start
 from coordinator.saga.commands import SendCancel
 from coordinator.saga.events import Event, Now
 from coordinator.saga.plan import compile_plan
 from coordinator.saga.problems import problems
-from coordinator.saga.spec import Binding, GroupKind, GroupSpec, TaskSpec
+from coordinator.saga.spec import Binding, GroupKind, GroupRules, GroupSpec, TaskSpec
 from coordinator.saga.states import Effect, WorkflowState
-from coordinator.saga.workflow import About, Workflow
+from coordinator.saga.workflow import About, Group, Task, Workflow
 from tests.saga.language import EPOCH, report
 
 SIZES = [
@@ -113,6 +115,24 @@ def test_parallel_tasks_are_made_up_for(size: int, monkeypatch: pytest.MonkeyPat
         step = "cancelled" if isinstance(command, SendCancel) else "ok"
         run.small(report(step, command.task, command.number))
     assert run.workflow.state is WorkflowState.COMPENSATED
+
+
+def test_a_quorum_of_tasks_looks_at_no_other_when_one_fails(monkeypatch: pytest.MonkeyPatch):
+    size, looked = 1_000, list[Task | Group]()
+    is_going = failing._is_going
+
+    def counted(member: Task | Group) -> bool:
+        looked.append(member)
+        return is_going(member)
+
+    monkeypatch.setattr(failing, "_is_going", counted)
+    root = replace(group(GroupKind.PARALLEL, size), rules=GroupRules(min_success=1))
+    run = Run(root, monkeypatch)
+    for command in run.first.commands[1:]:
+        run.small(report("fail", command.task, command.number))
+    run.perform(report("ok", run.first.commands[0].task, 1))
+    assert run.workflow.state is WorkflowState.SUCCEEDED
+    assert not looked
 
 
 @pytest.mark.parametrize("size", SIZES)
