@@ -27,7 +27,7 @@ from coordinator.runtime.ports import (
     Order,
     Store,
 )
-from coordinator.saga.commands import ChooseHost, Withdraw
+from coordinator.saga.commands import ChooseHost, Recall, Withdraw
 from coordinator.saga.events import AttemptLost, HostChosen
 from coordinator.saga.states import TaskState, WorkflowState
 from coordinator.saga.workflow import Workflow
@@ -179,6 +179,10 @@ class Fleet:
             case Withdraw():
                 if line := self._lines.get(command.host):
                     line.orders.withdraw(_name(workflow, command.task, command.number))
+            case Recall():
+                if line := self._lines.get(command.host):
+                    name = _name(workflow, command.task, command.number)
+                    line.orders.recall(workflow, command, name)
             case _:
                 self._send(workflow, command, ask_first=order.ask_first)
 

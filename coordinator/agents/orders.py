@@ -16,7 +16,7 @@ from coordinator.agents.connection import CALL_TIMEOUT_S, Connection
 from coordinator.agents.slots import Slots
 from coordinator.runtime import crash_points
 from coordinator.runtime.ports import Chance, Delivery, HostRecord
-from coordinator.saga.commands import SendAction, SendCancel, SendCompensation
+from coordinator.saga.commands import Recall, SendAction, SendCancel, SendCompensation
 from coordinator.saga.events import (
     AttemptAccepted,
     AttemptCancelled,
@@ -24,6 +24,7 @@ from coordinator.saga.events import (
     AttemptFailed,
     AttemptLost,
     AttemptMissing,
+    AttemptRecalled,
     HostChosen,
 )
 from coordinator.saga.workflow import Workflow
@@ -151,6 +152,13 @@ class Orders:
             if not isinstance(command, SendCompensation):
                 self._slots.occupy(name)  # it may be out, until the agent has said that it is not
         self._wake(name)
+
+    def recall(self, workflow: Workflow, command: Recall, name: str) -> None:
+        """Takes back an action that has not left: it stood in this line from its commit to now."""
+        if self._never_out(name):
+            self._drop(name)
+            event = AttemptRecalled(task=command.task, number=command.number)
+            self._ears.event(workflow.id, event)
 
     def withdraw(self, name: str) -> None:
         """Sees to an attempt no more, whatever may still be heard of it."""

@@ -254,8 +254,7 @@ class WorkflowService(WorkflowServiceServicer):
         taken = await take(workflow_id, "resume", request, event)
         changes: list[pb.ChangedValue] = []
         if taken.before is not None and isinstance(taken.event, ResumeRequested):
-            now = self._clock.now()
-            changes += resume.changes_to_proto(taken.before, taken.event, now)
+            changes += resume.changes_to_proto(taken.before, taken.event)
         shown = self._showing.basic(taken.workflow)
         return pb.ResumeWorkflowResponse(workflow=shown, changes=changes)
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from coordinator.saga.commands import (
     ChooseHost,
+    Recall,
     SendAction,
     SendCancel,
     SendCompensation,
@@ -243,7 +244,7 @@ class Order:
     """A committed intent on its way to a host, or to whoever finds one for it."""
 
     workflow: Workflow  # as committed: holds the attempt and, in its plan, the action
-    command: Delivery | Withdraw | ChooseHost
+    command: Delivery | Withdraw | Recall | ChooseHost
     # After a restart nobody knows whether it went out: the host is asked before anything is sent.
     ask_first: bool = field(default=False)
 

@@ -116,6 +116,7 @@ def _take(turn: Turn, event: Event) -> None:
             | events.AttemptCancelled()
             | events.AttemptLost()
             | events.AttemptMissing()
+            | events.AttemptRecalled()
         ):
             reports.hear(turn, event)
         case _:

@@ -144,6 +144,11 @@ def compensate(turn: Turn, index: int) -> None:
         # Held; otherwise a due compensation was committed with what made it due.
         turn.due.append(index)
         return
+    fence(turn, index)
+
+
+def fence(turn: Turn, index: int) -> None:
+    """Begins to make up for a task, held or not: what may still be on its way must never start."""
     assert turn.plan.task(index).effect not in IRREVERSIBLE, turn.plan.nodes[index].name
     assert turn.task(index).state in COMPENSABLE, turn.task(index).state
     turn.move(index, TaskChange.COMPENSATE)

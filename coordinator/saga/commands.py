@@ -59,6 +59,15 @@ class Withdraw:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Recall:
+    """Take an action back that has not left yet, and say `AttemptRecalled`; else do nothing."""
+
+    task: int
+    number: int
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChooseHost:
     """Find a host for the attempt to come, however long it takes, and say `HostChosen`."""
 
@@ -86,7 +95,7 @@ class SetTimer:
     time: datetime
 
 
-Command = SendAction | SendCancel | SendCompensation | Withdraw | ChooseHost | SetTimer
+Command = SendAction | SendCancel | SendCompensation | Withdraw | Recall | ChooseHost | SetTimer
 
 
 def outstanding(workflow: Workflow) -> Iterator[Command]:

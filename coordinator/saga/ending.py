@@ -78,15 +78,21 @@ def begin_end(turn: Turn) -> None:
     others = turn.plan.on_failure if succeeded else turn.plan.on_success
     if turn.verdict is WorkflowState.FAILED:
         _note_kept(turn)
-    for leaf in turn.plan.leaves_of(others) if others >= 0 else ():
-        if turn.task(leaf.index).state is TaskState.PENDING:
-            turn.move(leaf.index, TaskChange.SKIP)
-    if actions < 0:
+    _skip(turn, others)
+    if not turn.locked:
+        _skip(turn, actions)  # they may name images that it never held
+    if actions < 0 or not turn.locked:
         settle(turn)
         return
     if turn.state is not WorkflowState.ENDING:
         turn.move_workflow(WorkflowChange.END)
     turn.later(Step.BEGIN, actions)
+
+
+def _skip(turn: Turn, actions: int) -> None:
+    for leaf in turn.plan.leaves_of(actions) if actions >= 0 else ():
+        if turn.task(leaf.index).state is TaskState.PENDING:
+            turn.move(leaf.index, TaskChange.SKIP)
 
 
 def _note_kept(turn: Turn) -> None:

@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from coordinator.saga.commands import Timer
+from coordinator.saga.spec import Lock
 from coordinator.saga.workflow import Failure, Values, no_values
 
 
@@ -68,6 +69,14 @@ class AttemptLost:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptMissing:
     """The agent, in the expected incarnation, has never seen it. It may still be on its way."""
+
+    task: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecalled:
+    """Certain: it was taken back from the line before its host, and has never been sent."""
 
     task: int
     number: int
@@ -158,6 +167,7 @@ class ResumeRequested:
     ask: Ask
     choices: tuple[Choice, ...] = ()
     input: Values = field(default_factory=no_values)  # changed fields of the input, by path
+    locks: tuple[Lock, ...] = ()  # of images that it names and that are not held yet
 
 
 class CompensationVerb(StrEnum):
@@ -177,6 +187,7 @@ class CompensationDecided:
     task: int
     verb: CompensationVerb
     replacement: bytes = b""  # of REPLACE: the action to send instead
+    locks: tuple[Lock, ...] = ()  # of images that it names and that are not held yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +204,7 @@ AttemptEvent = (
     | AttemptCancelled
     | AttemptLost
     | AttemptMissing
+    | AttemptRecalled
 )
 Request = CancelRequested | PauseRequested | ResumeRequested | CompensationDecided
 Event = AttemptEvent | TimerFired | HostChosen | LocksGranted | Request | OwnerChanged

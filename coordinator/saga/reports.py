@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import assert_never
 
 from coordinator.saga import back, events, failing, forward, history, starting
-from coordinator.saga.commands import Timer, start_number
-from coordinator.saga.spec import Retry
+from coordinator.saga.commands import Timer, start_number, workflow_timer
+from coordinator.saga.spec import IRREVERSIBLE, Retry
 from coordinator.saga.states import (
     BEING_COMPENSATED,
     OUTCOMES,
@@ -77,10 +77,11 @@ def _hear_of_action(turn: Turn, event: events.AttemptEvent) -> None:
             if turn.move(index, TaskChange.LOST, event.failure):
                 _attempt_unknown(turn, index, event.failure)
         case events.AttemptMissing():
-            held = turn.holding and turn.compensation_held  # a resume asks again
-            if not held and turn.move(index, TaskChange.MISSING):
+            if turn.move(index, TaskChange.MISSING):
                 _attempt_unknown(turn, index, None)
-                back.compensate(turn, index)  # only a tombstone settles it
+                back.fence(turn, index)  # only a tombstone settles it
+        case events.AttemptRecalled():
+            _action_recalled(turn, event)
         case _:
             assert_never(event)
 
@@ -114,6 +115,21 @@ def at_rest(turn: Turn, index: int) -> None:
         forward.settled_beside_recovery(turn, index)
 
 
+def _action_recalled(turn: Turn, event: events.AttemptRecalled) -> None:
+    """Lets a task wait for a resume whose attempt was taken back before it left."""
+    index = event.task
+    cancelled = events.AttemptCancelled(task=index, number=event.number)
+    stopping = turn.task(index).state is TaskState.CANCELLING
+    if stopping or not forward.goes_forward(turn, index):
+        _action_cancelled(turn, cancelled)
+        return
+    _end_attempt(turn, index, AttemptState.CANCELLED, cancelled)
+    turn.put(index, replace(turn.task(index), start_deadline=None))
+    turn.move(index, TaskChange.RECALLED)
+    if not turn.holding:
+        starting.go(turn, index)  # it was resumed meanwhile
+
+
 def _action_cancelled(turn: Turn, event: events.AttemptCancelled) -> None:
     index = event.task
     task = turn.task(index)
@@ -142,6 +158,9 @@ def failed(turn: Turn, index: int, failure: Failure) -> None:
         index,
         replace(task, failure=failure, too_late=None, start_deadline=None, needs_decision=False),
     )
+    deadline = workflow_timer(turn.before)
+    if deadline is not None and turn.plan.task(index).effect in IRREVERSIBLE:
+        turn.commands.append(deadline)  # it may have passed while there was no way back
     retry = turn.plan.task(index).policy.retry
     if not forward.goes_forward(turn, index):
         turn.move(index, TaskChange.FAILED, failure)
@@ -192,7 +211,7 @@ def _hear_of_compensation(turn: Turn, event: events.AttemptEvent) -> None:
         case events.AttemptLost():
             if turn.task(index).last.state is not AttemptState.UNKNOWN:
                 _attempt_unknown(turn, index, event.failure)
-        case events.AttemptAccepted() | events.AttemptMissing():
+        case events.AttemptAccepted() | events.AttemptMissing() | events.AttemptRecalled():
             pass  # the intent stands and is seen to until its outcome is known
         case _:
             assert_never(event)

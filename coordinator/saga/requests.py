@@ -18,6 +18,7 @@ from coordinator.saga import (
     retracing,
     starting,
 )
+from coordinator.saga.spec import Lock, united
 from coordinator.saga.states import (
     AT_REST,
     BEING_COMPENSATED,
@@ -28,7 +29,7 @@ from coordinator.saga.states import (
     WorkflowChange,
     WorkflowState,
 )
-from coordinator.saga.turn import HOST_FIELD, Refusal, Step, Turn
+from coordinator.saga.turn import HOST_FIELD, Refusal, Step, Turn, patched_host
 from coordinator.saga.workflow import PATCH, SKIP, Decided, Failure, Inbound, Task, Values
 
 W = WorkflowState
@@ -68,6 +69,20 @@ def _note(
         task,
     )
     return Decided(verb=verb, principal=ask.principal, reason=ask.reason, time=turn.now.time)
+
+
+def _refuse_more(turn: Turn, locks: tuple[Lock, ...], allowed: tuple[WorkflowState, ...]) -> bool:
+    """Refuses further images to a workflow that waits in line: it would wait out of turn."""
+    if locks and not turn.locked:
+        _refuse(turn, allowed, "it waits in line for its images and cannot be given others yet")
+    return turn.refusal is not None
+
+
+def _take_more(turn: Turn, locks: tuple[Lock, ...]) -> None:
+    """Keeps further images until the workflow is settled; that they are free is known."""
+    if locks:
+        turn.more_locks = united(turn.more_locks, locks)
+        turn.note(history.LocksTaken())
 
 
 # -- cancel and pause -----------------------------------------------------------------------------
@@ -121,7 +136,10 @@ def go_on(turn: Turn, event: events.ResumeRequested) -> None:
     if given_up is not None:
         _give_up(turn, event, given_up)
         return
+    if _refuse_more(turn, event.locks, allowed):
+        return
     _note(turn, event.ask, "resume", changes=_patch_input(turn, event))
+    _take_more(turn, event.locks)
     turn.pause, turn.compensation_held, turn.anew = None, False, True
     if turn.holding:
         back_ = turn.cause is not None
@@ -133,6 +151,16 @@ def go_on(turn: Turn, event: events.ResumeRequested) -> None:
     turn.run()
     retracing.go_on(turn)
     _wait_anew(turn)
+    _start_recalled(turn)
+
+
+def _start_recalled(turn: Turn) -> None:
+    """Starts tasks again that were taken back from the line before the host that they name."""
+    for index, task in turn.before.tasks():
+        spec, now = turn.plan.task(index), turn.task(index)
+        named = patched_host(now) or (spec.host and not spec.candidates)
+        if named and task.state is now.state is TaskState.READY and now.due_time is None:
+            starting.go(turn, index)
 
 
 def _wait_anew(turn: Turn) -> None:
@@ -271,8 +299,9 @@ def decide_compensation(turn: Turn, event: events.CompensationDecided) -> None:
         turn.refusal = Refusal(state=turn.state, allowed=_MADE_UP_FOR, outdated=True)
     elif because := _stands_against(turn, event, task):
         _refuse(turn, _MADE_UP_FOR, because)
-    else:
+    elif not _refuse_more(turn, event.locks, _MADE_UP_FOR):
         decided = _note(turn, event.ask, event.verb, index)
+        _take_more(turn, event.locks)
         turn.put(index, replace(task, decided=decided))
         _COMPENSATION[event.verb](turn, event)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 
 from coordinator.saga import events
@@ -73,7 +72,9 @@ def requirements(workflow: Workflow) -> tuple[Requirement, ...]:
     found: list[Requirement] = []
     readers = _Readers(workflow)
     for index, task in workflow.tasks():
-        if task.needs_decision:
+        if task.needs_decision and task.state in IN_FLIGHT:
+            found.append(_outcome(workflow, index, task))
+        elif task.needs_decision:
             found.append(_decision(workflow, index, task))
             found.extend(readers.outputs(index))
     return tuple(found)
@@ -89,6 +90,12 @@ def _decision(workflow: Workflow, index: int, task: Task) -> Requirement:
         task=index,
         message=f"{name} is {task.state}{why}. Decide: {choices}.",
     )
+
+
+def _outcome(workflow: Workflow, index: int, task: Task) -> Requirement:
+    name = workflow.plan.nodes[index].name
+    message = f"{name} is {task.state}: its outcome must be known first."
+    return Requirement(kind=Kind.OUTCOME, task=index, message=message)
 
 
 class _Readers:
@@ -165,7 +172,8 @@ def violations(workflow: Workflow, event: events.ResumeRequested) -> tuple[Requi
         return tuple(found)
     for index, task in workflow.tasks():
         if task.needs_decision and index not in decided:
-            found.append(_decision(workflow, index, task))
+            in_flight = task.state in IN_FLIGHT
+            found.append((_outcome if in_flight else _decision)(workflow, index, task))
     found.extend(_output_violations(workflow, decided))
     return tuple(found)
 
@@ -185,6 +193,10 @@ def _beside_giving_up(
                 f"{name} cannot be decided beside a decision to compensate, which makes up for the "
                 "whole workflow: give that alone.",
             )
+    if event.input:
+        yield _wrong(
+            given_up.task, "a changed input has no effect on what is made up for: leave it out."
+        )
     for index in workflow.plan.irreversible:
         state = workflow.task(index).state
         if state is TaskState.SUCCEEDED or state in IN_FLIGHT:
@@ -205,11 +217,7 @@ def _misfit(workflow: Workflow, choice: events.Choice) -> Requirement | None:
     if isinstance(choice, events.Rerun) and (choice.items or choice.reset):
         return _wrong(choice.task, f"{node.name} is no group: it has no items, and no reset.")
     if record.state in IN_FLIGHT:
-        return _wrong(
-            choice.task,
-            f"{node.name} is {record.state}: its outcome must be known first.",
-            Kind.OUTCOME,
-        )
+        return _outcome(workflow, choice.task, record)
     failed = record.needs_decision and record.state in (TaskState.FAILED, TaskState.RETRY_WAIT)
     waiting = record.state in _WAITING and not isinstance(choice, events.GiveUp)
     if failed or (waiting and not workflow.plan.is_end_action(choice.task)):
@@ -380,11 +388,8 @@ def inbound_before(workflow: Workflow, index: int) -> Values:
     return values | {each.field: each.value for each in task.patch}
 
 
-def changes(
-    workflow: Workflow, event: events.ResumeRequested, time: datetime
-) -> tuple[Change, ...]:
+def changes(workflow: Workflow, event: events.ResumeRequested) -> tuple[Change, ...]:
     """Returns every value that a resume would change."""
-    del time  # the answer is the same at any time
     known = dict(workflow.about.input)
     known |= {each.field: each.value for each in workflow.input_patches}
     found = [

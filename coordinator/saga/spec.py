@@ -189,6 +189,15 @@ class Lock:
     exclusive: bool
 
 
+def united(*several: tuple[Lock, ...]) -> tuple[Lock, ...]:
+    """Returns each image once, in the order in which everybody takes them; exclusive wins."""
+    found: dict[tuple[str, str], Lock] = {}
+    for locks in several:
+        for lock in locks:
+            found[lock.pool, lock.image] = max(lock, found.get((lock.pool, lock.image), lock))
+    return tuple(sorted(found.values()))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """What a spec says beside its tree."""

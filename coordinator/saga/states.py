@@ -118,6 +118,7 @@ class TaskChange(StrEnum):
     CANCELLED = "the attempt stopped as asked"
     LOST = "nobody knows what became of the attempt"
     MISSING = "the agent has never seen the attempt"
+    RECALLED = "the attempt was taken back before it left"
     RETRY = "the wait before the next attempt is over"
     STOP = "the workflow failed: stop, or never start"
     COMPENSATE = "its turn to be made up for has come"
@@ -148,6 +149,7 @@ TASK_TABLE: dict[tuple[TaskState, TaskChange], TaskState] = {
     (T.STARTING, C.RETRIABLE): T.RETRY_WAIT,
     (T.STARTING, C.LOST): T.UNKNOWN,
     (T.STARTING, C.STOP): T.CANCELLING,
+    (T.STARTING, C.RECALLED): T.READY,
     (T.RUNNING, C.SUCCEEDED): T.SUCCEEDED,
     (T.RUNNING, C.FAILED): T.FAILED,
     (T.RUNNING, C.RETRIABLE): T.RETRY_WAIT,
@@ -158,6 +160,7 @@ TASK_TABLE: dict[tuple[TaskState, TaskChange], TaskState] = {
     (T.UNKNOWN, C.FAILED): T.FAILED,
     (T.UNKNOWN, C.RETRIABLE): T.RETRY_WAIT,
     (T.UNKNOWN, C.STOP): T.CANCELLING,
+    (T.UNKNOWN, C.RECALLED): T.READY,
     (T.RETRY_WAIT, C.RETRY): T.STARTING,
     (T.RETRY_WAIT, C.WAIT): T.READY,
     (T.RETRY_WAIT, C.STOP): T.FAILED,  # its last attempt failed, certainly

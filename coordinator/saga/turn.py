@@ -17,6 +17,7 @@ from enum import Enum, auto
 from coordinator.saga import history
 from coordinator.saga.commands import (
     Command,
+    Recall,
     SendAction,
     SendCancel,
     SetTimer,
@@ -127,6 +128,7 @@ class Turn:
         self.cause = workflow.cause
         self.verdict = workflow.verdict
         self.locked = workflow.locked
+        self.more_locks = workflow.more_locks
         self.pause = workflow.pause
         self.compensation_held = workflow.compensation_held
         self.input_patches = workflow.input_patches
@@ -302,9 +304,14 @@ class Turn:
 
     def hold(self, why: Decided) -> None:
         """Lets nothing new go forward; a workflow that is held already stays as it is."""
-        if not self.holding:
-            self.pause = why
-            self.move_workflow(WorkflowChange.PAUSE)
+        if self.holding:
+            return
+        self.pause = why
+        self.move_workflow(WorkflowChange.PAUSE)
+        for index, task in enumerate(self.nodes):
+            if isinstance(task, Task) and task.state in _MAY_WAIT_FOR_SLOT:
+                last = task.last
+                self.commands.append(Recall(task=index, number=last.number, host=last.host))
 
     def timer(self, timer: Timer, index: int, number: int, time: datetime) -> None:
         """Asks to be told when a time has come."""
@@ -374,6 +381,7 @@ class Turn:
             cause=self.cause,
             verdict=self.verdict,
             locked=self.locked,
+            more_locks=self.more_locks,
             pause=self.pause,
             compensation_held=self.compensation_held,
             input_patches=self.input_patches,
@@ -408,6 +416,8 @@ class Turn:
         )
 
 
+# Leaves whose action may still stand in the line before its host.
+_MAY_WAIT_FOR_SLOT = frozenset({TaskState.STARTING, TaskState.UNKNOWN})
 # Changes that the intent of another attempt follows in the same turn.
 _BEGINS_ATTEMPT = frozenset({TaskChange.START, TaskChange.RETRY, TaskChange.COMPENSATE})
 

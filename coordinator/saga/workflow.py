@@ -13,7 +13,7 @@ from datetime import datetime
 from types import MappingProxyType
 
 from coordinator.saga.plan import Plan
-from coordinator.saga.spec import Value
+from coordinator.saga.spec import Lock, Value, united
 from coordinator.saga.states import (
     HOLDING,
     OUTCOMES,
@@ -158,6 +158,8 @@ class Task:
         """
         count = 0
         for attempt in reversed(self.attempts[self.tried :]):
+            if attempt.state is AttemptState.CANCELLED:
+                continue  # it was taken back: that is no outcome of the work
             if attempt.kind is kind and attempt.state is not AttemptState.SUCCEEDED:
                 count += 1
             elif attempt.kind is kind or kind is AttemptKind.COMPENSATION:
@@ -220,6 +222,7 @@ class Workflow:
     cause: Failure | None = None
     verdict: WorkflowState | None = None  # how it will be settled, while its end actions run
     locked: bool = True  # it holds the locks of its terms; False: it waits in line for them
+    more_locks: tuple[Lock, ...] = ()  # of images that it was given since, held as well
     pause: Decided | None = None  # why it is held
     compensation_held: bool = False  # the pause holds compensations, too
     input_patches: tuple[Inbound, ...] = ()  # of the input, by path
@@ -229,6 +232,12 @@ class Workflow:
     # Counters, worked out when it is loaded.
     busy: int = 0  # leaves that have something going on by themselves
     blocked: int = 0  # leaves that need an operator although nobody paused them
+
+    @property
+    def locks(self) -> tuple[Lock, ...]:
+        """Returns every image that it holds or waits for until it is settled."""
+        locks = self.plan.terms.locks
+        return united(locks, self.more_locks) if self.more_locks else locks
 
     @property
     def settled(self) -> bool:

@@ -10,6 +10,7 @@ from coordinator.agents.orders import CALLS_IN_FLIGHT_MAX
 from coordinator.runtime import loop
 from coordinator.runtime.ports import HostRecord, Order
 from coordinator.saga.commands import Withdraw
+from coordinator.saga.events import Ask, PauseRequested, ResumeRequested
 from coordinator.saga.states import TaskState, WorkflowState
 from countermand.client.spec import parallel, policy, retry, workflow_spec
 from countermand.v1.attempt_pb2 import Attempt
@@ -387,3 +388,26 @@ async def test_what_a_restart_put_in_line_is_cancelled_by_asking_its_agent(tmp_p
         await until(lambda: one.known("in-line").settled)
         assert agent.cancelled == [name("in-line", "only")]
         assert one.waits("in-line", "only") == ""
+
+
+async def test_what_stands_in_line_is_taken_back_by_a_pause(tmp_path) -> None:
+    """S-A1, S-R1: it has not been sent, and is not until the resume."""
+    agent = Agent()
+    async with coordinator(tmp_path, {"a": agent}, window=1) as one:
+        await ready(one, "a")
+        await one.start("w", side_by_side(noop("one", "a"), noop("two", "a"), noop("three", "a")))
+        await until(lambda: agent.sent == [name("w", "one")])
+        ask = Ask(principal="eve", reason="because", request_id="p")
+        await one.loop.ask("w", PauseRequested(ask=ask))
+        await until(lambda: one.task("w", "three") is TaskState.READY)
+        assert one.task("w", "two") is TaskState.READY
+        assert one.state("w") is WorkflowState.PAUSING, "what was sent ends by itself"
+        agent.end(name("w", "one"))
+        await until(lambda: one.state("w") is WorkflowState.PAUSED)
+        assert agent.sent == [name("w", "one")]
+        await one.loop.ask("w", ResumeRequested(ask=ask))
+        for number, task in ((1, "two"), (2, "three")):
+            await until(lambda number=number: len(agent.sent) > number)  # type: ignore[misc]
+            assert agent.sent[number] == name("w", task, 2)
+            agent.end(agent.sent[number])
+        await until(lambda: one.state("w") is WorkflowState.SUCCEEDED)

@@ -14,6 +14,7 @@ from coordinator.saga.advance import Decision, advance, restore
 from coordinator.saga.commands import (
     ChooseHost,
     Command,
+    Recall,
     SendAction,
     SendCancel,
     SendCompensation,
@@ -186,7 +187,7 @@ def commands_are_committed(decision: Decision) -> None:
         attempt = task.attempts[command.number - 1]
         assert attempt.open, (command, attempt)
         assert command.host == attempt.host, command
-        if isinstance(command, Withdraw):
+        if isinstance(command, Withdraw | Recall):
             continue
         assert command.number == len(task.attempts), command
         compensates = isinstance(command, SendCompensation)

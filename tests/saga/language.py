@@ -25,6 +25,7 @@ answered once it is asked to stop (`cancelled`, unless told). `undo-a` is the co
     run        the agent has journalled it
     wait       lets everything else come first
     hang       says nothing by itself
+    line       waits for a slot before its host: says nothing, and is recalled by a pause
 
 What others do, once a word stands in the history (`start` and `end` are always good), or once it
 stands there for the second time (`#2`):
@@ -53,6 +54,7 @@ from coordinator.saga.advance import Decision, advance, restore, start
 from coordinator.saga.commands import (
     ChooseHost,
     Command,
+    Recall,
     SendCancel,
     SendCompensation,
     SetTimer,
@@ -333,6 +335,8 @@ def report(step: str, task: int, number: int, output: Values | None = None) -> e
             return events.AttemptLost(task=task, number=number, failure=failure("UNREACHABLE"))
         case "missing":
             return events.AttemptMissing(task=task, number=number)
+        case "recalled":
+            return events.AttemptRecalled(task=task, number=number)
         case _:
             raise AssertionError(step)
 
@@ -405,6 +409,12 @@ class Play:
             return
         if isinstance(command, ChooseHost):
             self.choices.append(command)
+            return
+        if isinstance(command, Recall):
+            for answer in self.answers:
+                same = (answer.task, answer.number) == (command.task, command.number)
+                if same and answer.steps[:1] == ["line"]:
+                    answer.steps = ["recalled"]
             return
         if isinstance(command, Withdraw):
             self.answers = [
@@ -537,6 +547,9 @@ class Play:
                     continue
                 if step == "hang":
                     continue
+                if step == "line":
+                    answer.steps.insert(0, step)
+                    break
                 name = self.workflow.plan.nodes[answer.task].name
                 return report(
                     step, answer.task, answer.number, {"image": f"{name}.{answer.number}"}

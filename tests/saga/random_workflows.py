@@ -14,7 +14,7 @@ from random import Random
 
 from coordinator.saga import events, resume
 from coordinator.saga.advance import Decision, advance, restore, start
-from coordinator.saga.commands import ChooseHost, SendCancel, SetTimer, Timer, outstanding
+from coordinator.saga.commands import ChooseHost, Recall, SendCancel, SetTimer, Timer, outstanding
 from coordinator.saga.history import WorkflowMoved
 from coordinator.saga.plan import comes_before, compile_plan
 from coordinator.saga.problems import problems
@@ -197,6 +197,8 @@ class RandomRun:
         self.time = EPOCH
         self.intent = 1
         self.decisions = 0
+        self.recalls: list[Recall] = []
+        self.heard: set[tuple[int, int]] = set()  # attempts that were sent: something was said
         now = self.now()
         root, beside = random_tree(self.random)
         decision = start(
@@ -224,7 +226,19 @@ class RandomRun:
         self.workflow = decision.workflow
         self.intent += decision.intents
         self.decisions += 1
+        if isinstance(event, events.AttemptEvent) and not isinstance(event, events.AttemptLost):
+            self.heard.add((event.task, event.number))
+        self.recalls += [c for c in decision.commands if isinstance(c, Recall)]
         return decision
+
+    def recalled(self) -> events.Event | None:
+        """Returns that an action was taken back, if one was to be and has never been sent."""
+        while self.recalls:
+            recall = self.recalls.pop()
+            if (recall.task, recall.number) in self.heard or self.random.random() < 0.5:
+                continue
+            return events.AttemptRecalled(task=recall.task, number=recall.number)
+        return None
 
     def play(self) -> None:
         """Goes through chaos, comes to reason, and settles."""
@@ -242,6 +256,8 @@ class RandomRun:
     def chaos(self) -> events.Event:
         """Returns anything that may happen, wanted or not."""
         random = self.random
+        if (recalled := self.recalled()) is not None:
+            return recalled
         chance = random.random()
         if chance < 0.02:
             return events.CancelRequested(ask=ASK, failure=failure("CANCELLED"))
@@ -343,10 +359,13 @@ class RandomRun:
     def new_owner(self) -> events.OwnerChanged:
         """Kills the coordinator, whose successor reads the workflow back."""
         self.workflow = restore(self.workflow)
+        self.recalls.clear()  # whatever stood in line may be out, for all that anybody knows
         return events.OwnerChanged(owner_epoch=self.workflow.owner_epoch + 1)
 
     def answer(self, *, badly: float) -> None:
         """Answers everything outstanding once, in any order."""
+        while (recalled := self.recalled()) is not None:
+            self.perform(recalled)
         commands = list(outstanding(self.workflow))
         self.random.shuffle(commands)
         for command in commands:

@@ -14,6 +14,53 @@ from tests.saga.language import ASK, Play, play, report, script, tree
 from tests.saga.rows import Row, each, tells, tells_the_same_under_new_owners
 
 ROWS = (
+    # What stands in line before its host has not been sent: a pause takes it back.
+    Row(
+        "S-A1 S-R1 what waits for a slot is not sent",
+        "a | b | c",
+        "b:line,ok c:line,ok a:run+wait+ok pause@run:a resume@PAUSED",
+        (
+            "do:a do:b do:c run:a asked pausing wait:b wait:c ok:a PAUSED asked resumed do:b do:c "
+            "ok:b ok:c = SUCCEEDED"
+        ),
+    ),
+    Row(
+        "S-R2 nor after a failure that pauses",
+        "(a:pause | b); d",
+        "b:line,ok a:fail,ok resume+rerun-a@PAUSED",
+        (
+            "do:a do:b fail:a pausing wait:b PAUSED asked resumed asked again:a do:b do:a ok:b "
+            "ok:a do:d ok:d = SUCCEEDED"
+        ),
+    ),
+    Row(
+        "taken back from the line of a silent host",
+        "a | b",
+        "b:lost+line,ok a:run+wait+wait+ok pause@lost:b resume@PAUSED",
+        "do:a do:b run:a lost:b asked pausing wait:b ok:a PAUSED asked resumed do:b ok:b "
+        "= SUCCEEDED",
+    ),
+    Row(
+        "taken back, and cancelled while it waits",
+        "a | b",
+        "b:line,ok a:run+wait+ok pause@run:a cancel@PAUSED",
+        "do:a do:b run:a asked pausing wait:b ok:a PAUSED asked turn stopped:b undo:a undone:a "
+        "= COMPENSATED",
+    ),
+    Row(
+        "S-B9 what was taken back is no failure: the budget counts on",
+        "a | b:retry=2",
+        "b:retriable,line,retriable,ok a:run+wait+wait+ok pause@do:b#2 resume@PAUSED",
+        "do:a do:b run:a retry:b ok:a do:b asked pausing wait:b PAUSED asked resumed do:b fail:b "
+        "turn undo:a undone:a = COMPENSATED",
+    ),
+    Row(
+        "taken back, and skipped",
+        "(a:pause | b); c",
+        "b:line,ok a:fail resume+skip-b+skip-a@PAUSED",
+        "do:a do:b fail:a pausing wait:b PAUSED asked resumed asked skip:b asked skip:a do:c ok:c "
+        "= SUCCEEDED",
+    ),
     # S-A1, S-R1: attempts in flight end by themselves.
     Row(
         "S-A1 S-R1 paused: nothing new is sent",
@@ -620,17 +667,17 @@ def test_a_host_that_is_found_while_it_is_paused_starts_nothing():
     assert told.choices == [choice]
 
 
-def test_held_compensations_settle_nothing_and_are_asked_about_again():
-    """S-Z16: a tombstone is a compensation, too: one that holds them waits for the resume."""
-    told = Play(script=script("b:fail a:hang/hang"))
+def test_a_pause_that_holds_compensations_still_fences_what_may_be_on_its_way():
+    """S-Z16: a tombstone is no effect undone; without it the pause would never be complete."""
+    told = Play(script=script("b:fail a:hang/hang undo-a:hang"))
     told.begin(tree("a | b"))
     told.run()
     told.perform(PauseRequested(ask=ASK, hold_compensation=True))
-    assert told.perform(report("missing", 1, 1)).empty
-    assert told.workflow.state is WorkflowState.PAUSING
-    told.perform(ResumeRequested(ask=ASK))
     told.perform(report("missing", 1, 1))
     assert told.workflow.task(1).state is TaskState.COMPENSATING
+    told.perform(report("ok", 1, 2))
+    decision = told.perform(ResumeRequested(ask=ASK))
+    assert decision.workflow.state is WorkflowState.COMPENSATED
 
 
 def test_the_failure_is_shown_at_once():

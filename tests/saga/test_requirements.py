@@ -23,7 +23,7 @@ from coordinator.saga.spec import (
 )
 from coordinator.saga.states import WorkflowState
 from coordinator.saga.turn import Refusal
-from tests.saga.language import ASK, EPOCH, Play, play, script
+from tests.saga.language import ASK, Play, play, script, tree
 
 SEEDS = 300
 CHUNK = 50
@@ -74,9 +74,19 @@ def test_a_decision_says_what_failed_and_what_may_be_decided():
 
 
 def test_past_a_pivot_nobody_can_give_up():
-    (need,) = requirements(play("a; p:pivot; b", "b:fail,run+hang").workflow)
+    told = Play(script=script("b:fail,run+hang"))
+    told.begin(tree("a; p:pivot; b"))
+    while "retry:b" not in told.log:
+        told.step()
+    (need,) = requirements(told.workflow)
     assert "rerun or skip" in need.message
     assert "compensate" not in need.message
+
+
+def test_what_is_tried_on_past_a_pivot_is_awaited_while_it_is_at_work():
+    (need,) = requirements(play("a; p:pivot; b", "b:fail,run+hang").workflow)
+    assert need.kind is Kind.OUTCOME
+    assert "its outcome must be known first" in need.message
 
 
 def test_outputs_that_others_are_bound_to_are_named_with_their_type_and_readers():
@@ -285,7 +295,7 @@ def test_a_dry_run_shows_each_value_before_and_after():
     request = told.by_others("resume+rerun-b/image=x/depth=3+skip-c/image=y+input/size=9")
     assert isinstance(request, ResumeRequested)
     assert violations(told.workflow, request) == ()
-    assert changes(told.workflow, request, EPOCH) == (
+    assert changes(told.workflow, request) == (
         Change(task=-1, key="size", before=7, after=9),
         Change(task=by_name["b"], key="image", before="a.1", after="x"),
         Change(task=by_name["b"], key="depth", before=None, after=3),
@@ -301,7 +311,7 @@ def test_a_dry_run_moves_nothing():
     assert isinstance(request, ResumeRequested)
     requirements(told.workflow)
     violations(told.workflow, request)
-    changes(told.workflow, request, EPOCH)
+    changes(told.workflow, request)
     assert told.workflow == before
 
 
@@ -310,9 +320,7 @@ def test_a_dry_run_shows_an_earlier_patch_as_what_was_before():
     told = play("a:pause:takes=input.size", "a:fail,fail resume+rerun-a/size=8@PAUSED")
     request = told.by_others("resume+rerun-a/size=9")
     assert isinstance(request, ResumeRequested)
-    assert changes(told.workflow, request, EPOCH) == (
-        Change(task=1, key="size", before=8, after=9),
-    )
+    assert changes(told.workflow, request) == (Change(task=1, key="size", before=8, after=9),)
 
 
 # -- whatever failed, the list is exactly what is needed ------------------------------------------
