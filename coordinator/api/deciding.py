@@ -39,6 +39,7 @@ from countermand.v1 import workflow_pb2 as pb
 PRINCIPAL = "local"
 
 RETRY_DELAY = timedelta(seconds=1)  # an overloaded loop catches up within it
+TRIES_MAX = 8  # at a request about a workflow that moves while it is made out
 
 Verb: TypeAlias = (
     pb.CancelWorkflowRequest
@@ -96,19 +97,24 @@ class Deciding:
         remembered = Request(request_id=request.request_id, hash=requests.hash_of_request(request))
         if await self._is_repeat(remembered):
             return Taken(workflow=await self._showing.newest(workflow_id))
-        before = await self._showing.find(workflow_id)
-        event = event_of(before, _ask(request))
-        try:
-            decision = await self.ask(workflow_id, event, remembered)
-        except KeyError:
-            refusal: Refusal | None = await self._settled(workflow_id)
-            decision = Decision(workflow=before)
-        except StoreConflictError:
-            if await self._is_repeat(remembered):
-                return Taken(workflow=await self._showing.newest(workflow_id))
-            raise
-        else:
-            refusal = decision.refusal
+        tries = 0
+        while True:
+            before = await self._showing.find(workflow_id)
+            event = event_of(before, _ask(request))
+            try:
+                decision = await self.ask(workflow_id, event, remembered)
+            except KeyError:
+                refusal: Refusal | None = await self._settled(workflow_id)
+                decision = Decision(workflow=before)
+            except StoreConflictError:
+                if await self._is_repeat(remembered):
+                    return Taken(workflow=await self._showing.newest(workflow_id))
+                raise
+            else:
+                refusal = decision.refusal
+            tries += 1
+            if refusal is None or not refusal.outdated or request.etag or tries == TRIES_MAX:
+                break  # else: it was made out for a workflow that has moved on meanwhile
         if refusal is None:
             return Taken(workflow=decision.workflow, before=before, event=event)
         if await self._is_repeat(remembered):  # of a request that was decided meanwhile
@@ -132,6 +138,8 @@ class Deciding:
             refusal = advance(before, event, now).refusal
         if refusal is not None:
             raise refused(before, verb, refusal)
+        if isinstance(event, events.ResumeRequested):
+            self._loop.refuse_busy(workflow_id, event.locks)
         return Taken(workflow=before, before=before, event=event)
 
     async def _settled(self, workflow_id: str) -> Refusal:

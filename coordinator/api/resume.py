@@ -7,11 +7,11 @@ does not fit the workflow as it stands is the saga's to say, all of it at once.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from coordinator.api.deciding import subject
+from coordinator.api.images import gives_values, named_by, named_by_resume
 from coordinator.api.patches import (
     Given,
     action_problems,
@@ -23,6 +23,7 @@ from coordinator.api.patches import (
 from coordinator.runtime.ports import Hosts
 from coordinator.saga import events, resume
 from coordinator.saga.events import Ask, Choice, GiveUp, Rerun, Skip
+from coordinator.saga.spec import Lock
 from coordinator.saga.workflow import Workflow
 from coordinator.wire.needs import type_name
 from coordinator.wire.values import proto_value, values_of_struct
@@ -56,7 +57,12 @@ def event_of(
         raise FieldInvalid(*found)
     if decoding.unknown:
         raise TaskNotFound(name=decoding.unknown[0])
-    return events.ResumeRequested(ask=ask, choices=tuple(choices), input=given.values)
+    event = events.ResumeRequested(ask=ask, choices=tuple(choices), input=given.values)
+    if not gives_values(event):
+        return event
+    # Which images are named is worked out from the workflow as it was seen, and holds for that.
+    seen = replace(ask, version=ask.version or workflow.version)
+    return replace(event, ask=seen, locks=named_by_resume(workflow, event))
 
 
 @dataclass(slots=True)
@@ -134,23 +140,27 @@ def compensation_event(
     if workflow.plan.nodes[index].task is None:
         raise FieldInvalid(Violation("task", f"{name} is a group: name a task in it"))
     content = b""
+    locks: tuple[Lock, ...] = ()
     if verb is events.CompensationVerb.REPLACE:
         if found := tuple(action_problems(replacement, "replacement")):
             raise FieldInvalid(*found)
         content = replacement.SerializeToString(deterministic=True)
-    return events.CompensationDecided(ask=ask, task=index, verb=verb, replacement=content)
+        locks = named_by(workflow, replacement)
+    return events.CompensationDecided(
+        ask=ask, task=index, verb=verb, replacement=content, locks=locks
+    )
 
 
 # -- and back -----------------------------------------------------------------------------------
 
 
 def changes_to_proto(
-    workflow: Workflow, event: events.ResumeRequested, time: datetime
+    workflow: Workflow, event: events.ResumeRequested
 ) -> Iterator[pb.ChangedValue]:
     """Yields every value that a resume changes, with what it was before."""
     skips = (choice for choice in event.choices if isinstance(choice, Skip))
     skipped = {index for choice in skips for index in resume.chosen(workflow, choice)}
-    for change in resume.changes(workflow, event, time):
+    for change in resume.changes(workflow, event):
         before = change.before
         if before is None and change.task >= 0 and change.task not in skipped:
             before = written(workflow, change.task, change.key)

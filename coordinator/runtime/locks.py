@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 
-from coordinator.saga.spec import Lock
+from coordinator.saga.spec import Lock, united
 from coordinator.saga.states import WorkflowState
 from coordinator.saga.workflow import Workflow
 
@@ -90,6 +90,46 @@ class Lines:
             insort(line.waiting, (self._count, workflow_id))
         return self._grant_if_free(workflow_id)
 
+    def missing(self, workflow_id: str, locks: Iterable[Lock]) -> tuple[Held, ...]:
+        """Returns the further images that a holder could not have at once, and who is in the way.
+
+        Whoever waits is in the way as well: it would be overtaken.
+        """
+        found = []
+        for lock in locks:
+            line = self._lines.get((lock.pool, lock.image))
+            if line is None or not (lock.exclusive or line.exclusive):
+                continue
+            others = (
+                other
+                for other, exclusive in line.places.items()
+                if other != workflow_id and (lock.exclusive or exclusive)
+            )
+            if holders := tuple(islice(others, HOLDERS_SHOWN_MAX)):
+                found.append(Held(lock=lock, holders=holders))
+        return tuple(found)
+
+    def more(self, workflow_id: str, locks: tuple[Lock, ...]) -> bool:
+        """Has a holder hold further images, all or none; it never waits for them.
+
+        Holders that waited for each other would wait for ever.
+        """
+        assert self.held(workflow_id), workflow_id
+        if self.missing(workflow_id, locks):
+            return False
+        order, held = self._asked.get(workflow_id, (0, ()))
+        if not order:
+            self._count += 1
+            order = self._count
+        self._asked[workflow_id] = (order, united(held, locks))
+        self._granted.add(workflow_id)
+        for lock in locks:
+            line = self._lines.setdefault((lock.pool, lock.image), _Line())
+            before = line.places.get(workflow_id, False)
+            line.places[workflow_id] = before or lock.exclusive
+            line.exclusive += line.places[workflow_id] - before
+        return True
+
     def release(self, workflow_id: str) -> tuple[str, ...]:
         """Leaves every line; returns the workflows whose turn has come, in order of asking."""
         order, locks = self._asked.pop(workflow_id, (0, ()))
@@ -158,7 +198,7 @@ def stands_in_line(workflow: Workflow) -> bool:
 
     One that is quarantined keeps what it holds; if it has not begun, it keeps nobody waiting.
     """
-    if workflow.settled or not workflow.plan.terms.locks:
+    if workflow.settled or not workflow.locks:
         return False
     return workflow.locked or workflow.state is not WorkflowState.QUARANTINED
 
@@ -179,7 +219,7 @@ def line_up(workflows: Iterable[Workflow]) -> LinedUp:
     holding = [workflow for workflow in standing if workflow.locked]
     waiting = [workflow for workflow in standing if not workflow.locked]
     # Whoever comes after two that clash waits for both of them.
-    clashing = [w.id for w in holding if not lines.ask(w.id, w.plan.terms.locks)]
+    clashing = [w.id for w in holding if not lines.ask(w.id, w.locks)]
     # The holder settled, and the process stopped before the next in line was told.
-    due = [w.id for w in waiting if lines.ask(w.id, w.plan.terms.locks)]
+    due = [w.id for w in waiting if lines.ask(w.id, w.locks)]
     return LinedUp(lines=lines, due=tuple(due), clashing=tuple(clashing))

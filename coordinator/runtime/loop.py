@@ -12,11 +12,12 @@ import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from coordinator.runtime import crash_points
-from coordinator.runtime.locks import Lines, LockView, line_up, stands_in_line
+from coordinator.runtime.locks import Held, Lines, LockView, line_up, stands_in_line
 from coordinator.runtime.ports import (
     Agents,
     Chance,
@@ -40,7 +41,7 @@ from coordinator.saga.commands import SendCompensation, SetTimer, outstanding
 from coordinator.saga.events import Event, LocksGranted, Now, OwnerChanged
 from coordinator.saga.history import GroupMoved, LocksTaken, TaskMoved, WorkflowMoved
 from coordinator.saga.plan import Plan
-from coordinator.saga.spec import Terms
+from coordinator.saga.spec import Lock, Terms
 from coordinator.saga.states import WorkflowState
 from coordinator.saga.workflow import About, Workflow
 from countermand.rpc.crash import Crash
@@ -166,6 +167,11 @@ class Loop:
         """Returns how an open workflow stands with each of the images that it names."""
         return self._locks.view(workflow_id)
 
+    def refuse_busy(self, workflow_id: str, locks: tuple[Lock, ...]) -> None:
+        """Raises ImageBusy for further images that an open workflow could not have now."""
+        with suppress(_NotYetError):
+            self._refuse_busy(self._locks.missing(workflow_id, locks))
+
     def forget_settled(self, before: datetime) -> None:
         """Forgets workflows that settled before a time: they are no longer stored."""
         for workflow_id, workflow in tuple(self._settled.items()):
@@ -185,7 +191,8 @@ class Loop:
             OverloadedError: Too many requests wait.
             StoreError: The store failed; nothing was decided.
             StoreConflictError: The workflow id or the request id is taken.
-            ImageBusy: A workflow that does not wait names an image that another one holds.
+            ImageBusy: A workflow that does not wait names an image that another one holds or, of
+                images that it is given later, waits for.
             KeyError: There is no such open workflow.
         """
         if self._inbox.qsize() >= INBOX_MAX:
@@ -260,7 +267,7 @@ class Loop:
             batch.items.append(item)
             batch.decisions.append(decision)
             batch.changes.append(_change(item, before, decision))
-            for granted in self._pass_locks_on(decision.workflow, is_new=before is None):
+            for granted in self._pass_locks_on(decision.workflow, before):
                 if len(batch.items) + len(todo) < BATCH_MAX:
                     todo.append(granted)  # in the transaction that lets go of them
                 else:
@@ -282,13 +289,16 @@ class Loop:
         if isinstance(item.what, LocksGranted) and not self._is_granted(before):
             return Decision(workflow=before)  # said before the store refused what it rested on
         try:
-            return advance(before, item.what, now)
+            decision = advance(before, item.what, now)
         except Exception:
             # One record that cannot be processed must not stop the others: it is held, visibly.
             name = workflow_name(item.workflow_id)
             log.exception("workflow.failed", extra={"workflow": name})
             decision = quarantine(before, now)
             return replace(decision, refusal=_held(decision.workflow))
+        if _takes_more(before, decision.workflow):
+            self._refuse_busy(self._locks.missing(before.id, decision.workflow.more_locks))
+        return decision
 
     def _start(self, workflow_id: str, what: Start, now: Now) -> Decision:
         self._refuse_held(what.plan.terms)
@@ -309,24 +319,29 @@ class Loop:
 
     def _refuse_held(self, terms: Terms) -> None:
         """Raises for a workflow that does not want to wait, and would have to."""
-        if not terms.lock_refused:
-            return
-        held = self._locks.would_wait(terms.locks)
+        if terms.lock_refused:
+            self._refuse_busy(self._locks.would_wait(terms.locks))
+
+    def _refuse_busy(self, held: tuple[Held, ...]) -> None:
+        """Raises for images that somebody who does not wait cannot have now."""
         for one in held:
             for holder in one.holders:
-                if holder in self._committed:
+                if _names(self._committed.get(holder), one.lock):
                     raise ImageBusy(
                         pool=one.lock.pool, image=one.lock.image, holder=workflow_name(holder)
                     )
         if held:
-            raise _NotYetError  # those in the way were started a moment ago, and may still be lost
+            raise _NotYetError  # those in the way came a moment ago, and may still be lost
 
-    def _pass_locks_on(self, workflow: Workflow, *, is_new: bool) -> Iterator[_Item]:
+    def _pass_locks_on(self, workflow: Workflow, before: Workflow | None) -> Iterator[_Item]:
         """Keeps the lines as decided; yields what to tell those whose turn has come."""
         if stands_in_line(workflow):
-            if is_new:
-                granted = self._locks.ask(workflow.id, workflow.plan.terms.locks)
+            if before is None:
+                granted = self._locks.ask(workflow.id, workflow.locks)
                 assert granted is workflow.locked, workflow.id
+            elif _takes_more(before, workflow):
+                taken = self._locks.more(workflow.id, workflow.more_locks)
+                assert taken, workflow.id
             return
         for workflow_id in self._locks.release(workflow.id):
             yield _Item(workflow_id=workflow_id, what=LocksGranted())
@@ -393,7 +408,7 @@ class Loop:
                 self._decided.pop(item.workflow_id, None)
             else:
                 self._decided[item.workflow_id] = committed
-        if any(change.workflow.plan.terms.locks for change in batch.changes):
+        if any(change.workflow.locks for change in batch.changes):
             self._line_up()
 
     async def _refused(self, item: _Item, error: StoreConflictError | StoreRefusedError) -> None:
@@ -426,6 +441,17 @@ class Loop:
 def _sends(workflow: Workflow) -> Iterator[Delivery]:
     """Yields what a workflow still asks of hosts."""
     return (c for c in outstanding(workflow) if isinstance(c, Delivery))
+
+
+def _takes_more(before: Workflow, after: Workflow) -> bool:
+    """Returns whether a decision gave a workflow further images, which it still needs."""
+    return after.more_locks != before.more_locks and not after.settled
+
+
+def _names(workflow: Workflow | None, lock: Lock) -> bool:
+    """Returns whether a workflow holds the image of a lock, or waits for it."""
+    image = (lock.pool, lock.image)
+    return workflow is not None and any((held.pool, held.image) == image for held in workflow.locks)
 
 
 def _held(workflow: Workflow) -> Refusal:

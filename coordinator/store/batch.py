@@ -167,16 +167,24 @@ def _add_groups(batch: Batch, each: Merged, key: int) -> None:
 
 
 def _add_locks(batch: Batch, each: Merged, key: int) -> None:
-    """Adds images that a workflow asked for, was granted, or releases by being settled."""
+    """Adds images that a workflow asked for, was granted, or releases by being settled.
+
+    Of one that was given further images, some of which it may have shared before, all are written.
+    """
     workflow = each.workflow
-    locks = workflow.plan.terms.locks
+    locks = workflow.locks
     if workflow.settled:
         if each.submission is None and locks:
             batch.old_locks.append({"workflow_key": key})
     elif each.submission is not None:
         batch.new_locks.extend(lock_row(lock, key, held=workflow.locked) for lock in locks)
     elif any(isinstance(entry.fact, history.LocksTaken) for entry in each.history):
-        batch.locks.extend(lock_row(lock, key, held=True) for lock in locks)
+        taken = [lock_row(lock, key, held=True) for lock in locks]
+        if workflow.more_locks:
+            batch.old_locks.append({"workflow_key": key})
+            batch.new_locks.extend(taken)
+        else:
+            batch.locks.extend(taken)
 
 
 def _add_attempts(batch: Batch, each: Merged, key: int) -> None:

@@ -41,7 +41,8 @@ _NEEDS_SOMEBODY = text(
     f"(tasks.needs_decision OR tasks.state = '{TaskState.COMPENSATION_BLOCKED}')"
 )
 _SOME: BindParameter[Sequence[int]] = bindparam("keys", expanding=True)
-_SHOWN = select(*(column for column in workflows.c if column.key != "input_patches")).where(
+_UNSEEN = ("input_patches", "more_locks")
+_SHOWN = select(*(column for column in workflows.c if column.key not in _UNSEEN)).where(
     _KEY.in_(_SOME)
 )
 _LABELS = select(labels).where(labels.c.workflow_key.in_(_SOME))

@@ -247,7 +247,7 @@ class MemoryStore:
 def _writes(workflow: Workflow) -> Iterator[Image]:
     """Yields the images that a workflow holds for itself alone."""
     if workflow.locked and not workflow.settled:
-        yield from ((i.pool, i.image) for i in workflow.plan.terms.locks if i.exclusive)
+        yield from ((i.pool, i.image) for i in workflow.locks if i.exclusive)
 
 
 def _kept_of(node: Task | Group, fresh: Task | Group) -> Task | Group:

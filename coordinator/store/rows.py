@@ -35,6 +35,8 @@ from coordinator.store.texts import (
     failure_text,
     inbound_from,
     inbound_text,
+    locks_from,
+    locks_text,
     micros,
     micros_or_none,
     time_from,
@@ -70,6 +72,7 @@ def workflow_row(workflow: Workflow, key: int) -> Row:
         "pause": decided_text(workflow.pause),
         "compensation_held": workflow.compensation_held,
         "input_patches": inbound_text(workflow.input_patches),
+        "more_locks": locks_text(workflow.more_locks),
         "summary": summary_text(workflow) if workflow.settled else None,
         "create_time_us": micros(workflow.create_time),
         "update_time_us": micros(workflow.update_time),
@@ -203,6 +206,7 @@ def workflow_from(row: Mapping[Any, Any], plan: Plan, known: Nodes) -> Workflow:
         pause=decided_from(row["pause"]),
         compensation_held=bool(row["compensation_held"]),
         input_patches=inbound_from(row["input_patches"]),
+        more_locks=locks_from(row["more_locks"]),
         create_time=time_from(row["create_time_us"]),
         update_time=time_from(row["update_time_us"]),
         end_time=time_or_none(row["end_time_us"]),
@@ -241,6 +245,7 @@ _NOT_READ = {
     "verdict": None,
     "pause": None,
     "input_patches": None,
+    "more_locks": None,  # among the locks
 }
 
 

@@ -140,6 +140,7 @@ workflows = Table(
     json_text("pause", "who holds it, and why"),
     flag("compensation_held", "the pause holds compensations, too", default=False),
     json_text("input_patches", "changed fields of its input", PATCHES_BYTES_MAX),
+    json_text("more_locks", "images that it was given since it began", PATCHES_BYTES_MAX),
     json_text("summary", "of its tasks, for lists, once it is settled", PATCHES_BYTES_MAX),
     Column("create_time_us", BigInteger, nullable=False),
     Column("update_time_us", BigInteger, nullable=False),

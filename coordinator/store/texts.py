@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from coordinator.saga.spec import Lock
 from coordinator.saga.workflow import NO_VALUES, Decided, Failure, Inbound, Values
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -113,6 +114,17 @@ def _inbound(parts: Sequence[Any]) -> Inbound:
         time=time_or_none(time_us),
         previous=previous,
     )
+
+
+def locks_text(locks: Sequence[Lock]) -> str | None:
+    """Returns images that are held as text; None if there are none."""
+    return encode([(lock.pool, lock.image, lock.exclusive) for lock in locks]) if locks else None
+
+
+def locks_from(text: str | None) -> tuple[Lock, ...]:
+    """Returns images that are held."""
+    said = json.loads(text or "[]")
+    return tuple(Lock(pool=pool, image=image, exclusive=alone) for pool, image, alone in said)
 
 
 def decided_text(decided: Decided | None) -> str | None:

@@ -50,7 +50,7 @@ _GROUP_KEY: Names = ("workflow_key", "node_index")
 _LOCK_KEY: Names = ("pool_id", "image_id", "workflow_key")
 _WORKFLOW_MOVES: Names = (
     *("state", "version", "sequence", "owner_epoch", "cause", "verdict"),
-    *("locked", "pause", "compensation_held", "input_patches", "summary"),
+    *("locked", "pause", "compensation_held", "input_patches", "more_locks", "summary"),
     *("update_time_us", "end_time_us"),
 )
 _TASK_MOVES: Names = (

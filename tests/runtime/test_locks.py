@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from coordinator.runtime.locks import Lines
-from coordinator.saga.spec import Lock
+from coordinator.saga.spec import Lock, united
 
 
 def exclusive(*images: str) -> tuple[Lock, ...]:
@@ -95,11 +95,67 @@ def test_who_names_no_image_stands_nowhere() -> None:
     assert lines.release("never heard of") == ()
 
 
+def test_a_holder_takes_more_at_once_or_not_at_all() -> None:
+    """S-V24: what an operator's decision brings; it never waits, or two could for each other."""
+    lines = Lines()
+    lines.ask("one", exclusive("a"))
+    lines.ask("two", exclusive("b"))
+    assert not lines.more("one", (*exclusive("c"), *shared("b")))
+    [held] = lines.missing("one", (*exclusive("c"), *shared("b")))
+    assert (held.lock.image, held.holders) == ("b", ("two",))
+    assert lines.would_wait(exclusive("c")) == ()
+    assert lines.more("one", exclusive("c"))
+    assert [(view.lock.image, view.held) for view in lines.view("one")] == [
+        ("a", True),
+        ("c", True),
+    ]
+    assert not lines.ask("late", exclusive("c"))
+    assert lines.release("one") == ("late",)
+    assert lines.release("late") == ()
+    assert lines.would_wait(exclusive("a", "c")) == ()
+
+
+def test_what_is_shared_becomes_exclusive_if_nobody_else_stands_there() -> None:
+    lines = Lines()
+    lines.ask("one", shared("a"))
+    lines.ask("two", shared("a"))
+    assert not lines.more("one", exclusive("a"))
+    lines.release("two")
+    assert lines.more("one", exclusive("a"))
+    assert lines.more("one", shared("a")), "it stays exclusive"
+    assert [held.holders for held in lines.would_wait(shared("a"))] == [("one",)]
+    lines.release("one")
+    assert lines.ask("three", shared("a"))
+
+
+def test_who_waits_is_not_overtaken_by_a_holder_that_wants_more() -> None:
+    lines = Lines()
+    lines.ask("holder", shared("a"))
+    lines.ask("reader", shared("b"))
+    assert not lines.ask("writer", exclusive("a", "b"))
+    assert not lines.more("holder", shared("b"))
+    assert not lines.more("holder", exclusive("a"))
+    lines.release("holder")
+    assert lines.release("reader") == ("writer",)
+
+
+def test_who_had_no_image_may_be_given_one() -> None:
+    lines = Lines()
+    lines.ask("free", ())
+    assert lines.more("free", exclusive("a"))
+    assert not lines.ask("late", shared("a"))
+    assert lines.release("free") == ("late",)
+
+
 @dataclass
 class Model:
     """What the lines promise, worked out the slow way."""
 
     asked: dict[str, tuple[Lock, ...]] = field(default_factory=dict)  # in order
+
+    def give(self, name: str, more: Lock) -> None:
+        """Has a holder hold more; it stands where it stood, before all who could be in its way."""
+        self.asked[name] = united(self.asked[name], (more,))
 
     def may_hold(self, name: str) -> bool:
         mine = {(lock.pool, lock.image): lock.exclusive for lock in self.asked[name]}
@@ -111,6 +167,15 @@ class Model:
                 if is_mine is not None and (is_mine or lock.exclusive):
                     return False
         raise AssertionError(name)
+
+    def may_have(self, name: str, more: Lock) -> bool:
+        return not any(
+            (lock.pool, lock.image) == (more.pool, more.image)
+            and (lock.exclusive or more.exclusive)
+            for other, locks in self.asked.items()
+            if other != name
+            for lock in locks
+        )
 
     def holders(self) -> set[str]:
         return {name for name in self.asked if self.may_hold(name)}
@@ -129,6 +194,13 @@ def test_random_walks_grant_what_the_slow_way_grants(seed: int) -> None:
             granted = lines.release(name)
             assert not holding & set(granted), "told once"
             holding.update(granted)
+        elif holding and chance.random() < 0.3:
+            name = chance.choice(sorted(holding))
+            more = Lock(pool="p", image=chance.choice("abcd"), exclusive=chance.random() < 0.5)
+            free = model.may_have(name, more)
+            assert lines.more(name, (more,)) is free
+            if free:
+                model.give(name, more)
         else:
             name = f"w{step}"
             images = chance.sample("abcd", chance.randint(1, 3))

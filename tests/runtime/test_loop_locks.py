@@ -8,12 +8,13 @@ from coordinator.runtime import loop
 from coordinator.runtime.ports import StoreError
 from coordinator.saga.advance import Decision
 from coordinator.saga.advance import advance as sound
-from coordinator.saga.events import Event, LocksGranted, Now
+from coordinator.saga.events import Event, LocksGranted, Now, ResumeRequested
+from coordinator.saga.spec import Lock
 from coordinator.saga.states import TaskState, WorkflowState
 from coordinator.saga.workflow import Workflow
 from countermand.rpc.errors import ImageBusy
 from countermand.v1.workflow_spec_pb2 import WorkflowSpec
-from tests.runtime.rig import Agent, Coordinator, coordinator, copy, series, until
+from tests.runtime.rig import ASK, Agent, Coordinator, coordinator, copy, series, until
 
 
 def writes(*targets: str, **said: bool) -> WorkflowSpec:
@@ -188,3 +189,40 @@ async def test_who_is_quarantined_as_a_holder_holds_on(tmp_path, monkeypatch) ->
         await one.start("last", writes("vm"))
         assert [view.position for view in one.loop.lock_view("last")] == [2, 2]
         await waiting(one, "behind")
+
+
+def given(image: str) -> ResumeRequested:
+    """Returns a resume by which a workflow names one more image."""
+    return ResumeRequested(ask=ASK, locks=(Lock(pool="p", image=image, exclusive=True),))
+
+
+async def test_a_resume_takes_the_images_that_it_brings_or_changes_nothing(tmp_path) -> None:
+    """Also over a restart, and when the store fails first; at the end nothing stays locked."""
+    agent = Agent(pools=("p",))
+    async with coordinator(tmp_path, {"a": agent}) as one:
+        await one.start("other", writes("vm"))
+        await one.start("first", writes("own"))
+        await until(lambda: len(agent.sent) == 2)
+        await one.pause("first")
+        before = one.known("first")
+        with pytest.raises(ImageBusy) as raised:
+            await one.loop.ask("first", given("vm"))
+        assert raised.value.metadata["holder"] == "workflows/other"
+        assert one.known("first") == before
+        one.store.failures = 1
+        with pytest.raises(StoreError):
+            await one.loop.ask("first", given("more"))
+        assert [view.lock.image for view in one.loop.lock_view("first")] == ["base", "own"]
+        await one.loop.ask("first", given("more"))
+        await one.start("late", writes("more"))
+        await waiting(one, "late")
+    async with coordinator(tmp_path, {"a": agent}) as one:
+        await waiting(one, "late")
+        assert [v.lock.image for v in one.loop.lock_view("first") if v.held] == [
+            "base",
+            "more",
+            "own",
+        ]
+        agent.end(first("first"))
+        await until(lambda: first("late") in agent.sent)
+        assert one.state("first") is WorkflowState.SUCCEEDED

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import pytest
 
 from coordinator.saga import events, history
-from coordinator.saga.advance import restore
+from coordinator.saga.advance import advance, restore
 from coordinator.saga.commands import SetTimer, Timer, outstanding
 from coordinator.saga.spec import Lock, Terms
 from coordinator.saga.states import TaskState, WorkflowState
-from tests.saga.language import Play, script, terms, tree
+from tests.saga.language import EPOCH, Play, script, terms, tree
 
 LOCKS = (Lock(pool="p", image="i", exclusive=True),)
 
@@ -171,3 +171,37 @@ def test_a_settled_workflow_takes_no_locks():
     assert told.workflow.state is WorkflowState.COMPENSATED
     assert told.perform(events.LocksGranted()).empty
     assert not told.workflow.locked
+
+
+MORE = (Lock(pool="p", image="more", exclusive=True),)
+
+
+def resumed(text: str, setup: str, *, locked: bool, choices: tuple[events.Choice, ...] = ()):
+    """Returns what becomes of a workflow that was paused and is given further images."""
+    told = in_line(text, setup)
+    assert told.workflow.locked is locked
+    ask = events.Ask(principal="p", reason="r", request_id="i")
+    event = events.ResumeRequested(ask=ask, choices=choices, locks=MORE)
+    return advance(told.workflow, event, events.Now(time=EPOCH, jitter=0.0, intent=100))
+
+
+def test_further_images_are_held_once_a_resume_is_accepted():
+    decision = resumed("a; b", "locks@start pause@do:a", locked=True)
+    assert decision.refusal is None
+    assert history.LocksTaken() in [entry.fact for entry in decision.history]
+    assert decision.workflow.more_locks == MORE
+    assert decision.workflow.locks == (*LOCKS, *MORE)
+
+
+def test_a_resume_that_is_refused_takes_no_image():
+    wrong = (events.Skip(task=0),)
+    decision = resumed("a; b", "locks@start pause@do:a", locked=True, choices=wrong)
+    assert decision.refusal is not None
+    assert decision.workflow.locks == LOCKS
+
+
+def test_who_waits_in_line_is_given_no_further_image():
+    decision = resumed("a; b", "pause@start", locked=False)
+    assert decision.refusal is not None
+    assert "waits in line" in decision.refusal.because
+    assert decision.workflow.locks == LOCKS

@@ -175,7 +175,7 @@ def one_holder(workflows: dict[str, Workflow]) -> None:
     for workflow in workflows.values():
         if workflow.settled or not workflow.locked:
             continue
-        for lock in workflow.plan.terms.locks:
+        for lock in workflow.locks:
             held = holders.setdefault((lock.pool, lock.image), [])
             held.append((workflow.id, lock.exclusive))
     for image, held in holders.items():

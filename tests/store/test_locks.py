@@ -10,11 +10,12 @@ from sqlalchemy.exc import IntegrityError
 
 from coordinator.runtime.ports import Store, StoreRefusedError
 from coordinator.saga import events
+from coordinator.saga.spec import Lock
 from coordinator.saga.states import WorkflowState
 from coordinator.store.sql import SqlStore
 from tests.store.conftest import commit, sqlite_lives
 from tests.store.specs import one_copy
-from tests.store.walks import Walk, as_stored, cancel
+from tests.store.walks import Walk, as_stored, ask, cancel
 
 SHARED, ALONE = ("pool", "source", 0), ("pool", "target", 1)
 
@@ -60,6 +61,30 @@ async def test_two_in_one_batch_are_refused_as_well(store: Store):
         await commit(store, copying("a").change, copying("b").change)
 
     assert await store.load_open() == []
+
+
+async def test_a_further_image_that_another_holds_is_refused(store: Store):
+    """S-V24: two who may write one image, one of them since a decision of somebody."""
+    first, second = copying("a"), copying("b", "pool/other")
+    await commit(store, first.change, second.change)
+    more = events.ResumeRequested(
+        ask=ask(), locks=(Lock(pool="pool", image="other", exclusive=True),)
+    )
+    pausing = first.must(events.PauseRequested(ask=ask()))
+    taking = first.must(more)
+    with pytest.raises(StoreRefusedError):
+        await commit(store, pausing, taking)
+    await commit(store, second.succeed(), pausing, taking)
+
+    found = await store.load("a")
+    assert found
+    assert found.workflow == as_stored(first.workflow)
+    assert [lock.image for lock in found.workflow.locks] == ["other", "source", "target"]
+    third = copying("c", "pool/other")
+    with pytest.raises(StoreRefusedError):
+        await commit(store, third.change)
+    await commit(store, first.succeed())
+    await commit(store, third.change)
 
 
 async def test_who_waits_in_line_takes_over_once_the_holder_is_settled(store: Store):
@@ -130,6 +155,47 @@ async def test_locks_are_rows_as_long_as_their_workflow_is_open(sql: SqlStore):
     await commit(sql, change, late)
     assert second.workflow.settled
     assert rows(sql) == []
+
+
+def given_more(walk: Walk, *more: Lock) -> events.ResumeRequested:
+    walk.must(events.PauseRequested(ask=ask()))
+    return events.ResumeRequested(ask=ask(), locks=more)
+
+
+async def test_further_images_are_rows_as_well_until_the_end(sql: SqlStore):
+    """S-V24: what an operator's decision brought; the source that was shared is now its own."""
+    walk = copying("a")
+    await commit(sql, walk.change)
+    more = given_more(
+        walk,
+        Lock(pool="pool", image="more", exclusive=True),
+        Lock(pool="pool", image="source", exclusive=True),
+    )
+    await commit(sql, walk.change)
+    await commit(sql, walk.must(more))
+    assert rows(sql) == [
+        ("pool", "more", 1, 1, "a"),
+        ("pool", "source", 1, 1, "a"),
+        (*ALONE, 1, "a"),
+    ]
+    await commit(sql, walk.succeed())
+    assert walk.workflow.settled
+    assert rows(sql) == []
+
+
+async def test_a_workflow_whose_record_cannot_be_read_keeps_further_images(sql: SqlStore):
+    walk = copying("a")
+    await commit(sql, walk.change)
+    more = given_more(walk, Lock(pool="pool", image="more", exclusive=True))
+    await commit(sql, walk.change)
+    await commit(sql, walk.must(more))
+    with sql._database.writer.begin() as connection:
+        connection.execute(text("UPDATE workflows SET more_locks = '?' WHERE key = 1"))
+
+    [held] = [stored.workflow for stored in await sql.load_open()]
+
+    assert held.state is WorkflowState.QUARANTINED
+    assert [lock.image for lock in held.locks] == ["more", "source", "target"]
 
 
 async def test_a_workflow_that_is_settled_at_once_leaves_no_lock(sql: SqlStore):

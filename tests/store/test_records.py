@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from coordinator.runtime.ports import Change, Store
 from coordinator.saga import history
+from coordinator.saga.spec import Lock
 from coordinator.saga.states import (
     AttemptKind,
     AttemptState,
@@ -137,6 +138,7 @@ def written(walk: Walk) -> Change:
         pause=DECIDED,
         compensation_held=True,
         input_patches=PATCHED,
+        more_locks=(Lock(pool="pool", image="more", exclusive=True),),
         update_time=LATER,
     )
     return Change(

@@ -75,6 +75,7 @@ def _workflows() -> None:
         _json("pause"),
         _whole("compensation_held", sa.Boolean(), sa.false()),
         _json("input_patches", PATCHES_BYTES_MAX),
+        _json("more_locks", PATCHES_BYTES_MAX),
         _json("summary", PATCHES_BYTES_MAX),
     ):
         op.add_column("workflows", column)
