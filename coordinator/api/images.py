@@ -74,7 +74,8 @@ class _Given:
         self._skipped: dict[str, Values] = {}
         for choice in event.choices:
             items = choice.items if isinstance(choice, Rerun) else ()
-            if items and max(items) >= len(workflow.plan.nodes[choice.task].forward):
+            count = len(workflow.plan.nodes[choice.task].forward)
+            if not all(0 <= item < count for item in items):
                 continue  # the saga refuses it
             for index in resume.chosen(workflow, choice):
                 if isinstance(choice, Rerun) and choice.patch:

@@ -199,3 +199,15 @@ async def test_who_waits_in_line_is_given_no_further_image(cluster, stubs) -> No
         error = await refused(stubs.workflows.ResumeWorkflow(asked))
         assert (error.code, error.reason) == ("FAILED_PRECONDITION", "STATE_FORBIDS")
         await end(stubs, "behind")
+
+
+@pytest.mark.parametrize("item", [-7, 7])
+async def test_values_for_an_item_that_there_is_none_of_are_unmet(cluster, stubs, item) -> None:
+    workflow_id = f"item{item}"
+    group = sequence("all-of-it", copy("one", "a", BASE, f"pool-a/{workflow_id}"))
+    await stubs.start(workflow_id, before(group))
+    await paused(stubs, workflow_id)
+    asked = resume(workflow_id, rerun(workflow_id, "all-of-it", onto("free"), indices=[item]))
+    error = await refused(stubs.workflows.ResumeWorkflow(asked))
+    assert (error.code, error.reason) == ("FAILED_PRECONDITION", "REQUIREMENTS_UNMET")
+    await end(stubs, workflow_id)
