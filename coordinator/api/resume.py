@@ -24,7 +24,7 @@ from coordinator.runtime.ports import Hosts
 from coordinator.saga import events, resume
 from coordinator.saga.events import Ask, Choice, GiveUp, Rerun, Skip
 from coordinator.saga.spec import Lock
-from coordinator.saga.workflow import Workflow
+from coordinator.saga.workflow import Values, Workflow
 from coordinator.wire.needs import type_name
 from coordinator.wire.values import proto_value, values_of_struct
 from coordinator.wire.view import etag_of
@@ -33,6 +33,7 @@ from countermand.rpc.names import parse_task, task_name
 from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.verb_pb2 import Action
 
+POOL_FIELD = "pool_id"  # how the fields of actions end that name a pool
 HOST = "host_id"  # of a changed value: no field of the action, the host
 
 
@@ -101,6 +102,8 @@ class _Decoding:
         ):
             self._wrong(f"{path}.host_id", problem)
         given = given_patch(self.workflow, index, rerun.patch, f"{path}.patch")
+        if not given.violations:
+            self._check_pools(index, rerun.host_id, given.values, f"{path}.patch")
         return Rerun(
             task=index,
             patch=self._taken(given),
@@ -108,6 +111,18 @@ class _Decoding:
             reset=rerun.reset,
             host=rerun.host_id,
         )
+
+    def _check_pools(self, index: int, host: str, patch: Values, path: str) -> None:
+        """Refuses a pool that the task would wait for in vain, or fail on its host."""
+        pools = frozenset(str(v) for field, v in patch.items() if field.endswith(POOL_FIELD))
+        for leaf in self.workflow.plan.leaves_of(index) if pools else ():
+            assert leaf.task is not None, leaf.name
+            named = host or ("" if leaf.task.candidates else leaf.task.host)
+            if self.hosts.placement_problem(named, frozenset(), ""):
+                continue  # the host is the matter, not the pool
+            if problem := self.hosts.placement_problem(named, pools, leaf.task.verb):
+                self._wrong(path, problem)
+                return
 
     def _index(self, name: str, path: str) -> int | None:
         parsed = parse_task(name)

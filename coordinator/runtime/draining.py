@@ -10,15 +10,16 @@ from coordinator.saga.states import (
     BEING_COMPENSATED,
     COMPENSABLE,
     Effect,
-    GroupState,
     TaskState,
 )
 from coordinator.saga.turn import patched_host
-from coordinator.saga.workflow import Group, Workflow
+from coordinator.saga.workflow import Workflow
 
 
 def blocking(workflow: Workflow, host: str, draining: Collection[str]) -> Iterator[int]:
-    """Yields the tasks of an open workflow that are at work on a host, or will be.
+    """Yields the tasks of an open workflow that need a host.
+
+    They are at work there, will run there, or are made up for there should the workflow fail.
 
     A task that may as well go to a host that stays is not among them.
     """
@@ -51,7 +52,7 @@ def _is_there(workflow: Workflow, index: int, host: str) -> bool:
     if task.state not in AT_REST and any(a.host == host and a.open for a in task.attempts):
         return True
     action = task.action
-    return action is not None and action.host == host and _is_made_up_for(workflow, index)
+    return action is not None and action.host == host and _may_be_made_up_for(workflow, index)
 
 
 def _goes_there(workflow: Workflow, index: int, host: str, draining: Collection[str]) -> bool:
@@ -64,17 +65,12 @@ def _goes_there(workflow: Workflow, index: int, host: str, draining: Collection[
     return host in named and named <= set(draining)
 
 
-def _is_made_up_for(workflow: Workflow, index: int) -> bool:
-    """Returns whether a task is being made up for, or will be."""
+def _may_be_made_up_for(workflow: Workflow, index: int) -> bool:
+    """Returns whether a task is being made up for, or has an effect that may have to be."""
     task, spec = workflow.task(index), workflow.plan.task(index)
     if task.state in BEING_COMPENSATED:
         return True
     keeps = spec.effect is Effect.READ_ONLY or spec.effect in IRREVERSIBLE
     if task.state not in COMPENSABLE or keeps or workflow.plan.is_end_action(index):
         return False
-    above = index
-    while (above := workflow.plan.nodes[above].parent) >= 0:
-        group = workflow.nodes[above]
-        if isinstance(group, Group) and group.state is GroupState.COMPENSATING:
-            return True
-    return workflow.cause is not None and workflow.verdict is None
+    return workflow.verdict is None

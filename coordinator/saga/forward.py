@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from coordinator.saga import ending
+from coordinator.saga import back, ending
 from coordinator.saga.plan import Plan, ancestors
 from coordinator.saga.spec import OnFailure
 from coordinator.saga.states import (
@@ -204,7 +204,7 @@ def rested(turn: Turn, index: int) -> None:
         if turn.restoring:
             turn.recovered.append(node.parent)
         else:
-            is_recovered(turn, node.parent)
+            leave_recovery(turn, node.parent)
         return
     group = turn.group(node.parent)
     bounded = bool(turn.plan.nodes[node.parent].rules.concurrency_max)
@@ -217,8 +217,19 @@ def rested(turn: Turn, index: int) -> None:
         turn.later(Step.RESTED, node.parent)
 
 
-def is_recovered(turn: Turn, index: int) -> None:
-    """Closes the failure of a group whose recovery tasks have succeeded."""
+def leave_recovery(turn: Turn, index: int) -> None:
+    """Closes the failure of a group, if anything was done to recover it; an operator may say so."""
+    recovery = turn.plan.nodes[index].recovery
+    tasks = [turn.task(leaf.index) for leaf in turn.plan.leaves_of(recovery)]
+    recovered = any(
+        task.state is TaskState.SUCCEEDED
+        or (task.state is TaskState.SKIPPED and task.decided is not None)
+        for task in tasks
+    )
+    failure = turn.group(index).failure
+    if not recovered and failure is not None and not back.past_return(turn, 0):
+        back.turn_round(turn, failure)  # none of its tasks applied, or all were optional and failed
+        return
     turn.move_group(index, GroupChange.RECOVERED)
     turn.forget(index)
     done(turn, index)

@@ -75,7 +75,7 @@ def go_on(turn: Turn) -> None:
             ending.conclude_compensation(turn)
         return
     for index in turn.recovered:
-        forward.is_recovered(turn, index)
+        forward.leave_recovery(turn, index)
     for index in turn.ripe:
         turn.later(Step.BEGIN, index)
     for node in turn.plan.nodes:

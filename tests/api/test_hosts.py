@@ -13,6 +13,7 @@ from countermand.rpc.names import host_name
 from countermand.v1 import host_pb2 as pb
 from countermand.v1 import workflow_pb2
 from tests.api.calls import BASE, at_work, cancel, crawling, refused, state
+from tests.api.steering import failing, paused
 from tests.endtoend.cluster import copy, until
 
 
@@ -170,3 +171,18 @@ async def test_who_waits_for_a_drain_that_is_taken_back_is_told(cluster, stubs) 
         code, out, errors = await waiting
         assert (code, "✓ ready" in out) == (1, True)
         assert errors.endswith("The drain was taken back meanwhile.\n")
+
+
+async def test_a_host_is_not_drained_while_it_may_have_to_make_up_for_something(stubs) -> None:
+    """S-V34: whoever trusts it and switches the host off would block the compensation."""
+    await stubs.start("may-go-back", failing("may-go-back"))
+    await paused(stubs, "may-go-back")
+    async with draining(stubs, "a") as answer:
+        assert host_state(answer.host) == "DRAINING"
+        assert "workflows/may-go-back/tasks/first" in answer.blocking_tasks
+        await stubs.workflows.CancelWorkflow(cancel("may-go-back"))
+
+        async def is_drained() -> bool:
+            return await state_of(stubs, "a") == "DRAINED"
+
+        await until(is_drained, "the end of the drain")

@@ -542,3 +542,15 @@ async def test_a_group_is_reset_as_a_whole(cluster, stubs):
     assert kinds == [action, compensation, action]
     assert (await task(stubs, "reset", "disks")).round == 2
     assert_copied(cluster, *(f"pool-a/reset-{number}" for number in range(3)))
+
+
+async def test_a_pool_that_no_host_reaches_is_refused_at_once(stubs):
+    """S-R13: else the task would wait for a host for ever, and nobody be told."""
+    await stubs.start("nowhere", failing("nowhere"))
+    await paused(stubs, "nowhere")
+    elsewhere = rerun("nowhere", "one", {"target.pool_id": "no-such-pool"})
+    request = resume("nowhere", elsewhere, skip("nowhere", "two"))
+    error = await refused(stubs.workflows.ResumeWorkflow(request))
+    assert error.reason == "FIELD_INVALID"
+    assert error.fields == ("decisions[0].rerun.patch",)
+    assert state(await stubs.get("nowhere")) == "PAUSED"

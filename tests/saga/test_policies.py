@@ -14,6 +14,22 @@ from tests.saga.language import Play, play, script, tree
 from tests.saga.rows import Row, each, tells, tells_the_same_under_new_owners
 
 ROWS = (
+    # Only what was done recovers.
+    Row(
+        "recovery tasks that do not apply recover nothing",
+        "a; g(b){r:when=input.no}:recover; c",
+        "b:fail",
+        "do:a ok:a do:b fail:b recovering:g skip:r turn forward:g undo:a undone:a = COMPENSATED",
+    ),
+    Row(
+        "nor do optional ones that all fail",
+        "a; g(b){r:ignore}:recover; c",
+        "b:fail r:fail",
+        (
+            "do:a ok:a do:b fail:b recovering:g do:r fail:r turn forward:g undo:a undone:a "
+            "= COMPENSATED"
+        ),
+    ),
     # Optional work.
     Row(
         "S-V17 an optional step fails",
