@@ -104,7 +104,7 @@ def _heedless(wait_is_over: Callable[..., None]) -> Callable[..., None]:
 
 
 def test_finds_a_timer_that_fires_early(monkeypatch: Patch) -> None:
-    """Planted: waits before an attempt are cut short (S-P1)."""
+    """Planted: waits before an attempt are cut short."""
     set_ = Timers.set
 
     def early(self: Timers, workflow_id: str, command: SetTimer) -> None:
@@ -158,7 +158,7 @@ def test_finds_a_round_that_begins_too_early(monkeypatch: Patch) -> None:
 
 
 def test_finds_a_quorum_that_passes_too_early(monkeypatch: Patch) -> None:
-    """Planted: one member fewer than the quorum is enough (S-P5)."""
+    """Planted: one member fewer than the quorum is enough."""
 
     def need(node: Node) -> int:
         return max(1, node.rules.min_success - 1) if node.rules.min_success else len(node.forward)
@@ -168,7 +168,7 @@ def test_finds_a_quorum_that_passes_too_early(monkeypatch: Patch) -> None:
 
 
 def test_finds_more_at_work_than_allowed(monkeypatch: Patch) -> None:
-    """Planted: the places of a bounded group are counted one too high (S-P6)."""
+    """Planted: the places of a bounded group are counted one too high."""
     fill = forward.fill
 
     def overfull(turn: Turn, parent: int) -> None:
