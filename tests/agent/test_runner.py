@@ -70,7 +70,7 @@ async def test_a_copy_answers_at_once_and_succeeds(gated):
 
 
 async def test_a_repeat_joins_and_runs_once(gated):
-    """S-V4, S-Z4: while it runs, and after it ended: the same answer."""
+    """S-V4, S-H6, S-Z4: while it runs, and after it ended: the same answer."""
     rig, gate = gated
     await rig.accept(COPY, ACTION)
     await gate.arrival()

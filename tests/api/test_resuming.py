@@ -24,6 +24,7 @@ from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_pb2 import ResumeRequirement as Needed
+from countermand.v1.workflow_spec_pb2 import WorkflowSpec
 from tests.api.calls import BASE, at_work, refused, state
 from tests.api.steering import (
     FIXED,
@@ -554,3 +555,20 @@ async def test_a_pool_that_no_host_reaches_is_refused_at_once(stubs):
     assert error.reason == "FIELD_INVALID"
     assert error.fields == ("decisions[0].rerun.patch",)
     assert state(await stubs.get("nowhere")) == "PAUSED"
+
+
+async def test_what_was_submitted_is_what_is_run_again(stubs):
+    """S-B18: an engine that has changed its mind meanwhile submits under another id."""
+    spec = failing("pinned")
+    await stubs.start("pinned", spec)
+    await paused(stubs, "pinned")
+    changed = WorkflowSpec()
+    changed.CopyFrom(spec)
+    changed.root.members[0].name = "other"
+    error = await refused(stubs.start("pinned", changed))
+    assert error.reason == "WORKFLOW_ID_TAKEN"
+    both = (rerun("pinned", "one", FIXED), rerun("pinned", "two", FIXED))
+    await stubs.workflows.ResumeWorkflow(resume("pinned", *both))
+    assert state(await stubs.wait("pinned")) == "SUCCEEDED"
+    request = pb.GetWorkflowRequest(name=workflow_name("pinned"), view=pb.WORKFLOW_VIEW_FULL)
+    assert (await stubs.workflows.GetWorkflow(request)).workflow.spec == spec

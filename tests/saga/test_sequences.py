@@ -15,6 +15,12 @@ from tests.saga.language import play
 from tests.saga.rows import Row, each, tells, tells_the_same_under_new_owners
 
 ROWS = (
+    Row(
+        "S-H9 a report that comes before the answer to its request is not lost",
+        "a; b",
+        "a:ok+run",
+        "do:a ok:a do:b ok:b = SUCCEEDED",
+    ),
     # Going forward.
     Row(
         "S-V18 a chain goes in order",
