@@ -95,13 +95,43 @@ def timed_out(settings: Settings, message: str) -> int:
     return TIMED_OUT
 
 
+def at_rest(workflow: Workflow) -> bool:
+    """Returns whether a workflow is settled, or waits for somebody: it means an exit code."""
+    return workflow.state not in _moving() or _known_code(workflow) is not None
+
+
 def code_of(workflow: Workflow) -> int:
     """Returns the exit code that a workflow's state means.
 
     A state it has no code for is told, and is no success: a newer coordinator may have others.
     """
+    from countermand.cli.words import UNHEARD_OF, workflow_look
+
+    code = _known_code(workflow)
+    if code is not None:
+        return code
+    look = workflow_look(workflow.state)
+    if look is UNHEARD_OF:
+        message = (
+            f"{workflow.name} is in state {workflow.state}, for which this version of the command "
+            "has no exit code: look with `countermand workflow get`, or a newer version."
+        )
+    else:
+        wait = f"countermand workflow wait {workflow.name.removeprefix('workflows/')}"
+        message = f"{workflow.name} is still {look.word}: wait for its end with `{wait}`."
+    click.echo(f"{_error_word()} {message}", err=True)
+    return FAILED
+
+
+def _known_code(workflow: Workflow) -> int | None:
+    """Returns the exit code of a workflow at rest; of one that moves on by itself none."""
     from countermand.v1.workflow_state_pb2 import WorkflowState
 
+    if workflow.state in _moving():
+        # What is still made up for may be stuck in one that runs its end actions. A pause that has
+        # only begun is told once it holds: until then, more may fail.
+        pausing = workflow.state == WorkflowState.WORKFLOW_STATE_PAUSING
+        return ATTENTION if workflow.needs and not pausing else None
     if workflow.leftovers:
         return ATTENTION
     codes: dict[int, int] = {
@@ -112,13 +142,21 @@ def code_of(workflow: Workflow) -> int:
         WorkflowState.WORKFLOW_STATE_BLOCKED: ATTENTION,
         WorkflowState.WORKFLOW_STATE_QUARANTINED: ATTENTION,
     }
-    if workflow.state not in codes:
-        message = (
-            f"{workflow.name} is in state {workflow.state}, for which this version of the command "
-            "has no exit code: look with `countermand workflow get`, or a newer version."
-        )
-        click.echo(f"{_error_word()} {message}", err=True)
-    return codes.get(workflow.state, FAILED)
+    return codes.get(workflow.state)
+
+
+def _moving() -> frozenset[int]:
+    """Returns the states that a workflow leaves by itself."""
+    from countermand.v1.workflow_state_pb2 import WorkflowState
+
+    return frozenset(
+        {
+            WorkflowState.WORKFLOW_STATE_RUNNING,
+            WorkflowState.WORKFLOW_STATE_PAUSING,
+            WorkflowState.WORKFLOW_STATE_COMPENSATING,
+            WorkflowState.WORKFLOW_STATE_ENDING,
+        }
+    )
 
 
 def _error_word() -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from datetime import UTC, datetime
 
 import click
 
-from countermand.cli.exits import code_of
+from countermand.cli.exits import at_rest, code_of
 from countermand.cli.lines import Pace, show_event
 from countermand.cli.output import paint, show_json
 from countermand.cli.settings import Settings
@@ -15,6 +16,10 @@ from countermand.cli.words import workflow_look
 from countermand.client import Run
 from countermand.v1.workflow_pb2 import Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
+
+# An open failure ends a wait while its siblings are still in flight, and asking again at once would
+# be answered at once.
+ASK_AGAIN_S = 0.5
 
 
 async def follow(settings: Settings, run: Run) -> int:
@@ -47,6 +52,9 @@ async def follow(settings: Settings, run: Run) -> int:
 async def wait_quietly(settings: Settings, run: Run, *, settled: bool) -> int:
     """Waits until a workflow is settled or needs somebody, and returns its exit code."""
     workflow = await run.wait(until_attention=not settled)
+    while not at_rest(workflow):
+        await asyncio.sleep(ASK_AGAIN_S)
+        workflow = await run.wait(until_attention=not settled)
     match settings.output:
         case "json":
             show_json(workflow)

@@ -20,7 +20,7 @@ from countermand.v1.event_pb2 import (
 from countermand.v1.failure_pb2 import Failure
 from countermand.v1.task_pb2 import Task
 from countermand.v1.verb_pb2 import Noop
-from countermand.v1.workflow_pb2 import Need
+from countermand.v1.workflow_pb2 import Need, WaitWorkflowResponse
 from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.rpc.scripted import COMPENSATED, SUCCEEDED, Scripted, ScriptedHosts, start
 
@@ -58,6 +58,28 @@ def tasks(name: str) -> list[Task]:
     ]
 
 
+class Pausing(Scripted):
+    """One workflow's pause holds once it was asked about often enough."""
+
+    WAITS = 2  # that are answered before that
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = 0
+
+    async def WaitWorkflow(self, request, context):
+        workflow = self.workflows.get(request.name)
+        if workflow is None or workflow.state != WorkflowState.WORKFLOW_STATE_PAUSING:
+            return await super().WaitWorkflow(request, context)
+        self.waits += 1
+        answer = WaitWorkflowResponse(reached=True)
+        answer.workflow.CopyFrom(workflow)
+        if self.waits == self.WAITS:
+            workflow.needs.append(Need(reason="DECISION", message="copy-2 failed."))
+            await self.move(workflow, WorkflowState.WORKFLOW_STATE_PAUSED)
+        return answer
+
+
 async def script(scripted: Scripted) -> None:
     scripted.add("endless")
 
@@ -75,6 +97,9 @@ async def script(scripted: Scripted) -> None:
     blocked = scripted.add("blocked")
     blocked.needs.append(Need(reason="COMPENSATION_BLOCKED", message="Free space on host-a."))
     await scripted.move(blocked, WorkflowState.WORKFLOW_STATE_BLOCKED)
+
+    pausing = scripted.add("pausing")
+    await scripted.move(pausing, WorkflowState.WORKFLOW_STATE_PAUSING)
 
     await make_up(scripted)
 
@@ -122,7 +147,7 @@ async def life(scripted: Scripted, number: int) -> None:
 
 
 async def main(listen: str = "127.0.0.1:0", number: str = "") -> None:
-    scripted = Scripted()  # type: ignore[abstract]  # the other calls are not served
+    scripted = Pausing()  # type: ignore[abstract]  # the other calls are not served
     hosts = ScriptedHosts()
     await (life(scripted, int(number)) if number else script(scripted))
     running = await start(scripted, hosts, listen=listen)

@@ -11,11 +11,11 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from countermand.cli.exits import code_of
+from countermand.cli.exits import at_rest, code_of
 from countermand.cli.main import main
 from countermand.client.spec import dump_spec, sequence, task, workflow_spec
 from countermand.v1.verb_pb2 import Noop
-from countermand.v1.workflow_pb2 import Workflow
+from countermand.v1.workflow_pb2 import Need, Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.cli.processes import served
 
@@ -33,10 +33,40 @@ def test_waiting_ends_with_the_code_of_the_ending(run, name, code):
     assert run("workflow", "wait", name).exit_code == code
 
 
-@pytest.mark.parametrize("state", [0, WorkflowState.WORKFLOW_STATE_ENDING, 4711])
+@pytest.mark.parametrize("state", [0, 4711])
 def test_a_state_without_an_exit_code_is_no_success(capsys, state):
     assert code_of(Workflow(name="workflows/w", state=state)) == 1
     assert f"workflows/w is in state {state}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["running", "pausing", "compensating", "ending"])
+def test_a_state_that_goes_on_by_itself_is_told_by_its_word(capsys, word):
+    state = WorkflowState.Value(f"WORKFLOW_STATE_{word.upper()}")
+    workflow = Workflow(name="workflows/w", state=state)
+
+    assert not at_rest(workflow)
+    assert code_of(workflow) == 1
+    assert f"workflows/w is still {word}: wait" in capsys.readouterr().err
+
+
+def test_what_is_stuck_while_its_end_actions_run_needs_somebody():
+    workflow = Workflow(state=WorkflowState.WORKFLOW_STATE_ENDING, needs=[Need(message="mend it")])
+
+    assert at_rest(workflow)
+    assert code_of(workflow) == 4
+
+
+@pytest.mark.parametrize("state", [0, 4711])
+def test_nothing_is_waited_for_in_a_state_that_is_not_known(state):
+    assert at_rest(Workflow(state=state))
+
+
+def test_a_wait_lasts_until_the_pause_holds(run):
+    """The failure is open while a sibling is still in flight."""
+    done = run("workflow", "wait", "pausing", "--timeout", "20s")
+
+    assert (done.exit_code, done.stderr) == (4, "")
+    assert done.stdout == "‖ paused  workflows/pausing\n  needs somebody: copy-2 failed.\n"
 
 
 def test_a_wait_that_is_over_is_124(run):
@@ -231,9 +261,9 @@ def test_a_list_is_a_table_json_or_names(run):
 
 
 def test_an_empty_list_names_its_filters(run):
-    done = run("workflow", "list", "--host", "host-z", "--state", "paused", "--label", "a=b")
+    done = run("workflow", "list", "--host", "host-z", "--state", "ending", "--label", "a=b")
 
-    assert done.stderr == ("No workflow is paused and has a task on host-z and has label a=b.\n")
+    assert done.stderr == ("No workflow is ending and has a task on host-z and has label a=b.\n")
 
 
 def test_a_watch_or_its_events_as_names(run):
