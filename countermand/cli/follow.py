@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import click
@@ -14,12 +16,15 @@ from countermand.cli.output import paint, show_json
 from countermand.cli.settings import Settings
 from countermand.cli.words import workflow_look
 from countermand.client import Run
+from countermand.rpc.errors import CountermandError
 from countermand.v1.workflow_pb2 import Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
 # An open failure ends a wait while its siblings are still in flight, and asking again at once would
 # be answered at once.
 ASK_AGAIN_S = 0.5
+# No event tells what a workflow that has not begun waits for, nor how its line moves.
+LOOK_AGAIN_S = 3.0
 
 
 async def follow(settings: Settings, run: Run) -> int:
@@ -31,16 +36,8 @@ async def follow(settings: Settings, run: Run) -> int:
 
         await follow_live(run)
     else:
-        pace = Pace(lambda: datetime.now(UTC))
-        async for update in run.watch(events_only=settings.output != "table"):
-            match update.WhichOneof("update"):
-                case "event":
-                    pace.apply(update.event)
-                    show_event(settings, update.event)
-                case "progress" if words := pace.line(update.progress):
-                    click.echo(words)
-                case _:
-                    pass
+        async with _waits_told(settings, run):
+            await _follow_lines(settings, run)
     workflow = await run.get()
     if settings.output == "table":
         click.echo(await verdict(run, workflow))
@@ -49,12 +46,61 @@ async def follow(settings: Settings, run: Run) -> int:
     return code_of(workflow)
 
 
+async def _follow_lines(settings: Settings, run: Run) -> None:
+    """Prints a line per event, and now and then how far each attempt is."""
+    pace = Pace(lambda: datetime.now(UTC))
+    async for update in run.watch(events_only=settings.output != "table"):
+        match update.WhichOneof("update"):
+            case "event":
+                pace.apply(update.event)
+                show_event(settings, update.event)
+            case "progress" if words := pace.line(update.progress):
+                click.echo(words)
+            case _:
+                pass
+
+
+@contextlib.asynccontextmanager
+async def _waits_told(settings: Settings, run: Run, *, err: bool = False) -> AsyncIterator[None]:
+    """Tells meanwhile what keeps the workflow from going on, each time it is something else."""
+    telling = asyncio.create_task(_tell_waits(run, err=err)) if settings.output == "table" else None
+    try:
+        yield
+    finally:
+        if telling is not None:
+            telling.cancel()
+            # An output that is closed is told by whoever prints next.
+            await asyncio.gather(telling, return_exceptions=True)
+
+
+async def _tell_waits(run: Run, *, err: bool) -> None:
+    told = ""
+    while True:
+        # A coordinator that is away is told by whoever follows, once it is away for too long.
+        with contextlib.suppress(CountermandError):
+            waits = waiting(await run.get())
+            if waits and waits != told:
+                now = datetime.now(UTC)
+                when = f"{now:%H:%M:%S}.{now.microsecond // 1000:03d}Z"
+                click.echo(f"{when}        {run.id:<16}  {waits}", err=err)
+            told = waits
+        await asyncio.sleep(LOOK_AGAIN_S)
+
+
+def waiting(workflow: Workflow) -> str:
+    """Returns what keeps a workflow that nobody paused; what a pause waits for is told with it."""
+    if workflow.state != WorkflowState.WORKFLOW_STATE_RUNNING or not workflow.waits_for:
+        return ""
+    return f"waits for {workflow.waits_for}"
+
+
 async def wait_quietly(settings: Settings, run: Run, *, settled: bool) -> int:
     """Waits until a workflow is settled or needs somebody, and returns its exit code."""
-    workflow = await run.wait(until_attention=not settled)
-    while not at_rest(workflow):
-        await asyncio.sleep(ASK_AGAIN_S)
+    async with _waits_told(settings, run, err=True):
         workflow = await run.wait(until_attention=not settled)
+        while not at_rest(workflow):
+            await asyncio.sleep(ASK_AGAIN_S)
+            workflow = await run.wait(until_attention=not settled)
     match settings.output:
         case "json":
             show_json(workflow)

@@ -186,12 +186,20 @@ def _workflow_row(one: Workflow) -> Row:
     counts = {count.state: count.count for count in one.task_counts}
     total = sum(counts.values())
     done = counts.get(Task.STATE_SUCCEEDED, 0) + counts.get(Task.STATE_SKIPPED, 0)
-    needs = one.needs[0].message if one.needs else ""
     return (
         one.name.removeprefix("workflows/"),
         one.kind,
         workflow_look(one.state),
         f"{done}/{total}" if total else "-",
         age(one.create_time),
-        clip(needs or (f"{one.cause.reason}: {said(one.cause)}" if one.cause.reason else "")),
+        clip(_workflow_why(one)),
     )
+
+
+def _workflow_why(one: Workflow) -> str:
+    """Returns what a workflow needs, why it failed, or what it waits for; the first that is."""
+    if one.needs:
+        return one.needs[0].message
+    if one.cause.reason:
+        return f"{one.cause.reason}: {said(one.cause)}"
+    return f"waits for {one.waits_for}" if one.waits_for else ""

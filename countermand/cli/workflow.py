@@ -21,7 +21,7 @@ from countermand.cli.steer import cancel, fork, pause
 from countermand.cli.timeline import timeline
 
 if TYPE_CHECKING:
-    from countermand.client import Client
+    from countermand.client import Client, Run
     from countermand.v1.workflow_pb2 import Workflow
 
 
@@ -56,7 +56,9 @@ def workflow() -> None:
 @click.option("--id", "chosen_id", metavar="ID", help="Yours to choose; a repeat is harmless.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="May be repeated.")
 @click.option("--watch", "watches", is_flag=True, help="Follow it until it is settled.")
-@click.option("--wait", "waits", is_flag=True, help="Say nothing until it is settled.")
+@click.option(
+    "--wait", "waits", is_flag=True, help="Only say how it ended, and what it waits in line for."
+)
 @shared_options()
 @click.pass_obj
 def submit(
@@ -101,7 +103,8 @@ def submit(
             return await follow(settings, made)
         if waits:
             return await wait_quietly(settings, made, settled=False)
-        _say_submitted(settings, made.name, existing)
+        in_line = await _waits(made) if settings.output == "table" and existing is None else ""
+        _say_submitted(settings, made.name, existing, in_line)
         return 0
 
     run(settings, work, patience=PATIENCE_WHEN_FOLLOWING)
@@ -363,7 +366,20 @@ async def _existing(client: Client, workflow_id: str) -> Workflow | None:
         return None
 
 
-def _say_submitted(settings: Settings, name: str, existing: Workflow | None) -> None:
+async def _waits(made: Run) -> str:
+    """Returns what keeps a new workflow from beginning; it is submitted whatever hinders this."""
+    from countermand.cli.follow import waiting
+    from countermand.rpc.errors import CountermandError
+
+    try:
+        return waiting(await made.get())
+    except CountermandError:
+        return ""
+
+
+def _say_submitted(
+    settings: Settings, name: str, existing: Workflow | None, waits: str = ""
+) -> None:
     if settings.output == "json":
         click.echo(json.dumps({"name": name}))
     elif settings.output == "name":
@@ -380,3 +396,5 @@ def _say_submitted(settings: Settings, name: str, existing: Workflow | None) -> 
             )
             return
         click.echo(f"Submitted {name}. Follow it: countermand workflow watch {workflow_id}")
+        if waits:
+            click.echo(f"  {waits}")

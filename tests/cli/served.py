@@ -22,7 +22,7 @@ from countermand.v1.task_pb2 import Task
 from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_pb2 import Need, WaitWorkflowResponse
 from countermand.v1.workflow_state_pb2 import WorkflowState
-from tests.rpc.scripted import COMPENSATED, SUCCEEDED, Scripted, ScriptedHosts, start
+from tests.rpc.scripted import COMPENSATED, SETTLED, SUCCEEDED, Scripted, ScriptedHosts, start
 
 NO_SPACE = Failure(
     reason="NO_SPACE",
@@ -58,8 +58,11 @@ def tasks(name: str) -> list[Task]:
     ]
 
 
-class Pausing(Scripted):
-    """One workflow's pause holds once it was asked about often enough."""
+IN_LINE = "images held by others: fast/vm-1 (held by workflows/other; 1 before it in line)"
+
+
+class Stepping(Scripted):
+    """One workflow's pause holds, and one's line ends, once they were asked about often enough."""
 
     WAITS = 2  # that are answered before that
 
@@ -78,6 +81,23 @@ class Pausing(Scripted):
             workflow.needs.append(Need(reason="DECISION", message="copy-2 failed."))
             await self.move(workflow, WorkflowState.WORKFLOW_STATE_PAUSED)
         return answer
+
+    async def StartWorkflow(self, request, context):
+        answer = await super().StartWorkflow(request, context)
+        if request.workflow_id.startswith("in-line"):
+            self.workflows[answer.workflow.name].waits_for = IN_LINE
+        return answer
+
+    async def GetWorkflow(self, request, context):
+        answer = await super().GetWorkflow(request, context)
+        if answer.workflow.waits_for:
+            asyncio.get_running_loop().call_later(0.2, self._begin, request.name)
+        return answer
+
+    def _begin(self, name: str) -> None:
+        workflow = self.workflows[name]
+        if workflow.state not in SETTLED and name.endswith("soon"):
+            self.moving = asyncio.create_task(self.move(workflow, SUCCEEDED))
 
 
 async def script(scripted: Scripted) -> None:
@@ -147,7 +167,7 @@ async def life(scripted: Scripted, number: int) -> None:
 
 
 async def main(listen: str = "127.0.0.1:0", number: str = "") -> None:
-    scripted = Pausing()  # type: ignore[abstract]  # the other calls are not served
+    scripted = Stepping()  # type: ignore[abstract]  # the other calls are not served
     hosts = ScriptedHosts()
     await (life(scripted, int(number)) if number else script(scripted))
     running = await start(scripted, hosts, listen=listen)

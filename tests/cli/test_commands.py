@@ -226,6 +226,26 @@ def test_submitting_says_how_to_follow_and_repeats_harmlessly(run):
     assert run("workflow", "get", "@latest", "-o", "name").stdout == "workflows/vm-42\n"
 
 
+IN_LINE = "waits for images held by others: fast/vm-1 (held by workflows/other; 1 before it in"
+
+
+def test_a_submit_says_that_it_waits_in_line_and_a_list_too(run):
+    done = run("workflow", "submit", "-", "--id", "in-line", given=SPEC)
+    listed = run("workflow", "list")
+
+    assert done.stdout.splitlines()[1:] == [f"  {IN_LINE} line)"]
+    assert any("waits for images held by others" in line for line in listed.stdout.splitlines())
+
+
+@pytest.mark.parametrize("how", ["--watch", "--wait"])
+def test_whoever_follows_hears_what_is_waited_for(run, how):
+    done = run("workflow", "submit", "-", "--id", f"in-line{how}-soon", how, given=SPEC)
+
+    assert done.exit_code == 0
+    assert f"{IN_LINE} line)" in (done.stdout if how == "--watch" else done.stderr)
+    assert done.stdout.splitlines()[-1].startswith("✓ succeeded")
+
+
 def test_a_plan_says_what_would_make_up_for_each_task(run):
     done = run("workflow", "plan", "-", given=SPEC)
 
