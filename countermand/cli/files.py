@@ -55,7 +55,7 @@ def read(file: TextIO | None, template_name: str | None, inputs: Sequence[str]) 
         raise click.UsageError("name a FILE, or a --template")
     found = of_template(template_name) if template_name else workflow_file(file)
     if found.header is None:
-        return replace(found, input=merged(inputs, found.input or {}, ()) or None)
+        return replace(found, input=merged(inputs, found.input or {}, (), found.spec) or None)
     if not inputs:
         raise click.UsageError(
             f"{found.origin} is a template, and its own input an example: give --input, "
@@ -99,19 +99,33 @@ def filled(template: Template, inputs: Sequence[str]) -> dict[str, Json]:
 
 
 def merged(
-    inputs: Sequence[str], beneath: dict[str, Json], fields: Sequence[Field]
+    inputs: Sequence[str], beneath: dict[str, Json], fields: Sequence[Field], spec: Json = None
 ) -> dict[str, Json]:
-    """Returns an input as given piece by piece; a whole one takes the place of what was before."""
+    """Returns an input as given piece by piece; a whole one takes the place of what was before.
+
+    Raises:
+        FieldInvalid: A piece is no part of the input, and the spec, if given, asks for none such.
+    """
     made = beneath
     for given in inputs:
         key, equals, text = given.partition("=")
         if given.lstrip().startswith("{"):
             made = _whole(given, origin="--input")
         elif equals and not Path(given).exists():
+            if spec is not None:
+                _check_known(key, made, spec)
             _put(made, key, text, fields)
         else:
             made = _whole(_text_of(given), origin=given)
     return made
+
+
+def _check_known(key: str, made: dict[str, Json], spec: Json) -> None:
+    from countermand.cli.input_paths import unknown
+    from countermand.rpc.errors import FieldInvalid, Violation
+
+    if said := unknown(key, made, spec):
+        raise FieldInvalid(Violation(f"input.{key}", said))
 
 
 def _whole(text: str, *, origin: str) -> dict[str, Json]:

@@ -93,7 +93,8 @@ def fork(
         given = None
         if inputs:
             old = await one.get(WorkflowView.WORKFLOW_VIEW_FULL)
-            given = merged(inputs, json_format.MessageToDict(old.input), ())
+            spec = json_format.MessageToDict(old.spec) if old.HasField("spec") else None
+            given = merged(inputs, json_format.MessageToDict(old.input), (), spec)
         made = await one.fork(workflow_id, input=given, labels=pairs)
         if settings.output == "json":
             click.echo(json.dumps({"name": made.name}))
