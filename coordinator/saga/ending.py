@@ -48,6 +48,7 @@ def conclude_compensation(turn: Turn) -> None:
 def stop(turn: Turn, cause: Failure) -> None:
     """Ends a workflow as failed and keeps what was done, once nothing is at work any more."""
     turn.cause, turn.verdict = cause, WorkflowState.FAILED
+    turn.pause, turn.compensation_held = None, False
     turn.move_workflow(WorkflowChange.STOP)
     back.begin_no_more_rounds(turn, 0)
     for leaf in turn.plan.leaves_of(0):

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from coordinator.saga import (
     back,
+    ending,
     events,
     forward,
     history,
@@ -18,7 +19,7 @@ from coordinator.saga import (
     retracing,
     starting,
 )
-from coordinator.saga.spec import Lock, united
+from coordinator.saga.spec import IRREVERSIBLE, Lock, united
 from coordinator.saga.states import (
     AT_REST,
     BEING_COMPENSATED,
@@ -326,16 +327,14 @@ def _stands_against(turn: Turn, event: events.CompensationDecided, task: Task) -
                 "possible: retry, mark done, abandon"
             )
         return ""
-    in_the_way = task.state in _GIVEN_UP and not forward.goes_forward(turn, event.task)
-    if event.verb is verb.ABANDON and in_the_way:
+    if event.verb is verb.ABANDON and task.state in _GIVEN_UP:
         return ""
     ending = turn.plan.is_end_action(event.task) and task.state not in AT_REST
     if event.verb is verb.ABANDON and ending and task.state is not TaskState.PENDING:
         return ""
     return (
         f"{name} is {task.state}: decisions are taken about tasks in COMPENSATING and "
-        "COMPENSATION_BLOCKED; UNKNOWN or CANCELLING ones may be abandoned once the workflow, or a "
-        "group around them, has failed, and end actions at any time"
+        "COMPENSATION_BLOCKED; UNKNOWN and CANCELLING ones may be abandoned, and end actions"
     )
 
 
@@ -357,16 +356,38 @@ def _mark_done(turn: Turn, event: events.CompensationDecided) -> None:
 
 def _abandon(turn: Turn, event: events.CompensationDecided) -> None:
     index = event.task
+    went_forward = forward.goes_forward(turn, index)
     back.withdraw(turn, index)
-    turn.put(index, replace(turn.task(index), due_time=None))
+    cleared = replace(turn.task(index), due_time=None, start_deadline=None, needs_decision=False)
+    turn.put(index, cleared)
     turn.move(index, TaskChange.ABANDON)
     turn.note(history.LeftBehind(reason=event.ask.reason), index)
     if turn.task(index).compensation_due:
         turn.later(Step.MADE_UP_FOR, index)
     elif turn.plan.is_end_action(index):
         forward.done(turn, index)
+    elif went_forward:
+        _fail_abandoned(turn, index)
     else:
         reports.at_rest(turn, index)
+
+
+def _fail_abandoned(turn: Turn, index: int) -> None:
+    """Fails a workflow of which a task was given up whose outcome nobody can tell.
+
+    It is made up for if it can be; with something irreversible in it, it ends and keeps the rest.
+    """
+    spec, last = turn.plan.task(index), turn.task(index).last
+    failure = Failure(
+        reason=TaskState.ABANDONED,
+        message=f"{spec.name} was given up on {last.host}: nobody knows whether it took effect.",
+        metadata=(("task", spec.name), ("host", last.host)),
+        host=last.host,
+    )
+    if spec.effect in IRREVERSIBLE or back.past_return(turn, 0):
+        ending.stop(turn, failure)
+    else:
+        reports.turn_round_all(turn, failure)
 
 
 _COMPENSATION = {

@@ -60,6 +60,7 @@ WORKFLOW_TABLE: dict[tuple[WorkflowState, WorkflowChange], WorkflowState] = {
     (W.PAUSING, WorkflowChange.RESUME): W.RUNNING,
     (W.PAUSING, WorkflowChange.RESUME_COMPENSATION): W.COMPENSATING,
     (W.PAUSING, WorkflowChange.FAIL): W.COMPENSATING,
+    (W.PAUSING, WorkflowChange.STOP): W.ENDING,
     (W.PAUSED, WorkflowChange.RESUME): W.RUNNING,
     (W.PAUSED, WorkflowChange.RESUME_COMPENSATION): W.COMPENSATING,
     (W.PAUSED, WorkflowChange.FAIL): W.COMPENSATING,
