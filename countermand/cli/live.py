@@ -15,6 +15,7 @@ from rich.text import Text
 from countermand.cli.output import amount, progress_words
 from countermand.cli.tables import depths_of, task_id, why
 from countermand.cli.words import Look, task_look, workflow_look
+from countermand.client.failed import how_made_up
 from countermand.client.run import GROUPS, PAGE_SIZE, Run
 from countermand.rpc import names
 from countermand.rpc.errors import CountermandError
@@ -277,8 +278,8 @@ def _line(task: Task, depth: int, width: int) -> Text:
         text.append(f"round {task.round}  ", style="default")
     if task.host_id:
         text.append(f"@{task.host_id}  ", style="default")
-    if task.state in _MADE_UP and task.opposite:
-        text.append(task.opposite)
+    if task.state in _MADE_UP and (how := how_made_up(task)):
+        text.append(how)
         if task.waits_for:
             text.append(f"  {task.waits_for}", style="yellow")
     elif task.state == Task.STATE_RUNNING and task.progress.total:

@@ -13,6 +13,8 @@ from countermand.v1.workflow_state_pb2 import WorkflowState
 
 # Beyond this a message is a table: `countermand workflow get` draws it.
 NAMED_MAX = 8
+# The verb of a decision that a task needs no compensation any more.
+MARKED_DONE = "mark-compensated"
 
 
 class WorkflowFailed(Exception):
@@ -55,16 +57,32 @@ class WorkflowFailed(Exception):
         if self.leftovers:
             left = [f"{leftover.description} on {leftover.host_id}" for leftover in self.leftovers]
             return f"Left behind: {_listing(left)}."
-        return "Nothing is left behind." if self._clean() else "What was done is kept."
+        if not self._clean():
+            return "What was done is kept."
+        # What somebody did by hand nobody has looked at.
+        by_hand = any(map(_is_by_hand, self.compensated))
+        return f"Nothing is {'known to be ' if by_hand else ''}left behind."
 
     def _clean(self) -> bool:
         return self.workflow.state == WorkflowState.WORKFLOW_STATE_COMPENSATED
 
 
+def how_made_up(task: Task) -> str:
+    """Returns what makes up for a task: its opposite, or somebody who said that it is done."""
+    if not _is_by_hand(task):
+        return task.opposite
+    why = f": {task.decided.reason}" if task.decided.reason else ""
+    return f"marked done by {task.decided.principal or 'somebody'}{why}"
+
+
+def _is_by_hand(task: Task) -> bool:
+    return task.state == Task.STATE_COMPENSATED and task.decided.verb == MARKED_DONE
+
+
 def _made_up(task: Task) -> str:
     parsed = names.parse_task(task.name)
     name = parsed[1] if parsed else task.name
-    how = f" ({task.opposite})" if task.opposite else ""
+    how = f" ({words})" if (words := how_made_up(task)) else ""
     return f"{name} on {task.host_id}{how}" if task.host_id else f"{name}{how}"
 
 

@@ -23,6 +23,7 @@ from countermand.cli.drawing.model import (
     Wait,
 )
 from countermand.cli.drawing.verdict import verdict
+from countermand.client.failed import how_made_up
 from countermand.rpc import names
 from countermand.v1.attempt_pb2 import Attempt, Progress
 from countermand.v1.event_pb2 import (
@@ -257,7 +258,7 @@ def _lane_row(task: Task, reader: _Reader) -> LaneRow | None:
         task_id=_task_id(task),
         state=task.state,
         host_id=bars[-1].host_id,
-        phrase=task.opposite or "compensate",
+        phrase=how_made_up(task) or "compensate",
         effect_s=origin.end_s if origin and origin.end_s is not None else bars[0].start_s,
         waits=tuple(wait for wait in story.waits if wait.start_s >= bars[0].start_s),
         bars=bars,

@@ -1,0 +1,43 @@
+"""What is said of an effect that somebody made up for by hand."""
+
+import pytest
+
+from countermand.client.failed import WorkflowFailed
+from countermand.v1.failure_pb2 import Failure
+from countermand.v1.task_pb2 import Task, TaskDecision
+from countermand.v1.workflow_pb2 import Workflow
+from countermand.v1.workflow_state_pb2 import WorkflowState
+
+
+def said(decided: TaskDecision | None) -> str:
+    task = Task(
+        name="workflows/w/tasks/copy-1",
+        state=Task.STATE_COMPENSATED,
+        host_id="host-a",
+        opposite="delete image, as its spec says",
+        decided=decided,
+    )
+    workflow = Workflow(
+        name="workflows/w",
+        state=WorkflowState.WORKFLOW_STATE_COMPENSATED,
+        cause=Failure(reason="NO_SPACE", message="Full."),
+    )
+    return str(WorkflowFailed(workflow, compensated=[task], leftovers=[]))
+
+
+def test_what_was_marked_done_by_hand_says_who_and_why():
+    decided = TaskDecision(verb="mark-compensated", principal="local", reason="removed by hand")
+
+    assert said(decided) == (
+        "workflows/w failed (NO_SPACE): Full. Made up for: copy-1 on host-a "
+        "(marked done by local: removed by hand). Nothing is known to be left behind."
+    )
+
+
+@pytest.mark.parametrize(
+    "decided", [None, TaskDecision(verb="retry-compensation", principal="local", reason="mended")]
+)
+def test_what_was_made_up_for_as_ever_says_how(decided):
+    assert said(decided).endswith(
+        "copy-1 on host-a (delete image, as its spec says). Nothing is left behind."
+    )
