@@ -11,9 +11,12 @@ from typing import Any
 import click
 
 from countermand.cli.arguments import pair, plain
+from countermand.cli.output import paint
+from countermand.cli.words import workflow_look
 from countermand.client import decisions
 from countermand.rpc import names
-from countermand.v1.workflow_pb2 import ResumeDecision, ResumeRequirement
+from countermand.v1.workflow_pb2 import ResumeDecision, ResumeRequirement, Workflow
+from countermand.v1.workflow_state_pb2 import WorkflowState
 
 Values = dict[str, Any]
 
@@ -124,3 +127,32 @@ def command(workflow_id: str, requirements: Collection[ResumeRequirement]) -> st
     options = [f" --rerun {_id(each.task)}" for each in decide]
     reason = " --reason WHY" if decide else ""
     return f"countermand workflow resume {workflow_id}{''.join(options)}{reason}"
+
+
+# -- what can no longer be decided --------------------------------------------------------------
+
+
+def over(requirements: Collection[ResumeRequirement]) -> bool:
+    """Returns whether all that stands against a resume is that nothing goes forward any more."""
+    kinds = {each.kind for each in requirements}
+    return kinds == {ResumeRequirement.KIND_COMPENSATING}
+
+
+def undecidable(workflow: Workflow) -> str:
+    """Returns why nothing is to be decided about going on, and what still can be done."""
+    head = f"{workflow.name} is {paint(workflow_look(workflow.state))}"
+    workflow_id = workflow.name.removeprefix("workflows/")
+    match workflow.state:
+        case WorkflowState.WORKFLOW_STATE_COMPENSATING:
+            return f"{head}: it makes up for what it did, which needs nothing from anybody."
+        case WorkflowState.WORKFLOW_STATE_ENDING if not workflow.needs:
+            return f"{head}: its end actions run, which needs nothing from anybody."
+        case WorkflowState.WORKFLOW_STATE_SUCCEEDED:
+            return f"{head}: it is settled, and nothing is needed."
+        case WorkflowState.WORKFLOW_STATE_COMPENSATED | WorkflowState.WORKFLOW_STATE_FAILED:
+            fork = f"countermand workflow fork {workflow_id} --id NEW"
+            return f"{head}: it is settled, and nothing can be decided any more. Anew: `{fork}`."
+        case _:
+            # A compensation fails, and says itself what may be done about it.
+            needs = "".join(f"\n  needs somebody: {need.message}" for need in workflow.needs)
+            return f"{head}: it goes forward no more, so there is nothing to resume.{needs}"

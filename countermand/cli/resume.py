@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from countermand.cli.arguments import named, pair, plain
-from countermand.cli.exits import fail, run
+from countermand.cli.exits import FAILED, fail, run
 from countermand.cli.settings import Settings, examples, shared_options
 
 if TYPE_CHECKING:
@@ -121,12 +121,18 @@ def resume(
 
 async def _unmet(settings: Settings, one: Run, error: RequirementsUnmet) -> int:
     """Tells everything that is missing or wrong, and the options that would give it."""
-    from countermand.cli.decided import command, needed
+    from countermand.cli.decided import command, needed, over, undecidable
 
-    code = fail(settings, error)
     if settings.output != "table":
-        return code
+        return fail(settings, error)
     requirements = await one.requirements()
+    if over(requirements):
+        told, *needs = undecidable(await one.get()).splitlines()
+        click.echo(f"{click.style('Error:', fg='red')} {told} ({error.reason})", err=True)
+        for need in needs:
+            click.echo(need, err=True)
+        return FAILED
+    code = fail(settings, error)
     if requirements:
         click.echo("What would be right:", err=True)
         for line in needed(requirements, why=False):
@@ -172,9 +178,10 @@ def requirements(settings: Settings, name: str) -> None:
     """
 
     async def work(client: Client) -> None:
-        from countermand.cli.decided import command, needed
+        from countermand.cli.decided import command, needed, over, undecidable
         from countermand.cli.output import as_json, paint
         from countermand.cli.words import workflow_look
+        from countermand.client.run import SETTLED
 
         one = await named(client, name)
         found = await one.requirements()
@@ -186,7 +193,11 @@ def requirements(settings: Settings, name: str) -> None:
             for task in dict.fromkeys(each.task for each in found):
                 click.echo(task)
             return
-        look = paint(workflow_look((await one.get()).state))
+        found_in = await one.get()
+        if over(found) or found_in.state in SETTLED:
+            click.echo(undecidable(found_in))
+            return
+        look = paint(workflow_look(found_in.state))
         click.echo(f"{one.name} is {look}. " + ("It needs:" if found else "No decision is open."))
         for line in needed(found):
             click.echo(line)

@@ -8,6 +8,7 @@ import asyncio
 import sys
 
 from countermand.client.spec import sequence, task, workflow_spec
+from countermand.rpc.errors import RequirementsUnmet, Violation
 from countermand.v1.annotation_pb2 import Effect
 from countermand.v1.attempt_pb2 import Attempt, Progress
 from countermand.v1.event_pb2 import (
@@ -20,7 +21,12 @@ from countermand.v1.event_pb2 import (
 from countermand.v1.failure_pb2 import Failure
 from countermand.v1.task_pb2 import Task
 from countermand.v1.verb_pb2 import Noop
-from countermand.v1.workflow_pb2 import Need, WaitWorkflowResponse
+from countermand.v1.workflow_pb2 import (
+    GetResumeRequirementsResponse,
+    Need,
+    ResumeRequirement,
+    WaitWorkflowResponse,
+)
 from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.rpc.scripted import COMPENSATED, SETTLED, SUCCEEDED, Scripted, ScriptedHosts, start
 
@@ -94,6 +100,21 @@ class Stepping(Scripted):
             asyncio.get_running_loop().call_later(0.2, self._begin, request.name)
         return answer
 
+    async def GetResumeRequirements(self, request, context):
+        return GetResumeRequirementsResponse(requirements=self._against(request.name))
+
+    async def ResumeWorkflow(self, request, context):
+        against = self._against(request.name)
+        raise RequirementsUnmet(
+            name=request.name,
+            violations=tuple(Violation(each.task, each.message) for each in against),
+        )
+
+    def _against(self, name: str) -> list[ResumeRequirement]:
+        said = "nothing goes forward any more"
+        kind = ResumeRequirement.KIND_COMPENSATING
+        return [ResumeRequirement(task=name, kind=kind, message=said)]
+
     def _begin(self, name: str) -> None:
         workflow = self.workflows[name]
         if workflow.state not in SETTLED and name.endswith("soon"):
@@ -120,6 +141,10 @@ async def script(scripted: Scripted) -> None:
 
     pausing = scripted.add("pausing")
     await scripted.move(pausing, WorkflowState.WORKFLOW_STATE_PAUSING)
+
+    for word in ("ENDING", "COMPENSATING"):
+        moving = scripted.add(f"in-{word.lower()}")
+        await scripted.move(moving, WorkflowState.Value(f"WORKFLOW_STATE_{word}"))
 
     await make_up(scripted)
 

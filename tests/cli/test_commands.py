@@ -281,9 +281,11 @@ def test_a_list_is_a_table_json_or_names(run):
 
 
 def test_an_empty_list_names_its_filters(run):
-    done = run("workflow", "list", "--host", "host-z", "--state", "ending", "--label", "a=b")
+    done = run("workflow", "list", "--host", "host-z", "--state", "quarantined", "--label", "a=b")
 
-    assert done.stderr == ("No workflow is ending and has a task on host-z and has label a=b.\n")
+    assert done.stderr == (
+        "No workflow is quarantined and has a task on host-z and has label a=b.\n"
+    )
 
 
 def test_a_watch_or_its_events_as_names(run):

@@ -138,3 +138,36 @@ def test_wrong_usage_is_told_before_anything_is_asked(args, said):
 
     assert done.exit_code == 2
     assert said in done.stderr
+
+
+NEED = "  needs somebody: Free space on host-a."
+ANEW = "Anew: `countermand workflow fork failed --id NEW`."
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "needs"),
+    [
+        ("good", "✓ succeeded: it is settled, and nothing is needed.", []),
+        ("failed", f"✗ failed: it is settled, and nothing can be decided any more. {ANEW}", []),
+        ("in-ending", "▸ ending: its end actions run, which needs nothing from anybody.", []),
+        (
+            "in-compensating",
+            "↶ compensating: it makes up for what it did, which needs nothing from anybody.",
+            [],
+        ),
+        (
+            "blocked",
+            "! blocked: it goes forward no more, so there is nothing to resume.",
+            [NEED],
+        ),
+    ],
+)
+def test_where_nothing_can_be_decided_that_is_all_that_is_said(run, name, said, needs):
+    asked = run("workflow", "requirements", name)
+    resumed = run("workflow", "resume", name)
+    told = f"workflows/{name} is {said}"
+
+    assert (asked.exit_code, asked.stderr) == (0, "")
+    assert asked.stdout.splitlines() == [told, *needs]
+    assert (resumed.exit_code, resumed.stdout) == (1, "")
+    assert resumed.stderr.splitlines() == [f"Error: {told} (REQUIREMENTS_UNMET)", *needs]
