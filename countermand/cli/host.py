@@ -174,7 +174,7 @@ def _show(settings: Settings, hosts: list[Host]) -> None:
 
 
 def _row(found: Host) -> Row:
-    from countermand.cli.output import clip, said
+    from countermand.cli.output import one_line, said
     from countermand.cli.words import host_look
 
     pools = ",".join(pool.pool_id for pool in found.pools)
@@ -185,7 +185,7 @@ def _row(found: Host) -> Row:
         found.address,
         pools or "-",
         window,
-        clip(said(found.problem)),
+        one_line(said(found.problem)),
     )
 
 

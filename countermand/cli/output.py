@@ -6,6 +6,8 @@ Tables are spaces only: they survive a narrow terminal, a pipe into awk and a pa
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -27,8 +29,8 @@ from countermand.v1.workflow_pb2 import Workflow
 Item = TypeVar("Item", bound=Message)
 Row = Sequence[str | Look]
 
-# A failure's words end a row; the whole of it is in `get`.
-CELL_CHARACTERS_MAX = 60
+# A last column that has less room than this on a terminal wraps instead: a word or two say nothing.
+LAST_CHARACTERS_MIN = 20
 
 
 def show_all(
@@ -49,16 +51,25 @@ def show_all(
     elif not items:
         click.echo(nothing, err=True)
     else:
-        table(heads, [row(item) for item in items])
+        table(heads, [row(item) for item in items], cut=True)
 
 
-def table(heads: Sequence[str], rows: Sequence[Row]) -> None:
-    """Prints aligned columns under their heads."""
+def table(heads: Sequence[str], rows: Sequence[Row], *, cut: bool = False) -> None:
+    """Prints aligned columns under their heads; the last may be cut at a terminal's edge."""
     texts = [[str(cell) for cell in cells] for cells in rows]
     widths = [max(map(len, column)) for column in zip(heads, *texts, strict=True)]
+    if cut and sys.stdout.isatty():
+        before = sum(widths[:-1]) + 2 * (len(widths) - 1)
+        room = shutil.get_terminal_size().columns - before
+        widths[-1] = min(widths[-1], max(room, LAST_CHARACTERS_MIN))
     click.echo(_line(heads, heads, widths))
     for cells, text in zip(rows, texts, strict=True):
-        click.echo(_line(cells, text, widths))
+        shown = [*text[:-1], _cut(text[-1], widths[-1])]
+        click.echo(_line(cells, shown, widths))
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _line(cells: Sequence[str | Look], texts: Sequence[str], widths: Sequence[int]) -> str:
@@ -144,9 +155,6 @@ def value_words(value: Value) -> str:
     return value.string_value or json_format.MessageToJson(value)
 
 
-def clip(text: str) -> str:
-    """Returns a text short enough for a table."""
-    text = " ".join(text.split())
-    if len(text) <= CELL_CHARACTERS_MAX:
-        return text
-    return text[: CELL_CHARACTERS_MAX - 1] + "…"
+def one_line(text: str) -> str:
+    """Returns a text without its line breaks, for a cell of a table."""
+    return " ".join(text.split())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from countermand.cli.drawing import phrases
-from countermand.cli.output import Row, age, amount, clip, paint, progress_words, said, show_all
+from countermand.cli.output import Row, age, amount, one_line, paint, progress_words, said, show_all
 from countermand.cli.settings import Settings
 from countermand.cli.words import WORKFLOW, task_look, workflow_look
 from countermand.rpc import names
@@ -41,6 +41,9 @@ IN_FLIGHT = frozenset(
         Task.STATE_COMPENSATING,
     }
 )
+
+# What went wrong before it came to this matters no more; its attempts still tell.
+NO_NEWS = frozenset({Task.STATE_SUCCEEDED, Task.STATE_SKIPPED, Task.STATE_COMPENSATED})
 
 
 def workflow_states(words: Sequence[str]) -> list[WorkflowState.ValueType]:
@@ -80,7 +83,7 @@ def show_tasks(settings: Settings, found: Sequence[Task]) -> None:
             task.host_id or "-",
             verb_of(task),
             _how_far(task),
-            clip(f"{_marks(task)}{why(task)}"),
+            one_line(f"{_marks(task)}{why(task)}"),
         ),
         name=lambda task: task.name,
         nothing="No tasks.",
@@ -143,14 +146,16 @@ def verb_of(task: Task) -> str:
 def why(task: Task) -> str:
     """Returns what is wrong with a task, or what it waits for.
 
-    Of one in flight what keeps it now: an earlier attempt's failure is no news any more.
+    Of one in flight what keeps it now, of one that came to a good end nothing: an earlier attempt's
+    failure is no news any more.
     """
     # "attempt 3, due …" is a wait by itself, and the failure before it is the news.
     if task.state in IN_FLIGHT and task.waits_for and not task.waits_for.startswith("attempt "):
         return task.waits_for
-    if task.HasField("compensation_failure"):
+    over = task.state in NO_NEWS
+    if task.HasField("compensation_failure") and not over:
         return f"{task.compensation_failure.reason}: {said(task.compensation_failure)}"
-    if task.HasField("failure"):
+    if task.HasField("failure") and not over:
         return f"{task.failure.reason}: {said(task.failure)}"
     return f"waits for {task.waits_for}" if task.waits_for else ""
 
@@ -192,7 +197,7 @@ def _workflow_row(one: Workflow) -> Row:
         workflow_look(one.state),
         f"{done}/{total}" if total else "-",
         age(one.create_time),
-        clip(_workflow_why(one)),
+        one_line(_workflow_why(one)),
     )
 
 

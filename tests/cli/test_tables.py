@@ -1,0 +1,55 @@
+"""What stands in tables: why a task is as it is, and how much of it."""
+
+import sys
+
+import pytest
+
+from countermand.cli.output import table
+from countermand.cli.tables import why
+from countermand.v1.failure_pb2 import Failure
+from countermand.v1.task_pb2 import Task
+
+FULL = Failure(reason="NO_SPACE", message="Pool fast is full.")
+LONG = "word " * 40
+
+
+@pytest.mark.parametrize("kind", [Task.KIND_VERB, Task.KIND_PARALLEL])
+@pytest.mark.parametrize("word", ["SUCCEEDED", "SKIPPED", "COMPENSATED"])
+def test_an_old_failure_is_no_news_after_a_good_end(kind, word):
+    state = Task.State.Value(f"STATE_{word}")
+
+    assert why(Task(kind=kind, state=state, failure=FULL, compensation_failure=FULL)) == ""
+    assert why(Task(kind=kind, state=state, failure=FULL, waits_for="a delay")) == (
+        "waits for a delay"
+    )
+
+
+@pytest.mark.parametrize("word", ["FAILED", "RETRY_WAIT", "COMPENSATION_BLOCKED", "ABANDONED"])
+def test_a_failure_that_still_matters_is_told(word):
+    task = Task(state=Task.State.Value(f"STATE_{word}"), failure=FULL)
+
+    assert why(task) == "NO_SPACE: Pool fast is full."
+
+
+def test_in_a_pipe_nothing_is_cut(capsys):
+    table(("NAME", "WHY"), [("a", LONG.strip())], cut=True)
+
+    assert capsys.readouterr().out.splitlines()[1] == f"a     {LONG.strip()}"
+
+
+def test_values_are_whole_on_a_terminal_too(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    table(("OUTPUT", "VALUE"), [("digest", LONG.strip())])
+
+    assert LONG.strip() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("columns", "width"), [(50, 50), (100, 100), (10, 26)])
+def test_on_a_terminal_the_last_column_is_cut_at_its_edge(capsys, monkeypatch, columns, width):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    table(("NAME", "WHY"), [("a", LONG.strip()), ("b", "short")], cut=True)
+
+    lines = capsys.readouterr().out.splitlines()
+    assert (len(lines[1]), lines[1][-1]) == (width, "…")
+    assert lines[2] == "b     short"
