@@ -347,6 +347,7 @@ def test_every_command_of_a_page_works_and_says_what_the_page_says(name, tmp_pat
     for text, said in shown:
         lines = [words_of(line) for line in said.splitlines()]
         for line in text.splitlines():
-            start, cut, _ = words_of(line).partition(" …")
+            start, cut, _ = words_of(line).partition("…")
+            start = start.rstrip()
             found = [one for one in lines if (one.startswith(start) if cut else one == start)]
             assert found, f"{line!r} is not in:\n{said}"
