@@ -21,7 +21,7 @@ from tests.saga.rows import Row, each, tells, tells_the_same_under_new_owners
 ROWS = (
     # A host that never comes back: there is always a way out.
     Row(
-        "S-V10 what cannot be made up for is given up: it ends, and the rest is kept",
+        "what cannot be made up for is given up: it ends, and the rest is kept",
         "a; p:pivot; c",
         "p:lost abandon-p@lost:p",
         "do:a ok:a do:p lost:p asked abandoned:p ending = FAILED",
