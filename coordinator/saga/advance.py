@@ -2,10 +2,11 @@
 
 A turn takes one event, moves the task it is about by the tables of `states.py`, and then runs the
 rules of the workflow to a fixed point: what may start now, what is to be made up for now, whether
-the workflow is at an end. Going forward (`forward.py`) and making up for it (`back.py`) are the
-same walk over the tree in opposite directions.
+the workflow is at an end. Going forward (`starting.py`, `forward.py`, `failing.py`) and making up
+for it (`back.py`) are the same walk over the tree in opposite directions; `retracing.py` walks over
+what has already happened.
 
-A turn costs in proportion to what it changes, but for one copy of the workflow's tuple of nodes;
+A turn costs in proportion to what it changes (`pieces.py` keeps the nodes of large workflows);
 pausing, resuming and turning round cost a walk over the tree. Nothing here reads a clock, draws a
 number or waits: `now` brings what the world adds.
 """

@@ -1,4 +1,4 @@
-"""Going forward: what may start now, and what a failure makes of it.
+"""Going forward: who has passed, who is at rest, and what comes after.
 
 The walk over the tree in the direction of the work:
 
