@@ -18,10 +18,9 @@ from pathlib import Path
 import click
 
 from agent.config import ConfigInvalid, parse_pool, read_pools, tell_size
-from agent.drivers.driver import Format, Work
+from agent.drivers.driver import Format, PoolConfig, Work
 from agent.drivers.file import FileDriver
 from agent.drivers.files import RealFiles
-from agent.drivers.staging import FilePool
 from agent.executors import ThreadExecutor
 from agent.journal import Journal, ThreadJournal, open_connection
 from agent.lookers import THREADS_PER_POOL
@@ -123,7 +122,7 @@ async def _serve(
     *,
     data: Path,
     listen: str,
-    pools: list[FilePool],
+    pools: list[PoolConfig],
     accepted: tuple[str, ...],
     host_id: str,
     limits: Limits,
@@ -169,7 +168,7 @@ async def _serve(
     log.info("agent.stopped")
 
 
-def _open_pool(pool: FilePool, identity: str) -> FileDriver:
+def _open_pool(pool: PoolConfig, identity: str) -> FileDriver:
     try:
         return FileDriver(pool, RealFiles(), identity)
     except OSError as error:

@@ -7,8 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-from agent.drivers.copying import FLUSH_BYTES
-from agent.drivers.staging import FilePool
+from agent.drivers.driver import FLUSH_BYTES, PoolConfig
 from countermand.rpc import names
 
 _UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -41,7 +40,7 @@ def tell_size(size_bytes: int) -> str:
     return f"{size_bytes // _UNITS[unit]} {unit or 'bytes'}"
 
 
-def parse_pool(text: str) -> FilePool:
+def parse_pool(text: str) -> PoolConfig:
     """Returns the pool of "fast=/srv/fast,quota=1GiB,bandwidth=64MiB,read_only,shared"."""
     pool_id, separator, rest = text.partition("=")
     path, *options = rest.split(",")
@@ -54,7 +53,7 @@ def parse_pool(text: str) -> FilePool:
     return make_pool(pool_id, path, fields)
 
 
-def make_pool(pool_id: str, path: str, options: Mapping[str, str]) -> FilePool:
+def make_pool(pool_id: str, path: str, options: Mapping[str, str]) -> PoolConfig:
     """Returns a pool, having checked every word of it."""
     if not names.is_id(pool_id):
         raise ConfigInvalid(f"pool id {pool_id!r} {names.ID_RULE}")
@@ -66,7 +65,7 @@ def make_pool(pool_id: str, path: str, options: Mapping[str, str]) -> FilePool:
         raise ConfigInvalid(f"pool {pool_id}: no option {min(unknown)!r}; there are {known}")
     sizes = {SIZES[key]: parse_size(value) for key, value in options.items() if key in SIZES}
     flags = {key: options[key].lower() != "false" for key in FLAGS & options.keys()}
-    return FilePool(
+    return PoolConfig(
         pool_id=pool_id,
         path=Path(path),
         read_only=flags.get("read_only", False),
@@ -77,13 +76,13 @@ def make_pool(pool_id: str, path: str, options: Mapping[str, str]) -> FilePool:
     )
 
 
-def read_pools(path: Path) -> list[FilePool]:
+def read_pools(path: Path) -> list[PoolConfig]:
     """Returns the pools of a file, one table [pools.<id>] with a path and options each."""
     try:
         tables = tomllib.loads(path.read_text()).get("pools", {})
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigInvalid(f"{path}: {error}") from error
-    pools: list[FilePool] = []
+    pools: list[PoolConfig] = []
     for pool_id, table in tables.items():
         options = {key: str(value) for key, value in table.items()}
         pools.append(make_pool(pool_id, options.pop("path", ""), options))

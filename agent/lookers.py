@@ -13,7 +13,8 @@ from datetime import timedelta
 from functools import partial
 from typing import TypeVar
 
-from agent.drivers.driver import Driver, ImageFound, PoolFound, Step
+from agent.drivers import copying
+from agent.drivers.driver import Driver, Format, ImageFound, PoolFound, Step, Steps
 from agent.executors import Executor, Interrupted
 from countermand.rpc.errors import Busy
 
@@ -89,12 +90,12 @@ class Lookers:
         Raises:
             Busy: Somebody is doing just that in this pool.
         """
-        desk = self._desks[driver.pool_id]
+        desk = self._desks[driver.config.pool_id]
         if desk.digests >= DIGESTS_MAX:
             raise Busy(retry_delay=RETRY_DELAY)
         desk.digests += 1
         guard = _CallGuard()
-        digesting = asyncio.ensure_future(self._executor.drive(driver.digest(image_id), guard))
+        digesting = asyncio.ensure_future(self._executor.drive(_digest(driver, image_id), guard))
 
         def ended(done: asyncio.Future[str]) -> None:
             desk.digests -= 1
@@ -108,7 +109,7 @@ class Lookers:
 
     async def report(self, driver: Driver) -> PoolFound:
         """Returns a pool's room and abilities; the last ones known while its storage hangs."""
-        desk = self._desks[driver.pool_id]
+        desk = self._desks[driver.config.pool_id]
         if desk.reporting is None:
             desk.reporting = asyncio.ensure_future(self._report(driver, desk))
             desk.reporting.add_done_callback(_hear)
@@ -120,12 +121,12 @@ class Lookers:
         try:
             desk.reported = await self._executor.call(driver.report)
         except OSError:  # a pool that is gone keeps nobody from hearing of the others
-            log.exception("pool.report_failed", extra={"pool": driver.pool_id})
+            log.exception("pool.report_failed", extra={"pool": driver.config.pool_id})
         finally:
             desk.reporting = None
 
     async def _look(self, driver: Driver, function: Callable[[], T]) -> T:
-        desk = self._desks[driver.pool_id]
+        desk = self._desks[driver.config.pool_id]
         await desk.looks.acquire()
         looking = asyncio.ensure_future(self._executor.call(function))
 
@@ -135,6 +136,11 @@ class Lookers:
 
         looking.add_done_callback(ended)  # the thread outlives a caller that goes away
         return await asyncio.shield(looking)
+
+
+def _digest(driver: Driver, image_id: str) -> Steps[str]:
+    with driver.reading(image_id, Format.RAW) as content:
+        return (yield from copying.digest_content(content))
 
 
 def _hear(done: asyncio.Future[T]) -> None:

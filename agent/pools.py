@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 
 from agent.config import ConfigInvalid
+from agent.drivers.driver import PoolConfig
 from agent.drivers.files import RealFiles
 from agent.drivers.layout import MARK, Layout, Mark
-from agent.drivers.staging import FilePool
 from agent.journal import Transaction, Transactor
 
 
-def check_folders(pools: Sequence[FilePool]) -> None:
+def check_folders(pools: Sequence[PoolConfig]) -> None:
     """Refuses pools without a folder of their own.
 
     Raises:
@@ -41,7 +41,7 @@ def check_folders(pools: Sequence[FilePool]) -> None:
         folders[pool.pool_id] = folder
 
 
-def _folder(pool: FilePool) -> Path:
+def _folder(pool: PoolConfig) -> Path:
     """Returns where a pool's folder really is."""
     about = f"the folder of pool {pool.pool_id}, {pool.path},"
     try:
@@ -57,7 +57,7 @@ def _folder(pool: FilePool) -> Path:
     return folder
 
 
-def check_to_import(pool: FilePool) -> str:
+def check_to_import(pool: PoolConfig) -> str:
     """Returns the identity of the only pool that an import is for, if it has been served yet.
 
     Raises:
@@ -71,7 +71,7 @@ def check_to_import(pool: FilePool) -> str:
 
 async def identify(
     journal: Transactor,
-    pools: Sequence[FilePool],
+    pools: Sequence[PoolConfig],
     *,
     accepted: Collection[str],
     new_id: Callable[[], str],
@@ -96,7 +96,7 @@ async def identify(
     return identities
 
 
-def _remembered(tx: Transaction, *, pools: Sequence[FilePool]) -> dict[str, str]:
+def _remembered(tx: Transaction, *, pools: Sequence[PoolConfig]) -> dict[str, str]:
     return {pool.pool_id: tx.meta(f"pool:{pool.pool_id}") for pool in pools}
 
 
@@ -105,7 +105,7 @@ def _remember(tx: Transaction, *, identities: Mapping[str, str]) -> None:
         tx.set_meta(f"pool:{pool_id}", identity)
 
 
-def _refuse_other(pool: FilePool, mark: Mark | None, known: str) -> None:
+def _refuse_other(pool: PoolConfig, mark: Mark | None, known: str) -> None:
     """Raises if a folder is not the pool that this agent knows."""
     where = f"pool {pool.pool_id} at {pool.path}"
     if mark is not None and mark.pool_id != pool.pool_id:
@@ -120,7 +120,7 @@ def _refuse_other(pool: FilePool, mark: Mark | None, known: str) -> None:
         )
 
 
-def _identity(pool: FilePool, new_id: Callable[[], str]) -> str:
+def _identity(pool: PoolConfig, new_id: Callable[[], str]) -> str:
     """Returns a pool's identity, having written it durably where it could and had to."""
     mark = _mark(pool)
     try:
@@ -136,7 +136,7 @@ def _identity(pool: FilePool, new_id: Callable[[], str]) -> str:
     return mark.identity if mark else ""
 
 
-def _mark(pool: FilePool) -> Mark | None:
+def _mark(pool: PoolConfig) -> Mark | None:
     path = pool.path / MARK
     try:
         return Layout(pool.pool_id, pool.path, RealFiles()).mark()
@@ -148,7 +148,7 @@ def _mark(pool: FilePool) -> Mark | None:
         ) from error
 
 
-def _write(pool: FilePool, mark: Mark) -> None:
+def _write(pool: PoolConfig, mark: Mark) -> None:
     """Writes a mark in full, never in the place of another."""
     draft = pool.path / f".{MARK}.{mark.identity}"
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -163,7 +163,7 @@ def _write(pool: FilePool, mark: Mark) -> None:
         draft.unlink()
 
 
-def _flush(pool: FilePool) -> None:
+def _flush(pool: PoolConfig) -> None:
     for path in (pool.path / MARK, pool.path):
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:

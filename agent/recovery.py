@@ -33,12 +33,12 @@ async def replay(
     unsettled = await journal.transact(partial(_settle_unstarted, now=now))
     kept = {record.name for record in unsettled}
     for driver in pools.values():
-        if driver.read_only:
+        if driver.config.read_only:
             continue
         try:
             await _sweep(driver, kept, journal, executor)
         except OSError:  # one pool's disk keeps the agent from none of the others
-            log.exception("staging.sweep_failed", extra={"pool": driver.pool_id})
+            log.exception("staging.sweep_failed", extra={"pool": driver.config.pool_id})
     return sorted(unsettled, key=lambda record: record.kind is Kind.COMPENSATION)
 
 
@@ -59,10 +59,10 @@ async def _sweep(driver: Driver, kept: set[str], journal: Transactor, executor: 
         if attempt in kept or attempt.startswith(IMPORT_PREFIX):
             continue  # an administrator may be importing right now; a repeat begins anew
         known = await journal.transact(partial(_is_known, name=attempt))
-        if driver.shared and not known:
+        if driver.config.shared and not known:
             continue  # it may be another agent's
         await executor.call(partial(driver.discard, attempt))
-        log.info("staging.swept", extra={"attempt": attempt, "pool": driver.pool_id})
+        log.info("staging.swept", extra={"attempt": attempt, "pool": driver.config.pool_id})
 
 
 def _is_known(tx: Transaction, *, name: str) -> bool:

@@ -47,6 +47,8 @@ from countermand.v1.agent_pb2 import (
     DeleteImageResponse,
     DeleteSnapshotRequest,
     DeleteSnapshotResponse,
+    FenceAttemptRequest,
+    FenceAttemptResponse,
     ForgetRequest,
     ForgetResponse,
     GetAttemptRequest,
@@ -62,12 +64,20 @@ from countermand.v1.agent_pb2 import (
     ListImagesResponse,
     NoopRequest,
     NoopResponse,
+    ReadImageRequest,
+    ReadImageResponse,
+    RemoveOrphansRequest,
+    RemoveOrphansResponse,
     ResizeImageRequest,
     ResizeImageResponse,
     RevertImageRequest,
     RevertImageResponse,
+    ServeImageRequest,
+    ServeImageResponse,
     SessionRequest,
     SessionResponse,
+    SurveyPoolRequest,
+    SurveyPoolResponse,
     VerifyImageRequest,
     VerifyImageResponse,
     WatchAttemptsRequest,
@@ -272,7 +282,7 @@ class AgentService(AgentServiceServicer):
         driver = self._pool(address.pool_id)
         found = await self._lookers.find(driver, address.image_id)
         holders = self._holders(driver).get(found.image_id, [])
-        image = wire.image(found, driver.pool_id, holders)
+        image = wire.image(found, driver.config.pool_id, holders)
         if request.take_digest:
             image.digest = await self._lookers.digest(driver, address.image_id)
         return InspectResponse(image=image)
@@ -287,10 +297,38 @@ class AgentService(AgentServiceServicer):
         page, holders = found[:size], self._holders(driver)
         return ListImagesResponse(
             images=[
-                wire.image(image, driver.pool_id, holders.get(image.image_id, [])) for image in page
+                wire.image(image, driver.config.pool_id, holders.get(image.image_id, []))
+                for image in page
             ],
             next_page_token=page[-1].image_id if len(found) > size else "",
         )
+
+    async def SurveyPool(self, request: SurveyPoolRequest, context: object) -> SurveyPoolResponse:
+        """Is not served yet."""
+        raise CallUnsupported(call="SurveyPool")
+
+    async def RemoveOrphans(
+        self, request: RemoveOrphansRequest, context: object
+    ) -> RemoveOrphansResponse:
+        """Is not served yet."""
+        raise CallUnsupported(call="RemoveOrphans")
+
+    async def FenceAttempt(
+        self, request: FenceAttemptRequest, context: object
+    ) -> FenceAttemptResponse:
+        """Is not served yet."""
+        raise CallUnsupported(call="FenceAttempt")
+
+    async def ServeImage(self, request: ServeImageRequest, context: object) -> ServeImageResponse:
+        """Is not served yet."""
+        raise CallUnsupported(call="ServeImage")
+
+    async def ReadImage(
+        self, request: ReadImageRequest, context: object
+    ) -> AsyncIterator[ReadImageResponse]:
+        """Is not served yet."""
+        raise CallUnsupported(call="ReadImage")
+        yield ReadImageResponse()  # type: ignore[unreachable]  # it only makes this a stream
 
     async def GetHost(self, request: GetHostRequest, context: object) -> GetHostResponse:
         """Describes the agent."""
@@ -322,7 +360,7 @@ class AgentService(AgentServiceServicer):
         holders: dict[str, list[str]] = {}
         for name, running in self._runner.running.items():
             for _, address in catalogue.addresses(wire.action_of(running.record)):
-                if address.pool_id == driver.pool_id:
+                if address.pool_id == driver.config.pool_id:
                     holders.setdefault(address.image_id, []).append(name)
         return holders
 

@@ -182,13 +182,13 @@ def image(found: ImageFound, pool_id: str, held_by: Sequence[str]) -> Image:
 def pool(driver: Driver, found: PoolFound) -> Pool:
     """Returns a pool as it is told of."""
     return Pool(
-        pool_id=driver.pool_id,
+        pool_id=driver.config.pool_id,
         driver="file",
         capacity_bytes=found.capacity_bytes,
         used_bytes=found.used_bytes,
         formats=[FORMATS[image_format] for image_format in found.formats],
         verbs=sorted(found.verbs),
-        read_only=driver.read_only,
+        read_only=driver.config.read_only,
     )
 
 

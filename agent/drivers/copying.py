@@ -15,16 +15,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from agent import crash_points
-from agent.drivers.driver import Step, Steps
+from agent.drivers.driver import FLUSH_BYTES, Content, Step, Steps
 from agent.drivers.files import Files, aligned_buffer
 from agent.drivers.room import Room
 from countermand.rpc.crash import Crash
 
 # Large enough to keep a disk busy, small enough to be cancelled within a few milliseconds.
 CHUNK_BYTES = 4 * 1024 * 1024
-
-# What a crash may cost: a quarter of a second's work against a commit and a flush each time.
-FLUSH_BYTES = 128 * 1024 * 1024
 
 _ZEROS = bytes(CHUNK_BYTES)
 _PROBE_BYTES = 64
@@ -69,12 +66,11 @@ class Offset:
 
 @dataclass(slots=True, kw_only=True)
 class Copy:
-    """One copy of one file; `run` makes it."""
+    """One copy of one content into one file; `run` makes it."""
 
     files: Files
-    source: int
+    source: Content
     target: int
-    size_bytes: int
     offset: Offset
     room: Room
     folder: str  # whose account is charged
@@ -95,15 +91,13 @@ class Copy:
         # What lies beyond the durable offset may be anything.
         self.files.truncate(self.target, offset)
         if self.digest is not None:
-            for done in digest_beginning(
-                self.files, self.source, self.digest, offset, self._buffer
-            ):
-                yield Step(done=done, total=self.size_bytes)
-        for begin, end, is_hole in pieces(self.files, self.source, offset, self.size_bytes):
+            for done in digest_beginning(self.source, self.digest, offset, self._buffer):
+                yield Step(done=done, total=self.source.size_bytes)
+        for begin, end, is_hole in pieces(self.source, offset, self.source.size_bytes):
             if is_hole:
                 if self.digest is not None:
                     self.digest.update(_ZEROS[: end - begin])
-                    yield Step(done=end, total=self.size_bytes)
+                    yield Step(done=end, total=self.source.size_bytes)
                 continue
             written = self._copy_piece(begin, end)
             self.crash(crash_points.IN_COPY)
@@ -112,18 +106,19 @@ class Copy:
                 self.files.flush(self.target)
                 flushed = end
                 note = self.offset.note(end, self.written_bytes)
-            yield Step(done=end, total=self.size_bytes, note=note)
+            yield Step(done=end, total=self.source.size_bytes, note=note)
             for wait_s in self.room.waits(written):
                 yield Step(wait_s=wait_s)
-        self.files.truncate(self.target, self.size_bytes)
+        self.files.truncate(self.target, self.source.size_bytes)
         self.files.flush(self.target)
-        yield Step(done=self.size_bytes, total=self.size_bytes)  # a hole at the end counts too
+        end = self.source.size_bytes  # a hole at the end counts too
+        yield Step(done=end, total=end)
         return self.written_bytes
 
     def _copy_piece(self, begin: int, end: int) -> int:
         """Copies one piece; returns the bytes written, none for zeros."""
         view = self._buffer[: end - begin]
-        _read(self.files, self.source, view, begin)
+        _read(self.source, view, begin)
         if self.digest is not None:
             self.digest.update(view)
         if _is_zero(view):
@@ -134,13 +129,11 @@ class Copy:
         return len(view)
 
 
-def pieces(
-    files: Files, handle: int, begin: int, size_bytes: int
-) -> Iterator[tuple[int, int, bool]]:
+def pieces(content: Content, begin: int, size_bytes: int) -> Iterator[tuple[int, int, bool]]:
     """Yields (begin, end, is a hole) from an offset to the end, none longer than a chunk."""
     offset = begin
     while offset < size_bytes:
-        data_begin, data_end = files.next_data(handle, offset) or (size_bytes, size_bytes)
+        data_begin, data_end = content.next_data(offset) or (size_bytes, size_bytes)
         for stop, is_hole in ((data_begin, True), (data_end, False)):
             stop = min(stop, size_bytes)  # noqa: PLW2901 - a file may have grown meanwhile
             while offset < stop:
@@ -151,30 +144,30 @@ def pieces(
 
 
 def digest_beginning(
-    files: Files, handle: int, digest: Digest, end: int, buffer: memoryview
+    content: Content, digest: Digest, end: int, buffer: memoryview
 ) -> Iterator[int]:
-    """Digests a file up to an offset; yields how far it is after each chunk."""
-    for piece_begin, piece_end, is_hole in pieces(files, handle, 0, end):
+    """Digests a content up to an offset; yields how far it is after each chunk."""
+    for piece_begin, piece_end, is_hole in pieces(content, 0, end):
         length = piece_end - piece_begin
         if is_hole:
             digest.update(_ZEROS[:length])
         else:
-            _read(files, handle, buffer[:length], piece_begin)
+            _read(content, buffer[:length], piece_begin)
             digest.update(buffer[:length])
         yield piece_end
 
 
-def digest_file(files: Files, handle: int, size_bytes: int) -> Steps[str]:
-    """Reads a whole file and returns its digest."""
+def digest_content(content: Content) -> Steps[str]:
+    """Reads a whole content and returns its digest."""
     digest = Digest()
     buffer = aligned_buffer(CHUNK_BYTES)
-    for done in digest_beginning(files, handle, digest, size_bytes, buffer):
-        yield Step(done=done, total=size_bytes)
+    for done in digest_beginning(content, digest, content.size_bytes, buffer):
+        yield Step(done=done, total=content.size_bytes)
     return str(digest)
 
 
-def _read(files: Files, handle: int, view: memoryview, offset: int) -> None:
-    if files.pread(handle, view, offset) < len(view):
+def _read(content: Content, view: memoryview, offset: int) -> None:
+    if content.pread(view, offset) < len(view):
         raise OSError(errno.EIO, f"{os.strerror(errno.EIO)}: the source became shorter")
 
 

@@ -1,4 +1,7 @@
-"""What a storage driver is: the protocol that serves one kind of pool, and its words.
+"""What a storage driver is: the protocols that serve one kind of pool, and their words.
+
+Every driver is a `Driver`: it finds, reads, lists and removes images, and knows what is half-made.
+What else it can do it shows by being one of the other protocols as well, and by naming the verbs.
 
 A driver's work comes as generators: each yields a `Step` at every chunk, before which it may be
 stopped by an exception thrown in at that point, and returns what it made. It stops by raising one
@@ -8,16 +11,21 @@ the work is to be found again. Nothing can stop it between making an effect visi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol, TypeVar
+from pathlib import Path
+from typing import Protocol, TypeVar, runtime_checkable
 
 from countermand.rpc.crash import Crash
 from countermand.rpc.errors import CountermandError
 
 T = TypeVar("T")
+
+# What a crash may cost: a quarter of a second's work against a commit and a flush each time.
+FLUSH_BYTES = 128 * 1024 * 1024
 
 
 class Format(StrEnum):
@@ -25,6 +33,23 @@ class Format(StrEnum):
 
     RAW = "raw"
     QCOW2 = "qcow2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolConfig:
+    """What an administrator says of a pool."""
+
+    pool_id: str
+    driver: str = "file"
+    path: Path  # where the storage is: what it means is the driver's
+    read_only: bool = False
+    # Several hosts reach it: what this agent's journal does not know is left alone.
+    shared: bool = False
+    quota_bytes: int | None = None
+    bandwidth_bytes_per_s: int | None = None
+    attempts_max: int | None = None  # None: as many as the host runs at all
+    flush_bytes: int = FLUSH_BYTES
+    options: Mapping[str, str] = field(default_factory=dict)  # the driver's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,86 +146,90 @@ class PoolFound:
     verbs: frozenset[str]
 
 
-class Driver(Protocol):
-    """Serves one pool. Every method but the first may take long: call it in a thread."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resized:
+    """What a resize did, or found that it had done in an earlier life."""
 
-    pool_id: str
-    read_only: bool
-    # Several hosts reach it: what is half-made there may be another agent's.
-    shared: bool
-    verbs: frozenset[str]
+    previous_size_bytes: int
+    virtual_size_bytes: int
+    generation: int
 
-    def create(
-        self,
-        work: Work,
-        image_id: str,
-        *,
-        image_format: Format,
-        size_bytes: int,
-        preallocated: bool,
-    ) -> Steps[Made]:
-        """Makes an empty image."""
+
+class OddityKind(StrEnum):
+    """What something in a pool is that is no image; in order of their telling."""
+
+    STAGED = "STAGED"  # half-made, or taken away and not purged
+    FENCE = "FENCE"  # keeps a late start of an attempt out
+    UNSAFE = "UNSAFE"  # has the name of an image, and is none that is safe to touch
+    FOREIGN = "FOREIGN"  # nobody of ours has made it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Oddity:
+    """Something in a pool that is no image."""
+
+    kind: OddityKind
+    name: str  # on the storage, below the pool
+    attempt: str = ""  # of STAGED and FENCE
+    allocated_bytes: int = 0
+    why: str
+
+
+class Content(Protocol):
+    """The bytes of one image, open to be read: what a guest reads of it, or those of its file."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Returns how many there are."""
         ...
 
-    def copy(
-        self,
-        work: Work,
-        source: Driver,
-        source_id: str,
-        image_id: str,
-        *,
-        image_format: Format | None,
-        flatten: bool,
-        take_digest: bool,
-    ) -> Steps[Made]:
-        """Copies an image's data in full, from this pool or from another of the same driver."""
+    @property
+    def identity(self) -> str:
+        """Changes when the bytes do: a durable offset is good for the same ones only."""
         ...
 
-    def clone(
-        self, work: Work, source_id: str, image_id: str, *, copy_allowed: bool
-    ) -> Steps[Made]:
-        """Makes an image that shares its source's data until written."""
+    def next_data(self, offset: int) -> tuple[int, int] | None:
+        """Returns the next extent that holds data, as (begin, end), or None at the end."""
         ...
 
-    def delete(self, work: Work, image_id: str) -> Steps[bool]:
-        """Removes an image; returns whether it was there."""
+    def pread(self, buffer: memoryview, offset: int) -> int:
+        """Fills the buffer from an offset; returns how much there was."""
         ...
 
-    def make_up_for(self, work: Work, image_id: str, *, made_by: str) -> Steps[bool]:
-        """Removes what exactly that attempt made, half-made things too; returns whether any."""
+
+class Source(Protocol):
+    """An image to copy from: in a pool of this host, or served by the agent of another."""
+
+    @property
+    def name(self) -> str:
+        """Returns the pool and the image, for people."""
         ...
 
-    def create_snapshot(self, work: Work, image_id: str, snapshot_id: str) -> Steps[Made]:
-        """Remembers an image's present content; the generation is that of the content."""
-        ...
-
-    def delete_snapshot(self, work: Work, image_id: str, snapshot_id: str) -> Steps[SnapshotGone]:
-        """Removes a snapshot."""
-        ...
-
-    def make_up_for_snapshot(
-        self, work: Work, image_id: str, snapshot_id: str, *, made_by: str
-    ) -> Steps[bool]:
-        """Removes the snapshot that exactly that attempt made; returns whether any."""
-        ...
-
-    def revert(self, work: Work, image_id: str, snapshot_id: str, *, safety_id: str) -> Steps[Made]:
-        """Puts an image back to a snapshot; with a safety id, remembers first what it holds."""
-        ...
-
-    def make_up_for_revert(
-        self, work: Work, image_id: str, *, safety_id: str, made_by: str
-    ) -> Steps[None]:
-        """Puts an image back to what it held before exactly that attempt, and forgets that."""
-        ...
-
-    def verify(self, image_id: str, *, digest: str) -> Steps[str]:
-        """Checks that an image is whole, and that its digest is this one; returns the digest.
+    def find(self) -> ImageFound:
+        """Looks at it.
 
         Raises:
-            DigestMismatch: It is another.
-            ImageDamaged: It is not whole.
+            ImageNotFound: There is none.
         """
+        ...
+
+    def reading(self, layout: Format) -> AbstractContextManager[Content]:
+        """Opens it: RAW is what a guest reads; QCOW2 the bytes of its file, if it stands alone."""
+        ...
+
+
+@runtime_checkable
+class Driver(Protocol):
+    """Serves one pool. Every method may take long and is called in a thread, of several at once."""
+
+    @property
+    def config(self) -> PoolConfig:
+        """Returns what the administrator says of the pool."""
+        ...
+
+    @property
+    def verbs(self) -> frozenset[str]:
+        """Returns what it can do here."""
         ...
 
     def find(self, image_id: str) -> ImageFound:
@@ -215,8 +244,8 @@ class Driver(Protocol):
         """Returns images in order of their ids."""
         ...
 
-    def digest(self, image_id: str) -> Steps[str]:
-        """Reads an image in full and returns its content's digest."""
+    def reading(self, image_id: str, layout: Format) -> AbstractContextManager[Content]:
+        """Opens an image: RAW is what a guest reads, QCOW2 the bytes of its file."""
         ...
 
     def report(self) -> PoolFound:
@@ -230,3 +259,209 @@ class Driver(Protocol):
     def discard(self, attempt: str) -> None:
         """Removes what an attempt has half made; nothing is fine."""
         ...
+
+    def make_up_for(self, work: Work, image_id: str, *, made_by: str) -> Steps[bool]:
+        """Removes what exactly that attempt made, half-made things too; returns whether any."""
+        ...
+
+
+@runtime_checkable
+class Creates(Driver, Protocol):
+    """Makes empty images."""
+
+    def create(
+        self,
+        work: Work,
+        image_id: str,
+        *,
+        image_format: Format,
+        size_bytes: int,
+        preallocated: bool,
+    ) -> Steps[Made]:
+        """Makes an empty image."""
+        ...
+
+
+@runtime_checkable
+class Copies(Driver, Protocol):
+    """Fills images with what it reads elsewhere."""
+
+    def copy(
+        self,
+        work: Work,
+        source: Source,
+        image_id: str,
+        *,
+        image_format: Format | None,
+        flatten: bool,
+        take_digest: bool,
+    ) -> Steps[Made]:
+        """Copies an image's data in full."""
+        ...
+
+
+@runtime_checkable
+class Clones(Driver, Protocol):
+    """Makes images that share data."""
+
+    def clone(
+        self, work: Work, source_id: str, image_id: str, *, copy_allowed: bool
+    ) -> Steps[Made]:
+        """Makes an image that shares its source's data until written."""
+        ...
+
+
+@runtime_checkable
+class Deletes(Driver, Protocol):
+    """Removes images."""
+
+    def delete(self, work: Work, image_id: str, *, expected_generation: int = 0) -> Steps[bool]:
+        """Removes an image; returns whether it was there."""
+        ...
+
+
+@runtime_checkable
+class Snapshots(Driver, Protocol):
+    """Remembers what images hold, and puts it back."""
+
+    def create_snapshot(
+        self, work: Work, image_id: str, snapshot_id: str, *, expected_generation: int = 0
+    ) -> Steps[Made]:
+        """Remembers an image's present content; the generation is that of the content."""
+        ...
+
+    def delete_snapshot(
+        self, work: Work, image_id: str, snapshot_id: str, *, expected_generation: int = 0
+    ) -> Steps[SnapshotGone]:
+        """Removes a snapshot, merging what it held into its neighbour where they share data."""
+        ...
+
+    def make_up_for_snapshot(
+        self, work: Work, image_id: str, snapshot_id: str, *, made_by: str
+    ) -> Steps[bool]:
+        """Removes the snapshot that exactly that attempt made; returns whether any."""
+        ...
+
+    def revert(
+        self,
+        work: Work,
+        image_id: str,
+        snapshot_id: str,
+        *,
+        safety_id: str,
+        expected_generation: int = 0,
+    ) -> Steps[Made]:
+        """Puts an image back to a snapshot; with a safety id, remembers first what it holds."""
+        ...
+
+    def make_up_for_revert(
+        self, work: Work, image_id: str, *, safety_id: str, made_by: str
+    ) -> Steps[None]:
+        """Puts an image back to what it held before exactly that attempt, and forgets that."""
+        ...
+
+
+@runtime_checkable
+class Resizes(Driver, Protocol):
+    """Changes the size of images."""
+
+    def resize(
+        self,
+        work: Work,
+        image_id: str,
+        *,
+        size_bytes: int,
+        shrink_allowed: bool,
+        expected_generation: int = 0,
+    ) -> Steps[Resized]:
+        """Changes an image's virtual size."""
+        ...
+
+    def make_up_for_resize(self, work: Work, image_id: str, *, made_by: str) -> Steps[None]:
+        """Shrinks an image back that exactly that attempt has grown, if nothing was written."""
+        ...
+
+
+@runtime_checkable
+class Verifies(Driver, Protocol):
+    """Says whether images are whole."""
+
+    def verify(self, image_id: str, *, digest: str) -> Steps[str]:
+        """Checks that an image is whole, and that its digest is this one; returns the digest.
+
+        Raises:
+            DigestMismatch: It is another.
+            ImageDamaged: It is not whole.
+        """
+        ...
+
+
+@runtime_checkable
+class Fences(Driver, Protocol):
+    """Keeps a lost attempt of another host out of storage that several hosts reach."""
+
+    def fence(self, attempt: str) -> None:
+        """Returns once no effect of an attempt can begin or become visible; some may be there.
+
+        One rename decides: what was not visible before it never will be. The attempt's own work,
+        wherever it goes on, raises AttemptFenced, and leaves nothing. Repeatable.
+        """
+        ...
+
+
+@runtime_checkable
+class Surveys(Driver, Protocol):
+    """Tells of what is in its pool and is no image, and removes what belongs to nothing."""
+
+    def survey(self) -> list[Oddity]:
+        """Returns what is in the pool and is no image, in order of kind and name."""
+        ...
+
+    def remove_orphan(self, name: str, *, made_by: str) -> bool:
+        """Removes an image, or a snapshot by its name; returns whether it was there.
+
+        Raises:
+            Conflict: Its owner tag does not name that attempt.
+            ImageInUse: Others read through it.
+        """
+        ...
+
+    def remove_fence(self, attempt: str) -> None:
+        """Removes the fence of an attempt; nothing is fine."""
+        ...
+
+
+# What a driver must be for a verb to be offered in its pool.
+NEEDS: Mapping[str, type[Driver] | None] = {
+    "create_image": Creates,
+    "copy_image": Copies,
+    "clone_image": Clones,
+    "delete_image": Deletes,
+    "resize_image": Resizes,
+    "create_snapshot": Snapshots,
+    "delete_snapshot": Snapshots,
+    "revert_image": Snapshots,
+    "verify_image": Verifies,
+    "noop": None,  # touches no storage
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSource:
+    """An image in a pool of this host."""
+
+    driver: Driver
+    image_id: str
+
+    @property
+    def name(self) -> str:
+        """Returns the pool and the image."""
+        return f"{self.driver.config.pool_id}/{self.image_id}"
+
+    def find(self) -> ImageFound:
+        """Looks at it."""
+        return self.driver.find(self.image_id)
+
+    def reading(self, layout: Format) -> AbstractContextManager[Content]:
+        """Opens it."""
+        return self.driver.reading(self.image_id, layout)

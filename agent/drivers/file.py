@@ -7,20 +7,26 @@ into place together with its owner tag. See `layout` for how a pool looks on dis
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from agent import crash_points
 from agent.drivers import copying, qemu
+from agent.drivers.content import FileContent
 from agent.drivers.driver import (
-    Driver,
+    Content,
     Format,
     ImageFound,
+    LocalSource,
     Made,
+    PoolConfig,
     PoolFound,
     SnapshotFound,
     SnapshotGone,
+    Source,
     Step,
     Steps,
     Work,
@@ -29,7 +35,7 @@ from agent.drivers.files import FileKind, Files
 from agent.drivers.filling import Filling
 from agent.drivers.layout import AT, Label, snapshot_name, snapshots_among
 from agent.drivers.snapshots import Snapshots
-from agent.drivers.staging import FilePool, Staging
+from agent.drivers.staging import Staging
 from countermand.rpc import names
 from countermand.rpc.errors import (
     DigestMismatch,
@@ -62,17 +68,14 @@ VERBS = frozenset(
 class FileDriver:
     """Serves one pool; every method may be called from any thread."""
 
-    def __init__(self, pool: FilePool, files: Files, identity: str = "") -> None:
+    def __init__(self, config: PoolConfig, files: Files, identity: str = "") -> None:
         """Makes the pool's folders where they are missing, and counts what is in use.
 
         With an identity, the pool's folder is believed only while it carries that identity.
         """
-        self.pool = pool
-        self.pool_id = pool.pool_id
-        self.read_only = pool.read_only
-        self.shared = pool.shared
+        self.config = config
         self.verbs = VERBS
-        self._staging = Staging(pool, files, identity)
+        self._staging = Staging(config, files, identity)
         self.files = files
         self.layout = self._staging.layout
         self.room = self._staging.room
@@ -114,48 +117,60 @@ class FileDriver:
     def copy(
         self,
         work: Work,
-        source: Driver,
-        source_id: str,
+        source: Source,
         image_id: str,
         *,
         image_format: Format | None,
         flatten: bool,
         take_digest: bool,
     ) -> Steps[Made]:
-        """Copies an image's data in full, from this pool or from another of the same driver."""
-        if not isinstance(source, FileDriver):
-            raise VerbUnsupported(
-                pool=self.pool_id, verb="copy_image", why="the source's pool has another driver"
-            )
-        origin = source
+        """Copies an image's data in full, from this pool or from any other."""
 
         def fill(folder: Path) -> Steps[Label]:
-            label = origin.layout.label(source_id)
-            origin.layout.data(source_id, label)
-            chain = origin.layout.chain(source_id, label)
-            if chain and not flatten:
-                why = f"image {source_id} reads through {chain[0]}: set it to copy the whole chain"
+            found = source.find()
+            if found.chain and not flatten:
+                why = f"{source.name} reads through {found.chain[0]}: set it to copy the chain"
                 raise FieldInvalid(Violation("copy_image.flatten", why))
-            wanted = image_format or label.format
-            if chain or wanted is not label.format:
+            wanted = image_format or found.format
+            if found.chain or wanted is not found.format:
                 return (
-                    yield from self.filling.convert(
-                        work,
-                        origin.filling,
-                        source_id,
-                        folder,
-                        label,
-                        image_format=wanted,
-                        take_digest=take_digest,
-                    )
+                    yield from self._convert(work, source, folder, wanted, take_digest=take_digest)
                 )
             return (
-                yield from self.filling.copy_bytes(
-                    work, origin.filling, source_id, folder, label, take_digest=take_digest
+                yield from self.filling.copy_content(
+                    work,
+                    source.reading,
+                    folder,
+                    found.format,
+                    found.virtual_size_bytes,
+                    layout=found.format,
+                    take_digest=take_digest,
                 )
             )
 
         return (yield from self._staging.make(work, image_id, fill, resumable=True))
+
+    def _convert(
+        self, work: Work, source: Source, folder: Path, wanted: Format, *, take_digest: bool
+    ) -> Steps[Label]:
+        """Writes a content in another format, or a whole chain as one image."""
+        if not (isinstance(source, LocalSource) and isinstance(source.driver, FileDriver)):
+            raise VerbUnsupported(
+                pool=self.config.pool_id, verb="copy_image", why="its source has another driver"
+            )
+        origin = source.driver
+        label = origin.layout.label(source.image_id)
+        return (
+            yield from self.filling.convert(
+                work,
+                origin.filling,
+                source.image_id,
+                folder,
+                label,
+                image_format=wanted,
+                take_digest=take_digest,
+            )
+        )
 
     def clone(
         self, work: Work, source_id: str, image_id: str, *, copy_allowed: bool
@@ -172,19 +187,31 @@ class FileDriver:
                 return shared
             if copy_allowed:
                 return (
-                    yield from self.filling.copy_bytes(
-                        work, self.filling, source_id, folder, label, take_digest=False
+                    yield from self.filling.copy_content(
+                        work,
+                        lambda layout: self.filling.reading(source_id, layout),
+                        folder,
+                        label.format,
+                        label.virtual_size_bytes,
+                        layout=label.format,
+                        take_digest=False,
                     )
                 )
             raise VerbUnsupported(
-                pool=self.pool_id,
+                pool=self.config.pool_id,
                 verb="clone_image",
                 why="its file system has no reflinks; set copy_allowed to copy instead",
             )
 
         return (yield from self._staging.make(work, image_id, fill, resumable=copy_allowed))
 
-    def delete(self, work: Work, image_id: str) -> Steps[bool]:
+    def delete(
+        self,
+        work: Work,
+        image_id: str,
+        *,
+        expected_generation: int = 0,  # noqa: ARG002 - to come
+    ) -> Steps[bool]:
         """Removes an image, or a snapshot by its name; returns whether it was there."""
         with self._staging.translating(image_id):
             try:
@@ -227,11 +254,25 @@ class FileDriver:
             self._staging.purge(image_id, attempt=made_by)
             return True
 
-    def create_snapshot(self, work: Work, image_id: str, snapshot_id: str) -> Steps[Made]:
+    def create_snapshot(
+        self,
+        work: Work,
+        image_id: str,
+        snapshot_id: str,
+        *,
+        expected_generation: int = 0,  # noqa: ARG002 - to come
+    ) -> Steps[Made]:
         """Remembers an image's present content; the generation is that of the content."""
         return (yield from self._snapshots.create(work, image_id, snapshot_id))
 
-    def delete_snapshot(self, work: Work, image_id: str, snapshot_id: str) -> Steps[SnapshotGone]:
+    def delete_snapshot(
+        self,
+        work: Work,
+        image_id: str,
+        snapshot_id: str,
+        *,
+        expected_generation: int = 0,  # noqa: ARG002 - to come
+    ) -> Steps[SnapshotGone]:
         """Removes a snapshot."""
         generation = self._snapshots.generation(work, image_id)
         existed = yield from self.delete(work, snapshot_name(image_id, snapshot_id))
@@ -244,7 +285,15 @@ class FileDriver:
         name = snapshot_name(image_id, snapshot_id)
         return (yield from self.make_up_for(work, name, made_by=made_by))
 
-    def revert(self, work: Work, image_id: str, snapshot_id: str, *, safety_id: str) -> Steps[Made]:
+    def revert(
+        self,
+        work: Work,
+        image_id: str,
+        snapshot_id: str,
+        *,
+        safety_id: str,
+        expected_generation: int = 0,  # noqa: ARG002 - to come
+    ) -> Steps[Made]:
         """Puts an image back to a snapshot; with a safety id, remembers first what it holds."""
         return (yield from self._snapshots.revert(work, image_id, snapshot_id, safety_id=safety_id))
 
@@ -267,10 +316,11 @@ class FileDriver:
             self.layout.data(image_id, label)
             chain = self.layout.chain(image_id, label)
             if label.format is Format.RAW:
-                found = yield from self.digest(image_id)
+                with self.reading(image_id, Format.RAW) as content:
+                    found = yield from copying.digest_content(content)
                 if digest and found != digest:
                     raise DigestMismatch(
-                        image=image_id, pool=self.pool_id, found=found, expected=digest
+                        image=image_id, pool=self.config.pool_id, found=found, expected=digest
                     )
                 return found
             if digest:
@@ -280,7 +330,7 @@ class FileDriver:
                 label = self.layout.label(below)
                 if label.format is Format.QCOW2:
                     path, _ = self.layout.data(below, label)
-                    yield from qemu.check(path, image=below, pool=self.pool_id)
+                    yield from qemu.check(path, image=below, pool=self.config.pool_id)
             return ""
 
     # -- making an image ------------------------------------------------------------------------
@@ -298,9 +348,13 @@ class FileDriver:
             with self._staging.reading(path) as reader, self._staging.writing(target) as writer:
                 copy = copying.Copy(
                     files=self.files,
-                    source=reader,
+                    source=FileContent(
+                        files=self.files,
+                        handle=reader,
+                        size_bytes=found.size_bytes,
+                        identity=found.identity,
+                    ),
                     target=writer,
-                    size_bytes=found.size_bytes,
                     offset=copying.Offset(source=found.identity),
                     room=self.room,
                     folder=self.layout.account(folder),
@@ -395,22 +449,18 @@ class FileDriver:
                 log.warning("image.unsafe", extra=error.metadata)
         return found
 
-    def digest(self, image_id: str) -> Steps[str]:
-        """Reads an image in full and returns its content's digest."""
-        with self._staging.translating(image_id):
-            label = self.layout.label(image_id)
-            path, found = self.layout.data(image_id, label)
-            if label.format is not Format.RAW:
-                raise FieldUnsupported(field="take_digest of a qcow2 image")
-            with self._staging.reading(path) as handle:
-                return (yield from copying.digest_file(self.files, handle, found.size_bytes))
+    @contextmanager
+    def reading(self, image_id: str, layout: Format) -> Iterator[Content]:
+        """Opens an image: RAW is what a guest reads, QCOW2 the bytes of its file."""
+        with self._staging.translating(image_id), self.filling.reading(image_id, layout) as content:
+            yield content
 
     def report(self) -> PoolFound:
         """Returns the pool's room and abilities."""
         space = self.files.space(self.layout.path)
         formats = (Format.RAW, Format.QCOW2) if qemu.is_installed() else (Format.RAW,)
         return PoolFound(
-            capacity_bytes=self.pool.quota_bytes or space.capacity_bytes,
+            capacity_bytes=self.config.quota_bytes or space.capacity_bytes,
             used_bytes=self.room.used_bytes,
             formats=formats,
             verbs=self.verbs,

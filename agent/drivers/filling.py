@@ -6,15 +6,21 @@ are told apart by the driver; publishing is the staging's.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from agent import crash_points
 from agent.drivers import copying, qemu
-from agent.drivers.driver import Format, Steps, Work
+from agent.drivers.content import FileContent
+from agent.drivers.driver import Content, Format, Steps, Work
 from agent.drivers.layout import Label, backing_name
 from agent.drivers.staging import Staging
 from countermand.rpc.errors import FieldUnsupported, VerbUnsupported
+
+# Opens what is to be copied, in a layout.
+Open = Callable[[Format], AbstractContextManager[Content]]
 
 
 class Filling:
@@ -23,7 +29,7 @@ class Filling:
     def __init__(self, staging: Staging) -> None:
         """Works in the pool's staging folders."""
         self._staging = staging
-        self._pool = staging.pool
+        self._config = staging.config
         self._files = staging.files
         self._layout = staging.layout
         self._room = staging.room
@@ -32,7 +38,32 @@ class Filling:
         """Copies data as it is, or shares it where the file system can."""
         if shared := self.share(work, name, folder, label):
             return shared
-        return (yield from self.copy_bytes(work, self, name, folder, label, take_digest=False))
+        return (
+            yield from self.copy_content(
+                work,
+                lambda layout: self.reading(name, layout),
+                folder,
+                label.format,
+                label.virtual_size_bytes,
+                layout=label.format,
+                take_digest=False,
+            )
+        )
+
+    @contextmanager
+    def reading(self, name: str, layout: Format) -> Iterator[Content]:
+        """Opens an image, or a snapshot by its name."""
+        label = self._layout.label(name)
+        path, found = self._layout.data(name, label)
+        if layout is not label.format:
+            raise FieldUnsupported(field="the content of a qcow2 image")
+        with self._staging.reading(path) as handle:
+            yield FileContent(
+                files=self._files,
+                handle=handle,
+                size_bytes=found.size_bytes,
+                identity=found.identity,
+            )
 
     def share(self, work: Work, name: str, folder: Path, label: Label) -> Label | None:
         """Makes a file that shares data; None, and no file, where the file system cannot."""
@@ -50,48 +81,44 @@ class Filling:
         made = self._staging.label(work, label.format, label.virtual_size_bytes)
         return replace(made, shared=True)
 
-    def copy_bytes(
+    def copy_content(
         self,
         work: Work,
-        origin: Filling,
-        source_id: str,
+        opening: Open,
         folder: Path,
-        label: Label,
+        image_format: Format,
+        size_bytes: int,
         *,
+        layout: Format,
         take_digest: bool,
     ) -> Steps[Label]:
-        """Copies data as it is, going on where an earlier life left off."""
-        path, found = origin._layout.data(source_id, label)
-        if take_digest and label.format is not Format.RAW:
+        """Copies a content as it is, going on where an earlier life left off."""
+        if take_digest and layout is not Format.RAW:
             raise FieldUnsupported(field="copy_image.take_digest of a qcow2 image")
         digest = copying.Digest() if take_digest else None
-        target = folder / f"data.{label.format}"
+        target = folder / f"data.{image_format}"
         # Of a file that is not there nothing is durable: an earlier life had published it already.
         note = work.note if self._files.stat(target) is not None else ""
         self._room.join_writers()
         try:
-            with (
-                origin._staging.reading(path) as reader,
-                self._staging.writing(target) as writer,
-            ):
+            with opening(layout) as content, self._staging.writing(target) as writer:
                 # A durable offset in a file whose name a power cut may take back is worth nothing.
                 self._files.flush_folder(folder)
                 copy = copying.Copy(
                     files=self._files,
-                    source=reader,
+                    source=content,
                     target=writer,
-                    size_bytes=found.size_bytes,
-                    offset=copying.Offset.after(note, source=found.identity),
+                    offset=copying.Offset.after(note, source=content.identity),
                     room=self._room,
                     folder=self._layout.account(folder),
                     crash=work.crash,
                     digest=digest,
-                    flush_bytes=self._pool.flush_bytes,
+                    flush_bytes=self._config.flush_bytes,
                 )
                 written = yield from copy.run()
         finally:
             self._room.leave_writers()
-        made = self._staging.label(work, label.format, label.virtual_size_bytes)
+        made = self._staging.label(work, image_format, size_bytes)
         return replace(made, written_bytes=written, digest=str(digest or ""))
 
     def convert(
@@ -133,8 +160,13 @@ class Filling:
         digest = ""
         if take_digest and raw is not None:
             with self._staging.reading(raw) as handle:
-                size = label.virtual_size_bytes
-                digest = yield from copying.digest_file(self._files, handle, size)
+                content = FileContent(
+                    files=self._files,
+                    handle=handle,
+                    size_bytes=label.virtual_size_bytes,
+                    identity="",
+                )
+                digest = yield from copying.digest_content(content)
         written = self._layout.allocated_bytes(folder)
         made = self._staging.label(work, image_format, label.virtual_size_bytes)
         return replace(made, written_bytes=written, digest=digest)
@@ -160,4 +192,4 @@ class Filling:
     def need_qemu(self, verb: str) -> None:
         """Raises unless there is a qemu-img here."""
         if not qemu.is_installed():
-            raise VerbUnsupported(pool=self._pool.pool_id, verb=verb, why=qemu.MISSING)
+            raise VerbUnsupported(pool=self._config.pool_id, verb=verb, why=qemu.MISSING)

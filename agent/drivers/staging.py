@@ -12,12 +12,10 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent import crash_points
-from agent.drivers import copying
-from agent.drivers.driver import Format, Made, OutcomeUnknown, Step, Steps, Work
+from agent.drivers.driver import Format, Made, OutcomeUnknown, PoolConfig, Step, Steps, Work
 from agent.drivers.files import Files
 from agent.drivers.layout import AT, LABEL, Label, Layout, data_names
 from agent.drivers.room import Room
@@ -38,20 +36,6 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FilePool:
-    """What an administrator says of a pool."""
-
-    pool_id: str
-    path: Path
-    read_only: bool = False
-    # Several hosts reach it: what this agent's journal does not know is left alone.
-    shared: bool = False
-    quota_bytes: int | None = None
-    bandwidth_bytes_per_s: int | None = None
-    flush_bytes: int = copying.FLUSH_BYTES
-
-
 # Fills an attempt's folder and returns the label to publish it with.
 Fill = Callable[[Path], Steps[Label]]
 
@@ -59,19 +43,19 @@ Fill = Callable[[Path], Steps[Label]]
 class Staging:
     """The staging folders of one pool; used from several threads."""
 
-    def __init__(self, pool: FilePool, files: Files, identity: str) -> None:
+    def __init__(self, config: PoolConfig, files: Files, identity: str) -> None:
         """Makes the pool's folders where they are missing, and counts what is in use."""
-        self.pool = pool
+        self.config = config
         self.identity = identity
         self.files = files
-        self.layout = Layout(pool.pool_id, pool.path, files)
+        self.layout = Layout(config.pool_id, config.path, files)
         self.room = Room(
-            quota_bytes=pool.quota_bytes, bandwidth_bytes_per_s=pool.bandwidth_bytes_per_s
+            quota_bytes=config.quota_bytes, bandwidth_bytes_per_s=config.bandwidth_bytes_per_s
         )
         # Held while a name appears or goes, so that no overlay appears on an image that goes, and
         # while an image's content is replaced.
         self._names = threading.Lock()
-        if not pool.read_only:
+        if not config.read_only:
             self.layout.make()
         for parent in (self.layout.images, self.layout.staging):
             for name in files.list_folder(parent):
@@ -139,7 +123,7 @@ class Staging:
         try:
             self.settle(target)
         except OSError:  # only the account is off, until the next start: the image is there
-            log.exception("pool.account_failed", extra={"pool": self.pool.pool_id})
+            log.exception("pool.account_failed", extra={"pool": self.config.pool_id})
 
     def _need_backing(self, folder: Path, label: Label) -> None:
         """Raises unless what is staged reads through its backing image as that is now."""
@@ -196,7 +180,7 @@ class Staging:
 
     def changed(self, image_id: str) -> Conflict:
         """Returns the error that says that somebody else was at work on an image."""
-        return Conflict(name=f"image {image_id} in pool {self.pool.pool_id}")
+        return Conflict(name=f"image {image_id} in pool {self.config.pool_id}")
 
     def need_pool(self) -> None:
         """Raises OSError unless the pool being served is at its path now.
@@ -287,7 +271,7 @@ class Staging:
             f"snapshot {snapshot} of image {image}" if at else image
             for image, at, snapshot in (holder.partition(AT) for holder in holders)
         )
-        return ImageInUse(image=image_id, pool=self.pool.pool_id, holder=", ".join(told))
+        return ImageInUse(image=image_id, pool=self.config.pool_id, holder=", ".join(told))
 
     def refuse_taken(self, name: str) -> None:
         """Raises if the name of an image or snapshot is taken, by whatever it be."""
@@ -296,7 +280,7 @@ class Staging:
         label = self.layout.owner(name)
         owner = (label.attempt or "an import") if label else "somebody unknown"
         image_id, at, snapshot_id = name.partition(AT)
-        pool_id = self.pool.pool_id
+        pool_id = self.config.pool_id
         if at:
             raise SnapshotExists(image=image_id, pool=pool_id, snapshot=snapshot_id, owner=owner)
         raise ImageExists(image=image_id, pool=pool_id, owner=owner)
@@ -351,10 +335,10 @@ class Staging:
         """Returns our error for one of the operating system's."""
         if error.errno in _FULL:
             return NoSpace(
-                pool=self.pool.pool_id, needed=f"no room for the rest of image {image_id}"
+                pool=self.config.pool_id, needed=f"no room for the rest of image {image_id}"
             )
         name = errno.errorcode.get(error.errno or 0, str(error))
-        return StorageFailed(pool=self.pool.pool_id, error=name, image=image_id)
+        return StorageFailed(pool=self.config.pool_id, error=name, image=image_id)
 
 
 def made(image_id: str, label: Label) -> Made:

@@ -160,6 +160,6 @@ def refusal(action: Action, pools: Mapping[str, Driver]) -> CountermandError | N
             return PoolNotFound(pool=address.pool_id)
         if verb not in driver.verbs:
             return VerbUnsupported(pool=address.pool_id, verb=verb, why="its driver cannot")
-        if driver.read_only and field.endswith(".target") and not VERBS[verb].only_reads:
+        if driver.config.read_only and field.endswith(".target") and not VERBS[verb].only_reads:
             return PoolReadOnly(pool=address.pool_id)
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.drivers.driver import Steps
+from agent.drivers.driver import Clones, Steps
 from agent.verbs.context import Context, make_up_for
 from countermand.v1.verb_pb2 import Action, CloneImageOutput, Output
 
@@ -10,7 +10,7 @@ from countermand.v1.verb_pb2 import Action, CloneImageOutput, Output
 def clone_image(context: Context, action: Action) -> Steps[Output]:
     """Makes an image that shares its source's data until written."""
     request = action.clone_image
-    made = yield from context.target(request.target).clone(
+    made = yield from context.target(request.target, Clones).clone(
         context.work,
         request.source.image_id,
         request.target.image_id,

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
-from agent.drivers.driver import Driver, Format, Steps, Work
-from countermand.rpc.errors import PoolNotFound, PoolReadOnly
+from agent.drivers.driver import Driver, Format, LocalSource, Source, Steps, Work
+from countermand.rpc.errors import PoolNotFound, PoolReadOnly, VerbUnsupported
 from countermand.v1.image_pb2 import (
     IMAGE_FORMAT_QCOW2,
     IMAGE_FORMAT_RAW,
@@ -20,6 +21,8 @@ from countermand.v1.image_pb2 import (
     ImageFormat,
 )
 from countermand.v1.verb_pb2 import Action, Output
+
+D = TypeVar("D", bound=Driver)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,17 +43,39 @@ class Context:
             raise PoolNotFound(pool=address.pool_id)
         return driver
 
-    def target(self, address: ImageAddress) -> Driver:
+    def pool_for(self, address: ImageAddress, kind: type[D]) -> D:
+        """Returns the driver of an image's pool, which must be able to do something.
+
+        Raises:
+            PoolNotFound: This host does not reach it.
+            VerbUnsupported: It cannot.
+        """
+        driver = self.pool(address)
+        if not isinstance(driver, kind):
+            why = f"its driver is none that {kind.__name__.lower()}"
+            raise VerbUnsupported(pool=address.pool_id, verb="this", why=why)
+        return driver
+
+    def target(self, address: ImageAddress, kind: type[D]) -> D:
         """Returns the driver of a pool that is to be written to.
 
         Raises:
             PoolNotFound: This host does not reach it.
             PoolReadOnly: It may only be read.
+            VerbUnsupported: It cannot do that.
         """
-        driver = self.pool(address)
-        if driver.read_only:
+        driver = self.pool_for(address, kind)
+        if driver.config.read_only:
             raise PoolReadOnly(pool=address.pool_id)
         return driver
+
+    def source(self, address: ImageAddress) -> Source:
+        """Returns an image to copy from.
+
+        Raises:
+            PoolNotFound: This host does not reach it.
+        """
+        return LocalSource(self.pool(address), address.image_id)
 
 
 # The action and its context → the output.
@@ -68,4 +93,6 @@ FORMATS: Mapping[ImageFormat.ValueType, Format | None] = {
 
 def make_up_for(context: Context, target: ImageAddress, made_by: str) -> Steps[None]:
     """Removes the image that an attempt made, if it made one."""
-    yield from context.target(target).make_up_for(context.work, target.image_id, made_by=made_by)
+    yield from context.target(target, Driver).make_up_for(
+        context.work, target.image_id, made_by=made_by
+    )

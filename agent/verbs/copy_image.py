@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.drivers.driver import Steps
+from agent.drivers.driver import Copies, Steps
 from agent.verbs.context import FORMATS, Context, make_up_for
 from countermand.v1.verb_pb2 import Action, CopyImageOutput, Output
 
@@ -10,10 +10,9 @@ from countermand.v1.verb_pb2 import Action, CopyImageOutput, Output
 def copy_image(context: Context, action: Action) -> Steps[Output]:
     """Copies an image's data in full, holes kept."""
     request = action.copy_image
-    made = yield from context.target(request.target).copy(
+    made = yield from context.target(request.target, Copies).copy(
         context.work,
-        context.pool(request.source),
-        request.source.image_id,
+        context.source(request.source),
         request.target.image_id,
         image_format=FORMATS[request.format],
         flatten=request.flatten,

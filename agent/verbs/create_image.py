@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.drivers.driver import Format, Steps
+from agent.drivers.driver import Creates, Format, Steps
 from agent.verbs.context import FORMATS, Context, make_up_for
 from countermand.v1.verb_pb2 import Action, CreateImageOutput, Output
 
@@ -10,7 +10,7 @@ from countermand.v1.verb_pb2 import Action, CreateImageOutput, Output
 def create_image(context: Context, action: Action) -> Steps[Output]:
     """Makes an empty image."""
     request = action.create_image
-    made = yield from context.target(request.target).create(
+    made = yield from context.target(request.target, Creates).create(
         context.work,
         request.target.image_id,
         image_format=FORMATS[request.format] or Format.RAW,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.drivers.driver import Steps
+from agent.drivers.driver import Snapshots, Steps
 from agent.verbs.context import Context
 from countermand.v1.verb_pb2 import Action, CreateSnapshotOutput, Output
 
@@ -10,8 +10,11 @@ from countermand.v1.verb_pb2 import Action, CreateSnapshotOutput, Output
 def create_snapshot(context: Context, action: Action) -> Steps[Output]:
     """Remembers an image's present content."""
     request = action.create_snapshot
-    made = yield from context.target(request.target).create_snapshot(
-        context.work, request.target.image_id, request.snapshot_id
+    made = yield from context.target(request.target, Snapshots).create_snapshot(
+        context.work,
+        request.target.image_id,
+        request.snapshot_id,
+        expected_generation=request.expected_generation,
     )
     return Output(
         create_snapshot=CreateSnapshotOutput(
@@ -23,6 +26,6 @@ def create_snapshot(context: Context, action: Action) -> Steps[Output]:
 def uncreate_snapshot(context: Context, action: Action, made_by: str) -> Steps[None]:
     """Deletes the snapshot, if that attempt made it."""
     request = action.create_snapshot
-    yield from context.target(request.target).make_up_for_snapshot(
+    yield from context.target(request.target, Snapshots).make_up_for_snapshot(
         context.work, request.target.image_id, request.snapshot_id, made_by=made_by
     )

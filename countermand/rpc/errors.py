@@ -312,6 +312,29 @@ class SequenceAhead(CountermandError):
     reason = "SEQUENCE_AHEAD"
 
 
+class AttemptFenced(CountermandError):
+    """{attempt} was fenced in pool {pool}: nothing of it is there, and nothing ever will be."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "ATTEMPT_FENCED"
+    retriable = True
+
+
+class JournalRewound(CountermandError):
+    """The agent's journal went back in time ({why}): put back the newest one, or accept the host."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "JOURNAL_REWOUND"
+
+
+class TicketInvalid(CountermandError):
+    """This ticket does not open image {image} ({why}): have another one issued."""
+
+    code = StatusCode.PERMISSION_DENIED
+    reason = "TICKET_INVALID"
+    retriable = True
+
+
 class AttemptCancelled(CountermandError):
     """Stopped as asked; nothing is left behind."""
 
@@ -344,6 +367,13 @@ class PoolReadOnly(CountermandError):
     reason = "POOL_READ_ONLY"
 
 
+class PoolNotShared(CountermandError):
+    """Pool {pool} is not shared: no other host can settle what an attempt does in it."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "POOL_NOT_SHARED"
+
+
 class ImageNotFound(CountermandError):
     """There is no image {image} in pool {pool}: check the name and the pool."""
 
@@ -356,6 +386,13 @@ class ImageExists(CountermandError):
 
     code = StatusCode.ALREADY_EXISTS
     reason = "IMAGE_EXISTS"
+
+
+class GenerationMismatch(CountermandError):
+    """Image {image} in pool {pool} has generation {generation}, not {expected}, by {owner}."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "GENERATION_MISMATCH"
 
 
 class ImageInUse(CountermandError):
@@ -382,7 +419,7 @@ class ImageBusy(CountermandError):
 
 
 class NoSpace(CountermandError):
-    """Pool {pool} is full: {needed}. Free space in it, or choose a larger pool."""
+    """Pool {pool} has no room: {needed}. Free space in it, or choose a larger pool."""
 
     code = StatusCode.RESOURCE_EXHAUSTED
     reason = "NO_SPACE"

@@ -9,10 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from agent.drivers.driver import Format, Step, Work
+from agent.drivers.driver import Format, PoolConfig, Step, Work
 from agent.drivers.file import FileDriver
 from agent.drivers.files import Files, RealFiles
-from agent.drivers.staging import FilePool
 from agent.executors import InlineExecutor
 from agent.journal import InlineJournal, Journal, open_connection
 from agent.pools import identify
@@ -90,7 +89,7 @@ class Rig:
         connection = open_connection(self.folder / "journal.sqlite")
         journal = InlineJournal(Journal(connection, new_id=lambda: str(uuid.uuid4())))
         pools = [
-            FilePool(pool_id=pool_id, path=self.folder / pool_id, **options)
+            PoolConfig(pool_id=pool_id, path=self.folder / pool_id, **options)
             for pool_id, options in self.options.items()
         ]
         for pool in pools:

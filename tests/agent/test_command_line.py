@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from agent.__main__ import main
 from agent.config import ConfigInvalid, parse_pool, parse_size, read_pools
-from agent.drivers.staging import FilePool
+from agent.drivers.driver import PoolConfig
 from countermand.v1.attempt_pb2 import Attempt
 from tests.agent.processes import DiedEarlyError, Host
 from tests.agent.requests import attempt_name, copy_action
@@ -18,7 +18,7 @@ from tests.agent.requests import attempt_name, copy_action
 
 def test_a_pool_is_described_in_one_word():
     text = "fast=/srv/fast,quota=1GiB,bandwidth=64MiB,flush=8MiB,shared"
-    assert parse_pool(text) == FilePool(
+    assert parse_pool(text) == PoolConfig(
         pool_id="fast",
         path=Path("/srv/fast"),
         shared=True,
@@ -26,7 +26,7 @@ def test_a_pool_is_described_in_one_word():
         bandwidth_bytes_per_s=64 * 2**20,
         flush_bytes=8 * 2**20,
     )
-    assert parse_pool("t=/srv/t,read_only") == FilePool(
+    assert parse_pool("t=/srv/t,read_only") == PoolConfig(
         pool_id="t", path=Path("/srv/t"), read_only=True
     )
 
@@ -35,7 +35,7 @@ def test_a_file_describes_pools_as_well(tmp_path):
     path = tmp_path / "agent.toml"
     path.write_text('[pools.fast]\npath = "/srv/fast"\nquota = "1GiB"\nread_only = true\n')
     assert read_pools(path) == [
-        FilePool(pool_id="fast", path=Path("/srv/fast"), quota_bytes=2**30, read_only=True)
+        PoolConfig(pool_id="fast", path=Path("/srv/fast"), quota_bytes=2**30, read_only=True)
     ]
 
 

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,7 @@ class Case:
         return ["base", "base@old"] if self.snapshot else ["base"]
 
 
-def revert(**fields: str) -> Action:
+def revert(**fields: Any) -> Action:
     """Returns a revert of the base to its old content."""
     target = address("fast/base")
     return Action(revert_image=RevertImage(target=target, snapshot_id="old", **fields))

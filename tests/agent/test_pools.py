@@ -13,7 +13,7 @@ from agent import pools as module
 from agent.__main__ import main
 from agent.config import ConfigInvalid
 from agent.drivers import qemu
-from agent.drivers.staging import FilePool
+from agent.drivers.driver import PoolConfig
 from agent.journal import InlineJournal, Journal, open_connection
 from agent.pools import check_folders, identify
 from countermand.rpc.errors import StorageFailed
@@ -94,7 +94,7 @@ async def test_nothing_is_published_where_a_pool_should_be_mounted(tmp_path):
 # -- when the agent starts ----------------------------------------------------------------------
 
 
-async def identities(folder: Path, *pools: FilePool, accepted: tuple[str, ...] = ()):
+async def identities(folder: Path, *pools: PoolConfig, accepted: tuple[str, ...] = ()):
     """Returns what a start of an agent finds; its journal is in the folder."""
     connection = open_connection(folder / "journal")
     journal = InlineJournal(Journal(connection, new_id=lambda: "one"))
@@ -107,7 +107,7 @@ async def identities(folder: Path, *pools: FilePool, accepted: tuple[str, ...] =
 @pytest.fixture
 def fast(tmp_path):
     (tmp_path / "fast").mkdir()
-    return FilePool(pool_id="fast", path=tmp_path / "fast")
+    return PoolConfig(pool_id="fast", path=tmp_path / "fast")
 
 
 async def test_a_pool_is_marked_once_and_known_again(tmp_path, fast):
@@ -168,7 +168,7 @@ async def test_a_folder_that_is_marked_otherwise_is_refused(tmp_path, fast, foun
 
 
 async def test_a_read_only_pool_needs_no_identity(tmp_path, fast):
-    read_only = FilePool(pool_id="fast", path=fast.path, read_only=True)
+    read_only = PoolConfig(pool_id="fast", path=fast.path, read_only=True)
     assert await identities(tmp_path, read_only) == {"fast": ""}
     assert list(fast.path.iterdir()) == []
     marked = await identities(tmp_path, fast)
@@ -244,7 +244,7 @@ def test_pools_have_folders_of_their_own(tmp_path, described, words):
 def test_folders_beside_each_other_are_fine(tmp_path):
     for name in ("a", "ab"):
         (tmp_path / name).mkdir()
-    check_folders([FilePool(pool_id=name, path=tmp_path / name) for name in ("a", "ab")])
+    check_folders([PoolConfig(pool_id=name, path=tmp_path / name) for name in ("a", "ab")])
 
 
 def test_an_import_makes_no_pool(tmp_path):

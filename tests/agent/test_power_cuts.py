@@ -17,10 +17,9 @@ from pathlib import Path
 import pytest
 
 from agent.drivers import copying
-from agent.drivers.driver import Format, Steps, Work
+from agent.drivers.driver import Format, LocalSource, PoolConfig, Steps, Work
 from agent.drivers.file import FileDriver
 from agent.drivers.layout import Label
-from agent.drivers.staging import FilePool
 from countermand.rpc import crash
 from countermand.rpc.errors import AttemptCancelled
 from tests.agent.requests import CLUSTER, attempt_name
@@ -69,7 +68,7 @@ class Host:
     def boot(self, *, cut_at: int = 0) -> None:
         """Begins a life; the power is not cut while it starts."""
         self.files = Files(self.disk)
-        pool = FilePool(pool_id="fast", path=Path("/pool"), flush_bytes=BLOCK)
+        pool = PoolConfig(pool_id="fast", path=Path("/pool"), flush_bytes=BLOCK)
         self.driver = FileDriver(pool, self.files)
         self.files.calls, self.files._cut_at = 0, cut_at
 
@@ -156,7 +155,12 @@ def prepared() -> Host:
 
 def copy(driver: FileDriver, work: Work) -> Steps[object]:
     return driver.copy(
-        work, driver, "base", "made", image_format=None, flatten=False, take_digest=False
+        work,
+        LocalSource(driver, "base"),
+        "made",
+        image_format=None,
+        flatten=False,
+        take_digest=False,
     )
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from typing import Any
 
 import pytest
 
 from agent import crash_points
 from agent.drivers import layout, qemu
 from agent.drivers.copying import CHUNK_BYTES
-from agent.drivers.driver import Format, Work
+from agent.drivers.driver import Format, PoolConfig, Work
 from agent.drivers.file import FileDriver
 from agent.drivers.files import RealFiles
-from agent.drivers.staging import FilePool
 from countermand.rpc import crash
 from countermand.rpc.errors import FieldInvalid, ImageUnsafe
 from countermand.v1.attempt_pb2 import Attempt
@@ -52,7 +52,7 @@ def delete_snapshot(snapshot_id: str, image: str = "fast/base") -> Action:
     return Action(delete_snapshot=DeleteSnapshot(target=target, snapshot_id=snapshot_id))
 
 
-def revert(snapshot_id: str, image: str = "fast/base", **fields: str) -> Action:
+def revert(snapshot_id: str, image: str = "fast/base", **fields: Any) -> Action:
     target = address(image)
     return Action(revert_image=RevertImage(target=target, snapshot_id=snapshot_id, **fields))
 
@@ -392,7 +392,7 @@ async def test_a_clone_that_is_made_during_a_revert_does_not_appear(tmp_path):
     while not list((tmp_path / "fast/staging").glob("*/data.qcow2")):
         gate.permit()
         await gate.arrival()
-    driver = FileDriver(FilePool(pool_id="fast", path=tmp_path / "fast"), RealFiles())
+    driver = FileDriver(PoolConfig(pool_id="fast", path=tmp_path / "fast"), RealFiles())
     work = Work(
         attempt=attempt_name("back"),
         cluster_id="cluster-a",

@@ -15,9 +15,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agent.drivers.driver import Step
+from agent.drivers.driver import PoolConfig, Step
 from agent.drivers.file import FileDriver
-from agent.drivers.staging import FilePool
 from agent.executors import InlineExecutor
 from agent.journal import InlineJournal, Journal, Transaction
 from agent.runner import Limits, Runner
@@ -186,9 +185,9 @@ class AgentNode(Node):
         self.journal = sqlite3.connect(":memory:", isolation_level=None)
         self.service: AgentService | None = None
         self.pools = (
-            FilePool(pool_id="templates", path=Path("/templates")),
-            FilePool(pool_id="scratch", path=Path("/scratch"), flush_bytes=4096),
-            FilePool(pool_id=f"pool-{host_id}", path=Path("/pool"), flush_bytes=1024),
+            PoolConfig(pool_id="templates", path=Path("/templates")),
+            PoolConfig(pool_id="scratch", path=Path("/scratch"), flush_bytes=4096),
+            PoolConfig(pool_id=f"pool-{host_id}", path=Path("/pool"), flush_bytes=1024),
         )
         for path in ("/templates", "/scratch", "/pool"):
             self.disk.change("put", path)
