@@ -37,7 +37,7 @@ REPORT_WAIT_S = 1.0
 THREADS_PER_POOL = LOOKS_MAX + DIGESTS_MAX + 1  # one for the report
 
 
-class _CallGuard:
+class CallGuard:
     """Lets the work run for as long as its caller waits for it."""
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class Lookers:
         if desk.digests >= DIGESTS_MAX:
             raise Busy(retry_delay=RETRY_DELAY)
         desk.digests += 1
-        guard = _CallGuard()
+        guard = CallGuard()
         digesting = asyncio.ensure_future(self._executor.drive(_digest(driver, image_id), guard))
 
         def ended(done: asyncio.Future[str]) -> None:

@@ -17,6 +17,7 @@ from agent.drivers.driver import Driver
 from agent.executors import Executor
 from agent.journal import Transaction
 from agent.lookers import Lookers
+from agent.orphans import Orphans
 from agent.runner import Runner
 from agent.verbs import catalogue
 from countermand.rpc import names
@@ -26,6 +27,7 @@ from countermand.rpc.errors import (
     Fenced,
     FieldInvalid,
     PoolNotFound,
+    PoolReadOnly,
     Violation,
     WrongCluster,
 )
@@ -104,6 +106,9 @@ class AgentService(AgentServiceServicer):
         """Serves one runner; without an executor for lookers they share the one of the work."""
         self._runner = runner
         self._lookers = Lookers(runner.pools, lookers or runner.executor)
+        self._orphans = Orphans(
+            executor=lookers or runner.executor, running=runner.running, now=now
+        )
         self._now = now
         self._version = version
 
@@ -304,14 +309,37 @@ class AgentService(AgentServiceServicer):
         )
 
     async def SurveyPool(self, request: SurveyPoolRequest, context: object) -> SurveyPoolResponse:
-        """Is not served yet."""
-        raise CallUnsupported(call="SurveyPool")
+        """Lists what is in a pool and is no image."""
+        driver = self._pool(request.pool_id)
+        size = page_size(request.page_size)
+        begin = page_offset(request.page_token)
+        found = await self._orphans.survey(driver)
+        page = found[begin : begin + size]
+        return SurveyPoolResponse(
+            oddities=[
+                wire.oddity(oddity, in_use=self._orphans.in_use(oddity.attempt)) for oddity in page
+            ],
+            next_page_token=str(begin + size) if len(found) > begin + size else "",
+        )
 
     async def RemoveOrphans(
         self, request: RemoveOrphansRequest, context: object
     ) -> RemoveOrphansResponse:
-        """Is not served yet."""
-        raise CallUnsupported(call="RemoveOrphans")
+        """Removes from a pool what belongs to nothing any more."""
+        _check_removal(request)
+        driver = self._pool(request.pool_id)
+        if driver.config.read_only:
+            raise PoolReadOnly(pool=request.pool_id)
+        expected = await self._runner.transact(lambda tx: tx.meta("cluster_id"))
+        if expected and request.cluster_id != expected:
+            raise WrongCluster(expected=expected, cluster_id=request.cluster_id)
+        removal = await self._orphans.remove(
+            driver, cluster_id=request.cluster_id, staged=request.staged, images=request.images
+        )
+        return RemoveOrphansResponse(
+            removed=removal.removed,
+            kept=[wire.kept(name, error) for name, error in removal.kept],
+        )
 
     async def FenceAttempt(
         self, request: FenceAttemptRequest, context: object
@@ -380,6 +408,36 @@ def _read_attempt(
             workflow=workflow, owner_epoch=request.owner_epoch, cluster_id=request.cluster_id
         )
     return tx.get(request.name)
+
+
+def _check_removal(request: RemoveOrphansRequest) -> None:
+    violations = []
+    if not request.cluster_id:
+        violations.append(Violation("cluster_id", "is required"))
+    rule = "must be workflows/{workflow}/tasks/{task}/attempts/{attempt}"
+    violations += [
+        Violation(f"staged[{index}]", rule)
+        for index, name in enumerate(request.staged)
+        if names.parse_attempt(name) is None
+    ]
+    for index, orphan in enumerate(request.images):
+        if not all(map(names.is_id, orphan.image_id.split("@", maxsplit=1))):
+            violations.append(Violation(f"images[{index}].image_id", names.ID_RULE))
+        if names.parse_attempt(orphan.attempt) is None:
+            violations.append(Violation(f"images[{index}].attempt", rule))
+    if violations:
+        raise FieldInvalid(*violations)
+
+
+def page_offset(token: str) -> int:
+    """Returns where a page of a survey begins.
+
+    Raises:
+        FieldInvalid: It is not a token of ours.
+    """
+    if token and not (token.isascii() and token.isdecimal() and len(token) < 10):  # noqa: PLR2004
+        raise FieldInvalid(Violation("page_token", "must come from the previous answer"))
+    return int(token or 0)
 
 
 def page_size(asked: int) -> int:

@@ -9,10 +9,11 @@ from datetime import UTC, datetime, timedelta
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from agent.attempts import AttemptRecord, Header, Kind, State
+from agent.drivers import driver as driver_words
 from agent.drivers.driver import Driver, Format, ImageFound, PoolFound
 from countermand.rpc import names
-from countermand.rpc.errors import FieldInvalid, Violation
-from countermand.v1.agent_pb2 import CompensateRequest
+from countermand.rpc.errors import CountermandError, FieldInvalid, Violation
+from countermand.v1.agent_pb2 import CompensateRequest, Oddity
 from countermand.v1.attempt_pb2 import Attempt, AttemptHeader, Progress
 from countermand.v1.failure_pb2 import Failure
 from countermand.v1.image_pb2 import (
@@ -190,6 +191,25 @@ def pool(driver: Driver, found: PoolFound) -> Pool:
         verbs=sorted(found.verbs),
         read_only=driver.config.read_only,
     )
+
+
+def oddity(found: driver_words.Oddity, *, in_use: bool) -> Oddity:
+    """Returns something that is no image as it is told of."""
+    return Oddity(
+        kind=Oddity.Kind.Value(f"KIND_{found.kind}"),
+        name=found.name,
+        attempt=found.attempt,
+        allocated_bytes=found.allocated_bytes,
+        why=found.why,
+        in_use=in_use,
+    )
+
+
+def kept(name: str, error: CountermandError) -> Failure:
+    """Returns why something was not removed."""
+    failure = error.failure()
+    failure.metadata["name"] = name
+    return failure
 
 
 def timestamp(time: datetime) -> Timestamp:

@@ -408,28 +408,18 @@ class Fences(Driver, Protocol):
         """
         ...
 
-
-@runtime_checkable
-class Surveys(Driver, Protocol):
-    """Tells of what is in its pool and is no image, and removes what belongs to nothing."""
-
-    def survey(self) -> list[Oddity]:
-        """Returns what is in the pool and is no image, in order of kind and name."""
-        ...
-
-    def remove_orphan(self, name: str, *, made_by: str) -> bool:
-        """Removes an image, or a snapshot by its name; returns whether it was there.
-
-        Raises:
-            Conflict: Its owner tag does not name that attempt.
-            ImageInUse: Others read through it.
-        """
-        ...
-
     def remove_fence(self, attempt: str) -> None:
         """Removes the fence of an attempt; nothing is fine."""
         ...
 
+
+@runtime_checkable
+class Surveys(Driver, Protocol):
+    """Tells of what is in its pool and is no image."""
+
+    def survey(self) -> list[Oddity]:
+        """Returns what is in the pool and is no image, in order of kind and name."""
+        ...
 
 # What a driver must be for a verb to be offered in its pool.
 NEEDS: Mapping[str, type[Driver] | None] = {

@@ -22,6 +22,7 @@ from agent.drivers.driver import (
     ImageFound,
     LocalSource,
     Made,
+    Oddity,
     PoolConfig,
     PoolFound,
     SnapshotFound,
@@ -36,6 +37,7 @@ from agent.drivers.filling import Filling
 from agent.drivers.layout import AT, Label, snapshot_name, snapshots_among
 from agent.drivers.snapshots import Snapshots
 from agent.drivers.staging import Staging
+from agent.drivers.surveying import survey
 from countermand.rpc import names
 from countermand.rpc.errors import (
     DigestMismatch,
@@ -473,3 +475,9 @@ class FileDriver:
     def discard(self, attempt: str) -> None:
         """Removes what an attempt has half made; nothing is fine."""
         self._staging.discard(attempt)
+
+    def survey(self) -> list[Oddity]:
+        """Returns what is in the pool and is no image, in order of kind and name."""
+        with self._staging.translating("any image"):
+            self._staging.need_pool()
+            return survey(self.layout)
