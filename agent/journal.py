@@ -100,6 +100,11 @@ class Transaction:
             " ORDER BY intent_sequence, name"
         )
 
+    def is_made_up_for_now(self, name: str) -> bool:
+        """Returns whether a compensation of an attempt has no outcome yet."""
+        query = f"SELECT 1 FROM attempts WHERE {IS_OPEN} AND compensates = ?"  # noqa: S608 - constants
+        return self._connection.execute(query, (name,)).fetchone() is not None
+
     def changes(self, after_sequence: int, count_max: int) -> list[AttemptRecord]:
         """Returns what changed after a sequence, each attempt once and as it is now."""
         return self._query(

@@ -85,7 +85,7 @@ class Orphans:
                 removal.kept.append((orphan.image_id, busy))
                 continue
             work = Work(
-                attempt=f"orphan/{orphan.image_id}",
+                attempt=orphan.attempt,
                 cluster_id=cluster_id,
                 note="",
                 now=self._now,

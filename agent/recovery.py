@@ -1,8 +1,14 @@
-"""What an agent does first: finds out what its journal left open, and sweeps what is nobody's."""
+"""What an agent does first: finds out what its journal left open, and sweeps what is nobody's.
+
+It sweeps again every few minutes: what could not be removed when its attempt ended, since the disk
+did not let it, goes as soon as it can.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import sqlite3
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
@@ -12,8 +18,13 @@ from agent.attempts import AttemptRecord, Event, Kind, State
 from agent.drivers.driver import Driver
 from agent.executors import Executor
 from agent.journal import Transaction, Transactor
+from countermand.rpc import names
+from countermand.rpc.errors import CountermandError
 
 log = logging.getLogger(__name__)
+
+# Nothing that is left half-made harms anybody; it only takes room.
+SWEEP_S = 300.0
 
 IMPORT_PREFIX = "import/"  # the staging of an image that an administrator brings in
 
@@ -31,14 +42,7 @@ async def replay(
     tombstoned: only its own work knows what it had made, stops at its first step, and sweeps.
     """
     unsettled = await journal.transact(partial(_settle_unstarted, now=now))
-    kept = {record.name for record in unsettled}
-    for driver in pools.values():
-        if driver.config.read_only:
-            continue
-        try:
-            await _sweep(driver, kept, journal, executor)
-        except OSError:  # one pool's disk keeps the agent from none of the others
-            log.exception("staging.sweep_failed", extra={"pool": driver.config.pool_id})
+    await sweep(journal, pools, executor)
     return sorted(unsettled, key=lambda record: record.kind is Kind.COMPENSATION)
 
 
@@ -54,16 +58,45 @@ def _settle_unstarted(tx: Transaction, *, now: Callable[[], datetime]) -> list[A
     return left
 
 
-async def _sweep(driver: Driver, kept: set[str], journal: Transactor, executor: Executor) -> None:
+async def sweep_for_ever(
+    journal: Transactor, pools: Mapping[str, Driver], executor: Executor
+) -> None:
+    """Sweeps every few minutes, until cancelled."""
+    while True:
+        await asyncio.sleep(SWEEP_S)
+        try:
+            await sweep(journal, pools, executor)
+        except sqlite3.Error:  # the journal cannot be read: nothing is known to be nobody's
+            log.exception("journal.failed")
+
+
+async def sweep(journal: Transactor, pools: Mapping[str, Driver], executor: Executor) -> None:
+    """Removes what closed attempts have left half-made."""
+    for driver in pools.values():
+        if driver.config.read_only:
+            continue
+        try:
+            await _sweep_pool(driver, journal, executor)
+        except (OSError, CountermandError):  # one pool's disk keeps us from none of the others
+            log.exception("staging.sweep_failed", extra={"pool": driver.config.pool_id})
+
+
+async def _sweep_pool(driver: Driver, journal: Transactor, executor: Executor) -> None:
+    # Listed first, asked second: whatever was begun before the listing is in the journal by then.
     for attempt in await executor.call(driver.staged):
-        if attempt in kept or attempt.startswith(IMPORT_PREFIX):
-            continue  # an administrator may be importing right now; a repeat begins anew
-        known = await journal.transact(partial(_is_known, name=attempt))
-        if driver.config.shared and not known:
-            continue  # it may be another agent's
-        await executor.call(partial(driver.discard, attempt))
-        log.info("staging.swept", extra={"attempt": attempt, "pool": driver.config.pool_id})
+        if names.parse_attempt(attempt) is None:
+            continue  # an administrator's, who may be at it right now: a repeat begins anew
+        if await journal.transact(
+            partial(_is_done_with, name=attempt, shared=driver.config.shared)
+        ):
+            await executor.call(partial(driver.discard, attempt))
+            log.info("staging.swept", extra={"attempt": attempt, "pool": driver.config.pool_id})
 
 
-def _is_known(tx: Transaction, *, name: str) -> bool:
-    return tx.get(name) is not None
+def _is_done_with(tx: Transaction, *, name: str, shared: bool) -> bool:
+    """Returns whether nobody works in the staging of an attempt any more."""
+    record = tx.get(name)
+    if record is None:
+        return not shared  # else it may be another agent's
+    may_go_on = record.is_open or attempts.can_look_again(record)
+    return not may_go_on and not tx.is_made_up_for_now(name)

@@ -140,13 +140,17 @@ class Runner:
             running = self._relaunch(record)
             if record.tombstoned or record.state is State.CANCELLING:
                 running.stop(AttemptCancelled())
+        sweeping = recovery.sweep_for_ever(self.journal, self.pools, self.executor)
+        self._sweeping = asyncio.ensure_future(sweeping)
+        self._tasks.add(self._sweeping)
 
     async def stop(self) -> None:
         """Leaves what is running as it is, for the next start, and closes the journal."""
         self._stopping = True
         self._leaving.set()
-        for look in self._looks.values():
-            look.cancel()
+        self._tasks.discard(self._sweeping)
+        for task in (self._sweeping, *self._looks.values()):
+            task.cancel()
         for running in self.running.values():
             running.interrupt()
         while self._tasks:  # a request in the middle of its admission launches one more
