@@ -9,7 +9,7 @@ EXTRAS := coordinator,agent,dev
 BIN    := .venv/bin
 VENV   := .venv/.stamp
 STUBS  := countermand/v1/.stamp
-PROTOS := $(wildcard protos/countermand/v1/*.proto)
+PROTOS := $(wildcard protos/countermand/v1/*.proto protos/agent/drivers/*/v1/*.proto)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -68,7 +68,7 @@ docs: $(STUBS) ## Draws the state tables, the tests of each promise and the pict
 	@git diff --stat -- coordinator/README.md docs 2>/dev/null || true
 
 clean: ## Removes all that make made
-	@rm -rf .venv countermand/v1 countermand/.stubs-* build dist \
+	@rm -rf .venv countermand/v1 agent/drivers/csi/v1 countermand/.stubs-* build dist \
 		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -1,4 +1,4 @@
-"""Compiles `protos/countermand/v1/*.proto` into the stubs of `countermand/v1/`.
+"""Compiles `protos/countermand/v1/*.proto` into the stubs of `countermand/v1/`, and a driver's too.
 
 `make stubs` runs it as a script; hatchling runs the same function, through the build hook below,
 for wheels and editable installs. It needs no network and no protoc on the PATH: grpcio-tools and
@@ -18,6 +18,9 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path("countermand/v1")
+
+# The contract, and what a driver speaks with storage; each compiled into the package of its name.
+PACKAGES = (PACKAGE, Path("agent/drivers/csi/v1"))
 
 # protoc looks for plug-ins on the PATH, where another environment's may come first. A launcher of
 # our own runs the one that this very interpreter imports, inside pip's isolated builds as well.
@@ -45,20 +48,27 @@ def generate(root: Path = ROOT) -> None:
     if not protos:
         raise StubsError(f"There is no proto in {root / 'protos' / PACKAGE}: restore the contract.")
     digest = _digest(root)
-    stubs = root / PACKAGE
-    stubs.mkdir(parents=True, exist_ok=True)
+    (root / PACKAGE).mkdir(parents=True, exist_ok=True)
     # Beside the stubs, so that moving a file in is one rename and nobody imports half of it.
-    with TemporaryDirectory(dir=stubs.parent, prefix=".stubs-") as folder:
+    with TemporaryDirectory(dir=(root / PACKAGE).parent, prefix=".stubs-") as folder:
         fresh = Path(folder)
         _compile(root, protos, fresh)
-        (fresh / PACKAGE / "__init__.py").touch()
-        made = sorted((fresh / PACKAGE).iterdir())
-        for old in stubs.glob("*.py*"):
-            if old.is_file() and old.name not in {new.name for new in made}:
-                old.unlink()
-        for new in made:
-            new.replace(stubs / new.name)
-    (stubs / ".stamp").write_text(digest + "\n")
+        for package in PACKAGES:
+            if (fresh / package).is_dir():
+                _replace(root / package, fresh / package)
+    (root / PACKAGE / ".stamp").write_text(digest + "\n")
+
+
+def _replace(stubs: Path, fresh: Path) -> None:
+    """Moves fresh stubs into their package, and removes those whose proto has gone."""
+    stubs.mkdir(parents=True, exist_ok=True)
+    (fresh / "__init__.py").touch()
+    made = sorted(fresh.iterdir())
+    for old in stubs.glob("*.py*"):
+        if old.is_file() and old.name not in {new.name for new in made}:
+            old.unlink()
+    for new in made:
+        new.replace(stubs / new.name)
 
 
 def check(root: Path = ROOT) -> None:
@@ -84,7 +94,9 @@ def _compile(root: Path, protos: list[Path], out: Path) -> None:
 
 
 def _protos(root: Path) -> list[Path]:
-    return sorted((root / "protos" / PACKAGE).glob("*.proto"))
+    """Returns all that is compiled, the contract first: without it there is nothing to do."""
+    found = [sorted((root / "protos" / package).glob("*.proto")) for package in PACKAGES]
+    return [proto for protos in found for proto in protos] if found[0] else []
 
 
 def _digest(root: Path) -> str:

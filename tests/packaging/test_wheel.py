@@ -28,10 +28,10 @@ def metadata(wheel: Path) -> Message:
 
 
 def _stubs() -> set[str]:
-    protos = (ROOT / "protos" / "countermand" / "v1").glob("*.proto")
+    protos = [path.relative_to(ROOT / "protos") for path in (ROOT / "protos").rglob("*.proto")]
     kinds = ("pb2.py", "pb2.pyi", "pb2_grpc.py", "pb2_grpc.pyi")
-    made = {f"countermand/v1/{proto.stem}_{kind}" for proto in protos for kind in kinds}
-    return made | {"countermand/v1/__init__.py"}
+    made = {f"{proto.parent}/{proto.stem}_{kind}" for proto in protos for kind in kinds}
+    return made | {f"{proto.parent}/__init__.py" for proto in protos}
 
 
 def _written() -> set[str]:
