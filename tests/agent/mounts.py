@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from pathlib import Path
 import pytest
 
 MIB = 2**20
+
+# In memory, where a flush costs nothing: what is tested here is never a disk's speed.
+MEMORY = Path("/dev/shm")
 
 # Ends when whoever started it closes its input, or dies; what is still in use goes when it is not.
 UNMOUNT = 'read -r _; umount "$1" 2>/dev/null && exit; umount -l "$1"; exit 3'
@@ -40,7 +44,7 @@ KINDS: Mapping[str, Kind] = {
     "xfs": Kind(
         make=("mkfs.xfs", "-q", "-m", "reflink=1"), package="xfsprogs", size_bytes=320 * MIB
     ),
-    "ext4": Kind(make=("mkfs.ext4", "-q", "-F"), package="e2fsprogs", size_bytes=64 * MIB),
+    "ext4": Kind(make=("mkfs.ext4", "-q", "-F"), package="e2fsprogs", size_bytes=128 * MIB),
     "tmpfs": Kind(options="", size_bytes=64 * MIB),
 }
 
@@ -58,16 +62,15 @@ def mounted(kind: str, folder: Path, *, size_bytes: int = 0) -> Iterator[Path]:
     size_bytes = size_bytes or about.size_bytes
     _need(about, kind)
     folder.mkdir(parents=True)
-    image = folder.with_name(f"{folder.name}.{kind}")
     options = about.options or f"size={size_bytes}"
-    source = str(image) if about.make else "tmpfs"
-    if about.make:
-        with image.open("wb") as file:
-            file.truncate(size_bytes)
-        subprocess.run([*about.make, image], check=True, stdout=subprocess.DEVNULL)
-    command = ["mount", "-t", kind, "-o", options, source, folder]
-    mounting = subprocess.run(command, check=False, capture_output=True, text=True)
-    image.unlink(missing_ok=True)  # its loop device has it open
+    with tempfile.NamedTemporaryFile(dir=_room(folder, size_bytes), suffix=f".{kind}") as image:
+        source = image.name if about.make else "tmpfs"
+        if about.make:
+            image.truncate(size_bytes)
+            subprocess.run([*about.make, source], check=True, stdout=subprocess.DEVNULL)
+        command = ["mount", "-t", kind, "-o", options, source, folder]
+        mounting = subprocess.run(command, check=False, capture_output=True, text=True)
+    # The file has no name any more: it goes with the loop device that has it open.
     if mounting.returncode:
         pytest.skip(f"no {kind} can be mounted here: {mounting.stderr.strip()}")
     keeper = subprocess.Popen(
@@ -80,6 +83,12 @@ def mounted(kind: str, folder: Path, *, size_bytes: int = 0) -> Iterator[Path]:
     finally:
         keeper.communicate()
         assert keeper.returncode == 0, f"something was still using {folder}"
+
+
+def _room(folder: Path, size_bytes: int) -> Path:
+    """Returns where a file of this size may be."""
+    has_memory = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > size_bytes
+    return MEMORY if has_memory else folder.parent
 
 
 def _need(about: Kind, kind: str) -> None:
