@@ -148,7 +148,13 @@ async def _serve(
     )
     await runner.start()
     lookers = ThreadExecutor(max(1, len(pools)) * THREADS_PER_POOL, name="look")
-    service = AgentService(runner, now=_now, version=version("countermand"), lookers=lookers)
+    service = AgentService(
+        runner,
+        now=_now,
+        version=version("countermand"),
+        lookers=lookers,
+        identities=identities,
+    )
     server = await serve(
         listen=listen,
         services=[Service(SERVICE, agent_pb2_grpc.add_AgentServiceServicer_to_server, service)],

@@ -21,7 +21,20 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from agent.attempts import AttemptRecord, Header, JournalFacts
-from agent.rows import ADDED, IS_OPEN, PUT, SCHEMA, SELECT, to_record, to_row
+from agent.rows import (
+    ADDED,
+    FORGET_EPOCHS,
+    FORGET_MARKED,
+    FORGET_NAMED,
+    IS_OPEN,
+    IS_SEEN_TO,
+    MARK_FORGETTABLE,
+    PUT,
+    SCHEMA,
+    SELECT,
+    to_record,
+    to_row,
+)
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +42,18 @@ T = TypeVar("T")
 
 # Beyond this a batch only makes those wait who came first.
 BATCH_MAX = 256
+
+
+# A transaction that drops more would make those wait who come meanwhile.
+FORGOTTEN_MAX = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten:
+    """What one transaction has dropped."""
+
+    attempts: int
+    done: bool  # or else there is more of the same
 
 
 class Transaction:
@@ -95,10 +120,7 @@ class Transaction:
 
     def unsettled(self) -> list[AttemptRecord]:
         """Returns the attempts whose outcome is yet to be found, in the order of their intents."""
-        return self._query(
-            f"{SELECT} WHERE {IS_OPEN} OR (state = 'UNKNOWN' AND tombstoned = 0)"
-            " ORDER BY intent_sequence, name"
-        )
+        return self._query(f"{SELECT} WHERE {IS_SEEN_TO} ORDER BY intent_sequence, name")
 
     def is_made_up_for_now(self, name: str) -> bool:
         """Returns whether a compensation of an attempt has no outcome yet."""
@@ -120,30 +142,26 @@ class Transaction:
         query += " ORDER BY name LIMIT ?"
         return self._query(query, after, prefix, len(prefix), prefix, count_max)
 
-    def forget(self, workflows: Sequence[str], low_watermark: int) -> int:
-        """Drops what may be dropped: settled workflows' attempts, below the low-watermark.
+    def forget(
+        self, workflows: Sequence[str], low_watermark: int, *, rows_max: int = FORGOTTEN_MAX
+    ) -> Forgotten:
+        """Drops what settled workflows have left in the journal, at most so many rows.
 
-        Above it a late request could still arrive, and would be taken for a new one.
+        Only below the caller's own watermark: whatever could still arrive of it is EXPIRED from now
+        on. A higher one that another call has brought does not count, since this call may be a late
+        one, and the workflow's id may have been given to another since. What this agent itself
+        still sees to is marked, and goes with a later call, once it has come to an end.
         """
         execute = self._connection.execute
-        watermark = max(low_watermark, int(self.meta("low_watermark") or 0))
-        self.set_meta("low_watermark", str(watermark))
-        for workflow in workflows:
-            execute(
-                f"UPDATE attempts SET forgettable = 1 WHERE workflow = ? AND NOT {IS_OPEN}",  # noqa: S608 - constants
-                (workflow,),
-            )
-        dropped = execute(
-            "DELETE FROM attempts WHERE intent_sequence < ?"  # noqa: S608 - constants
-            f" AND (forgettable = 1 OR received = 0) AND NOT {IS_OPEN}",
-            (watermark,),
-        ).rowcount
-        execute(
-            "DELETE FROM epochs WHERE workflow IN (SELECT value FROM json_each(?))"
-            " AND workflow NOT IN (SELECT workflow FROM attempts)",
-            (json.dumps(list(workflows)),),
-        )
-        return dropped
+        highest = max(low_watermark, int(self.meta("low_watermark") or 0))
+        self.set_meta("low_watermark", str(highest))
+        named = json.dumps(list(workflows))
+        left = [row[0] for row in execute(FORGET_NAMED, (named, low_watermark, rows_max))]
+        if done := len(left) < rows_max:
+            execute(MARK_FORGETTABLE, (named, low_watermark))
+            left += [row[0] for row in execute(FORGET_MARKED, (rows_max - len(left),))]
+        execute(FORGET_EPOCHS, (json.dumps([*workflows, *left]),))
+        return Forgotten(attempts=len(left), done=done)
 
     def _query(self, query: str, *arguments: object) -> list[AttemptRecord]:
         return [to_record(row) for row in self._connection.execute(query, arguments)]

@@ -47,6 +47,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS attempts_by_sequence ON attempts (sequence);
 CREATE INDEX IF NOT EXISTS attempts_by_workflow ON attempts (workflow);
 CREATE INDEX IF NOT EXISTS attempts_open ON attempts (name)
   WHERE state IN ('ACCEPTED', 'RUNNING', 'CANCELLING');
+CREATE INDEX IF NOT EXISTS attempts_forgettable ON attempts (name) WHERE forgettable = 1;
 """
 
 # Columns that a journal of an earlier version lacks, and how they are added.
@@ -68,7 +69,26 @@ PUT = (
 )
 SELECT = f"SELECT {COLUMNS} FROM attempts"  # noqa: S608 - constants
 IS_OPEN = "state IN ('ACCEPTED', 'RUNNING', 'CANCELLING')"
+# What this agent sees to by itself, whoever asks for it or not.
+IS_SEEN_TO = f"({IS_OPEN} OR (state = 'UNKNOWN' AND tombstoned = 0))"
 assert {state.value for state in OPEN} == {"ACCEPTED", "RUNNING", "CANCELLING"}
+
+# What settled workflows have left. The file does not shrink; what is written next takes its place.
+_NAMED = "workflow IN (SELECT value FROM json_each(?)) AND intent_sequence < ?"
+FORGET_NAMED = (
+    "DELETE FROM attempts WHERE name IN"  # noqa: S608 - constants
+    f" (SELECT name FROM attempts WHERE {_NAMED} AND NOT {IS_SEEN_TO} LIMIT ?) RETURNING workflow"
+)
+MARK_FORGETTABLE = f"UPDATE attempts SET forgettable = 1 WHERE {_NAMED}"  # noqa: S608 - constants
+FORGET_MARKED = (
+    "DELETE FROM attempts WHERE name IN"  # noqa: S608 - constants
+    f" (SELECT name FROM attempts WHERE forgettable = 1 AND NOT {IS_SEEN_TO} LIMIT ?)"
+    " RETURNING workflow"
+)
+FORGET_EPOCHS = (
+    "DELETE FROM epochs WHERE workflow IN (SELECT value FROM json_each(?)) AND NOT EXISTS"
+    " (SELECT 1 FROM attempts WHERE attempts.workflow = epochs.workflow)"
+)
 
 
 def _microseconds(time: datetime | None) -> int | None:

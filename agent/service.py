@@ -15,7 +15,7 @@ from agent import wire
 from agent.attempts import AttemptRecord
 from agent.drivers.driver import Driver
 from agent.executors import Executor
-from agent.journal import Transaction
+from agent.journal import Forgotten, Transaction
 from agent.lookers import Lookers
 from agent.orphans import Orphans
 from agent.runner import Runner
@@ -102,8 +102,12 @@ class AgentService(AgentServiceServicer):
         now: Callable[[], datetime],
         version: str,
         lookers: Executor | None = None,
+        identities: Mapping[str, str] | None = None,
     ) -> None:
-        """Serves one runner; without an executor for lookers they share the one of the work."""
+        """Serves one runner; without an executor for lookers they share the one of the work.
+
+        `identities` says of each pool which storage it is, as far as that is known.
+        """
         self._runner = runner
         self._lookers = Lookers(runner.pools, lookers or runner.executor)
         self._orphans = Orphans(
@@ -111,6 +115,7 @@ class AgentService(AgentServiceServicer):
         )
         self._now = now
         self._version = version
+        self._identities = identities or {}
 
     # -- verbs ----------------------------------------------------------------------------------
 
@@ -269,13 +274,19 @@ class AgentService(AgentServiceServicer):
         if violations:
             raise FieldInvalid(*violations)
 
-        def forget(tx: Transaction) -> int:
+        def forget(tx: Transaction) -> Forgotten:
             expected = tx.meta("cluster_id")
             if expected and request.cluster_id != expected:
                 raise WrongCluster(expected=expected, cluster_id=request.cluster_id)
-            return tx.forget(list(request.workflows), request.low_watermark)
+            return tx.forget(request.workflows, request.low_watermark)
 
-        return ForgetResponse(forgotten=await self._runner.transact(forget))
+        # In several transactions, between which others come: a caller who goes away asks again.
+        forgotten = await self._runner.transact(forget)
+        count = forgotten.attempts
+        while not forgotten.done:
+            forgotten = await self._runner.transact(forget)
+            count += forgotten.attempts
+        return ForgetResponse(forgotten=count)
 
     # -- storage --------------------------------------------------------------------------------
 
@@ -375,6 +386,8 @@ class AgentService(AgentServiceServicer):
             queue_max=runner.limits.queue_max,
             version=self._version,
         )
+        for pool in report.pools:
+            pool.identity = self._identities.get(pool.pool_id, "")
         return GetHostResponse(host=report, now=wire.timestamp(self._now()))
 
     def _pool(self, pool_id: str) -> Driver:

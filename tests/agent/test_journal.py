@@ -146,7 +146,7 @@ def test_the_sequence_never_goes_back_even_when_all_is_forgotten(path):
     """S-Z11: a journal that goes back is a journal that was restored."""
     journal = open_journal(path)
     journal.transact(put(record(name("a"))))
-    assert journal.transact(lambda tx: tx.forget(["workflows/w1"], 11))[0] == 1
+    assert journal.transact(lambda tx: tx.forget(["workflows/w1"], 11))[0].attempts == 1
     journal.close()
     assert open_journal(path).sequence == 1
 
@@ -158,9 +158,10 @@ def test_the_sequence_never_goes_back_even_when_all_is_forgotten(path):
         (True, {"intent_sequence": 20}),  # a late request could still come
         (True, {"state": State.RUNNING}),
         (True, {"name": name("a", workflow="w2")}),  # nobody said that its workflow is settled
-        (False, {"name": name("a", workflow="w2"), "received": False}),  # a mere tombstone
+        (False, {"received": False, "state": State.UNKNOWN, "tombstoned": True}),
+        (True, {"state": State.UNKNOWN}),  # the agent looks again: only then is it known
     ],
-    ids=["settled", "above the watermark", "open", "of another workflow", "tombstone"],
+    ids=["settled", "above the watermark", "open", "of another workflow", "tombstone", "unknown"],
 )
 def test_forgets_only_what_can_never_come_again(path, kept, fields):
     """S-Z28."""
@@ -171,11 +172,58 @@ def test_forgets_only_what_can_never_come_again(path, kept, fields):
     assert (journal.transact(lambda tx: tx.get(one.name))[0] is not None) == kept
 
 
-def test_what_was_too_young_to_forget_goes_with_the_watermark(path):
+def test_the_tombstones_of_an_open_workflow_stay_whatever_the_watermark(path):
+    """S-Z28: evidence goes with its workflow only."""
     journal = open_journal(path)
+    one = record(name("a"), received=False, tombstoned=True, state=State.UNKNOWN)
+    journal.transact(put(one))
+    assert journal.transact(lambda tx: tx.forget([], 999))[0].attempts == 0
+    assert journal.transact(lambda tx: tx.get(one.name))[0] is not None
+
+
+def test_a_late_forget_takes_nothing_of_a_later_workflow_of_that_name(path):
+    """Its own watermark counts, and not a higher one that has been heard of since."""
+    journal = open_journal(path)
+    journal.transact(lambda tx: tx.forget([], 50))
     journal.transact(put(record(name("a"), intent_sequence=20)))
-    assert journal.transact(lambda tx: tx.forget(["workflows/w1"], 20))[0] == 0
-    assert journal.transact(lambda tx: tx.forget([], 21))[0] == 1
+    assert journal.transact(lambda tx: tx.forget(["workflows/w1"], 20))[0].attempts == 0
+    assert journal.transact(lambda tx: int(tx.meta("low_watermark")))[0] == 50
+
+
+def test_what_was_at_work_when_it_was_to_be_forgotten_goes_once_it_has_ended(path):
+    journal = open_journal(path)
+    journal.transact(put(record(name("a"), state=State.RUNNING)))
+    remember = partial(Transaction.remember_owner, owner_epoch=3, cluster_id="c")
+    journal.transact(lambda tx: remember(tx, workflow="workflows/w1"))
+    assert journal.transact(lambda tx: tx.forget(["workflows/w1"], 20))[0].attempts == 0
+    journal.transact(put(record(name("a"))))
+    assert journal.transact(lambda tx: tx.highest_epoch("workflows/w1"))[0] == 3
+    assert journal.transact(lambda tx: tx.forget([], 20))[0].attempts == 1
+    assert journal.transact(lambda tx: tx.highest_epoch("workflows/w1"))[0] == 0
+
+
+def test_forgets_in_bounded_pieces(path):
+    """Nobody waits behind a workflow of thousands of attempts."""
+    journal = open_journal(path)
+    journal.transact(put(*(record(name("t", n + 1)) for n in range(7))))
+    drop = partial(Transaction.forget, workflows=["workflows/w1"], low_watermark=20, rows_max=3)
+    pieces = [journal.transact(drop)[0] for _ in range(3)]
+    assert [(piece.attempts, piece.done) for piece in pieces] == [(3, False), (3, False), (1, True)]
+
+
+def test_the_room_of_what_was_forgotten_is_used_again(path):
+    """The file grows with what is kept, and not with what has ever been done."""
+    journal = open_journal(path)
+    pages: list[int] = []
+    for round_ in range(6):
+        workflow, rows = f"w{round_}", range(400)
+        journal.transact(
+            put(*(record(name("t", n + 1, workflow=workflow), request=bytes(500)) for n in rows))
+        )
+        named = [f"workflows/{workflow}"]
+        journal.transact(partial(Transaction.forget, workflows=named, low_watermark=20))
+        pages.append(journal._connection.execute("PRAGMA page_count").fetchone()[0])
+    assert pages[-1] <= pages[0] * 1.1, pages
 
 
 def test_epochs_never_decrease(path):
