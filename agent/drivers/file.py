@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from agent import crash_points
-from agent.drivers import copying, qemu
+from agent.drivers import copying, fencing, qemu
 from agent.drivers.content import FileContent
 from agent.drivers.driver import (
     Content,
@@ -212,10 +212,10 @@ class FileDriver:
         work: Work,
         image_id: str,
         *,
-        expected_generation: int = 0,  # noqa: ARG002 - to come
+        expected_generation: int = 0,
     ) -> Steps[bool]:
         """Removes an image, or a snapshot by its name; returns whether it was there."""
-        with self._staging.translating(image_id):
+        with self._staging.working(work, image_id):
             try:
                 with self._staging.looking(work, image_id):
                     self._staging.need_pool()
@@ -231,6 +231,7 @@ class FileDriver:
             life = f"{label.attempt} {label.create_time}"
             if work.note and work.note != life:
                 return True  # another image has the name by now: ours has gone
+            self._staging.expect(image_id, label, expected_generation)
             yield Step(note=life, note_needed=True)
             yield Step(last=True)
             self._staging.take_away(image_id, attempt=work.attempt)
@@ -241,7 +242,7 @@ class FileDriver:
         """Removes what exactly that attempt made, half-made things too; returns whether any."""
         with self._staging.translating(image_id):
             self._staging.need_pool()
-            begun = self.files.stat(self.layout.staged(made_by)) is not None
+            begun = made_by in self.layout.attempts_staged()
             self._staging.discard(made_by)
             work.crash(crash_points.IN_COMPENSATION)
             yield Step()
@@ -250,8 +251,7 @@ class FileDriver:
                 self._staging.need_pool()  # it may have gone since
                 self._staging.flush_folders()  # an earlier life may not have come to it
                 return begun  # somebody else's image, or none
-            # Into the same folder again, so that whoever tries next finds what is left of it.
-            self._staging.take_away(image_id, attempt=made_by)
+            self._staging.take_back(image_id, made_by=made_by)
             work.crash(crash_points.IN_COMPENSATION)
             self._staging.purge(image_id, attempt=made_by)
             return True
@@ -262,10 +262,14 @@ class FileDriver:
         image_id: str,
         snapshot_id: str,
         *,
-        expected_generation: int = 0,  # noqa: ARG002 - to come
+        expected_generation: int = 0,
     ) -> Steps[Made]:
         """Remembers an image's present content; the generation is that of the content."""
-        return (yield from self._snapshots.create(work, image_id, snapshot_id))
+        return (
+            yield from self._snapshots.create(
+                work, image_id, snapshot_id, expected_generation=expected_generation
+            )
+        )
 
     def delete_snapshot(
         self,
@@ -273,12 +277,15 @@ class FileDriver:
         image_id: str,
         snapshot_id: str,
         *,
-        expected_generation: int = 0,  # noqa: ARG002 - to come
+        expected_generation: int = 0,
     ) -> Steps[SnapshotGone]:
         """Removes a snapshot."""
-        generation = self._snapshots.generation(work, image_id)
-        existed = yield from self.delete(work, snapshot_name(image_id, snapshot_id))
-        return SnapshotGone(existed=existed, generation=generation)
+        name, label = snapshot_name(image_id, snapshot_id), self._snapshots.image_of(work, image_id)
+        with self._staging.working(work, image_id), self._staging.looking(work, image_id):
+            if label is not None and self.layout.owner(name) is not None:  # else it has gone
+                self._staging.expect(image_id, label, expected_generation)
+        existed = yield from self.delete(work, name)
+        return SnapshotGone(existed=existed, generation=label.generation if label else 0)
 
     def make_up_for_snapshot(
         self, work: Work, image_id: str, snapshot_id: str, *, made_by: str
@@ -294,10 +301,18 @@ class FileDriver:
         snapshot_id: str,
         *,
         safety_id: str,
-        expected_generation: int = 0,  # noqa: ARG002 - to come
+        expected_generation: int = 0,
     ) -> Steps[Made]:
         """Puts an image back to a snapshot; with a safety id, remembers first what it holds."""
-        return (yield from self._snapshots.revert(work, image_id, snapshot_id, safety_id=safety_id))
+        return (
+            yield from self._snapshots.revert(
+                work,
+                image_id,
+                snapshot_id,
+                safety_id=safety_id,
+                expected_generation=expected_generation,
+            )
+        )
 
     def make_up_for_revert(
         self, work: Work, image_id: str, *, safety_id: str, made_by: str
@@ -470,11 +485,21 @@ class FileDriver:
 
     def staged(self) -> list[str]:
         """Returns the attempts that have something half-made in this pool."""
-        return [name.replace("@", "/") for name in self.files.list_folder(self.layout.staging)]
+        return self.layout.attempts_staged()
 
     def discard(self, attempt: str) -> None:
         """Removes what an attempt has half made; nothing is fine."""
         self._staging.discard(attempt)
+
+    def fence(self, attempt: str) -> None:
+        """Returns once no effect of an attempt can begin or become visible; some may be there."""
+        with self._staging.translating("any image"):
+            fencing.fence(self._staging, attempt)
+
+    def remove_fence(self, attempt: str) -> None:
+        """Removes the fence of an attempt; nothing is fine."""
+        with self._staging.translating("any image"):
+            fencing.remove_fence(self._staging, attempt)
 
     def survey(self) -> list[Oddity]:
         """Returns what is in the pool and is no image, in order of kind and name."""

@@ -228,7 +228,7 @@ class RealFiles:
         """Returns what a name stands for, itself and not where it leads; None if nothing."""
         try:
             found = path.lstat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # below a file there is nothing
             return None
         return FileStat(
             kind=_KINDS.get(stat.S_IFMT(found.st_mode), FileKind.SPECIAL),
@@ -242,7 +242,7 @@ class RealFiles:
         """Returns the names in a folder, sorted; none if there is no such folder."""
         try:
             return sorted(os.listdir(path))  # noqa: PTH208 - names, not paths
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def make_folder(self, path: Path) -> None:

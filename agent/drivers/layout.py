@@ -4,10 +4,14 @@
     images/<image id>/data.raw     the content, or data.qcow2; data.<content>.raw after a revert
     images/<image id>/image.json   the label: owner tag, generation, format, size, digest, backing
     images/<image>@<snapshot>/     a snapshot: the same two files, under a name no image can have
-    staging/<attempt>/             the same two files while an attempt works on them, "/" as "@"
+    staging/<attempt>/image/       the same two files while an attempt works on them, "/" as "@"
+    staging/<attempt>              a file: its fence; the attempt can neither work nor show anything
+    staging/<attempt>@aside/       what was in the place of a fence, until it is purged
 
 An image is one folder, so that one rename shows its data and its owner tag together, or takes them
 away together. Its label says which data file is meant, so that one rename of a label replaces both.
+What an attempt shows comes out of a folder inside its own, never is its own: where a fence stands
+no such path can be walked, and no rename by name can take the fence itself for an image.
 Anything that is not exactly this shape is refused and never touched.
 """
 
@@ -40,6 +44,8 @@ LABEL = "image.json"
 LABEL_BYTES_MAX = 64 * 1024
 CHAIN_MAX = 64  # a longer chain is a loop, or as slow as one
 AT = "@"  # between an image's id and its snapshot's; no id contains one
+GENERATION_MAX = 2**63 - 1  # of the contract's int64
+ASIDE = f"{AT}aside"  # after an attempt's name in staging; no attempt is called so
 
 _CONTENT = re.compile(r"([0-9a-f]{16})?")
 # Of a label: left out while they say nothing, so that an agent that knows no reverts can read it.
@@ -90,6 +96,17 @@ class Label:
     replaced: str = ""  # token of the one before, which may not have been removed yet
     changes: tuple[Change, ...] = ()  # the reverts that stand, oldest first
     made_up_for: Change | None = None  # the last one that does not any more
+
+    @property
+    def moved_by(self) -> str:
+        """Returns the attempt that moved the generation to where it is; empty of an import.
+
+        What made up for one is told by the name of that one: its number is not kept.
+        """
+        for change in reversed(self.changes):
+            if change.generation == self.generation:
+                return change.attempt
+        return self.made_up_for.attempt if self.made_up_for else self.attempt
 
     @property
     def data_name(self) -> str:
@@ -165,6 +182,11 @@ def snapshots_among(listed: list[str]) -> Iterator[tuple[str, str]]:
             yield image_id, name
 
 
+def attempt_of(staged: str) -> str:
+    """Returns whose a name in staging is."""
+    return staged.removesuffix(ASIDE).replace(AT, "/")
+
+
 def backing_name(below: str, label: Label) -> str:
     """Returns the name by which a qcow2 file reads through an image of the same pool."""
     return f"../{below}/{label.data_name}"
@@ -173,9 +195,12 @@ def backing_name(below: str, label: Label) -> str:
 class Layout:
     """The folders of one pool."""
 
-    def __init__(self, pool_id: str, path: Path, files: Files) -> None:
+    def __init__(
+        self, pool_id: str, path: Path, files: Files, *, generation_max: int = GENERATION_MAX
+    ) -> None:
         """Refers to a pool's folder; nothing is touched."""
         self.pool_id = pool_id
+        self.generation_max = generation_max
         self.files = files
         self.path = path
         self.images = path / "images"
@@ -210,9 +235,41 @@ class Layout:
             raise FieldInvalid(Violation("image_id", names.ID_RULE))
         return self.images / name
 
+    def own(self, attempt: str) -> Path:
+        """Returns an attempt's own name in staging; no id contains an "@", and none is too long.
+
+        A folder while it works, its fence once it may not.
+        """
+        return self.staging / attempt.replace("/", AT)
+
     def staged(self, attempt: str) -> Path:
-        """Returns an attempt's own folder; no id contains an "@", and no name is too long."""
-        return self.staging / attempt.replace("/", "@")
+        """Returns the folder that an attempt fills, or takes something away into."""
+        return self.own(attempt) / "image"
+
+    def aside(self, attempt: str) -> Path:
+        """Returns where the folder goes that was in the place of an attempt's fence."""
+        return self.staging / f"{self.own(attempt).name}{ASIDE}"
+
+    def is_fenced(self, attempt: str) -> bool:
+        """Returns whether a fence stands in an attempt's place."""
+        found = self.files.stat(self.own(attempt))
+        return found is not None and found.kind is FileKind.FILE
+
+    def attempts_staged(self) -> list[str]:
+        """Returns the attempts that have something half-made; a fence is nothing of theirs."""
+        found: dict[str, None] = {}
+        for name in self.files.list_folder(self.staging):
+            stat = self.files.stat(self.staging / name)
+            if stat is not None and stat.kind is not FileKind.FILE:
+                found[attempt_of(name)] = None
+        return list(found)
+
+    def after(self, generation: int) -> int:
+        """Returns the generation that follows one: they go round, and 0 is none.
+
+        So they are only ever compared for equality.
+        """
+        return generation + 1 if generation < self.generation_max else 1
 
     def account(self, folder: Path) -> str:
         """Returns the name of a folder in the pool's account."""
@@ -220,15 +277,25 @@ class Layout:
 
     def allocated_bytes(self, folder: Path) -> int:
         """Returns what a folder's files take."""
-        found = [self.files.stat(folder / name) for name in self.files.list_folder(folder)]
-        return sum(stat.allocated_bytes for stat in found if stat is not None)
+        total = 0
+        for name in self.files.list_folder(folder):
+            found = self.files.stat(folder / name)
+            if found is not None and found.kind is FileKind.FOLDER:
+                total += self.allocated_bytes(folder / name)
+            total += found.allocated_bytes if found is not None else 0
+        return total
 
     def purge(self, folder: Path) -> None:
-        """Removes a folder of files; an absent one is fine."""
-        if self.files.stat(folder) is None:
+        """Removes a folder and all that is in it; an absent one is fine, a file stays."""
+        found = self.files.stat(folder)
+        if found is None or found.kind is not FileKind.FOLDER:
             return
         for name in self.files.list_folder(folder):
-            self.files.remove_file(folder / name)
+            found = self.files.stat(folder / name)
+            if found is not None and found.kind is FileKind.FOLDER:
+                self.purge(folder / name)
+            else:
+                self.files.remove_file(folder / name)
         self.files.remove_folder(folder)
 
     def write_label(self, folder: Path, label: Label) -> None:

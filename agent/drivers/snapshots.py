@@ -36,11 +36,14 @@ class Snapshots:
         self._layout = staging.layout
         self._duplicate = duplicate
 
-    def create(self, work: Work, image_id: str, snapshot_id: str) -> Steps[Made]:
+    def create(
+        self, work: Work, image_id: str, snapshot_id: str, *, expected_generation: int = 0
+    ) -> Steps[Made]:
         """Remembers an image's present content."""
 
         def fill(folder: Path) -> Steps[Label]:
             label = self._layout.label(image_id)
+            self._staging.expect(image_id, label, expected_generation)
             _, found = self._layout.data(image_id, label)
             self._layout.chain(image_id, label)
             copy = yield from self._duplicate(work, image_id, folder, label)
@@ -54,18 +57,34 @@ class Snapshots:
         name = snapshot_name(image_id, snapshot_id)
         return (yield from self._staging.make(work, name, fill, resumable=True))
 
-    def generation(self, work: Work, image_id: str) -> int:
-        """Returns an image's generation; 0 if there is none to be told."""
+    def image_of(self, work: Work, image_id: str) -> Label | None:
+        """Returns the label of an image whose snapshot is to go; None if there is none to read."""
         with self._staging.translating(image_id), self._staging.looking(work, image_id):
             with suppress(ImageNotFound, ImageUnsafe):
-                return self._layout.label(image_id).generation
-            return 0
+                return self._layout.label(image_id)
+            return None
 
-    def revert(self, work: Work, image_id: str, snapshot_id: str, *, safety_id: str) -> Steps[Made]:
+    def revert(
+        self,
+        work: Work,
+        image_id: str,
+        snapshot_id: str,
+        *,
+        safety_id: str,
+        expected_generation: int = 0,
+    ) -> Steps[Made]:
         """Puts an image back to a snapshot; with a safety id, remembers first what it holds."""
-        with self._staging.translating(image_id):
+        with self._staging.working(work, image_id):
             try:
-                return (yield from self._revert(work, image_id, snapshot_id, safety_id=safety_id))
+                return (
+                    yield from self._revert(
+                        work,
+                        image_id,
+                        snapshot_id,
+                        safety_id=safety_id,
+                        expected_generation=expected_generation,
+                    )
+                )
             except OutcomeUnknown:
                 raise
             except Exception:
@@ -73,7 +92,13 @@ class Snapshots:
                 raise
 
     def _revert(
-        self, work: Work, image_id: str, snapshot_id: str, *, safety_id: str
+        self,
+        work: Work,
+        image_id: str,
+        snapshot_id: str,
+        *,
+        safety_id: str,
+        expected_generation: int,
     ) -> Steps[Made]:
         staging, name = self._staging, snapshot_name(image_id, snapshot_id)
         with staging.looking(work, image_id):
@@ -83,6 +108,7 @@ class Snapshots:
             # An earlier life did it and could not say so, perhaps not even flush it.
             staging.finish_replacing(work, image_id, label)
             return replace(made(image_id, label), generation=change.generation)
+        staging.expect(image_id, label, expected_generation)
         staging.refuse_read(image_id)
         self._layout.label(name)
         if safety_id:
@@ -90,7 +116,7 @@ class Snapshots:
             label = self._layout.label(image_id)
             if label.generation != safety.generation:
                 raise staging.changed(image_id)  # the snapshot would save another content
-        change = Change(work.cluster_id, work.attempt, label.generation + 1)
+        change = Change(work.cluster_id, work.attempt, self._layout.after(label.generation))
         after = replace(label, changes=(*label.changes, change)[-CHANGES_MAX:])
         return (yield from self._put_back(work, image_id, name, before=label, after=after))
 
@@ -116,7 +142,7 @@ class Snapshots:
                 staging.need_pool()  # it may have gone since
                 staging.flush_folders()  # an earlier life may not have come to it
                 return
-            staging.take_away(name, attempt=made_by)
+            staging.take_back(name, made_by=made_by)
             work.crash(crash_points.IN_COMPENSATION)
             staging.purge(name, attempt=made_by)
 
@@ -164,7 +190,7 @@ class Snapshots:
             virtual_size_bytes=snapshot.virtual_size_bytes,
             digest=snapshot.digest,
             backing=snapshot.backing,
-            generation=before.generation + 1,
+            generation=self._layout.after(before.generation),
             content=content_of(work.attempt),
             replaced=before.content,
         )
@@ -182,7 +208,7 @@ class Snapshots:
             if safety_id:
                 name = snapshot_name(image_id, safety_id)
                 if self._owned(work, name, work.attempt) is not None:
-                    staging.take_away(name, attempt=work.attempt)
+                    staging.take_back(name, made_by=work.attempt)
                     staging.purge(name, attempt=work.attempt)
         except OSError as error:
             raise OutcomeUnknown(staging.error(error, image_id)) from error

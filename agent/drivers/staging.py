@@ -3,6 +3,11 @@
 Whatever goes wrong before the rename is swept; after it the image is there, with its owner tag.
 Removing is the same backwards: renamed out of sight first, purged after. What an image holds is
 replaced by renaming its label, once the data file that the new one names lies beside the old.
+
+Every effect is a rename out of an attempt's own folder, or into it: `fencing` puts a file in its
+place, and none happens any more. Whatever changes an image in place must for that reason
+write its new label into its own folder and take it from there through `replace`, or `rename_label`,
+and do before that only what can be taken back by whoever does not find the label.
 """
 
 from __future__ import annotations
@@ -21,8 +26,10 @@ from agent.drivers.layout import AT, LABEL, Label, Layout, data_names
 from agent.drivers.room import Room
 from countermand.rpc import names
 from countermand.rpc.errors import (
+    AttemptFenced,
     Conflict,
     CountermandError,
+    GenerationMismatch,
     ImageExists,
     ImageInUse,
     NoSpace,
@@ -57,9 +64,10 @@ class Staging:
         self._names = threading.Lock()
         if not config.read_only:
             self.layout.make()
-        for parent in (self.layout.images, self.layout.staging):
-            for name in files.list_folder(parent):
-                self.settle(parent / name)
+        for name in files.list_folder(self.layout.images):
+            self.settle(self.layout.images / name)
+        for attempt in self.layout.attempts_staged():
+            self.settle(self.layout.staged(attempt))
 
     def make(
         self, work: Work, image_id: str, fill: Fill, *, resumable: bool = False
@@ -69,7 +77,7 @@ class Staging:
         A snapshot is made just so, under its own name.
         """
         folder = self.layout.staged(work.attempt)
-        with self.translating(image_id):
+        with self.working(work, image_id):
             try:
                 with self.looking(work, image_id):
                     self.need_pool()
@@ -77,6 +85,7 @@ class Staging:
                 if label is not None and self.is_of(label, work, work.attempt):
                     # An earlier life did it and could not say so, perhaps not even flush it.
                     self._flush_names(image_id)
+                    self.tidy(work.attempt)
                     return made(image_id, label)
                 self.refuse_taken(image_id)
                 yield Step()
@@ -96,10 +105,15 @@ class Staging:
         folder = self.layout.staged(work.attempt)
         if not (resumable and work.note):
             self.discard(work.attempt)
-        self.files.make_folder(folder)
+        self._make_own(work.attempt)
         self.files.flush_folder(self.layout.staging)
         self.settle(folder)
         return folder
+
+    def _make_own(self, attempt: str) -> None:
+        """Makes an attempt's own folder and the one inside it; on a fence it fails."""
+        for folder in (self.layout.own(attempt), self.layout.staged(attempt)):
+            self.files.make_folder(folder)
 
     def _publish(self, work: Work, image_id: str, folder: Path, label: Label) -> None:
         target = self.layout.image(image_id)
@@ -112,7 +126,7 @@ class Staging:
             if AT in image_id:
                 self.layout.label(image_id.partition(AT)[0])  # likewise
             try:
-                self._rename(image_id, folder, target)
+                self._rename(image_id, folder, target, label=label, attempt=work.attempt)
             except OSError as error:
                 if error.errno in _TAKEN:
                     self.refuse_taken(image_id)
@@ -124,6 +138,7 @@ class Staging:
             self.settle(target)
         except OSError:  # only the account is off, until the next start: the image is there
             log.exception("pool.account_failed", extra={"pool": self.config.pool_id})
+        self.tidy(work.attempt)
 
     def _need_backing(self, folder: Path, label: Label) -> None:
         """Raises unless what is staged reads through its backing image as that is now."""
@@ -151,9 +166,18 @@ class Staging:
             self.files.rename(folder / f"data.{label.format}", image / label.data_name)
             self.files.flush_folder(image)
             work.crash(crash_points.IN_REVERT)
-            self._rename(image_id, folder / LABEL, image / LABEL)
+            self.rename_label(work, image_id, label)
         work.crash(crash_points.AFTER_RENAME)
         self.finish_replacing(work, image_id, label)
+
+    def rename_label(self, work: Work, image_id: str, label: Label) -> None:
+        """Puts a staged label in the place of an image's own: the one moment that shows a change.
+
+        Call it with what `write_label` has put into the attempt's folder. A fence is in its way.
+        """
+        source = self.layout.staged(work.attempt) / LABEL
+        target = self.layout.image(image_id) / LABEL
+        self._rename(image_id, source, target, label=label, attempt=work.attempt)
 
     def finish_replacing(self, work: Work, image_id: str, label: Label) -> None:
         """Makes sure that what replaced an image's content lasts; purges what was before."""
@@ -163,9 +187,9 @@ class Staging:
             raise OutcomeUnknown(self.error(error, image_id)) from error
         try:
             self.purge_data(image_id, label.replaced)
-            self.discard(work.attempt)
         except (OSError, CountermandError):  # nobody sees it; it takes room until the image goes
             log.exception("image.purge_failed", extra={"image": image_id})
+        self.tidy(work.attempt)
 
     def purge_data(self, image_id: str, content: str) -> None:
         """Removes a data file of an image, unless it is the one that is meant."""
@@ -196,14 +220,27 @@ class Staging:
         if mark is None or mark.identity != self.identity:
             raise OSError("NOT_MOUNTED")
 
-    def _rename(self, image_id: str, source: Path, target: Path) -> None:
-        """Renames a folder; an OSError means for certain that it did not move."""
+    def _rename(
+        self,
+        image_id: str,
+        source: Path,
+        target: Path,
+        *,
+        label: Label | None = None,
+        attempt: str = "",
+    ) -> None:
+        """Renames something; an OSError means for certain that it did not move.
+
+        With a label, so that it is the image's from then on.
+        """
         try:
             self.files.rename(source, target)
         except OSError as error:
             try:
                 moved = self.files.stat(source) is None  # it failed, and yet it moved
-            except OSError:
+                if moved and label is not None and self.layout.is_fenced(attempt):
+                    moved = self.layout.owner(image_id) == label  # or a fence has taken it away
+            except (OSError, CountermandError):
                 moved = True  # who can tell
             if moved:
                 raise OutcomeUnknown(self.error(error, image_id)) from error
@@ -223,14 +260,40 @@ class Staging:
 
     def take_away(self, image_id: str, *, attempt: str) -> None:
         """Renames an image out of sight, durably, into an attempt's folder to be purged."""
-        folder, staged = self.layout.image(image_id), self.layout.staged(attempt)
+        self._take_into(image_id, self.layout.own(attempt), attempt)
+
+    def take_back(self, image_id: str, *, made_by: str) -> None:
+        """Renames what an attempt made out of sight, durably, to be purged.
+
+        Into its own folder again, so that whoever tries next finds what is left of it; beside its
+        fence, where one came too late to keep its effect out.
+        """
+        if not self.layout.is_fenced(made_by):
+            self.take_away(image_id, attempt=made_by)
+            return
+        self._take_into(image_id, self.layout.aside(made_by), made_by)
+
+    def _take_into(self, image_id: str, parent: Path, attempt: str) -> None:
+        folder, staged = self.layout.image(image_id), parent / self.layout.staged(attempt).name
         with self._names:
             self.refuse_read(image_id)
             if snapshots := self.layout.snapshots(image_id):
                 raise self._in_use(image_id, snapshots)
-            self._rename(image_id, folder, staged)
+            self.files.make_folder(parent)
+            try:
+                self._rename(image_id, folder, staged)
+            except OSError:
+                self.tidy(attempt)
+                raise
         self.room.move(self.layout.account(folder), self.layout.account(staged))
         self._flush_names(image_id)
+
+    def tidy(self, attempt: str) -> None:
+        """Removes what is left of an attempt's folder after its effect, if it can."""
+        try:
+            self.discard(attempt)
+        except OSError:  # nobody sees it; the next start sweeps it
+            log.exception("staging.tidy_failed", extra={"attempt": attempt})
 
     def purge(self, image_id: str, *, attempt: str) -> None:
         """Removes what was taken away: the image has gone, whatever happens here."""
@@ -256,10 +319,10 @@ class Staging:
         return label.attempt == attempt and label.cluster_id == work.cluster_id
 
     def discard(self, attempt: str) -> None:
-        """Removes what an attempt has half made; nothing is fine."""
-        folder = self.layout.staged(attempt)
-        self.layout.purge(folder)
-        self.room.settle(self.layout.account(folder), 0)
+        """Removes what an attempt has half made; nothing is fine, and a fence stays."""
+        self.layout.purge(self.layout.own(attempt))
+        self.layout.purge(self.layout.aside(attempt))
+        self.room.settle(self.layout.account(self.layout.staged(attempt)), 0)
 
     def refuse_read(self, image_id: str) -> None:
         """Raises if others read through an image."""
@@ -322,6 +385,36 @@ class Staging:
             if not work.resumed:
                 raise
             raise OutcomeUnknown(self.error(error, image_id)) from error
+
+    @contextmanager
+    def working(self, work: Work, image_id: str) -> Iterator[None]:
+        """As `translating`; an attempt that is fenced says so, whatever it ran into.
+
+        Only of what is certain: where nobody knows whether its effect is durable, it may have come
+        to it before the fence did.
+        """
+        try:
+            with self.translating(image_id):
+                yield
+        except CountermandError as error:
+            if self.layout.is_fenced(work.attempt):
+                raise self.fenced(work.attempt) from error
+            raise
+
+    def fenced(self, attempt: str) -> AttemptFenced:
+        """Returns the error that says that an attempt was fenced."""
+        return AttemptFenced(attempt=attempt, pool=self.config.pool_id)
+
+    def expect(self, image_id: str, label: Label, generation: int) -> None:
+        """Raises unless an image has a generation; 0 is any."""
+        if generation not in (0, label.generation):
+            raise GenerationMismatch(
+                image=image_id,
+                pool=self.config.pool_id,
+                generation=label.generation,
+                expected=generation,
+                owner=label.moved_by or "an import",
+            )
 
     @contextmanager
     def translating(self, image_id: str) -> Iterator[None]:

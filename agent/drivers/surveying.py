@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from agent.drivers.driver import Oddity, OddityKind
 from agent.drivers.files import FileKind
-from agent.drivers.layout import AT, LABEL, MARK, Layout
+from agent.drivers.layout import AT, LABEL, MARK, Layout, attempt_of
 from countermand.rpc import names
 from countermand.rpc.errors import CountermandError, ImageNotFound, SnapshotNotFound
 
@@ -32,7 +32,7 @@ def _staged(layout: Layout) -> Iterator[Oddity]:
         stat = layout.files.stat(path)
         if stat is None:
             continue  # it went while we looked
-        name, attempt = f"staging/{entry}", entry.replace(AT, "/")
+        name, attempt = f"staging/{entry}", attempt_of(entry)
         if names.parse_attempt(attempt) is None:
             attempt = ""
         if stat.kind is FileKind.FOLDER:

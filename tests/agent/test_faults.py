@@ -22,6 +22,7 @@ from tests.agent.rig import Gate, Rig
 COPY = attempt_name("copy")
 UNDO = attempt_name("copy", 2)
 ACTION = copy_action("fast/base", "fast/disk")
+STAGED = "image"  # in an attempt's own folder
 
 DELETE = Action(delete_image=DeleteImage(target=address("fast/base")))
 
@@ -139,9 +140,8 @@ async def test_an_image_that_is_there_is_never_called_failed(failing):
 
 async def test_a_rename_that_nobody_can_look_after_is_unknown(failing):
     rig, files = failing
-    staged = COPY.replace("/", "@")
     files.fail("after_rename", "disk")
-    files.fail("stat_renamed", staged)
+    files.fail("stat_renamed", STAGED)
     assert (await rig.run(COPY, ACTION)).state == UNKNOWN
     assert rig.images() == ["base", "disk"]
 
@@ -222,7 +222,7 @@ async def test_what_cannot_be_purged_after_a_revert_goes_with_the_next(changed):
 
 async def test_a_deletion_that_failed_and_yet_moved_is_unknown_and_goes_on(failing):
     rig, files = failing
-    files.fail("after_rename", COPY.replace("/", "@"))
+    files.fail("after_rename", STAGED)
     assert (await rig.run(COPY, DELETE)).state == UNKNOWN
     files.failing.clear()
     await rig.restart()
@@ -264,7 +264,7 @@ async def test_an_unknown_outcome_is_looked_at_again_without_a_restart(failing, 
 async def test_cancelling_an_unknown_outcome_finds_out_what_it_is(failing, made):
     rig, files = failing
     files.fail("after_rename" if made else "lost_rename", "disk")
-    files.fail("stat_renamed", COPY.replace("/", "@"))
+    files.fail("stat_renamed", STAGED)
     assert (await rig.run(COPY, ACTION)).state == UNKNOWN
     files.failing.clear()
     assert (await rig.cancel(COPY)).state == Attempt.STATE_CANCELLING
@@ -276,7 +276,7 @@ async def test_cancelling_an_unknown_outcome_finds_out_what_it_is(failing, made)
 async def test_who_asked_an_unknown_outcome_to_stop_does_so_still(failing, monkeypatch):
     rig, files = failing
     files.fail("lost_rename", "disk")
-    files.fail("stat_renamed", COPY.replace("/", "@"))
+    files.fail("stat_renamed", STAGED)
     await rig.run(COPY, ACTION)
     files.failing.clear()
     files.fail("stat", "disk")

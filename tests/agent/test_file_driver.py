@@ -171,7 +171,7 @@ async def test_a_copy_goes_on_from_its_durable_offset(tmp_path):
     gate.open()
     await rig.runner.stop()
     [staged] = (tmp_path / "fast/staging").iterdir()
-    with (staged / "data.raw").open("r+b") as file:
+    with (staged / "image/data.raw").open("r+b") as file:
         file.seek(3 * CHUNK_BYTES)
         file.write(b"what a power cut may leave beyond the durable offset")
         file.seek(0)

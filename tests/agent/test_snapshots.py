@@ -389,7 +389,7 @@ async def test_a_clone_that_is_made_during_a_revert_does_not_appear(tmp_path):
     clone = CloneImage(source=BASE, target=address("fast/top"))
     await rig.accept(attempt_name("top"), Action(clone_image=clone))
     await gate.arrival()
-    while not list((tmp_path / "fast/staging").glob("*/data.qcow2")):
+    while not list((tmp_path / "fast/staging").glob("*/*/data.qcow2")):
         gate.permit()
         await gate.arrival()
     driver = FileDriver(PoolConfig(pool_id="fast", path=tmp_path / "fast"), RealFiles())

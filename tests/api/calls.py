@@ -106,7 +106,7 @@ async def at_work(cluster: Cluster, stubs: Stubs, workflow_id: str) -> AsyncIter
     """Starts a slow workflow and yields while it works; cancels it unless that was done."""
     await stubs.start(workflow_id, crawling(workflow_id))
     staging = cluster.pool("crawling") / "staging"
-    await until(lambda: list(staging.glob(f"*@{workflow_id}@*/data.raw")), "the slow copy")
+    await until(lambda: list(staging.glob(f"*@{workflow_id}@*/*/data.raw")), "the slow copy")
     yield
     if state(await stubs.get(workflow_id)) == "RUNNING":
         await stubs.workflows.CancelWorkflow(cancel(workflow_id))

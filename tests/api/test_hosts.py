@@ -85,7 +85,7 @@ async def test_a_host_that_somebody_was_placed_on_is_not_removed(cluster, stubs)
     placed = copy("slow", "", BASE, "crawling/placed")
     await stubs.start("placed", workflow_spec("k", sequence("s", placed)))
     staging = cluster.pool("crawling") / "staging"
-    await until(lambda: list(staging.glob("*@placed@*/data.raw")), "the slow copy")
+    await until(lambda: list(staging.glob("*@placed@*/*/data.raw")), "the slow copy")
     request = pb.RemoveHostRequest(name="hosts/b", request_id="r", reason="a test")
     error = await refused(stubs.hosts.RemoveHost(request))
     assert (error.reason, error.metadata["workflow"]) == ("HOST_BUSY", "workflows/placed")

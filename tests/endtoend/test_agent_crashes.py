@@ -122,7 +122,7 @@ async def died(cluster: Cluster, agent: Service, workflow_id: str) -> bool:
 
 def writes(cluster: Cluster, workflow_id: str) -> bool:
     """Returns whether the slow copy has written something."""
-    staged = (cluster.pool("crawling") / "staging").glob(f"*@{workflow_id}@*/data.raw")
+    staged = (cluster.pool("crawling") / "staging").glob(f"*@{workflow_id}@*/*/data.raw")
     return any(data.stat().st_blocks for data in staged)
 
 

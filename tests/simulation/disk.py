@@ -110,6 +110,8 @@ class LiveFiles:
         self._alive()
         file = self._disk.names.get(str(path))
         if file is None:
+            if str(path) in self._disk.names:
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
             self._need_parent(path)
             file = self._disk.new_file()
             self._disk.change("put", str(path), file=file)
@@ -208,13 +210,18 @@ class LiveFiles:
         if str(path) not in self._disk.names:
             self._need_parent(path)
             self._disk.change("put", str(path))
+        elif self._disk.names[str(path)] is not None:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
 
     def rename(self, source: Path, target: Path) -> None:
         self._alive()
         if str(source) not in self._disk.names:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source))
+        self._need_parent(target)
         if self.list_folder(target):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(target))
+        if self._disk.names[str(source)] is None and self._disk.names.get(str(target)) is not None:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(target))
         self._renamed(str(source), str(target))
         self._disk.change("rename", str(source), str(target))
 
@@ -239,6 +246,8 @@ class LiveFiles:
     def _need_parent(self, path: Path) -> None:
         if str(path.parent) not in self._disk.names:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        if self._disk.names[str(path.parent)] is not None:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
 
 
 def _allocated(file: _File) -> int:
