@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent import crash_points
-from agent.drivers import copying, qemu
+from agent.drivers import copying, guest, qemu
 from agent.drivers.content import FileContent
 from agent.drivers.driver import Content, Format, Steps, Work
 from agent.drivers.layout import Label, backing_name
@@ -55,8 +55,12 @@ class Filling:
         """Opens an image, or a snapshot by its name."""
         label = self._layout.label(name)
         path, found = self._layout.data(name, label)
+        if layout is Format.RAW and label.format is Format.QCOW2:
+            with self._guest(name, label) as content:
+                yield content
+            return
         if layout is not label.format:
-            raise FieldUnsupported(field="the content of a qcow2 image")
+            raise FieldUnsupported(field="the bytes of a raw image as qcow2")
         with self._staging.reading(path) as handle:
             yield FileContent(
                 files=self._files,
@@ -64,6 +68,30 @@ class Filling:
                 size_bytes=found.size_bytes,
                 identity=found.identity,
             )
+
+    @contextmanager
+    def _guest(self, name: str, label: Label) -> Iterator[Content]:
+        """Opens what a guest reads of a qcow2 image, its whole chain checked before."""
+        chain: list[tuple[Path, Format]] = []
+        identities = ["guest"]
+        for each in (name, *self._layout.chain(name, label)):
+            label = self._layout.label(each)
+            path, found = self._layout.data(each, label)
+            chain.append((path, label.format))
+            identities.append(found.identity)
+        with self._reading_as_guest(name, chain, identity=" ".join(identities)) as content:
+            yield content
+
+    @contextmanager
+    def _reading_as_guest(
+        self, name: str, chain: list[tuple[Path, Format]], *, identity: str = ""
+    ) -> Iterator[Content]:
+        if not guest.is_installed():
+            raise VerbUnsupported(
+                pool=self._config.pool_id, verb="read as a guest", why=guest.MISSING
+            )
+        with guest.serving(chain, image=name) as nbd:
+            yield guest.GuestContent(nbd=nbd, identity=identity)
 
     def share(self, work: Work, name: str, folder: Path, label: Label) -> Label | None:
         """Makes a file that shares data; None, and no file, where the file system cannot."""
@@ -93,9 +121,8 @@ class Filling:
         take_digest: bool,
     ) -> Steps[Label]:
         """Copies a content as it is, going on where an earlier life left off."""
-        if take_digest and layout is not Format.RAW:
-            raise FieldUnsupported(field="copy_image.take_digest of a qcow2 image")
-        digest = copying.Digest() if take_digest else None
+        # The digest is of what a guest reads: of the bytes of a qcow2 file it is taken afterwards.
+        digest = copying.Digest() if take_digest and layout is Format.RAW else None
         target = folder / f"data.{image_format}"
         # Of a file that is not there nothing is durable: an earlier life had published it already.
         note = work.note if self._files.stat(target) is not None else ""
@@ -118,8 +145,16 @@ class Filling:
                 written = yield from copy.run()
         finally:
             self._room.leave_writers()
+        taken = str(digest or "")
+        if take_digest and digest is None:
+            taken = yield from self._digest(work.attempt, target, image_format)
         made = self._staging.label(work, image_format, size_bytes)
-        return replace(made, written_bytes=written, digest=str(digest or ""))
+        return replace(made, written_bytes=written, digest=taken)
+
+    def _digest(self, name: str, path: Path, image_format: Format) -> Steps[str]:
+        """Takes the digest of what a guest reads of a file that stands alone."""
+        with self._reading_as_guest(name, [(path, image_format)]) as content:
+            return (yield from copying.digest_content(content))
 
     def convert(
         self,
@@ -137,8 +172,6 @@ class Filling:
         source, _ = origin._layout.data(source_id, label)
         target = folder / f"data.{image_format}"
         raw = next((path for path in (target, source) if path.suffix == ".raw"), None)
-        if take_digest and raw is None:
-            raise FieldUnsupported(field="copy_image.take_digest from qcow2 to qcow2")
         self._staging.empty(folder)  # qemu-img cannot go on where it left off
 
         def each() -> int:
@@ -167,6 +200,8 @@ class Filling:
                     identity="",
                 )
                 digest = yield from copying.digest_content(content)
+        elif take_digest:
+            digest = yield from self._digest(source_id, target, image_format)
         written = self._layout.allocated_bytes(folder)
         made = self._staging.label(work, image_format, label.virtual_size_bytes)
         return replace(made, written_bytes=written, digest=digest)
