@@ -19,6 +19,8 @@ from coordinator.agents.connection import GrpcConnection
 from coordinator.agents.fleet import Fleet
 from coordinator.agents.line import Ears
 from coordinator.agents.slots import WINDOW
+from coordinator.api.doctor.doctor import Doctor
+from coordinator.api.doctor_service import DoctorService
 from coordinator.api.external_task_service import ExternalTaskService
 from coordinator.api.host_service import HostService
 from coordinator.api.workflow_service import WorkflowService
@@ -32,6 +34,7 @@ from coordinator.store.sql import SqlStore
 from countermand.rpc import crash, logs, telemetry
 from countermand.rpc.server import BoundServer, ListenRefused, Service
 from countermand.v1.attempt_pb2 import Progress
+from countermand.v1.doctor_pb2_grpc import add_DoctorServiceServicer_to_server
 from countermand.v1.external_task_pb2_grpc import add_ExternalTaskServiceServicer_to_server
 from countermand.v1.host_pb2_grpc import add_HostServiceServicer_to_server
 from countermand.v1.workflow_pb2_grpc import add_WorkflowServiceServicer_to_server
@@ -187,6 +190,16 @@ async def _serve(data: Path, listen: str, *, retention: timedelta, window: int) 
             sweeping = sweep_for_ever(store=store, loop=loop, clock=clock, retention=retention)
             working.append(asyncio.create_task(sweeping, name="retention"))
         services = _services(loop, store, fleet, watches, clock, retention=retention)
+        doctor = Doctor(
+            loop=loop, store=store, connect=GrpcConnection, cluster_id=opening.cluster_id
+        )
+        services.append(
+            Service(
+                "countermand.v1.DoctorService",
+                add_DoctorServiceServicer_to_server,
+                DoctorService(doctor=doctor, hosts=fleet),
+            )
+        )
         stop = _stop_when_told()
         server = await bound.start(services)
         ready = {"event": "coordinator.ready", "address": server.address}

@@ -99,6 +99,10 @@ def _say_unwritten(error: OSError) -> None:
             "Look at the workflows that come with it, and fill them in.",
         ),
         "host": ("countermand.cli.host:host", "Add, look at and remove hosts."),
+        "doctor": (
+            "countermand.cli.doctor:doctor",
+            "Compare coordinator, journals and disks; repair what is safe.",
+        ),
         "version": ("countermand.cli.version:version", "Say which version this is."),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

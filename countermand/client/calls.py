@@ -21,6 +21,7 @@ from countermand.rpc import status
 from countermand.rpc.channel import CHANGE_TIMEOUT_S, open_channel
 from countermand.rpc.errors import Busy, CoordinatorUnavailable, CountermandError, WatcherTooSlow
 from countermand.rpc.interceptors import trace_metadata
+from countermand.v1.doctor_pb2_grpc import DoctorServiceStub
 from countermand.v1.host_pb2_grpc import HostServiceStub
 from countermand.v1.workflow_pb2_grpc import WorkflowServiceStub
 
@@ -65,6 +66,7 @@ class Calls:
         self._channel = open_channel(address)
         self.workflows = WorkflowServiceStub(self._channel)
         self.hosts = HostServiceStub(self._channel)
+        self.doctor = DoctorServiceStub(self._channel)
 
     async def close(self) -> None:
         """Closes the channel; calls in flight are cancelled, their workflows go on."""

@@ -13,6 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 
 from countermand.client.calls import Calls
+from countermand.client.doctor import Doctor
 from countermand.client.hosts import Hosts
 from countermand.client.run import PAGE_SIZE, Run, new_request_id
 from countermand.rpc import names
@@ -86,6 +87,11 @@ class Client:
     def hosts(self) -> Hosts:
         """Returns the door to the hosts."""
         return Hosts(self._calls)
+
+    @property
+    def doctor(self) -> Doctor:
+        """Returns the door to the differences between coordinator, journals and disks."""
+        return Doctor(self._calls)
 
     def run(self, name: str) -> Run:
         """Returns a workflow by its id or its whole name; asks nothing."""
