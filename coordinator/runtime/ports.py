@@ -97,6 +97,16 @@ class HostRecord:
     address: str
     draining: bool = False
     incarnation: str = ""  # empty until its agent has been heard
+    # Of its journal: the highest that was heard of, as of some seconds ago; 0 if none was.
+    heard_sequence: int = 0
+    # The pools it had and which storage each was, by their ids; None if that was never heard.
+    pools: tuple[tuple[str, str], ...] | None = None
+    # Attempts with a lower intent may have been in a journal that is lost: that its agent does not
+    # have them proves nothing.
+    lost_intent: int = 0
+    # Of those, the ones about which an operator has said that what is lost is gone.
+    accepted_intent: int = 0
+    held: str = ""  # why nothing is sent to it until an operator accepts it; empty if nothing is
     create_time: datetime
 
 
@@ -190,7 +200,8 @@ class Store(Protocol):
     async def commit(self, changes: Sequence[Change]) -> None:
         """Makes changes durable, all or none.
 
-        Raises StoreConflictError when a version is not as said, or a workflow id is taken;
+        Raises StoreConflictError when a version is not as said, or a workflow id is taken, if only
+        by what a host still keeps of a workflow that has been removed;
         StoreRefusedError when a change breaks a constraint, and would again; StoreError when the
         store failed. Nothing is visible then.
         """
@@ -222,6 +233,17 @@ class Store(Protocol):
 
     async def request(self, request_id: str) -> tuple[Request, str] | None:
         """Returns a remembered request and the id of the workflow it changed."""
+
+    async def evidence(self, host_id: str, *, below: int, limit: int) -> list[str]:
+        """Returns settled workflows of which a host still keeps evidence, the oldest first.
+
+        Only those all of whose intents on that host are below a number. What a workflow leaves
+        there is written with the change that settles it, and outlives it: until then its id is not
+        given to another, which would be taken for the first one there.
+        """
+
+    async def forgotten(self, host_id: str, workflow_ids: Sequence[str]) -> None:
+        """Hears that a host keeps no evidence of some workflows any more."""
 
     async def hosts(self) -> list[HostRecord]:
         """Returns every host, in order of their ids."""

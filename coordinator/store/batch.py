@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 
 from coordinator.runtime.ports import Change, Request, StoreConflictError, Submission
 from coordinator.saga import history
+from coordinator.saga.states import SETTLED
 from coordinator.saga.workflow import Group, Workflow
 from coordinator.store.rows import (
     Row,
     attempt_row,
+    evidence_rows,
     group_row,
     label_rows,
     lock_row,
@@ -45,6 +47,12 @@ class Merged:
     history: list[history.Entry]
     changed: set[int]
     submission: Submission | None
+
+    @property
+    def settles(self) -> bool:
+        """Returns whether the workflow settles by it; what is heard later is written as well."""
+        moves = (entry.fact for entry in self.history)
+        return any(isinstance(m, history.WorkflowMoved) and m.after in SETTLED for m in moves)
 
     def follow(self, change: Change) -> None:
         """Adds a change that was decided on top."""
@@ -75,6 +83,7 @@ class Batch:
     attempts: list[Row] = field(default_factory=list)
     events: list[Row] = field(default_factory=list)
     requests: list[Row] = field(default_factory=list)
+    evidence: list[Row] = field(default_factory=list)
     next_intent: int = 0
 
 
@@ -116,6 +125,8 @@ def batch_of(
         _add_groups(batch, each, key)
         _add_locks(batch, each, key)
         _add_attempts(batch, each, key)
+        if each.settles:
+            batch.evidence.extend(evidence_rows(each.workflow))
         for entry in each.history:
             event = event_to_proto(each.workflow.id, each.workflow.plan, entry)
             payload = event.SerializeToString()
@@ -237,6 +248,14 @@ def version_conflict(workflow_id: str, said: int, found: int) -> StoreConflictEr
     if not said:
         return StoreConflictError(f"workflow id {workflow_id!r} is taken")
     return StoreConflictError(f"workflow {workflow_id!r} is at version {found}, not {said}")
+
+
+def evidence_conflict(workflow_id: str, host_id: str) -> StoreConflictError:
+    """Returns the error about an id under which a host still keeps evidence."""
+    return StoreConflictError(
+        f"workflow id {workflow_id!r} is not free yet: host {host_id!r} has not been told to forget"
+        " the workflow that had it; choose another id, or wait until that host answers"
+    )
 
 
 def request_conflict(request: Request) -> StoreConflictError:

@@ -26,9 +26,15 @@ from coordinator.runtime.ports import (
     WorkflowQuery,
 )
 from coordinator.saga.workflow import Group, Task, Workflow, fresh_nodes
-from coordinator.store.batch import Merged, merge, request_conflict, version_conflict
+from coordinator.store.batch import (
+    Merged,
+    evidence_conflict,
+    merge,
+    request_conflict,
+    version_conflict,
+)
 from coordinator.store.lists import ATTENTION
-from coordinator.store.rows import counted, told
+from coordinator.store.rows import counted, evidence_rows, told
 from coordinator.store.summaries import needs_somebody, summary_of
 from coordinator.store.tokens import key_from
 from coordinator.wire.history import event_to_proto
@@ -63,6 +69,7 @@ class Kept:
     writers: dict[Image, str] = field(default_factory=dict)  # who holds an image alone
     requests: dict[str, tuple[Request, str]] = field(default_factory=dict)
     hosts: dict[str, HostRecord] = field(default_factory=dict)
+    evidence: dict[tuple[str, str], int] = field(default_factory=dict)  # (workflow, host) → intent
 
 
 class MemoryStore:
@@ -113,6 +120,10 @@ class MemoryStore:
             )
         for workflow_id, each in merged.items():
             record = kept.records.get(workflow_id)
+            if record is None:
+                for name, host in sorted(kept.evidence):
+                    if name == workflow_id:
+                        raise evidence_conflict(name, host)
             version = record.workflow.version if record else 0
             if version != each.version_before:
                 raise version_conflict(workflow_id, each.version_before, version)
@@ -149,6 +160,9 @@ class MemoryStore:
             if kept.writers.get(image) == new.id:
                 del kept.writers[image]
         kept.writers.update(dict.fromkeys(_writes(new), new.id))
+        if each.settles:
+            for row in evidence_rows(new):
+                kept.evidence[row["workflow_id"], row["host_id"]] = row["last_intent"]
         nodes = (
             _kept_of(now if i in each.changed or old is new else then, fresh)
             for i, (then, now, fresh) in enumerate(
@@ -227,6 +241,20 @@ class MemoryStore:
     async def request(self, request_id: str) -> tuple[Request, str] | None:
         """Returns a remembered request and the id of the workflow it changed."""
         return self._kept.requests.get(request_id)
+
+    async def evidence(self, host_id: str, *, below: int, limit: int) -> list[str]:
+        """Returns settled workflows of which a host still keeps evidence, the oldest first."""
+        found = sorted(
+            (intent, workflow_id)
+            for (workflow_id, host), intent in self._kept.evidence.items()
+            if host == host_id and intent < below
+        )
+        return [workflow_id for _, workflow_id in found[:limit]]
+
+    async def forgotten(self, host_id: str, workflow_ids: Sequence[str]) -> None:
+        """Hears that a host keeps no evidence of some workflows any more."""
+        for workflow_id in workflow_ids:
+            self._kept.evidence.pop((workflow_id, host_id), None)
 
     async def hosts(self) -> list[HostRecord]:
         """Returns every host, in order of their ids."""

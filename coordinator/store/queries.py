@@ -30,6 +30,7 @@ from coordinator.store.rows import (
 from coordinator.store.tables import (
     attempts,
     events,
+    evidence,
     groups,
     hosts,
     locks,
@@ -165,6 +166,24 @@ def request(request_id: str, connection: Connection) -> tuple[Request, str] | No
     )
     row = connection.execute(found).one_or_none()
     return None if row is None else (Request(request_id=request_id, hash=row[0]), row[1])
+
+
+def evidence_on(host_id: str, below: int, limit: int, connection: Connection) -> list[str]:
+    """Returns settled workflows of which a host keeps evidence, whose intents are lower."""
+    found = (
+        select(evidence.c.workflow_id)
+        .where(evidence.c.host_id == host_id, evidence.c.last_intent < below)
+        .order_by(evidence.c.last_intent)
+        .limit(limit)
+    )
+    return list(connection.scalars(found))
+
+
+def evidence_of(connection: Connection, workflow_ids: Sequence[str]) -> tuple[str, str] | None:
+    """Returns one of some workflow ids and a host that keeps evidence under it, if there is any."""
+    found = select(evidence.c.workflow_id, evidence.c.host_id)
+    row = connection.execute(found.where(evidence.c.workflow_id.in_(workflow_ids)).limit(1)).first()
+    return None if row is None else (row.workflow_id, row.host_id)
 
 
 def all_hosts(connection: Connection) -> list[HostRecord]:

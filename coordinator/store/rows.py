@@ -174,6 +174,18 @@ def attempt_row(attempt: Attempt, index: int, key: int) -> Row:
     }
 
 
+def evidence_rows(workflow: Workflow) -> Iterable[Row]:
+    """Returns what a settled workflow leaves with the agents of the hosts it was on."""
+    last: dict[str, int] = {}
+    for _, task in workflow.tasks():
+        for attempt in task.attempts:
+            last[attempt.host] = max(attempt.intent, last.get(attempt.host, 0))
+    return [
+        {"workflow_id": workflow.id, "host_id": host, "last_intent": intent}
+        for host, intent in sorted(last.items())
+    ]
+
+
 def host_row(host: HostRecord) -> Row:
     """Returns the record of a host."""
     return {
@@ -181,6 +193,11 @@ def host_row(host: HostRecord) -> Row:
         "address": host.address,
         "draining": host.draining,
         "incarnation": host.incarnation,
+        "heard_sequence": host.heard_sequence,
+        "pools": None if host.pools is None else encode(dict(host.pools)),
+        "lost_intent": host.lost_intent,
+        "accepted_intent": host.accepted_intent,
+        "held": host.held,
         "create_time_us": micros(host.create_time),
     }
 
@@ -288,6 +305,11 @@ def host_from(row: RowMapping) -> HostRecord:
         address=row["address"],
         draining=bool(row["draining"]),
         incarnation=row["incarnation"],
+        heard_sequence=row["heard_sequence"],
+        pools=None if row["pools"] is None else tuple(json.loads(row["pools"]).items()),
+        lost_intent=row["lost_intent"],
+        accepted_intent=row["accepted_intent"],
+        held=row["held"],
         create_time=time_from(row["create_time_us"]),
     )
 

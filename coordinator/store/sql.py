@@ -32,6 +32,7 @@ from coordinator.store import lists, queries, retention
 from coordinator.store.batch import (
     Merged,
     batch_of,
+    evidence_conflict,
     merge,
     request_conflict,
     version_conflict,
@@ -41,7 +42,7 @@ from coordinator.store.migrate import migrate
 from coordinator.store.plans import Plans
 from coordinator.store.rows import host_row
 from coordinator.store.run import Run
-from coordinator.store.tables import hosts, meta, workflows
+from coordinator.store.tables import evidence, hosts, meta, workflows
 from coordinator.store.writing import StaleError, Writing
 from countermand.rpc.crash import Crash, never
 
@@ -79,6 +80,12 @@ class SqlStore:
         """Removes workflows that settled before a time, the oldest first."""
         work = partial(retention.expire, self._epoch, before, limit)
         return await self._run.write(partial(self._transact, work))
+
+    async def forgotten(self, host_id: str, workflow_ids: Sequence[str]) -> None:
+        """Hears that a host keeps no evidence of some workflows any more."""
+        of_host = evidence.c.host_id == host_id
+        remove = delete(evidence).where(of_host, evidence.c.workflow_id.in_(workflow_ids))
+        await self._run.write(partial(self._transact, lambda c: c.execute(remove)))
 
     async def put_host(self, host: HostRecord) -> None:
         """Adds or replaces a host."""
@@ -129,6 +136,9 @@ class SqlStore:
     ) -> dict[str, int]:
         """Writes a batch and returns the keys of its workflows."""
         keys = self._keys_of(merged, connection)
+        new = [name for name, each in merged.items() if each.submission is not None]
+        if new and (taken := queries.evidence_of(connection, new)):
+            raise evidence_conflict(*taken)
         batch = batch_of(merged.values(), changes, keys.__getitem__)
         self._writing.write(connection, batch, self._epoch)
         return keys
@@ -192,6 +202,10 @@ class SqlStore:
     async def request(self, request_id: str) -> tuple[Request, str] | None:
         """Returns a remembered request and the id of the workflow it changed."""
         return await self._read(partial(queries.request, request_id))
+
+    async def evidence(self, host_id: str, *, below: int, limit: int) -> list[str]:
+        """Returns settled workflows of which a host still keeps evidence, the oldest first."""
+        return await self._read(partial(queries.evidence_on, host_id, below, limit))
 
     async def hosts(self) -> list[HostRecord]:
         """Returns every host, in order of their ids."""

@@ -88,8 +88,43 @@ hosts = Table(
     Column("address", Text, nullable=False),
     Column("draining", Boolean, nullable=False, comment="gets no new tasks"),
     Column("incarnation", Text, nullable=False, comment="empty until its agent has been heard"),
+    Column(
+        "heard_sequence",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="the highest of its journal that was heard of, as of some seconds ago",
+    ),
+    json_text("pools", "the pools it had and which storage each was; null: never heard"),
+    Column(
+        "lost_intent",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="attempts below it may have been in a journal that is lost",
+    ),
+    Column(
+        "accepted_intent",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="below it an operator has said that what is lost is gone",
+    ),
+    Column("held", Text, nullable=False, server_default="", comment="why it must be accepted"),
     Column("create_time_us", BigInteger, nullable=False),
     comment="The storage hosts that tasks may name.",
+)
+
+evidence = Table(
+    "evidence",
+    metadata,
+    # Not the key: retention removes the workflow, and its row must stay.
+    Column("workflow_id", Text, primary_key=True),
+    Column("host_id", Text, primary_key=True, comment="also of a host that was removed"),
+    Column("last_intent", BigInteger, nullable=False, comment="the highest it had on that host"),
+    Index("evidence_host", "host_id", "last_intent"),
+    comment="Settled workflows of which a host's agent still keeps evidence: it is told to forget.",
+    sqlite_with_rowid=False,
 )
 
 workflows = Table(

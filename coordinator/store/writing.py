@@ -32,6 +32,7 @@ from coordinator.store.rows import Row
 from coordinator.store.tables import (
     attempts,
     events,
+    evidence,
     groups,
     labels,
     locks,
@@ -89,6 +90,7 @@ class Writing:
         self._add_attempts = _Prepared(_add(attempts), dialect)
         self._add_events = _Prepared(_add(events, numbered="position"), dialect)
         self._add_requests = _Prepared(_add(requests), dialect)
+        self._add_evidence = _Prepared(_add(evidence), dialect)
 
     def write(self, connection: Connection, batch: Batch, epoch: int) -> None:
         """Writes a batch; raises StaleError if a row is not as it says.
@@ -115,6 +117,7 @@ class Writing:
         self._add_attempts.run(connection, batch.new_attempts)
         self._add_events.run(connection, batch.events)
         self._add_requests.run(connection, batch.requests)
+        self._add_evidence.run(connection, batch.evidence)
 
 
 class _Prepared:

@@ -428,6 +428,44 @@ async def test_lists_are_filtered(store: Store):
         assert await workflow_ids(store, query) == expected, query
 
 
+# -- what agents are to forget --------------------------------------------------------------------
+
+
+async def test_what_settles_leaves_evidence_with_every_host_it_was_on(store: Store):
+    """S-Z28, I12: written with the change that settles it, and with no other."""
+    walk = Walk("a", spec=three_tasks())
+    await commit(store, walk.change, walk.succeed(), walk.succeed())
+    assert await store.evidence("host-1", below=10_000, limit=10) == []
+    await commit(store, walk.succeed())
+
+    last = max(a.intent for _, t in walk.workflow.tasks() for a in t.attempts)
+    assert await store.evidence("host-1", below=last + 1, limit=10) == ["a"]
+    assert await store.evidence("host-1", below=last, limit=10) == []
+    assert await store.evidence("host-2", below=10_000, limit=10) == []
+
+
+async def test_evidence_is_told_oldest_first_until_it_is_forgotten(store: Store):
+    walks = [Walk(name, spec=three_tasks()) for name in "cab"]
+    for walk in walks:
+        await commit(store, walk.change, walk.succeed(), walk.succeed(), walk.succeed())
+    first, second, third = (w.workflow.id for w in sorted(walks, key=lambda walk: walk.intent))
+
+    assert await store.evidence("host-1", below=10_000, limit=2) == [first, second]
+    await store.forgotten("host-1", [second, "nobody"])
+    await store.forgotten("host-2", [first])
+    await store.forgotten("host-1", [])
+    assert await store.evidence("host-1", below=10_000, limit=9) == [first, third]
+
+
+async def test_retention_and_the_removal_of_its_host_lose_no_evidence(store: Store):
+    walk = Walk("a", spec=three_tasks())
+    await commit(store, walk.change, walk.succeed(), walk.succeed(), walk.succeed())
+    assert await store.expire(before=BEGIN + timedelta(days=1), limit=10) == 1
+    await store.remove_host("host-1")
+
+    assert await store.evidence("host-1", below=10_000, limit=9) == ["a"]
+
+
 # -- hosts ----------------------------------------------------------------------------------------
 
 
@@ -438,7 +476,17 @@ async def test_hosts_are_put_replaced_and_removed(store: Store):
     await store.put_host(one)
     assert await store.hosts() == [one, two]
 
-    drained = replace(one, draining=True, incarnation="i-1", address="h-1:7002")
+    drained = replace(
+        one,
+        draining=True,
+        incarnation="i-1",
+        address="h-1:7002",
+        heard_sequence=2**40,
+        pools=(("fast", "é-1"), ("old", "")),
+        lost_intent=7,
+        accepted_intent=5,
+        held="its journal went back",
+    )
     await store.put_host(drained)
     assert await store.hosts() == [drained, two]
 

@@ -214,6 +214,20 @@ async def test_settled_workflows_of_an_older_store_are_read_and_listed(upgraded:
     assert (second.id, second.done) == ("done", 3 * 2**31)
 
 
+async def test_agents_are_told_to_forget_what_settled_in_an_older_store(upgraded: SqlStore):
+    """S-Z28: nobody has told them before."""
+    hosts = {stored: await upgraded.load(stored) for stored in ("done", "made-up-for")}
+    on = {a.host for w in hosts.values() if w for _, t in w.workflow.tasks() for a in t.attempts}
+
+    found = {host: await upgraded.evidence(host, below=10_000, limit=9) for host in on}
+    assert {workflow for each in found.values() for workflow in each} == {"done", "made-up-for"}
+    for host, workflows in found.items():
+        for name in workflows:
+            stored = hosts[name]
+            assert stored
+            assert host in {a.host for _, t in stored.workflow.tasks() for a in t.attempts}
+
+
 async def _history(store: SqlStore, workflow_id: str) -> list[StoredEntry]:
     entries = await store.history(workflow_id, after=0, limit=1_000)
     assert all(HistoryEvent.FromString(e.payload).sequence == e.sequence for e in entries)

@@ -96,6 +96,8 @@ async def _compare(random: Random, twins: Twins, walks: list[Walk]) -> None:
     await twins.ask("history", walk.workflow.id, after=random.randrange(20), limit=10)
     await twins.ask("events", after=random.randrange(200), limit=10)
     await twins.ask("position")
+    await twins.ask("evidence", f"host-{random.randrange(3)}", below=10_000, limit=5)
+    await twins.ask("forgotten", f"host-{random.randrange(3)}", [f"w-{random.randrange(9)}"])
     await twins.ask("request", f"{walk.workflow.id}-1")
     query = WorkflowQuery(
         states=frozenset(random.sample(list(WorkflowState), random.choice((0, 0, 1, 4)))),

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from datetime import timedelta
 
+import pytest
+
 from coordinator.runtime.ports import (
     LeftoverSummary,
     Store,
+    StoreConflictError,
     WorkflowQuery,
     WorkflowSummary,
 )
@@ -212,10 +215,14 @@ async def test_positions_of_what_was_removed_are_not_given_again(store: Store):
 
 
 async def test_a_removed_id_may_be_used_again(store: Store):
+    """Once the hosts have been told: until then it would be taken for the first one there."""
     await run(store, short("a"))
     await store.expire(before=BEGIN + timedelta(days=1), limit=10)
-
     again = short("a")
+    with pytest.raises(StoreConflictError, match="'a' is not free yet: host 'host-1'"):
+        await commit(store, again.change)
+    await store.forgotten("host-1", ["a"])
+
     await commit(store, again.change)
 
     assert [e.sequence for e in await store.history("a", after=0, limit=100)] == list(
