@@ -17,10 +17,10 @@ from pathlib import Path
 
 import click
 
-from agent.config import ConfigInvalid, parse_pool, read_pools, tell_size
-from agent.drivers.driver import Format, PoolConfig, Work
-from agent.drivers.file import FileDriver
-from agent.drivers.files import RealFiles
+from agent.config import parse_pool, read_pools, tell_size
+from agent.drivers import plugins
+from agent.drivers.driver import Format, Imports, PoolConfig, Work
+from agent.drivers.plugins import ConfigInvalid
 from agent.executors import ThreadExecutor
 from agent.journal import Journal, ThreadJournal, open_connection
 from agent.lookers import THREADS_PER_POOL
@@ -94,21 +94,25 @@ def serve_command(
 ) -> None:
     """Serves this host until SIGTERM or SIGINT; what is running goes on at the next start.
 
-    A pool's options: read_only, shared (several hosts reach it), quota=SIZE,
-    bandwidth=SIZE (per second), flush=SIZE (how much a crash may cost).
-    Its folder must exist; the first agent that serves it marks it with a pool.json.
+    A pool's options: driver=NAME (file, if none is named), read_only, shared (several
+    hosts reach it), quota=SIZE, bandwidth=SIZE (per second), flush=SIZE (how much a crash
+    may cost), attempts_max=N, and those of its driver: countermand-agent drivers lists them.
+    A folder must exist; the first agent that serves it marks it with a pool.json.
     """
     configure(sys.stderr, log_level)
     limits = Limits(attempts_max=attempts_max, queue_max=queue_max)
     try:
         _lock(data)
-        described = [*(read_pools(config) if config else []), *map(parse_pool, pools)]
-        check_folders(described)
+        drivers = plugins.installed()
+        described = read_pools(config, drivers) if config else []
+        described += [parse_pool(pool, drivers) for pool in pools]
+        check_folders(described, drivers)
         asyncio.run(
             _serve(
                 data=data,
                 listen=listen,
                 pools=described,
+                drivers=drivers,
                 accepted=accepted,
                 host_id=host_id,
                 limits=limits,
@@ -123,6 +127,7 @@ async def _serve(
     data: Path,
     listen: str,
     pools: list[PoolConfig],
+    drivers: plugins.Drivers,
     accepted: tuple[str, ...],
     host_id: str,
     limits: Limits,
@@ -132,10 +137,12 @@ async def _serve(
         lambda: Journal(open_connection(data / JOURNAL), new_id=lambda: str(uuid.uuid4())),
         fatal=lambda: os._exit(os.EX_SOFTWARE),  # whoever supervises us starts us again
     )
-    identities = await identify(journal, pools, accepted=accepted, new_id=lambda: str(uuid.uuid4()))
+    identities = await identify(
+        journal, pools, drivers=drivers, accepted=accepted, new_id=lambda: str(uuid.uuid4())
+    )
     runner = Runner(
         journal=journal,
-        pools={pool.pool_id: _open_pool(pool, identities[pool.pool_id]) for pool in pools},
+        pools={pool.pool_id: drivers.open(pool, identities[pool.pool_id]) for pool in pools},
         executor=ThreadExecutor(2 * limits.attempts_max, name="work"),
         outside=Outside(
             now=_now,
@@ -174,13 +181,6 @@ async def _serve(
     log.info("agent.stopped")
 
 
-def _open_pool(pool: PoolConfig, identity: str) -> FileDriver:
-    try:
-        return FileDriver(pool, RealFiles(), identity)
-    except OSError as error:
-        raise ConfigInvalid(f"pool {pool.pool_id} at {pool.path}: {error.strerror}") from error
-
-
 def _lock(data: Path) -> None:
     """Keeps a second agent off the same journal, until this process ends."""
     try:
@@ -216,8 +216,9 @@ def import_command(*, pool: str, image: str, format_name: str, file: Path) -> No
         attempt=f"{IMPORT_PREFIX}{image}", cluster_id="", note="", now=_now, crash=crash.never
     )
     try:
-        described = parse_pool(pool)
-        driver = _open_pool(described, check_to_import(described))
+        drivers = plugins.installed()
+        described = parse_pool(pool, drivers)
+        driver = _open_to_import(described, drivers)
         for _step in driver.import_file(
             work, file.absolute(), image, image_format=Format(format_name)
         ):
@@ -225,7 +226,7 @@ def import_command(*, pool: str, image: str, format_name: str, file: Path) -> No
         found = driver.find(image)
         size = tell_size(found.virtual_size_bytes)
         what = f"{described.pool_id}/{image} ({format_name}, {size})"
-        click.echo(f"Imported {file} as {what}, in {driver.layout.image(image)}")
+        click.echo(f"Imported {file} as {what}")
     except ImageUnsafe as error:
         why = error.metadata["why"]
         raise click.ClickException(f"{file} was not imported: {why}") from error
@@ -233,6 +234,27 @@ def import_command(*, pool: str, image: str, format_name: str, file: Path) -> No
         raise click.UsageError(str(error)) from error
     except CountermandError as error:
         raise click.ClickException(str(error)) from error
+
+
+def _open_to_import(pool: PoolConfig, drivers: plugins.Drivers) -> Imports:
+    driver = drivers.open(pool, check_to_import(pool, drivers))
+    if not isinstance(driver, Imports):
+        raise ConfigInvalid(f"driver {pool.driver} of pool {pool.pool_id} brings in no files")
+    return driver
+
+
+@main.command(
+    "drivers", epilog=_example("countermand-agent drivers", "countermand-agent drivers -o json")
+)
+@click.option("-o", "--output", default="table", type=click.Choice(["table", "json"]))
+def drivers_command(*, output: str) -> None:
+    """Lists the drivers that are installed here, with their verbs and options."""
+    listed = [plugins.describe(found) for found in plugins.installed().all()]
+    if output == "json":
+        click.echo(json.dumps({"drivers": listed}, indent=2))
+        return
+    for driver in listed:
+        click.echo(plugins.tell(driver))
 
 
 def _now() -> datetime:

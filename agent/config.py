@@ -8,21 +8,25 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agent.drivers.driver import FLUSH_BYTES, PoolConfig
+from agent.drivers.plugins import ConfigInvalid, Drivers, DriverType
 from countermand.rpc import names
 
 _UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _SIZE = re.compile(r"(\d+)\s*([KMGT]iB|)")
 
-FLAGS = {"read_only", "shared"}
+# What may be written about every pool; whatever else is its driver's to know.
+FLAGS = {"read_only": "nothing is ever written to it", "shared": "several hosts reach it"}
 SIZES = {
     "quota": "quota_bytes",
     "bandwidth": "bandwidth_bytes_per_s",
     "flush": "flush_bytes",
 }
+COUNTS = {"attempts_max": "attempts_max"}
+DRIVER = "driver"
+DRIVER_DEFAULT = "file"
+COMMON = frozenset({DRIVER, *FLAGS, *SIZES, *COUNTS})
 
-
-class ConfigInvalid(Exception):
-    """The configuration says something that cannot be."""
+_FLAG_VALUES = {"": True, "true": True, "false": False}
 
 
 def parse_size(text: str) -> int:
@@ -33,6 +37,20 @@ def parse_size(text: str) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
+def parse_flag(name: str, text: str) -> bool:
+    """Returns whether a flag is set: by its name alone, or by true or false."""
+    if text.lower() not in _FLAG_VALUES:
+        raise ConfigInvalid(f"{name} is true or false, not {text!r}")
+    return _FLAG_VALUES[text.lower()]
+
+
+def parse_count(name: str, text: str) -> int:
+    """Returns a whole number above zero."""
+    if not (text.isdecimal() and int(text)):
+        raise ConfigInvalid(f"{name} is a number from 1, not {text!r}")
+    return int(text)
+
+
 def tell_size(size_bytes: int) -> str:
     """Returns a size as `parse_size` reads it, in the largest unit that says it exactly."""
     units = [unit for unit, size in _UNITS.items() if size_bytes % size == 0]
@@ -40,8 +58,8 @@ def tell_size(size_bytes: int) -> str:
     return f"{size_bytes // _UNITS[unit]} {unit or 'bytes'}"
 
 
-def parse_pool(text: str) -> PoolConfig:
-    """Returns the pool of "fast=/srv/fast,quota=1GiB,bandwidth=64MiB,read_only,shared"."""
+def parse_pool(text: str, drivers: Drivers) -> PoolConfig:
+    """Returns the pool of "fast=/srv/fast,driver=btrfs,quota=1GiB,read_only"."""
     pool_id, separator, rest = text.partition("=")
     path, *options = rest.split(",")
     if not separator:
@@ -49,34 +67,51 @@ def parse_pool(text: str) -> PoolConfig:
     fields: dict[str, str] = {}
     for option in options:
         key, _, value = option.partition("=")
+        if key in fields:
+            raise ConfigInvalid(f"pool {pool_id}: {key} is written twice")
         fields[key] = value
-    return make_pool(pool_id, path, fields)
+    return make_pool(pool_id, path, fields, drivers)
 
 
-def make_pool(pool_id: str, path: str, options: Mapping[str, str]) -> PoolConfig:
+def make_pool(pool_id: str, path: str, options: Mapping[str, str], drivers: Drivers) -> PoolConfig:
     """Returns a pool, having checked every word of it."""
     if not names.is_id(pool_id):
         raise ConfigInvalid(f"pool id {pool_id!r} {names.ID_RULE}")
     if not Path(path).is_absolute():
         raise ConfigInvalid(f"the path of pool {pool_id} must be absolute, not {path!r}")
-    unknown = options.keys() - FLAGS - SIZES.keys()
-    if unknown:
-        known = ", ".join(sorted(FLAGS | SIZES.keys()))
-        raise ConfigInvalid(f"pool {pool_id}: no option {min(unknown)!r}; there are {known}")
+    name = options.get(DRIVER, DRIVER_DEFAULT)
+    try:
+        return _make_pool(pool_id, Path(path), name, options, drivers.load(name))
+    except ConfigInvalid as error:
+        raise ConfigInvalid(f"pool {pool_id}: {error}") from error
+
+
+def _make_pool(
+    pool_id: str, path: Path, driver: str, options: Mapping[str, str], kind: DriverType
+) -> PoolConfig:
+    if unknown := options.keys() - COMMON - kind.options.keys():
+        known = ", ".join(sorted(COMMON | kind.options.keys()))
+        raise ConfigInvalid(f"driver {driver} has no option {min(unknown)!r}; there are {known}")
     sizes = {SIZES[key]: parse_size(value) for key, value in options.items() if key in SIZES}
-    flags = {key: options[key].lower() != "false" for key in FLAGS & options.keys()}
-    return PoolConfig(
+    flags = {key: parse_flag(key, options[key]) for key in FLAGS.keys() & options.keys()}
+    counts = {key: parse_count(key, options[key]) for key in COUNTS.keys() & options.keys()}
+    pool = PoolConfig(
         pool_id=pool_id,
-        path=Path(path),
+        driver=driver,
+        path=path,
         read_only=flags.get("read_only", False),
         shared=flags.get("shared", False),
         quota_bytes=sizes.get("quota_bytes"),
         bandwidth_bytes_per_s=sizes.get("bandwidth_bytes_per_s"),
+        attempts_max=counts.get("attempts_max"),
         flush_bytes=sizes.get("flush_bytes", FLUSH_BYTES),
+        options={key: value for key, value in options.items() if key in kind.options},
     )
+    kind.check(pool)
+    return pool
 
 
-def read_pools(path: Path) -> list[PoolConfig]:
+def read_pools(path: Path, drivers: Drivers) -> list[PoolConfig]:
     """Returns the pools of a file, one table [pools.<id>] with a path and options each."""
     try:
         tables = tomllib.loads(path.read_text()).get("pools", {})
@@ -85,5 +120,8 @@ def read_pools(path: Path) -> list[PoolConfig]:
     pools: list[PoolConfig] = []
     for pool_id, table in tables.items():
         options = {key: str(value) for key, value in table.items()}
-        pools.append(make_pool(pool_id, options.pop("path", ""), options))
+        try:
+            pools.append(make_pool(pool_id, options.pop("path", ""), options, drivers))
+        except ConfigInvalid as error:
+            raise ConfigInvalid(f"{path}: {error}") from error
     return pools

@@ -184,7 +184,7 @@ def pool(driver: Driver, found: PoolFound) -> Pool:
     """Returns a pool as it is told of."""
     return Pool(
         pool_id=driver.config.pool_id,
-        driver="file",
+        driver=driver.config.driver,
         capacity_bytes=found.capacity_bytes,
         used_bytes=found.used_bytes,
         formats=[FORMATS[image_format] for image_format in found.formats],

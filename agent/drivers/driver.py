@@ -397,6 +397,17 @@ class Verifies(Driver, Protocol):
 
 
 @runtime_checkable
+class Imports(Driver, Protocol):
+    """Brings in files of an administrator's."""
+
+    def import_file(
+        self, work: Work, path: Path, image_id: str, *, image_format: Format
+    ) -> Steps[Made]:
+        """Copies a file as an image; the only place where a path is named."""
+        ...
+
+
+@runtime_checkable
 class Fences(Driver, Protocol):
     """Keeps a lost attempt of another host out of storage that several hosts reach."""
 
@@ -420,6 +431,7 @@ class Surveys(Driver, Protocol):
     def survey(self) -> list[Oddity]:
         """Returns what is in the pool and is no image, in order of kind and name."""
         ...
+
 
 # What a driver must be for a verb to be offered in its pool.
 NEEDS: Mapping[str, type[Driver] | None] = {

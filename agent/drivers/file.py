@@ -25,6 +25,7 @@ from agent.drivers.driver import (
     Oddity,
     PoolConfig,
     PoolFound,
+    Resized,
     SnapshotFound,
     SnapshotGone,
     Source,
@@ -32,9 +33,11 @@ from agent.drivers.driver import (
     Steps,
     Work,
 )
-from agent.drivers.files import FileKind, Files
+from agent.drivers.files import FileKind, Files, RealFiles
 from agent.drivers.filling import Filling
+from agent.drivers.folders import FolderType
 from agent.drivers.layout import AT, Label, snapshot_name, snapshots_among
+from agent.drivers.resizing import Resizing
 from agent.drivers.snapshots import Snapshots
 from agent.drivers.staging import Staging
 from agent.drivers.surveying import survey
@@ -57,6 +60,7 @@ VERBS = frozenset(
         "copy_image",
         "clone_image",
         "delete_image",
+        "resize_image",
         "create_snapshot",
         "delete_snapshot",
         "revert_image",
@@ -81,6 +85,7 @@ class FileDriver:
         self.layout = self._staging.layout
         self.room = self._staging.room
         self.filling = Filling(self._staging)
+        self._resizing = Resizing(self._staging)
         self._snapshots = Snapshots(self._staging, self.filling.duplicate)
 
     # -- verbs ----------------------------------------------------------------------------------
@@ -321,6 +326,30 @@ class FileDriver:
             work, image_id, safety_id=safety_id, made_by=made_by
         )
 
+    def resize(
+        self,
+        work: Work,
+        image_id: str,
+        *,
+        size_bytes: int,
+        shrink_allowed: bool,
+        expected_generation: int = 0,
+    ) -> Steps[Resized]:
+        """Changes an image's virtual size."""
+        return (
+            yield from self._resizing.resize(
+                work,
+                image_id,
+                size_bytes=size_bytes,
+                shrink_allowed=shrink_allowed,
+                expected_generation=expected_generation,
+            )
+        )
+
+    def make_up_for_resize(self, work: Work, image_id: str, *, made_by: str) -> Steps[None]:
+        """Shrinks an image back that exactly that attempt has grown, if nothing was written."""
+        yield from self._resizing.make_up_for(work, image_id, made_by=made_by)
+
     def verify(self, image_id: str, *, digest: str) -> Steps[str]:
         """Checks that an image is whole, and that its digest is this one; returns the digest.
 
@@ -401,9 +430,9 @@ class FileDriver:
             self.layout.data(image_id, label)
         except ImageUnsafe:
             now = self._label(image_id)
-            if now.content == label.content:
+            if now == label:
                 raise
-            label = now  # it was reverted while we looked
+            label = now  # it was changed while we looked
             self.layout.data(image_id, label)
         return ImageFound(
             image_id=image_id,
@@ -503,3 +532,8 @@ class FileDriver:
         with self._staging.translating("any image"):
             self._staging.need_pool()
             return survey(self.layout)
+
+
+FILE = FolderType(
+    verbs=VERBS, opening=lambda pool, identity: FileDriver(pool, RealFiles(), identity)
+)

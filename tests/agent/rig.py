@@ -12,6 +12,7 @@ from typing import Any
 from agent.drivers.driver import Format, PoolConfig, Step, Work
 from agent.drivers.file import FileDriver
 from agent.drivers.files import Files, RealFiles
+from agent.drivers.plugins import Drivers, installed
 from agent.executors import InlineExecutor
 from agent.journal import InlineJournal, Journal, open_connection
 from agent.pools import identify
@@ -80,7 +81,7 @@ class Rig:
         self.crash = crash_at
         self.now = NOW
         self.monotonic: Callable[[], float] = lambda: 0.0
-        self.pools: dict[str, FileDriver] = {}
+        self.pools: dict[str, Any] = {}  # of whatever driver a test has chosen
         self.runner: Runner
         self.requests: Requests
 
@@ -94,9 +95,12 @@ class Rig:
         ]
         for pool in pools:
             pool.path.mkdir(exist_ok=True)
-        identities = await identify(journal, pools, accepted=(), new_id=lambda: str(uuid.uuid4()))
+        drivers = installed()
+        identities = await identify(
+            journal, pools, drivers=drivers, accepted=(), new_id=lambda: str(uuid.uuid4())
+        )
         self.pools = {
-            pool.pool_id: FileDriver(pool, self.files, identities[pool.pool_id]) for pool in pools
+            pool.pool_id: self._open(pool, identities[pool.pool_id], drivers) for pool in pools
         }
         self.runner = Runner(
             journal=journal,
@@ -109,6 +113,12 @@ class Rig:
         self.requests = Requests(journal.incarnation)
         await self.runner.start()
         return self.runner
+
+    def _open(self, pool: PoolConfig, identity: str, drivers: Drivers) -> Any:
+        """Opens a pool; of the `file` driver one whose calls a test may have replaced."""
+        if pool.driver == "file":
+            return FileDriver(pool, self.files, identity)
+        return drivers.open(pool, identity)
 
     async def restart(self, *, gate: Between | None = None) -> Runner:
         """Stops it and starts it again."""

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from agent import pools as module
 from agent.__main__ import main
-from agent.config import ConfigInvalid
+from agent.drivers import folders as module
 from agent.drivers import qemu
 from agent.drivers.driver import PoolConfig
+from agent.drivers.plugins import ConfigInvalid, installed
 from agent.journal import InlineJournal, Journal, open_connection
 from agent.pools import check_folders, identify
 from countermand.rpc.errors import StorageFailed
@@ -99,7 +99,13 @@ async def identities(folder: Path, *pools: PoolConfig, accepted: tuple[str, ...]
     connection = open_connection(folder / "journal")
     journal = InlineJournal(Journal(connection, new_id=lambda: "one"))
     try:
-        return await identify(journal, pools, accepted=accepted, new_id=lambda: os.urandom(4).hex())
+        return await identify(
+            journal,
+            pools,
+            drivers=installed(),
+            accepted=accepted,
+            new_id=lambda: os.urandom(4).hex(),
+        )
     finally:
         await journal.close()
 
@@ -244,7 +250,8 @@ def test_pools_have_folders_of_their_own(tmp_path, described, words):
 def test_folders_beside_each_other_are_fine(tmp_path):
     for name in ("a", "ab"):
         (tmp_path / name).mkdir()
-    check_folders([PoolConfig(pool_id=name, path=tmp_path / name) for name in ("a", "ab")])
+    pools = [PoolConfig(pool_id=name, path=tmp_path / name) for name in ("a", "ab")]
+    check_folders(pools, installed())
 
 
 def test_an_import_makes_no_pool(tmp_path):
