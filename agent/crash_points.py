@@ -14,8 +14,17 @@ AFTER_TOMBSTONE: Final = "agent.after_tombstone"
 IN_COMPENSATION: Final = "agent.in_compensation"
 AFTER_COMPENSATION: Final = "agent.after_compensation"
 
-# Only a revert passes it: its data is in place, its label is not.
+# What puts another data file in an image's place: the file is there, the label is not.
 IN_REVERT: Final = "agent.in_revert"
+
+# Of a resize, between data and label: the data has grown and its label says nothing of it yet, or
+# the label says less than there is. Whoever comes next makes the data as long as the label says.
+IN_RESIZE: Final = "agent.in_resize"
+
+# Of a snapshot that goes: its name is gone, and a tool merges what it held. The tool is run again.
+IN_MERGE: Final = "agent.in_merge"
+# It is merged, and the label still names it: a layer without a name may be missing from its place.
+AFTER_MERGE: Final = "agent.after_merge"
 
 OF_ACTIONS: Final = (
     BEFORE_JOURNAL,

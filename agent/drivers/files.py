@@ -81,6 +81,10 @@ class Files(Protocol):
         """Sets the size; what is new is a hole."""
         ...
 
+    def extend(self, handle: int, size_bytes: int) -> None:
+        """Makes a file at least so long, whoever else makes it longer; what is new is a hole."""
+        ...
+
     def allocate(self, handle: int, size_bytes: int) -> None:
         """Takes the room for a whole file now."""
         ...
@@ -187,6 +191,14 @@ class RealFiles:
     def truncate(self, handle: int, size_bytes: int) -> None:
         """Sets the size; what is new is a hole."""
         os.ftruncate(handle, size_bytes)
+
+    def extend(self, handle: int, size_bytes: int) -> None:
+        """Makes a file at least so long, at the price of one block; never shorter, as truncate may.
+
+        An agent that was held up here for a while must not cut off what others have written since.
+        """
+        if size_bytes:
+            os.posix_fallocate(handle, size_bytes - 1, 1)
 
     def allocate(self, handle: int, size_bytes: int) -> None:
         """Takes the room for a whole file now."""

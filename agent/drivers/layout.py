@@ -3,7 +3,9 @@
     pool.json                      which pool this is: an empty mount point must not pass for it
     images/<image id>/data.raw     the content, or data.qcow2; data.<content>.raw after a revert
     images/<image id>/image.json   the label: owner tag, generation, format, size, digest, backing
-    images/<image>@<snapshot>/     a snapshot: the same two files, under a name no image can have
+    images/<image>@<snapshot>/     a snapshot: the same two files, under a name no image can have;
+                                   of a qcow2 image it is a layer instead, one more data file
+                                   beside the image's, and all of it that its label says
     staging/<attempt>/image/       the same two files while an attempt works on them, "/" as "@"
     staging/<attempt>              a file: its fence; the attempt can neither work nor show anything
     staging/<attempt>@aside/       what was in the place of a fence, until it is purged
@@ -21,13 +23,14 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from agent.drivers.driver import Format
 from agent.drivers.files import FileKind, Files, FileStat
+from agent.drivers.layers import Layer, named, with_content
 from agent.drivers.qcow2 import HEAD_BYTES, read_head
 from countermand.rpc import names
 from countermand.rpc.errors import (
@@ -48,8 +51,8 @@ GENERATION_MAX = 2**63 - 1  # of the contract's int64
 ASIDE = f"{AT}aside"  # after an attempt's name in staging; no attempt is called so
 
 _CONTENT = re.compile(r"([0-9a-f]{16})?")
-# Of a label: left out while they say nothing, so that an agent that knows no reverts can read it.
-_OF_REVERTS = ("content", "replaced", "changes", "made_up_for")
+# Of a label: left out while they say nothing, so that an agent that knows no changes can read it.
+_OF_CHANGES = ("content", "replaced", "below", "layers", "changes", "made_up_for")
 
 # Beyond this the oldest are forgotten, and can no longer be made up for.
 CHANGES_MAX = 64
@@ -61,11 +64,20 @@ class Change(NamedTuple):
     cluster_id: str
     attempt: str
     generation: int  # the image's after it
+    size_bytes: int = 0  # before a resize; 0 of a revert
+    digest: str = ""  # before a resize
 
 
 def snapshot_name(image_id: str, snapshot_id: str) -> str:
     """Returns the name under which a snapshot is kept beside its image."""
     return f"{image_id}{AT}{snapshot_id}"
+
+
+def layer_name(image_id: str, layer: Layer) -> str:
+    """Returns the name of a layer: its snapshot's, or one that no snapshot can have."""
+    if layer.snapshot_id:
+        return snapshot_name(image_id, layer.snapshot_id)
+    return f"{image_id}{AT}{AT}{layer.content}"
 
 
 def content_of(attempt: str) -> str:
@@ -94,7 +106,9 @@ class Label:
     shared: bool = False
     content: str = ""  # token of the data file that is meant; empty for the image's first
     replaced: str = ""  # token of the one before, which may not have been removed yet
-    changes: tuple[Change, ...] = ()  # the reverts that stand, oldest first
+    below: str | None = None  # token of the layer that it reads through, if any
+    layers: tuple[Layer, ...] = ()  # the other data files of the same image, each kept for a reason
+    changes: tuple[Change, ...] = ()  # the reverts and resizes that stand, oldest first
     made_up_for: Change | None = None  # the last one that does not any more
 
     @property
@@ -113,11 +127,42 @@ class Label:
         """Returns the name of the data file that is meant."""
         return f"data.{self.content}.{self.format}" if self.content else f"data.{self.format}"
 
+    @property
+    def contents(self) -> frozenset[str]:
+        """Returns the tokens of all data files that are meant."""
+        return frozenset({self.content, *(layer.content for layer in self.layers)})
+
+    @property
+    def data_names(self) -> frozenset[str]:
+        """Returns the names of all data files that are meant."""
+        return frozenset(replace(self, content=content).data_name for content in self.contents)
+
+    def of_layer(self, layer: Layer) -> Label:
+        """Returns what would be the label of a layer, if it had one of its own."""
+        return replace(
+            self,
+            cluster_id=layer.cluster_id,
+            attempt=layer.attempt,
+            create_time=layer.create_time,
+            virtual_size_bytes=layer.virtual_size_bytes,
+            written_bytes=0,
+            generation=layer.generation,
+            digest=layer.digest,
+            content=layer.content,
+            below=layer.below,
+            replaced="",
+            changes=(),
+            made_up_for=None,
+        )
+
     def encode(self) -> bytes:
         """Returns the file's content."""
         fields = asdict(self)
-        for name in _OF_REVERTS:
-            if not fields[name]:
+        # Of a revert only what an agent that knows no resizes can read.
+        fields["changes"] = [_plain(change) for change in self.changes]
+        fields["made_up_for"] = self.made_up_for and _plain(self.made_up_for)
+        for name in _OF_CHANGES:
+            if fields[name] in ("", None, (), []) and not (name == "below" and fields[name] == ""):
                 del fields[name]
         return json.dumps(fields, indent=1).encode()
 
@@ -132,8 +177,10 @@ class Label:
             fields = json.loads(data)
             changes = [Change(*change) for change in fields.pop("changes", ())]
             undone = fields.pop("made_up_for", None)
+            layers = [Layer.decode(layer) for layer in fields.pop("layers", ())]
             label = cls(
                 **{**fields, "format": Format(fields["format"])},
+                layers=tuple(layers),
                 changes=tuple(changes),
                 made_up_for=Change(*undone) if undone else None,
             )
@@ -143,8 +190,12 @@ class Label:
             sizes = (label.virtual_size_bytes, label.written_bytes, label.generation)
             if not all(isinstance(size, int) for size in sizes):
                 raise ValueError(sizes)
-            if not all(map(_CONTENT.fullmatch, (label.content, label.replaced))):
-                raise ValueError(label.content)
+            below = [one.below for one in (label, *layers) if one.below is not None]
+            tokens = [label.content, label.replaced, *below, *(layer.content for layer in layers)]
+            if not all(map(_CONTENT.fullmatch, tokens)):
+                raise ValueError(tokens)
+            if not {*below} <= {layer.content for layer in layers} - {label.content}:
+                raise ValueError(below)
         except (KeyError, TypeError) as error:
             raise ValueError(str(error)) from error
         return label
@@ -172,6 +223,24 @@ class Mark:
             case {"pool_id": str(pool_id), "identity": str(identity)} if identity:
                 return cls(pool_id=pool_id, identity=identity)
         raise ValueError(f"it is no {MARK}")
+
+
+def with_change(label: Label, change: Change) -> Label:
+    """Returns an image's label after one more change, which moves its generation on."""
+    changes = (*label.changes, change)[-CHANGES_MAX:]
+    return replace(label, generation=change.generation, changes=changes)
+
+
+def change_of(label: Label, cluster_id: str, attempt: str) -> Change | None:
+    """Returns the effect of exactly that attempt of the same cluster, if it stands."""
+    for change in label.changes:
+        if (change.cluster_id, change.attempt) == (cluster_id, attempt):
+            return change
+    return None
+
+
+def _plain(change: Change) -> Change | tuple[str, str, int]:
+    return change if change.size_bytes else change[:3]
 
 
 def snapshots_among(listed: list[str]) -> Iterator[tuple[str, str]]:
@@ -311,6 +380,8 @@ class Layout:
 
     def owner(self, image_id: str) -> Label | None:
         """Returns the label of whatever has an image's name; None when nothing of ours has."""
+        if layer := self.layer(image_id):
+            return layer
         found = self.files.stat(self.image(image_id))
         if found is None or found.kind is not FileKind.FOLDER:
             return None  # we only ever make folders
@@ -326,6 +397,8 @@ class Layout:
             SnapshotNotFound: There is no such snapshot.
             ImageUnsafe: What is there is not a plain image of ours.
         """
+        if layer := self.layer(image_id):
+            return layer
         folder = self.image(image_id)
         found = self.files.stat(folder)
         if found is None:
@@ -340,24 +413,83 @@ class Layout:
         except ValueError:
             raise self.unsafe(image_id, "its label cannot be read") from None
 
+    def layer(self, name: str) -> Label | None:
+        """Returns what would be the label of a layer; None of a name that is no layer's."""
+        image_id, at, snapshot_id = name.partition(AT)
+        if not at:
+            return None
+        try:
+            label = self.label(image_id)
+        except (ImageNotFound, ImageUnsafe):
+            return None
+        if snapshot_id.startswith(AT):
+            layer = with_content(label.layers, snapshot_id.removeprefix(AT))
+        else:
+            layer = named(label.layers, snapshot_id)
+        return label.of_layer(layer) if layer else None
+
     def data(self, image_id: str, label: Label) -> tuple[Path, FileStat]:
         """Returns where an image's data is, having made sure that it is plain.
 
         Raises:
             ImageUnsafe: It is a link, a device, has other names, or leads out of the pool.
         """
-        path = self.image(image_id) / label.data_name
+        path = self._home(image_id, label) / label.data_name
         found = self._plain(image_id, path)
         if label.format is Format.QCOW2:
-            head = read_head(self._read(path, min(HEAD_BYTES, found.size_bytes)))
-            if head is None:
-                raise self.unsafe(image_id, "it is not in the format that its label says")
-            if head.external_data:
-                raise self.unsafe(image_id, "its data is in another file")
+            self._next_below(image_id, label, path, found.size_bytes)
+        return path, found
+
+    def below(self, image_id: str, label: Label) -> tuple[Layer, ...]:
+        """Returns the layers that an image's data reads through, nearest first, each checked."""
+        found: list[Layer] = []
+        while label.below is not None:
+            path = self._home(image_id, label) / label.data_name
+            layer = self._next_below(image_id, label, path, self._plain(image_id, path).size_bytes)
+            if layer is None:
+                break
+            if len(found) == CHAIN_MAX or layer in found:
+                raise self.unsafe(image_id, "its layers are a loop or too many")
+            found.append(layer)
+            label = label.of_layer(layer)
+            self.data(image_id, label)
+        return tuple(found)
+
+    def _home(self, name: str, label: Label) -> Path:
+        """Returns the folder with the data of an image or a snapshot; a layer is in its image's."""
+        image_id, _, snapshot_id = name.partition(AT)
+        if label.layers and (
+            snapshot_id.startswith(AT) or self.files.stat(self.image(name)) is None
+        ):
+            return self.image(image_id)
+        return self.image(name)
+
+    def _next_below(self, image_id: str, label: Label, path: Path, size_bytes: int) -> Layer | None:
+        """Returns the layer that a qcow2 file reads through, by what its head says.
+
+        A layer without a name may have been merged into the file, and its label not say so yet.
+        """
+        head = read_head(self._read(path, min(HEAD_BYTES, size_bytes)))
+        if head is None:
+            raise self.unsafe(image_id, "it is not in the format that its label says")
+        if head.external_data:
+            raise self.unsafe(image_id, "its data is in another file")
+        home = image_id.partition(AT)[0]
+        layer = with_content(label.layers, label.below)
+        for _ in label.layers:
+            if layer is None or head.backing == backing_name(home, label.of_layer(layer)):
+                break
+            if layer.snapshot_id:
+                raise self.unsafe(image_id, "its backing file is not the one of its label")
+            layer = with_content(label.layers, layer.below)
+        else:
+            if layer is not None:
+                raise self.unsafe(image_id, "its layers are a loop")
+        if layer is None:
             below = self._backing(image_id, label.backing) if label.backing else None
             if head.backing != (backing_name(label.backing, below) if below else ""):
                 raise self.unsafe(image_id, "its backing file is not the one of its label")
-        return path, found
+        return layer
 
     def reads_through(self, path: Path, below: str) -> bool:
         """Returns whether a qcow2 file names the data of another image as it is now."""
@@ -389,15 +521,21 @@ class Layout:
             raise self.unsafe(image_id, f"its backing image {backing} is missing") from None
 
     def chain(self, image_id: str, label: Label) -> tuple[str, ...]:
-        """Returns the images below one, nearest first, each of them checked."""
-        below: list[str] = []
+        """Returns what an image reads through, nearest first: images, and layers by their names.
+
+        Each of them is checked.
+        """
+        below = [layer_name(image_id, layer) for layer in self.below(image_id, label)]
+        images = 0
         backing = label.backing
         while backing:
-            if len(below) == CHAIN_MAX or backing in below or backing == image_id:
+            if images == CHAIN_MAX or backing in below or backing == image_id:
                 raise self.unsafe(image_id, "its chain of backing images is a loop or too long")
+            images += 1
             below.append(backing)
             label = self._backing(image_id, backing)
             self.data(backing, label)
+            below += [layer_name(backing, layer) for layer in self.below(backing, label)]
             backing = label.backing
         return tuple(below)
 
@@ -418,7 +556,14 @@ class Layout:
     def snapshots(self, image_id: str) -> list[str]:
         """Returns the names of an image's snapshots."""
         found = snapshots_among(self.files.list_folder(self.images))
-        return [name for image, name in found if image == image_id]
+        folders = [name for image, name in found if image == image_id]
+        label = None if AT in image_id else self.owner(image_id)
+        return sorted({*folders, *(self.layers_named(image_id, label) if label else ())})
+
+    def layers_named(self, image_id: str, label: Label) -> list[str]:
+        """Returns the names of the snapshots that are layers of an image."""
+        kept = [layer.snapshot_id for layer in label.layers if layer.snapshot_id]
+        return [snapshot_name(image_id, snapshot_id) for snapshot_id in kept]
 
     def unsafe(self, image_id: str, why: str) -> ImageUnsafe:
         """Returns the error that says why an image is not touched."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
@@ -10,9 +11,12 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, TypeVar
 
 from agent.drivers.driver import Format, Step, Steps
 from countermand.rpc.errors import ImageDamaged, ToolFailed
+
+T = TypeVar("T")
 
 TOOL = "qemu-img"
 MISSING = "qemu-img is not installed on this host: install the package qemu-utils"
@@ -22,6 +26,8 @@ _POLL_S = 0.1
 _STDERR_BYTES_MAX = 2000
 # Exit codes of its check.
 _DAMAGED = 2
+# A qcow2 file may have clusters of 512 bytes to 2 MiB.
+_CLUSTER_BYTES_MAX = 2 * 1024 * 1024
 _LEAKS = 3
 _PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 
@@ -85,6 +91,75 @@ def check(path: Path, *, image: str, pool: str) -> Steps[None]:
         raise ImageDamaged(image=image, pool=pool, why="qemu-img check finds errors in it")
 
 
+def resize(path: Path, *, image: str, size_bytes: int) -> None:
+    """Changes the virtual size of a qcow2 file, at once: only its tables change."""
+    arguments = [TOOL, "resize", "-q", "-f", "qcow2", "--shrink", str(path), str(size_bytes)]
+    to_end(_run(arguments, image=image))
+
+
+def holds_data(path: Path, *, image: str, begin: int, folder: Path) -> bool:
+    """Returns whether a guest reads anything but zeros of a qcow2 file from an offset on.
+
+    What was written there counts as data from the next cluster on, even if it was zeros.
+    """
+    arguments = [TOOL, "map", "-f", "qcow2", "--output=json", f"--start-offset={begin}", str(path)]
+    with tempfile.TemporaryFile() as found:
+        to_end(_run(arguments, image=image, output=found))
+        found.seek(0)
+        extents = [extent for extent in json.load(found) if extent["data"] and not extent["zero"]]
+    # Of a cluster that lies across the offset nothing tells which half was written.
+    whole = -(-begin // _CLUSTER_BYTES_MAX) * _CLUSTER_BYTES_MAX
+    if any(extent["start"] + extent["length"] > whole for extent in extents):
+        return True
+    if not extents:
+        return False
+    piece = folder / "piece"
+    arguments = [TOOL, "dd", "-f", "qcow2", "-O", "raw", f"if={path}", f"of={piece}", "bs=512"]
+    arguments += [f"skip={begin // 512}", f"count={whole // 512}"]  # it counts from the beginning
+    try:
+        to_end(_run(arguments, image=image))
+        return any(piece.read_bytes())
+    finally:
+        piece.unlink(missing_ok=True)
+
+
+def commit(path: Path, *, image: str, size_bytes: int, each: Callable[[], int]) -> Steps[None]:
+    """Writes what a qcow2 file holds into the one below it, and leaves it as it is.
+
+    What is read through it is the same at every moment, and however often this is begun again.
+    """
+    arguments = [TOOL, "commit", "-p", "-d", "-f", "qcow2", str(path)]
+    yield from _run(arguments, image=image, size_bytes=size_bytes, each=each)
+
+
+def rebase(
+    path: Path,
+    *,
+    image: str,
+    backing: str,
+    backing_format: Format,
+    size_bytes: int,
+    each: Callable[[], int],
+) -> Steps[None]:
+    """Makes a qcow2 file read through another one, or none, having taken over what it lacks then.
+
+    What is read through it is the same at every moment, and however often this is begun again.
+    """
+    arguments = [TOOL, "rebase", "-p", "-f", "qcow2", "-b", backing]
+    arguments += ["-F", backing_format.value] if backing else []
+    yield from _run([*arguments, str(path)], image=image, size_bytes=size_bytes, each=each)
+
+
+def to_end(steps: Steps[T]) -> T:
+    """Does at once what takes no time to speak of, and is not to be stopped."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+
 def _nothing() -> int:
     """Lets the tool run on."""
     return 0
@@ -97,6 +172,7 @@ def _run(
     size_bytes: int = 0,
     each: Callable[[], int] = _nothing,
     codes: frozenset[int] = frozenset({0}),
+    output: IO[bytes] | None = None,
 ) -> Steps[int]:
     """Runs the tool; returns its exit code, which must be one of these."""
     if shutil.which("setpriv"):  # or an agent that is killed leaves it behind, still writing
@@ -112,10 +188,12 @@ def _run(
             ended = False
             while not ended:
                 ready, _, _ = select.select([process.stdout], [], [], _POLL_S)
-                output = os.read(process.stdout.fileno(), 65536) if ready else b""
-                ended = bool(ready) and not output
+                told = os.read(process.stdout.fileno(), 65536) if ready else b""
+                ended = bool(ready) and not told
                 written = each()
-                percents = _PERCENT.findall(output)
+                if output is not None:
+                    output.write(told)
+                percents = _PERCENT.findall(told)
                 if percents and size_bytes:
                     done = int(float(percents[-1]) * size_bytes / 100)
                     yield Step(done=done, total=size_bytes, pulse=written)

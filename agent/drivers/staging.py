@@ -6,7 +6,7 @@ replaced by renaming its label, once the data file that the new one names lies b
 
 Every effect is a rename out of an attempt's own folder, or into it: `fencing` puts a file in its
 place, and none happens any more. Whatever changes an image in place must for that reason
-write its new label into its own folder and take it from there through `replace`, or `rename_label`,
+write its new label into its own folder and take it from there through `replace` or `put_label`,
 and do before that only what can be taken back by whoever does not find the label.
 """
 
@@ -126,7 +126,7 @@ class Staging:
             if AT in image_id:
                 self.layout.label(image_id.partition(AT)[0])  # likewise
             try:
-                self._rename(image_id, folder, target, label=label, attempt=work.attempt)
+                self._rename(image_id, folder, target, label=label)
             except OSError as error:
                 if error.errno in _TAKEN:
                     self.refuse_taken(image_id)
@@ -153,31 +153,50 @@ class Staging:
         Of several hosts that do so at once the last one's rename counts; nothing is ever mixed.
         """
         image = self.layout.image(image_id)
-        self.layout.write_label(folder, label)
-        work.crash(crash_points.BEFORE_RENAME)
-        with self._names:
-            self.need_pool()
+
+        def bring() -> None:
             self.refuse_read(image_id)
-            if label.backing:
+            if label.backing and label.below is None:
                 self._need_backing(folder, label)
-            if self.layout.label(image_id) != before:
-                raise self.changed(image_id)
             # No label names it, so nobody sees it until the next rename.
             self.files.rename(folder / f"data.{label.format}", image / label.data_name)
             self.files.flush_folder(image)
             work.crash(crash_points.IN_REVERT)
-            self.rename_label(work, image_id, label)
+
+        self.put_label(work, image_id, folder, before=before, label=label, first=bring)
+
+    def put_label(
+        self,
+        work: Work,
+        image_id: str,
+        folder: Path,
+        *,
+        before: Label,
+        label: Label,
+        first: Callable[[], None],
+    ) -> None:
+        """Puts a label in the place of an image's, if that is still the same.
+
+        What must be there by then `first` does: it is called with all names held, and again by
+        whoever tries again.
+        """
+        self.layout.write_label(folder, label)
+        work.crash(crash_points.BEFORE_RENAME)
+        with self.unchanged(image_id, before):
+            first()
+            target = self.layout.image(image_id) / LABEL
+            self._rename(image_id, folder / LABEL, target, label=label)
         work.crash(crash_points.AFTER_RENAME)
         self.finish_replacing(work, image_id, label)
 
-    def rename_label(self, work: Work, image_id: str, label: Label) -> None:
-        """Puts a staged label in the place of an image's own: the one moment that shows a change.
-
-        Call it with what `write_label` has put into the attempt's folder. A fence is in its way.
-        """
-        source = self.layout.staged(work.attempt) / LABEL
-        target = self.layout.image(image_id) / LABEL
-        self._rename(image_id, source, target, label=label, attempt=work.attempt)
+    @contextmanager
+    def unchanged(self, image_id: str, label: Label) -> Iterator[None]:
+        """Holds all names while an image has this label; raises if it has another."""
+        with self._names:
+            self.need_pool()
+            if self.layout.label(image_id) != label:
+                raise self.changed(image_id)
+            yield
 
     def finish_replacing(self, work: Work, image_id: str, label: Label) -> None:
         """Makes sure that what replaced an image's content lasts; purges what was before."""
@@ -192,10 +211,10 @@ class Staging:
         self.tidy(work.attempt)
 
     def purge_data(self, image_id: str, content: str) -> None:
-        """Removes a data file of an image, unless it is the one that is meant."""
+        """Removes a data file of an image, unless its label names it."""
         with self._names:
             label = self.layout.owner(image_id)
-            if label is None or label.content == content:
+            if label is None or content in label.contents:
                 return
             folder = self.layout.image(image_id)
             for name in data_names(content):
@@ -227,7 +246,6 @@ class Staging:
         target: Path,
         *,
         label: Label | None = None,
-        attempt: str = "",
     ) -> None:
         """Renames something; an OSError means for certain that it did not move.
 
@@ -238,8 +256,8 @@ class Staging:
         except OSError as error:
             try:
                 moved = self.files.stat(source) is None  # it failed, and yet it moved
-                if moved and label is not None and self.layout.is_fenced(attempt):
-                    moved = self.layout.owner(image_id) == label  # or a fence has taken it away
+                if moved and label is not None:  # or a fence has taken it away
+                    moved = self.layout.owner(image_id) == label
             except (OSError, CountermandError):
                 moved = True  # who can tell
             if moved:
@@ -300,6 +318,8 @@ class Staging:
         try:
             self.discard(attempt)
         except OSError as error:
+            if self.layout.is_fenced(attempt):
+                return  # whoever fenced it purges it
             raise OutcomeUnknown(self.error(error, image_id)) from error
 
     def label(self, work: Work, image_format: Format, size_bytes: int) -> Label:
@@ -338,9 +358,9 @@ class Staging:
 
     def refuse_taken(self, name: str) -> None:
         """Raises if the name of an image or snapshot is taken, by whatever it be."""
-        if self.files.stat(self.layout.image(name)) is None:
-            return
         label = self.layout.owner(name)
+        if label is None and self.files.stat(self.layout.image(name)) is None:
+            return
         owner = (label.attempt or "an import") if label else "somebody unknown"
         image_id, at, snapshot_id = name.partition(AT)
         pool_id = self.config.pool_id

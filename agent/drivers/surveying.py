@@ -83,7 +83,7 @@ def _among_images(layout: Layout) -> Iterator[Oddity]:
             )
             continue
         for extra in layout.files.list_folder(path):
-            if extra not in {LABEL, label.data_name}:
+            if extra not in {LABEL, *label.data_names}:
                 extra_stat = layout.files.stat(path / extra)
                 size = extra_stat.allocated_bytes if extra_stat else 0
                 yield _foreign(f"{name}/{extra}", size, "the image's label does not name it")

@@ -15,6 +15,7 @@ from agent.verbs.create_snapshot import create_snapshot, uncreate_snapshot
 from agent.verbs.delete_image import delete_image
 from agent.verbs.delete_snapshot import delete_snapshot
 from agent.verbs.noop import noop, unnoop
+from agent.verbs.resize_image import can_unresize, resize_image, unresize_image
 from agent.verbs.revert_image import can_unrevert, revert_image, unrevert_image
 from agent.verbs.verify_image import unverify_image, verify_image
 from countermand.rpc import names
@@ -57,6 +58,7 @@ VERBS: Mapping[str, Verb] = {
     "copy_image": Verb(act=copy_image, make_up=uncopy_image),
     "clone_image": Verb(act=clone_image, make_up=unclone_image),
     "delete_image": Verb(act=delete_image, make_up=None),
+    "resize_image": Verb(act=resize_image, make_up=unresize_image, can_make_up=can_unresize),
     "create_snapshot": Verb(act=create_snapshot, make_up=uncreate_snapshot),
     "delete_snapshot": Verb(act=delete_snapshot, make_up=None),
     "revert_image": Verb(act=revert_image, make_up=unrevert_image, can_make_up=can_unrevert),
@@ -120,11 +122,11 @@ def check_fields(action: Action) -> None:
 def _particulars(action: Action) -> Iterator[Violation]:
     verb = name_of(action)
     request = getattr(action, verb)
-    if verb == "create_image":
+    if verb in {"create_image", "resize_image"}:
         size = request.virtual_size_bytes
         if not 0 < size <= SIZE_BYTES_MAX or size % SIZE_BYTES_UNIT:
             rule = f"must be a multiple of {SIZE_BYTES_UNIT}, up to {SIZE_BYTES_MAX}"
-            yield Violation("create_image.virtual_size_bytes", rule)
+            yield Violation(f"{verb}.virtual_size_bytes", rule)
     if verb in {"create_image", "copy_image"} and request.format not in FORMATS:
         yield Violation(f"{verb}.format", "must be raw or qcow2")
     if verb in {"copy_image", "clone_image"} and request.source == request.target:

@@ -150,6 +150,9 @@ class LiveFiles:
         file.data.extend(bytes(size_bytes - len(file.data)))
         file.writes += 1
 
+    def extend(self, handle: int, size_bytes: int) -> None:
+        self.truncate(handle, max(size_bytes, len(self._open[handle].data)))
+
     def allocate(self, handle: int, size_bytes: int) -> None:
         self.truncate(handle, size_bytes)
 

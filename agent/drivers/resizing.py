@@ -1,0 +1,258 @@
+"""Resizes of the `file` driver: in place, with the label as the truth.
+
+What grows does so before its label says it, what shrinks only after; and the label is renamed out
+of the attempt's own folder, so that a fence keeps it from coming. Data that is longer than its
+label says is therefore a resize that was cut short: it is cut off by the attempt itself when it
+goes on or fails, by what makes up for it, and by the next one that has to do with the size. It
+reads as zeros, since nobody was told of it.
+
+Growing is made up for by shrinking back, as long as the new part reads as zeros. Like reverts,
+resizes are made up for newest first: an image that another has changed since is a conflict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from agent import crash_points
+from agent.drivers import qemu
+from agent.drivers.driver import Format, OutcomeUnknown, Resized, Step, Steps, Work
+from agent.drivers.files import aligned_buffer
+from agent.drivers.layout import Change, Label, change_of, with_change
+from agent.drivers.qcow2 import HEAD_BYTES, read_head
+from agent.drivers.staging import Staging
+from countermand.rpc.errors import (
+    Conflict,
+    CountermandError,
+    FieldInvalid,
+    ImageUnsafe,
+    VerbUnsupported,
+    Violation,
+)
+
+_READ_BYTES = 1024 * 1024
+
+
+class Resizing:
+    """The resizes of one pool."""
+
+    def __init__(self, staging: Staging) -> None:
+        """Works in the pool's staging folders."""
+        self._staging = staging
+        self._files = staging.files
+        self._layout = staging.layout
+
+    def resize(
+        self,
+        work: Work,
+        image_id: str,
+        *,
+        size_bytes: int,
+        shrink_allowed: bool,
+        expected_generation: int = 0,
+    ) -> Steps[Resized]:
+        """Changes an image's virtual size."""
+        staging = self._staging
+        with staging.working(work, image_id), self._taking_back(work, image_id):
+            with staging.looking(work, image_id):
+                staging.need_pool()
+                label = self._layout.label(image_id)
+            if change := change_of(label, work.cluster_id, work.attempt):
+                # An earlier life did it and could not say so, perhaps not even to the end.
+                staging.finish_replacing(work, image_id, label)
+                return self._done(work, image_id, label, change)
+            staging.expect(image_id, label, expected_generation)
+            staging.refuse_read(image_id)
+            self._layout.data(image_id, label)
+            self._layout.chain(image_id, label)
+            before = label.virtual_size_bytes
+            if size_bytes == before:
+                return Resized(
+                    previous_size_bytes=before,
+                    virtual_size_bytes=before,
+                    generation=label.generation,
+                )
+            if size_bytes < before and not shrink_allowed:
+                why = f"it has {before} bytes: set it to lose those beyond {size_bytes}"
+                raise FieldInvalid(Violation("resize_image.shrink_allowed", why))
+            self._need_tool(label)
+            yield Step()
+            folder = staging.begin(work, resumable=False)
+            after = with_change(
+                replace(label, virtual_size_bytes=size_bytes, digest=""),
+                Change(
+                    work.cluster_id,
+                    work.attempt,
+                    self._layout.after(label.generation),
+                    size_bytes=before,
+                    digest=label.digest,
+                ),
+            )
+            yield Step(last=True)
+            first = partial(self._grow, work, image_id, label, size_bytes)
+            staging.put_label(work, image_id, folder, before=label, label=after, first=first)
+            return self._done(work, image_id, after, after.changes[-1])
+
+    def make_up_for(self, work: Work, image_id: str, *, made_by: str) -> Steps[None]:
+        """Shrinks an image back that exactly that attempt has grown, if nothing was written."""
+        staging = self._staging
+        with staging.working(work, image_id):
+            staging.need_pool()
+            staging.discard(made_by)
+            work.crash(crash_points.IN_COMPENSATION)
+            yield Step()
+            label = self._layout.owner(image_id)
+            if label is None:
+                staging.need_pool()  # it may have gone since
+                return
+            change = change_of(label, work.cluster_id, made_by)
+            if change is not None:
+                label = yield from self._shrink_back(work, image_id, label, change)
+            # It never came to its label; or an earlier life shrank back, and came no further.
+            self._fit(image_id, label)
+
+    def _shrink_back(self, work: Work, image_id: str, label: Label, change: Change) -> Steps[Label]:
+        staging = self._staging
+        if change != label.changes[-1]:  # another changed the image since
+            raise staging.changed(image_id)
+        folder = staging.begin(work, resumable=False)
+        try:
+            self._need_unused(image_id, label, change.size_bytes, folder)
+            after = replace(
+                label,
+                virtual_size_bytes=change.size_bytes,
+                digest=change.digest,
+                generation=self._layout.after(label.generation),
+                changes=label.changes[:-1],
+                made_up_for=change,
+            )
+            yield Step(last=True)
+            first = partial(staging.refuse_read, image_id)
+            staging.put_label(work, image_id, folder, before=label, label=after, first=first)
+        except OutcomeUnknown:
+            raise
+        except Exception:
+            staging.discard(work.attempt)
+            raise
+        work.crash(crash_points.IN_RESIZE)
+        return after
+
+    def _grow(self, work: Work, image_id: str, label: Label, size_bytes: int) -> None:
+        """Makes the data as long as its next label says, if that is longer."""
+        self._staging.refuse_read(image_id)
+        path, found = self._layout.data(image_id, label)
+        if size_bytes > label.virtual_size_bytes:
+            if label.format is Format.RAW:
+                with self._staging.writing(path) as handle:
+                    if found.size_bytes > label.virtual_size_bytes:
+                        self._files.truncate(handle, label.virtual_size_bytes)  # cut short before
+                    self._files.extend(handle, size_bytes)
+                    self._files.flush(handle)
+            else:
+                self._resize_qcow2(path, image_id, size_bytes)
+        work.crash(crash_points.IN_RESIZE)
+
+    def _done(self, work: Work, image_id: str, label: Label, change: Change) -> Resized:
+        """Sees to it that the data is as long as the label says, which counts already."""
+        if label.changes[-1] == change:
+            work.crash(crash_points.IN_RESIZE)
+            try:
+                self._fit(image_id, label)
+            except (OSError, CountermandError) as error:
+                if isinstance(error, OSError):
+                    error = self._staging.error(error, image_id)
+                raise OutcomeUnknown(error) from error
+        size = label.virtual_size_bytes
+        return Resized(
+            previous_size_bytes=change.size_bytes,
+            virtual_size_bytes=size,
+            generation=change.generation,
+        )
+
+    def _fit(self, image_id: str, label: Label) -> None:
+        """Cuts off what is beyond the end that a label names."""
+        with self._staging.unchanged(image_id, label):
+            path, found = self._layout.data(image_id, label)
+            size_bytes = label.virtual_size_bytes
+            if label.format is Format.QCOW2:
+                if self._size_of_qcow2(path) > size_bytes:
+                    self._need_tool(label)
+                    self._resize_qcow2(path, image_id, size_bytes)
+            elif found.size_bytes > size_bytes:
+                with self._staging.writing(path) as handle:
+                    self._files.truncate(handle, size_bytes)
+                    self._files.flush(handle)
+            self._staging.settle(self._layout.image(image_id))
+
+    @contextmanager
+    def _taking_back(self, work: Work, image_id: str) -> Iterator[None]:
+        """Cuts off what an attempt has grown that comes to nothing.
+
+        One that is fenced touches nothing any more: whoever fenced it may be at work by now.
+        """
+        try:
+            yield
+        except OutcomeUnknown:
+            raise
+        except Exception:
+            staging = self._staging
+            try:
+                if not self._layout.is_fenced(work.attempt):
+                    staging.discard(work.attempt)
+                    with suppress(ImageUnsafe):  # then it was not touched either
+                        self._take_back(work, image_id)
+            except (OSError, CountermandError) as error:
+                if isinstance(error, OSError):
+                    error = staging.error(error, image_id)
+                raise OutcomeUnknown(error) from error
+            raise
+
+    def _take_back(self, work: Work, image_id: str) -> None:
+        label = self._layout.owner(image_id)
+        if label is not None and not change_of(label, work.cluster_id, work.attempt):
+            self._fit(image_id, label)
+
+    def _need_unused(self, image_id: str, label: Label, begin: int, folder: Path) -> None:
+        """Raises if anything was written beyond an offset."""
+        path, _ = self._layout.data(image_id, label)
+        if label.format is Format.QCOW2:
+            self._need_tool(label)
+            used = qemu.holds_data(path, image=image_id, begin=begin, folder=folder)
+        else:
+            used = self._holds_data(path, begin)
+        if used:
+            pool_id = self._staging.config.pool_id
+            raise Conflict(name=f"the new part of image {image_id} in pool {pool_id}")
+
+    def _holds_data(self, path: Path, begin: int) -> bool:
+        """Returns whether anything but zeros is there: data is told of in whole blocks."""
+        buffer = aligned_buffer(_READ_BYTES)
+        with self._staging.reading(path) as handle:
+            while extent := self._files.next_data(handle, begin):
+                begin = min(extent[1], extent[0] + _READ_BYTES)
+                piece = buffer[: begin - extent[0]]
+                count = self._files.pread(handle, piece, extent[0])
+                if bytes(piece[:count]).strip(b"\0"):
+                    return True
+        return False
+
+    def _need_tool(self, label: Label) -> None:
+        if label.format is Format.QCOW2 and not qemu.is_installed():
+            pool_id = self._staging.config.pool_id
+            raise VerbUnsupported(pool=pool_id, verb="resize_image", why=qemu.MISSING)
+
+    def _resize_qcow2(self, path: Path, image_id: str, size_bytes: int) -> None:
+        qemu.resize(path, image=image_id, size_bytes=size_bytes)
+        with self._staging.writing(path) as handle:
+            self._files.flush(handle)
+
+    def _size_of_qcow2(self, path: Path) -> int:
+        buffer = bytearray(HEAD_BYTES)
+        with self._staging.reading(path) as handle:
+            count = self._files.pread(handle, memoryview(buffer), 0)
+        head = read_head(bytes(buffer[:count]))
+        return head.virtual_size_bytes if head else 0
