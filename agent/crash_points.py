@@ -26,6 +26,9 @@ IN_MERGE: Final = "agent.in_merge"
 # It is merged, and the label still names it: a layer without a name may be missing from its place.
 AFTER_MERGE: Final = "agent.after_merge"
 
+# Of what a plug-in makes: it is there, and its id is written down nowhere. It is asked for again.
+AFTER_VOLUME: Final = "agent.after_volume"
+
 OF_ACTIONS: Final = (
     BEFORE_JOURNAL,
     AFTER_JOURNAL,

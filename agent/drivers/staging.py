@@ -50,12 +50,17 @@ Fill = Callable[[Path], Steps[Label]]
 class Staging:
     """The staging folders of one pool; used from several threads."""
 
-    def __init__(self, config: PoolConfig, files: Files, identity: str) -> None:
-        """Makes the pool's folders where they are missing, and counts what is in use."""
+    def __init__(
+        self, config: PoolConfig, files: Files, identity: str, layout: Layout | None = None
+    ) -> None:
+        """Makes the pool's folders where they are missing, and counts what is in use.
+
+        A driver whose data lies elsewhere brings a layout that purges it along.
+        """
         self.config = config
         self.identity = identity
         self.files = files
-        self.layout = Layout(config.pool_id, config.path, files)
+        self.layout = layout or Layout(config.pool_id, config.path, files)
         self.room = Room(
             quota_bytes=config.quota_bytes, bandwidth_bytes_per_s=config.bandwidth_bytes_per_s
         )
