@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agent.drivers.driver import FLUSH_BYTES, PoolConfig
-from agent.drivers.plugins import ConfigInvalid, Drivers, DriverType
+from agent.drivers.plugins import ConfigInvalid, Drivers, DriverType, parse_flag
 from countermand.rpc import names
 
 _UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -26,8 +26,6 @@ DRIVER = "driver"
 DRIVER_DEFAULT = "file"
 COMMON = frozenset({DRIVER, *FLAGS, *SIZES, *COUNTS})
 
-_FLAG_VALUES = {"": True, "true": True, "false": False}
-
 
 def parse_size(text: str) -> int:
     """Returns the bytes of "4096" or "64MiB"."""
@@ -35,13 +33,6 @@ def parse_size(text: str) -> int:
     if match is None or int(match[1]) == 0:
         raise ConfigInvalid(f"{text!r} is no size: write a number, and KiB, MiB, GiB or TiB")
     return int(match[1]) * _UNITS[match[2]]
-
-
-def parse_flag(name: str, text: str) -> bool:
-    """Returns whether a flag is set: by its name alone, or by true or false."""
-    if text.lower() not in _FLAG_VALUES:
-        raise ConfigInvalid(f"{name} is true or false, not {text!r}")
-    return _FLAG_VALUES[text.lower()]
 
 
 def parse_count(name: str, text: str) -> int:

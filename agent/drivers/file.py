@@ -15,6 +15,7 @@ from pathlib import Path
 
 from agent import crash_points
 from agent.drivers import copying, fencing, qemu
+from agent.drivers.blocks import data_bytes
 from agent.drivers.content import FileContent
 from agent.drivers.driver import (
     Content,
@@ -73,14 +74,24 @@ VERBS = frozenset(
 class FileDriver:
     """Serves one pool; every method may be called from any thread."""
 
-    def __init__(self, config: PoolConfig, files: Files, identity: str = "") -> None:
+    def __init__(
+        self,
+        config: PoolConfig,
+        files: Files,
+        identity: str = "",
+        *,
+        staging: Staging | None = None,
+        formats: tuple[Format, ...] = tuple(Format),
+    ) -> None:
         """Makes the pool's folders where they are missing, and counts what is in use.
 
-        With an identity, the pool's folder is believed only while it carries that identity.
+        With an identity, the pool's folder is believed only while it carries that identity. Another
+        driver brings a staging of its own.
         """
         self.config = config
         self.verbs = VERBS
-        self._staging = Staging(config, files, identity)
+        self._formats = formats
+        self._staging = staging or Staging(config, files, identity)
         self.files = files
         self.layout = self._staging.layout
         self.room = self._staging.room
@@ -100,22 +111,28 @@ class FileDriver:
         preallocated: bool,
     ) -> Steps[Made]:
         """Makes an empty image."""
+        self._need_format(image_format, "create_image")
 
         def fill(folder: Path) -> Steps[Label]:
             path = folder / f"data.{image_format}"
-            if preallocated:
-                self.room.take(self.layout.account(folder), size_bytes)
+            needed = size_bytes if preallocated else 0
             if image_format is Format.QCOW2:
                 self.filling.need_qemu("create_image")
-                yield from qemu.create(
-                    path, image=image_id, size_bytes=size_bytes, preallocated=preallocated
-                )
-            with self._staging.writing(path) as handle:
-                if image_format is Format.RAW and preallocated:
-                    self.files.allocate(handle, size_bytes)
-                elif image_format is Format.RAW:
-                    self.files.truncate(handle, size_bytes)
-                self.files.flush(handle)
+                needed = qemu.overlay_bytes(size_bytes)
+                if preallocated:
+                    needed = yield from qemu.preallocated_bytes(size_bytes)
+            with self.filling.reserving(folder, needed):
+                if image_format is Format.QCOW2:
+                    yield from qemu.create(
+                        path, image=image_id, size_bytes=size_bytes, preallocated=preallocated
+                    )
+                with self._staging.writing(path) as handle:
+                    if image_format is Format.RAW and preallocated:
+                        self.files.allocate(handle, size_bytes)
+                    elif image_format is Format.RAW:
+                        self.files.truncate(handle, size_bytes)
+                    self.files.flush(handle)
+                self._staging.settle(folder)
             return self._staging.label(work, image_format, size_bytes)
 
         return (yield from self._staging.make(work, image_id, fill))
@@ -138,6 +155,7 @@ class FileDriver:
                 why = f"{source.name} reads through {found.chain[0]}: set it to copy the chain"
                 raise FieldInvalid(Violation("copy_image.flatten", why))
             wanted = image_format or found.format
+            self._need_format(wanted, "copy_image")
             if found.chain or wanted is not found.format:
                 return (
                     yield from self._convert(work, source, folder, wanted, take_digest=take_digest)
@@ -155,6 +173,14 @@ class FileDriver:
             )
 
         return (yield from self._staging.make(work, image_id, fill, resumable=True))
+
+    def _need_format(self, wanted: Format, verb: str) -> None:
+        """Raises unless images of a format can be here."""
+        if wanted not in self._formats:
+            held = " or ".join(self._formats)
+            raise FieldInvalid(
+                Violation(f"{verb}.format", f"must be {held} in pool {self.config.pool_id}")
+            )
 
     def _convert(
         self, work: Work, source: Source, folder: Path, wanted: Format, *, take_digest: bool
@@ -382,6 +408,7 @@ class FileDriver:
         self, work: Work, path: Path, image_id: str, *, image_format: Format
     ) -> Steps[Made]:
         """Brings in a file of an administrator's; the only place where a path is named."""
+        self._need_format(image_format, "import")
 
         def fill(folder: Path) -> Steps[Label]:
             found = self.files.stat(path)
@@ -389,21 +416,23 @@ class FileDriver:
                 raise self.layout.unsafe(image_id, f"{path.name} is no plain file")
             target = folder / f"data.{image_format}"
             with self._staging.reading(path) as reader, self._staging.writing(target) as writer:
+                content = FileContent(
+                    files=self.files,
+                    handle=reader,
+                    size_bytes=found.size_bytes,
+                    identity=found.identity,
+                )
                 copy = copying.Copy(
                     files=self.files,
-                    source=FileContent(
-                        files=self.files,
-                        handle=reader,
-                        size_bytes=found.size_bytes,
-                        identity=found.identity,
-                    ),
+                    source=content,
                     target=writer,
                     offset=copying.Offset(source=found.identity),
                     room=self.room,
                     folder=self.layout.account(folder),
                     crash=work.crash,
                 )
-                written = yield from copy.run()
+                with self.filling.reserving(folder, data_bytes(content)):
+                    written = yield from copy.run()
             size = self.layout.virtual_size(target, image_format, image_id)
             return replace(self._staging.label(work, image_format, size), written_bytes=written)
 
@@ -501,10 +530,12 @@ class FileDriver:
     def report(self) -> PoolFound:
         """Returns the pool's room and abilities."""
         space = self.files.space(self.layout.path)
-        formats = (Format.RAW, Format.QCOW2) if qemu.is_installed() else (Format.RAW,)
+        formats = self._formats if qemu.is_installed() else (Format.RAW,)
         return PoolFound(
             capacity_bytes=self.config.quota_bytes or space.capacity_bytes,
             used_bytes=self.room.used_bytes,
+            free_bytes=self.room.free_bytes(),
+            reserved_bytes=self.room.reserved_bytes,
             formats=formats,
             verbs=self.verbs,
         )

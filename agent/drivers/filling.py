@@ -13,11 +13,18 @@ from pathlib import Path
 
 from agent import crash_points
 from agent.drivers import copying, guest, qemu
+from agent.drivers.blocks import data_bytes
 from agent.drivers.content import FileContent
+from agent.drivers.digest import Leaves
 from agent.drivers.driver import Content, Format, Steps, Work
+from agent.drivers.files import FileStat
 from agent.drivers.layout import Label, backing_name
+from agent.drivers.room import Shortage
 from agent.drivers.staging import Staging
-from countermand.rpc.errors import FieldUnsupported, VerbUnsupported
+from countermand.rpc.errors import FieldUnsupported, NoSpace, VerbUnsupported
+
+# The leaves of a digest that is being taken, in an attempt's folder; gone before it is published.
+LEAVES = "leaves"
 
 # Opens what is to be copied, in a layout.
 Open = Callable[[Format], AbstractContextManager[Content]]
@@ -35,9 +42,7 @@ class Filling:
         self._room = staging.room
 
     def duplicate(self, work: Work, name: str, folder: Path, label: Label) -> Steps[Label]:
-        """Copies data as it is, or shares it where the file system can."""
-        if shared := self.share(work, name, folder, label):
-            return shared
+        """Copies data as it is, shared where the file system can."""
         return (
             yield from self.copy_content(
                 work,
@@ -61,6 +66,12 @@ class Filling:
             return
         if layout is not label.format:
             raise FieldUnsupported(field="the bytes of a raw image as qcow2")
+        with self._reading_file(path, found) as content:
+            yield content
+
+    @contextmanager
+    def _reading_file(self, path: Path, found: FileStat) -> Iterator[Content]:
+        """Opens the bytes of a file."""
         with self._staging.reading(path) as handle:
             yield FileContent(
                 files=self._files,
@@ -99,11 +110,7 @@ class Filling:
         target = folder / f"data.{label.format}"
         if self._files.stat(target) is not None:
             return None  # an earlier life could not, and has begun to copy
-        with self._staging.reading(path) as reader, self._staging.writing(target) as writer:
-            shares = self._files.share(reader, writer)
-            self._files.flush(writer)
-        if not shares:
-            self._files.remove_file(target)
+        if not self._staging.share(path, target):
             return None
         self._room.take(self._layout.account(folder), found.allocated_bytes)
         made = self._staging.label(work, label.format, label.virtual_size_bytes)
@@ -120,40 +127,92 @@ class Filling:
         layout: Format,
         take_digest: bool,
     ) -> Steps[Label]:
-        """Copies a content as it is, going on where an earlier life left off."""
-        # The digest is of what a guest reads: of the bytes of a qcow2 file it is taken afterwards.
-        digest = copying.Digest() if take_digest and layout is Format.RAW else None
+        """Copies a content as it is, going on where an earlier life left off.
+
+        Shares its data instead where both are files of one file system that can.
+        """
         target = folder / f"data.{image_format}"
         # Of a file that is not there nothing is durable: an earlier life had published it already.
         note = work.note if self._files.stat(target) is not None else ""
-        self._room.join_writers()
-        try:
-            with opening(layout) as content, self._staging.writing(target) as writer:
-                # A durable offset in a file whose name a power cut may take back is worth nothing.
-                self._files.flush_folder(folder)
-                copy = copying.Copy(
-                    files=self._files,
-                    source=content,
-                    target=writer,
-                    offset=copying.Offset.after(note, source=content.identity),
-                    room=self._room,
-                    folder=self._layout.account(folder),
-                    crash=work.crash,
-                    digest=digest,
-                    flush_bytes=self._config.flush_bytes,
-                )
-                written = yield from copy.run()
-        finally:
-            self._room.leave_writers()
-        taken = str(digest or "")
-        if take_digest and digest is None:
-            taken = yield from self._digest(work.attempt, target, image_format)
         made = self._staging.label(work, image_format, size_bytes)
-        return replace(made, written_bytes=written, digest=taken)
+        with opening(layout) as content, self._staging.writing(target) as writer:
+            copy = copying.Copy(
+                files=self._files,
+                source=content,
+                target=writer,
+                offset=copying.Offset.after(note, source=content.identity),
+                room=self._room,
+                folder=self._layout.account(folder),
+                crash=work.crash,
+                flush_bytes=self._config.flush_bytes,
+            )
+            self._files.truncate(writer, copy.offset.begin)  # what lies beyond may be anything
+            # A durable offset in a file whose name a power cut may take back is worth nothing.
+            self._files.flush_folder(folder)
+            self._staging.settle(folder)
+            data = data_bytes(content)
+            with self.reserving(folder, data):
+                if not note and self._shares(copy, data):
+                    made = replace(made, shared=True)
+                elif take_digest and layout is Format.RAW:
+                    return (yield from self._copy_digested(copy, folder, made))
+                else:
+                    made = replace(made, written_bytes=(yield from copy.run()))
+        if take_digest:  # of what a guest reads, which the bytes of a qcow2 file are not
+            digest = yield from self._digest(work.attempt, target, image_format)
+            made = replace(made, digest=digest)
+        return made
+
+    def _shares(self, copy: copying.Copy, size_bytes: int) -> bool:
+        """Makes an empty file share a content's data; False where that is not to be had."""
+        content = copy.source
+        if not (
+            isinstance(content, FileContent) and self._files.share(content.handle, copy.target)
+        ):
+            return False
+        self._room.take(copy.folder, size_bytes)
+        self._files.flush(copy.target)
+        return True
+
+    def _copy_digested(self, copy: copying.Copy, folder: Path, label: Label) -> Steps[Label]:
+        """Copies a content with its digest; what is known of that lies beside the copy."""
+        path = folder / LEAVES
+        with self._staging.writing(path) as handle:
+            self._files.flush_folder(folder)
+            copy.leaves = Leaves(self._files, handle)
+            written = yield from copy.run()
+        self._files.remove_file(path)
+        digest = copy.leaves.digest.of(copy.source.size_bytes)
+        return replace(label, written_bytes=written, digest=digest)
+
+    @contextmanager
+    def reserving(self, folder: Path, size_bytes: int) -> Iterator[None]:
+        """Reserves room for what a folder is going to hold, while it is being written.
+
+        Raises:
+            NoSpace: There is less left.
+        """
+        account = self._layout.account(folder)
+        try:
+            self._room.reserve(account, size_bytes)
+        except Shortage as error:
+            needed, left = map(_mib, (error.needed_bytes, error.left_bytes))
+            needed = f"it needs {needed}, and {left} are left"
+            raise NoSpace(pool=self._config.pool_id, needed=needed) from error
+        try:
+            yield
+        finally:
+            self._room.release(account)
 
     def _digest(self, name: str, path: Path, image_format: Format) -> Steps[str]:
         """Takes the digest of what a guest reads of a file that stands alone."""
-        with self._reading_as_guest(name, [(path, image_format)]) as content:
+        if image_format is Format.RAW:
+            found = self._files.stat(path)
+            assert found is not None, path
+            reading = self._reading_file(path, found)
+        else:
+            reading = self._reading_as_guest(name, [(path, image_format)])
+        with reading as content:
             return (yield from copying.digest_content(content))
 
     def convert(
@@ -171,7 +230,7 @@ class Filling:
         self.need_qemu("copy_image")
         source, _ = origin._layout.data(source_id, label)
         target = folder / f"data.{image_format}"
-        raw = next((path for path in (target, source) if path.suffix == ".raw"), None)
+        size_bytes = label.virtual_size_bytes
         self._staging.empty(folder)  # qemu-img cannot go on where it left off
 
         def each() -> int:
@@ -180,30 +239,26 @@ class Filling:
             self._room.take(self._layout.account(folder), 0)
             return self._layout.allocated_bytes(folder)
 
-        yield from qemu.convert(
-            source,
-            label.format,
-            target,
-            image_format,
-            size_bytes=label.virtual_size_bytes,
-            each=each,
-        )
+        needed = yield from qemu.measure(source, label.format, image_format, size_bytes=size_bytes)
+        with self.reserving(folder, needed):
+            yield from qemu.convert(
+                source,
+                label.format,
+                target,
+                image_format,
+                size_bytes=size_bytes,
+                each=each,
+                writer=self._room.writing(),
+            )
         with self._staging.writing(target) as handle:
             self._files.flush(handle)
         digest = ""
-        if take_digest and raw is not None:
-            with self._staging.reading(raw) as handle:
-                content = FileContent(
-                    files=self._files,
-                    handle=handle,
-                    size_bytes=label.virtual_size_bytes,
-                    identity="",
-                )
-                digest = yield from copying.digest_content(content)
-        elif take_digest:
-            digest = yield from self._digest(source_id, target, image_format)
+        if take_digest:
+            # Of what is raw, if one of them is: it is read as it is.
+            path = source if label.format is Format.RAW else target
+            digest = yield from self._digest(source_id, path, Format(path.suffix[1:]))
         written = self._layout.allocated_bytes(folder)
-        made = self._staging.label(work, image_format, label.virtual_size_bytes)
+        made = self._staging.label(work, image_format, size_bytes)
         return replace(made, written_bytes=written, digest=digest)
 
     def overlay(
@@ -212,13 +267,14 @@ class Filling:
         """Makes a file that reads what it lacks from its source."""
         self.need_qemu("clone_image")
         target = folder / "data.qcow2"
-        yield from qemu.create_overlay(
-            target,
-            image=image_id,
-            backing=backing_name(source_id, label),
-            backing_format=label.format,
-            size_bytes=label.virtual_size_bytes,
-        )
+        with self.reserving(folder, qemu.overlay_bytes(label.virtual_size_bytes)):
+            yield from qemu.create_overlay(
+                target,
+                image=image_id,
+                backing=backing_name(source_id, label),
+                backing_format=label.format,
+                size_bytes=label.virtual_size_bytes,
+            )
         with self._staging.writing(target) as handle:
             self._files.flush(handle)
         made = self._staging.label(work, Format.QCOW2, label.virtual_size_bytes)
@@ -228,3 +284,7 @@ class Filling:
         """Raises unless there is a qemu-img here."""
         if not qemu.is_installed():
             raise VerbUnsupported(pool=self._config.pool_id, verb=verb, why=qemu.MISSING)
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:,.1f} MiB"

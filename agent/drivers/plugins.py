@@ -18,6 +18,8 @@ from agent.drivers.driver import NEEDS, Driver, PoolConfig
 
 GROUP = "countermand.drivers"
 
+_FLAG_VALUES = {"": True, "true": True, "false": False}
+
 
 class ConfigInvalid(Exception):
     """The configuration says something that cannot be."""
@@ -176,6 +178,26 @@ class Drivers:
 def installed() -> Drivers:
     """Returns the drivers that the installed packages declare."""
     return Drivers(entry_points(group=GROUP))
+
+
+def parse_flag(name: str, text: str) -> bool:
+    """Returns whether a flag is set: by its name alone, or by true or false.
+
+    Raises:
+        ConfigInvalid: It says something else.
+    """
+    if text.lower() not in _FLAG_VALUES:
+        raise ConfigInvalid(f"{name} is true or false, not {text!r}")
+    return _FLAG_VALUES[text.lower()]
+
+
+def flag(pool: PoolConfig, name: str) -> bool:
+    """Returns whether a flag among a driver's own options is set for a pool.
+
+    Raises:
+        ConfigInvalid: It says something that is neither.
+    """
+    return parse_flag(name, pool.options.get(name, "false"))
 
 
 def describe(found: Declared) -> Description:

@@ -22,7 +22,7 @@ from pathlib import Path
 from agent import crash_points
 from agent.drivers.driver import Format, Made, OutcomeUnknown, PoolConfig, Step, Steps, Work
 from agent.drivers.files import Files
-from agent.drivers.layout import AT, LABEL, Label, Layout, data_names
+from agent.drivers.layout import AT, LABEL, MARK, Label, Layout, data_names
 from agent.drivers.room import Room
 from countermand.rpc import names
 from countermand.rpc.errors import (
@@ -61,8 +61,11 @@ class Staging:
         self.identity = identity
         self.files = files
         self.layout = layout or Layout(config.pool_id, config.path, files)
+        files.tune(config.path, sample=config.path / MARK if config.read_only else None)
         self.room = Room(
-            quota_bytes=config.quota_bytes, bandwidth_bytes_per_s=config.bandwidth_bytes_per_s
+            quota_bytes=config.quota_bytes,
+            bandwidth_bytes_per_s=config.bandwidth_bytes_per_s,
+            storage_free=lambda: files.space(config.path).free_bytes,
         )
         # Held while a name appears or goes, so that no overlay appears on an image that goes, and
         # while an image's content is replaced.
@@ -117,8 +120,21 @@ class Staging:
 
     def _make_own(self, attempt: str) -> None:
         """Makes an attempt's own folder and the one inside it; on a fence it fails."""
-        for folder in (self.layout.own(attempt), self.layout.staged(attempt)):
-            self.files.make_folder(folder)
+        self.files.make_folder(self.layout.own(attempt))
+        self.make_staged(self.layout.staged(attempt))
+
+    def make_staged(self, folder: Path) -> None:
+        """Makes the folder that an attempt fills, and that is the image's afterwards."""
+        self.files.make_folder(folder)
+
+    def share(self, path: Path, target: Path) -> bool:
+        """Makes a staged file that shares the data of another; False where none can."""
+        with self.reading(path) as reader, self.writing(target) as writer:
+            shares = self.files.share(reader, writer)
+            self.files.flush(writer)
+        if not shares:
+            self.files.remove_file(target)
+        return shares
 
     def _publish(self, work: Work, image_id: str, folder: Path, label: Label) -> None:
         target = self.layout.image(image_id)

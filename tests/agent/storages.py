@@ -65,4 +65,5 @@ STORAGES: Mapping[str, Storage] = {
         mount="xfs",
         verbs=frozenset({"clone_image", "create_snapshot", "revert_image"}),
     ),
+    "btrfs": Storage(driver="btrfs", mount="btrfs"),
 }
