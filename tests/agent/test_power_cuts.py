@@ -8,7 +8,7 @@ each of its calls in turn, and some prefix of the unflushed names is all that is
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -101,10 +101,10 @@ class Host:
         self.files.flush(handle)
         self.files.close(handle)
 
-    def held(self) -> dict[str, bytes]:
+    def held(self, *, staged: Collection[str] = ()) -> dict[str, bytes]:
         """Returns what images and snapshots hold; nothing else may be there."""
         layout = self.driver.layout
-        assert self.files.list_folder(layout.staging) == []
+        assert self.files.list_folder(layout.staging) == list(staged)
         found: dict[str, bytes] = {}
         for name in self.files.list_folder(layout.images):
             path, stat = layout.data(name, layout.label(name))

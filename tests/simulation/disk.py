@@ -230,12 +230,16 @@ class LiveFiles:
 
     def remove_file(self, path: Path) -> None:
         self._alive()
+        if self._disk.names.get(str(path), ()) is None:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         self._disk.change("remove", str(path))
 
     def remove_folder(self, path: Path) -> None:
         self._alive()
         if self.list_folder(path):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+        if self._disk.names.get(str(path)) is not None:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
         self._disk.change("remove", str(path))
 
     def space(self, path: Path) -> Space:
