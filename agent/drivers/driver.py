@@ -142,6 +142,8 @@ class PoolFound:
 
     capacity_bytes: int
     used_bytes: int
+    free_bytes: int = 0  # may still be taken, within the quota and what the storage has left
+    reserved_bytes: int = 0  # by attempts under way, and not written yet
     formats: tuple[Format, ...]
     verbs: frozenset[str]
 

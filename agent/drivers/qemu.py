@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import select
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from agent.drivers.driver import Format, Step, Steps
+from agent.drivers.room import Writer
 from countermand.rpc.errors import ImageDamaged, ToolFailed
 
 T = TypeVar("T")
@@ -29,6 +32,9 @@ _DAMAGED = 2
 # A qcow2 file may have clusters of 512 bytes to 2 MiB.
 _CLUSTER_BYTES_MAX = 2 * 1024 * 1024
 _LEAKS = 3
+# An empty one has four clusters, and a first table, of which each entry covers so much.
+_EMPTY_BYTES = 4 * 64 * 1024
+_BYTES_PER_L1_ENTRY = 512 * 1024 * 1024
 _PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 
 
@@ -45,17 +51,50 @@ def convert(
     *,
     size_bytes: int,
     each: Callable[[], int],
+    writer: Writer,
 ) -> Steps[None]:
     """Writes an image's content into a new file of another format; flattens a chain.
 
     `each` is called while it runs, stops it by raising, and returns how much is written: the tool
-    itself only tells each whole percent.
+    itself only tells each whole percent. Where the bandwidth is limited it is held still whenever
+    it is ahead of its share.
     """
     # Measured fastest and kindest to the page cache; not every file system has direct I/O.
     cache = "none" if _direct_io(target.parent) else "writeback"
     arguments = [TOOL, "convert", "-p", "-f", source_format.value, "-O", target_format.value]
-    arguments += ["-t", cache, "-T", cache, "-W", "-m", "8", str(source), str(target)]
-    yield from _run(arguments, image=source.parent.name, size_bytes=size_bytes, each=each)
+    arguments += ["-t", cache, "-T", cache, "-W", "-m", "8"]
+    if writer.limit is not None:  # so that it need not be held still while it is the only one
+        arguments += ["-r", str(writer.limit)]
+    arguments += [str(source), str(target)]
+    yield from _run(
+        arguments, image=source.parent.name, size_bytes=size_bytes, each=each, writer=writer
+    )
+
+
+def measure(
+    source: Path, source_format: Format, target_format: Format, *, size_bytes: int
+) -> Steps[int]:
+    """Returns how much an image will take in another format, its chain flattened."""
+    # Of a raw one the tool only says how large it is; its data take what they take in qcow2.
+    arguments = [TOOL, "measure", "--output=json", "-f", source_format.value, "-O", "qcow2"]
+    output = io.BytesIO()
+    yield from _run([*arguments, str(source)], image=source.parent.name, output=output)
+    required = int(json.loads(output.getvalue())["required"])
+    return min(required, size_bytes) if target_format is Format.RAW else required
+
+
+def preallocated_bytes(size_bytes: int) -> Steps[int]:
+    """Returns how much a preallocated qcow2 image takes."""
+    arguments = [TOOL, "measure", "--output=json", "-O", "qcow2", "--size", str(size_bytes)]
+    output = io.BytesIO()
+    yield from _run(arguments, image="a new image", output=output)
+    return int(json.loads(output.getvalue())["fully-allocated"])
+
+
+def overlay_bytes(size_bytes: int) -> int:
+    """Returns how much a qcow2 file without any data of its own takes."""
+    entries = -(-size_bytes // _BYTES_PER_L1_ENTRY)
+    return _EMPTY_BYTES + 8 * entries
 
 
 def create(target: Path, *, image: str, size_bytes: int, preallocated: bool) -> Steps[None]:
@@ -173,6 +212,7 @@ def _run(
     each: Callable[[], int] = _nothing,
     codes: frozenset[int] = frozenset({0}),
     output: IO[bytes] | None = None,
+    writer: Writer | None = None,
 ) -> Steps[int]:
     """Runs the tool; returns its exit code, which must be one of these."""
     if shutil.which("setpriv"):  # or an agent that is killed leaves it behind, still writing
@@ -185,7 +225,7 @@ def _run(
     ):
         try:
             assert process.stdout is not None
-            ended = False
+            ended, paid = False, 0
             while not ended:
                 ready, _, _ = select.select([process.stdout], [], [], _POLL_S)
                 told = os.read(process.stdout.fileno(), 65536) if ready else b""
@@ -199,6 +239,9 @@ def _run(
                     yield Step(done=done, total=size_bytes, pulse=written)
                 elif not ended:
                     yield Step(pulse=written)
+                if writer is not None and written > paid and not ended:
+                    yield from _hold(process, writer.waits(written - paid))
+                    paid = written
             code = process.wait()
         finally:
             process.kill()
@@ -207,6 +250,15 @@ def _run(
             words = stderr.read(_STDERR_BYTES_MAX).decode(errors="replace").strip()
             raise ToolFailed(tool=TOOL, image=image, stderr=words)
         return code
+
+
+def _hold(process: subprocess.Popen[bytes], waits: list[float]) -> Steps[None]:
+    """Holds the tool still for a while."""
+    if waits:
+        process.send_signal(signal.SIGSTOP)
+        for wait_s in waits:
+            yield Step(wait_s=wait_s)
+        process.send_signal(signal.SIGCONT)
 
 
 def _direct_io(folder: Path) -> bool:

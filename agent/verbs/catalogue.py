@@ -34,7 +34,7 @@ from countermand.v1.verb_pb2 import Action
 SIZE_BYTES_MAX = 2**50
 SIZE_BYTES_UNIT = 512
 
-_DIGEST = re.compile(r"blake2b:[0-9a-f]{64}")
+_DIGEST = re.compile(r"blake3-4m:[0-9a-f]{64}")
 
 
 def _always(_action: Action) -> bool:
@@ -136,7 +136,7 @@ def _particulars(action: Action) -> Iterator[Violation]:
     if verb in {"create_snapshot", "delete_snapshot", "revert_image"}:
         yield from _of_snapshots(verb, request.snapshot_id, action.revert_image.safety_snapshot_id)
     if verb == "verify_image" and request.digest and not _DIGEST.fullmatch(request.digest):
-        yield Violation("verify_image.digest", "must be blake2b: and 64 hexadecimal digits")
+        yield Violation("verify_image.digest", "must be blake3-4m: and 64 hexadecimal digits")
 
 
 def _of_snapshots(verb: str, snapshot_id: str, safety_id: str) -> Iterator[Violation]:

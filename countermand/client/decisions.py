@@ -1,6 +1,6 @@
 """Writes decisions about tasks: what `Run.resume` and `Run.decide_compensation` take.
 
-    await run.resume("space freed", rerun=["copy-3"], skip={"verify": {"digest": "blake2b:…"}})
+    await run.resume("space freed", rerun=["copy-3"], skip={"verify": {"digest": "blake3-4m:…"}})
     await run.resume("moved", decisions=[rerun("copies", items=[1, 2], host="host-b")])
 
 Tasks are named by their ids. Paths of values are as in bindings: "source.image_id".

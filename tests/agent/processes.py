@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import os
 import signal
@@ -124,8 +123,3 @@ class Agent:
     async def died(self) -> None:
         """Returns once it has killed itself at its crash point."""
         assert await self.process.wait() == -signal.SIGKILL
-
-
-def blake2b(path: Path) -> str:
-    """Returns the digest of a file, as an image would carry it."""
-    return f"blake2b:{hashlib.blake2b(path.read_bytes(), digest_size=32).hexdigest()}"

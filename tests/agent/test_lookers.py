@@ -92,7 +92,7 @@ async def test_a_pool_that_hangs_holds_up_no_other(hanging):
     assert [found.image_id for found in await looking.list_images(fast, after="", count_max=9)] == [
         "base"
     ]
-    assert (await looking.digest(fast, "base")).startswith("blake2b:")
+    assert (await looking.digest(fast, "base")).startswith("blake3-4m:")
     assert (await looking.report(fast)).capacity_bytes
     for call in (*gone, digest):
         call.cancel()
@@ -111,4 +111,4 @@ async def test_more_digests_than_a_pool_can_take_are_refused(hanging):
         await looking.digest(slow, "base")
     slow.free.set()
     await asyncio.gather(*digests)
-    assert (await looking.digest(slow, "base")).startswith("blake2b:")
+    assert (await looking.digest(slow, "base")).startswith("blake3-4m:")

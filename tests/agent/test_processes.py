@@ -18,7 +18,8 @@ from countermand.v1.agent_pb2 import (
 )
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.verb_pb2 import Action, CreateSnapshot, RevertImage
-from tests.agent.processes import Host, blake2b
+from tests.agent.digests import digest
+from tests.agent.processes import Host
 from tests.agent.requests import address, attempt_name, copy_action
 
 MIB = 2**20
@@ -52,8 +53,8 @@ async def test_copies_and_makes_up_for_it(host):
         await stub.CopyImage(agent.requests.copy(COPY, ACTION))
         copied = await agent.settle(COPY)
         assert copied.state == Attempt.STATE_SUCCEEDED, copied
-        assert copied.output.copy_image.digest == blake2b(host.data("fast", "disk"))
-        assert blake2b(host.data("fast", "disk")) == blake2b(host.data("templates", "base"))
+        assert copied.output.copy_image.digest == digest(host.data("fast", "disk").read_bytes())
+        assert host.data("fast", "disk").read_bytes() == host.data("templates", "base").read_bytes()
         await stub.Compensate(agent.requests.compensate(UNDO, COPY, ACTION))
         undone = await agent.settle(UNDO)
     assert undone.state == Attempt.STATE_SUCCEEDED, undone
@@ -80,8 +81,8 @@ async def test_a_copy_killed_anywhere_succeeds_once_when_asked_again(host, crash
         again = await stub.CopyImage(agent.requests.copy(COPY, ACTION))
     assert copied.state == again.attempt.state == Attempt.STATE_SUCCEEDED, copied
     assert copied.output == again.attempt.output
-    assert copied.output.copy_image.digest == blake2b(host.data("templates", "base"))
-    assert blake2b(host.data("fast", "disk")) == blake2b(host.data("templates", "base"))
+    assert copied.output.copy_image.digest == digest(host.data("templates", "base").read_bytes())
+    assert host.data("fast", "disk").read_bytes() == host.data("templates", "base").read_bytes()
     assert (host.images("fast"), host.staged()) == (["disk"], [])
     await agent.stop()
 
@@ -149,9 +150,9 @@ async def with_snapshot(host) -> tuple[str, str]:
     assert made.state == Attempt.STATE_SUCCEEDED, made
     await agent.stop()
     path = host.data("fast", "disk")
-    old = blake2b(path)
+    old = digest(path.read_bytes())
     path.write_bytes(os.urandom(20 * MIB))
-    return old, blake2b(path)
+    return old, digest(path.read_bytes())
 
 
 @pytest.mark.parametrize(
@@ -176,13 +177,13 @@ async def test_a_revert_killed_anywhere_ends_whole_or_is_made_up_for(host, crash
     async with agent.stub() as stub:
         back = await agent.settle(BACK)
         assert back.output.revert_image.generation == 2, back
-        assert blake2b(host.data("fast", "disk")) == old
+        assert digest(host.data("fast", "disk").read_bytes()) == old
         assert host.images("fast") == ["disk", "disk@old", "disk@safe"]
         undo = attempt_name("back", 2)
         await stub.Compensate(agent.requests.compensate(undo, BACK, REVERT))
         undone = await agent.settle(undo)
     assert undone.state == Attempt.STATE_SUCCEEDED, undone
-    assert blake2b(host.data("fast", "disk")) == new
+    assert digest(host.data("fast", "disk").read_bytes()) == new
     assert (host.images("fast"), host.staged()) == (["disk", "disk@old"], [])
     await agent.stop()
 

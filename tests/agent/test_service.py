@@ -137,7 +137,7 @@ async def test_lists_and_inspects_images(served):
     assert [image.address.image_id for image in page.images] == ["c"]
     image = (await stub.Inspect(InspectRequest(address=address("fast/a"), take_digest=True))).image
     assert (image.virtual_size_bytes, image.generation, image.owner.attempt) == (512, 1, "")
-    assert image.digest.startswith("blake2b:")
+    assert image.digest.startswith("blake3-4m:")
 
 
 async def test_makes_a_snapshot_and_goes_back_to_it(served):

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.drivers.ahead import Ahead, inline
 from agent.drivers.files import FileKind, FileStat, Space
 
 HOLE = 512  # data and holes are told apart in blocks of this size
@@ -98,6 +99,11 @@ class LiveFiles:
         self._renamed = renamed
         self._open: dict[int, _File] = {}
         self._handles = 2
+
+    ahead: Ahead = staticmethod(inline)
+
+    def tune(self, folder: Path, *, sample: Path | None = None) -> None:
+        self._alive()
 
     def open_to_read(self, path: Path) -> int:
         self._alive()
