@@ -68,7 +68,7 @@ def mounted(kind: str, folder: Path, *, size_bytes: int = 0) -> Iterator[Path]:
         if about.make:
             image.truncate(size_bytes)
             subprocess.run([*about.make, source], check=True, stdout=subprocess.DEVNULL)
-        command = ["mount", "-t", kind, "-o", options, source, folder]
+        command = ["mount", "-t", kind, "-o", options, source, str(folder)]
         mounting = subprocess.run(command, check=False, capture_output=True, text=True)
     # The file has no name any more: it goes with the loop device that has it open.
     if mounting.returncode:

@@ -261,7 +261,8 @@ def case(story):
 
 @pytest.fixture
 def places(story, request, tmp_path) -> Places:
-    return story[0].places(request, tmp_path)
+    storage: Storage = story[0]
+    return storage.places(request, tmp_path)
 
 
 async def test_acts_once_and_is_made_up_for_once(case, places):
