@@ -16,8 +16,8 @@ from pathlib import Path
 import click
 
 from coordinator.agents.connection import GrpcConnection
+from coordinator.agents.ears import ears_of
 from coordinator.agents.fleet import Fleet
-from coordinator.agents.line import Ears
 from coordinator.agents.slots import WINDOW
 from coordinator.api.doctor.doctor import Doctor
 from coordinator.api.doctor_service import DoctorService
@@ -175,12 +175,7 @@ async def _serve(data: Path, listen: str, *, retention: timedelta, window: int) 
             clock=clock,
             chance=chance,
             crash=dies,
-            ears=Ears(
-                event=loop.hear,
-                progress=watches.heard_progress,
-                record=store.put_host,
-                in_flight=loop.in_flight,
-            ),
+            ears=ears_of(loop, store, watches.heard_progress),
             window=window,
         )
         loop.attach(fleet)

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from coordinator.agents.connection import CALL_TIMEOUT_S, Connect
-from coordinator.agents.line import Ears, Line
+from coordinator.agents.ears import Ears
+from coordinator.agents.line import Line
 from coordinator.agents.placing import Needs, Offer, choose, needs_of, nowhere, problem_of, why_none
 from coordinator.agents.slots import WINDOW
 from coordinator.runtime import crash_points
@@ -162,6 +163,11 @@ class Fleet:
         """Gives a host tasks again."""
         await self._lines[host_id].keep(lambda record: replace(record, draining=False))
         self._choose_again()
+
+    async def accept(self, host_id: str) -> None:
+        """Takes a quarantined host as it is now, and waits for it for a while."""
+        await self._lines[host_id].accept()
+        await self._lines[host_id].ready(CALL_TIMEOUT_S)
 
     # -- orders ---------------------------------------------------------------------------------
 

@@ -4,20 +4,36 @@ While it is connected it watches the agent's journal and carries orders out; eac
 it asks about whatever may have gone out before. It is level-triggered: what is heard removes an
 order, whatever is left is asked about again. No verdict is taken from silence: a host that is
 silent for long makes its attempts UNKNOWN, never failed.
+
+It knows the agent's journal again: by its incarnation, and by the highest sequence it has heard of,
+from which it watches. A journal that was lost is reconciled with the storage where that can settle
+everything (`reconciling`); one that went back in time, or lost something for good, holds the host:
+nothing is sent to it, and nothing is concluded, until it is put right or an operator accepts it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from coordinator.agents.connection import CALL_TIMEOUT_S, Connect, Connection
-from coordinator.agents.orders import QUARANTINING, Ears, Orders
+from coordinator.agents.ears import Ears
+from coordinator.agents.forgetting import forget_for_ever
+from coordinator.agents.orders import QUARANTINING, Orders
+from coordinator.agents.reconciling import pools_of, why_not
 from coordinator.agents.slots import WINDOW, Slots
-from coordinator.runtime.ports import Chance, Clock, HostRecord, HostState, HostView
+from coordinator.runtime.ports import (
+    Chance,
+    Clock,
+    HostRecord,
+    HostState,
+    HostView,
+    StoreError,
+)
 from coordinator.wire.failure import failure_from_proto
 from countermand.rpc.crash import Crash
 from countermand.rpc.errors import (
@@ -25,8 +41,13 @@ from countermand.rpc.errors import (
     CountermandError,
     HostUnreachable,
     IncarnationChanged,
+    JournalLost,
+    JournalRewound,
+    SequenceAhead,
+    VerbForbidden,
     WrongCluster,
 )
+from countermand.rpc.names import host_name
 from countermand.v1.agent_pb2 import (
     GetHostRequest,
     HostReport,
@@ -34,14 +55,13 @@ from countermand.v1.agent_pb2 import (
     WatchAttemptsResponse,
 )
 
-__all__ = ["Ears", "Line"]
-
 log = logging.getLogger(__name__)
-
 
 SUSPECT_S = 15.0  # silence after which attempts are shown as UNKNOWN
 UNREACHABLE_S = 60.0  # silence after which people should look
 RESYNC_S = 30.0  # everything that is still open is asked about this often, come what may
+# One commit for all that was heard meanwhile; what a crash loses of it is only watched once more.
+KEEP_S = 10.0
 RECONNECT_S_MIN = 0.1
 RECONNECT_S_MAX = 3.0
 
@@ -65,6 +85,9 @@ class Line:
         """Keeps its ports; `run` connects."""
         self.record = record
         self.report: HostReport | None = None  # the agent's description of itself, as last heard
+        self._seen: HostReport | None = None  # the same, also of one that nothing is sent to
+        self._heard = record.heard_sequence  # the highest of its journal
+        self._held = record.held  # why an operator has to accept it
         self.problem: CountermandError | None = None
         self.seen_time: datetime | None = None
         self._connect = connect
@@ -87,13 +110,15 @@ class Line:
         self._is_up = False
         self._silent_since = asyncio.get_running_loop().time()
         self._up = asyncio.Event()
+        self._hurry = asyncio.Event()  # somebody waits for the next connection
+        self._patience: asyncio.Timeout | None = None  # with the stream that is being read
 
     # -- for the fleet --------------------------------------------------------------------------
 
     @property
     def state(self) -> HostState:
         """Returns where the host is."""
-        if isinstance(self.problem, QUARANTINING):
+        if self._held or isinstance(self.problem, QUARANTINING):
             return HostState.QUARANTINED
         if self._is_up:
             return HostState.READY
@@ -106,7 +131,8 @@ class Line:
 
     def view(self) -> HostView:
         """Returns the host as it stands now."""
-        problem = self.problem.failure(host_id=self.record.id) if self.problem else None
+        error = JournalRewound(why=self._held) if self._held else self.problem
+        problem = error.failure(host_id=self.record.id) if error else None
         return HostView(
             record=self.record,
             state=self.state,
@@ -135,6 +161,40 @@ class Line:
                 await self._ears.record(record)
                 self.record = record
 
+    async def accept(self) -> None:
+        """Takes its agent as it is now: what that has lost counts as gone.
+
+        Raises:
+            VerbForbidden: Its journal and its pools are not why nothing is sent to it.
+        """
+        if self.state is not HostState.QUARANTINED:
+            return
+        seen = self._seen
+        if seen is None or not (self._held or isinstance(self.problem, JournalLost)):
+            because = f"{self.problem}" if seen else "its agent has not answered so far: start it"
+            raise VerbForbidden(
+                name=host_name(self.record.id),
+                state="QUARANTINED",
+                verb="AcceptHost",
+                because=because,
+                allowed="QUARANTINED",
+            )
+        self._heard = seen.journal_sequence
+        intent = self._ears.next_intent()
+        await self.keep(
+            lambda record: replace(
+                record,
+                incarnation=seen.incarnation,
+                heard_sequence=seen.journal_sequence,
+                pools=pools_of(seen),
+                lost_intent=intent,
+                accepted_intent=intent,
+                held="",
+            )
+        )
+        self._held = ""
+        self._hurry.set()
+
     async def run(self) -> None:
         """Keeps the line up until cancelled."""
         wait_s = RECONNECT_S_MIN
@@ -159,8 +219,9 @@ class Line:
                     self._up.clear()
                     self.orders.disconnected()
                     await connection.close()
+                await self._keep_what_was_heard()
                 self._report_silence()
-                await asyncio.sleep(wait_s * (1 - self._chance.jitter() / 2))
+                await self._rest(wait_s * (1 - self._chance.jitter() / 2))
                 wait_s = min(wait_s * 2, RECONNECT_S_MAX)
         finally:
             self.orders.close()
@@ -171,35 +232,90 @@ class Line:
         """Greets the agent, then watches its journal until the stream breaks."""
         answer = await connection.call("GetHost", GetHostRequest(), timeout_s=CALL_TIMEOUT_S)
         await self._greet(answer.host)
-        resync: asyncio.Task[None] | None = None
+        beside: list[asyncio.Task[None]] = []
         time = asyncio.get_running_loop().time
+        request = WatchAttemptsRequest(after_sequence=self._heard or None)
         try:
             # A quiet agent sends bookmarks: one that is mute for so long is not well.
-            async with asyncio.timeout(SUSPECT_S) as limit:
+            async with asyncio.timeout(SUSPECT_S) as self._patience:
                 # Watch first, then ask: whatever changes in between is in the stream.
-                async for message in connection.watch(WatchAttemptsRequest()):
-                    limit.reschedule(time() + SUSPECT_S)
+                async for message in connection.watch(request):
+                    self._patience.reschedule(time() + SUSPECT_S)
                     if not self._is_up:
                         self._connected(connection)
-                        resync = asyncio.create_task(self._resync())
+                        beside = [asyncio.create_task(work) for work in self._beside(connection)]
                     self._take(message)
+        except SequenceAhead as error:
+            self._held = f"it ends at {error.metadata.get('journal_sequence')}, and was at"
+            self._held += f" {self._heard} before"
+            raise JournalRewound(why=self._held) from error
         except TimeoutError:
-            raise HostUnreachable(address=self.record.address) from None
+            raise self._why_it_ended() from None
         finally:
-            if resync is not None:
-                resync.cancel()
+            self._patience = None
+            for task in beside:
+                task.cancel()
+
+    def _why_it_ended(self) -> CountermandError:
+        """Returns why a stream is read no more: it was mute, or something is wrong with it."""
+        if isinstance(self.problem, (IncarnationChanged, JournalRewound)):
+            return self.problem
+        return HostUnreachable(address=self.record.address)
+
+    def _beside(self, connection: Connection) -> Iterator[Coroutine[Any, Any, None]]:
+        """Yields what goes on while the stream is read."""
+        yield self._resync()
+        yield self._keep_now_and_then()
+        yield forget_for_ever(
+            connection, host=self.record.id, cluster_id=self._cluster_id, ears=self._ears
+        )
 
     async def _greet(self, report: HostReport) -> None:
         """Checks that the agent is the one that the open attempts were planned with."""
         if report.cluster_id not in ("", self._cluster_id):
             raise WrongCluster(expected=report.cluster_id, cluster_id=self._cluster_id)
+        self._seen = report
+        if self._held:
+            raise JournalRewound(why=self._held)
         known = self.record.incarnation
-        if known and known != report.incarnation and self._ears.in_flight(self.record.id):
-            # A lost journal is never read as "nothing to make up for": somebody has to look.
-            raise IncarnationChanged(incarnation=report.incarnation, expected=known)
+        if known and known != report.incarnation:
+            await self._reconcile(report)
         self.report = report
         # Kept before the first order goes out: what was sent is known to have been sent to it.
-        await self.keep(lambda record: replace(record, incarnation=report.incarnation))
+        await self.keep(
+            lambda record: replace(
+                record, incarnation=report.incarnation, pools=pools_of(report, record.pools)
+            )
+        )
+
+    async def _reconcile(self, report: HostReport) -> None:
+        """Goes on with a new journal, if the storage can settle what was in the old one.
+
+        A lost journal is never read as "nothing to make up for".
+        """
+        host_id = self.record.id
+        why = why_not(
+            self.record,
+            report,
+            in_flight=self._ears.in_flight(host_id),
+            has_been_there=self._ears.has_been_on(host_id),
+        )
+        if why:
+            expected = self.record.incarnation
+            raise JournalLost(why=why, incarnation=report.incarnation, expected=expected)
+        log.warning("host.reconciled", extra={"host": host_id, "was": self.record.incarnation})
+        self._heard = 0
+        intent = self._ears.next_intent()
+        # In one write: from here on "not received" proves nothing about what was sent before.
+        await self.keep(
+            lambda record: replace(
+                record,
+                incarnation=report.incarnation,
+                heard_sequence=0,
+                pools=pools_of(report),
+                lost_intent=intent,
+            )
+        )
 
     def _connected(self, connection: Connection) -> None:
         self._is_up = True
@@ -215,17 +331,45 @@ class Line:
             await asyncio.sleep(RESYNC_S)
             self.orders.see_to_all()
 
+    async def _keep_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(KEEP_S)
+            await self._keep_what_was_heard()
+
+    async def _keep_what_was_heard(self) -> None:
+        """Makes durable how far the journal was heard of, and whether the host is held."""
+        heard, held = self._heard, self._held
+        try:
+            await self.keep(lambda record: replace(record, heard_sequence=heard, held=held))
+        except StoreError as error:  # it is tried again after the next connection
+            log.warning("host.not_kept", extra={"host": self.record.id, "error": str(error)})
+
+    async def _rest(self, seconds: float) -> None:
+        """Waits before the next connection, unless somebody waits for that."""
+        self._hurry.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
+        except TimeoutError:
+            return
+
     def _take(self, message: WatchAttemptsResponse) -> None:
         self.seen_time = self._clock.now()
         self._silent_since = asyncio.get_running_loop().time()
+        self._heard = max(self._heard, message.bookmark)
         for update in message.updates:
             if update.sequence:
+                self._heard = max(self._heard, update.sequence)
                 self.orders.heard(update.attempt)
             else:
                 self.orders.heard_progress(update.attempt)
 
     def _quarantine(self, error: CountermandError) -> None:
         self.problem = error
+        if isinstance(error, JournalRewound):
+            self._held = error.metadata["why"]
+        if isinstance(error, (IncarnationChanged, JournalRewound)) and self._patience is not None:
+            self._patience.reschedule(asyncio.get_running_loop().time())  # it is greeted anew
 
     # -- silence --------------------------------------------------------------------------------
 

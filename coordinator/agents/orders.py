@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from coordinator.agents.connection import CALL_TIMEOUT_S, Connection
+from coordinator.agents.ears import Ears
+from coordinator.agents.reconciling import is_in_doubt
 from coordinator.agents.slots import Slots
 from coordinator.runtime import crash_points
 from coordinator.runtime.ports import Chance, Delivery, HostRecord
@@ -20,12 +22,10 @@ from coordinator.saga.commands import Recall, SendAction, SendCancel, SendCompen
 from coordinator.saga.events import (
     AttemptAccepted,
     AttemptCancelled,
-    AttemptEvent,
     AttemptFailed,
     AttemptLost,
     AttemptMissing,
     AttemptRecalled,
-    HostChosen,
 )
 from coordinator.saga.workflow import Workflow
 from coordinator.wire.failure import failure_from_proto
@@ -44,13 +44,15 @@ from countermand.rpc.errors import (
     FieldUnsupported,
     HostUnreachable,
     IncarnationChanged,
+    JournalLost,
+    JournalRewound,
     PoolNotFound,
     PoolReadOnly,
     VerbUnsupported,
     WrongCluster,
 )
 from countermand.v1.agent_pb2 import GetAttemptRequest
-from countermand.v1.attempt_pb2 import Attempt, Progress
+from countermand.v1.attempt_pb2 import Attempt
 
 log = logging.getLogger(__name__)
 
@@ -70,21 +72,11 @@ _CERTAIN = (
     VerbUnsupported,
 )
 # What an operator has to look at: nothing is sent to such a host.
-QUARANTINING = (Fenced, IncarnationChanged, WrongCluster)
+QUARANTINING = (Fenced, IncarnationChanged, JournalLost, JournalRewound, WrongCluster)
 
 _OUTCOMES = frozenset(
     {Attempt.STATE_SUCCEEDED, Attempt.STATE_FAILED, Attempt.STATE_CANCELLED},
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ears:
-    """Whom a line tells what it hears."""
-
-    event: Callable[[str, AttemptEvent | HostChosen], None]  # (workflow id, fact)
-    progress: Callable[[str, str, Progress], None]  # (workflow id, attempt, how far)
-    record: Callable[[HostRecord], Awaitable[None]]  # the host's record changed: keeps it
-    in_flight: Callable[[str], bool]  # (host id) → whether an attempt of an open workflow is there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +115,7 @@ class Orders:
         self._absent: set[str] = set()  # of those: what the agent says that it does not have
         self._lost: set[str] = set()  # of the orders: what was reported as lost
         self._accepted: set[str] = set()  # of the orders: what was reported as accepted
+        self._taken: set[str] = set()  # of the orders: what the agent has said that it has
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._calls = asyncio.Semaphore(CALLS_IN_FLIGHT_MAX)
         self._calls_back = asyncio.Semaphore(CALLS_IN_FLIGHT_MAX)  # cancels and compensations
@@ -207,6 +200,7 @@ class Orders:
         if order is None:
             return
         name, command = attempt.name, order.command
+        self._taken.add(name)
         event = event_from_attempt(
             attempt, task=command.task, number=command.number, host=self._record().id
         )
@@ -226,7 +220,7 @@ class Orders:
 
     def _drop(self, name: str) -> None:
         self._orders.pop(name, None)
-        for names in (self._sent, self._absent, self._lost, self._accepted):
+        for names in (self._sent, self._absent, self._lost, self._accepted, self._taken):
             names.discard(name)
         self._slots.free(name)
         self._wake_next()
@@ -315,6 +309,11 @@ class Orders:
                 self._slots.free(name)
                 self._wake_next()
                 return False
+        if isinstance(order.command, SendCompensation) and self._in_doubt(order):
+            made = _compensated(order)
+            if not await self._has(made, order, connection):
+                self._stop_for(JournalRewound(why=_undecidable(made)))
+                return True
         call = call_of(
             order.workflow,
             order.command,
@@ -336,18 +335,57 @@ class Orders:
 
     async def _ask(self, name: str, order: _Order, connection: Connection) -> bool:
         """Asks what became of an attempt; returns whether there is nothing more to send."""
+        attempt = await self._read(name, order, connection)
+        if attempt is None:
+            return self._orders.get(name) is order and self._is_amiss(name, order)
+        self.heard(attempt)
+        return not isinstance(order.command, SendCancel) or attempt.state in _OUTCOMES
+
+    async def _has(self, name: str, order: _Order, connection: Connection) -> bool:
+        return await self._read(name, order, connection) is not None
+
+    async def _read(self, name: str, order: _Order, connection: Connection) -> Attempt | None:
+        """Returns what the agent's journal has of an attempt."""
         request = GetAttemptRequest(
             name=name, owner_epoch=order.workflow.owner_epoch, cluster_id=self._cluster_id
         )
         try:
             answer = await connection.call("GetAttempt", request, timeout_s=CALL_TIMEOUT_S)
-        except AttemptNotFound:
-            return False
+        except AttemptNotFound as error:
+            if error.metadata.get("incarnation") in (None, "", self._record().incarnation):
+                return None
+            # Of a journal that it does not have any more: the line greets it anew.
+            raise HostUnreachable(address=self._record().address) from error
         except CountermandError as error:
             # Whatever keeps it from answering says nothing about the attempt.
             raise HostUnreachable(address=self._record().address) from error
-        self.heard(answer.attempt)
-        return not isinstance(order.command, SendCancel) or answer.attempt.state in _OUTCOMES
+        found: Attempt = answer.attempt
+        return found
+
+    def _is_amiss(self, name: str, order: _Order) -> bool:
+        """Returns whether an agent that does not have an attempt must not be sent anything more."""
+        workflow = self._ears.workflow(order.workflow.id)
+        last = workflow.task(order.command.task).attempts[-1:] if workflow else ()
+        if not (last and last[0].number == order.command.number and last[0].open):
+            return False  # nobody waits for it any more: it may have been told to forget
+        was_taken = name in self._taken or last[0].start_time is not None
+        if was_taken and last[0].intent >= self._record().lost_intent:
+            self._stop_for(JournalRewound(why=f"it had {name}, and has it no more"))
+        elif isinstance(order.command, SendCancel) and self._in_doubt(order):
+            self._stop_for(JournalRewound(why=_undecidable(name)))
+        else:
+            return False
+        return True
+
+    def _in_doubt(self, order: _Order) -> bool:
+        return is_in_doubt(self._record(), order.workflow, order.command)
+
+    def _stop_for(self, error: CountermandError) -> None:
+        """Sends nothing more, until somebody has looked; nothing is concluded."""
+        log.error("host.held", extra={"host": self._record().id, "reason": error.reason})
+        self.disconnected()
+        self._quarantine(error)
+        self.report_lost(error)
 
     def _refused(
         self, name: str, order: _Order, error: CountermandError, wait_s: float
@@ -365,6 +403,8 @@ class Orders:
             self._report_lost(name, order, error)
             return None
         if isinstance(error, AttemptNotFound) and isinstance(command, SendCancel):
+            if self._is_amiss(name, order):
+                return None
             self._drop(name)
             self._ears.event(workflow_id, AttemptMissing(task=command.task, number=command.number))
             return None
@@ -393,3 +433,14 @@ class Orders:
             order.workflow.id,
             AttemptLost(task=command.task, number=command.number, failure=failure),
         )
+
+
+def _compensated(order: _Order) -> str:
+    """Returns the attempt that an order makes up for."""
+    command = order.command
+    made = order.workflow.task(command.task).attempts[command.number - 1].compensates
+    return name_of(order.workflow, replace(command, number=made))
+
+
+def _undecidable(name: str) -> str:
+    return f"it was lost, and whether {name} took effect cannot be found out"

@@ -111,6 +111,18 @@ class HostService(HostServiceServicer):
         blocked = self._blocking(host_id) if host.record.draining else ()
         return pb.DrainHostResponse(host=self._shown(host), blocking_tasks=blocked)
 
+    async def AcceptHost(
+        self, request: pb.AcceptHostRequest, context: Context
+    ) -> pb.AcceptHostResponse:
+        """Takes a quarantined host as it is now; one that is not is left as it is."""
+        requests.demand(request, "request_id", "reason")
+        async with self._changing:
+            host = self._host(request.name)
+            await self._hosts.accept(host.record.id)
+        extra = {"host": host.record.id, "reason": request.reason, "was": host.record.incarnation}
+        log.warning("host.accept", extra=extra)
+        return pb.AcceptHostResponse(host=self._shown(self._host(request.name)))
+
     async def RemoveHost(
         self, request: pb.RemoveHostRequest, context: Context
     ) -> pb.RemoveHostResponse:

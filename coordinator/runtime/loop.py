@@ -36,6 +36,7 @@ from coordinator.runtime.ports import (
     Submission,
 )
 from coordinator.runtime.timers import Timers
+from coordinator.runtime.watermark import Watermarks
 from coordinator.saga.advance import Decision, Refusal, advance, quarantine, start
 from coordinator.saga.commands import SendCompensation, SetTimer, outstanding
 from coordinator.saga.events import Event, LocksGranted, Now, OwnerChanged
@@ -116,6 +117,7 @@ class Loop:
         self._settled: OrderedDict[str, Workflow] = OrderedDict()
         self._timers = Timers(clock=clock, say=self.hear)
         self._locks = Lines()  # of what is decided
+        self._watermarks = Watermarks(self._committed.get)
         self._next_intent = 1
         self._owner_epoch = 0
 
@@ -125,10 +127,12 @@ class Loop:
         """Takes over every open workflow, under a new epoch; call `run` next."""
         opening = await self._store.open()
         self._next_intent = opening.next_intent
+        self._watermarks.open(opening.next_intent)
         self._owner_epoch = opening.owner_epoch
         for stored in await self._store.load_open():
             workflow = stored.workflow
             self._committed[workflow.id] = self._decided[workflow.id] = workflow
+            self._watermarks.placed(workflow, _sends(workflow))
             self._put(
                 _Item(workflow_id=workflow.id, what=OwnerChanged(owner_epoch=opening.owner_epoch))
             )
@@ -147,21 +151,36 @@ class Loop:
         """Returns a workflow that settled a short while ago: those who waited for it ask now."""
         return self._settled.get(workflow_id)
 
-    def in_flight(self, host_id: str) -> bool:
-        """Returns whether an attempt of an open workflow is, or may be, at work on a host."""
+    def in_flight(self, host_id: str) -> Iterator[tuple[Workflow, Delivery]]:
+        """Yields what open workflows still ask of a host."""
+        for workflow in self.open_workflows():
+            for command in _sends(workflow):
+                if command.host == host_id:
+                    yield workflow, command
+
+    def has_been_on(self, host_id: str) -> bool:
+        """Returns whether an open workflow has, or may have, left something on a host."""
         return any(
-            command.host == host_id
+            attempt.host == host_id
             for workflow in self._committed.values()
-            for command in _sends(workflow)
+            for _, task in workflow.tasks()
+            for attempt in task.attempts
         )
 
     def redeliver(self, host_id: str) -> None:
         """Delivers again what open workflows still ask of a host."""
         assert self._agents is not None, "attach comes before run"
-        for workflow in self._committed.values():
-            for command in _sends(workflow):
-                if command.host == host_id:
-                    self._agents.deliver(Order(workflow=workflow, command=command, ask_first=True))
+        for workflow, command in self.in_flight(host_id):
+            self._agents.deliver(Order(workflow=workflow, command=command, ask_first=True))
+
+    def low_watermark(self, host_id: str) -> int:
+        """Returns the intent below which nothing new will be sent to a host."""
+        return self._watermarks.of(host_id)
+
+    @property
+    def next_intent(self) -> int:
+        """Returns a number above every intent that may have been sent so far."""
+        return self._watermarks.next_intent
 
     def lock_view(self, workflow_id: str) -> tuple[LockView, ...]:
         """Returns how an open workflow stands with each of the images that it names."""
@@ -383,6 +402,8 @@ class Loop:
                 self._timers.cancel(workflow.id)
             else:
                 self._committed[workflow.id] = workflow
+            sends = (c for c in decision.commands if isinstance(c, Delivery))
+            self._watermarks.placed(workflow, sends)
             self._hints.committed(workflow.id, settled=workflow.settled)
             _log(decision)
             self._deliver(decision, ask_first=isinstance(item.what, OwnerChanged))

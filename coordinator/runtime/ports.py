@@ -340,6 +340,9 @@ class Hosts(Protocol):
     async def undrain(self, host_id: str) -> None:
         """Gives a host tasks again."""
 
+    async def accept(self, host_id: str) -> None:
+        """Takes a quarantined host as it is now, with the journal and the pools that it has."""
+
     async def probe(self, address: str) -> None:
         """Checks that an agent answers at an address and would serve this cluster; raises."""
 

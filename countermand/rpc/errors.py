@@ -320,8 +320,15 @@ class AttemptFenced(CountermandError):
     retriable = True
 
 
+class JournalLost(CountermandError):
+    """The agent's journal is a new one, and {why}: put back what it had, or accept the host."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "JOURNAL_LOST"
+
+
 class JournalRewound(CountermandError):
-    """The agent's journal went back in time ({why}): put back the newest one, or accept the host."""
+    """The agent's journal went back in time ({why}): put back the newest, or accept the host."""
 
     code = StatusCode.FAILED_PRECONDITION
     reason = "JOURNAL_REWOUND"

@@ -16,8 +16,8 @@ from typing import Any
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 
+from coordinator.agents.ears import ears_of
 from coordinator.agents.fleet import Fleet
-from coordinator.agents.line import Ears
 from coordinator.runtime.loop import Loop, Start
 from coordinator.runtime.ports import Change, HostRecord, StoreError, Submission
 from coordinator.runtime.watch import Watches
@@ -34,6 +34,8 @@ from countermand.client.spec import image, sequence, task, workflow_spec
 from countermand.rpc.crash import never
 from countermand.rpc.errors import AttemptNotFound, HostUnreachable
 from countermand.v1.agent_pb2 import (
+    ForgetRequest,
+    ForgetResponse,
     GetAttemptResponse,
     GetHostResponse,
     HostReport,
@@ -81,6 +83,7 @@ class Agent:
     spoken: asyncio.Event = field(default_factory=asyncio.Event)
     sent: list[str] = field(default_factory=list)  # attempts, as they were sent
     cancelled: list[str] = field(default_factory=list)
+    forgets: list[ForgetRequest] = field(default_factory=list)
     journal: dict[str, Attempt.State.ValueType] = field(default_factory=dict)
     streams: list[asyncio.Queue[WatchAttemptsResponse | None]] = field(default_factory=list)
 
@@ -100,6 +103,10 @@ class Agent:
             if name not in self.journal:
                 raise AttemptNotFound(attempt=name)
             return GetAttemptResponse(attempt=self._attempt(name))
+        if rpc == "Forget":
+            assert isinstance(request, ForgetRequest)
+            self.forgets.append(request)
+            return ForgetResponse()
         name = request.header.attempt  # type: ignore[attr-defined]
         if rpc == "CancelAttempt":
             self.cancelled.append(name)
@@ -226,12 +233,7 @@ async def coordinator(
         clock=world,
         chance=world,
         crash=never,
-        ears=Ears(
-            event=loop.hear,
-            progress=watches.heard_progress,
-            record=store.put_host,
-            in_flight=loop.in_flight,
-        ),
+        ears=ears_of(loop, store, watches.heard_progress),
         window=window,
     )
     loop.attach(fleet)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -13,7 +13,8 @@ from typing import Any
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 
-from coordinator.agents.line import Ears, Line
+from coordinator.agents.ears import Ears
+from coordinator.agents.line import Line
 from coordinator.runtime.ports import HostRecord
 from coordinator.saga.advance import advance, start
 from coordinator.saga.commands import SendAction, SendCancel
@@ -76,6 +77,33 @@ async def kept(record: HostRecord) -> None:
     pass
 
 
+async def nothing_to_forget(_host: str, *, below: int, limit: int) -> list[str]:
+    return []
+
+
+async def forgotten(_host: str, _workflows: Sequence[str]) -> None:
+    pass
+
+
+def ears(**said: Any) -> Ears:
+    """Returns ears of a coordinator that has one open workflow, which is all it knows."""
+    return Ears(
+        **{
+            "event": lambda *_: None,
+            "progress": lambda *_: None,
+            "record": kept,
+            "workflow": lambda _: None,
+            "in_flight": lambda _: (),
+            "has_been_on": lambda _: False,
+            "next_intent": lambda: 100,
+            "low_watermark": lambda _: 1,
+            "evidence": nothing_to_forget,
+            "forgotten": forgotten,
+            **said,
+        }
+    )
+
+
 async def test_an_order_that_comes_while_the_last_one_ends_is_seen_to():
     """In the very turn of the event loop, and not with the next look at everything."""
     spec = workflow_spec("test", sequence("all", task("only", host="a", action=Noop())))
@@ -101,7 +129,7 @@ async def test_an_order_that_comes_while_the_last_one_ends_is_seen_to():
         clock=Frozen(),
         chance=Frozen(),
         crash=never,
-        ears=Ears(event=heard, progress=heard, record=kept, in_flight=lambda _: False),
+        ears=ears(event=heard, progress=heard),
     )
     running = asyncio.create_task(line.run())
     line.orders.deliver(started.workflow, send, ask_first=False)

@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 
-from coordinator.agents.line import Ears, Line
+from coordinator.agents.line import Line
 from coordinator.runtime.ports import Delivery, HostRecord, HostState
 from coordinator.saga import events
 from coordinator.saga.advance import Decision, advance, start
@@ -39,7 +39,7 @@ from countermand.v1.agent_pb2 import (
 )
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.verb_pb2 import Noop
-from tests.runtime.test_line import ATTEMPT, NOW, Frozen
+from tests.runtime.test_line import ATTEMPT, NOW, Frozen, ears
 
 SPEC = workflow_spec("test", sequence("all", task("only", host="a", action=Noop())))
 STARTED = start(
@@ -99,9 +99,6 @@ class Heard:
 
 @contextlib.asynccontextmanager
 async def line_to(agent: Agent, heard: Heard, *, known: str = "") -> AsyncIterator[Line]:
-    async def kept(_record: HostRecord) -> None:
-        pass
-
     line = Line(
         HostRecord(id="a", address="a:1", create_time=NOW, incarnation=known),
         connect=lambda _: agent,
@@ -109,12 +106,7 @@ async def line_to(agent: Agent, heard: Heard, *, known: str = "") -> AsyncIterat
         clock=Frozen(),
         chance=Frozen(),
         crash=never,
-        ears=Ears(
-            event=heard.event,
-            progress=lambda *_: None,
-            record=kept,
-            in_flight=lambda host: host == "a",
-        ),
+        ears=ears(event=heard.event, has_been_on=lambda host: host == "a"),
     )
     running = asyncio.create_task(line.run())
     try:
@@ -204,7 +196,7 @@ async def test_a_lost_journal_is_noticed_before_any_order_comes() -> None:
         await heard.some.wait()
         assert line.state is HostState.QUARANTINED
     assert isinstance(heard.facts[0], events.AttemptLost)
-    assert heard.facts[0].failure.reason == "INCARNATION_CHANGED"
+    assert heard.facts[0].failure.reason == "JOURNAL_LOST"
     assert set(agent.calls) == {"GetHost"}
 
 

@@ -23,8 +23,8 @@ from agent.runner import Limits, Runner
 from agent.service import AgentService
 from agent.work import Outside
 from coordinator.agents.connection import Connect
+from coordinator.agents.ears import ears_of
 from coordinator.agents.fleet import Fleet
-from coordinator.agents.line import Ears
 from coordinator.api.host_service import HostService
 from coordinator.api.workflow_service import WorkflowService
 from coordinator.runtime.loop import Loop
@@ -247,7 +247,7 @@ WORKFLOW_RPCS = (
     "ResumeWorkflow",
     "DecideCompensation",
 )
-HOST_RPCS = ("ListHosts", "DrainHost")
+HOST_RPCS = ("ListHosts", "DrainHost", "AcceptHost")
 
 
 class _Store:
@@ -321,12 +321,7 @@ class CoordinatorNode(Node):
             clock=world.clock,
             chance=world,
             crash=self.crash,
-            ears=Ears(
-                event=loop.hear,
-                progress=watches.heard_progress,
-                record=store.put_host,
-                in_flight=loop.in_flight,
-            ),
+            ears=ears_of(loop, store, watches.heard_progress),
         )
         loop.attach(fleet)
         await fleet.open()
