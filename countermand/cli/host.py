@@ -1,4 +1,4 @@
-"""`countermand host`: adds, lists, drains and removes hosts."""
+"""`countermand host`: adds, lists, drains, accepts and removes hosts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from countermand.client import Client
     from countermand.v1.host_pb2 import Host
 
+# Why a host is quarantined until it is put right, or accepted as it is.
+ACCEPTABLE = frozenset({"JOURNAL_LOST", "JOURNAL_REWOUND"})
 HEADS = ("HOST", "STATE", "ADDRESS", "POOLS", "OPEN", "PROBLEM")
 
 
@@ -22,7 +24,7 @@ HEADS = ("HOST", "STATE", "ADDRESS", "POOLS", "OPEN", "PROBLEM")
     epilog=examples("countermand host add host-a 127.0.0.1:7711", "countermand host list"),
 )
 def host() -> None:
-    """Add, look at, drain and remove hosts."""
+    """Add, look at, drain, accept and remove hosts."""
 
 
 @host.command(epilog=examples("countermand host add host-a 127.0.0.1:7711"))
@@ -141,6 +143,40 @@ def undrain(settings: Settings, host_id: str, reason: str) -> None:
     run(settings, work)
 
 
+@host.command(
+    epilog=examples(
+        "countermand host get host-a",
+        'countermand host accept host-a --reason "pool fast was replaced, its images are gone"',
+    )
+)
+@click.argument("host_id", metavar="HOST")
+@click.option("--reason", required=True, help="Why, for the audit.")
+@shared_options()
+@click.pass_obj
+def accept(settings: Settings, host_id: str, reason: str) -> None:
+    """Accept a quarantined host as it is now.
+
+    For a host whose agent has lost its journal together with a pool, or came back with an older
+    journal: nothing is sent to it, and nothing concluded, until somebody has looked. First try to
+    put back what is missing: mount the pool, or restore the newest journal; the host then goes on
+    by itself.
+
+    What accepting does: what the agent has lost counts as gone. Attempts whose outcome is open are
+    asked for again, and made again if nothing of them is there; compensations that find nothing
+    succeed.
+
+    The risk: if a missing pool comes back later, images in it that were made up for meanwhile are
+    still there, and belong to nothing. And an agent that came back with an older journal may have
+    done once more what was already made up for: look through its pools afterwards. Repeating it
+    changes nothing.
+    """
+
+    async def work(client: Client) -> None:
+        _show(settings, [await client.hosts.accept(host_id, reason)])
+
+    run(settings, work)
+
+
 @host.command(epilog=examples('countermand host remove host-a --reason "sold"'))
 @click.argument("host_id", metavar="HOST")
 @click.option("--reason", required=True, help="Why, for the audit.")
@@ -189,6 +225,18 @@ def _row(found: Host) -> Row:
     )
 
 
+def _next(found: Host) -> tuple[str, ...]:
+    """Returns what to do about a host that is held."""
+    if found.problem.reason not in ACCEPTABLE:
+        return ()
+    host_id = found.name.removeprefix("hosts/")
+    return (
+        "next: put back what is missing: mount the pool, or restore the newest journal;",
+        f'or, if it is gone for good: countermand host accept {host_id} --reason "…"',
+        "(countermand host accept --help tells what that does, and the risk)",
+    )
+
+
 def _describe(found: Host) -> None:
     from countermand.cli.drawing import phrases
     from countermand.cli.output import age, paint, said, table
@@ -197,6 +245,8 @@ def _describe(found: Host) -> None:
     click.echo(f"{found.name}  {paint(host_look(found.state))}  {found.address}")
     if found.HasField("problem"):
         click.echo(f"  problem: {said(found.problem)} ({found.problem.reason})")
+        for line in _next(found):
+            click.echo(f"  {line}")
     heard = f", last heard of {age(found.seen_time)} ago" if found.HasField("seen_time") else ""
     click.echo(f"  agent {found.version or '(not known yet)'}{heard}")
     click.echo(f"  {phrases.count(found.open_attempts, 'attempt')} open, window {found.window}")

@@ -1,4 +1,4 @@
-"""The hosts that a coordinator may send tasks to: added, drained and removed."""
+"""The hosts that a coordinator may send tasks to: added, drained, accepted and removed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from countermand.client.run import PAGE_SIZE, new_request_id
 from countermand.rpc import names
 from countermand.rpc.channel import CHANGE_TIMEOUT_S, READ_TIMEOUT_S
 from countermand.v1.host_pb2 import (
+    AcceptHostRequest,
     AddHostRequest,
     DrainHostRequest,
     DrainHostResponse,
@@ -75,6 +76,12 @@ class Hosts:
         return await self._calls.patiently(
             lambda: self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
         )
+
+    async def accept(self, host: str, reason: str) -> Host:
+        """Accepts a quarantined host as it is now; one that is not is left as it is."""
+        request = AcceptHostRequest(name=_name(host), reason=reason, request_id=new_request_id())
+        method = self._calls.hosts.AcceptHost
+        return (await self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)).host
 
     async def follow_drain(self, host: str) -> AsyncIterator[Host]:
         """Yields a draining host whenever what blocks it changes, until nothing does.

@@ -12,8 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from countermand.cli.exits import at_rest, code_of
+from countermand.cli.host import _describe
 from countermand.cli.main import main
 from countermand.client.spec import dump_spec, sequence, task, workflow_spec
+from countermand.rpc.errors import JournalLost
+from countermand.v1.host_pb2 import Host
 from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_pb2 import Need, Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
@@ -323,6 +326,23 @@ def test_events_can_be_read_from_the_middle(run):
     done = run("workflow", "events", "made-up", "--after", "5")
 
     assert [line.split()[1] for line in done.stdout.splitlines()] == ["6"]
+
+
+def test_a_held_host_says_what_to_do_next(capsys):
+    """S-Z10: what is wrong, how it is put right, and what if it cannot be."""
+    why = JournalLost(why="its pool fast is missing").failure(host_id="host-a")
+    _describe(Host(name="hosts/host-a", state=Host.STATE_QUARANTINED, problem=why))
+    said = capsys.readouterr().out
+    assert "its pool fast is missing: put back what it had, or accept the host" in said
+    assert 'countermand host accept host-a --reason "…"' in said
+
+
+def test_hosts_are_accepted(run):
+    run("host", "add", "host-z", "127.0.0.1:7712")
+    accepted = run("host", "accept", "host-z", "--reason", "its pool was replaced")
+    assert accepted.exit_code == 0
+    assert "host-z" in accepted.stdout
+    run("host", "remove", "host-z", "--reason", "gone")
 
 
 def test_hosts_are_added_drained_and_removed(run):

@@ -232,6 +232,12 @@ class ScriptedHosts(host_pb2_grpc.HostServiceServicer):
         blocking = [] if request.undrain else ["workflows/w/tasks/t"]
         return host_pb2.DrainHostResponse(host=host, blocking_tasks=blocking)
 
+    async def AcceptHost(self, request, context):
+        host = self.hosts[request.name]
+        host.state = host_pb2.Host.STATE_READY
+        host.ClearField("problem")
+        return host_pb2.AcceptHostResponse(host=host)
+
     async def RemoveHost(self, request, context):
         del self.hosts[request.name]
         return host_pb2.RemoveHostResponse()
