@@ -17,6 +17,9 @@ AFTER_COMPENSATION: Final = "agent.after_compensation"
 # What puts another data file in an image's place: the file is there, the label is not.
 IN_REVERT: Final = "agent.in_revert"
 
+# Only an agent that fences another's attempt passes it: the fence stands, nobody has been told.
+AFTER_FENCE: Final = "agent.after_fence"
+
 # Of a resize, between data and label: the data has grown and its label says nothing of it yet, or
 # the label says less than there is. Whoever comes next makes the data as long as the label says.
 IN_RESIZE: Final = "agent.in_resize"

@@ -34,7 +34,7 @@ RETRY_DELAY = timedelta(seconds=10)
 # A pool in order answers in microseconds; after this its last report is told instead.
 REPORT_WAIT_S = 1.0
 
-THREADS_PER_POOL = LOOKS_MAX + DIGESTS_MAX + 1  # one for the report
+THREADS_PER_POOL = LOOKS_MAX + DIGESTS_MAX + 2  # one for the report, one for a fence
 
 
 class CallGuard:

@@ -128,6 +128,11 @@ class Runner:
         }
         journal.on_commit = self._on_commit
 
+    @property
+    def outside(self) -> Outside:
+        """Returns the world as it sees it, for those who work beside it."""
+        return self._outside
+
     # -- life -----------------------------------------------------------------------------------
 
     async def start(self) -> None:

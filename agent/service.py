@@ -15,6 +15,7 @@ from agent import wire
 from agent.attempts import AttemptRecord
 from agent.drivers.driver import Driver
 from agent.executors import Executor
+from agent.fences import Fencer
 from agent.journal import Forgotten, Transaction
 from agent.lookers import Lookers
 from agent.orphans import Orphans
@@ -113,6 +114,7 @@ class AgentService(AgentServiceServicer):
         self._orphans = Orphans(
             executor=lookers or runner.executor, running=runner.running, now=now
         )
+        self._fencer = Fencer(runner, lookers or runner.executor)
         self._now = now
         self._version = version
         self._identities = identities or {}
@@ -355,8 +357,8 @@ class AgentService(AgentServiceServicer):
     async def FenceAttempt(
         self, request: FenceAttemptRequest, context: object
     ) -> FenceAttemptResponse:
-        """Is not served yet."""
-        raise CallUnsupported(call="FenceAttempt")
+        """Settles an attempt of another host, on storage that both reach."""
+        return FenceAttemptResponse(attempt=await self._fencer.fence(request))
 
     async def ServeImage(self, request: ServeImageRequest, context: object) -> ServeImageResponse:
         """Is not served yet."""

@@ -164,6 +164,7 @@ def image(found: ImageFound, pool_id: str, held_by: Sequence[str]) -> Image:
             create_time=timestamp(found.create_time),
         ),
         digest=found.digest,
+        moved_by=found.moved_by,
         chain=[ImageAddress(pool_id=pool_id, image_id=below) for below in found.chain],
         held_by=held_by,
         snapshots=[

@@ -134,6 +134,7 @@ class ImageFound:
     digest: str
     chain: tuple[str, ...]  # the images below it, nearest first
     snapshots: tuple[SnapshotFound, ...]  # oldest first
+    moved_by: str = ""  # the attempt that moved the generation to where it is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -473,6 +473,7 @@ class FileDriver:
             attempt=label.attempt,
             create_time=datetime.fromisoformat(label.create_time),
             digest=label.digest,
+            moved_by=label.moved_by,
             chain=self.layout.chain(image_id, label),
             snapshots=self._snapshots_found(snapshots),
         )

@@ -90,7 +90,7 @@ class Rig:
         connection = open_connection(self.folder / "journal.sqlite")
         journal = InlineJournal(Journal(connection, new_id=lambda: str(uuid.uuid4())))
         pools = [
-            PoolConfig(pool_id=pool_id, path=self.folder / pool_id, **options)
+            PoolConfig(**{"pool_id": pool_id, "path": self.folder / pool_id, **options})
             for pool_id, options in self.options.items()
         ]
         for pool in pools:
