@@ -7,8 +7,10 @@ of their own, and each pool has its share of them: the attempts and the other po
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import TypeVar
@@ -16,7 +18,7 @@ from typing import TypeVar
 from agent.drivers import copying
 from agent.drivers.driver import Driver, Format, ImageFound, PoolFound, Step, Steps
 from agent.executors import Executor, Interrupted
-from countermand.rpc.errors import Busy
+from countermand.rpc.errors import Busy, StorageFailed
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +116,9 @@ class Lookers:
             desk.reporting = asyncio.ensure_future(self._report(driver, desk))
             desk.reporting.add_done_callback(_hear)
         reporting = desk.reporting
-        await asyncio.wait({reporting}, timeout=REPORT_WAIT_S)
+        done, _ = await asyncio.wait({reporting}, timeout=REPORT_WAIT_S)
+        if not done:
+            return replace(desk.reported, problem=_failed(driver, "nothing so far"))
         return desk.reported
 
     async def _report(self, driver: Driver, desk: _Desk) -> None:
@@ -122,6 +126,8 @@ class Lookers:
             desk.reported = await self._executor.call(driver.report)
         except OSError:  # a pool that is gone keeps nobody from hearing of the others
             log.exception("pool.report_failed", extra={"pool": driver.config.pool_id})
+            name = errno.errorcode.get(error.errno or 0, str(error))
+            desk.reported = replace(desk.reported, problem=_failed(driver, name))
         finally:
             desk.reporting = None
 
@@ -141,6 +147,10 @@ class Lookers:
 def _digest(driver: Driver, image_id: str) -> Steps[str]:
     with driver.reading(image_id, Format.RAW) as content:
         return (yield from copying.digest_content(content))
+
+
+def _failed(driver: Driver, answer: str) -> StorageFailed:
+    return StorageFailed(pool=driver.config.pool_id, error=answer, image="no image")
 
 
 def _hear(done: asyncio.Future[T]) -> None:

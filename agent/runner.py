@@ -83,6 +83,7 @@ class _Order:
     header: Header
     kind: Kind
     lane: Lane
+    pools: frozenset[str]
     request: bytes
     refusal: CountermandError | None  # why this host cannot do such a thing at all
     compensates: str = ""
@@ -122,6 +123,11 @@ class Runner:
             Lane(kind, touches_storage): Slots(
                 running_max=limits.attempts_max if touches_storage else LIGHT_MAX,
                 waiting_max=limits.queue_max,
+                pools_max={
+                    pool_id: driver.config.attempts_max
+                    for pool_id, driver in pools.items()
+                    if driver.config.attempts_max is not None
+                },
             )
             for kind in Kind
             for touches_storage in (False, True)
@@ -179,6 +185,7 @@ class Runner:
                     header=header,
                     kind=Kind.ACTION,
                     lane=_lane(Kind.ACTION, action),
+                    pools=catalogue.pools(action),
                     request=action.SerializeToString(deterministic=True),
                     refusal=catalogue.refusal(action, self.pools),
                 )
@@ -206,6 +213,7 @@ class Runner:
                     header=header,
                     kind=Kind.COMPENSATION,
                     lane=_lane(Kind.COMPENSATION, work.work_of(request)),
+                    pools=catalogue.pools(work.work_of(request)),
                     request=arguments.SerializeToString(deterministic=True),
                     refusal=refusal,
                     compensates=request.compensates,
@@ -270,6 +278,10 @@ class Runner:
             log.exception("journal.failed")
             raise StorageFailed(pool="(journal)", error=error, image="a request") from error
 
+    def running_in(self, pool_id: str) -> int:
+        """Returns how many attempts run that read or write a pool."""
+        return sum(slots.running_in[pool_id] for slots in self._slots.values())
+
     def tell(self, record: AttemptRecord, *, with_action: bool = False) -> Attempt:
         """Returns an attempt as it is told of, with its progress."""
         running = self.running.get(record.name)
@@ -280,7 +292,7 @@ class Runner:
 
     async def _admit(self, order: _Order) -> Attempt:
         """Decides on an order, in one transaction, and begins what was admitted."""
-        ticket = self._slots[order.lane].take()
+        ticket = self._slots[order.lane].take(order.pools)
         place = Place.FULL if ticket is None else ticket.place
         self._outside.crash(crash_points.BEFORE_JOURNAL)
         admitted: AttemptRecord | None = None
@@ -376,8 +388,9 @@ class Runner:
     def _relaunch(self, record: AttemptRecord) -> Running:
         if look := self._looks.pop(record.name, None):
             look.cancel()
-        lane = _lane(record.kind, work.action_for(record))
-        return self._launch(record, self._slots[lane].retake(), resumed=True)
+        action = work.action_for(record)
+        slots = self._slots[_lane(record.kind, action)]
+        return self._launch(record, slots.retake(catalogue.pools(action)), resumed=True)
 
     async def _look_again(self, name: str, stop_error: CountermandError | None) -> None:
         """Takes up an attempt of unknown outcome once more, unless somebody else has."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -18,6 +18,10 @@ from countermand.v1.attempt_pb2 import Progress
 # The rate is over the last seconds: two samples would jump, a minute would hide a stall.
 RATE_SAMPLES = 20
 RATE_SAMPLE_INTERVAL_S = 0.25
+
+# Who needs two pools might wait for ever while others keep one or the other of them full; once so
+# many have passed it, both are kept free for it.
+PASSED_MAX = 64
 
 
 class Running:
@@ -132,8 +136,10 @@ class Lane(NamedTuple):
 class Ticket:
     """A place in a slot or in the queue before it."""
 
-    def __init__(self, slots: Slots) -> None:
+    def __init__(self, slots: Slots, pools: frozenset[str]) -> None:
         """Begins in the queue."""
+        self.pools = pools  # that the attempt reads or writes
+        self.passed = 0  # how many came later and had their turn before
         self._slots = slots
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -148,36 +154,65 @@ class Ticket:
 
 
 class Slots:
-    """So many run, so many wait, first come first served."""
+    """So many run, so many wait, first come first served.
 
-    def __init__(self, *, running_max: int, waiting_max: int) -> None:
-        """Begins empty."""
+    A pool may have a limit of its own. Whoever waits for one lets others pass that do not need that
+    pool, so a slow one never holds the slots of another; but not for ever.
+    """
+
+    def __init__(
+        self, *, running_max: int, waiting_max: int, pools_max: Mapping[str, int] | None = None
+    ) -> None:
+        """Begins empty; a pool without a limit takes as many as there are slots."""
+        self.running_in: Counter[str] = Counter()  # by pool
         self._free = running_max
         self._waiting_max = waiting_max
+        self._pools_max = pools_max or {}
         self._waiting: deque[Ticket] = deque()
 
-    def take(self) -> Ticket | None:
+    def take(self, pools: frozenset[str] = frozenset()) -> Ticket | None:
         """Returns a place, or None when all are taken."""
-        if self._free == 0 and len(self._waiting) >= self._waiting_max:
-            return None
-        return self.retake()
+        ticket = self.retake(pools)
+        if ticket.ready.done() or len(self._waiting) <= self._waiting_max:
+            return ticket
+        self._waiting.remove(ticket)
+        return None
 
-    def retake(self) -> Ticket:
+    def retake(self, pools: frozenset[str] = frozenset()) -> Ticket:
         """Returns a place to what had one before a restart, however many there are now."""
-        ticket = Ticket(self)
-        if self._free > 0:
-            self._free -= 1
-            ticket.ready.set_result(None)
-        else:
-            self._waiting.append(ticket)
+        ticket = Ticket(self, pools)
+        self._waiting.append(ticket)
+        self._serve()
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
-        """Takes a place back; whoever waited longest gets it."""
-        if not ticket.ready.done():
-            self._waiting.remove(ticket)
-            return
-        if self._waiting:
-            self._waiting.popleft().ready.set_result(None)
-        else:
+        """Takes a place back; whoever waited longest and fits gets it."""
+        if ticket.ready.done():
             self._free += 1
+            self.running_in.subtract(ticket.pools)
+        else:
+            self._waiting.remove(ticket)
+        self._serve()
+
+    def _serve(self) -> None:
+        """Gives slots to those who wait, in the order of their coming."""
+        passed: list[Ticket] = []
+        kept_free: set[str] = set()
+        for ticket in tuple(self._waiting):
+            if self._free == 0:
+                break
+            if self._is_full(ticket.pools) or ticket.pools & kept_free:
+                passed.append(ticket)
+                if ticket.passed >= PASSED_MAX:
+                    kept_free |= ticket.pools
+                continue
+            self._waiting.remove(ticket)
+            self._free -= 1
+            self.running_in.update(ticket.pools)
+            ticket.ready.set_result(None)
+            for earlier in passed:
+                earlier.passed += 1
+
+    def _is_full(self, pools: frozenset[str]) -> bool:
+        limits = self._pools_max
+        return any(pool in limits and self.running_in[pool] >= limits[pool] for pool in pools)

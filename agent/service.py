@@ -13,7 +13,7 @@ from functools import partial
 
 from agent import wire
 from agent.attempts import AttemptRecord
-from agent.drivers.driver import Driver
+from agent.drivers.driver import Driver, PoolFound
 from agent.executors import Executor
 from agent.fences import Fencer
 from agent.journal import Forgotten, Transaction
@@ -87,6 +87,7 @@ from countermand.v1.agent_pb2 import (
     WatchAttemptsResponse,
 )
 from countermand.v1.agent_pb2_grpc import AgentServiceServicer
+from countermand.v1.image_pb2 import Pool
 from countermand.v1.verb_pb2 import Action
 
 PAGE_SIZE = 50
@@ -383,7 +384,7 @@ class AgentService(AgentServiceServicer):
             cluster_id=cluster_id,
             incarnation=runner.identity.incarnation,
             journal_sequence=sequence,
-            pools=list(map(wire.pool, drivers, reports)),
+            pools=list(map(self._tell_pool, drivers, reports)),
             attempts_max=runner.limits.attempts_max,
             queue_max=runner.limits.queue_max,
             version=self._version,
@@ -391,6 +392,16 @@ class AgentService(AgentServiceServicer):
         for pool in report.pools:
             pool.identity = self._identities.get(pool.pool_id, "")
         return GetHostResponse(host=report, now=wire.timestamp(self._now()))
+
+    def _tell_pool(self, driver: Driver, found: PoolFound) -> Pool:
+        runner, config = self._runner, driver.config
+        host_max = runner.limits.attempts_max
+        return wire.pool(
+            driver,
+            found,
+            attempts_max=min(config.attempts_max or host_max, host_max),
+            attempts_running=runner.running_in(config.pool_id),
+        )
 
     def _pool(self, pool_id: str) -> Driver:
         driver = self._runner.pools.get(pool_id)

@@ -181,7 +181,7 @@ def image(found: ImageFound, pool_id: str, held_by: Sequence[str]) -> Image:
     )
 
 
-def pool(driver: Driver, found: PoolFound) -> Pool:
+def pool(driver: Driver, found: PoolFound, *, attempts_max: int, attempts_running: int) -> Pool:
     """Returns a pool as it is told of."""
     return Pool(
         pool_id=driver.config.pool_id,
@@ -191,6 +191,13 @@ def pool(driver: Driver, found: PoolFound) -> Pool:
         formats=[FORMATS[image_format] for image_format in found.formats],
         verbs=sorted(found.verbs),
         read_only=driver.config.read_only,
+        shared=driver.config.shared,
+        free_bytes=found.free_bytes,
+        reserved_bytes=found.reserved_bytes,
+        attempts_max=attempts_max,
+        attempts_running=attempts_running,
+        bandwidth_bytes_per_second=driver.config.bandwidth_bytes_per_s or 0,
+        problem=found.problem.failure() if found.problem is not None else None,
     )
 
 

@@ -145,6 +145,7 @@ class PoolFound:
     used_bytes: int
     free_bytes: int = 0  # may still be taken, within the quota and what the storage has left
     reserved_bytes: int = 0  # by attempts under way, and not written yet
+    problem: CountermandError | None = None  # why it does not serve as it should
     formats: tuple[Format, ...]
     verbs: frozenset[str]
 

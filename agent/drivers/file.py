@@ -45,6 +45,7 @@ from agent.drivers.surveying import survey
 from countermand.rpc import names
 from countermand.rpc.errors import (
     DigestMismatch,
+    CountermandError,
     FieldInvalid,
     ImageNotFound,
     ImageUnsafe,
@@ -541,6 +542,11 @@ class FileDriver:
             verbs=self.verbs,
         )
 
+        problem: CountermandError | None = None
+        try:
+            self._staging.need_pool()
+        except OSError as error:
+            problem = self._staging.error(error, "any image")
     def staged(self) -> list[str]:
         """Returns the attempts that have something half-made in this pool."""
         return self.layout.attempts_staged()
@@ -548,6 +554,7 @@ class FileDriver:
     def discard(self, attempt: str) -> None:
         """Removes what an attempt has half made; nothing is fine."""
         self._staging.discard(attempt)
+            problem=problem,
 
     def fence(self, attempt: str) -> None:
         """Returns once no effect of an attempt can begin or become visible; some may be there."""

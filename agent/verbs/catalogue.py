@@ -87,6 +87,13 @@ def addresses(action: Action) -> Iterator[tuple[str, ImageAddress]]:
             yield f"{verb}.{field}", getattr(request, field)
 
 
+def pools(action: Action) -> frozenset[str]:
+    """Returns the pools that an action reads or writes; none of a verb that is not known here."""
+    if name_of(action) not in VERBS:
+        return frozenset()
+    return frozenset(address.pool_id for _, address in addresses(action))
+
+
 def check(action: Action) -> None:
     """Refuses what no host could do.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -71,7 +72,10 @@ async def test_a_pool_that_hangs_is_told_of_as_it_was(hanging):
         pass
     slow.free.clear()
     slow.calls.clear()
-    assert [await looking.report(slow) for _ in range(3)] == [known] * 3
+    for _ in range(3):
+        told = await looking.report(slow)
+        assert told.problem is not None
+        assert replace(told, problem=None) == known
     assert slow.calls == ["report"]  # never two at once
 
 
@@ -79,7 +83,12 @@ async def test_a_pool_that_fails_is_told_of_as_it_was(hanging):
     looking, slow, _ = hanging
     known = await looking.report(slow)
     slow.broken = True
-    assert await looking.report(slow) == known
+    told = await looking.report(slow)
+    assert told.problem is not None
+    assert told.problem.metadata["error"] == "EIO"
+    assert replace(told, problem=None) == known
+    slow.broken = False
+    assert (await looking.report(slow)).problem is None
 
 
 async def test_a_pool_that_hangs_holds_up_no_other(hanging):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from agent.drivers import modes
 from agent.drivers.files import RealFiles, aligned_buffer
 from agent.drivers.modes import PAGE_BYTES, SHORT_BYTES, DataIO, Mode, probe
 
@@ -51,8 +50,8 @@ def refusing(*refused: str):
 )
 def test_the_best_way_that_works_is_taken(refused, expected, ext4_mount, monkeypatch):
     pwritev, open_ = refusing(*refused)
-    monkeypatch.setattr(modes.os, "pwritev", pwritev)
-    monkeypatch.setattr(modes.os, "open", open_)
+    monkeypatch.setattr(os, "pwritev", pwritev)
+    monkeypatch.setattr(os, "open", open_)
     assert probe(ext4_mount) in expected
     assert [path.name for path in ext4_mount.iterdir()] == ["lost+found"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from agent.attempts import AttemptRecord, Kind, State
 from agent.drivers.driver import Step
-from agent.running import Running
+from agent.running import PASSED_MAX, Running, Slots
 from countermand.rpc.errors import Stalled
 from tests.agent.requests import attempt_name
 from tests.agent.rig import NOW
@@ -72,3 +72,55 @@ async def test_only_what_moves_on_is_progress(step, moves, monkeypatch):
         await running.stop_when_still(TIMEOUT)
         assert slept == [60]
         assert isinstance(running.stop_error, Stalled)
+
+
+# -- slots --------------------------------------------------------------------------------------
+
+
+async def ready(slots: Slots, *pools: str) -> list[bool]:
+    """Takes a place for one attempt of each pool, or pair of them; returns who has a slot."""
+    tickets = [slots.take(frozenset(pool.split("+"))) for pool in pools]
+    return [ticket is not None and ticket.ready.done() for ticket in tickets]
+
+
+async def test_a_slow_pool_does_not_hold_the_slots_of_another():
+    slots = Slots(running_max=4, waiting_max=10, pools_max={"slow": 1})
+    names = ("slow", "slow", "slow", "fast", "fast")
+    assert await ready(slots, *names) == [True, False, False, True, True]
+    assert slots.running_in == {"slow": 1, "fast": 2}
+
+
+async def test_whoever_waits_for_a_pool_is_served_in_order():
+    slots = Slots(running_max=4, waiting_max=10, pools_max={"slow": 1})
+    first, second, third = (slots.retake(frozenset({"slow"})) for _ in range(3))
+    second.leave()  # out of the queue
+    first.leave()
+    assert third.ready.done()
+    third.leave()
+    assert slots.running_in["slow"] == 0
+
+
+async def test_the_queue_is_bounded_whatever_it_waits_for():
+    slots = Slots(running_max=4, waiting_max=1, pools_max={"slow": 1})
+    assert [slots.take(frozenset({"slow"})) is None for _ in range(3)] == [False, False, True]
+    assert slots.take(frozenset({"fast"})) is not None
+
+
+async def test_who_needs_two_pools_is_not_passed_for_ever():
+    """Others keep one of them or the other full all the time."""
+    slots = Slots(running_max=4, waiting_max=1000, pools_max={"a": 1, "b": 1})
+    held = {pool: slots.retake(frozenset({pool})) for pool in "ab"}
+    both = slots.retake(frozenset({"a", "b"}))
+    passes = 0
+    while True:
+        pool = "ab"[passes % 2]
+        after = slots.retake(frozenset({pool}))
+        held.pop(pool).leave()
+        if not after.ready.done():
+            break
+        held[pool] = after
+        passes += 1
+    assert passes == PASSED_MAX
+    [last] = held.values()
+    last.leave()
+    assert both.ready.done()
