@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import cast
 
 import pytest
 from click.testing import CliRunner
@@ -36,8 +38,7 @@ class Narrow:
     """A driver that finds and removes images, and makes none."""
 
     config: PoolConfig
-    verbs: frozenset[str] = frozenset({"delete_image"})
-    images: dict[str, str] = field(default_factory=dict)
+    verbs: frozenset[str]
 
     def find(self, image_id):
         raise NotImplementedError
@@ -45,19 +46,19 @@ class Narrow:
     list_images = reading = report = staged = discard = make_up_for = delete = find
 
 
+def opens(*verbs: str) -> Callable[[PoolConfig, str], Driver]:
+    """Returns what opens a narrow driver, which says that it has these verbs."""
+    return lambda pool, _identity: cast("Driver", Narrow(pool, verbs=frozenset(verbs)))
+
+
 NARROW = FolderType(
     verbs=frozenset({"delete_image"}),
     options={"colour": "what it is painted in"},
-    opening=lambda pool, _identity: Narrow(pool),
+    opening=opens("delete_image"),
 )
-LIAR = FolderType(
-    verbs=frozenset(NEEDS),
-    opening=lambda pool, _identity: Narrow(pool, verbs=frozenset({"clone_image", "delete_image"})),
-)
-STRANGER = FolderType(
-    verbs=frozenset(), opening=lambda pool, _identity: Narrow(pool, verbs=frozenset({"paint"}))
-)
-HOLLOW = FolderType(verbs=frozenset(), opening=lambda _pool, _identity: object())  # type: ignore[arg-type, return-value]
+LIAR = FolderType(verbs=frozenset(NEEDS), opening=opens("clone_image", "delete_image"))
+STRANGER = FolderType(verbs=frozenset(), opening=opens("paint"))
+HOLLOW = FolderType(verbs=frozenset(), opening=lambda _pool, _identity: cast("Driver", object()))
 NOTHING = "not a driver"
 
 
@@ -130,7 +131,6 @@ def test_a_driver_may_refuse_a_pool_by_its_options():
 
 
 def test_a_name_that_two_packages_declare_is_nobodys(tmp_path):
-    found = []
     for package in ("one", "two"):
         folder = tmp_path / f"{package}-1.dist-info"
         folder.mkdir()
@@ -182,7 +182,7 @@ def test_a_verb_that_a_driver_cannot_do_is_unsupported_and_not_listed(drivers, t
     found = PoolFound(
         capacity_bytes=1, used_bytes=0, formats=(Format.RAW,), verbs=frozenset(driver.verbs)
     )
-    message = told(driver, found)
+    message = told(driver, found, attempts_max=4, attempts_running=0)
     assert (message.driver, list(message.verbs)) == ("narrow", ["delete_image"])
 
 
