@@ -124,7 +124,7 @@ class Lookers:
     async def _report(self, driver: Driver, desk: _Desk) -> None:
         try:
             desk.reported = await self._executor.call(driver.report)
-        except OSError:  # a pool that is gone keeps nobody from hearing of the others
+        except OSError as error:  # a pool that is gone keeps nobody from hearing of the others
             log.exception("pool.report_failed", extra={"pool": driver.config.pool_id})
             name = errno.errorcode.get(error.errno or 0, str(error))
             desk.reported = replace(desk.reported, problem=_failed(driver, name))
