@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from agent import crash_points
@@ -37,15 +38,15 @@ from agent.drivers.driver import (
 from agent.drivers.files import FileKind, Files, RealFiles
 from agent.drivers.filling import Filling
 from agent.drivers.folders import FolderType
-from agent.drivers.layout import AT, Label, snapshot_name, snapshots_among
+from agent.drivers.layout import AT, Label, snapshots_among
 from agent.drivers.resizing import Resizing
 from agent.drivers.snapshots import Snapshots
 from agent.drivers.staging import Staging
 from agent.drivers.surveying import survey
 from countermand.rpc import names
 from countermand.rpc.errors import (
-    DigestMismatch,
     CountermandError,
+    DigestMismatch,
     FieldInvalid,
     ImageNotFound,
     ImageUnsafe,
@@ -152,8 +153,9 @@ class FileDriver:
 
         def fill(folder: Path) -> Steps[Label]:
             found = source.find()
-            if found.chain and not flatten:
-                why = f"{source.name} reads through {found.chain[0]}: set it to copy the chain"
+            below = [name for name in found.chain if AT not in name]  # its snapshots are its own
+            if below and not flatten:
+                why = f"{source.name} reads through {below[0]}: set it to copy the chain"
                 raise FieldInvalid(Violation("copy_image.flatten", why))
             wanted = image_format or found.format
             self._need_format(wanted, "copy_image")
@@ -311,19 +313,26 @@ class FileDriver:
         expected_generation: int = 0,
     ) -> Steps[SnapshotGone]:
         """Removes a snapshot."""
-        name, label = snapshot_name(image_id, snapshot_id), self._snapshots.image_of(work, image_id)
-        with self._staging.working(work, image_id), self._staging.looking(work, image_id):
-            if label is not None and self.layout.owner(name) is not None:  # else it has gone
-                self._staging.expect(image_id, label, expected_generation)
-        existed = yield from self.delete(work, name)
-        return SnapshotGone(existed=existed, generation=label.generation if label else 0)
+        return (
+            yield from self._snapshots.delete(
+                work,
+                image_id,
+                snapshot_id,
+                expected_generation=expected_generation,
+                remove=self.delete,
+            )
+        )
 
     def make_up_for_snapshot(
         self, work: Work, image_id: str, snapshot_id: str, *, made_by: str
     ) -> Steps[bool]:
         """Removes the snapshot that exactly that attempt made; returns whether any."""
-        name = snapshot_name(image_id, snapshot_id)
-        return (yield from self.make_up_for(work, name, made_by=made_by))
+        remove = partial(self.make_up_for, made_by=made_by)
+        return (
+            yield from self._snapshots.make_up_for_create(
+                work, image_id, snapshot_id, made_by=made_by, remove=remove
+            )
+        )
 
     def revert(
         self,
@@ -476,7 +485,9 @@ class FileDriver:
             digest=label.digest,
             moved_by=label.moved_by,
             chain=self.layout.chain(image_id, label),
-            snapshots=self._snapshots_found(snapshots),
+            snapshots=self._snapshots_found(
+                sorted({*snapshots, *self.layout.layers_named(image_id, label)})
+            ),
         )
 
     def _snapshots_found(self, snapshots: list[str]) -> tuple[SnapshotFound, ...]:
@@ -531,6 +542,11 @@ class FileDriver:
 
     def report(self) -> PoolFound:
         """Returns the pool's room and abilities."""
+        problem: CountermandError | None = None
+        try:
+            self._staging.need_pool()
+        except OSError as error:
+            problem = self._staging.error(error, "any image")
         space = self.files.space(self.layout.path)
         formats = self._formats if qemu.is_installed() else (Format.RAW,)
         return PoolFound(
@@ -538,15 +554,11 @@ class FileDriver:
             used_bytes=self.room.used_bytes,
             free_bytes=self.room.free_bytes(),
             reserved_bytes=self.room.reserved_bytes,
+            problem=problem,
             formats=formats,
             verbs=self.verbs,
         )
 
-        problem: CountermandError | None = None
-        try:
-            self._staging.need_pool()
-        except OSError as error:
-            problem = self._staging.error(error, "any image")
     def staged(self) -> list[str]:
         """Returns the attempts that have something half-made in this pool."""
         return self.layout.attempts_staged()
@@ -554,7 +566,6 @@ class FileDriver:
     def discard(self, attempt: str) -> None:
         """Removes what an attempt has half made; nothing is fine."""
         self._staging.discard(attempt)
-            problem=problem,
 
     def fence(self, attempt: str) -> None:
         """Returns once no effect of an attempt can begin or become visible; some may be there."""

@@ -190,7 +190,8 @@ class Label:
             sizes = (label.virtual_size_bytes, label.written_bytes, label.generation)
             if not all(isinstance(size, int) for size in sizes):
                 raise ValueError(sizes)
-            below = [one.below for one in (label, *layers) if one.below is not None]
+            found = (label.below, *(layer.below for layer in layers))
+            below = [content for content in found if content is not None]
             tokens = [label.content, label.replaced, *below, *(layer.content for layer in layers)]
             if not all(map(_CONTENT.fullmatch, tokens)):
                 raise ValueError(tokens)
@@ -454,6 +455,20 @@ class Layout:
             label = label.of_layer(layer)
             self.data(image_id, label)
         return tuple(found)
+
+    def reads(self, name: str, label: Label) -> Layer | None:
+        """Returns the layer that a qcow2 file reads through now, whatever its label says yet."""
+        path = self._home(name, label) / label.data_name
+        return self._next_below(name, label, path, self._plain(name, path).size_bytes)
+
+    def backing_of(self, image_id: str, label: Label) -> tuple[str, Format]:
+        """Returns what a qcow2 file is to read through, as its head names it; nothing is empty."""
+        if layer := with_content(label.layers, label.below):
+            return backing_name(image_id, label.of_layer(layer)), Format.QCOW2
+        if label.backing:
+            below = self._backing(image_id, label.backing)
+            return backing_name(label.backing, below), below.format
+        return "", Format.RAW
 
     def _home(self, name: str, label: Label) -> Path:
         """Returns the folder with the data of an image or a snapshot; a layer is in its image's."""

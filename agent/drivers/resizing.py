@@ -3,8 +3,8 @@
 What grows does so before its label says it, what shrinks only after; and the label is renamed out
 of the attempt's own folder, so that a fence keeps it from coming. Data that is longer than its
 label says is therefore a resize that was cut short: it is cut off by the attempt itself when it
-goes on or fails, by what makes up for it, and by the next one that has to do with the size. It
-reads as zeros, since nobody was told of it.
+goes on or fails, and by what makes up for it. It reads as zeros, since nobody was told of it; what
+does not is nobody's to cut off, and such an image is not resized.
 
 Growing is made up for by shrinking back, as long as the new part reads as zeros. Like reverts,
 resizes are made up for newest first: an image that another has changed since is a conflict.
@@ -113,15 +113,15 @@ class Resizing:
             if change is not None:
                 label = yield from self._shrink_back(work, image_id, label, change)
             # It never came to its label; or an earlier life shrank back, and came no further.
-            self._fit(image_id, label)
+            self._trim(work, image_id, label)
 
     def _shrink_back(self, work: Work, image_id: str, label: Label, change: Change) -> Steps[Label]:
         staging = self._staging
         if change != label.changes[-1]:  # another changed the image since
             raise staging.changed(image_id)
-        folder = staging.begin(work, resumable=False)
         try:
-            self._need_unused(image_id, label, change.size_bytes, folder)
+            folder = staging.begin(work, resumable=False)
+            self._need_unused(work, image_id, label, change.size_bytes)
             after = replace(
                 label,
                 virtual_size_bytes=change.size_bytes,
@@ -144,12 +144,12 @@ class Resizing:
     def _grow(self, work: Work, image_id: str, label: Label, size_bytes: int) -> None:
         """Makes the data as long as its next label says, if that is longer."""
         self._staging.refuse_read(image_id)
-        path, found = self._layout.data(image_id, label)
+        path, _ = self._layout.data(image_id, label)
         if size_bytes > label.virtual_size_bytes:
+            if self._holds_data(work, image_id, label, label.virtual_size_bytes):
+                raise self._layout.unsafe(image_id, "there is data beyond the size of its label")
             if label.format is Format.RAW:
                 with self._staging.writing(path) as handle:
-                    if found.size_bytes > label.virtual_size_bytes:
-                        self._files.truncate(handle, label.virtual_size_bytes)  # cut short before
                     self._files.extend(handle, size_bytes)
                     self._files.flush(handle)
             else:
@@ -158,7 +158,8 @@ class Resizing:
 
     def _done(self, work: Work, image_id: str, label: Label, change: Change) -> Resized:
         """Sees to it that the data is as long as the label says, which counts already."""
-        if label.changes[-1] == change:
+        size_bytes = label.virtual_size_bytes
+        if label.changes[-1] == change and size_bytes < change.size_bytes:
             work.crash(crash_points.IN_RESIZE)
             try:
                 self._fit(image_id, label)
@@ -166,10 +167,9 @@ class Resizing:
                 if isinstance(error, OSError):
                     error = self._staging.error(error, image_id)
                 raise OutcomeUnknown(error) from error
-        size = label.virtual_size_bytes
         return Resized(
             previous_size_bytes=change.size_bytes,
-            virtual_size_bytes=size,
+            virtual_size_bytes=size_bytes,
             generation=change.generation,
         )
 
@@ -179,7 +179,7 @@ class Resizing:
             path, found = self._layout.data(image_id, label)
             size_bytes = label.virtual_size_bytes
             if label.format is Format.QCOW2:
-                if self._size_of_qcow2(path) > size_bytes:
+                if self._size(image_id, label) > size_bytes:
                     self._need_tool(label)
                     self._resize_qcow2(path, image_id, size_bytes)
             elif found.size_bytes > size_bytes:
@@ -214,22 +214,32 @@ class Resizing:
     def _take_back(self, work: Work, image_id: str) -> None:
         label = self._layout.owner(image_id)
         if label is not None and not change_of(label, work.cluster_id, work.attempt):
-            self._fit(image_id, label)
+            self._trim(work, image_id, label)
 
-    def _need_unused(self, image_id: str, label: Label, begin: int, folder: Path) -> None:
+    def _trim(self, work: Work, image_id: str, label: Label) -> None:
+        """Cuts off what is beyond the end that a label names, if it reads as zeros."""
+        size_bytes = label.virtual_size_bytes
+        if self._size(image_id, label) > size_bytes:
+            self._staging.begin(work, resumable=False)
+            if not self._holds_data(work, image_id, label, size_bytes):
+                self._fit(image_id, label)
+            self._staging.discard(work.attempt)
+
+    def _need_unused(self, work: Work, image_id: str, label: Label, begin: int) -> None:
         """Raises if anything was written beyond an offset."""
-        path, _ = self._layout.data(image_id, label)
-        if label.format is Format.QCOW2:
-            self._need_tool(label)
-            used = qemu.holds_data(path, image=image_id, begin=begin, folder=folder)
-        else:
-            used = self._holds_data(path, begin)
-        if used:
+        if self._holds_data(work, image_id, label, begin):
             pool_id = self._staging.config.pool_id
             raise Conflict(name=f"the new part of image {image_id} in pool {pool_id}")
 
-    def _holds_data(self, path: Path, begin: int) -> bool:
+    def _holds_data(self, work: Work, image_id: str, label: Label, begin: int) -> bool:
         """Returns whether anything but zeros is there: data is told of in whole blocks."""
+        path, _ = self._layout.data(image_id, label)
+        if label.format is Format.QCOW2:
+            if self._size(image_id, label) <= begin:
+                return False
+            self._need_tool(label)
+            folder = self._layout.staged(work.attempt)
+            return qemu.holds_data(path, image=image_id, begin=begin, folder=folder)
         buffer = aligned_buffer(_READ_BYTES)
         with self._staging.reading(path) as handle:
             while extent := self._files.next_data(handle, begin):
@@ -250,7 +260,11 @@ class Resizing:
         with self._staging.writing(path) as handle:
             self._files.flush(handle)
 
-    def _size_of_qcow2(self, path: Path) -> int:
+    def _size(self, image_id: str, label: Label) -> int:
+        """Returns the size that a guest sees, whatever the label says."""
+        path, found = self._layout.data(image_id, label)
+        if label.format is Format.RAW:
+            return found.size_bytes
         buffer = bytearray(HEAD_BYTES)
         with self._staging.reading(path) as handle:
             count = self._files.pread(handle, memoryview(buffer), 0)

@@ -1,8 +1,11 @@
-"""Snapshots of the `file` driver: a full copy kept beside its image, and the way back to one.
+"""Snapshots of the `file` driver, and the way back to one.
 
-A snapshot is made as an image is: staged, flushed, and published by one rename, under a name that
-no image can have, with an owner tag of its own. Its label's generation is that of the content. A
-revert replaces what an image holds by a copy of a snapshot; the image stays its maker's, and its
+Of a qcow2 image a snapshot is a layer (`layering`). Of a raw one it is a full copy kept beside its
+image, sharing data where the file system can; it is made as an image is: staged, flushed, and
+published by one rename, under a name that no image can have, with an owner tag of its own. Its
+label's generation is that of the content.
+
+A revert replaces what an image holds by what a snapshot does; the image stays its maker's, and its
 label names the reverts that stand, so that what makes up for one knows it from all others. They are
 made up for newest first, as any workflow does.
 
@@ -18,13 +21,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent import crash_points
-from agent.drivers.driver import Made, OutcomeUnknown, Step, Steps, Work
-from agent.drivers.layout import CHANGES_MAX, Change, Label, content_of, snapshot_name
+from agent.drivers.driver import Format, Made, OutcomeUnknown, SnapshotGone, Step, Steps, Work
+from agent.drivers.layering import Duplicate, Layering
+from agent.drivers.layout import (
+    CHANGES_MAX,
+    Change,
+    Label,
+    change_of,
+    content_of,
+    snapshot_name,
+    with_change,
+)
 from agent.drivers.staging import Staging, made
 from countermand.rpc.errors import ImageNotFound, ImageUnsafe
 
-# Copies the data of an image or snapshot as it is into a folder, and returns a label for the copy.
-Duplicate = Callable[[Work, str, Path, Label], Steps[Label]]
+# Removes a snapshot that is a folder of its own, by its name; returns whether it was there.
+Remove = Callable[[Work, str], Steps[bool]]
 
 
 class Snapshots:
@@ -35,11 +47,18 @@ class Snapshots:
         self._staging = staging
         self._layout = staging.layout
         self._duplicate = duplicate
+        self._layering = Layering(staging, duplicate)
 
     def create(
         self, work: Work, image_id: str, snapshot_id: str, *, expected_generation: int = 0
     ) -> Steps[Made]:
         """Remembers an image's present content."""
+        if self._is_layered(self.image_of(work, image_id)):
+            return (
+                yield from self._layering.create(
+                    work, image_id, snapshot_id, expected_generation=expected_generation
+                )
+            )
 
         def fill(folder: Path) -> Steps[Label]:
             label = self._layout.label(image_id)
@@ -56,6 +75,49 @@ class Snapshots:
 
         name = snapshot_name(image_id, snapshot_id)
         return (yield from self._staging.make(work, name, fill, resumable=True))
+
+    def delete(
+        self,
+        work: Work,
+        image_id: str,
+        snapshot_id: str,
+        *,
+        expected_generation: int,
+        remove: Remove,
+    ) -> Steps[SnapshotGone]:
+        """Forgets a snapshot; one that is a folder of its own is removed as an image is."""
+        staging, name = self._staging, snapshot_name(image_id, snapshot_id)
+        label = self.image_of(work, image_id)
+        with staging.working(work, image_id), staging.looking(work, image_id):
+            is_folder = self._layout.files.stat(self._layout.image(name)) is not None
+            if label is not None and self._layout.owner(name) is not None:  # else it has gone
+                staging.expect(image_id, label, expected_generation)
+        if self._is_layered(label) and not is_folder:
+            existed = yield from self._layering.delete(work, image_id, snapshot_id)
+        else:
+            existed = yield from remove(work, name)
+        return SnapshotGone(existed=existed, generation=label.generation if label else 0)
+
+    def make_up_for_create(
+        self, work: Work, image_id: str, snapshot_id: str, *, made_by: str, remove: Remove
+    ) -> Steps[bool]:
+        """Forgets the snapshot that exactly that attempt made; returns whether any."""
+        staging, name = self._staging, snapshot_name(image_id, snapshot_id)
+        with staging.translating(image_id):
+            staging.need_pool()
+            label = self._layout.owner(image_id)
+            is_folder = self._layout.files.stat(self._layout.image(name)) is not None
+        if self._is_layered(label) and not is_folder:
+            return (
+                yield from self._layering.make_up_for_create(
+                    work, image_id, snapshot_id, made_by=made_by
+                )
+            )
+        return (yield from remove(work, name))
+
+    def _is_layered(self, label: Label | None) -> bool:
+        """Returns whether an image's snapshots are layers of it."""
+        return label is not None and label.format is Format.QCOW2
 
     def image_of(self, work: Work, image_id: str) -> Label | None:
         """Returns the label of an image whose snapshot is to go; None if there is none to read."""
@@ -104,20 +166,28 @@ class Snapshots:
         with staging.looking(work, image_id):
             staging.need_pool()
             label = self._layout.label(image_id)
-        if change := _change_of(label, work, work.attempt):
+        if change := change_of(label, work.cluster_id, work.attempt):
             # An earlier life did it and could not say so, perhaps not even flush it.
             staging.finish_replacing(work, image_id, label)
+            yield from self._layering.tidy(work, image_id)
             return replace(made(image_id, label), generation=change.generation)
         staging.expect(image_id, label, expected_generation)
         staging.refuse_read(image_id)
         self._layout.label(name)
+        if self._is_layered(label):
+            yield Step()
+            return (
+                yield from self._layering.revert(
+                    work, image_id, name, label=label, safety_id=safety_id
+                )
+            )
         if safety_id:
             safety = yield from self.create(work, image_id, safety_id)
             label = self._layout.label(image_id)
             if label.generation != safety.generation:
                 raise staging.changed(image_id)  # the snapshot would save another content
         change = Change(work.cluster_id, work.attempt, self._layout.after(label.generation))
-        after = replace(label, changes=(*label.changes, change)[-CHANGES_MAX:])
+        after = with_change(label, change)
         return (yield from self._put_back(work, image_id, name, before=label, after=after))
 
     def make_up_for_revert(
@@ -137,7 +207,10 @@ class Snapshots:
                 if safety is None:
                     self._layout.label(name)  # raises, unless it is another's
                     raise staging.changed(image_id)
-                yield from self._restore(work, image_id, name, label)
+                yield from self._restore(work, image_id, safety_id, label)
+                safety = self._owned(work, name, made_by)
+            if self._is_layered(label):
+                yield from self._layering.tidy(work, image_id)
             if safety is None:
                 staging.need_pool()  # it may have gone since
                 staging.flush_folders()  # an earlier life may not have come to it
@@ -150,7 +223,7 @@ class Snapshots:
         self, work: Work, image_id: str, label: Label, safety: Label | None, made_by: str
     ) -> bool:
         """Returns whether a revert took effect, and nothing has made up for it yet."""
-        change = _change_of(label, work, made_by)
+        change = change_of(label, work.cluster_id, made_by)
         if change is not None and change == label.changes[-1]:
             return True
         if change is not None:  # another changed the image since: that is not ours to lose
@@ -163,11 +236,15 @@ class Snapshots:
             raise self._staging.changed(image_id)  # it may be among those that are forgotten
         return False
 
-    def _restore(self, work: Work, image_id: str, name: str, label: Label) -> Steps[None]:
+    def _restore(self, work: Work, image_id: str, safety_id: str, label: Label) -> Steps[None]:
         """Puts back what the last revert replaced."""
+        name = snapshot_name(image_id, safety_id)
         after = replace(label, changes=label.changes[:-1], made_up_for=label.changes[-1])
         try:
-            yield from self._put_back(work, image_id, name, before=label, after=after)
+            if self._layout.layer(name) is not None:
+                yield from self._layering.restore(work, image_id, safety_id, label)
+            else:
+                yield from self._put_back(work, image_id, name, before=label, after=after)
         except OutcomeUnknown:
             raise
         except Exception:
@@ -190,6 +267,7 @@ class Snapshots:
             virtual_size_bytes=snapshot.virtual_size_bytes,
             digest=snapshot.digest,
             backing=snapshot.backing,
+            below=None,
             generation=self._layout.after(before.generation),
             content=content_of(work.attempt),
             replaced=before.content,
@@ -207,7 +285,8 @@ class Snapshots:
                 staging.purge_data(image_id, content_of(work.attempt))
             if safety_id:
                 name = snapshot_name(image_id, safety_id)
-                if self._owned(work, name, work.attempt) is not None:
+                is_layer = self._layout.layer(name) is not None  # comes with the revert, or not
+                if not is_layer and self._owned(work, name, work.attempt) is not None:
                     staging.take_back(name, made_by=work.attempt)
                     staging.purge(name, attempt=work.attempt)
         except OSError as error:
@@ -217,11 +296,3 @@ class Snapshots:
         """Returns the label of a snapshot that exactly that attempt made."""
         label = self._layout.owner(name)
         return label if label is not None and self._staging.is_of(label, work, made_by) else None
-
-
-def _change_of(label: Label, work: Work, attempt: str) -> Change | None:
-    """Returns the effect of exactly that attempt of the same cluster, if it stands."""
-    for change in label.changes:
-        if (change.cluster_id, change.attempt) == (work.cluster_id, attempt):
-            return change
-    return None

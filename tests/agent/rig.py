@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from agent.pools import identify
 from agent.runner import Limits, Runner
 from agent.work import Outside
 from countermand.rpc import crash
+from countermand.rpc.errors import CountermandError
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.verb_pb2 import Action
 from tests.agent.requests import Requests
@@ -161,8 +163,13 @@ class Rig:
         return await self.settled(name)
 
     def images(self, pool_id: str = "fast") -> list[str]:
-        """Returns the images that can be seen in a pool."""
-        return sorted(path.name for path in (self.folder / pool_id / "images").iterdir())
+        """Returns the images and snapshots that can be seen in a pool."""
+        names = {path.name for path in (self.folder / pool_id / "images").iterdir()}
+        layout = self.pools[pool_id].layout
+        for name in sorted(names):
+            with contextlib.suppress(CountermandError):
+                names.update(layout.layers_named(name, layout.label(name)))
+        return sorted(names)
 
     def staged(self, pool_id: str = "fast") -> list[str]:
         """Returns what is half-made in a pool."""
@@ -170,6 +177,11 @@ class Rig:
 
     def data(self, image_id: str, pool_id: str = "fast") -> Path:
         """Returns an image's data."""
+        layout = self.pools[pool_id].layout
+        with contextlib.suppress(CountermandError):
+            label = layout.label(image_id)
+            if label.layers:
+                return layout.data(image_id, label)[0]
         [path] = (self.folder / pool_id / "images" / image_id).glob("data.*")
         return path
 
