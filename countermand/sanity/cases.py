@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from countermand.sanity.probe import SIZE_BYTES, Probe, Seen, Subject, create
+from countermand.sanity.probe import ONLY_READ, SIZE_BYTES, Probe, Seen, Subject, create
 from countermand.sanity.promises import NotOffered
 from countermand.v1.image_pb2 import (
     IMAGE_FORMAT_QCOW2,
@@ -83,7 +83,7 @@ class Case:
         for wanted in self.formats:
             if wanted not in pool.formats:
                 return f"pool {pool.pool_id} does not offer {ImageFormat.Name(wanted)}"
-        if pool.read_only and self.verb not in {"verify_image", "noop"}:
+        if pool.read_only and self.verb not in ONLY_READ:
             return f"pool {pool.pool_id} is read-only"
         return "" if subject.offers(self.verb, pool) else "left out by --verb"
 

@@ -266,6 +266,14 @@ async def _shell(command: str) -> None:
         raise click.ClickException(f"{command!r} ended with exit code {code}")
 
 
+async def _connect(address: str) -> None:
+    """Returns if anybody listens at an address; an OSError says that nobody does."""
+    host, separator, port = address.rpartition(":")
+    if separator and port.isdecimal():  # else a scheme of gRPC's own
+        _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        writer.close()
+
+
 async def _restarted(subject: Subject, restart: Callable[[], Awaitable[None]]) -> None:
     """Returns once the agent has been killed, started, and answers.
 
@@ -277,8 +285,10 @@ async def _restarted(subject: Subject, restart: Callable[[], Awaitable[None]]) -
         async with asyncio.timeout(START_S_MAX):
             while True:
                 try:
+                    # Not by the channel: each call that fails has it wait longer before the next.
+                    await _connect(subject.address)
                     await subject.look()
-                except Refused:
+                except (Refused, OSError):
                     await asyncio.sleep(_ASK_AGAIN_S)
                 else:
                     return

@@ -39,6 +39,8 @@ SIZE_BYTES = 4 * 2**20  # small, and a size that every storage we know of can ma
 OPEN = frozenset({Attempt.STATE_ACCEPTED, Attempt.STATE_RUNNING, Attempt.STATE_CANCELLING})
 CERTAIN = frozenset({Attempt.STATE_SUCCEEDED, Attempt.STATE_FAILED, Attempt.STATE_CANCELLED})
 
+ONLY_READ = frozenset({"verify_image", "noop"})
+
 # Nothing makes up for these; what they leave goes with what they were done to.
 FOR_GOOD = frozenset({"delete_image", "delete_snapshot", "verify_image", "noop"})
 
@@ -157,6 +159,8 @@ class Probe:
         for verb in verbs:
             if verb not in self.pool.verbs:
                 raise NotOffered(f"pool {self.pool_id} does not offer {verb}")
+            if self.pool.read_only and verb not in ONLY_READ:
+                raise NotOffered(f"pool {self.pool_id} is read-only")
 
     # -- names and requests ---------------------------------------------------------------------
 
@@ -350,9 +354,9 @@ class Probe:
                 ),
             )
             found += answer.attempts
-            token = answer.next_page_token
-            if not token:
+            if not answer.next_page_token or answer.next_page_token == token:
                 return found
+            token = answer.next_page_token
 
     async def inspect(self, address: ImageAddress, *, take_digest: bool = False) -> Image:
         """Looks at an image.
@@ -374,9 +378,9 @@ class Probe:
             )
             answer = await self.calls.ask("ListImages", request)
             found += answer.images
-            token = answer.next_page_token
-            if not token:
+            if not answer.next_page_token or answer.next_page_token == token:
                 break
+            token = answer.next_page_token
         return [image for image in found if image.address.image_id.startswith(f"{self.prefix}-")]
 
     async def picture(self) -> dict[str, Seen]:

@@ -13,7 +13,7 @@ from countermand.v1.attempt_pb2 import Attempt
 AREA = Area("cancel", told="agent.proto, CancelAttempt")
 
 ANSWERS = (Attempt.STATE_CANCELLING, *sorted(CERTAIN))
-COPIES = 12
+COPIES = 8
 
 
 @AREA.promise("what was never received cannot be cancelled, and may still come")

@@ -237,6 +237,7 @@ async def queue_full(probe: Probe) -> None:
     answers = await asyncio.gather(
         *(probe.send(name, copy) for name, copy in copies.items()), return_exceptions=True
     )
+    waiting = len(await probe.attempts(open_only=True))
     full = 0
     for name, answer in zip(copies, answers, strict=True):
         if isinstance(answer, Refused):
@@ -249,4 +250,5 @@ async def queue_full(probe: Probe) -> None:
         else:
             await probe.cancel(name)
     if not full:
+        holds(waiting <= limit, f"of attempts at most {limit} are open at once", waiting)
         raise NotOffered("the copies ended sooner than they came: a larger --source would show it")

@@ -23,12 +23,15 @@ COUNT = 5
 
 async def _pages(probe: Probe, call: str, request: Any, field: str) -> list[list[Any]]:  # noqa: ANN401 - of either call
     pages: list[list[Any]] = []
+    tokens = {""}
     while True:
         answer = await probe.calls.ask(call, request)
         pages.append(list(getattr(answer, field)))
         request.page_token = answer.next_page_token
         if not request.page_token:
             return pages
+        holds(request.page_token not in tokens, "each page goes on to another one", "the same")
+        tokens.add(request.page_token)
 
 
 @AREA.promise("ListAttempts comes in pages, in order of names, each attempt once")

@@ -129,6 +129,7 @@ async def gapless(probe: Probe) -> None:
 @AREA.promise("the first message comes at once, with a bookmark, whatever there is to tell")
 async def first_message(probe: Probe) -> None:
     """From now on, and from the end of the journal."""
+    await _worked(probe)
     end = (await probe.subject.look()).journal_sequence
     for after in (None, end):
         heard = await _listen(probe, after, lambda _heard: True)

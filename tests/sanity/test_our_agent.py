@@ -1,0 +1,65 @@
+"""Our agent keeps every promise that `agent-sanity` looks into: every driver, every file system."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from countermand.sanity.run import Ending
+from tests.agent.storages import STORAGES
+from tests.sanity.served import SLOW, broken, results, subject
+
+# A watch has no file system; the quiet agent is waited for once, over the command line.
+ELSEWHERE = ("watch.", "header.", "restart.")
+
+
+@pytest.mark.parametrize("name", list(STORAGES))
+async def test_each_driver_keeps_every_promise(name, request, tmp_path):
+    storage = STORAGES[name]
+    skip = ("bookmarks", "restart.") if name == "file" else ELSEWHERE
+    with storage.places(request, tmp_path)() as place:
+        options = {"driver": place.driver}
+        async with subject(place.folder, options=options, source=name == "file") as one:
+            one.verbs = tuple(storage.verbs)
+            found = await results(one, skip=skip)
+    assert broken(found) == {}
+    kept = {result.instance.check.area for result in found if result.ending is Ending.KEPT}
+    assert {"fields", "verbs", "listing", "cancel"} <= kept
+
+
+@pytest.mark.parametrize("kind", ["btrfs", "tmpfs", "xfs"])
+async def test_the_file_driver_keeps_them_on_each_kind_of_file_system(kind, request):
+    root: Path = request.getfixturevalue(f"{kind}_mount")
+    folder = Path(tempfile.mkdtemp(dir=root))
+    async with subject(folder, source=True) as one:
+        found = await results(one, "verbs.acts", "verbs.made_up_for", "cancel.r", "verbs.digests")
+    assert broken(found) == {}
+
+
+async def test_a_queue_that_can_be_filled_is_filled(tmp_path):
+    async with subject(tmp_path, source=True, **SLOW) as one:
+        found = await results(one, "queue_full")
+    assert [result.ending for result in found] == [Ending.KEPT], found
+
+
+async def test_what_is_not_offered_is_skipped_aloud(tmp_path):
+    async with subject(tmp_path, options={"read_only": True}) as one:
+        found = await results(one, "verbs.acts", "fence.", "serve.")
+    skipped = {
+        result.instance.label: result.why for result in found if result.ending is Ending.SKIPPED
+    }
+    assert skipped["verbs.acts[fast/create_image]"] == "pool fast is read-only"
+    assert all(skipped.values())
+    assert broken(found) == {}
+
+
+async def test_nothing_is_left_in_the_pool_nor_in_the_journal(tmp_path):
+    async with subject(tmp_path) as one:
+        await results(one, "verbs.acts", "verbs.never_ran")
+        await one.forget()
+        host = await one.look()
+        assert host.cluster_id == "agent-sanity"
+    assert list((tmp_path / "fast/images").iterdir()) == []
+    assert list((tmp_path / "fast/staging").iterdir()) == []
