@@ -76,6 +76,6 @@ class Desk:
             if request_id := getattr(request, "request_id", ""):
                 self.served[request_id].add(outcome)
                 self.etags[request_id] = getattr(request, "etag", "")
-                if rpc == "DrainHost" or getattr(request, "validate_only", False):
+                if rpc in ("DrainHost", "AcceptHost") or getattr(request, "validate_only", False):
                     self.unrecorded.add(request_id)
         return answer

@@ -43,14 +43,19 @@ class _Host:
 
 
 def check_disks(
-    disks: dict[str, Disk], load: Load, workflows: dict[str, Workflow], leftovers: Leftovers
+    disks: dict[str, Disk],
+    load: Load,
+    workflows: dict[str, Workflow],
+    leftovers: Leftovers,
+    *,
+    lost: set[str],
 ) -> None:
-    """Asserts that exactly what should be there is there, whole."""
+    """Asserts that exactly what should be there is there, whole; some was lost with its pool."""
     hosts = {host: _Host() for host in disks}
     for workflow in workflows.values():
         _add(workflow, hosts, load)
     for host, disk in disks.items():
-        _check_host(host, disk, hosts[host], load)
+        _check_host(host, disk, hosts[host], load, lost)
         for attempt in images(disk).values():
             if attempt:
                 _is_wanted_or_listed(attempt, workflows, leftovers)
@@ -62,7 +67,7 @@ def check_disks(
             assert not for_ever, f"I4: {workflow.id} lists leftovers: {told(workflow)}"
 
 
-def _check_host(host: str, disk: Disk, expected: _Host, load: Load) -> None:
+def _check_host(host: str, disk: Disk, expected: _Host, load: Load, lost: set[str]) -> None:
     wanted = dict.fromkeys(load.furniture(host), "")
     contents: dict[str, bytes | None] = {}
     for path, _ in expected.removed:
@@ -77,6 +82,7 @@ def _check_host(host: str, disk: Disk, expected: _Host, load: Load) -> None:
         fine = (
             there == should
             or (there is None and path in expected.perhaps_removed)
+            or (there is None and should in lost)
             or (path, there) in expected.perhaps
         )
         assert fine, f"I3: {host} holds {there} as {path}, expected {should}"
@@ -201,6 +207,11 @@ class Ledger:
                 del self._states[attempt]
         for attempt in visible:
             self._states[attempt] = (host, "published")
+
+    def lost(self, attempts: list[str]) -> None:
+        """Takes up that effects are gone with the pool they were in: they may be made again."""
+        for attempt in attempts:
+            self._states.pop(attempt, None)
 
     def gone(self, host: str, attempt: str) -> None:
         """Takes up that somebody removed an image by hand."""

@@ -82,7 +82,10 @@ class Network:
     async def _transmit(
         self, node: Node, method: Callable[[], Any], host: str, answer: asyncio.Future[Any]
     ) -> None:
+        life = _connections(node)
         await asyncio.sleep(self.weather.delay_s())
+        if life != _connections(node):
+            return
         if self.weather.lost(host):
             if self.weather.found_again():  # not lost, only very late
                 self._carry(self._repeat(node, method, host))
@@ -101,12 +104,22 @@ class Network:
             answer.set_result(result)
 
     async def _repeat(self, node: Node, method: Callable[[], Any], host: str) -> None:
+        life = _connections(node)
         await asyncio.sleep(self.weather.late_s())
-        if not self.weather.lost(host):
+        if not self.weather.lost(host) and life == _connections(node):
             try:
                 await _served(node, method)
             except CountermandError:
                 return  # refused, and nobody is told
+
+
+def _connections(node: Node) -> int:
+    """Returns a number that changes when what is under way to a node cannot arrive any more.
+
+    A process of which an old journal was put back was stopped for it, and with it its connections:
+    nothing but these tells that journal from the one that had come further.
+    """
+    return node.restored if isinstance(node, AgentNode) else 0
 
 
 async def _served(node: Node, method: Callable[[], Any]) -> Any:

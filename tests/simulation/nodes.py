@@ -19,6 +19,7 @@ from agent.drivers.driver import PoolConfig, Step
 from agent.drivers.file import FileDriver
 from agent.executors import InlineExecutor
 from agent.journal import InlineJournal, Journal, Transaction
+from agent.rows import IS_SEEN_TO
 from agent.runner import Limits, Runner
 from agent.service import AgentService
 from agent.work import Outside
@@ -33,6 +34,7 @@ from coordinator.runtime.watch import Watches
 from countermand.v1.attempt_pb2 import Progress
 from tests.simulation.clock import VirtualClock
 from tests.simulation.disk import Disk, LiveFiles
+from tests.simulation.effects import images, remove_by_hand
 
 T = TypeVar("T")
 
@@ -132,6 +134,9 @@ class Surroundings:
     def died(self, node: Node) -> None:
         """Hears that a node died."""
 
+    def before_start(self, agent: AgentNode) -> None:
+        """Does something to what an agent starts on, if chance will have it."""
+
     def renamed(self, agent: str, source: str, target: str) -> None:
         """Hears that a folder was renamed on an agent's disk."""
 
@@ -183,6 +188,8 @@ class AgentNode(Node):
         super().__init__(host_id, world)
         self.disk = Disk(capacity_bytes)
         self.journal = sqlite3.connect(":memory:", isolation_level=None)
+        self.copy: sqlite3.Connection | None = None  # of the journal, as it was some time ago
+        self.restored = 0  # how often that copy was put back: no connection outlives it
         self.service: AgentService | None = None
         self.pools = (
             PoolConfig(pool_id="templates", path=Path("/templates")),
@@ -192,9 +199,11 @@ class AgentNode(Node):
         for path in ("/templates", "/scratch", "/pool"):
             self.disk.change("put", path)
         self.disk.flush_names()
+        self.identities = {pool.pool_id: f"{host_id}-{pool.pool_id}" for pool in self.pools}
 
     async def start(self) -> None:
-        """Begins a new life on the same storage."""
+        """Begins a new life on the same storage, if nothing has happened to that."""
+        self.world.before_start(self)
         self.begin_life()
         await self.spawn(self._start())
 
@@ -216,7 +225,54 @@ class AgentNode(Node):
             host_id=self.name,
         )
         await runner.start()
-        self.service = AgentService(runner, now=self.world.clock.now, version="simulated")
+        self.service = AgentService(
+            runner,
+            now=self.world.clock.now,
+            version="simulated",
+            identities=dict(self.identities),
+        )
+
+    # -- what happens to a journal --------------------------------------------------------------
+
+    def lose_journal(self) -> None:
+        """Begins a new journal; copies of the old one would be of another incarnation."""
+        self.journal.close()
+        self.journal = sqlite3.connect(":memory:", isolation_level=None)
+        self.copy = None
+
+    def copy_journal(self) -> None:
+        """Keeps a copy of the journal, unless something in it is at work.
+
+        That would be done once more by the agent alone, before anybody could notice.
+        """
+        if not self.journal.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+            return
+        if self.journal.execute(f"SELECT 1 FROM attempts WHERE {IS_SEEN_TO}").fetchone():
+            return
+        self.copy = sqlite3.connect(":memory:", isolation_level=None)
+        self.journal.backup(self.copy)
+
+    def restore_journal(self) -> None:
+        """Puts the copy back in the place of the journal."""
+        assert self.copy is not None
+        self.copy.backup(self.journal)
+        self.restored += 1
+
+    def replace_pool(self) -> list[str]:
+        """Puts another storage in the place of its own pool; returns what attempts had there.
+
+        What belongs to others is brought back by its administrator.
+        """
+        pool = self.pools[-1]
+        self.identities[pool.pool_id] += "-again"
+        for name in [n for n in self.disk.names if n.startswith(f"{pool.path}/staging/")]:
+            self.disk.change("remove", name)
+        found = {path: owner for path, owner in images(self.disk).items() if owner}
+        mine = {path: owner for path, owner in found.items() if path.startswith(f"{pool.path}/")}
+        for path in mine:
+            remove_by_hand(self.disk, path)
+        self.disk.flush_names()
+        return list(mine.values())
 
     async def _between(self, step: Step) -> None:
         """Lets each step take a moment: here others go on, and here it may die."""

@@ -369,6 +369,7 @@ class Helper(_Person):
         """Looks after everything, until cancelled."""
         while True:
             await self.undrain()
+            await self.accept()
             for workflow in self.world.open_workflows():
                 await self.help(workflow)
             self.looked += 1
@@ -380,6 +381,16 @@ class Helper(_Person):
             if host.state in (hosts.Host.STATE_DRAINING, hosts.Host.STATE_DRAINED):
                 undrain = hosts.DrainHostRequest(name=host.name, undrain=True, **self.reason())
                 await self.ask("DrainHost", undrain)
+
+    async def accept(self) -> None:
+        """Accepts hosts that are held, as they are."""
+        listed = await self.desk.ask("ListHosts", hosts.ListHostsRequest())
+        for host in listed.hosts:
+            if host.state == hosts.Host.STATE_QUARANTINED:
+                self.world.note(f"{host.name} is held: {host.problem.message}")
+                await self.ask(
+                    "AcceptHost", hosts.AcceptHostRequest(name=host.name, **self.reason())
+                )
 
     async def help(self, workflow: Workflow) -> None:
         """Gives one workflow what it needs, if it needs anything."""

@@ -27,6 +27,7 @@ from coordinator.saga.states import (
 from coordinator.saga.turn import HOST_FIELD
 from coordinator.saga.workflow import SKIP, Attempt, Group, Workflow
 from countermand.rpc.names import AttemptName
+from countermand.v1.agent_pb2 import ForgetRequest
 from tests.saga import invariants
 
 _YET_TO_COME = (TaskState.PENDING, TaskState.READY)
@@ -56,6 +57,7 @@ class Promises:
             _decided_well(after.get(change.workflow.id), change)
             self._attempts_are_due(after.get(change.workflow.id), change)
             self._requests_are_new(change)
+            self._nothing_expires(change)
             after[change.workflow.id] = change.workflow
         one_holder(after)
 
@@ -78,6 +80,13 @@ class Promises:
             self.draining.pop(record.id, None)
         else:
             self.draining.setdefault(record.id, now)
+
+    def _nothing_expires(self, change: Change) -> None:
+        """Asserts of every attempt that was still wanted: no agent took it for a late one (Z28)."""
+        for entry in change.history:
+            fact = entry.fact
+            if isinstance(fact, history.AttemptEnded) and fact.failure is not None:
+                assert fact.failure.reason != "EXPIRED", f"Z28: {change.workflow.id} {fact}"
 
     def _requests_are_new(self, change: Change) -> None:
         """Asserts that no request is carried out a second time, nor recorded without its change."""
@@ -138,6 +147,12 @@ class Promises:
         if rpc != "CancelAttempt" and attempt.kind is AttemptKind.ACTION:
             paused = workflow.state is WorkflowState.PAUSED
             assert not paused, f"S-A1: {rpc} for {name} leaves while {workflow.id} is PAUSED"
+
+    def check_forgotten(self, request: ForgetRequest) -> None:
+        """Asserts I12: only what is settled, durably, is forgotten."""
+        for name in request.workflows:
+            workflow = self.workflows[name.removeprefix("workflows/")]
+            assert workflow.settled, f"I12: {name} is forgotten while it is {workflow.state}"
 
 
 def _decided_well(before: Workflow | None, change: Change) -> None:

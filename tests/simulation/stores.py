@@ -38,6 +38,9 @@ class Storage(Protocol):
     def events(self) -> list[StoredEntry]:
         """Returns the whole history."""
 
+    def evidence(self) -> list[tuple[str, str]]:
+        """Returns what hosts are still to be told to forget: host and workflow."""
+
     def close(self) -> None:
         """Throws everything away."""
 
@@ -68,6 +71,10 @@ class Model:
     def events(self) -> list[StoredEntry]:
         """Returns the whole history."""
         return self._kept.events
+
+    def evidence(self) -> list[tuple[str, str]]:
+        """Returns what hosts are still to be told to forget."""
+        return [(host, workflow) for workflow, host in self._kept.evidence]
 
     def close(self) -> None:
         """Has nothing to throw away."""
@@ -112,6 +119,13 @@ class Sqlite:
         ):
             entries += page
         return entries
+
+    def evidence(self) -> list[tuple[str, str]]:
+        """Returns what hosts are still to be told to forget."""
+        store = self._reading()
+        every = {"below": 1 << 60, "limit": 1_000}
+        hosts = [record.id for record in _now(store.hosts())]
+        return [(host, name) for host in hosts for name in _now(store.evidence(host, **every))]
 
     def close(self) -> None:
         """Throws the file away."""

@@ -29,6 +29,7 @@ from countermand.rpc import crash
 from countermand.rpc.errors import CountermandError, FieldInvalid, ImageBusy
 from countermand.rpc.names import parse_attempt, workflow_name
 from countermand.v1 import workflow_pb2 as pb
+from countermand.v1.agent_pb2 import ForgetRequest
 from tests.simulation import effects, workload
 from tests.simulation.clock import VirtualClock, VirtualLoop
 from tests.simulation.desk import DONE, IN_DOUBT, Desk
@@ -41,6 +42,7 @@ from tests.simulation.stores import Model, Storage
 
 HOSTS = ("host-a", "host-b", "host-c")
 STORM_S = 90.0  # how long things fail
+FORGETTING_S = 120.0  # how long evidence may stay once everything has settled
 PATIENCE_S = 3600.0  # and how long everything may take to come right afterwards
 REFUSED_S = 4.0  # after which a workflow that was refused its images, or its hosts, is tried again
 REFUSALS_MAX = 20  # of one that does not wait in line for images: then it is given up
@@ -62,6 +64,11 @@ class Faults:
     lost_found_again: float = 0.5
     cut_every_s: float = 30.0
     cut_s_max: float = 25.0
+    # When an agent starts again.
+    journal_lost: float = 0.0
+    pool_lost_too: float = 0.0
+    journal_copied: float = 0.0
+    journal_restored: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +123,7 @@ class World(Surroundings):
         )
         self.desk = Desk(self.network, self.coordinator, self.note, self._check)
         self.load = workload.draw(self.chance, HOSTS, plain=plain)
+        self.lost_with_pools: set[str] = set()  # attempts whose effects were lost with a pool
         self.acknowledged: set[str] = set()
         self.cancelled: set[str] = set()
 
@@ -183,6 +191,7 @@ class World(Surroundings):
         storm = [
             self._killer(),
             self._cutter(),
+            *((self._accepter(),) if self.faults.journal_lost else ()),
             *(Operator(self, self.desk, HOSTS).work() for _ in range(self.load.operators)),
         ]
         raging = [asyncio.ensure_future(each) for each in storm]
@@ -196,6 +205,7 @@ class World(Surroundings):
                 await node.start()
         helper = asyncio.ensure_future(Helper(self, self.desk, HOSTS).work())
         await self._until_settled((*engines, helper))
+        await self._until_forgotten((*engines, helper))
         helper.cancel()
         for agent in self.agents.values():
             agent.kill()
@@ -222,6 +232,19 @@ class World(Surroundings):
                 waiting = "; ".join(map(told, self.open_workflows()))
                 raise self.broken(f"never settled: {waiting or 'a start is never answered'}")
 
+    async def _until_forgotten(self, working: Sequence[asyncio.Future[None]]) -> None:
+        """Waits until no agent keeps evidence of anything, and none is known to."""
+        until = self.loop.time() + FORGETTING_S
+        while kept := [*self.storage.evidence(), *self._in_journals()]:
+            if self.loop.time() > until:
+                raise self.broken(f"Z28: never forgotten: {kept[:5]}")
+            await self._wait(1.0, working)
+
+    def _in_journals(self) -> Iterator[tuple[str, str]]:
+        for host, agent in self.agents.items():
+            for name, state in agent.journal.execute("SELECT name, state FROM attempts"):
+                yield host, f"{name} {state}"
+
     def open_workflows(self) -> list[Workflow]:
         """Returns what is committed and not settled."""
         return [each for each in self.promises.workflows.values() if not each.settled]
@@ -245,6 +268,32 @@ class World(Surroundings):
             host = self.chance.choice(HOSTS)
             self._cut_until[host] = self.loop.time() + self.chance.random() * self.faults.cut_s_max
             self.note(f"{host} is cut off")
+
+    async def _accepter(self) -> None:
+        """Somebody who looks at hosts that are held, and accepts them sooner or later."""
+        while True:
+            await asyncio.sleep(self.chance.random() * 20.0)
+            await Helper(self, self.desk, HOSTS).accept()
+
+    def before_start(self, agent: AgentNode) -> None:
+        """Loses a journal, copies it or puts an older copy back."""
+        faults = self.faults
+        if self.calm or not agent.life or not faults.journal_lost:
+            return
+        draw = self.chance.random()
+        if draw < faults.journal_lost:
+            self.note(f"{agent.name} loses its journal")
+            agent.lose_journal()
+            if self.chance.random() < faults.pool_lost_too:
+                lost = agent.replace_pool()
+                self.note(f"{agent.name} loses its pool, and {lost}")
+                self.lost_with_pools.update(lost)
+                self._ledger.lost(lost)
+        elif draw < faults.journal_lost + faults.journal_copied:
+            agent.copy_journal()
+        elif agent.copy is not None and self.chance.random() < faults.journal_restored:
+            self.note(f"{agent.name} has an older journal")
+            agent.restore_journal()
 
     def died(self, node: Node) -> None:
         """Has a dead node started again after a while."""
@@ -354,6 +403,10 @@ class World(Surroundings):
 
     def sent(self, rpc: str, request: Message) -> None:
         """Checks what leaves a coordinator."""
+        if isinstance(request, ForgetRequest):
+            self.note(f"Forget below {request.low_watermark}: {', '.join(request.workflows)}")
+            with self._asserting():
+                self.promises.check_forgotten(request)
         header = getattr(request, "header", None)
         if header is None:
             return
@@ -420,7 +473,7 @@ class World(Surroundings):
         leftovers = {each: await self._leftovers(each) for each in sorted(workflows)}
         disks = {host: agent.disk for host, agent in self.agents.items()}
         with self._asserting():
-            effects.check_disks(disks, self.load, workflows, leftovers)
+            effects.check_disks(disks, self.load, workflows, leftovers, lost=self.lost_with_pools)
         assert self.coordinator.loop is not None
         if lines := self.coordinator.loop._locks._lines:
             raise self.broken(f"locks: somebody stands in line for {sorted(lines)}")
