@@ -183,7 +183,7 @@ def test_a_difference_and_its_fix(row):
 
 def test_a_fence_goes_once_its_host_has_forgotten():
     seen = Seen(host="a", oddities=[oddity(Odd.FENCE)])
-    [finding] = compare(seen, knowledge(FAILED, may_be_late=lambda _attempt: False))
+    [finding] = compare(seen, knowledge(FAILED, forgotten=[NAME]))
     assert (finding.kind, finding.fix) == (Kind.FENCE_LEFT, Fix.REMOVE_FENCE)
 
 

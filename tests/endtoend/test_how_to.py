@@ -15,7 +15,14 @@ pytestmark = [
 
 
 @pytest.mark.parametrize(
-    "name", ["pause-fix-resume", "decide-a-blocked-compensation", "images-in-line", "drain-a-host"]
+    "name",
+    [
+        "pause-fix-resume",
+        "decide-a-blocked-compensation",
+        "images-in-line",
+        "drain-a-host",
+        "find-and-mend-differences",
+    ],
 )
 def test_every_command_of_a_page_works_and_says_what_the_page_says(name, tmp_path):
     """What comes differs between runs in its numbers, and behind the … at the end of a line."""

@@ -7,8 +7,8 @@ may be true: the agent removes an image only while its owner tag names the attem
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 from coordinator.api.doctor.standing import GONE, Expected, Known, Place, Standing
@@ -143,8 +143,8 @@ class Knowledge:
     of: Callable[[str], Known]  # by an attempt's name
     accepted: Sequence[str] = ()  # attempts that the host has taken, and not ended
     expected: Sequence[Expected] = ()
-    # Whether a host may still be late with an attempt: it has not been told to forget it.
-    may_be_late: Callable[[str], bool] = field(default=lambda _attempt: True)
+    # Attempts of settled workflows whose hosts have been told to forget them: none can be late.
+    forgotten: Collection[str] = ()
 
 
 # -- comparing ----------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ def _of_oddity(host: str, oddity: SeenOddity, knowledge: Knowledge) -> Finding |
             kind, advice, fix = Kind.STAGED_LEFT, "let it be removed", Fix.REMOVE_STAGED
             message = f"{oddity.why}; the attempt is {_words(known)}"
         case Odd.FENCE if (
-            known is not None and known.settled and not knowledge.may_be_late(oddity.attempt)
+            known is not None and known.settled and oddity.attempt in knowledge.forgotten
         ):
             kind, advice, fix = Kind.FENCE_LEFT, "let it be removed", Fix.REMOVE_FENCE
             message = "its workflow is settled, and its host has forgotten the attempt"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from coordinator.api.doctor.comparing import (
     Finding,
     Fix,
     Kind,
     Knowledge,
+    Odd,
     Seen,
     compare,
     compare_pools,
@@ -24,6 +26,11 @@ from countermand.rpc.errors import CountermandError, HostUnreachable, VerbForbid
 from countermand.v1.agent_pb2 import CancelAttemptRequest, Orphan, RemoveOrphansRequest
 from countermand.v1.attempt_pb2 import AttemptHeader
 from countermand.v1.failure_pb2 import Failure
+
+# A host that keeps evidence of more settled workflows than this has been away for long.
+EVIDENCE_MAX = 10_000
+EVER = 2**62  # beyond any intent
+ALL: Final = frozenset({"(all)"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +166,25 @@ class Doctor:
             of=lambda name: standings.get(name, NOT_OURS),
             accepted=[name for name in accepted if name in still_open],
             expected=relied_on,
+            forgotten=await self._forgotten(seen, standings),
         )
+
+    async def _forgotten(self, seen: Seen, standings: Mapping[str, Known]) -> frozenset[str]:
+        """Returns those of the fenced attempts that their hosts have been told to forget."""
+        evidence: dict[str, frozenset[str]] = {}
+        gone: set[str] = set()
+        for oddity in seen.oddities:
+            name, found = names.parse_attempt(oddity.attempt), standings.get(oddity.attempt)
+            if oddity.kind is not Odd.FENCE or name is None or found is None or not found.settled:
+                continue
+            if found.host not in evidence:
+                kept = await self._store.evidence(found.host, below=EVER, limit=EVIDENCE_MAX)
+                # A list that may be longer says nothing about what is not on it.
+                evidence[found.host] = frozenset(kept) if len(kept) < EVIDENCE_MAX else ALL
+            kept_there = evidence[found.host]
+            if kept_there is not ALL and name.workflow_id not in kept_there:
+                gone.add(oddity.attempt)
+        return frozenset(gone)
 
     def _open(self) -> Sequence[Workflow]:
         return self._loop.open_workflows()

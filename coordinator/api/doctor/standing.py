@@ -43,6 +43,7 @@ class Known:
     standing: Standing
     settled: bool = False  # whether its workflow is
     owner_epoch: int = 0  # of its workflow
+    host: str = ""
     state: AttemptState | None = None
 
 
@@ -72,6 +73,7 @@ def known(workflow: Workflow | None, name: AttemptName) -> Known:
         standing=_standing(node, attempt),
         settled=workflow.settled,
         owner_epoch=workflow.owner_epoch,
+        host=attempt.host,
         state=attempt.state,
     )
 
