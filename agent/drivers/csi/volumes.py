@@ -1,0 +1,342 @@
+"""Volumes and snapshots behind a plug-in: each made under one name, and never lost sight of.
+
+A plug-in chooses its own ids and carries no owner tags, so which volume is which image is written
+in a folder of ours, as `volume.json` beside the image's label:
+
+    before it is asked    the record holds the name and all else that the plug-in will be asked with
+    once it answered      the record holds the id as well
+    the label's rename    decides, as for any image: from then on, and no earlier, it is an image
+
+The name comes from the pool, the cluster, the attempt and the image, so no two attempts ever ask
+for the same volume, and one attempt asks for it as often as it likes. A record without an id stands
+for a volume that may exist, or be on its way: asking for it once more is what tells its id, since a
+listing tells no names. That may even make the volume, for a moment, which is then removed.
+
+A volume is removed before its record is; so whatever was taken out of sight can be purged by
+anybody who finds the record, as often as it takes. Who has lost the records has lost the pool, as
+with any driver: they belong on storage as safe as the volumes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+
+import grpc
+
+from agent import crash_points
+from agent.drivers.csi.node import CAPABILITY, Node
+from agent.drivers.csi.plugin import Answer, Kind, NotSettled, Plugin, Send, sending
+from agent.drivers.csi.v1 import csi_pb2 as csi
+from agent.drivers.driver import OutcomeUnknown, Step, Steps, Work
+from agent.drivers.files import FileKind, Files, FileStat
+from agent.drivers.layout import Label, Layout
+from countermand.rpc.errors import (
+    CountermandError,
+    FieldInvalid,
+    ImageInUse,
+    NoSpace,
+    Violation,
+)
+
+RECORD = "volume.json"
+RECORD_BYTES_MAX = 256 * 1024
+
+# Kept by the journal before a plug-in is asked, so that a next life goes on with the record.
+ASKED = json.dumps({"asked": True})
+
+# Of 128 that the interface allows: arrays that carry the name on allow fewer.
+_READABLE_MAX = 20
+_NOT_EVERYWHERE = re.compile(r"[^a-z0-9-]")
+
+# Said of a name that the plug-in would have known, had it ever made something under it.
+_PROVE_ABSENCE = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,  # its source
+        grpc.StatusCode.OUT_OF_RANGE,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+)
+
+
+class Thing(StrEnum):
+    """What a record stands for."""
+
+    VOLUME = "VOLUME"
+    SNAPSHOT = "SNAPSHOT"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What a plug-in is asked for, and what it answered."""
+
+    thing: Thing
+    name: str
+    size_bytes: int = 0  # at least; of volumes
+    source: str = ""  # the id of the volume that it is made from
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    id: str = ""  # empty until the plug-in told it
+    context: Mapping[str, str] = field(default_factory=dict)  # goes with every use of it
+    capacity_bytes: int = 0
+
+    def encode(self) -> bytes:
+        """Returns the file's content."""
+        return json.dumps(asdict(self), indent=1).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Record:
+        """Reads the file's content.
+
+        Raises:
+            ValueError: It is no record.
+        """
+        try:
+            fields = json.loads(data)
+            return cls(**{**fields, "thing": Thing(fields["thing"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(str(error)) from error
+
+
+def name_of(pool: str, cluster_id: str, attempt: str, image: str) -> str:
+    """Returns the name under which an attempt asks for an image's volume, or a snapshot."""
+    key = json.dumps([pool, cluster_id, attempt, image]).encode()
+    readable = _NOT_EVERYWHERE.sub("-", image)[:_READABLE_MAX]
+    return f"cm-{readable}-{hashlib.blake2b(key, digest_size=16).hexdigest()}"
+
+
+class Records:
+    """The records in the folders of one pool."""
+
+    def __init__(self, files: Files) -> None:
+        """Touches nothing."""
+        self._files = files
+
+    def read(self, folder: Path) -> Record | None:
+        """Returns the record of a folder, if it has one.
+
+        Raises:
+            ValueError: It is none of ours.
+        """
+        path = folder / RECORD
+        found = self._files.stat(path)
+        if found is None:
+            return None
+        if found.kind is not FileKind.FILE or found.size_bytes > RECORD_BYTES_MAX:
+            raise ValueError(f"{RECORD} is no plain file")
+        buffer = bytearray(found.size_bytes)
+        handle = self._files.open_to_read(path)
+        try:
+            count = self._files.pread(handle, memoryview(buffer), 0)
+        finally:
+            self._files.close(handle)
+        return Record.decode(bytes(buffer[:count]))
+
+    def write(self, folder: Path, record: Record) -> None:
+        """Writes the record of a folder durably; the one before stays until it is."""
+        draft = folder / f"{RECORD}.new"
+        handle = self._files.open_to_write(draft)
+        try:
+            self._files.truncate(handle, 0)
+            self._files.pwrite(handle, memoryview(record.encode()), 0)
+            self._files.flush(handle)
+        finally:
+            self._files.close(handle)
+        self._files.rename(draft, folder / RECORD)
+        self._files.flush_folder(folder)
+
+
+class Volumes:
+    """Has volumes and snapshots made and removed."""
+
+    def __init__(self, plugin: Plugin, node: Node, records: Records) -> None:
+        """Asks nothing yet."""
+        self._plugin = plugin
+        self._node = node
+        self._records = records
+
+    def make(self, work: Work, folder: Path, wanted: Record, *, image: str) -> Steps[Record]:
+        """Has what is wanted made, or what an earlier life wanted; writes down what it is."""
+        record = self._records.read(folder)
+        if record is None:
+            yield Step(note=ASKED) if not work.note else Step()
+            record = wanted
+            self._records.write(folder, record)
+        if record.id:
+            return record
+        try:
+            made = yield from self._made(record, image)
+            # Whoever dies here leaves a record without an id, and asks again.
+            work.crash(crash_points.AFTER_VOLUME)
+            self._records.write(folder, made)
+        except (OSError, CountermandError):
+            self._forget_without(folder, record, image)
+            raise
+        return made
+
+    def _made(self, record: Record, image: str) -> Steps[Record]:
+        """Asks until the plug-in has made it."""
+        try:
+            while True:
+                made, is_ready = _told(
+                    record, (yield from self._plugin.steps(self._asking(record)))
+                )
+                if is_ready:
+                    return made
+                yield Step(wait_s=0.25)  # a snapshot is cut, and not uploaded yet
+        except Answer as answer:
+            if answer.kind in {Kind.REFUSED, Kind.BROKEN}:
+                raise self._refused(record, answer, image) from answer
+            # The record stays: whoever looks again asks for the same.
+            raise OutcomeUnknown(self._plugin.not_settled(answer, image)) from answer
+
+    def _forget_without(self, folder: Path, record: Record, image: str) -> None:
+        """Removes what was made for a folder that has gone: nobody else would ever look for it."""
+        if self._records.read(folder) is not None:
+            return
+        try:
+            self.forget(record, image=image)
+        except NotSettled as error:
+            raise OutcomeUnknown(error) from error
+
+    def forget(self, record: Record, *, image: str) -> None:
+        """Returns once what a record stands for is not there, and will not come.
+
+        Raises:
+            ImageInUse: The plug-in keeps it, since others need it.
+            NotSettled: It may be there still.
+        """
+        known = record if record.id else self._known(record, image)
+        if known is None:
+            return
+        if known.thing is Thing.VOLUME:
+            self._node.hide(known.id, image=image)
+        try:
+            self._remove(known)
+        except Answer as answer:
+            if answer.code is grpc.StatusCode.NOT_FOUND:
+                return
+            if answer.code is grpc.StatusCode.FAILED_PRECONDITION:
+                holder = f"others, as its plug-in says ({answer.details})"
+                raise ImageInUse(image=image, pool=self._plugin.pool_id, holder=holder) from answer
+            raise self._plugin.not_settled(answer, image) from answer
+
+    def _known(self, record: Record, image: str) -> Record | None:
+        """Returns a record with its id; None when there is nothing under its name."""
+        try:
+            return _told(record, self._plugin.ask(self._asking(record)))[0]
+        except Answer as answer:
+            if answer.code in _PROVE_ABSENCE:
+                return None
+            raise self._plugin.not_settled(answer, image) from answer
+
+    def _asking(
+        self, record: Record
+    ) -> Send[csi.CreateVolumeResponse | csi.CreateSnapshotResponse]:
+        """Returns what asks for it, the same every time."""
+        controller, secrets = self._plugin.controller, self._plugin.secrets
+        if record.thing is Thing.SNAPSHOT:
+            return sending(
+                controller.CreateSnapshot,
+                csi.CreateSnapshotRequest(
+                    source_volume_id=record.source, name=record.name, secrets=secrets
+                ),
+            )
+        request = csi.CreateVolumeRequest(
+            name=record.name,
+            capacity_range=csi.CapacityRange(required_bytes=record.size_bytes),
+            volume_capabilities=[CAPABILITY],
+            parameters=record.parameters,
+            secrets=secrets,
+        )
+        if record.source:
+            request.volume_content_source.volume.volume_id = record.source
+        return sending(controller.CreateVolume, request)
+
+    def _remove(self, record: Record) -> None:
+        controller, secrets = self._plugin.controller, self._plugin.secrets
+        if record.thing is Thing.SNAPSHOT:
+            gone = csi.DeleteSnapshotRequest(snapshot_id=record.id, secrets=secrets)
+            self._plugin.ask(sending(controller.DeleteSnapshot, gone))
+        else:
+            request = csi.DeleteVolumeRequest(volume_id=record.id, secrets=secrets)
+            self._plugin.ask(sending(controller.DeleteVolume, request))
+
+    def _refused(self, record: Record, answer: Answer, image: str) -> CountermandError:
+        """Returns our error for what the plug-in would not make."""
+        if answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return NoSpace(pool=self._plugin.pool_id, needed=answer.details)
+        if answer.code is grpc.StatusCode.OUT_OF_RANGE:
+            why = f"the plug-in makes none of {record.size_bytes} bytes: {answer.details}"
+            return FieldInvalid(Violation("virtual_size_bytes", why))
+        return self._plugin.failed(answer, image)
+
+
+def _told(
+    record: Record, reply: csi.CreateVolumeResponse | csi.CreateSnapshotResponse
+) -> tuple[Record, bool]:
+    """Returns a record with what a plug-in told, and whether it is ready to be used."""
+    if isinstance(reply, csi.CreateSnapshotResponse):
+        return replace(record, id=reply.snapshot.snapshot_id), reply.snapshot.ready_to_use
+    volume = reply.volume
+    made = replace(
+        record,
+        id=volume.volume_id,
+        context=dict(volume.volume_context),
+        capacity_bytes=volume.capacity_bytes or record.size_bytes,
+    )
+    return made, True
+
+
+class VolumeLayout(Layout):
+    """The folders of a pool whose data is behind a plug-in: what is purged takes its volume along.
+
+    Whoever purges, be it a cancel, a compensation, a sweep or the fence of another host, comes
+    through here: so no record ever goes before its volume.
+    """
+
+    def __init__(
+        self, pool_id: str, path: Path, files: Files, volumes: Volumes, records: Records
+    ) -> None:
+        """Refers to a pool's folder; nothing is touched."""
+        super().__init__(pool_id, path, files)
+        self._volumes = volumes
+        self._records = records
+
+    def data(self, image_id: str, label: Label) -> tuple[Path, FileStat]:  # noqa: ARG002 - it says nothing of it
+        """Returns where an image's record is, having made sure that it names a volume."""
+        self.record(image_id)
+        path = self.image(image_id) / RECORD
+        found = self.files.stat(path)
+        if found is None:
+            raise self.unsafe(image_id, f"{RECORD} is missing")
+        return path, found
+
+    def record(self, image_id: str) -> Record:
+        """Returns the record of an image, or of a snapshot by its name.
+
+        Raises:
+            ImageUnsafe: It names no volume.
+        """
+        try:
+            record = self._records.read(self.image(image_id))
+        except ValueError:
+            raise self.unsafe(image_id, f"its {RECORD} cannot be read") from None
+        if record is None or not record.id:
+            raise self.unsafe(image_id, f"its {RECORD} names no volume")
+        return record
+
+    def purge(self, folder: Path) -> None:
+        """Removes a folder and all that is in it, its volume first."""
+        found = self.files.stat(folder)
+        if found is not None and found.kind is FileKind.FOLDER:
+            record = self._records.read(folder)
+            if record is not None:
+                self._volumes.forget(record, image=f"what is staged as {record.name}")
+        super().purge(folder)
