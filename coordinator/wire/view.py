@@ -176,7 +176,9 @@ def _fill_leaf(view: Task, workflow: saga.Workflow, index: int) -> None:
     view.needs_decision = task.needs_decision
     if task.decided is not None:
         view.decided.CopyFrom(_decision(task.decided))
-    if failure := failure_to_proto(task.failure):
+    # Of one that nobody knows about: what is known all the same.
+    nobody_knows = task.state is TaskState.UNKNOWN and task.last.failure
+    if failure := failure_to_proto(nobody_knows or task.failure):
         view.failure.CopyFrom(failure)
     if failure := failure_to_proto(task.compensation_failure):
         view.compensation_failure.CopyFrom(failure)

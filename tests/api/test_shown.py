@@ -19,6 +19,7 @@ from coordinator.saga.events import (
     Ask,
     AttemptAccepted,
     AttemptFailed,
+    AttemptLost,
     AttemptSucceeded,
     Event,
     Now,
@@ -97,6 +98,14 @@ class Told:
 
     def state(self, name: str) -> str:
         return Task.State.Name(self.shown(name).state).removeprefix("STATE_")
+
+
+def test_a_task_that_nobody_knows_about_says_what_is_known():
+    told = Told(noop("one"))
+    told.hear(AttemptLost(task=told.index("one"), number=1, failure=NO_SPACE))
+    assert (told.state("one"), told.shown("one").failure.reason) == ("UNKNOWN", "NO_SPACE")
+    told.works("one")
+    assert (told.state("one"), told.shown("one").HasField("failure")) == ("RUNNING", False)
 
 
 # -- groups -------------------------------------------------------------------------------------
