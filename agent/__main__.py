@@ -28,8 +28,10 @@ from agent.pools import check_folders, check_to_import, identify
 from agent.recovery import IMPORT_PREFIX
 from agent.runner import Limits, Runner
 from agent.service import AgentService
+from agent.serving import STREAMS_MAX
 from agent.work import Outside
 from countermand.rpc import crash, names, telemetry
+from countermand.rpc.credentials import Credentials, CredentialsInvalid, read_credentials
 from countermand.rpc.errors import CountermandError, ImageUnsafe
 from countermand.rpc.logs import configure
 from countermand.rpc.server import ListenRefused, Service, serve
@@ -39,6 +41,9 @@ log = logging.getLogger("agent")
 
 JOURNAL = "journal.sqlite"
 SERVICE = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
+
+
+_PEM = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 def _example(*lines: str) -> str:
@@ -79,6 +84,9 @@ def main() -> None:
 @click.option("--host-id", default="", help="The id that the coordinator knows this host by.")
 @click.option("--attempts-max", default=4, show_default=True, type=click.IntRange(1, 256))
 @click.option("--queue-max", default=1024, show_default=True, type=click.IntRange(0, 1_000_000))
+@click.option("--tls-cert", type=_PEM, help="Our certificate, in PEM; it names our address.")
+@click.option("--tls-key", type=_PEM, help="Its key.")
+@click.option("--tls-ca", type=_PEM, help="Who has to have signed what callers and sources show.")
 @click.option("--log-level", default="info", show_default=True)
 def serve_command(
     *,
@@ -90,6 +98,9 @@ def serve_command(
     host_id: str,
     attempts_max: int,
     queue_max: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_ca: Path | None,
     log_level: str,
 ) -> None:
     """Serves this host until SIGTERM or SIGINT; what is running goes on at the next start.
@@ -98,6 +109,7 @@ def serve_command(
     hosts reach it), quota=SIZE, bandwidth=SIZE (per second), flush=SIZE (how much a crash
     may cost), attempts_max=N, and those of its driver: countermand-agent drivers lists them.
     A folder must exist; the first agent that serves it marks it with a pool.json.
+    Without TLS it answers on this machine's own addresses only.
     """
     configure(sys.stderr, log_level)
     limits = Limits(attempts_max=attempts_max, queue_max=queue_max)
@@ -116,9 +128,10 @@ def serve_command(
                 accepted=accepted,
                 host_id=host_id,
                 limits=limits,
+                credentials=read_credentials(tls_cert, tls_key, tls_ca),
             )
         )
-    except (ConfigInvalid, ListenRefused) as error:
+    except (ConfigInvalid, CredentialsInvalid, ListenRefused) as error:
         raise click.UsageError(str(error)) from error
 
 
@@ -131,6 +144,7 @@ async def _serve(
     accepted: tuple[str, ...],
     host_id: str,
     limits: Limits,
+    credentials: Credentials | None,
 ) -> None:
     spans = telemetry.start("countermand-agent", os.environ)
     journal = ThreadJournal(
@@ -152,20 +166,24 @@ async def _serve(
         ),
         limits=limits,
         host_id=host_id,
+        credentials=credentials,
     )
     await runner.start()
     lookers = ThreadExecutor(max(1, len(pools)) * THREADS_PER_POOL, name="look")
+    servers = ThreadExecutor(max(1, len(pools)) * STREAMS_MAX, name="serve")
     service = AgentService(
         runner,
         now=_now,
         version=version("countermand"),
         lookers=lookers,
+        servers=servers,
         identities=identities,
     )
     server = await serve(
         listen=listen,
         services=[Service(SERVICE, agent_pb2_grpc.add_AgentServiceServicer_to_server, service)],
         telemetry=spans,
+        credentials=credentials,
     )
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -177,6 +195,7 @@ async def _serve(
     await server.stop()
     await runner.stop()
     lookers.close()
+    servers.close()
     spans.stop()
     log.info("agent.stopped")
 

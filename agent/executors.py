@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Protocol, TypeVar
 
-from agent.drivers.driver import Step, Steps
+from agent.drivers.driver import ProcessEnds, Step, Steps
 from countermand.rpc.errors import CountermandError
 
 T = TypeVar("T")
@@ -78,6 +78,8 @@ class InlineExecutor:
             except StopIteration as end:
                 value: T = end.value
                 return value
+            except ProcessEnds:
+                raise Interrupted from None
 
     async def call(self, function: Callable[[], T]) -> T:
         """Runs a function."""
@@ -122,6 +124,8 @@ def _pump(loop: asyncio.AbstractEventLoop, steps: Steps[T], guard: Guard) -> T:
         except StopIteration as end:
             value: T = end.value
             return value
+        except ProcessEnds:
+            raise Interrupted from None
 
 
 def _stop(guard: Guard, step: Step) -> CountermandError | None:

@@ -67,7 +67,7 @@ class Fencer:
             CountermandError: Any of the table in agent.proto; nothing is known of the attempt.
         """
         header = wire.read_header(request.header)
-        catalogue.check_fields(request.action)
+        catalogue.check(request.action)
         await self._take_charge(header)
         driver = self._driver(request.action)
         name = header.attempt
@@ -153,7 +153,9 @@ class Fencer:
             now=self._outside.now,
             crash=self._outside.crash,
         )
-        context = _Fenced(work=work, pools=self._runner.pools)
+        context = _Fenced(
+            work=work, pools=self._runner.pools, pull=partial(_NoSource, header.attempt)
+        )
         verb = catalogue.VERBS[catalogue.name_of(action)]
         try:
             output: Output = await self._executor.drive(verb.act(context, action), CallGuard())
@@ -172,9 +174,9 @@ class Fencer:
 class _Fenced(Context):
     """What a fenced attempt's verb works with: it reads no source, wherever that is."""
 
-    def source(self, address: ImageAddress) -> Source:
+    def source(self, address: ImageAddress, *, host_id: str = "") -> Source:  # noqa: ARG002 - any
         """Returns a source that says that the attempt is fenced."""
-        return _NoSource(self.work.attempt, address)
+        return self.pull(address)
 
 
 @dataclass(frozen=True, slots=True)

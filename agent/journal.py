@@ -118,6 +118,19 @@ class Transaction:
         """Keeps a verb's note; no change of the attempt, hence no sequence."""
         self._connection.execute("UPDATE attempts SET note = ? WHERE name = ?", (note, name))
 
+    def keep_source_access(self, name: str, access: bytes) -> None:
+        """Keeps how an attempt reaches its source; what it was given before is worth no more."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO source_access VALUES (?, ?)", (name, access)
+        )
+
+    def source_access(self, name: str) -> bytes:
+        """Returns how an attempt reaches its source; empty when nobody has said."""
+        row = self._connection.execute(
+            "SELECT access FROM source_access WHERE attempt = ?", (name,)
+        ).fetchone()
+        return bytes(row[0]) if row else b""
+
     def unsettled(self) -> list[AttemptRecord]:
         """Returns the attempts whose outcome is yet to be found, in the order of their intents."""
         return self._query(f"{SELECT} WHERE {IS_SEEN_TO} ORDER BY intent_sequence, name")

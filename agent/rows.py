@@ -47,6 +47,13 @@ CREATE UNIQUE INDEX IF NOT EXISTS attempts_by_sequence ON attempts (sequence);
 CREATE INDEX IF NOT EXISTS attempts_by_workflow ON attempts (workflow);
 CREATE INDEX IF NOT EXISTS attempts_open ON attempts (name)
   WHERE state IN ('ACCEPTED', 'RUNNING', 'CANCELLING');
+CREATE TABLE IF NOT EXISTS source_access (
+  attempt TEXT PRIMARY KEY,
+  access  BLOB NOT NULL  -- how it reaches a source on another host: the latest one it was given
+) WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS source_access_goes AFTER DELETE ON attempts BEGIN
+  DELETE FROM source_access WHERE attempt = OLD.name;
+END;
 CREATE INDEX IF NOT EXISTS attempts_forgettable ON attempts (name) WHERE forgettable = 1;
 """
 

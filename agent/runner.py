@@ -32,11 +32,13 @@ from agent.attempts import (
 from agent.drivers.driver import Driver, Step
 from agent.executors import Executor, Interrupted
 from agent.journal import Transaction, Transactor
+from agent.pulling import Pulling
 from agent.running import Lane, Running, Slots, Ticket
 from agent.verbs import catalogue
 from agent.watch import Watchers
 from agent.work import Outcome, Outside, Worker
 from countermand.rpc import names
+from countermand.rpc.credentials import Credentials
 from countermand.rpc.errors import (
     AttemptCancelled,
     AttemptNotFound,
@@ -46,7 +48,7 @@ from countermand.rpc.errors import (
     StorageFailed,
     Violation,
 )
-from countermand.v1.agent_pb2 import CompensateRequest
+from countermand.v1.agent_pb2 import CompensateRequest, SourceAccess
 from countermand.v1.attempt_pb2 import Attempt, AttemptHeader
 from countermand.v1.verb_pb2 import Action
 
@@ -88,6 +90,7 @@ class _Order:
     refusal: CountermandError | None  # why this host cannot do such a thing at all
     compensates: str = ""
     compensated: bytes = b""  # the action of that attempt
+    access: SourceAccess | None = None  # of a copy from another host
 
 
 class Runner:
@@ -102,6 +105,7 @@ class Runner:
         outside: Outside,
         limits: Limits,
         host_id: str,
+        credentials: Credentials | None = None,
     ) -> None:
         """Does nothing before `start`."""
         self.identity = wire.Identity(host_id=host_id, incarnation=journal.incarnation)
@@ -114,8 +118,14 @@ class Runner:
         self._outside = outside
         self._stopping = False
         self._leaving = asyncio.Event()
+        self._pulling = Pulling(credentials)
         self._worker = Worker(
-            journal=self, pools=pools, executor=executor, outside=outside, host_id=host_id
+            journal=self,
+            pools=pools,
+            executor=executor,
+            outside=outside,
+            host_id=host_id,
+            pulling=self._pulling,
         )
         self._tasks: set[asyncio.Task[Any]] = set()
         self._looks: dict[str, asyncio.Task[None]] = {}  # what is to be looked at again
@@ -171,8 +181,10 @@ class Runner:
 
     # -- requests -------------------------------------------------------------------------------
 
-    async def accept(self, message: AttemptHeader, action: Action) -> Attempt:
-        """Begins an attempt of an action, or joins it.
+    async def accept(
+        self, message: AttemptHeader, action: Action, *, access: SourceAccess | None = None
+    ) -> Attempt:
+        """Begins an attempt of an action, or joins it; of a source's accesses the latest is used.
 
         Raises:
             CountermandError: Any of the table in agent.proto.
@@ -188,6 +200,7 @@ class Runner:
                     pools=catalogue.pools(action),
                     request=action.SerializeToString(deterministic=True),
                     refusal=catalogue.refusal(action, self.pools),
+                    access=access,
                 )
             )
         )
@@ -266,6 +279,24 @@ class Runner:
             running.stop(AttemptCancelled())
         return self.tell(record)
 
+    async def challenge(self, message: AttemptHeader) -> Header:
+        """Returns the header of who may give orders here, and remembers who does.
+
+        Raises:
+            CountermandError: Any of the table in agent.proto, before anything about the attempt.
+        """
+        header = wire.read_header(message, hash_needed=False)
+
+        def challenge(tx: Transaction) -> CountermandError | None:
+            error = attempts.challenge(header, tx.facts(header))
+            if error is None:
+                _remember(tx, header)
+            return error
+
+        if error := await self.transact(challenge):
+            raise error
+        return header
+
     async def transact(self, function: Callable[[Transaction], T]) -> T:
         """Runs a request's transaction; a journal whose disk fails takes no orders.
 
@@ -301,10 +332,14 @@ class Runner:
         finally:
             if ticket is not None and admitted is None:
                 ticket.leave()
+        if order.access is not None and not isinstance(decision, Refuse):
+            self._pulling.offer(order.header.attempt, order.access)
         match decision:
             case Refuse(error=error):
                 raise error
             case Join(record=known):
+                if known.name not in self.running:
+                    self._pulling.forget(known.name)
                 return self.tell(known)
             case Admit():
                 assert ticket is not None
@@ -321,6 +356,8 @@ class Runner:
             decision = attempts.admit(header, facts, place=place, refusal=order.refusal)
             if not isinstance(decision, Refuse) or decision.in_charge:
                 _remember(tx, header)
+            if order.access is not None and not isinstance(decision, Refuse):
+                tx.keep_source_access(header.attempt, order.access.SerializeToString())
             if not isinstance(decision, Admit):
                 return decision, None
             now = self._outside.now()
@@ -452,6 +489,7 @@ class Runner:
         finally:
             ticket.leave()
             del self.running[name]
+            self._pulling.forget(name)
             running.ended.set_result(None)
         if attempts.can_look_again(running.record) and not self._stopping:
             look = self._look_again(name, running.stop_error)
@@ -613,4 +651,4 @@ def _check_compensation(header: Header, request: CompensateRequest) -> None:
         violations.append(Violation("compensates", "must not be the compensation itself"))
     if violations:
         raise FieldInvalid(*violations)
-    catalogue.check_fields(request.action)
+    catalogue.check(request.action)

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from agent.attempts import AttemptRecord, Kind, Place
-from agent.drivers.driver import Step
+from agent.drivers.driver import ProcessEnds, Step
 from agent.executors import Interrupted
 from countermand.rpc.errors import CountermandError, Stalled
 from countermand.v1.attempt_pb2 import Progress
@@ -88,6 +88,14 @@ class Running:
             if self.stop_error is not None:
                 raise self.stop_error
             self.committed = self.committed or step.last
+
+    def check_between(self) -> None:
+        """Raises to stop the work, within a step that waits long. Called on the work's threads."""
+        if self._interrupted:
+            raise ProcessEnds
+        with self._turn:
+            if self.stop_error is not None:
+                raise self.stop_error
 
     async def stop_when_still(self, stall_timeout: timedelta) -> None:
         """Stops it once its work has not moved for so long, counted from now on."""

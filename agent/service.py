@@ -20,6 +20,7 @@ from agent.journal import Forgotten, Transaction
 from agent.lookers import Lookers
 from agent.orphans import Orphans
 from agent.runner import Runner
+from agent.serving import Serving
 from agent.verbs import catalogue
 from countermand.rpc import names
 from countermand.rpc.errors import (
@@ -104,13 +105,15 @@ class AgentService(AgentServiceServicer):
         now: Callable[[], datetime],
         version: str,
         lookers: Executor | None = None,
+        servers: Executor | None = None,
         identities: Mapping[str, str] | None = None,
     ) -> None:
-        """Serves one runner; without an executor for lookers they share the one of the work.
+        """Serves one runner; lookers and servers without threads of their own share its own.
 
         `identities` says of each pool which storage it is, as far as that is known.
         """
         self._runner = runner
+        self._serving = Serving(runner, servers or runner.executor, now=now)
         self._lookers = Lookers(runner.pools, lookers or runner.executor)
         self._orphans = Orphans(
             executor=lookers or runner.executor, running=runner.running, now=now
@@ -132,7 +135,9 @@ class AgentService(AgentServiceServicer):
     async def CopyImage(self, request: CopyImageRequest, context: object) -> CopyImageResponse:
         """Copies an image's data in full."""
         action = Action(copy_image=request.copy_image)
-        return CopyImageResponse(attempt=await self._runner.accept(request.header, action))
+        access = request.source_access if request.HasField("source_access") else None
+        attempt = await self._runner.accept(request.header, action, access=access)
+        return CopyImageResponse(attempt=attempt)
 
     async def CloneImage(self, request: CloneImageRequest, context: object) -> CloneImageResponse:
         """Makes an image that shares its source's data."""
@@ -362,15 +367,16 @@ class AgentService(AgentServiceServicer):
         return FenceAttemptResponse(attempt=await self._fencer.fence(request))
 
     async def ServeImage(self, request: ServeImageRequest, context: object) -> ServeImageResponse:
-        """Is not served yet."""
-        raise CallUnsupported(call="ServeImage")
+        """Allows one attempt of another host to read one image here, for a while."""
+        return await self._serving.issue(request)
 
     async def ReadImage(
         self, request: ReadImageRequest, context: object
     ) -> AsyncIterator[ReadImageResponse]:
-        """Is not served yet."""
-        raise CallUnsupported(call="ReadImage")
-        yield ReadImageResponse()  # type: ignore[unreachable]  # it only makes this a stream
+        """Streams one image's content to whoever holds a ticket for it."""
+        async with aclosing(self._serving.read(request)) as messages:
+            async for message in messages:
+                yield message
 
     async def GetHost(self, request: GetHostRequest, context: object) -> GetHostResponse:
         """Describes the agent."""
@@ -413,9 +419,12 @@ class AgentService(AgentServiceServicer):
         """Returns who is at work on the images of a pool."""
         holders: dict[str, list[str]] = {}
         for name, running in self._runner.running.items():
-            for _, address in catalogue.addresses(wire.action_of(running.record)):
+            for _, address in catalogue.local_addresses(wire.action_of(running.record)):
                 if address.pool_id == driver.config.pool_id:
                     holders.setdefault(address.image_id, []).append(name)
+        for reader in self._serving.readers:
+            if reader.pool_id == driver.config.pool_id:
+                holders.setdefault(reader.image_id, []).append(reader.attempt)
         return holders
 
 

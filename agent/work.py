@@ -10,12 +10,14 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from agent import wire
 from agent.attempts import OPEN, AttemptRecord, Event, Kind, State
 from agent.drivers.driver import Driver, OutcomeUnknown, Steps, Work
 from agent.executors import Executor, InlineExecutor, Interrupted
 from agent.journal import Transacts
+from agent.pulling import Pulling
 from agent.running import Running
 from agent.verbs import catalogue
 from agent.verbs.context import Context
@@ -29,7 +31,7 @@ from countermand.rpc.errors import (
     VerbUnsupported,
 )
 from countermand.rpc.telemetry import OFF, Telemetry, parse_traceparent
-from countermand.v1.agent_pb2 import CompensateRequest
+from countermand.v1.agent_pb2 import CompensateRequest, SourceAccess
 from countermand.v1.verb_pb2 import Action, Output
 
 log = logging.getLogger(__name__)
@@ -69,6 +71,7 @@ class Worker:
         executor: Executor,
         outside: Outside,
         host_id: str,
+        pulling: Pulling,
     ) -> None:
         """Belongs to no cluster yet."""
         self.cluster_id = ""
@@ -78,6 +81,7 @@ class Worker:
         self._inline = InlineExecutor()
         self._outside = outside
         self._host_id = host_id
+        self._pulling = pulling
 
     async def outcome(self, running: Running) -> Outcome:
         """Does the work; returns how it ended."""
@@ -106,7 +110,7 @@ class Worker:
 
     async def _drive(self, running: Running) -> Output:
         record = running.record
-        verb, steps = await self._steps(record, resumed=running.resumed)
+        verb, steps = await self._steps(running)
         executor = self._executor if verb.touches_storage else self._inline
         with self._outside.telemetry.span(
             f"agent.{record.kind.lower()}",
@@ -119,24 +123,25 @@ class Worker:
         failure = error.failure(attempt=record.name, host_id=self._host_id)
         return failure.SerializeToString(deterministic=True)
 
-    async def _steps(
-        self, record: AttemptRecord, *, resumed: bool
-    ) -> tuple[catalogue.Verb, Steps[Output]]:
+    async def _steps(self, running: Running) -> tuple[catalogue.Verb, Steps[Output]]:
         """Returns the work of an attempt."""
+        record = running.record
         work = Work(
             attempt=record.name,
             cluster_id=self.cluster_id,
             note=record.note,
-            resumed=resumed,
+            resumed=running.resumed,
             now=self._outside.now,
             crash=self._outside.crash,
         )
-        context = Context(work=work, pools=self._pools)
+        pull = partial(self._pulling.source, record.name, check=running.check_between)
+        context = Context(work=work, pools=self._pools, pull=pull)
         action = wire.action_of(record)
         if record.kind is Kind.ACTION:
             verb = catalogue.VERBS.get(catalogue.name_of(action))
             if verb is None:  # an older version has taken over: it cannot look at what there is
                 raise OutcomeUnknown(_unsupported("", action, "this version has no such verb"))
+            await self._recall_access(record.name)
             return verb, verb.act(context, action)
         request = wire.compensation_of(record)
         if request.HasField("replacement"):
@@ -151,6 +156,13 @@ class Worker:
                 raise _unsupported("make up for ", action, why)
             verb, make_up = catalogue.VERBS["noop"], unnoop  # there is nothing to make up for
         return verb, _without_output(make_up(context, action, record.compensates))
+
+    async def _recall_access(self, name: str) -> None:
+        """Takes up how an attempt reached its source in an earlier life."""
+        if self._pulling.access(name) is None:
+            known = await self._journal.transact(lambda tx: tx.source_access(name))
+            if known and self._pulling.access(name) is None:
+                self._pulling.offer(name, SourceAccess.FromString(known))
 
 
 def action_for(record: AttemptRecord) -> Action:

@@ -89,6 +89,10 @@ class OutcomeUnknown(Exception):
         super().__init__(str(cause))
 
 
+class ProcessEnds(BaseException):
+    """Raised within a step that waits long: the work is left as it is, as by GeneratorExit."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
     """What a verb made, or found that it had made in an earlier life."""

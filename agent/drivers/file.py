@@ -190,8 +190,15 @@ class FileDriver:
     ) -> Steps[Label]:
         """Writes a content in another format, or a whole chain as one image."""
         if not (isinstance(source, LocalSource) and isinstance(source.driver, FileDriver)):
-            raise VerbUnsupported(
-                pool=self.config.pool_id, verb="copy_image", why="its source has another driver"
+            return (
+                yield from self.filling.pull(
+                    work,
+                    source.reading,
+                    folder,
+                    source.find().virtual_size_bytes,
+                    image_format=wanted,
+                    take_digest=take_digest,
+                )
             )
         origin = source.driver
         label = origin.layout.label(source.image_id)

@@ -227,11 +227,67 @@ class Filling:
         take_digest: bool,
     ) -> Steps[Label]:
         """Writes the content in another format, or a whole chain as one image."""
-        self.need_qemu("copy_image")
         source, _ = origin._layout.data(source_id, label)
-        target = folder / f"data.{image_format}"
-        size_bytes = label.virtual_size_bytes
         self._staging.empty(folder)  # qemu-img cannot go on where it left off
+        target = yield from self._write_as(
+            work, source, label.format, folder, image_format, label.virtual_size_bytes
+        )
+        digest = ""
+        if take_digest:
+            # Of what is raw, if one of them is: it is read as it is.
+            path = source if label.format is Format.RAW else target
+            digest = yield from self._digest(source_id, path, Format(path.suffix[1:]))
+        written = self._layout.allocated_bytes(folder)
+        made = self._staging.label(work, image_format, label.virtual_size_bytes)
+        return replace(made, written_bytes=written, digest=digest)
+
+    def pull(
+        self,
+        work: Work,
+        opening: Open,
+        folder: Path,
+        size_bytes: int,
+        *,
+        image_format: Format,
+        take_digest: bool,
+    ) -> Steps[Label]:
+        """Writes what a guest reads of an image elsewhere, in any format.
+
+        For qcow2 it is brought here as raw first: that goes on where an earlier life left off, and
+        qemu-img lays clusters out better than their writing in turn would. It takes twice the room.
+        """
+        label = yield from self.copy_content(
+            work,
+            opening,
+            folder,
+            Format.RAW,
+            size_bytes,
+            layout=Format.RAW,
+            take_digest=take_digest,
+        )
+        if image_format is Format.RAW:
+            return label
+        raw = folder / label.data_name
+        self._files.remove_file(folder / f"data.{image_format}")  # of an earlier life
+        yield from self._write_as(work, raw, Format.RAW, folder, image_format, size_bytes)
+        self._files.remove_file(raw)
+        self._files.flush_folder(folder)
+        self._staging.settle(folder)
+        written = self._layout.allocated_bytes(folder)
+        return replace(label, format=image_format, written_bytes=written)
+
+    def _write_as(  # noqa: PLR0917 - a file and its format, twice
+        self,
+        work: Work,
+        source: Path,
+        source_format: Format,
+        folder: Path,
+        image_format: Format,
+        size_bytes: int,
+    ) -> Steps[Path]:
+        """Writes a file's content into a folder in another format, durably; returns the file."""
+        self.need_qemu("copy_image")
+        target = folder / f"data.{image_format}"
 
         def each() -> int:
             work.crash(crash_points.IN_COPY)
@@ -239,11 +295,11 @@ class Filling:
             self._room.take(self._layout.account(folder), 0)
             return self._layout.allocated_bytes(folder)
 
-        needed = yield from qemu.measure(source, label.format, image_format, size_bytes=size_bytes)
+        needed = yield from qemu.measure(source, source_format, image_format, size_bytes=size_bytes)
         with self.reserving(folder, needed):
             yield from qemu.convert(
                 source,
-                label.format,
+                source_format,
                 target,
                 image_format,
                 size_bytes=size_bytes,
@@ -252,14 +308,7 @@ class Filling:
             )
         with self._staging.writing(target) as handle:
             self._files.flush(handle)
-        digest = ""
-        if take_digest:
-            # Of what is raw, if one of them is: it is read as it is.
-            path = source if label.format is Format.RAW else target
-            digest = yield from self._digest(source_id, path, Format(path.suffix[1:]))
-        written = self._layout.allocated_bytes(folder)
-        made = self._staging.label(work, image_format, size_bytes)
-        return replace(made, written_bytes=written, digest=digest)
+        return target
 
     def overlay(
         self, work: Work, source_id: str, image_id: str, folder: Path, label: Label

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -100,10 +100,8 @@ def serving(
                 stderr.seek(0)
                 words = stderr.read(_STDERR_BYTES_MAX).decode(errors="replace").strip()
                 raise ToolFailed(tool=TOOL, image=image, stderr=words or str(error)) from error
-            try:
+            with closing(nbd):
                 yield nbd
-            finally:
-                nbd.close()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_END_S)  # whatever it held back is on the disk now
         finally:
@@ -131,7 +129,7 @@ def _start(
         connection.connect(f"{folder}/nbd")
         process = subprocess.Popen(
             ["sh", "-c", _HAND_OVER, "sh", *arguments],
-            stdin=listening,
+            stdin=listening.fileno(),
             stdout=subprocess.DEVNULL,
             stderr=stderr,
         )

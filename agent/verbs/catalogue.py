@@ -22,7 +22,6 @@ from countermand.rpc import names
 from countermand.rpc.errors import (
     CountermandError,
     FieldInvalid,
-    FieldUnsupported,
     PoolNotFound,
     PoolReadOnly,
     VerbUnsupported,
@@ -87,27 +86,21 @@ def addresses(action: Action) -> Iterator[tuple[str, ImageAddress]]:
             yield f"{verb}.{field}", getattr(request, field)
 
 
+def local_addresses(action: Action) -> Iterator[tuple[str, ImageAddress]]:
+    """Yields the images that an action names, without one that another host serves."""
+    remote = f"{name_of(action)}.source" if action.copy_image.source_host_id else ""
+    return (named for named in addresses(action) if named[0] != remote)
+
+
 def pools(action: Action) -> frozenset[str]:
     """Returns the pools that an action reads or writes; none of a verb that is not known here."""
     if name_of(action) not in VERBS:
         return frozenset()
-    return frozenset(address.pool_id for _, address in addresses(action))
+    return frozenset(address.pool_id for _, address in local_addresses(action))
 
 
 def check(action: Action) -> None:
     """Refuses what no host could do.
-
-    Raises:
-        FieldInvalid: A field is missing or malformed; every such field is named.
-        FieldUnsupported: A field is not served by this version.
-    """
-    check_fields(action)
-    if action.copy_image.source_host_id:
-        raise FieldUnsupported(field="copy_image.source_host_id")
-
-
-def check_fields(action: Action) -> None:
-    """Refuses what is malformed; what is not served here can still be made up for: never begun.
 
     Raises:
         FieldInvalid: A field is missing or malformed; every such field is named.
@@ -163,7 +156,7 @@ def refusal(action: Action, pools: Mapping[str, Driver]) -> CountermandError | N
         return VerbUnsupported(
             pool=pool, verb=verb, why="this version of the agent has no such verb"
         )
-    for field, address in addresses(action):
+    for field, address in local_addresses(action):
         driver = pools.get(address.pool_id)
         if driver is None:
             return PoolNotFound(pool=address.pool_id)

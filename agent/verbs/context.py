@@ -31,6 +31,7 @@ class Context:
 
     work: Work
     pools: Mapping[str, Driver]
+    pull: Callable[[ImageAddress], Source]  # an image that another host serves
 
     def pool(self, address: ImageAddress) -> Driver:
         """Returns the driver of an image's pool.
@@ -69,12 +70,14 @@ class Context:
             raise PoolReadOnly(pool=address.pool_id)
         return driver
 
-    def source(self, address: ImageAddress) -> Source:
-        """Returns an image to copy from.
+    def source(self, address: ImageAddress, *, host_id: str = "") -> Source:
+        """Returns an image to copy from: in a pool of this host, unless another one serves it.
 
         Raises:
             PoolNotFound: This host does not reach it.
         """
+        if host_id:
+            return self.pull(address)
         return LocalSource(self.pool(address), address.image_id)
 
 

@@ -12,7 +12,7 @@ def copy_image(context: Context, action: Action) -> Steps[Output]:
     request = action.copy_image
     made = yield from context.target(request.target, Copies).copy(
         context.work,
-        context.source(request.source),
+        context.source(request.source, host_id=request.source_host_id),
         request.target.image_id,
         image_format=FORMATS[request.format],
         flatten=request.flatten,

@@ -10,7 +10,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import grpc
 import grpc.aio
+
+from countermand.rpc.credentials import Credentials
 
 # A request is a plan and a small input; whatever is larger is a mistake or an attack. Answers come
 # from a service we chose and may be a page of a thousand items: they get gRPC's usual bound.
@@ -76,15 +79,41 @@ _SERVICE_CONFIG = json.dumps(
 )
 
 
+# Bytes of a stream that may be on their way: what a fast network carries in a few milliseconds.
+STREAM_AHEAD_BYTES = 8 * 1024 * 1024
+
+
 def open_channel(
     address: str,
     *,
     request_bytes_max: int = REQUEST_BYTES_MAX,
     answer_bytes_max: int = ANSWER_BYTES_MAX,
     interceptors: Sequence[Any] = (),
+    credentials: Credentials | None = None,
 ) -> grpc.aio.Channel:
     """Returns a channel to one service; it connects at the first call, and again by itself."""
+    options = _options(request_bytes_max, answer_bytes_max)
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=options, interceptors=list(interceptors))
+    return grpc.aio.secure_channel(
+        address, credentials.for_channel(), options=options, interceptors=list(interceptors)
+    )
+
+
+def open_stream_channel(address: str, *, credentials: Credentials | None = None) -> grpc.Channel:
+    """Returns a channel for threads, to one long stream of data."""
     options = [
+        *_options(REQUEST_BYTES_MAX, ANSWER_BYTES_MAX),
+        ("grpc.http2.lookahead_bytes", STREAM_AHEAD_BYTES),
+        ("grpc.http2.max_frame_size", 1024 * 1024),
+    ]
+    if credentials is None:
+        return grpc.insecure_channel(address, options=options)
+    return grpc.secure_channel(address, credentials.for_channel(), options=options)
+
+
+def _options(request_bytes_max: int, answer_bytes_max: int) -> list[tuple[str, Any]]:
+    return [
         ("grpc.max_send_message_length", request_bytes_max),
         ("grpc.max_receive_message_length", answer_bytes_max),
         ("grpc.keepalive_time_ms", KEEPALIVE_TIME_S * 1000),
@@ -101,4 +130,3 @@ def open_channel(
         # Proxies of the environment are for the web, not for hosts on a storage network.
         ("grpc.enable_http_proxy", 0),
     ]
-    return grpc.aio.insecure_channel(address, options=options, interceptors=list(interceptors))

@@ -1,4 +1,6 @@
-"""Starts a gRPC server the way both services want it: guarded, bounded, checkable, loopback only.
+"""Starts a gRPC server the way both services want it: guarded, bounded, checkable.
+
+Without credentials it listens on this machine's own addresses only.
 
 Needs an extra of a service ([coordinator] or [agent]) for health and reflection; clients never
 import it.
@@ -17,6 +19,7 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from countermand.rpc.channel import ANSWER_BYTES_MAX, REQUEST_BYTES_MAX
+from countermand.rpc.credentials import Credentials
 from countermand.rpc.interceptors import ServerInterceptor
 from countermand.rpc.telemetry import OFF, Telemetry
 
@@ -82,19 +85,25 @@ class BoundServer:
         interceptors: Sequence[Any] = (),
         request_bytes_max: int = REQUEST_BYTES_MAX,
         answer_bytes_max: int = ANSWER_BYTES_MAX,
+        credentials: Credentials | None = None,
     ) -> None:
         """Takes the address; port 0 takes a free one.
 
         Raises:
-            ListenRefused: The address is not loopback, not an address, or in use.
+            ListenRefused: The address is not an address, in use, or not loopback and there are no
+                credentials.
         """
-        host = loopback_host(listen)
+        host = loopback_host(listen) if credentials is None else _split(listen)[0]
         self._server = grpc.aio.server(
             interceptors=[ServerInterceptor(telemetry), *interceptors],
             options=_options(request_bytes_max, answer_bytes_max),
         )
         try:
-            port = self._server.add_insecure_port(listen)
+            port = (
+                self._server.add_insecure_port(listen)
+                if credentials is None
+                else self._server.add_secure_port(listen, credentials.for_server())
+            )
         except RuntimeError as error:
             raise ListenRefused(
                 f"cannot listen on {listen}: is another process using the port? Choose another."
@@ -125,11 +134,12 @@ async def serve(
     interceptors: Sequence[Any] = (),
     request_bytes_max: int = REQUEST_BYTES_MAX,
     answer_bytes_max: int = ANSWER_BYTES_MAX,
+    credentials: Credentials | None = None,
 ) -> RunningServer:
     """Takes an address and answers at once, where nothing has to be done in between.
 
     Raises:
-        ListenRefused: The address is not loopback, not an address, or in use.
+        ListenRefused: As `BoundServer`.
     """
     bound = BoundServer(
         listen=listen,
@@ -137,6 +147,7 @@ async def serve(
         interceptors=interceptors,
         request_bytes_max=request_bytes_max,
         answer_bytes_max=answer_bytes_max,
+        credentials=credentials,
     )
     return await bound.start(services)
 
@@ -147,9 +158,7 @@ def loopback_host(listen: str) -> str:
     Raises:
         ListenRefused: It is not: without TLS anybody on the network could delete images.
     """
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ListenRefused(f"{listen!r} is not an address: write host:port, as in 127.0.0.1:7700")
+    host, _ = _split(listen)
     bare = host.removeprefix("[").removesuffix("]")
     try:
         loopback = bare == "localhost" or ipaddress.ip_address(bare).is_loopback
@@ -157,10 +166,17 @@ def loopback_host(listen: str) -> str:
         loopback = False
     if not loopback:
         raise ListenRefused(
-            f"{listen} is not loopback: this version has no TLS and listens only on 127.0.0.1, "
+            f"{listen} is not loopback: without TLS it listens only on 127.0.0.1, "
             "[::1] or localhost"
         )
     return host
+
+
+def _split(listen: str) -> tuple[str, str]:
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ListenRefused(f"{listen!r} is not an address: write host:port, as in 127.0.0.1:7700")
+    return host, port
 
 
 def _options(request_bytes_max: int, answer_bytes_max: int) -> list[tuple[str, int]]:

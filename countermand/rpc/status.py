@@ -147,7 +147,7 @@ def _clip(text: str, characters_max: int) -> str:
 # -- and back -----------------------------------------------------------------------------------
 
 
-def error_from_rpc(error: AioRpcError) -> CountermandError:
+def error_from_rpc(error: AioRpcError | grpc.Call) -> CountermandError:
     """Returns the error that a peer raised; what carries no reason of ours is a `RemoteError`."""
     try:
         # An AioRpcError answers what from_call asks of a call, though its stubs do not say so.

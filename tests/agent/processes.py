@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 from countermand.rpc import crash
 from countermand.rpc.channel import open_channel
+from countermand.rpc.credentials import Credentials
 from countermand.v1.agent_pb2_grpc import AgentServiceStub
 from tests.agent.requests import Requests, settled
+from tests.tls import Certificate
 
 if TYPE_CHECKING:  # only the stubs have it
     from countermand.v1.agent_pb2_grpc import AgentServiceAsyncStub
@@ -29,6 +31,9 @@ class Host:
     folder: Path
     options: dict[str, str] = field(default_factory=dict)  # pool id → ",option…"
     processes: list[asyncio.subprocess.Process] = field(default_factory=list)
+    host_id: str = "host-a"
+    certificate: Certificate | None = None
+    address: str = "127.0.0.1:0"  # where it listens; the same in its next life
 
     def make_pools(self) -> None:
         """Makes the pools' folders, as an administrator would."""
@@ -67,9 +72,10 @@ class Host:
                 "agent",
                 "serve",
                 f"--data={self.folder / 'agent'}",
-                "--listen=127.0.0.1:0",
-                "--host-id=host-a",
+                f"--listen={self.address}",
+                f"--host-id={self.host_id}",
                 *pools,
+                *(self.certificate.options if self.certificate else ()),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 env={**os.environ, crash.VARIABLE: crash_point},
@@ -82,7 +88,9 @@ class Host:
             raise DiedEarlyError((self.folder / "agent.log").read_text())
         ready = json.loads(line)
         assert ready["event"] == "agent.ready", ready
-        return Agent(process, ready["address"], Requests(ready["incarnation"]))
+        self.address = ready["address"]
+        credentials = self.certificate.read() if self.certificate else None
+        return Agent(process, self.address, Requests(ready["incarnation"]), credentials)
 
     async def clean_up(self) -> None:
         """Kills what a failed test left running."""
@@ -103,11 +111,12 @@ class Agent:
     process: asyncio.subprocess.Process
     address: str
     requests: Requests
+    credentials: Credentials | None = None
 
     @asynccontextmanager
     async def stub(self) -> AsyncIterator[AgentServiceAsyncStub]:
         """Yields a client for it."""
-        async with open_channel(self.address) as channel:
+        async with open_channel(self.address, credentials=self.credentials) as channel:
             yield AgentServiceStub(channel)
 
     async def settle(self, name: str):

@@ -12,6 +12,7 @@ from countermand.v1.agent_pb2 import (
     CompensateRequest,
     CopyImageRequest,
     GetAttemptRequest,
+    ServeImageRequest,
     WatchAttemptsRequest,
 )
 from countermand.v1.attempt_pb2 import Attempt, AttemptHeader
@@ -85,8 +86,13 @@ class Requests:
 
     def copy(self, name: str, action: Action, **fields) -> CopyImageRequest:
         """Asks for a copy."""
+        access = fields.pop("source_access", None)
         header = self.for_action(name, action, **fields)
-        return CopyImageRequest(header=header, copy_image=action.copy_image)
+        return CopyImageRequest(header=header, copy_image=action.copy_image, source_access=access)
+
+    def serve(self, name: str, source: str, **fields) -> ServeImageRequest:
+        """Asks for a ticket."""
+        return ServeImageRequest(header=self.header(name, **fields), address=address(source))
 
     def compensate(
         self, name: str, compensates: str, action: Action, **fields

@@ -71,7 +71,7 @@ def digest_of(content: bytes) -> str:
         try:
             next(steps)
         except StopIteration as end:
-            return end.value
+            return str(end.value)
 
 
 # -- the client ---------------------------------------------------------------------------------

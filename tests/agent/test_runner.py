@@ -22,6 +22,7 @@ from countermand.rpc.errors import (
     IncarnationChanged,
     WrongCluster,
 )
+from countermand.v1.agent_pb2 import SourceAccess
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.verb_pb2 import Action, CreateImage, DeleteImage, ResizeImage
 from tests.agent.requests import address, attempt_name, copy_action, noop_action
@@ -162,7 +163,6 @@ async def test_every_missing_field_of_a_header_is_named(rig):
         ("POOL_NOT_FOUND", copy_action("gone/base", "fast/disk")),
         ("POOL_READ_ONLY", copy_action("templates/base", "templates/disk")),
         ("VERB_UNSUPPORTED", Action(resize_image=ResizeImage(target=address("fast/disk")))),
-        ("FIELD_UNSUPPORTED", copy_action("fast/base", "fast/disk", source_host_id="host-b")),
     ],
 )
 async def test_what_this_host_cannot_do_is_refused_before_it_is_journalled(
@@ -503,9 +503,14 @@ async def test_a_malformed_action_is_not_made_up_for(rig, field, action):
     assert await rig.runner.journal.transact(lambda tx: tx.get(COPY)) is None
 
 
-async def test_what_this_version_could_never_begin_can_be_made_up_for(rig):
-    action = copy_action("fast/base", "fast/disk", source_host_id="host-b")
-    assert (await rig.make_up(UNDO, COPY, action)).state == SUCCEEDED
+async def test_a_copy_from_another_host_needs_no_pool_of_its_source_here(rig, monkeypatch):
+    monkeypatch.setattr("agent.pulling.PATIENCE_S", 0)
+    action = copy_action("elsewhere/base", "fast/disk", source_host_id="host-b")
+    access = SourceAccess(address="127.0.0.1:1", ticket=b"ticket")
+    await rig.runner.accept(rig.requests.for_action(COPY, action), action, access=access)
+    failed = await rig.settled(COPY)
+    assert (failed.failure.reason, failed.failure.retriable) == ("HOST_UNREACHABLE", True)
+    assert rig.staged() == []
 
 
 # -- restarts -----------------------------------------------------------------------------------

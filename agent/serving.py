@@ -1,0 +1,248 @@
+"""Serves images of this host to attempts of other hosts: who has a ticket reads that one image.
+
+A content is read in threads of its own, a few megabytes ahead of what the stream has taken: the
+stream's flow control holds it back. Each pool serves so many streams at a time, and no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from array import array
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import TypeAlias
+
+from agent import wire
+from agent.drivers.driver import Content, Driver, Format
+from agent.drivers.files import aligned_buffer
+from agent.executors import Executor
+from agent.runner import Runner
+from agent.tickets import TICKET_VALID, Ticket, Tickets, key_of
+from countermand.rpc import names
+from countermand.rpc.errors import (
+    Busy,
+    Conflict,
+    FieldInvalid,
+    ImageNotFound,
+    PoolNotFound,
+    Violation,
+)
+from countermand.v1.agent_pb2 import (
+    ContentData,
+    ContentExtents,
+    ContentHead,
+    ReadImageRequest,
+    ReadImageResponse,
+    ServeImageRequest,
+    ServeImageResponse,
+)
+from countermand.v1.image_pb2 import ImageFormat
+
+log = logging.getLogger(__name__)
+
+# Of each pool. Readers of one disk slow each other down, and the attempts of this host as well.
+STREAMS_MAX = 4
+RETRY_DELAY = timedelta(seconds=2)
+
+# A piece of data in a message; below, the cost of a message shows.
+DATA_BYTES = 1024 * 1024
+# What one look at the storage reads.
+READ_BYTES = 4 * 1024 * 1024
+# In one message: 20 bytes each at most.
+EXTENTS_MAX = 4096
+# A hole that is shorter is sent as zeros: a message costs as much.
+HOLE_BYTES_MIN = 64 * 1024
+
+_LAYOUTS = {
+    ImageFormat.IMAGE_FORMAT_UNSPECIFIED: Format.RAW,
+    ImageFormat.IMAGE_FORMAT_RAW: Format.RAW,
+    ImageFormat.IMAGE_FORMAT_QCOW2: Format.QCOW2,
+}
+
+_Batch: TypeAlias = list[ReadImageResponse]
+_Batches: TypeAlias = Generator[_Batch, None, None]
+
+
+class Serving:
+    """The images that one agent serves to others."""
+
+    def __init__(self, runner: Runner, executor: Executor, *, now: Callable[[], datetime]) -> None:
+        """Needs STREAMS_MAX threads for each pool; takes none before it is needed."""
+        self._runner = runner
+        self._executor = executor
+        self._now = now
+        self._made: Tickets | None = None
+        self._streams: dict[str, int] = {}  # by pool
+        self.readers: list[Ticket] = []
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def issue(self, request: ServeImageRequest) -> ServeImageResponse:
+        """Returns a ticket for an image that is there.
+
+        Raises:
+            CountermandError: Any of ServeImage's table.
+        """
+        address = request.address
+        for part in ("pool_id", "image_id"):
+            if not names.is_id(getattr(address, part)):
+                raise FieldInvalid(Violation(f"address.{part}", names.ID_RULE))
+        header = await self._runner.challenge(request.header)
+        driver = self._pool(address.pool_id)
+        await self._executor.call(lambda: driver.find(address.image_id))
+        ticket = (await self._tickets()).issue(
+            pool_id=address.pool_id, image_id=address.image_id, attempt=header.attempt
+        )
+        answer = ServeImageResponse(ticket=ticket)
+        answer.valid_for.FromTimedelta(TICKET_VALID)
+        return answer
+
+    async def read(self, request: ReadImageRequest) -> AsyncGenerator[ReadImageResponse, None]:
+        """Streams what a ticket is for.
+
+        Raises:
+            CountermandError: Any of ReadImage's table.
+        """
+        tickets = await self._tickets()
+        ticket = tickets.check(request.ticket)
+        batches = _batches(self._pool(ticket.pool_id), ticket.image_id, request)
+        renewed = self._now()
+        reading = self._begin(ticket, batches)
+        try:
+            while batch := await asyncio.shield(reading):
+                reading = self._next(batches)  # while the stream takes what we have
+                for message in batch:
+                    yield message
+                if self._now() - renewed > TICKET_VALID / 4:
+                    renewed = self._now()
+                    yield ReadImageResponse(renewed_ticket=tickets.renew(ticket))
+        finally:
+            # The thread outlives a reader that goes away: it may hang in the storage.
+            ending = asyncio.ensure_future(self._end(ticket, batches, reading))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+
+    def _begin(self, ticket: Ticket, batches: _Batches) -> asyncio.Future[_Batch]:
+        streams = self._streams.get(ticket.pool_id, 0)
+        if streams >= STREAMS_MAX:
+            raise Busy(retry_delay=RETRY_DELAY)
+        self._streams[ticket.pool_id] = streams + 1
+        self.readers.append(ticket)
+        return self._next(batches)
+
+    def _next(self, batches: _Batches) -> asyncio.Future[_Batch]:
+        return asyncio.ensure_future(self._executor.call(lambda: next(batches, [])))
+
+    async def _end(
+        self, ticket: Ticket, batches: _Batches, reading: asyncio.Future[_Batch]
+    ) -> None:
+        await asyncio.wait([reading])
+        if not reading.cancelled():
+            reading.exception()
+        await self._executor.call(batches.close)
+        self._streams[ticket.pool_id] -= 1
+        self.readers.remove(ticket)
+
+    async def _tickets(self) -> Tickets:
+        if self._made is None:
+            key = await self._runner.transact(key_of)
+            incarnation = self._runner.identity.incarnation
+            self._made = Tickets(key, incarnation=incarnation, now=self._now)
+        return self._made
+
+    def _pool(self, pool_id: str) -> Driver:
+        driver = self._runner.pools.get(pool_id)
+        if driver is None:
+            raise PoolNotFound(pool=pool_id)
+        return driver
+
+
+def _batches(driver: Driver, image_id: str, request: ReadImageRequest) -> _Batches:
+    """Yields what ReadImage sends, some messages at a time; runs in a thread."""
+    found = driver.find(image_id)
+    head = ContentHead(image=wire.image(found, driver.config.pool_id, ()))
+    if request.head_only:
+        yield [ReadImageResponse(head=head)]
+        return
+    layout = _LAYOUTS.get(request.layout)
+    if layout is None or (layout is not Format.RAW and (layout is not found.format or found.chain)):
+        rule = "must be RAW, or QCOW2 of such an image that stands alone"
+        raise FieldInvalid(Violation("layout", rule))
+    with driver.reading(image_id, layout) as content:
+        if request.identity not in {"", content.identity}:
+            raise _changed(driver, image_id)
+        head.size_bytes, head.identity = content.size_bytes, content.identity
+        extents = array("q")  # begin and end in turns: there may be a million
+        for begin, end in _extents(content, max(0, request.offset)):
+            extents.extend((begin, end))
+        head.data_bytes = sum(extents[1::2]) - sum(extents[::2])
+        yield [ReadImageResponse(head=head), *_told(extents, content.size_bytes)]
+        yield from _data(content, extents)
+        identity = content.identity
+    with _same(driver, image_id), driver.reading(image_id, layout) as content:
+        if content.identity != identity:  # it was written to while it was read
+            raise _changed(driver, image_id)
+
+
+def _extents(content: Content, offset: int) -> Iterator[tuple[int, int]]:
+    """Yields where data is from an offset on, holes too short to be told left out."""
+    begin = end = offset
+    while (found := content.next_data(end)) is not None:
+        if found[0] - end >= HOLE_BYTES_MIN and begin != end:
+            yield begin, end
+            begin = found[0]
+        elif begin == end:
+            begin = found[0]
+        end = min(found[1], content.size_bytes)
+    if begin != end:
+        yield begin, end
+
+
+def _told(extents: array[int], size_bytes: int) -> Iterator[ReadImageResponse]:
+    for first in range(0, max(1, len(extents)), 2 * EXTENTS_MAX):
+        part = extents[first : first + 2 * EXTENTS_MAX]
+        lengths = (part[i] - (part[i - 1] if i % 2 else 0) for i in range(len(part)))
+        is_last = first + len(part) >= len(extents)
+        yield ReadImageResponse(
+            extents=ContentExtents(
+                offsets_and_lengths=lengths, end=size_bytes if is_last else part[-1]
+            )
+        )
+
+
+def _data(content: Content, extents: array[int]) -> _Batches:
+    """Yields the data of extents, as much at a time as one look at the storage reads."""
+    buffer = aligned_buffer(READ_BYTES)
+    batch: _Batch = []
+    size = 0
+    for begin, end in zip(extents[::2], extents[1::2], strict=True):
+        offset = begin
+        while offset < end:
+            # Cut at multiples of a piece, so that what is written is aligned.
+            stop = min(end, offset - offset % DATA_BYTES + DATA_BYTES)
+            view = buffer[: stop - offset]
+            if content.pread(view, offset) < len(view):
+                raise OSError("the image became shorter")
+            data = ContentData(offset=offset, data=bytes(view))
+            batch.append(ReadImageResponse(data=data))
+            size += len(view)
+            offset = stop
+            if size >= READ_BYTES:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
+
+
+@contextmanager
+def _same(driver: Driver, image_id: str) -> Iterator[None]:
+    """Takes an image that has gone for one that has changed."""
+    try:
+        yield
+    except ImageNotFound:
+        raise _changed(driver, image_id) from None
+
+
+def _changed(driver: Driver, image_id: str) -> Conflict:
+    return Conflict(name=f"image {image_id} in pool {driver.config.pool_id}")

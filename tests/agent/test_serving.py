@@ -1,0 +1,336 @@
+"""Who may read what of this host, and what a reader gets: tickets, streams, and their other end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+
+from agent import pulling, serving, tickets
+from agent.drivers.driver import Format, ProcessEnds
+from agent.pulling import Pulling, RemoteContent
+from agent.service import AgentService
+from agent.tickets import TICKET_VALID
+from countermand.rpc.errors import (
+    AttemptCancelled,
+    Busy,
+    Conflict,
+    Fenced,
+    FieldInvalid,
+    HostUnreachable,
+    ImageNotFound,
+    IncarnationChanged,
+    PoolNotFound,
+    TicketInvalid,
+    WrongCluster,
+)
+from countermand.rpc.server import Service, serve
+from countermand.v1.agent_pb2 import InspectRequest, ReadImageRequest, SourceAccess
+from countermand.v1.agent_pb2_grpc import add_AgentServiceServicer_to_server
+from countermand.v1.image_pb2 import IMAGE_FORMAT_QCOW2
+from tests.agent.requests import address, attempt_name
+
+MIB = 2**20
+READER = attempt_name("reads")
+CONTENT = os.urandom(MIB + 512) + bytes(3 * MIB) + os.urandom(2 * MIB) + bytes(2 * MIB)
+
+
+@pytest.fixture
+def service(rig):
+    path = rig.put("base", b"")
+    with path.open("wb") as file:
+        file.write(CONTENT[: MIB + 512])
+        file.seek(4 * MIB + 512)
+        file.write(CONTENT[4 * MIB + 512 : 6 * MIB + 512])
+        file.truncate(len(CONTENT))
+    return AgentService(rig.runner, now=lambda: rig.now, version="0")
+
+
+async def ticket(rig, service, image="fast/base", **fields) -> bytes:
+    answer = await service.ServeImage(rig.requests.serve(READER, image, **fields), None)
+    assert answer.valid_for.ToTimedelta() == TICKET_VALID
+    return bytes(answer.ticket)
+
+
+async def read(service, request):
+    return [message async for message in service.ReadImage(request, None)]
+
+
+def data_of(messages) -> bytes:
+    content = bytearray(messages[0].head.size_bytes)
+    for message in messages:
+        data = message.data
+        content[data.offset : data.offset + len(data.data)] = data.data
+    return bytes(content)
+
+
+# -- tickets ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "image", "fields"),
+    [
+        (WrongCluster, "fast/base", {"cluster_id": "other"}),
+        (IncarnationChanged, "fast/base", {"expected_incarnation": "other"}),
+        (Fenced, "fast/base", {"owner_epoch": 1}),
+        (ImageNotFound, "fast/none", {}),
+        (PoolNotFound, "slow/base", {}),
+        (FieldInvalid, "fast/../base", {}),
+    ],
+)
+async def test_only_who_is_in_charge_gets_one_and_for_an_image_that_is_there(
+    rig, service, error, image, fields
+):
+    await ticket(rig, service, owner_epoch=2)
+    with pytest.raises(error):
+        await ticket(rig, service, image, **{"owner_epoch": 2, **fields})
+
+
+async def test_a_ticket_is_good_for_a_while_and_over_a_restart(rig, service):
+    given = await ticket(rig, service)
+    await rig.restart()
+    service = AgentService(rig.runner, now=lambda: rig.now, version="0")
+    rig.now += TICKET_VALID - timedelta(seconds=1)
+    assert len(await read(service, ReadImageRequest(ticket=given, head_only=True))) == 1
+    rig.now += timedelta(seconds=1)
+    with pytest.raises(TicketInvalid, match=tickets.EXPIRED):
+        await read(service, ReadImageRequest(ticket=given))
+
+
+async def test_nothing_else_opens_anything(rig, service, tmp_path):
+    given = await ticket(rig, service)
+    rig.put("other", CONTENT)
+    for wrong in (
+        b"",
+        b"x" * 100,
+        given[:-1],
+        given + b" ",
+        given[:32],
+        given.replace(b'"base"', b'"other"'),
+        bytes([given[0] ^ 1]) + given[1:],
+    ):
+        with pytest.raises(TicketInvalid, match=tickets.FORGED):
+            await read(service, ReadImageRequest(ticket=wrong))
+    key = await rig.runner.transact(tickets.key_of)
+    elsewhere = tickets.Tickets(key, incarnation="another", now=lambda: rig.now)
+    forged = elsewhere.issue(pool_id="fast", image_id="base", attempt=READER)
+    with pytest.raises(TicketInvalid, match=tickets.FORGED):
+        await read(service, ReadImageRequest(ticket=forged))
+
+
+# -- streams ------------------------------------------------------------------------------------
+
+
+async def test_a_stream_brings_the_head_then_where_data_is_then_the_data(rig, service):
+    given = await ticket(rig, service)
+    messages = await read(service, ReadImageRequest(ticket=given))
+    assert [message.WhichOneof("part") for message in messages][:3] == ["head", "extents", "data"]
+    head = messages[0].head
+    assert (head.image.address, head.size_bytes) == (address("fast/base"), len(CONTENT))
+    assert messages[1].extents.end == len(CONTENT)
+    numbers = list(messages[1].extents.offsets_and_lengths)
+    assert head.data_bytes == sum(numbers[1::2]) < 4 * MIB
+    assert data_of(messages) == CONTENT
+    assert max(len(message.data.data) for message in messages) <= serving.DATA_BYTES
+    offsets = [message.data.offset for message in messages[2:]]
+    assert offsets == sorted(offsets)
+
+
+async def test_a_stream_goes_on_at_an_offset_of_the_same_content(rig, service):
+    given = await ticket(rig, service)
+    head = (await read(service, ReadImageRequest(ticket=given)))[0].head
+    request = ReadImageRequest(ticket=given, offset=5 * MIB, identity=head.identity)
+    messages = await read(service, request)
+    assert messages[2].data.offset == 5 * MIB
+    assert data_of(messages)[5 * MIB :] == CONTENT[5 * MIB :]
+    with rig.data("base").open("r+b") as file:
+        file.write(b"changed")
+    with pytest.raises(Conflict):
+        await read(service, request)
+
+
+async def test_an_image_that_is_written_to_while_it_is_read_is_a_conflict(rig, service):
+    stream = service.ReadImage(ReadImageRequest(ticket=await ticket(rig, service)), None)
+    await anext(stream)
+    with rig.data("base").open("r+b") as file:
+        file.write(b"changed")
+    with pytest.raises(Conflict):
+        async for _message in stream:
+            pass
+
+
+async def test_the_bytes_of_a_file_are_for_those_of_its_own_format(rig, service):
+    request = ReadImageRequest(ticket=await ticket(rig, service), layout=IMAGE_FORMAT_QCOW2)
+    with pytest.raises(FieldInvalid):
+        await read(service, request)
+
+
+async def test_a_reader_holds_the_image_and_a_pool_has_so_many(rig, service):
+    given = await ticket(rig, service)
+    streams = [
+        service.ReadImage(ReadImageRequest(ticket=given), None) for _ in range(serving.STREAMS_MAX)
+    ]
+    for stream in streams:
+        await anext(stream)
+    inspect = InspectRequest(address=address("fast/base"))
+    assert list((await service.Inspect(inspect, None)).image.held_by) == [READER] * len(streams)
+    with pytest.raises(Busy):
+        await read(service, ReadImageRequest(ticket=given))
+    for stream in streams:
+        await stream.aclose()
+    await asyncio.gather(*service._serving._ending)
+    assert not (await service.Inspect(inspect, None)).image.held_by
+    assert await read(service, ReadImageRequest(ticket=given))
+
+
+async def test_a_long_stream_renews_its_ticket(rig, service):
+    stream = service.ReadImage(ReadImageRequest(ticket=await ticket(rig, service)), None)
+    await anext(stream)
+    rig.now += TICKET_VALID
+    renewed = [message.renewed_ticket async for message in stream if message.renewed_ticket]
+    assert await read(service, ReadImageRequest(ticket=renewed[0], head_only=True))
+
+
+# -- the other end ------------------------------------------------------------------------------
+
+
+def never() -> None:
+    """Lets the work go on."""
+
+
+@asynccontextmanager
+async def pulled(rig, service, check=never, way: bytes | None = None):
+    """Yields a source over gRPC, and what it is reached by."""
+    name = "countermand.v1.AgentService"
+    add = Service(name, add_AgentServiceServicer_to_server, service)
+    server = await serve(listen="127.0.0.1:0", services=[add])
+    pulling = Pulling()
+    given = await ticket(rig, service) if way is None else way
+    pulling.offer(READER, SourceAccess(address=server.address, ticket=given))
+    try:
+        yield pulling.source(READER, address("fast/base"), check), pulling, server
+    finally:
+        await server.stop(0)
+
+
+def read_parts(content: RemoteContent, *parts: tuple[int, int]) -> list[bytes]:
+    found = []
+    for begin, end in parts:
+        buffer = bytearray(end - begin)
+        count = content.pread(memoryview(buffer), begin)
+        found.append(bytes(buffer[:count]))
+    return found
+
+
+async def test_a_remote_content_reads_like_one_of_a_pool_here(rig, service, monkeypatch):
+    monkeypatch.setattr(pulling, "SKIPPED_BYTES_MAX", MIB)
+    parts = [
+        (0, 512),
+        (512, 3 * MIB),
+        (3 * MIB, 5 * MIB),
+        (0, len(CONTENT)),  # back to the beginning
+        (MIB, MIB + 100),
+        (5 * MIB + 7, 6 * MIB),  # past what is not worth skipping
+        (len(CONTENT) - 10, len(CONTENT) + 10),
+    ]
+
+    def work(source) -> None:
+        found = source.find()
+        assert (found.image_id, found.format) == ("base", Format.RAW)
+        with source.reading(Format.RAW) as content:
+            assert content.size_bytes == len(CONTENT)
+            assert content.next_data(3 * MIB)[0] in range(3 * MIB, 4 * MIB + 513)
+            assert content.next_data(len(CONTENT)) is None
+            assert read_parts(content, *parts) == [CONTENT[begin:end] for begin, end in parts]
+
+    async with pulled(rig, service) as (source, _, _):
+        await asyncio.to_thread(work, source)
+
+
+async def test_a_ticket_that_is_too_late_waits_for_the_next_one(rig, service):
+    given = await ticket(rig, service)
+    rig.now += TICKET_VALID
+    asked = threading.Event()
+    async with pulled(rig, service, asked.set, given) as (source, pulling, server):
+        finding = asyncio.create_task(asyncio.to_thread(source.find))
+        await asyncio.to_thread(asked.wait)
+        fresh = await ticket(rig, service)
+        pulling.offer(READER, SourceAccess(address=server.address, ticket=fresh))
+        assert (await finding).image_id == "base"
+
+
+@pytest.mark.parametrize("way", [b"forged", b"late", b"none"])
+async def test_a_ticket_that_stays_bad_fails_the_attempt_for_the_next_one(
+    rig, service, way, monkeypatch
+):
+    monkeypatch.setattr(pulling, "PATIENCE_S", 0.2)
+    given = {b"forged": b"x" * 64, b"late": await ticket(rig, service), b"none": b""}[way]
+    rig.now += TICKET_VALID
+    async with pulled(rig, service, way=given) as (source, _, _):
+        with pytest.raises(TicketInvalid) as raised:
+            await asyncio.to_thread(source.find)
+    assert raised.value.retriable
+
+
+async def test_a_source_that_stays_away_fails_the_attempt_for_the_next_one(
+    rig, service, monkeypatch
+):
+    monkeypatch.setattr(pulling, "PATIENCE_S", 0.2)
+    async with pulled(rig, service) as (source, _, server):
+        await server.stop(0)
+        with pytest.raises(HostUnreachable) as raised:
+            await asyncio.to_thread(source.find)
+    assert raised.value.retriable
+
+
+@pytest.mark.parametrize("stop", [AttemptCancelled(), ProcessEnds()])
+async def test_who_waits_for_a_source_hears_that_it_is_to_stop(rig, service, stop):
+    waiting = threading.Event()
+    stopped = threading.Event()
+
+    def check() -> None:
+        waiting.set()
+        if stopped.is_set():
+            raise stop
+
+    async with pulled(rig, service, check) as (source, _, server):
+        await server.stop(0)
+
+        def find() -> BaseException | None:
+            try:
+                source.find()
+            except BaseException as error:  # noqa: BLE001 - ProcessEnds is none for futures
+                return error
+            return None
+
+        finding = asyncio.create_task(asyncio.to_thread(find))
+        await asyncio.to_thread(waiting.wait)
+        stopped.set()
+        assert await finding is stop
+
+
+async def test_a_busy_pool_is_waited_for_however_long(rig, service, monkeypatch):
+    monkeypatch.setattr(pulling, "PATIENCE_S", 0)
+    monkeypatch.setattr(serving, "RETRY_DELAY", timedelta(milliseconds=50))
+    monkeypatch.setattr(serving, "STREAMS_MAX", 1)
+    given = await ticket(rig, service)
+    first = service.ReadImage(ReadImageRequest(ticket=given), None)
+    await anext(first)
+    refused = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    begin = service._serving._begin
+
+    def counted(*arguments):
+        loop.call_soon_threadsafe(refused.set)
+        return begin(*arguments)
+
+    monkeypatch.setattr(service._serving, "_begin", counted)
+    async with pulled(rig, service) as (source, _, _):
+        finding = asyncio.create_task(asyncio.to_thread(source.find))
+        await refused.wait()
+        await first.aclose()
+        assert (await finding).image_id == "base"
