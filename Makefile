@@ -14,7 +14,7 @@ PROTOS := $(wildcard protos/countermand/v1/*.proto protos/agent/drivers/*/v1/*.p
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run test check lint format types floors protos stubs simulate bench docs clean
+.PHONY: help run test check lint format types floors protos stubs simulate bench bench-io docs clean
 
 help: ## Says what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,9 @@ simulate: $(STUBS) ## Runs the simulation: make simulate SEED=7 RUNS=100
 
 bench: $(STUBS) ## Measures start-up, memory, throughput and what grows with size, with the goals beside them: make bench ARGS=--help
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+bench-io: $(STUBS) ## Measures copies, clones and cancels against qemu-img, cp and a bare loop, goals beside them: make bench-io ARGS="--size 1GiB"
+	@$(BIN)/python -m tests.bench.io $(ARGS)
 
 docs: $(STUBS) ## Draws the state tables, the tests of each promise and the picture of the documentation anew
 	@$(BIN)/python -m tests.draw_states

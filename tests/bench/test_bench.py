@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 
@@ -65,4 +66,23 @@ def test_every_part_runs(tmp_path):
     assert done.returncode == 0, done.stderr
     parts = {"starting", "memory", "workloads", "scale", "settled"}
     assert set(json.loads(file.read_text())["parts"]) == parts
+    assert "goals met." in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("qemu-io") is None, reason="qemu-utils is not installed")
+def test_every_row_of_the_data_path_runs(tmp_path):
+    file = tmp_path / "io.json"
+    brief = ["--runs", "1", "--size", "16MiB", "--folder", str(tmp_path / "disk")]
+
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.io", *brief, "--json", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    rows = {"full", "sparse", "holes", "digest", "flatten", "clone", "cancel", "latency"}
+    assert set(json.loads(file.read_text())["parts"]) >= rows
     assert "goals met." in done.stdout
