@@ -103,6 +103,7 @@ class Resizing:
         with staging.working(work, image_id):
             staging.need_pool()
             staging.discard(made_by)
+            staging.discard(work.attempt)  # of an earlier life
             work.crash(crash_points.IN_COMPENSATION)
             yield Step()
             label = self._layout.owner(image_id)

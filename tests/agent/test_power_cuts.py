@@ -164,6 +164,10 @@ def copy(driver: FileDriver, work: Work) -> Steps[object]:
     )
 
 
+def resize(driver: FileDriver, work: Work, size_bytes: int) -> Steps[object]:
+    return driver.resize(work, "base", size_bytes=size_bytes, shrink_allowed=size_bytes < len(NEW))
+
+
 BEFORE = {"base": NEW, "base@old": OLD}
 
 
@@ -203,6 +207,17 @@ CASES = {
             work, "base", safety_id="safe", made_by=DO
         ),
         after={"base": OLD, "base@old": OLD, "base@safe": NEW},
+        generation=2,
+    ),
+    "grow": Case(
+        act=lambda driver, work: resize(driver, work, 5 * BLOCK),
+        make_up=lambda driver, work: driver.make_up_for_resize(work, "base", made_by=DO),
+        after={**BEFORE, "base": NEW + bytes(2 * BLOCK)},
+        generation=2,
+    ),
+    "shrink": Case(
+        act=lambda driver, work: resize(driver, work, BLOCK),
+        after={**BEFORE, "base": NEW[:BLOCK]},
         generation=2,
     ),
 }
