@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 
+from agent.check_driver import check_driver
 from agent.config import parse_pool, read_pools, tell_size
 from agent.drivers import plugins
 from agent.drivers.driver import Format, Imports, PoolConfig, Work
@@ -274,6 +275,31 @@ def drivers_command(*, output: str) -> None:
         return
     for driver in listed:
         click.echo(plugins.tell(driver))
+
+
+@main.command(
+    "check-driver",
+    epilog=_example("countermand-agent check-driver --pool try=/srv/scratch,driver=flat"),
+)
+@click.option("--pool", required=True, metavar="ID=PATH[,OPTION…]", help="Where to try it.")
+def check_driver_command(*, pool: str) -> None:
+    """Puts a driver through every story that its verbs can tell, in folders of its own.
+
+    Each is told once undisturbed, once for each step at which it may be stopped, and once for
+    each place where it may die.
+    """
+    drivers = plugins.installed()
+    broken = 0
+    try:
+        for told in check_driver(parse_pool(pool, drivers), drivers):
+            click.echo(f"{'BROKEN' if told.problem else 'kept':8}{told.story}")
+            if told.problem:
+                click.echo(f"        {told.problem}")
+                broken += 1
+    except ConfigInvalid as error:
+        raise click.UsageError(str(error)) from error
+    if broken:
+        raise click.ClickException(f"{broken} stories are broken")
 
 
 def _now() -> datetime:

@@ -60,6 +60,15 @@ class FolderType:
         return self.opening(pool, identity)
 
 
+def carries(pool: PoolConfig, identity: str) -> bool:
+    """Returns whether a pool's folder carries an identity now: its file system may have gone."""
+    try:
+        mark = Layout(pool.pool_id, pool.path, RealFiles()).mark()
+    except ValueError:
+        return False
+    return mark is not None and mark.identity == identity
+
+
 def _mark(pool: PoolConfig) -> Mark | None:
     path = pool.path / MARK
     try:
