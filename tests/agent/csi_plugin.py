@@ -110,7 +110,9 @@ class Store:
 
     def get(self, kind: str, key: str) -> dict[str, Any]:
         known = self.all(kind).get(key)
-        return known if known is not None else refuse("NOT_FOUND", f"no {key} in {kind}")
+        if known is None:
+            refuse("NOT_FOUND", f"no {key} in {kind}")
+        return known
 
     def put(self, kind: str, key: str, **fields: Any) -> dict[str, Any]:
         draft = self.folder / kind / f"{key}.new"
@@ -127,7 +129,8 @@ class Store:
 
     @property
     def free_bytes(self) -> int:
-        return self.capacity_bytes - sum(each["size"] for each in self.all("volumes").values())
+        used: int = sum(each["size"] for each in self.all("volumes").values())
+        return self.capacity_bytes - used
 
     def fault(self, call: str) -> str:
         """Returns how a call is to misbehave, once."""
@@ -403,9 +406,9 @@ def servicer(plugin: Plugin, base: type) -> Any:
                 before()
                 reply = getattr(plugin, name)(request)
                 after()
+                return reply
             except RefusedError as refused:
-                context.abort(refused.code, str(refused))
-            return reply
+                return context.abort(refused.code, str(refused))
 
         methods[name] = handle
     return type(base.__name__, (base,), methods)()

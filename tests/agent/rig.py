@@ -74,13 +74,15 @@ class Rig:
         options: dict[str, dict[str, Any]] | None = None,
         limits: Limits | None = None,
         crash_at: crash.Crash = crash.never,
+        locate: Callable[[Path], Path] | None = None,
     ) -> None:
-        """Describes it; nothing runs before `start`."""
+        """Describes it; nothing runs before `start`. Locate finds the data of an image's folder."""
         self.folder = folder
         self.options = options or {"fast": {}}
         self.limits = limits or Limits()
         self.files: Files = RealFiles()
         self.crash = crash_at
+        self.locate = locate
         self.now = NOW
         self.monotonic: Callable[[], float] = lambda: 0.0
         self.pools: dict[str, Any] = {}  # of whatever driver a test has chosen
@@ -96,7 +98,9 @@ class Rig:
             for pool_id, options in self.options.items()
         ]
         for pool in pools:
-            pool.path.mkdir(exist_ok=True)
+            (self.folder / pool.pool_id).mkdir(exist_ok=True)
+            if not pool.path.exists():
+                pool.path.mkdir()
         drivers = installed()
         identities = await identify(
             journal, pools, drivers=drivers, accepted=(), new_id=lambda: str(uuid.uuid4())
@@ -177,6 +181,8 @@ class Rig:
 
     def data(self, image_id: str, pool_id: str = "fast") -> Path:
         """Returns an image's data."""
+        if self.locate is not None:
+            return self.locate(self.folder / pool_id / "images" / image_id)
         layout = self.pools[pool_id].layout
         with contextlib.suppress(CountermandError):
             label = layout.label(image_id)

@@ -9,8 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from agent.drivers.plugins import installed
+from tests.agent.csi_host import CsiHost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +23,18 @@ class Place:
 
     folder: Path
     driver: str
+    plugin: CsiHost | None = None
+
+    def config(self, pool: Path) -> dict[str, Any]:
+        """Returns how a pool is described that has a folder in it."""
+        if self.plugin is not None:
+            return self.plugin.config(pool)
+        return {"driver": self.driver, "path": pool}
+
+    @property
+    def locate(self) -> Callable[[Path], Path] | None:
+        """Returns what finds the data of an image's folder, if that is not in it."""
+        return self.plugin.locate if self.plugin is not None else None
 
 
 # Makes a new place, which goes with all that is in it.
@@ -34,10 +50,11 @@ class Storage:
     mount_needed: bool = True  # else any folder does, where nothing can be mounted
     has_qcow2: bool = False
     verbs: frozenset[str] = frozenset()  # all that the driver has, if none are named
+    plugin_needed: bool = False  # a CSI plug-in, which serves all places
 
     def tells(self, verb: str) -> bool:
         """Returns whether stories of a verb are told here."""
-        return not self.verbs or verb in self.verbs
+        return verb in (self.verbs or installed().load(self.driver).verbs)
 
     def places(self, request: pytest.FixtureRequest, tmp_path: Path) -> Places:
         """Returns what makes places in it."""
@@ -48,10 +65,15 @@ class Storage:
                 raise
             root = tmp_path
 
+        plugin: CsiHost | None = None
+        if self.plugin_needed:
+            plugin = request.getfixturevalue("csi_host")
+
         @contextlib.contextmanager
         def place() -> Iterator[Place]:
             folder = Path(tempfile.mkdtemp(dir=root))
-            yield Place(folder=folder, driver=self.driver)
+            with plugin.agreeing(folder) if plugin else contextlib.nullcontext():
+                yield Place(folder=folder, driver=self.driver, plugin=plugin)
             shutil.rmtree(folder)  # kept where a story failed
 
         return place
@@ -66,4 +88,11 @@ STORAGES: Mapping[str, Storage] = {
         verbs=frozenset({"clone_image", "create_snapshot", "revert_image"}),
     ),
     "btrfs": Storage(driver="btrfs", mount="btrfs"),
+    "csi": Storage(
+        driver="csi",
+        mount="tmpfs",
+        mount_needed=False,
+        verbs=frozenset({"copy_image", "create_snapshot", "delete_image"}),
+        plugin_needed=True,
+    ),
 }

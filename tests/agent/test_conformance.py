@@ -239,8 +239,8 @@ class Power:
 
 
 async def start(place: Place, power: crash.Crash, *, gate: Gate | None = None) -> Rig:
-    options = {"driver": place.driver, "flush_bytes": CHUNK_BYTES}
-    rig = Rig(place.folder, options={"fast": options}, crash_at=power)
+    options = {**place.config(place.folder / "fast"), "flush_bytes": CHUNK_BYTES}
+    rig = Rig(place.folder, options={"fast": options}, crash_at=power, locate=place.locate)
     await rig.start(gate=gate)
     return rig
 

@@ -22,7 +22,8 @@ DRIVERS = installed()
 TOLD = {
     f"{name}-{story}": (storage, story)
     for name, storage in STORAGES.items()
-    if not storage.verbs  # what differs by the file system only is told by `test_conformance`
+    # What differs by the file system only is told by `test_conformance`.
+    if not storage.verbs or storage.plugin_needed
     for story in stories(DRIVERS.load(storage.driver).verbs)
 }
 
@@ -33,7 +34,7 @@ def fresh_of(places: Places) -> Fresh:
     @contextlib.contextmanager
     def fresh() -> Iterator[Open]:
         with places() as place:
-            pool = PoolConfig(pool_id="fast", driver=place.driver, path=place.folder)
+            pool = PoolConfig(pool_id="fast", **place.config(place.folder))
             yield partial(DRIVERS.open, pool, DRIVERS.load(place.driver).mark(pool, "one"))
 
     return fresh

@@ -9,7 +9,7 @@ import pytest
 
 from countermand.sanity.run import Ending
 from tests.agent.storages import STORAGES
-from tests.sanity.served import SLOW, broken, results, subject
+from tests.sanity.served import POOL, SLOW, broken, results, subject
 
 # A watch has no file system; the quiet agent is waited for once, over the command line.
 ELSEWHERE = ("watch.", "header.", "restart.")
@@ -20,7 +20,7 @@ async def test_each_driver_keeps_every_promise(name, request, tmp_path):
     storage = STORAGES[name]
     skip = ("bookmarks", "restart.") if name == "file" else ELSEWHERE
     with storage.places(request, tmp_path)() as place:
-        options = {"driver": place.driver}
+        options = place.config(place.folder / POOL)
         async with subject(place.folder, options=options, source=name == "file") as one:
             one.verbs = tuple(storage.verbs)
             found = await results(one, skip=skip)

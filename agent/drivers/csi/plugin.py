@@ -184,7 +184,7 @@ class Plugin:
             Answer: The plug-in refuses, or is away for too long.
         """
         patience = Patience(self._patience_s, pending_counts=False)
-        for pause_s in _pauses():
+        for pause_s in pauses():
             try:
                 return (yield from _follow(send(CALL_S)))
             except Answer as answer:
@@ -202,7 +202,7 @@ class Plugin:
         """
         allowed_s = self._patience_s if patience_s is None else patience_s
         patience = Patience(allowed_s, pending_counts=True)
-        for pause_s in _pauses():
+        for pause_s in pauses():
             try:
                 return _result(send(min(CALL_S, max(allowed_s, CALL_S_MIN))))
             except Answer as answer:
@@ -311,7 +311,8 @@ def _follow(call: Call[T]) -> Steps[T]:
             raise
 
 
-def _pauses() -> Iterator[float]:
+def pauses() -> Iterator[float]:
+    """Yields the seconds between two calls, for ever."""
     pause_s = PAUSE_S
     while True:
         yield pause_s

@@ -31,7 +31,7 @@ import grpc
 
 from agent import crash_points
 from agent.drivers.csi.node import CAPABILITY, Node
-from agent.drivers.csi.plugin import Answer, Kind, NotSettled, Plugin, Send, sending
+from agent.drivers.csi.plugin import Answer, Kind, NotSettled, Plugin, Send, pauses, sending
 from agent.drivers.csi.v1 import csi_pb2 as csi
 from agent.drivers.driver import OutcomeUnknown, Step, Steps, Work
 from agent.drivers.files import FileKind, Files, FileStat
@@ -183,13 +183,13 @@ class Volumes:
     def _made(self, record: Record, image: str) -> Steps[Record]:
         """Asks until the plug-in has made it."""
         try:
-            while True:
-                made, is_ready = _told(
-                    record, (yield from self._plugin.steps(self._asking(record)))
-                )
+            for pause_s in pauses():
+                answer = yield from self._plugin.steps(self._asking(record))
+                made, is_ready = _told(record, answer)
                 if is_ready:
                     return made
-                yield Step(wait_s=0.25)  # a snapshot is cut, and not uploaded yet
+                yield Step(wait_s=pause_s)  # a snapshot is cut, and not uploaded yet
+            raise AssertionError("pauses never end")
         except Answer as answer:
             if answer.kind in {Kind.REFUSED, Kind.BROKEN}:
                 raise self._refused(record, answer, image) from answer

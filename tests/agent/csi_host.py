@@ -1,0 +1,122 @@
+"""A running CSI plug-in of the tests: started, made to misbehave, killed, looked into."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PATIENCE_S = "5"  # longer than a plug-in takes to start on a busy machine
+
+
+@dataclass(slots=True)
+class CsiHost:
+    """The plug-in's folder and process; started on it any number of times."""
+
+    folder: Path
+    words: tuple[str, ...] = ()  # of its command line, besides
+    process: subprocess.Popen[str] | None = field(default=None, init=False)
+
+    @property
+    def socket(self) -> Path:
+        """Returns where it listens; the path of a socket is short."""
+        return self.folder / "s"
+
+    def start(self) -> None:
+        """Starts it, and returns once it answers."""
+        store = self.folder / "store"
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tests.agent.csi_plugin",
+                f"--socket={self.socket}",
+                f"--folder={store}",
+                *self.words,
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+
+    def kill(self) -> None:
+        """Kills it, as a power cut would."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns once it has ended."""
+        assert self.process is not None
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self.process = None
+
+    def misbehave(self, call: str, *faults: str) -> None:
+        """Says what the next calls of a name do wrong."""
+        (self.folder / "store/faults" / call).write_text("\n".join(faults))
+
+    def calls(self) -> list[str]:
+        """Returns the calls that came so far."""
+        log = self.folder / "store/calls.log"
+        return log.read_text().split() if log.exists() else []
+
+    def ids(self, kind: str = "volumes") -> set[str]:
+        """Returns the ids of what is there."""
+        return {path.stem for path in (self.folder / "store" / kind).glob("*.json")}
+
+    @contextmanager
+    def agreeing(self, folder: Path) -> Iterator[None]:
+        """Makes sure that in the end there is what the labels below a folder name, and no more."""
+        before = self.ids() | self.ids("snapshots")
+        yield
+        there = self.ids() | self.ids("snapshots")
+        ours = set().union(*(named(mark.parent) for mark in folder.rglob("pool.json")))
+        assert there == before | ours, (there - before - ours, before - there, ours - there)
+        assert self.ids("shown") == set()
+        for key in ours:  # the place goes, and they with it
+            for path in (self.folder / "store").glob(f"*/{key}.*"):
+                path.unlink()
+
+    def locate(self, image: Path) -> Path:
+        """Returns where the data of an image's folder is."""
+        record = json.loads((image / "volume.json").read_text())
+        [data] = (self.folder / "store").glob(f"*/{record['id']}.data")
+        return data
+
+    def config(self, pool: Path, **options: str) -> dict[str, Any]:
+        """Returns how a pool is described whose labels are in a folder."""
+        # Shown by a hard link: on the plug-in's own file system.
+        targets = self.folder / "targets" / hashlib.sha256(str(pool).encode()).hexdigest()[:8]
+        told = {"labels": str(pool), "targets": str(targets), "patience": PATIENCE_S, **options}
+        return {"driver": "csi", "path": self.socket, "options": told}
+
+
+def named(labels: Path) -> set[str]:
+    """Returns the ids of the volumes and snapshots that a pool's labels name."""
+    return {json.loads(path.read_text())["id"] for path in labels.glob("images/*/volume.json")}
+
+
+@pytest.fixture(scope="session")
+def csi_host() -> Iterator[CsiHost]:
+    """Yields a plug-in that sizes volumes exactly, for many pools; flushing costs nothing there."""
+    memory = Path("/dev/shm")
+    root = Path(tempfile.mkdtemp(prefix="csi-", dir=memory if memory.is_dir() else None))
+    host = CsiHost(root, words=("--round-to=512",))
+    host.start()
+    yield host
+    host.kill()
+    shutil.rmtree(root)
