@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from agent.drivers.copying import CHUNK_BYTES
 from agent.runner import Limits, Runner
 from agent.service import AgentService
+from countermand.rpc import crash
 from countermand.rpc.server import Service, serve
-from countermand.sanity.asking import connected
+from countermand.sanity.asking import Calls, connected
 from countermand.sanity.probe import Subject
 from countermand.sanity.run import Ending, Result, checks, run
 from countermand.v1 import agent_pb2_grpc
@@ -45,9 +47,12 @@ async def subject(
     options: dict[str, Any] | None = None,
     source: bool = False,
     limits: Limits | None = None,
+    crash_at: crash.Crash = crash.never,
+    now: datetime = NOW,
 ) -> AsyncIterator[Subject]:
     """Yields an agent, served on loopback, as the suite sees it."""
-    rig = Rig(folder, options={POOL: options or {}}, limits=limits)
+    rig = Rig(folder, options={POOL: options or {}}, limits=limits, crash_at=crash_at)
+    rig.now = now
     await rig.start()
     if source:
         rig.put("base", os.urandom(CHUNK_BYTES) + bytes(CHUNK_BYTES) + os.urandom(512))
@@ -56,21 +61,26 @@ async def subject(
         services=[Service("countermand.v1.AgentService", ADD, make(rig.runner))],
     )
     async with connected(server.address) as calls:
-        found = Subject(
-            calls=calls,
-            address=server.address,
-            host=HostReport(),
-            cluster_id="agent-sanity",
-            run="0",
-            intent=0,
-            pools=(POOL,),
-            source=ImageAddress(pool_id=POOL, image_id="base") if source else None,
-            patience_s=5.0,
-        )
-        await found.look()
-        yield found
+        yield await seen_through(calls, server.address, source=source)
     await server.stop(0)
     await rig.runner.stop()
+
+
+async def seen_through(calls: Calls, address: str, *, source: bool = False) -> Subject:
+    """Returns an agent as the suite sees it."""
+    found = Subject(
+        calls=calls,
+        address=address,
+        host=HostReport(),
+        cluster_id="agent-sanity",
+        run="0",
+        intent=0,
+        pools=(POOL,),
+        source=ImageAddress(pool_id=POOL, image_id="base") if source else None,
+        patience_s=5.0,
+    )
+    await found.look()
+    return found
 
 
 async def results(one: Subject, *only: str, skip: tuple[str, ...] = ()) -> list[Result]:

@@ -21,15 +21,16 @@ AREA = Area("listing", told="agent.proto, ListAttempts and ListImages")
 COUNT = 5
 
 
-async def _pages(probe: Probe, call: str, request: Any, field: str) -> list[list[Any]]:  # noqa: ANN401 - of either call
-    pages: list[list[Any]] = []
+async def pages(probe: Probe, call: str, request: Any, field: str) -> list[list[Any]]:  # noqa: ANN401 - of either call
+    """Returns a list, page by page."""
+    found: list[list[Any]] = []
     tokens = {""}
     while True:
         answer = await probe.calls.ask(call, request)
-        pages.append(list(getattr(answer, field)))
+        found.append(list(getattr(answer, field)))
         request.page_token = answer.next_page_token
         if not request.page_token:
-            return pages
+            return found
         holds(request.page_token not in tokens, "each page goes on to another one", "the same")
         tokens.add(request.page_token)
 
@@ -42,9 +43,9 @@ async def attempts(probe: Probe) -> None:
     for name in sent:
         await probe.run(name, action)
     request = ListAttemptsRequest(name_prefix=probe.workflow, page_size=2)
-    pages = await _pages(probe, "ListAttempts", request, "attempts")
-    holds(all(len(page) <= 2 for page in pages), "no page is longer than asked for", len(pages))  # noqa: PLR2004 - as asked
-    equal([one.name for page in pages for one in page], sorted(sent), "the names of all pages")
+    found = await pages(probe, "ListAttempts", request, "attempts")
+    holds(all(len(page) <= 2 for page in found), "no page is longer than asked for", len(found))  # noqa: PLR2004 - as asked
+    equal([one.name for page in found for one in page], sorted(sent), "the names of all pages")
     one_task = await probe.attempts(f"{probe.workflow}/tasks/t3")
     equal([one.name for one in one_task], [sent[3]], "the names with the prefix of one task")
 
@@ -77,9 +78,9 @@ async def images(probe: Probe) -> None:
     for number in range(COUNT):
         await probe.created(f"i{number}")
     request = ListImagesRequest(pool_id=probe.pool_id, page_size=2)
-    pages = await _pages(probe, "ListImages", request, "images")
-    holds(all(len(page) <= 2 for page in pages), "no page is longer than asked for", len(pages))  # noqa: PLR2004 - as asked
-    ids = [one.address.image_id for page in pages for one in page]
+    found = await pages(probe, "ListImages", request, "images")
+    holds(all(len(page) <= 2 for page in found), "no page is longer than asked for", len(found))  # noqa: PLR2004 - as asked
+    ids = [one.address.image_id for page in found for one in page]
     equal(ids, sorted(set(ids)), "the ids of all pages")
     own = [one for one in ids if one.startswith(f"{probe.prefix}-")]
     equal(own, [probe.address(f"i{number}").image_id for number in range(COUNT)], "our images")
@@ -146,9 +147,9 @@ async def survey(probe: Probe) -> None:
     await probe.made_up(probe.attempt("act", 2), name, action)
     request = SurveyPoolRequest(pool_id=probe.pool_id, page_size=2)
     try:
-        pages = await _pages(probe, "SurveyPool", request, "oddities")
+        found = await pages(probe, "SurveyPool", request, "oddities")
     except Refused as error:
         served(error.refusal)
         raise
-    own = [one for page in pages for one in page if probe.prefix in one.attempt]
+    own = [one for page in found for one in page if probe.prefix in one.attempt]
     equal([f"{one.name} of {one.attempt}: {one.why}" for one in own], [], "oddities of ours")
