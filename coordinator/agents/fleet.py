@@ -16,7 +16,16 @@ from dataclasses import dataclass, field, replace
 from coordinator.agents.connection import CALL_TIMEOUT_S, Connect
 from coordinator.agents.ears import Ears
 from coordinator.agents.line import Line
-from coordinator.agents.placing import Needs, Offer, choose, needs_of, nowhere, problem_of, why_none
+from coordinator.agents.placing import (
+    Needs,
+    Offer,
+    choose,
+    choose_fencer,
+    needs_of,
+    nowhere,
+    problem_of,
+    why_none,
+)
 from coordinator.agents.slots import WINDOW
 from coordinator.runtime import crash_points
 from coordinator.runtime.ports import (
@@ -293,6 +302,10 @@ class Fleet:
         if line.record.draining:
             return f"host {host_id!r} is draining: it gets no new tasks; choose another"
         return problem_of(self._offer(line), needs)
+
+    def fencer(self, lost: str, pools: frozenset[str], wanted: str) -> tuple[str, str]:
+        """Returns the host that settles an attempt of a lost one; or nothing, and why not."""
+        return choose_fencer(tuple(self._offers()), lost, pools, wanted)
 
     def waiting_for_host(self, workflow_id: str, task: int) -> str:
         """Returns why no host is found for a task, in words; empty if none is looked for."""

@@ -18,7 +18,13 @@ from coordinator.agents.reconciling import is_in_doubt
 from coordinator.agents.slots import Slots
 from coordinator.runtime import crash_points
 from coordinator.runtime.ports import Chance, Delivery, HostRecord
-from coordinator.saga.commands import Recall, SendAction, SendCancel, SendCompensation
+from coordinator.saga.commands import (
+    Recall,
+    SendAction,
+    SendCancel,
+    SendCompensation,
+    SendFence,
+)
 from coordinator.saga.events import (
     AttemptAccepted,
     AttemptCancelled,
@@ -26,6 +32,7 @@ from coordinator.saga.events import (
     AttemptLost,
     AttemptMissing,
     AttemptRecalled,
+    FenceRefused,
 )
 from coordinator.saga.workflow import Workflow
 from coordinator.wire.failure import failure_from_proto
@@ -36,6 +43,7 @@ from countermand.rpc.crash import Crash
 from countermand.rpc.errors import (
     AttemptNotFound,
     Busy,
+    CallUnsupported,
     Compensated,
     CountermandError,
     Expired,
@@ -47,6 +55,7 @@ from countermand.rpc.errors import (
     JournalLost,
     JournalRewound,
     PoolNotFound,
+    PoolNotShared,
     PoolReadOnly,
     VerbUnsupported,
     WrongCluster,
@@ -71,6 +80,8 @@ _CERTAIN = (
     PoolReadOnly,
     VerbUnsupported,
 )
+# What an agent says, and would say each time, of another host's attempt that it is to fence.
+_CANNOT_FENCE = (*_CERTAIN, CallUnsupported, PoolNotShared)
 # What an operator has to look at: nothing is sent to such a host.
 QUARANTINING = (Fenced, IncarnationChanged, JournalLost, JournalRewound, WrongCluster)
 
@@ -140,7 +151,7 @@ class Orders:
         if self._slots.position(name) and not isinstance(command, SendAction):
             self._slots.free(name)  # a cancel does not stand in line
             self._wake_next()
-        if ask_first:
+        if ask_first and not isinstance(command, SendFence):
             self._sent.add(name)
             if not isinstance(command, SendCompensation):
                 self._slots.occupy(name)  # it may be out, until the agent has said that it is not
@@ -298,7 +309,8 @@ class Orders:
 
     async def _carry_out(self, name: str, order: _Order, connection: Connection) -> bool:
         """Asks about what may be out, sends what is not; returns whether that is all for now."""
-        if name in self._sent and name not in self._absent:
+        is_fence = isinstance(order.command, SendFence)  # its journal has nothing of that
+        if name in self._sent and name not in self._absent and not is_fence:
             if await self._ask(name, order, connection):
                 return True
             if self._orders.get(name) is not order:
@@ -408,6 +420,8 @@ class Orders:
             self._drop(name)
             self._ears.event(workflow_id, AttemptMissing(task=command.task, number=command.number))
             return None
+        if isinstance(command, SendFence):
+            return self._fence_refused(name, order, error, wait_s)
         if not isinstance(error, _CERTAIN) or isinstance(command, SendCancel):
             return wait_s  # it is in _sent: the next round asks first
         self._drop(name)
@@ -416,6 +430,19 @@ class Orders:
             workflow_id,
             AttemptFailed(task=command.task, number=command.number, failure=failure),
         )
+        return None
+
+    def _fence_refused(
+        self, name: str, order: _Order, error: CountermandError, wait_s: float
+    ) -> float | None:
+        """Says that a host cannot fence another's attempt; until it is sure, it is asked again."""
+        if not isinstance(error, _CANNOT_FENCE):
+            return wait_s
+        self._drop(name)
+        command, host = order.command, self._record().id
+        failure = failure_from_proto(error.failure(attempt=name, host_id=host))
+        refused = FenceRefused(task=command.task, number=command.number, host=host, failure=failure)
+        self._ears.event(order.workflow.id, refused)
         return None
 
     def _full_for_s(self) -> float:

@@ -6,7 +6,7 @@ state gives the same choice.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from coordinator.runtime.ports import HostState
@@ -104,6 +104,53 @@ def problem_of(offer: Offer, needs: Needs) -> str | None:
             able = ", ".join(sorted(reached[pool].verbs)) or "nothing"
             return f"host {offer.host!r} cannot {needs.verb} in pool {pool!r}; it can: {able}"
     return None
+
+
+def choose_fencer(
+    offers: Collection[Offer], lost: str, pools: Collection[str], wanted: str = ""
+) -> tuple[str, str]:
+    """Returns the host that settles an attempt of a lost one; or nothing, and why there is none.
+
+    Draining is no hindrance: it gets nothing to do that would last.
+    """
+    known = {offer.host: offer for offer in offers}
+    identities = _identities(known.get(lost), pools)
+    problems: list[str] = []
+    for host in sorted({wanted} if wanted else known.keys() - {lost}):
+        problem = _fence_problem(known.get(host), host, lost, identities)
+        if not problem:
+            return host, ""
+        problems.append(problem)
+    if len(problems) > REASONS_SHOWN_MAX:
+        problems[REASONS_SHOWN_MAX:] = [f"and {len(problems) - REASONS_SHOWN_MAX} more"]
+    return "", "; ".join(problems) or "there is no other host"
+
+
+def _identities(lost: Offer | None, pools: Collection[str]) -> dict[str, str]:
+    """Returns which storage each pool is, as far as the host that is lost has said so."""
+    known = lost.report.pools if lost and lost.report else ()
+    reported = {pool.pool_id: pool.identity for pool in known}
+    return {pool: reported.get(pool, "") for pool in sorted(pools)}
+
+
+def _fence_problem(offer: Offer | None, host: str, lost: str, identities: Mapping[str, str]) -> str:
+    if offer is None:
+        return f"there is no {host}"
+    if host == lost:
+        return f"{host} is the one whose attempt it is"
+    if not offer.ready or offer.report is None:
+        return f"{host} is {offer.state.lower()}"
+    reached = {pool.pool_id: pool for pool in offer.report.pools}
+    for pool_id, identity in identities.items():
+        pool = reached.get(pool_id)
+        if pool is None:
+            return f"{host} reaches no pool {pool_id!r}"
+        if not pool.shared or pool.read_only:
+            how = "may only read it" if pool.read_only else "does not call it shared"
+            return f"{host} reaches pool {pool_id!r}, and {how}"
+        if identity and pool.identity and identity != pool.identity:
+            return f"the pool {pool_id!r} of {host} is another storage than that of {lost}"
+    return ""
 
 
 def why_none(offers: Collection[Offer], needs: Needs, named: Collection[str]) -> str:

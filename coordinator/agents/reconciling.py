@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from coordinator.runtime.ports import Delivery, HostRecord
-from coordinator.saga.commands import SendAction, SendCompensation
+from coordinator.saga.commands import SendAction, SendCompensation, SendFence
 from coordinator.saga.spec import IRREVERSIBLE
 from coordinator.saga.workflow import Attempt, Workflow
 from coordinator.wire.actions import action_of
@@ -93,6 +93,8 @@ def _pool_problem(record: HostRecord, report: HostReport) -> str:
 
 def can_ask_again(workflow: Workflow, command: Delivery) -> bool:
     """Returns whether an order settles its attempt, whatever became of it in a lost journal."""
+    if isinstance(command, SendFence):
+        return True  # the storage keeps the fence
     attempt = _attempt(workflow, command)
     if isinstance(command, SendAction) or attempt.overriding:
         action = action_of(workflow, command.task, attempt)

@@ -46,6 +46,7 @@ Verb: TypeAlias = (
     | pb.PauseWorkflowRequest
     | pb.ResumeWorkflowRequest
     | pb.DecideCompensationRequest
+    | pb.FenceTaskRequest
 )
 # Makes the event of a request, given the workflow that it is about and who asks.
 EventOf: TypeAlias = Callable[[Workflow, Ask], events.Request]
@@ -56,6 +57,7 @@ ALLOWED = {
     "cancel": (S.RUNNING, S.PAUSING, S.PAUSED, S.BLOCKED),
     "pause": (S.RUNNING, S.BLOCKED),
     "resume": (S.PAUSING, S.PAUSED),
+    "fence": (S.RUNNING, S.PAUSING, S.COMPENSATING, S.BLOCKED, S.ENDING),
 }
 _DECIDED_IN = (S.COMPENSATING, S.BLOCKED)  # compensations
 

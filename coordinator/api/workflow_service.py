@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
-from coordinator.api import requests, resume
+from coordinator.api import fences, requests, resume
 from coordinator.api.deciding import PRINCIPAL, Deciding
 from coordinator.api.follow import Follower, needs_somebody, never
 from coordinator.api.requests import Context
@@ -26,6 +26,7 @@ from coordinator.saga.events import (
     CancelRequested,
     CompensationDecided,
     CompensationVerb,
+    FenceRequested,
     PauseRequested,
     ResumeRequested,
 )
@@ -276,3 +277,18 @@ class WorkflowService(WorkflowServiceServicer):
 
         taken = await self._deciding.decide(workflow_id, verb, request, event)
         return pb.DecideCompensationResponse(workflow=self._showing.basic(taken.workflow))
+
+    async def FenceTask(
+        self, request: pb.FenceTaskRequest, context: Context
+    ) -> pb.FenceTaskResponse:
+        """Has another host settle the attempt of a task, on shared storage."""
+        workflow_id, task_id = requests.task_id(request.task, "task")
+        requests.demand(request, "request_id", "reason")
+
+        def event(workflow: Workflow, ask: Ask) -> FenceRequested:
+            index = self._showing.index_of(workflow, task_id)
+            host = fences.fencer(workflow, index, request.host_id, self._hosts)
+            return FenceRequested(ask=ask, task=index, host=host)
+
+        taken = await self._deciding.decide(workflow_id, "fence", request, event)
+        return pb.FenceTaskResponse(workflow=self._showing.basic(taken.workflow))

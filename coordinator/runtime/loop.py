@@ -39,7 +39,7 @@ from coordinator.runtime.timers import Timers
 from coordinator.runtime.watermark import Watermarks
 from coordinator.saga.advance import Decision, Refusal, advance, quarantine, start
 from coordinator.saga.commands import SendCompensation, SetTimer, outstanding
-from coordinator.saga.events import Event, LocksGranted, Now, OwnerChanged
+from coordinator.saga.events import Event, FenceRefused, LocksGranted, Now, OwnerChanged
 from coordinator.saga.history import GroupMoved, LocksTaken, TaskMoved, WorkflowMoved
 from coordinator.saga.plan import Plan
 from coordinator.saga.spec import Lock, Terms
@@ -406,7 +406,7 @@ class Loop:
             self._watermarks.placed(workflow, sends)
             self._hints.committed(workflow.id, settled=workflow.settled)
             _log(decision)
-            self._deliver(decision, ask_first=isinstance(item.what, OwnerChanged))
+            self._deliver(decision, ask_first=isinstance(item.what, OwnerChanged | FenceRefused))
             if item.waiter and not item.waiter.done():
                 item.waiter.set_result(decision)
 

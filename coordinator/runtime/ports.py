@@ -18,6 +18,7 @@ from coordinator.saga.commands import (
     SendAction,
     SendCancel,
     SendCompensation,
+    SendFence,
     Withdraw,
 )
 from coordinator.saga.history import Entry
@@ -258,7 +259,7 @@ class Store(Protocol):
         """Releases everything; nothing is written any more."""
 
 
-Delivery = SendAction | SendCancel | SendCompensation
+Delivery = SendAction | SendCancel | SendCompensation | SendFence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,6 +324,12 @@ class Hosts(Protocol):
         """Returns why a new verb on some pools cannot run on a host, or None.
 
         An empty id means any host. One that has not been heard yet gets the benefit of the doubt.
+        """
+
+    def fencer(self, lost: str, pools: frozenset[str], wanted: str) -> tuple[str, str]:
+        """Returns the host that settles an attempt of a lost one; or nothing, and why not.
+
+        It must reach every one of the pools as shared; an empty wish leaves the choice.
         """
 
     def waiting_for_host(self, workflow_id: str, task: int) -> str:

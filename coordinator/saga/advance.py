@@ -108,6 +108,8 @@ def _take(turn: Turn, event: Event) -> None:
             requests.go_on(turn, event)
         case events.CompensationDecided():
             requests.decide_compensation(turn, event)
+        case events.FenceRequested():
+            requests.fence(turn, event)
         case events.OwnerChanged():
             _take_over(turn, event)
         case (
@@ -118,6 +120,7 @@ def _take(turn: Turn, event: Event) -> None:
             | events.AttemptLost()
             | events.AttemptMissing()
             | events.AttemptRecalled()
+            | events.FenceRefused()
         ):
             reports.hear(turn, event)
         case _:

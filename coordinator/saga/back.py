@@ -103,7 +103,8 @@ def stop(turn: Turn, index: int) -> None:
     turn.move(index, TaskChange.STOP)
     attempt = replace(turn.task(index).last, state=AttemptState.CANCELLING)
     turn.put_attempt(index, attempt)
-    turn.commands.append(SendCancel(task=index, number=attempt.number, host=attempt.host))
+    if not attempt.fence_host:  # else it is being settled already, and nobody can stop that
+        turn.commands.append(SendCancel(task=index, number=attempt.number, host=attempt.host))
 
 
 def scope_of(turn: Turn, index: int) -> int:
@@ -158,6 +159,7 @@ def fence(turn: Turn, index: int) -> None:
 def send_compensation(turn: Turn, index: int) -> None:
     """Commits the intent of a task's next compensation, on the host that the action ran on.
 
+    Or on the one that has fenced it: the first is lost, and both reach what it left.
     Another verb takes the place of the action's own opposite only where the action is known to have
     taken effect: only the agent's own way also fences an action that may still be on its way.
     """
@@ -169,15 +171,16 @@ def send_compensation(turn: Turn, index: int) -> None:
     if overriding and not task.replacement:
         inbound = _inbound_of_opposite(turn, index, action)
         overriding = all(each.value is not None for each in inbound)
+    host = action.fence_host or action.host
     number = turn.new_attempt(
         index,
         AttemptKind.COMPENSATION,
-        action.host,
+        host,
         compensates=action.number,
         overriding=overriding,
         inbound=inbound if overriding else (),
     )
-    turn.commands.append(SendCompensation(task=index, number=number, host=action.host))
+    turn.commands.append(SendCompensation(task=index, number=number, host=host))
 
 
 def _inbound_of_opposite(turn: Turn, index: int, action: Attempt) -> tuple[Inbound, ...]:
@@ -293,5 +296,11 @@ def withdraw(turn: Turn, index: int) -> None:
     if task.attempts and task.last.open:
         if task.last.state is not AttemptState.UNKNOWN:
             turn.put_attempt(index, replace(task.last, state=AttemptState.UNKNOWN))
-        last = task.last
-        turn.commands.append(Withdraw(task=index, number=last.number, host=last.host))
+        withdraw_order(turn, index)
+
+
+def withdraw_order(turn: Turn, index: int) -> None:
+    """Has whoever sees to a task's attempt see to it no more."""
+    last = turn.task(index).last
+    host = last.fence_host or last.host
+    turn.commands.append(Withdraw(task=index, number=last.number, host=host))

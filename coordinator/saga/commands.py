@@ -50,6 +50,15 @@ class SendCompensation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SendFence:
+    """Have a host settle the attempt of another, on storage that both reach, until that is done."""
+
+    task: int
+    number: int
+    host: str  # that fences: not the one that the attempt was sent to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Withdraw:
     """See to an attempt no more: somebody has decided about it."""
 
@@ -95,7 +104,16 @@ class SetTimer:
     time: datetime
 
 
-Command = SendAction | SendCancel | SendCompensation | Withdraw | Recall | ChooseHost | SetTimer
+Command = (
+    SendAction
+    | SendCancel
+    | SendCompensation
+    | SendFence
+    | Withdraw
+    | Recall
+    | ChooseHost
+    | SetTimer
+)
 
 
 def outstanding(workflow: Workflow) -> Iterator[Command]:
@@ -127,7 +145,7 @@ def _outstanding_of(workflow: Workflow, index: int, task: Task) -> Iterator[Comm
         if not workflow.holding:
             yield choose_host(workflow.plan, index, task)
     elif task.attempts and task.last.open and task.state in UNSETTLED:
-        yield _send(index, task.last)
+        yield send(index, task.last)
 
 
 def start_number(task: Task) -> int:
@@ -135,7 +153,10 @@ def start_number(task: Task) -> int:
     return len(task.attempts) - (task.state is not TaskState.READY)
 
 
-def _send(index: int, attempt: Attempt) -> Command:
+def send(index: int, attempt: Attempt) -> Command:
+    """Returns the command that an open attempt asks for."""
+    if attempt.fence_host:
+        return SendFence(task=index, number=attempt.number, host=attempt.fence_host)
     if attempt.kind is AttemptKind.COMPENSATION:
         return SendCompensation(task=index, number=attempt.number, host=attempt.host)
     if attempt.state is AttemptState.CANCELLING:

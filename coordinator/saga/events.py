@@ -83,6 +83,16 @@ class AttemptRecalled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FenceRefused:
+    """The host that was to fence an attempt of another cannot; nothing is known of the attempt."""
+
+    task: int
+    number: int
+    host: str
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TimerFired:
     """A time that was asked for has come."""
 
@@ -191,6 +201,15 @@ class CompensationDecided:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FenceRequested:
+    """Somebody wants an attempt settled by another host that reaches the same storage."""
+
+    ask: Ask
+    task: int
+    host: str  # which
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OwnerChanged:
     """A coordinator took the workflow over, under a higher epoch."""
 
@@ -205,6 +224,7 @@ AttemptEvent = (
     | AttemptLost
     | AttemptMissing
     | AttemptRecalled
+    | FenceRefused
 )
-Request = CancelRequested | PauseRequested | ResumeRequested | CompensationDecided
+Request = CancelRequested | PauseRequested | ResumeRequested | CompensationDecided | FenceRequested
 Event = AttemptEvent | TimerFired | HostChosen | LocksGranted | Request | OwnerChanged

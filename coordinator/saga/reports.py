@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from coordinator.saga import back, events, failing, forward, history, starting
-from coordinator.saga.commands import Timer, start_number, workflow_timer
+from coordinator.saga.commands import Timer, send, start_number, workflow_timer
 from coordinator.saga.spec import IRREVERSIBLE, Retry
 from coordinator.saga.states import (
     BEING_COMPENSATED,
@@ -21,6 +21,7 @@ from coordinator.saga.turn import Step, Turn
 from coordinator.saga.workflow import Attempt, Failure, Task
 
 TIMED_OUT = "TIMED_OUT"
+ATTEMPT_FENCED = "ATTEMPT_FENCED"  # what an agent says of an attempt that it has fenced
 
 
 def hear(turn: Turn, event: events.AttemptEvent) -> None:
@@ -82,6 +83,8 @@ def _hear_of_action(turn: Turn, event: events.AttemptEvent) -> None:
                 back.fence(turn, index)  # only a tombstone settles it
         case events.AttemptRecalled():
             _action_recalled(turn, event)
+        case events.FenceRefused():
+            _fence_refused(turn, event)
         case _:
             assert_never(event)
 
@@ -144,8 +147,25 @@ def _action_cancelled(turn: Turn, event: events.AttemptCancelled) -> None:
         at_rest(turn, index)
 
 
+def _fence_refused(turn: Turn, event: events.FenceRefused) -> None:
+    """Asks the attempt's own host again: nobody else can tell."""
+    index, last = event.task, turn.task(event.task).last
+    if last.fence_host != event.host:
+        return  # another one was asked meanwhile
+    turn.put_attempt(index, replace(last, fence_host=""))
+    turn.move(index, TaskChange.LOST, event.failure)
+    if turn.task(index).state is TaskState.UNKNOWN:
+        _attempt_unknown(turn, index, event.failure)
+    else:
+        turn.put_attempt(index, replace(turn.task(index).last, failure=event.failure))
+    turn.commands.append(send(index, turn.task(index).last))
+
+
 def _action_failed(turn: Turn, event: events.AttemptFailed) -> None:
     index = event.task
+    too_late = turn.task(index).too_late
+    if too_late is not None and event.failure.reason == ATTEMPT_FENCED:
+        event = replace(event, failure=too_late)  # what it was fenced for
     _end_attempt(turn, index, AttemptState.FAILED, event, event.failure)
     failed(turn, index, event.failure)
 
@@ -211,7 +231,12 @@ def _hear_of_compensation(turn: Turn, event: events.AttemptEvent) -> None:
         case events.AttemptLost():
             if turn.task(index).last.state is not AttemptState.UNKNOWN:
                 _attempt_unknown(turn, index, event.failure)
-        case events.AttemptAccepted() | events.AttemptMissing() | events.AttemptRecalled():
+        case (
+            events.AttemptAccepted()
+            | events.AttemptMissing()
+            | events.AttemptRecalled()
+            | events.FenceRefused()
+        ):
             pass  # the intent stands and is seen to until its outcome is known
         case _:
             assert_never(event)

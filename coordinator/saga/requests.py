@@ -19,10 +19,12 @@ from coordinator.saga import (
     retracing,
     starting,
 )
+from coordinator.saga.commands import SendFence
 from coordinator.saga.spec import IRREVERSIBLE, Lock, united
 from coordinator.saga.states import (
     AT_REST,
     BEING_COMPENSATED,
+    IN_FLIGHT,
     AttemptState,
     GroupChange,
     TaskChange,
@@ -39,6 +41,7 @@ _PAUSABLE = (W.RUNNING, W.BLOCKED)
 _HOLDABLE = (W.RUNNING, W.BLOCKED, W.COMPENSATING)
 _RESUMABLE = (W.PAUSING, W.PAUSED)
 _MADE_UP_FOR = (W.COMPENSATING, W.BLOCKED)
+_FENCEABLE = (W.RUNNING, W.PAUSING, W.COMPENSATING, W.BLOCKED, W.ENDING)
 _GIVEN_UP = frozenset({TaskState.UNKNOWN, TaskState.CANCELLING})
 
 
@@ -287,6 +290,38 @@ def _first_failure(turn: Turn, scope: int) -> Failure:
         if failure is not None:
             return failure
     return Failure(reason="RESET", message="An operator wants it run anew.")
+
+
+# -- fences ---------------------------------------------------------------------------------------
+
+
+def fence(turn: Turn, event: events.FenceRequested) -> None:
+    """Has another host settle an attempt; what its own says from now on changes nothing.
+
+    That host is asked until it has answered, or another one is asked in its place. Nothing is
+    concluded before, and asking twice does no harm.
+    """
+    index, task = event.task, turn.task(event.task)
+    if not _may(turn, event.ask, _FENCEABLE):
+        return
+    if task.state not in IN_FLIGHT:
+        name = turn.plan.nodes[index].name
+        because = f"{name} is {task.state}: an attempt is fenced whose outcome is still to come"
+        _refuse(turn, _FENCEABLE, because)
+        return
+    last = task.last
+    chosen = Inbound(
+        field=HOST_FIELD,
+        value=event.host,
+        origin=PATCH,
+        principal=event.ask.principal,
+        time=turn.now.time,
+        previous=last.fence_host or last.host,
+    )
+    _note(turn, event.ask, "fence", index, (chosen,))
+    back.withdraw_order(turn, index)
+    turn.put_attempt(index, replace(last, fence_host=event.host))
+    turn.commands.append(SendFence(task=index, number=last.number, host=event.host))
 
 
 # -- compensations --------------------------------------------------------------------------------

@@ -84,6 +84,7 @@ class Attempt:
     state: AttemptState
     host: str
     intent: int  # the coordinator's own order of intents
+    fence_host: str = ""  # of an action: the host that is asked to settle it in its host's place
     compensates: int = 0  # the number of the attempt that a compensation makes up for
     overriding: bool = False  # of a compensation: another verb than the action's own opposite
     inbound: tuple[Inbound, ...] = ()

@@ -345,6 +345,13 @@ attempts = Table(
     ),
     Column("host", Text, nullable=False, comment="a compensation goes where its action went"),
     Column(
+        "fence_host",
+        Text,
+        nullable=False,
+        server_default="",
+        comment="that settles it in its host's place, if any",
+    ),
+    Column(
         "intent",
         BigInteger,
         CheckConstraint("intent >= 1", name="intent_positive"),

@@ -8,7 +8,7 @@ from itertools import islice
 
 from google.protobuf.message import Message
 
-from coordinator.saga.commands import SendAction, SendCancel, SendCompensation
+from coordinator.saga.commands import SendAction, SendCancel, SendCompensation, SendFence
 from coordinator.saga.plan import ancestors
 from coordinator.saga.states import PASSED
 from coordinator.saga.workflow import Attempt, Failure, Group, Workflow
@@ -19,7 +19,11 @@ from coordinator.wire.values import output_of_values
 from coordinator.wire.view import traceparent_of
 from countermand.rpc.names import attempt_name
 from countermand.rpc.request_hash import request_hash
-from countermand.v1.agent_pb2 import CancelAttemptRequest, CompensateRequest
+from countermand.v1.agent_pb2 import (
+    CancelAttemptRequest,
+    CompensateRequest,
+    FenceAttemptRequest,
+)
 from countermand.v1.attempt_pb2 import AttemptHeader
 from countermand.v1.failure_pb2 import Failure as FailureMessage
 from countermand.v1.verb_pb2 import Action
@@ -31,7 +35,7 @@ CAUSES_MAX = 16
 NODES_LOOKED_AT = 256
 
 # Commands that are no calls, Withdraw and ChooseHost, are for lines and fleet alone.
-Send = SendAction | SendCancel | SendCompensation
+Send = SendAction | SendCancel | SendCompensation | SendFence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,10 @@ def call_of(workflow: Workflow, command: Send, *, cluster_id: str, incarnation: 
     )
     if isinstance(command, SendCancel):
         return Call(rpc="CancelAttempt", request=CancelAttemptRequest(header=header))
+    if isinstance(command, SendFence):
+        action = action_of(workflow, command.task, attempt)
+        header.request_hash = request_hash(action)
+        return Call(rpc="FenceAttempt", request=FenceAttemptRequest(header=header, action=action))
     if isinstance(command, SendCompensation):
         if attempt.overriding:
             return _call(action_of(workflow, command.task, attempt), header)

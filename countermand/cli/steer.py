@@ -60,6 +60,32 @@ def pause(settings: Settings, name: str, reason: str, hold_compensation: bool) -
 
 @click.command(
     epilog=examples(
+        "countermand workflow fence vm-42 copy-1 --reason 'host-a has lost its power'",
+        "countermand workflow fence vm-42 copy-1 --via host-b --reason 'host-a hangs'",
+    )
+)
+@click.argument("name", metavar="WORKFLOW")
+@click.argument("task")
+@click.option("--via", "host", default="", metavar="HOST", help="The host that does it; else any.")
+@click.option("--reason", required=True, help="Why, for the audit.")
+@shared_options()
+@click.pass_obj
+def fence(settings: Settings, name: str, task: str, host: str, reason: str) -> None:
+    """Settle a task whose host is lost.
+
+    Another host that reaches the same shared pool looks: what the task made is there, and it
+    succeeded; or it never will be, however late its host goes on, and it failed and may be retried.
+    """
+
+    async def work(client: Client) -> None:
+        one = await named(client, name)
+        say_state(settings, await one.fence(task.rpartition("/")[2], reason, host=host))
+
+    run(settings, work)
+
+
+@click.command(
+    epilog=examples(
         "countermand workflow fork vm-42 --id vm-43",
         "countermand workflow fork vm-42 --id vm-43 --input target=fast/disk-2",
     )

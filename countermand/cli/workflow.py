@@ -17,7 +17,7 @@ from countermand.cli.files import read, spec_source
 from countermand.cli.lint import lint, plan
 from countermand.cli.resume import requirements, resume
 from countermand.cli.settings import OrderedGroup, Settings, Span, examples, shared_options
-from countermand.cli.steer import cancel, fork, pause
+from countermand.cli.steer import cancel, fence, fork, pause
 from countermand.cli.timeline import timeline
 
 if TYPE_CHECKING:
@@ -328,7 +328,7 @@ def wait(settings: Settings, name: str, settled: bool) -> None:
     run(settings, work, patience=PATIENCE_WHEN_FOLLOWING)
 
 
-for command in (cancel, pause, resume, requirements, compensation, fork):
+for command in (cancel, pause, resume, requirements, compensation, fence, fork):
     workflow.add_command(command)
 
 

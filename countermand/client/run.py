@@ -28,6 +28,7 @@ from countermand.v1.verb_pb2 import Action
 from countermand.v1.workflow_pb2 import (
     CancelWorkflowRequest,
     DecideCompensationRequest,
+    FenceTaskRequest,
     ForkWorkflowRequest,
     GetResumeRequirementsRequest,
     GetTaskRequest,
@@ -302,6 +303,25 @@ class Run:
         method = self._calls.workflows.GetResumeRequirements
         answer = await self._calls.unary(method, request, timeout_s=READ_TIMEOUT_S)
         return list(answer.requirements)
+
+    async def fence(self, task_id: str, reason: str, *, host: str = "", etag: str = "") -> Workflow:
+        """Has another host settle the attempt of a task whose own host is lost or silent.
+
+        Args:
+            task_id: The task.
+            reason: Why, for the audit.
+            host: The host that does it; empty: the coordinator chooses one.
+            etag: Only if the workflow is still as it was seen.
+        """
+        request = FenceTaskRequest(
+            task=names.task_name(self.id, task_id),
+            reason=reason,
+            host_id=host,
+            etag=etag,
+            request_id=new_request_id(),
+        )
+        method = self._calls.workflows.FenceTask
+        return (await self._calls.change(method, request)).workflow
 
     async def decide_compensation(
         self,

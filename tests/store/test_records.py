@@ -44,6 +44,7 @@ ACTION = Attempt(
     kind=AttemptKind.ACTION,
     state=AttemptState.SUCCEEDED,
     host="host-7",
+    fence_host="host-8",
     intent=7,
     inbound=(*BOUND, *PATCHED),
     output=INPUT,
