@@ -53,24 +53,22 @@ Mount = Callable[..., Path]
 
 
 @contextlib.contextmanager
-def mounted(kind: str, folder: Path, *, size_bytes: int = 0) -> Iterator[Path]:
+def mounted(
+    kind: str, folder: Path, *, size_bytes: int = 0, image: Path | None = None
+) -> Iterator[Path]:
     """Yields a folder with an empty file system of a kind; skips the test where there can be none.
 
-    btrfs and xfs have a smallest size, 16 MiB and 300 MiB.
+    btrfs and xfs have a smallest size, 16 MiB and 300 MiB. A file that is named holds it, and what
+    that held before is still there.
     """
     about = KINDS[kind]
     size_bytes = size_bytes or about.size_bytes
     _need(about, kind)
     folder.mkdir(parents=True)
     options = about.options or f"size={size_bytes}"
-    with tempfile.NamedTemporaryFile(dir=_room(folder, size_bytes), suffix=f".{kind}") as image:
-        source = image.name if about.make else "tmpfs"
-        if about.make:
-            image.truncate(size_bytes)
-            subprocess.run([*about.make, source], check=True, stdout=subprocess.DEVNULL)
+    with _held(about, folder, size_bytes, image) as source:
         command = ["mount", "-t", kind, "-o", options, source, str(folder)]
         mounting = subprocess.run(command, check=False, capture_output=True, text=True)
-    # The file has no name any more: it goes with the loop device that has it open.
     if mounting.returncode:
         pytest.skip(f"no {kind} can be mounted here: {mounting.stderr.strip()}")
     keeper = subprocess.Popen(
@@ -83,6 +81,28 @@ def mounted(kind: str, folder: Path, *, size_bytes: int = 0) -> Iterator[Path]:
     finally:
         keeper.communicate()
         assert keeper.returncode == 0, f"something was still using {folder}"
+
+
+@contextlib.contextmanager
+def _held(about: Kind, folder: Path, size_bytes: int, image: Path | None) -> Iterator[str]:
+    """Yields what a file system is in; without a name it goes with the loop device that has it."""
+    if not about.make:
+        yield "tmpfs"
+    elif image is not None:
+        if not image.exists():
+            _make(about, image, size_bytes)
+        yield str(image)
+    else:
+        with tempfile.TemporaryDirectory(dir=_room(folder, size_bytes)) as room:
+            image = Path(room) / "image"
+            _make(about, image, size_bytes)
+            yield str(image)
+
+
+def _make(about: Kind, image: Path, size_bytes: int) -> None:
+    with image.open("wb") as file:
+        file.truncate(size_bytes)
+    subprocess.run([*about.make, image], check=True, stdout=subprocess.DEVNULL)
 
 
 def _room(folder: Path, size_bytes: int) -> Path:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
@@ -178,6 +178,45 @@ def test_only_raw_images_are_kept(folder, tmp_path):
     assert subvolumes.is_subvolume(copied)
     assert (copied / "data.raw").read_bytes() == b"x" * MIB
     assert driver.staged() == []
+
+
+CHANGES: Mapping[str, tuple[Callable[[FileDriver], Steps[object]], str, int]] = {
+    "clone": (
+        lambda driver: driver.clone(work("do"), "base", "made", copy_allowed=False),
+        "made",
+        1,
+    ),
+    "snapshot": (lambda driver: driver.create_snapshot(work("do"), "base", "made"), "base@made", 1),
+    "revert": (lambda driver: driver.revert(work("do"), "base", "old", safety_id=""), "base", 2),
+    "grow": (
+        lambda driver: driver.resize(work("do"), "base", size_bytes=2 * MIB, shrink_allowed=False),
+        "base",
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_was_told_to_be_done_survives_a_power_cut(change, tmp_path):
+    """The power is cut at once, and takes with it what the kernel had not yet written."""
+    act, name, generation = CHANGES[change]
+    disk, left = tmp_path / "disk", tmp_path / "left"
+    with mounted("btrfs", tmp_path / "before", size_bytes=32 * MIB, image=disk) as folder:
+        driver = opened(folder)
+        create(driver, "base")
+        run(driver.create_snapshot(work("snapshot"), "base", "old"))
+        os.sync()
+        shutil.copyfile(disk, tmp_path / "untouched")
+        run(act(driver))
+        shutil.copyfile(disk, left)
+    with mounted("btrfs", tmp_path / "after", image=left) as folder:
+        driver = opened(folder)
+        label = driver.layout.label(name)
+        assert label.generation == generation
+        assert driver.layout.data(name, label)[1].size_bytes == label.virtual_size_bytes
+    with mounted("btrfs", tmp_path / "earlier", image=tmp_path / "untouched") as folder:
+        found = opened(folder).layout.owner(name)
+        assert found is None or found.generation < generation  # else nothing was cut off
 
 
 def test_a_full_file_system_is_a_failure_that_leaves_nothing(mount):
