@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -65,6 +66,19 @@ class CsiHost:
             self.process.stdout.close()
         self.process = None
 
+    @contextmanager
+    def started_again(self) -> Iterator[None]:
+        """Starts it once more when it dies meanwhile, as whoever supervises it would."""
+
+        def keep() -> None:
+            self.wait()
+            self.start()
+
+        keeper = threading.Thread(target=keep)
+        keeper.start()
+        yield
+        keeper.join()
+
     def misbehave(self, call: str, *faults: str) -> None:
         """Says what the next calls of a name do wrong."""
         (self.folder / "store/faults" / call).write_text("\n".join(faults))
@@ -105,18 +119,33 @@ class CsiHost:
         return {"driver": "csi", "path": self.socket, "options": told}
 
 
+def records(labels: Path) -> dict[str, dict[str, Any]]:
+    """Returns what is written down of the volume of each image and snapshot."""
+    found = sorted(labels.glob("images/*/volume.json"))
+    return {path.parent.name: json.loads(path.read_text()) for path in found}
+
+
 def named(labels: Path) -> set[str]:
     """Returns the ids of the volumes and snapshots that a pool's labels name."""
-    return {json.loads(path.read_text())["id"] for path in labels.glob("images/*/volume.json")}
+    return {record["id"] for record in records(labels).values()}
+
+
+@contextmanager
+def running(*words: str) -> Iterator[CsiHost]:
+    """Yields a plug-in that runs, with all that it has in memory, where flushing costs nothing."""
+    memory = Path("/dev/shm")
+    root = Path(tempfile.mkdtemp(prefix="csi-", dir=memory if memory.is_dir() else None))
+    host = CsiHost(root, words=words)
+    host.start()
+    try:
+        yield host
+    finally:
+        host.kill()
+        shutil.rmtree(root)
 
 
 @pytest.fixture(scope="session")
 def csi_host() -> Iterator[CsiHost]:
-    """Yields a plug-in that sizes volumes exactly, for many pools; flushing costs nothing there."""
-    memory = Path("/dev/shm")
-    root = Path(tempfile.mkdtemp(prefix="csi-", dir=memory if memory.is_dir() else None))
-    host = CsiHost(root, words=("--round-to=512",))
-    host.start()
-    yield host
-    host.kill()
-    shutil.rmtree(root)
+    """Yields a plug-in for many pools, which makes volumes exactly as large as was asked for."""
+    with running("--round-to=512") as host:
+        yield host

@@ -21,7 +21,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
@@ -150,17 +150,30 @@ class Plugin:
     """What it does when it is called; the names of the methods are those of the calls."""
 
     def __init__(
-        self, store: Store, *, controller: list[str], node: list[str], shows: bool
+        self,
+        store: Store,
+        *,
+        name: str,
+        secret: str,
+        controller: list[str],
+        node: list[str],
+        shows: bool,
     ) -> None:
         self.store = store
+        self.name = name
+        self.secret = secret
         self.controller = controller
         self.node = node
         self.shows = shows
 
+    def check(self, secrets: Mapping[str, str]) -> None:
+        if secrets.get("word") != self.secret:
+            refuse("UNAUTHENTICATED", "another secret is needed")
+
     # -- Identity -------------------------------------------------------------------------------
 
     def GetPluginInfo(self, _request):
-        return csi.GetPluginInfoResponse(name="files.test.countermand", vendor_version="1")
+        return csi.GetPluginInfoResponse(name=self.name, vendor_version="1")
 
     def GetPluginCapabilities(self, _request):
         reply = csi.GetPluginCapabilitiesResponse()
@@ -403,6 +416,8 @@ def servicer(plugin: Plugin, base: type) -> Any:
             try:
                 if fault and fault not in FAULTS:
                     refuse(fault, "as the test says")
+                if plugin.secret and "secrets" in request.DESCRIPTOR.fields_by_name:
+                    plugin.check(request.secrets)
                 before()
                 reply = getattr(plugin, name)(request)
                 after()
@@ -421,10 +436,14 @@ def main() -> None:
     parser.add_argument("--without", default="", help="capabilities it has not, with commas")
     parser.add_argument("--capacity-bytes", default=256 * MIB, type=int)
     parser.add_argument("--round-to", default=MIB, type=int)
+    parser.add_argument("--name", default="files.test.countermand")
+    parser.add_argument("--secret", default="", help="the word that must come with every call")
     words = parser.parse_args()
     missing = set(words.without.split(","))
     plugin = Plugin(
         Store(words.folder, capacity_bytes=words.capacity_bytes, round_to=words.round_to),
+        name=words.name,
+        secret=words.secret,
         controller=[name for name in CONTROLLER if name not in missing],
         node=[name for name in NODE if name not in missing],
         shows="NODE_SERVICE" not in missing,

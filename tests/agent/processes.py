@@ -34,6 +34,7 @@ class Host:
     host_id: str = "host-a"
     certificate: Certificate | None = None
     address: str = "127.0.0.1:0"  # where it listens; the same in its next life
+    paths: dict[str, Path] = field(default_factory=dict)  # of pools whose path is not their folder
 
     def make_pools(self) -> None:
         """Makes the pools' folders, as an administrator would."""
@@ -62,7 +63,7 @@ class Host:
         """Starts the agent and returns once it answers."""
         self.make_pools()
         pools = [
-            f"--pool={pool_id}={self.pool(pool_id)}{options}"
+            f"--pool={pool_id}={self.paths.get(pool_id, self.pool(pool_id))}{options}"
             for pool_id, options in self.options.items()
         ]
         with (self.folder / "agent.log").open("ab") as log:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from agent.drivers.plugins import installed
 from tests.agent.csi_host import CsiHost
 
 
@@ -54,7 +53,7 @@ class Storage:
 
     def tells(self, verb: str) -> bool:
         """Returns whether stories of a verb are told here."""
-        return verb in (self.verbs or installed().load(self.driver).verbs)
+        return not self.verbs or verb in self.verbs
 
     def places(self, request: pytest.FixtureRequest, tmp_path: Path) -> Places:
         """Returns what makes places in it."""
