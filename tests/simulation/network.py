@@ -188,6 +188,8 @@ class Line:
                 yield message
         finally:
             task.cancel()
+        if task.done() and not task.cancelled() and isinstance(task.exception(), CountermandError):
+            raise task.exception()  # type: ignore[misc]  # it is one
         raise HostUnreachable(address=self._address)
 
     async def close(self) -> None:

@@ -252,11 +252,13 @@ class AgentNode(Node):
         self.copy = sqlite3.connect(":memory:", isolation_level=None)
         self.journal.backup(self.copy)
 
-    def restore_journal(self) -> None:
-        """Puts the copy back in the place of the journal."""
+    def restore_journal(self) -> int:
+        """Puts the copy back in the place of the journal; returns its sequence."""
         assert self.copy is not None
         self.copy.backup(self.journal)
         self.restored += 1
+        found = self.journal.execute("SELECT value FROM meta WHERE key = 'sequence'").fetchone()
+        return int(found[0]) if found else 0
 
     def replace_pool(self) -> list[str]:
         """Puts another storage in the place of its own pool; returns what attempts had there.

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypedDict
 
 from google.protobuf.struct_pb2 import Value
 
-from coordinator.saga.states import AttemptState, TaskState
+from coordinator.saga.states import IN_FLIGHT, AttemptState, TaskState
 from coordinator.saga.workflow import Workflow
 from coordinator.wire.actions import action_of
 from countermand.rpc.errors import CountermandError
@@ -403,6 +403,8 @@ class Helper(_Person):
             return
         if shown.state not in (WORKFLOW_STATE_PAUSED, WORKFLOW_STATE_BLOCKED):
             return
+        if not shown.needs and any(t.state in IN_FLIGHT for _, t in workflow.tasks()):
+            return  # what it needs is being tried just now
         if not shown.needs:
             raise self.world.broken(f"{workflow.id} is held and does not say what it needs")
         compensations = [n.task for n in shown.needs if n.reason == "COMPENSATION_BLOCKED"]

@@ -17,6 +17,7 @@ from coordinator.saga.advance import Decision
 from coordinator.saga.plan import ancestors
 from coordinator.saga.spec import OnFailure, Value
 from coordinator.saga.states import (
+    BEING_COMPENSATED,
     GROUP_PASSED,
     AttemptKind,
     AttemptState,
@@ -43,6 +44,11 @@ class Promises:
 
     workflows: dict[str, Workflow] = field(default_factory=dict)  # as committed
     draining: dict[str, datetime] = field(default_factory=dict)  # since when
+    hosts: dict[str, HostRecord] = field(default_factory=dict)  # as stored
+    # Hosts with an older journal than was heard of, and those with another pool, with what was open
+    # and had been there: until somebody accepts them.
+    rewound: set[str] = field(default_factory=set)
+    replaced: dict[str, frozenset[str]] = field(default_factory=dict)
     # What operators gave to tasks: every attempt from then on carries it.
     patches: dict[tuple[str, int], dict[str, Value]] = field(default_factory=dict)
     # Requests that were carried out, by their ids: in which version of which workflow.
@@ -76,6 +82,11 @@ class Promises:
 
     def host_kept(self, record: HostRecord, now: datetime) -> None:
         """Takes up what is stored of a host."""
+        before = self.hosts.get(record.id)
+        self.hosts[record.id] = record
+        if before is not None and before.accepted_intent != record.accepted_intent:
+            self.rewound.discard(record.id)
+            self.replaced.pop(record.id, None)
         if not record.draining:
             self.draining.pop(record.id, None)
         else:
@@ -143,10 +154,30 @@ class Promises:
         task = workflow.task(workflow.plan.by_name[name.task_id])
         assert name.number <= len(task.attempts), f"I5: {rpc} for {name} was never committed"
         attempt = task.attempts[name.number - 1]
+        held = f"{rpc} for {name} goes to {attempt.host}"
+        assert attempt.host not in self.rewound, f"S-Z11: {held}, whose journal went back"
+        lost = name.workflow_id in self.replaced.get(attempt.host, ())
+        assert not lost, f"S-Z10: {held}, whose pool is another one"
         assert attempt.intent == intent, f"I5: {name} goes out with another intent"
         if rpc != "CancelAttempt" and attempt.kind is AttemptKind.ACTION:
             paused = workflow.state is WorkflowState.PAUSED
             assert not paused, f"S-A1: {rpc} for {name} leaves while {workflow.id} is PAUSED"
+
+    def journal_restored(self, host: str, sequence: int) -> None:
+        """Takes up that an agent begins again with an older journal."""
+        known = self.hosts.get(host)
+        if known is not None and sequence < known.heard_sequence:
+            self.rewound.add(host)
+
+    def pool_replaced(self, host: str) -> None:
+        """Takes up that a host has lost its journal and its pool."""
+        self.rewound.discard(host)  # the journal that went back is gone as well
+        self.replaced[host] = frozenset(
+            workflow.id
+            for workflow in self.workflows.values()
+            if not workflow.settled
+            and any(a.host == host for _, task in workflow.tasks() for a in task.attempts)
+        )
 
     def check_forgotten(self, request: ForgetRequest) -> None:
         """Asserts I12: only what is settled, durably, is forgotten."""
@@ -257,7 +288,7 @@ def within_budget(before: Workflow, index: int) -> None:
         if attempt.kind is AttemptKind.ACTION:
             if attempt.state is AttemptState.SUCCEEDED:
                 break
-            failed += 1
+            failed += attempt.state is not AttemptState.CANCELLED  # taken back: no try at all
     most = before.plan.task(index).policy.retry.attempts_max
     name = before.plan.nodes[index].name
     assert failed < most, f"S-P: {name} is tried again after {failed} of {most}"
@@ -266,7 +297,9 @@ def within_budget(before: Workflow, index: int) -> None:
 def not_before_its_time(before: Workflow, entry: history.Entry) -> None:
     """Asserts that a wait is over when an attempt begins, unless an operator has cut it short."""
     task = before.task(entry.task)
-    if task.due_time is not None and not task.needs_decision:
+    # What it waited for in its compensation is over when somebody marks that done.
+    made_up_for = task.state in BEING_COMPENSATED
+    if task.due_time is not None and not task.needs_decision and not made_up_for:
         early = task.due_time - entry.time
         name = before.plan.nodes[entry.task].name
         assert early < CLOCKS_DIFFER, f"S-P: {name} begins {early} before its time"

@@ -9,12 +9,17 @@ from typing import Any
 
 import pytest
 
+from agent import attempts
 from coordinator.agents.fleet import Fleet
+from coordinator.agents.forgetting import Forgetting
+from coordinator.agents.line import Line
+from coordinator.agents.orders import Orders
 from coordinator.agents.placing import Offer
 from coordinator.api.deciding import Deciding
 from coordinator.runtime.locks import stands_in_line
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.timers import Timers
+from coordinator.runtime.watermark import Watermarks
 from coordinator.saga import (
     advance,
     back,
@@ -208,6 +213,77 @@ def test_finds_a_leftover_that_is_not_listed(monkeypatch: Patch) -> None:
     monkeypatch.setattr("coordinator.wire.view.leftovers", lambda _: iter(()))
     monkeypatch.setattr("coordinator.store.summaries.leftovers", lambda _: iter(()))
     _expect_violation("is not listed", seeds=60)
+
+
+# -- evidence -------------------------------------------------------------------------------------
+
+
+def test_finds_a_watermark_that_is_too_high(monkeypatch: Patch) -> None:
+    """Planted: what is committed and not sent yet counts as closed (S-Z28)."""
+    monkeypatch.setattr(Watermarks, "of", lambda self, _host: self.next_intent)
+    _expect_violation("Z28", seeds=60)
+
+
+def test_finds_evidence_that_goes_before_its_workflow_has_settled(monkeypatch: Patch) -> None:
+    """Planted: an agent is told to forget whatever it has (I12)."""
+    look = Forgetting.look
+
+    async def blindly(self: Forgetting) -> bool:
+        self._ears = replace(self._ears, workflow=lambda _: None)
+        return await look(self)
+
+    monkeypatch.setattr(Forgetting, "look", blindly)
+    _expect_violation("I12", seeds=20)
+
+
+def test_finds_agents_that_are_never_told_to_forget(monkeypatch: Patch) -> None:
+    """Planted: what settles leaves no row for its hosts, and nobody looks."""
+
+    async def nothing(_self: Forgetting) -> bool:
+        return False
+
+    monkeypatch.setattr("coordinator.store.memory.evidence_rows", lambda _: [])
+    monkeypatch.setattr(Forgetting, "look", nothing)
+    _expect_violation("never forgotten", seeds=5)
+
+
+def test_finds_an_agent_that_takes_late_requests_for_new(monkeypatch: Patch) -> None:
+    """Planted: an agent does not keep the watermark (S-Z28)."""
+    admit = attempts.admit
+
+    def blindly(header: Any, facts: Any, **more: Any) -> Any:
+        return admit(header, replace(facts, low_watermark=0), **more)
+
+    monkeypatch.setattr(attempts, "admit", blindly)
+    late = Faults(message_repeated=0.5, message_lost=0.1, lost_found_again=1.0)
+    _expect_violation("I1|I2|I3|I12|never", seeds=60, faults=late)
+
+
+def test_finds_a_journal_that_goes_back_unnoticed(monkeypatch: Patch) -> None:
+    """Planted: a line does not notice that an agent has lost what it had (S-Z11)."""
+    monkeypatch.setattr(Orders, "_is_amiss", lambda *_: False)
+    watch = Line._session
+
+    async def from_now_on(self: Line, connection: Any) -> None:
+        self._heard = 0
+        await watch(self, connection)
+
+    monkeypatch.setattr(Line, "_session", from_now_on)
+    older = Faults(
+        journal_lost=1e-9,
+        journal_copied=0.4,
+        journal_restored=0.9,
+        kill_every_s=3.0,
+        down_s_max=3.0,
+    )
+    _expect_violation("S-Z11", seeds=60, faults=older)
+
+
+def test_finds_a_lost_pool_that_nobody_is_asked_about(monkeypatch: Patch) -> None:
+    """Planted: a host goes on by itself although its pool is another one (S-Z10)."""
+    monkeypatch.setattr("coordinator.agents.reconciling._pool_problem", lambda *_: "")
+    lost = Faults(journal_lost=0.6, pool_lost_too=1.0, kill_every_s=4.0, down_s_max=4.0)
+    _expect_violation("S-Z10", seeds=60, faults=lost)
 
 
 def _expect_violation(words: str, *, seeds: int, faults: Faults | None = None) -> None:

@@ -1,9 +1,12 @@
 """A hundred simulated clusters, each under one seed; `make simulate` runs more.
 
-Covers S-Z1 to S-Z7, S-Z9, S-Z14 to S-Z16, S-Z20, S-Z22, S-V3 to S-V9, S-V14, S-V18, S-V19.
+Covers S-Z1 to S-Z7, S-Z9, S-Z14 to S-Z16, S-Z20, S-Z22, S-Z28, S-Z31, S-V3 to S-V9,
+S-V14, S-V18, S-V19.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 
@@ -26,6 +29,23 @@ def test_every_cluster_keeps_its_promises_on_sqlite(first: int) -> None:
     """The same with the real store in the place of the model."""
     for seed in range(first, first + 10):
         World(seed, store=STORES["sqlite"]).run()
+
+
+# Agents start again often, and what they start on is not always what they left.
+JOURNALS_LOST = Faults(journal_lost=0.3, kill_every_s=6.0, down_s_max=6.0)
+POOLS_LOST_TOO = replace(JOURNALS_LOST, pool_lost_too=0.4)
+JOURNALS_OLDER = replace(JOURNALS_LOST, journal_lost=0.05, journal_copied=0.4, journal_restored=0.6)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [JOURNALS_LOST, POOLS_LOST_TOO, JOURNALS_OLDER],
+    ids=["journals lost", "pools lost too", "journals older"],
+)
+def test_every_cluster_keeps_its_promises_whatever_becomes_of_journals(faults: Faults) -> None:
+    """S-Z10, S-Z11: reconciled with the storage, or held until somebody accepts what is gone."""
+    for seed in range(1, 21):
+        World(seed, faults=faults).run()
 
 
 def test_the_storm_reaches_what_it_should() -> None:

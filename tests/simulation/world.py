@@ -42,7 +42,7 @@ from tests.simulation.stores import Model, Storage
 
 HOSTS = ("host-a", "host-b", "host-c")
 STORM_S = 90.0  # how long things fail
-FORGETTING_S = 120.0  # how long evidence may stay once everything has settled
+FORGETTING_S = 300.0  # how long evidence may stay once everything has settled
 PATIENCE_S = 3600.0  # and how long everything may take to come right afterwards
 REFUSED_S = 4.0  # after which a workflow that was refused its images, or its hosts, is tried again
 REFUSALS_MAX = 20  # of one that does not wait in line for images: then it is given up
@@ -284,7 +284,9 @@ class World(Surroundings):
         if draw < faults.journal_lost:
             self.note(f"{agent.name} loses its journal")
             agent.lose_journal()
+            self.promises.rewound.discard(agent.name)
             if self.chance.random() < faults.pool_lost_too:
+                self.promises.pool_replaced(agent.name)
                 lost = agent.replace_pool()
                 self.note(f"{agent.name} loses its pool, and {lost}")
                 self.lost_with_pools.update(lost)
@@ -293,7 +295,7 @@ class World(Surroundings):
             agent.copy_journal()
         elif agent.copy is not None and self.chance.random() < faults.journal_restored:
             self.note(f"{agent.name} has an older journal")
-            agent.restore_journal()
+            self.promises.journal_restored(agent.name, agent.restore_journal())
 
     def died(self, node: Node) -> None:
         """Has a dead node started again after a while."""
