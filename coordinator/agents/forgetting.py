@@ -4,54 +4,103 @@ What is to be told stands in the store, written with the change that settled eac
 there once the agent has answered. If either side stops in between, it is told again: no harm done.
 Only workflows all of whose intents there are below the low-watermark are named: see
 `coordinator/runtime/watermark.py` for why nothing late of them can be taken for new then.
+
+An agent is also asked what it has, when its line comes up and now and then: evidence of workflows
+that are not open, which nobody would ever tell it to forget, came with an older journal that was
+put back, or is older than this store.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
 from coordinator.agents.connection import CALL_TIMEOUT_S, Connection
 from coordinator.agents.ears import Ears
 from countermand.rpc.errors import CountermandError
-from countermand.rpc.names import workflow_name
-from countermand.v1.agent_pb2 import ForgetRequest
+from countermand.rpc.names import parse_attempt, workflow_name
+from countermand.v1.agent_pb2 import ForgetRequest, ForgetResponse, ListAttemptsRequest
 
 log = logging.getLogger(__name__)
 
 FORGET_S = 5.0  # evidence that stays a little longer harms nobody
 FORGET_MAX = 200  # workflows in one call: some kilobytes, and deleted within milliseconds
 REST_S = 0.2  # between two calls when there is more: orders come first
+LOOK_S = 600.0  # between two looks at all that an agent has: what it should not have is rare
+LOOK_AGAIN_S = 30.0  # where something was found: the watermark may have been too low for it
+PAGE_MAX = 200  # attempts with their arguments, some hundred bytes each
 
 
-async def forget_for_ever(
-    connection: Connection, *, host: str, cluster_id: str, ears: Ears
-) -> None:
-    """Has an agent forget what it may, now and again, until cancelled."""
-    rest_s = FORGET_S
-    while True:
-        await asyncio.sleep(rest_s)
+class Forgetting:
+    """Has one agent forget what it may, over one connection."""
+
+    def __init__(self, connection: Connection, *, host: str, cluster_id: str, ears: Ears) -> None:
+        """Begins to look at what it has."""
+        self._connection = connection
+        self._host = host
+        self._cluster_id = cluster_id
+        self._ears = ears
+        self._page: str | None = ""  # of the agent's attempts; None: no look is due
+        self._found = False  # something that it should not have, during this look
+        self._look_time = 0.0
+
+    async def run(self) -> None:
+        """Goes on until cancelled."""
         rest_s = FORGET_S
-        try:
-            if await forget(connection, host=host, cluster_id=cluster_id, ears=ears):
-                rest_s = REST_S
-        except CountermandError as error:  # the store's errors, too: it is told the next time
-            log.info("forget.failed", extra={"host": host, "error": str(error)})
+        while True:
+            await asyncio.sleep(rest_s)
+            rest_s = FORGET_S
+            try:
+                if await self.forget() or await self.look():
+                    rest_s = REST_S
+            except CountermandError as error:  # the store's errors, too: it is told the next time
+                log.info("forget.failed", extra={"host": self._host, "error": str(error)})
+            except Exception:
+                # What cannot be forgotten must not be in the way of what can.
+                log.exception("forget.defect", extra={"host": self._host})
 
+    async def forget(self) -> bool:
+        """Tells of a batch of settled workflows; returns whether there may be more."""
+        # First the watermark, then the rows: what settles in between is told the next time.
+        low_watermark = self._ears.low_watermark(self._host)
+        found = await self._ears.evidence(self._host, below=low_watermark, limit=FORGET_MAX)
+        if not found:
+            return False
+        await self._tell(found, low_watermark)
+        # If the process stops here, the agent is told again, and has nothing left to forget.
+        await self._ears.forgotten(self._host, found)
+        return len(found) == FORGET_MAX
 
-async def forget(connection: Connection, *, host: str, cluster_id: str, ears: Ears) -> bool:
-    """Has an agent forget a batch of workflows; returns whether there may be more."""
-    # First the watermark, then the rows: what settles in between is told the next time.
-    low_watermark = ears.low_watermark(host)
-    found = await ears.evidence(host, below=low_watermark, limit=FORGET_MAX)
-    if not found:
-        return False
-    request = ForgetRequest(
-        cluster_id=cluster_id, workflows=map(workflow_name, found), low_watermark=low_watermark
-    )
-    answer = await connection.call("Forget", request, timeout_s=CALL_TIMEOUT_S)
-    # If the process stops here, the agent is told again, and has nothing left to forget.
-    await ears.forgotten(host, found)
-    extra = {"host": host, "workflows": len(found), "attempts": answer.forgotten}
-    log.info("host.forgot", extra=extra)
-    return len(found) == FORGET_MAX
+    async def look(self) -> bool:
+        """Looks at a page of what the agent has; returns whether there is another one."""
+        now = asyncio.get_running_loop().time()
+        if self._page is None and now < self._look_time:
+            return False
+        request = ListAttemptsRequest(page_size=PAGE_MAX, page_token=self._page or "")
+        answer = await self._connection.call("ListAttempts", request, timeout_s=CALL_TIMEOUT_S)
+        names = (parse_attempt(attempt.name) for attempt in answer.attempts)
+        workflows = {name.workflow_id for name in names if name is not None}
+        # First the watermark: whatever takes one of these ids from now on has higher intents.
+        low_watermark = self._ears.low_watermark(self._host)
+        over = sorted(each for each in workflows if self._ears.workflow(each) is None)
+        if over:
+            await self._tell(over, low_watermark)
+            self._found = True
+        self._page = answer.next_page_token or None
+        if self._page is None:
+            self._look_time = now + (LOOK_AGAIN_S if self._found else LOOK_S)
+            self._found = False
+        return self._page is not None
+
+    async def _tell(self, workflow_ids: Iterable[str], low_watermark: int) -> None:
+        request = ForgetRequest(
+            cluster_id=self._cluster_id,
+            workflows=map(workflow_name, workflow_ids),
+            low_watermark=low_watermark,
+        )
+        answer: ForgetResponse = await self._connection.call(
+            "Forget", request, timeout_s=CALL_TIMEOUT_S
+        )
+        extra = {"host": self._host, "workflows": len(request.workflows)}
+        log.info("host.forgot", extra={**extra, "attempts": answer.forgotten})

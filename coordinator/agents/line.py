@@ -22,7 +22,7 @@ from typing import Any
 
 from coordinator.agents.connection import CALL_TIMEOUT_S, Connect, Connection
 from coordinator.agents.ears import Ears
-from coordinator.agents.forgetting import forget_for_ever
+from coordinator.agents.forgetting import Forgetting
 from coordinator.agents.orders import QUARANTINING, Orders
 from coordinator.agents.reconciling import pools_of, why_not
 from coordinator.agents.slots import WINDOW, Slots
@@ -266,9 +266,9 @@ class Line:
         """Yields what goes on while the stream is read."""
         yield self._resync()
         yield self._keep_now_and_then()
-        yield forget_for_ever(
+        yield Forgetting(
             connection, host=self.record.id, cluster_id=self._cluster_id, ears=self._ears
-        )
+        ).run()
 
     async def _greet(self, report: HostReport) -> None:
         """Checks that the agent is the one that the open attempts were planned with."""

@@ -39,6 +39,7 @@ from countermand.v1.agent_pb2 import (
     GetAttemptResponse,
     GetHostResponse,
     HostReport,
+    ListAttemptsResponse,
     NoopResponse,
     WatchAttemptsRequest,
     WatchAttemptsResponse,
@@ -103,6 +104,8 @@ class Agent:
             if name not in self.journal:
                 raise AttemptNotFound(attempt=name)
             return GetAttemptResponse(attempt=self._attempt(name))
+        if rpc == "ListAttempts":
+            return ListAttemptsResponse(attempts=map(self._attempt, self.journal))
         if rpc == "Forget":
             assert isinstance(request, ForgetRequest)
             self.forgets.append(request)
