@@ -280,20 +280,13 @@ class Runner:
         return self.tell(record)
 
     async def challenge(self, message: AttemptHeader) -> Header:
-        """Returns the header of who may give orders here, and remembers who does.
+        """Returns the header of who may give orders here; nothing is journalled.
 
         Raises:
             CountermandError: Any of the table in agent.proto, before anything about the attempt.
         """
         header = wire.read_header(message, hash_needed=False)
-
-        def challenge(tx: Transaction) -> CountermandError | None:
-            error = attempts.challenge(header, tx.facts(header))
-            if error is None:
-                _remember(tx, header)
-            return error
-
-        if error := await self.transact(challenge):
+        if error := await self.transact(lambda tx: attempts.challenge(header, tx.facts(header))):
             raise error
         return header
 

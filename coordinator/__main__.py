@@ -11,6 +11,7 @@ import signal
 import sys
 import uuid
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import click
@@ -32,6 +33,7 @@ from coordinator.store.database import sqlite
 from coordinator.store.run import Threads
 from coordinator.store.sql import SqlStore
 from countermand.rpc import crash, logs, telemetry
+from countermand.rpc.credentials import Credentials, CredentialsInvalid, read_credentials
 from countermand.rpc.server import BoundServer, ListenRefused, Service
 from countermand.v1.attempt_pb2 import Progress
 from countermand.v1.doctor_pb2_grpc import add_DoctorServiceServicer_to_server
@@ -89,6 +91,7 @@ class Retention(click.ParamType):  # type: ignore[type-arg]  # generic for type 
         return timedelta(seconds=seconds)
 
 
+_PEM = click.Path(path_type=Path, exists=True, dir_okay=False)
 EXAMPLE = "\b\nExample:\n  countermand-coordinator serve --data ./data --listen 127.0.0.1:7700"
 
 
@@ -113,7 +116,7 @@ def main() -> None:
     default="127.0.0.1:7700",
     show_default=True,
     envvar="COUNTERMAND_LISTEN",
-    help="Where to answer; port 0 takes a free one. Loopback only, until TLS is set up.",
+    help="Where to answer; port 0 takes a free one. Loopback only.",
 )
 @click.option(
     "--retention",
@@ -132,6 +135,19 @@ def main() -> None:
     help="How many actions one host is asked for at once; the rest waits here, by priority.",
 )
 @click.option(
+    "--tls-cert",
+    type=_PEM,
+    envvar="COUNTERMAND_TLS_CERT",
+    help="What we show to agents, in PEM: with it, they are called over TLS.",
+)
+@click.option("--tls-key", type=_PEM, envvar="COUNTERMAND_TLS_KEY", help="Its key.")
+@click.option(
+    "--tls-ca",
+    type=_PEM,
+    envvar="COUNTERMAND_TLS_CA",
+    help="Who has to have signed what agents show.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
@@ -140,7 +156,15 @@ def main() -> None:
     help="What is written to standard error, as one JSON line per event.",
 )
 def serve_command(
-    data: Path, listen: str, retention: timedelta, window: int, log_level: str
+    *,
+    data: Path,
+    listen: str,
+    retention: timedelta,
+    window: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_ca: Path | None,
+    log_level: str,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
@@ -149,14 +173,24 @@ def serve_command(
     logs.configure(sys.stderr, log_level)
     data.mkdir(parents=True, exist_ok=True)
     try:
-        asyncio.run(_serve(data, listen, retention=retention, window=window))
-    except ListenRefused as error:
+        credentials = read_credentials(tls_cert, tls_key, tls_ca)
+        asyncio.run(
+            _serve(data, listen, retention=retention, window=window, credentials=credentials)
+        )
+    except (CredentialsInvalid, ListenRefused) as error:
         raise click.UsageError(str(error)) from error
     except StoreError as error:
         raise click.ClickException(str(error)) from error
 
 
-async def _serve(data: Path, listen: str, *, retention: timedelta, window: int) -> None:
+async def _serve(
+    data: Path,
+    listen: str,
+    *,
+    retention: timedelta,
+    window: int,
+    credentials: Credentials | None,
+) -> None:
     """Opens the store, takes over what is open, and answers until told to stop."""
     clock, chance = SystemClock(), SystemChance()
     dies = crash.from_environment(os.environ)
@@ -170,7 +204,7 @@ async def _serve(data: Path, listen: str, *, retention: timedelta, window: int) 
         opening = await loop.open()
         fleet = Fleet(
             store=store,
-            connect=GrpcConnection,
+            connect=partial(GrpcConnection, credentials=credentials),
             cluster_id=opening.cluster_id,
             clock=clock,
             chance=chance,

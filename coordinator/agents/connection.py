@@ -13,6 +13,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from countermand.rpc.channel import open_channel
+from countermand.rpc.credentials import Credentials
 from countermand.rpc.errors import CountermandError, HostUnreachable
 from countermand.rpc.status import RemoteError, error_from_rpc
 from countermand.v1.agent_pb2 import WatchAttemptsRequest, WatchAttemptsResponse
@@ -52,10 +53,10 @@ Connect = Callable[[str], Connection]
 class GrpcConnection:
     """Calls an agent over gRPC."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, credentials: Credentials | None = None) -> None:
         """Opens a channel; it connects at the first call."""
         self._address = address
-        self._channel = open_channel(address)
+        self._channel = open_channel(address, credentials=credentials)
         self._stub = AgentServiceStub(self._channel)
 
     async def call(

@@ -27,6 +27,7 @@ from coordinator.agents.placing import (
     why_none,
 )
 from coordinator.agents.slots import WINDOW
+from coordinator.agents.tickets import Server
 from coordinator.runtime import crash_points
 from coordinator.runtime.ports import (
     Chance,
@@ -41,6 +42,7 @@ from coordinator.saga.commands import ChooseHost, Recall, Withdraw
 from coordinator.saga.events import AttemptLost, HostChosen
 from coordinator.saga.states import TaskState, WorkflowState
 from coordinator.saga.workflow import Workflow
+from coordinator.wire.arguments import READING
 from coordinator.wire.failure import failure_from_proto
 from coordinator.wire.order import name_of
 from countermand.rpc.crash import Crash
@@ -139,9 +141,14 @@ class Fleet:
             ears=self._ears,
             window=self._window,
             when_up=self._choose_again,
+            servers=self._server,
         )
         self._lines[record.id] = line
         self._running[record.id] = asyncio.create_task(line.run(), name=f"line {record.id}")
+
+    def _server(self, host_id: str) -> Server | None:
+        line = self._lines.get(host_id)
+        return line.server() if line else None
 
     async def end(self, host_id: str) -> None:
         """Ends the line to a host."""
@@ -299,7 +306,7 @@ class Fleet:
         if line is None:
             known = ", ".join(sorted(self._lines)) or "none so far"
             return f"there is no host {host_id!r}; known: {known}"
-        if line.record.draining:
+        if line.record.draining and verb != READING:
             return f"host {host_id!r} is draining: it gets no new tasks; choose another"
         return problem_of(self._offer(line), needs)
 

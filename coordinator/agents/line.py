@@ -26,6 +26,7 @@ from coordinator.agents.forgetting import Forgetting
 from coordinator.agents.orders import QUARANTINING, Orders
 from coordinator.agents.reconciling import pools_of, why_not
 from coordinator.agents.slots import WINDOW, Slots
+from coordinator.agents.tickets import FindServer, Server, no_servers
 from coordinator.runtime.ports import (
     Chance,
     Clock,
@@ -81,6 +82,7 @@ class Line:
         ears: Ears,
         window: int = WINDOW,
         when_up: Callable[[], None] = lambda: None,
+        servers: FindServer = no_servers,
     ) -> None:
         """Keeps its ports; `run` connects."""
         self.record = record
@@ -106,6 +108,7 @@ class Line:
             crash=crash,
             ears=ears,
             quarantine=self._quarantine,
+            servers=servers,
         )
         self._is_up = False
         self._silent_since = asyncio.get_running_loop().time()
@@ -128,6 +131,14 @@ class Line:
         if silent_s >= SUSPECT_S:
             return HostState.SUSPECT
         return HostState.CONNECTING if self.seen_time is None else HostState.SUSPECT
+
+    def server(self) -> Server:
+        """Returns the host as a place to read from."""
+        return Server(
+            address=self.record.address,
+            incarnation=self.record.incarnation,
+            connection=self.orders.connection,
+        )
 
     def view(self) -> HostView:
         """Returns the host as it stands now."""

@@ -16,6 +16,7 @@ from coordinator.agents.connection import CALL_TIMEOUT_S, Connection
 from coordinator.agents.ears import Ears
 from coordinator.agents.reconciling import is_in_doubt
 from coordinator.agents.slots import Slots
+from coordinator.agents.tickets import FindServer, SourceRefusedError, Tickets, no_servers
 from coordinator.runtime import crash_points
 from coordinator.runtime.ports import Chance, Delivery, HostRecord
 from coordinator.saga.commands import (
@@ -36,7 +37,7 @@ from coordinator.saga.events import (
 )
 from coordinator.saga.workflow import Workflow
 from coordinator.wire.failure import failure_from_proto
-from coordinator.wire.order import call_of, name_of
+from coordinator.wire.order import Call, call_of, name_of
 from coordinator.wire.report import event_from_attempt
 from coordinator.wire.view import traceparent_of
 from countermand.rpc.crash import Crash
@@ -111,6 +112,7 @@ class Orders:
         crash: Crash,
         ears: Ears,
         quarantine: Callable[[CountermandError], None],
+        servers: FindServer = no_servers,
     ) -> None:
         """Keeps its ports; nothing is sent before `connected`."""
         self._record = record
@@ -119,7 +121,8 @@ class Orders:
         self._crash = crash
         self._ears = ears
         self._quarantine = quarantine
-        self._connection: Connection | None = None
+        self._tickets = Tickets(servers)
+        self.connection: Connection | None = None
         self._orders: dict[str, _Order] = {}  # by the attempt's name: what has no outcome yet
         self._slots = slots  # of those: which actions may be out, and who is next
         self._sent: set[str] = set()  # of those: what may have gone out
@@ -179,14 +182,14 @@ class Orders:
 
     def connected(self, connection: Connection) -> None:
         """Carries out everything on a new connection."""
-        self._connection = connection
+        self.connection = connection
         self._lost.clear()
         self._accepted.clear()
         self.see_to_all()
 
     def disconnected(self) -> None:
         """Sends nothing until there is a connection again."""
-        self._connection = None
+        self.connection = None
 
     def see_to_all(self) -> None:
         """Asks about everything that is still open."""
@@ -249,7 +252,7 @@ class Orders:
             self._wake(name)
 
     def _wake(self, name: str) -> None:
-        if self._connection is not None and name not in self._tasks:
+        if self.connection is not None and name not in self._tasks:
             task = asyncio.create_task(self._see_to(name))
             self._tasks[name] = task
             task.add_done_callback(lambda done: self._seen_to(name, done))
@@ -269,9 +272,15 @@ class Orders:
 
     async def _see_to_newest(self, name: str) -> None:
         wait_s = RETRY_S_MIN
-        while (order := self._orders.get(name)) and (connection := self._connection):
+        while (order := self._orders.get(name)) and (connection := self.connection):
             is_action = isinstance(order.command, SendAction)
             is_out = name in self._sent and name not in self._absent
+            if not is_out and self._waits_for_source(order):
+                self._slots.free(name)  # others go first meanwhile
+                self._wake_next()
+                await asyncio.sleep(wait_s * (1 - self._chance.jitter() / 2))
+                wait_s = min(wait_s * 2, RETRY_S_MAX)
+                continue
             if is_action and not is_out and not self._has_slot(name, order):
                 return  # it is woken when its turn has come
             if is_action and (full_s := self._full_for_s()) > 0:
@@ -282,7 +291,7 @@ class Orders:
                 async with self._calls if is_action else self._calls_back:
                     if is_action and self._full_for_s() > 0:
                         continue
-                    if self._orders.get(name) is not order or self._connection is not connection:
+                    if self._orders.get(name) is not order or self.connection is not connection:
                         continue  # it had to wait, and something else is asked for now
                     if not await self._carry_out(name, order, connection):
                         continue
@@ -295,6 +304,10 @@ class Orders:
                 continue
             if self._orders.get(name, order) is order:
                 return
+
+    def _waits_for_source(self, order: _Order) -> bool:
+        workflow, command = order.workflow, order.command
+        return isinstance(command, SendAction) and self._tickets.waits_for_source(workflow, command)
 
     def _has_slot(self, name: str, order: _Order) -> bool:
         """Returns whether an action may go out now; if not, it stands in line."""
@@ -312,6 +325,7 @@ class Orders:
         is_fence = isinstance(order.command, SendFence)  # its journal has nothing of that
         if name in self._sent and name not in self._absent and not is_fence:
             if await self._ask(name, order, connection):
+                await self._bring_ticket(name, order, connection)
                 return True
             if self._orders.get(name) is not order:
                 return False
@@ -326,12 +340,16 @@ class Orders:
             if not await self._has(made, order, connection):
                 self._stop_for(JournalRewound(why=_undecidable(made)))
                 return True
-        call = call_of(
-            order.workflow,
-            order.command,
-            cluster_id=self._cluster_id,
-            incarnation=self._record().incarnation,
-        )
+        call = self._call(order)
+        try:
+            await self._tickets.furnish(call)
+        except SourceRefusedError as refused:
+            # Of what may be out nothing is certain: without a ticket it comes to nothing by itself.
+            if name not in self._sent:
+                self._fail(name, order, refused.cause)
+                return True
+        if self._orders.get(name) is not order:
+            return False  # something else is asked for since
         self._sent.add(name)
         self._absent.discard(name)
         self._crash(crash_points.BEFORE_SEND)
@@ -344,6 +362,25 @@ class Orders:
         self._crash(crash_points.AFTER_SEND)
         self.heard(answer.attempt)
         return True
+
+    def _call(self, order: _Order) -> Call:
+        return call_of(
+            order.workflow,
+            order.command,
+            cluster_id=self._cluster_id,
+            incarnation=self._record().incarnation,
+        )
+
+    async def _bring_ticket(self, name: str, order: _Order, connection: Connection) -> None:
+        """Sends an open attempt again, which its agent has, if it needs a fresh ticket."""
+        if self._orders.get(name) is not order or not isinstance(order.command, SendAction):
+            return
+        call = self._call(order)
+        try:
+            if await self._tickets.furnish(call):
+                await connection.call(call.rpc, call.request, timeout_s=CALL_TIMEOUT_S)
+        except (CountermandError, SourceRefusedError) as error:
+            log.info("ticket.missing", extra={"attempt": name, "error": str(error)})
 
     async def _ask(self, name: str, order: _Order, connection: Connection) -> bool:
         """Asks what became of an attempt; returns whether there is nothing more to send."""
@@ -424,13 +461,16 @@ class Orders:
             return self._fence_refused(name, order, error, wait_s)
         if not isinstance(error, _CERTAIN) or isinstance(command, SendCancel):
             return wait_s  # it is in _sent: the next round asks first
+        self._fail(name, order, error)
+        return None
+
+    def _fail(self, name: str, order: _Order, error: CountermandError) -> None:
+        """Says that an attempt has failed for certain, without any effect."""
         self._drop(name)
         failure = failure_from_proto(error.failure(attempt=name, host_id=self._record().id))
-        self._ears.event(
-            workflow_id,
-            AttemptFailed(task=command.task, number=command.number, failure=failure),
-        )
-        return None
+        command = order.command
+        event = AttemptFailed(task=command.task, number=command.number, failure=failure)
+        self._ears.event(order.workflow.id, event)
 
     def _fence_refused(
         self, name: str, order: _Order, error: CountermandError, wait_s: float

@@ -13,6 +13,7 @@ from coordinator.runtime.ports import HostState
 from coordinator.saga.spec import Binding, Value
 from coordinator.saga.turn import HOST_FIELD, patched
 from coordinator.saga.workflow import Inbound, Workflow
+from coordinator.wire.arguments import READING
 from coordinator.wire.values import fill
 from countermand.v1.agent_pb2 import HostReport
 from countermand.v1.image_pb2 import ImageAddress
@@ -56,6 +57,7 @@ def needs_of(workflow: Workflow, index: int) -> Needs:
         getattr(arguments, field.name).pool_id
         for field in arguments.DESCRIPTOR.fields
         if field.message_type is ImageAddress.DESCRIPTOR
+        and not (field.name == "source" and action.copy_image.source_host_id)
     }
     return Needs(pools=frozenset(pools - {""}), verb=spec.verb)
 
@@ -100,7 +102,9 @@ def problem_of(offer: Offer, needs: Needs) -> str | None:
         )
     for pool in sorted(needs.pools & set(reached)):
         # A pool that is only read is a source, and asks nothing of its driver but to be read.
-        if not reached[pool].read_only and needs.verb not in reached[pool].verbs:
+        if needs.verb == READING or reached[pool].read_only:
+            continue
+        if needs.verb not in reached[pool].verbs:
             able = ", ".join(sorted(reached[pool].verbs)) or "nothing"
             return f"host {offer.host!r} cannot {needs.verb} in pool {pool!r}; it can: {able}"
     return None

@@ -11,7 +11,7 @@ from coordinator.saga.spec import Binding, Condition, Value
 from coordinator.wire.catalogue import VERBS, Verb
 from coordinator.wire.fields import short
 from coordinator.wire.leaves import Leaves, Use
-from coordinator.wire.locks import address_of
+from coordinator.wire.locks import address_of, source_host_of
 from coordinator.wire.values import (
     INT64_MAX,
     TYPE_NAMES,
@@ -31,6 +31,9 @@ SECTOR_BYTES = 512  # what every storage can address
 # Says what is wrong with placing a task: (host id, pools it names, verb) → a description, or None.
 # Without a host: whether there is any.
 HostsKnown = Callable[[str, frozenset[str], str], str | None]
+
+# Instead of a verb: a host has only to be read from, which one that drains can still be.
+READING = "(read)"
 
 
 def value_problems(leaves: Leaves, input_: Struct, hosts: HostsKnown) -> Iterator[Violation]:
@@ -73,6 +76,7 @@ _RULES_BY_NAME: dict[str, _Rule] = {
     "image_id": _id_problem,
     "snapshot_id": _id_problem,
     "safety_snapshot_id": _optional_id_problem,
+    "source_host_id": _optional_id_problem,
     "virtual_size_bytes": _size_problem,
 }
 _RULES: dict[str, tuple[tuple[str, Callable[[object], Value], _Rule], ...]] = {
@@ -203,8 +207,14 @@ class _Placement:
 
     def problems(self, use: Use) -> Iterator[Violation]:
         """Yields hosts that cannot run what they are named for."""
-        images = (address_of(use.action, name, use.bound) for name in use.verb.addresses)
+        source_host = source_host_of(use.action, use.bound)
+        own = use.verb.addresses if source_host == "" else ("target",)
+        images = (address_of(use.action, name, use.bound) for name in own)
         pools = frozenset(pool for pool, _ in images if pool)
+        if source_host and is_id(source_host):
+            source_pool, _ = address_of(use.action, "source", use.bound)
+            if said := self._problem(source_host, frozenset({source_pool} - {""}), READING):
+                yield Violation(f"{use.path}.action.copy_image.source_host_id", said)
         named = [(f"{use.at}.host_id", use.task.host_id)]
         named += [
             (f"{use.at}.candidate_host_ids[{number}]", host)

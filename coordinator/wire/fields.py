@@ -42,7 +42,6 @@ _STATES = frozenset(TaskState)
 _UNSERVED: dict[type[Message], tuple[str, ...]] = {
     spec_pb2.Node: ("external_task",),
     spec_pb2.Group: ("open",),
-    verb_pb2.CopyImage: ("source_host_id",),
 }
 # What only a whole workflow has, not one that is nested in another.
 _WHOLE = ("on_success", "on_failure", "timeout", "lock_policy")

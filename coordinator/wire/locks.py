@@ -40,5 +40,11 @@ def address_of(action: Action, name: str, bound: Bound) -> tuple[str, str]:
     )
 
 
+def source_host_of(action: Action, bound: Bound) -> str | None:
+    """Returns the host that serves an action's source; empty if it is its own, None: not known."""
+    value = bound.get("source_host_id", action.copy_image.source_host_id)
+    return value if isinstance(value, str) else None
+
+
 def _text(value: Value) -> str:
     return value if isinstance(value, str) else ""

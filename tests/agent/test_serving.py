@@ -32,7 +32,7 @@ from countermand.rpc.server import Service, serve
 from countermand.v1.agent_pb2 import InspectRequest, ReadImageRequest, SourceAccess
 from countermand.v1.agent_pb2_grpc import add_AgentServiceServicer_to_server
 from countermand.v1.image_pb2 import IMAGE_FORMAT_QCOW2
-from tests.agent.requests import address, attempt_name
+from tests.agent.requests import address, attempt_name, noop_action
 
 MIB = 2**20
 READER = attempt_name("reads")
@@ -85,6 +85,7 @@ def data_of(messages) -> bytes:
 async def test_only_who_is_in_charge_gets_one_and_for_an_image_that_is_there(
     rig, service, error, image, fields
 ):
+    await rig.run(attempt_name("a"), noop_action(), owner_epoch=2)
     await ticket(rig, service, owner_epoch=2)
     with pytest.raises(error):
         await ticket(rig, service, image, **{"owner_epoch": 2, **fields})

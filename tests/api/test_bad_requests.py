@@ -228,7 +228,6 @@ UNSUPPORTED: dict[str, Change] = {
         name="ext", external_task=Node.ExternalTask(owner_id="v", kind="k")
     ),
     "open-group": put(lambda q: q.spec.root.members[0].group, open=True),
-    "source-host": put(lambda q: one(q).task.action.copy_image, source_host_id="b"),
 }
 
 

@@ -178,14 +178,22 @@ class Cluster:
     agents: dict[str, Service] = field(default_factory=dict)
     # Where the coordinator finds an agent, when something stands between them.
     addresses: dict[str, str] = field(default_factory=dict)
+    # What each agent is told besides, and the coordinator under its own name.
+    options: dict[str, tuple[str, ...]] = field(default_factory=dict)
     coordinator: Service = field(init=False)
 
     def __post_init__(self) -> None:
         """Lays everything out; nothing runs."""
-        self.coordinator = Service(self.lives, "coordinator", "coordinator", self.folder, ())
+        self.coordinator = Service(
+            self.lives,
+            "coordinator",
+            "coordinator",
+            self.folder,
+            self.options.get("coordinator", ()),
+        )
         for host, pools in self.hosts.items():
             options = {TEMPLATES: "read_only", **pools}
-            arguments = ["--host-id", host]
+            arguments = ["--host-id", host, *self.options.get(host, ())]
             for pool, option in options.items():
                 described = f"{pool}={self.pool(pool)}" + (f",{option}" if option else "")
                 arguments += ["--pool", described]

@@ -14,6 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 
 from coordinator.saga.spec import NODES_MAX
+from coordinator.wire.arguments import READING
 from coordinator.wire.fields import SOURCE_RULE
 from coordinator.wire.spec import VIOLATIONS_PER_FIELD_MAX, check_spec
 from countermand.client.spec import (
@@ -25,7 +26,7 @@ from countermand.client.spec import (
     task,
     workflow_spec,
 )
-from countermand.rpc.errors import FieldUnsupported, PayloadTooLarge
+from countermand.rpc.errors import FieldInvalid, FieldUnsupported, PayloadTooLarge
 from countermand.v1.image_pb2 import ImageAddress
 from countermand.v1.verb_pb2 import (
     CopyImage,
@@ -674,6 +675,24 @@ def test_the_hosts_must_be_able_to_make_up_for_it():
     assert asked.asked == [("a", ("pool",), "copy_image"), ("a", ("other",), "delete_image")]
 
 
+def test_a_source_on_another_host_is_asked_of_that_host():
+    """What is wrong with it names its field."""
+    asked = Asked()
+    action = CopyImage(source=image("far/base"), target=image("pool/one"), source_host_id="b")
+    check_spec(spec_of(task("one", host="a", action=action)), Struct(), asked)
+    assert asked.asked == [("b", ("far",), READING), ("a", ("pool",), "copy_image")]
+    read = task("one", action=action, host="a", bindings={"source_host_id": "input.from"})
+    asked = Asked()
+    check_spec(spec_of(read), struct({"from": "c"}), asked)
+    assert [host for host, _, _ in asked.asked] == ["c", "a"]
+    action.source_host_id = "../b"
+    with pytest.raises(FieldInvalid) as raised:
+        check_spec(spec_of(task("one", host="a", action=action)), Struct(), asked)
+    assert [violation.field for violation in raised.value.violations] == [
+        f"{FIRST}.task.action.copy_image.source_host_id"
+    ]
+
+
 def test_pools_of_the_input_count_and_those_of_outputs_do_not():
     asked = Asked()
     told = {"target.pool_id": "input.pool", "target.image_id": "input.pool"}
@@ -689,15 +708,6 @@ UNSERVED: dict[str, WorkflowSpec] = {
         Node(name="ext", external_task=Node.ExternalTask(owner_id="v"))
     ),
     "spec.root.members[0].group.open": spec_of(with_(parallel("g", copy("one")), open=True)),
-    "spec.root.members[0].task.action.copy_image.source_host_id": spec_of(
-        task(
-            "one",
-            host="a",
-            action=CopyImage(
-                source=image("pool/base"), target=image("pool/one"), source_host_id="b"
-            ),
-        )
-    ),
     "spec.on_success[0].external_task": spec_of(
         copy("one"), on_success=[Node(name="ext", external_task=Node.ExternalTask())]
     ),
