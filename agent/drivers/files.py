@@ -257,8 +257,12 @@ class RealFiles:
             return []
 
     def make_folder(self, path: Path) -> None:
-        """Makes a folder; one that exists is fine."""
-        path.mkdir(exist_ok=True, mode=0o750)
+        """Makes a folder; one that exists is fine, and a link to one is not: it leads elsewhere."""
+        try:
+            path.mkdir(mode=0o750)
+        except FileExistsError:
+            if not stat.S_ISDIR(path.lstat().st_mode):
+                raise
 
     def rename(self, source: Path, target: Path) -> None:
         """Renames a folder, or a file in the place of another."""
