@@ -24,7 +24,7 @@ from agent.drivers.layers import Layer, named, readers
 from agent.drivers.layout import Change, Label, content_of, snapshot_name, with_change
 from agent.drivers.merging import Merging
 from agent.drivers.staging import Staging, made
-from countermand.rpc.errors import ImageUnsafe, VerbUnsupported
+from countermand.rpc.errors import Conflict, ImageUnsafe, VerbUnsupported
 
 # Copies the data of an image or snapshot as it is into a folder, and returns a label for the copy.
 Duplicate = Callable[[Work, str, Path, Label], Steps[Label]]
@@ -98,16 +98,15 @@ class Layering:
                 staging.discard(work.attempt)
                 label = self._layout.owner(image_id)
             layer = named(label.layers, snapshot_id) if label is not None else None
-            life = f"{layer.attempt} {layer.create_time}" if layer is not None else ""
-            if label is None or layer is None or (work.note and work.note != life):
-                # Ours has gone, or there was none; an earlier life may not have come to merge it.
+            if layer is not None and work.note in {"", _life(layer)}:
+                yield Step(note=_life(layer), note_needed=True)
+                yield Step(last=True)
+                self._forget(work, image_id, layer)
                 yield from self._merging.tidy(work, image_id)
-                return bool(work.note)
-            yield Step(note=life, note_needed=True)
-            yield Step(last=True)
-            self._forget(work, image_id, label, layer)
+                return True
+            # Ours has gone, or there was none; an earlier life may not have come to merge it.
             yield from self._merging.tidy(work, image_id)
-            return True
+            return bool(work.note)
 
     def make_up_for_create(
         self, work: Work, image_id: str, snapshot_id: str, *, made_by: str
@@ -123,12 +122,10 @@ class Layering:
             yield Step()
             label = self._layout.owner(image_id)
             layer = named(label.layers, snapshot_id) if label is not None else None
-            ours = layer is not None and (layer.cluster_id, layer.attempt) == (
-                work.cluster_id,
-                made_by,
-            )
-            if ours and label is not None and layer is not None:
-                self._forget(work, image_id, label, layer)
+            owner = (layer.cluster_id, layer.attempt) if layer is not None else None
+            ours = owner == (work.cluster_id, made_by)
+            if ours and layer is not None:
+                self._forget(work, image_id, layer)
                 work.crash(crash_points.IN_COMPENSATION)
             yield from self._merging.tidy(work, image_id)
             staging.need_pool()  # it may have gone since
@@ -241,22 +238,33 @@ class Layering:
         self._files.flush_folder(image)
         work.crash(crash_points.IN_REVERT)
 
-    def _forget(self, work: Work, image_id: str, label: Label, layer: Layer) -> None:
+    def _forget(self, work: Work, image_id: str, layer: Layer) -> None:
         """Takes a snapshot's name away: from here on there is only forward."""
-        folder = self._staging.begin(work, resumable=False)
-        layers = tuple(
-            other._replace(snapshot_id="") if other is layer else other for other in label.layers
-        )
-        after = replace(label, layers=layers)
         try:
-            self._staging.put_label(
-                work, image_id, folder, before=label, label=after, first=lambda: None
-            )
+            while not self._try_to_forget(work, image_id, _life(layer), layer.snapshot_id):
+                pass  # others of the same image have changed it: what counts is only this layer
         except OutcomeUnknown:
             raise
         except Exception:
             self._staging.discard(work.attempt)
             raise
+
+    def _try_to_forget(self, work: Work, image_id: str, life: str, snapshot_id: str) -> bool:
+        label = self._layout.label(image_id)
+        layer = named(label.layers, snapshot_id)
+        if layer is None or _life(layer) != life:
+            return True
+        nameless = layer._replace(snapshot_id="")
+        layers = tuple(nameless if other is layer else other for other in label.layers)
+        after = replace(label, layers=layers)
+        folder = self._staging.begin(work, resumable=False)
+        try:
+            self._staging.put_label(
+                work, image_id, folder, before=label, label=after, first=lambda: None
+            )
+        except Conflict:
+            return False
+        return True
 
     @contextmanager
     def _sweeping(self, work: Work, image_id: str) -> Iterator[None]:
@@ -273,6 +281,11 @@ class Layering:
             except OSError as error:
                 raise OutcomeUnknown(self._staging.error(error, image_id)) from error
             raise
+
+
+def _life(layer: Layer) -> str:
+    """Tells a snapshot from any other that had its name or will have it."""
+    return f"{layer.attempt} {layer.create_time}"
 
 
 def _layer(work: Work, label: Label, snapshot_id: str) -> Layer:

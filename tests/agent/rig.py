@@ -42,9 +42,11 @@ class Gate:
 
     async def __call__(self, _step: Step) -> None:
         """Is awaited by the executor after each step."""
-        if not self._open:
-            self._arrivals.release()
-            await self._permits.acquire()
+        if self._open:
+            await asyncio.sleep(0)  # others have their turn too
+            return
+        self._arrivals.release()
+        await self._permits.acquire()
 
     async def arrival(self, count: int = 1) -> None:
         """Returns when the work has come so many steps further, and holds it there."""
