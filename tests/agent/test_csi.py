@@ -425,6 +425,7 @@ def test_names_are_short_and_of_one_attempt_only():
         for attempt in (DO, UNDO)
     }
     assert len(names) == 8
+    assert name_of("p", "c", DO, "x" * 63) in names  # the same whenever it is asked for
     assert max(map(len, names)) <= 63
 
 

@@ -22,10 +22,12 @@ pytestmark = [
         "images-in-line",
         "drain-a-host",
         "find-and-mend-differences",
+        "use-a-csi-plug-in",
     ],
 )
-def test_every_command_of_a_page_works_and_says_what_the_page_says(name, tmp_path):
+def test_every_command_of_a_page_works_and_says_what_the_page_says(name, tmp_path, monkeypatch):
     """What comes differs between runs in its numbers, and behind the … at the end of a line."""
+    monkeypatch.setenv("countermand", str(DOCS.parent))
     shown = list(told(DOCS / f"how-to/{name}.md", tmp_path))
 
     assert shown
