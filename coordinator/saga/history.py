@@ -75,6 +75,15 @@ class AttemptEnded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FenceMoved:
+    """Another host is to settle an attempt; none, when that one cannot and its own is asked."""
+
+    attempt: int
+    host: str
+    failure: Failure | None = None  # why it cannot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetryScheduled:
     """A further attempt will follow."""
 
@@ -128,6 +137,7 @@ Fact = (
     | GroupMoved
     | AttemptStarted
     | AttemptEnded
+    | FenceMoved
     | RetryScheduled
     | Intervened
     | LocksTaken

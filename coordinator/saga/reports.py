@@ -153,11 +153,7 @@ def _fence_refused(turn: Turn, event: events.FenceRefused) -> None:
     if last.fence_host != event.host:
         return  # another one was asked meanwhile
     turn.put_attempt(index, replace(last, fence_host=""))
-    turn.move(index, TaskChange.LOST, event.failure)
-    if turn.task(index).state is TaskState.UNKNOWN:
-        _attempt_unknown(turn, index, event.failure)
-    else:
-        turn.put_attempt(index, replace(turn.task(index).last, failure=event.failure))
+    turn.note(history.FenceMoved(attempt=last.number, host="", failure=event.failure), index)
     turn.commands.append(send(index, turn.task(index).last))
 
 

@@ -321,6 +321,7 @@ def fence(turn: Turn, event: events.FenceRequested) -> None:
     _note(turn, event.ask, "fence", index, (chosen,))
     back.withdraw_order(turn, index)
     turn.put_attempt(index, replace(last, fence_host=event.host))
+    turn.note(history.FenceMoved(attempt=last.number, host=event.host), index)
     turn.commands.append(SendFence(task=index, number=last.number, host=event.host))
 
 

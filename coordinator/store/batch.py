@@ -34,6 +34,7 @@ _ABOUT_ATTEMPT = (
     history.TaskMoved,
     history.AttemptStarted,
     history.AttemptEnded,
+    history.FenceMoved,
     history.ReportedLate,
 )
 

@@ -59,7 +59,7 @@ _TASK_MOVES: Names = (
     *("needs_decision", "tried", "too_late", "patch", "given", "replacement", "decided"),
 )
 _ATTEMPT_MOVES: Names = (
-    *("state", "output", "failure", "done_bytes", "start_time_us", "end_time_us"),
+    *("state", "fence_host", "output", "failure", "done_bytes", "start_time_us", "end_time_us"),
 )
 # Before the names of values that find a row: SQLAlchemy takes a bare name for a value to be set.
 _OF = "of_"

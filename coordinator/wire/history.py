@@ -84,7 +84,11 @@ def inbound_to_proto(value: Inbound) -> InboundValue:
 
 
 _OfAttempt = (
-    history.AttemptStarted | history.AttemptEnded | history.RetryScheduled | history.ReportedLate
+    history.AttemptStarted
+    | history.AttemptEnded
+    | history.FenceMoved
+    | history.RetryScheduled
+    | history.ReportedLate
 )
 
 
@@ -165,6 +169,14 @@ def _fill_of_attempt(event: event_pb2.HistoryEvent, fact: _OfAttempt) -> None:
                     state=ATTEMPT_STATES[fact.state],
                     failure=failure_to_proto(fact.failure),
                     progress=Progress(done=fact.done, unit="bytes") if fact.done else None,
+                )
+            )
+        case history.FenceMoved():
+            event.fence_changed.CopyFrom(
+                event_pb2.FenceChanged(
+                    attempt=fact.attempt,
+                    host_id=fact.host,
+                    failure=failure_to_proto(fact.failure),
                 )
             )
         case history.RetryScheduled():

@@ -86,6 +86,11 @@ def _other_words(event: HistoryEvent) -> str:
             return "holds all its images"
         case "owner_changed":
             return f"a coordinator took over, epoch {event.owner_changed.owner_epoch}"
+        case "fence_changed":
+            fence = event.fence_changed
+            if fence.host_id:
+                return f"attempt {fence.attempt} is to be settled by {fence.host_id}"
+            return f"attempt {fence.attempt} could not be fenced{_because(fence.failure)}"
         case "late_report":
             late = event.late_report
             return f"too late, changed nothing: attempt {late.attempt} {attempt_look(late.state)}"

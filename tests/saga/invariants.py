@@ -18,6 +18,7 @@ from coordinator.saga.commands import (
     SendAction,
     SendCancel,
     SendCompensation,
+    SendFence,
     SetTimer,
     Timer,
     Withdraw,
@@ -186,13 +187,16 @@ def commands_are_committed(decision: Decision) -> None:
         assert command.number <= len(task.attempts), command
         attempt = task.attempts[command.number - 1]
         assert attempt.open, (command, attempt)
-        assert command.host == attempt.host, command
-        if isinstance(command, Withdraw | Recall):
+        if isinstance(command, Withdraw):
+            continue  # whoever saw to it: its host, or one that was to fence it
+        fence = isinstance(command, SendFence)
+        assert command.host == (attempt.fence_host if fence else attempt.host), command
+        if isinstance(command, Recall):
             continue
         assert command.number == len(task.attempts), command
         compensates = isinstance(command, SendCompensation)
         assert compensates == (attempt.kind is AttemptKind.COMPENSATION), command
-    sent = {c for c in decision.commands if isinstance(c, SendAction | SendCancel)}
+    sent = {c for c in decision.commands if isinstance(c, SendAction | SendCancel | SendFence)}
     assert sent <= set(outstanding(workflow)), sent
 
 

@@ -17,11 +17,13 @@ after a failure behind a stroke: `a; b => told / cried`.
 
 What the world answers, per attempt. Attempts are parted by commas, the last one repeats no more:
 what is not told is `ok`. The steps of one attempt are parted by `+`; what stands behind `/` is
-answered once it is asked to stop (`cancelled`, unless told). `undo-a` is the compensation of a.
+answered once it is asked to stop (`cancelled`, unless told). `undo-a` is the compensation of a,
+`fence-a` what another host says that is asked to settle it.
 
     "b:retriable,ok c:hang/missing undo-a:lost+ok"
 
     ok fail retriable cancelled lost missing   the report
+    fenced refused   of a fence: nothing is there, and nothing will be; it cannot be done there
     run        the agent has journalled it
     wait       lets everything else come first
     hang       says nothing by itself
@@ -34,6 +36,7 @@ stands there for the second time (`#2`):
     "pause@do:a"  "pause-all@turn" (compensations, too)  "locks@start"
     "resume@PAUSED"  "resume+rerun-b+skip-c/image=x@PAUSED"  "resume+compensate-b@PAUSED"
     "resume+rerun-g.0.2@PAUSED" (items)  "resume+reset-g@PAUSED"  "resume+input/size=9@PAUSED"
+    "fence-a@run:a" (by another host)
     "retry-a@BLOCKED"  "replace-a@BLOCKED"  "done-a@BLOCKED"  "abandon-a@BLOCKED"
 
 The history in one line: do run ok fail retry lost cancel stopped skip wait again (of actions), undo
@@ -57,6 +60,7 @@ from coordinator.saga.commands import (
     Recall,
     SendCancel,
     SendCompensation,
+    SendFence,
     SetTimer,
     Timer,
     Withdraw,
@@ -93,6 +97,7 @@ _COMPENSATION = {
     "done": events.CompensationVerb.MARK_DONE,
     "abandon": events.CompensationVerb.ABANDON,
 }
+OTHER = "host-other"  # that reaches the same storage as all of them
 STEPS_MAX = 2_000  # of one story: more is a circle
 
 # -- trees ----------------------------------------------------------------------------------------
@@ -273,6 +278,11 @@ class Answer:
     when_stopped: list[str]
     waits: bool = False
     stopped: bool = False
+    fence: bool = False  # by another host than its own
+
+
+_FENCE, _ACTION = "FENCE", AttemptKind.ACTION
+_ANSWERS = {"undo": AttemptKind.COMPENSATION, "fence": _FENCE}  # of other things than actions
 
 
 @dataclass(frozen=True)
@@ -287,10 +297,10 @@ class Trigger:
 class Script:
     """The answers of all attempts, and what others do."""
 
-    attempts: dict[tuple[str, AttemptKind], list[str]]
+    attempts: dict[tuple[str, str], list[str]]
     triggers: tuple[Trigger, ...]
 
-    def answer(self, name: str, kind: AttemptKind, nth: int) -> tuple[list[str], list[str]]:
+    def answer(self, name: str, kind: str, nth: int) -> tuple[list[str], list[str]]:
         """Returns the steps of the n-th attempt of a kind, and those once it is asked to stop."""
         told = self.attempts.get((name, kind), [])
         steps, _, stopped = (told[nth] if nth < len(told) else "ok").partition("/")
@@ -299,7 +309,7 @@ class Script:
 
 def script(text: str) -> Script:
     """Returns what a line says of the world."""
-    attempts: dict[tuple[str, AttemptKind], list[str]] = {}
+    attempts: dict[tuple[str, str], list[str]] = {}
     triggers: list[Trigger] = []
     for part in text.split():
         if "@" in part:
@@ -307,8 +317,9 @@ def script(text: str) -> Script:
             triggers.append(Trigger(verb, word))
             continue
         name, _, answers = part.partition(":")
-        kind = AttemptKind.COMPENSATION if name.startswith("undo-") else AttemptKind.ACTION
-        attempts[name.removeprefix("undo-"), kind] = answers.split(",")
+        first, _, of = name.partition("-")
+        kind, name = (_ANSWERS[first], of) if first in _ANSWERS and of else (_ACTION, name)
+        attempts[name, kind] = answers.split(",")
     return Script(attempts, tuple(triggers))
 
 
@@ -337,6 +348,12 @@ def report(step: str, task: int, number: int, output: Values | None = None) -> e
             return events.AttemptMissing(task=task, number=number)
         case "recalled":
             return events.AttemptRecalled(task=task, number=number)
+        case "fenced":
+            fenced = failure("ATTEMPT_FENCED", retriable=True)
+            return events.AttemptFailed(task=task, number=number, failure=fenced)
+        case "refused":
+            refused = failure("POOL_NOT_SHARED")
+            return events.FenceRefused(task=task, number=number, host=OTHER, failure=refused)
         case _:
             raise AssertionError(step)
 
@@ -421,15 +438,17 @@ class Play:
                 a for a in self.answers if (a.task, a.number) != (command.task, command.number)
             ]
             return
-        known = [a for a in self.answers if (a.task, a.number) == (command.task, command.number)]
+        fence = isinstance(command, SendFence)
+        about = (command.task, command.number, fence)
+        known = [a for a in self.answers if (a.task, a.number, a.fence) == about]
         if not known:
             name = self.workflow.plan.nodes[command.task].name
             undo = isinstance(command, SendCompensation)
             kind = AttemptKind.COMPENSATION if undo else AttemptKind.ACTION
             earlier = self.workflow.task(command.task).attempts[: command.number - 1]
             nth = sum(attempt.kind is kind for attempt in earlier)
-            steps, stopped = self.script.answer(name, kind, nth)
-            known = [Answer(command.task, command.number, steps, stopped)]
+            steps, stopped = self.script.answer(name, _FENCE if fence else kind, nth)
+            known = [Answer(command.task, command.number, steps, stopped, fence=fence)]
             self.answers.extend(known)
         answer = known[0]
         if isinstance(command, SendCancel) and not answer.stopped:
@@ -488,6 +507,8 @@ class Play:
             return events.CompensationDecided(
                 ask=ASK, task=task, verb=_COMPENSATION[what], replacement=replacement
             )
+        if what == "fence":
+            return events.FenceRequested(ask=ASK, task=task, host=OTHER)
         if what == "due":
             return events.TimerFired(timer=Timer.DUE, task=task, number=int(number))
         assert what == "say", verb
@@ -664,5 +685,7 @@ def words(decision: Decision) -> Iterator[str]:
                 yield "asked"
             case history.ReportedLate():
                 yield f"late:{name}"
+            case history.FenceMoved(host=host):
+                yield f"fence:{name}" if host else f"unfenced:{name}"
             case _:
                 pass

@@ -11,6 +11,4 @@ down_revision = "0003"
 
 def upgrade() -> None:
     """Adds the host that fences an attempt; none did until now."""
-    op.add_column(
-        "attempts", sa.Column("fence_host", sa.Text(), nullable=False, server_default="")
-    )
+    op.add_column("attempts", sa.Column("fence_host", sa.Text(), nullable=False, server_default=""))
