@@ -84,7 +84,11 @@ def choose(
     if named:
         able = [offer for offer in able if offer.host in named]
     staying = [offer for offer in able if not offer.draining]
-    ready = [offer for offer in (staying if staying or not named else able) if offer.ready]
+    ready = [
+        offer
+        for offer in (staying if staying or not named else able)
+        if offer.ready and not failing(offer, needs)
+    ]
     fresh = [offer for offer in ready if offer.host not in avoid]
     found = min(fresh or ready, key=lambda offer: (offer.load, offer.host), default=None)
     return found.host if found else None
@@ -108,6 +112,17 @@ def problem_of(offer: Offer, needs: Needs) -> str | None:
             able = ", ".join(sorted(reached[pool].verbs)) or "nothing"
             return f"host {offer.host!r} cannot {needs.verb} in pool {pool!r}; it can: {able}"
     return None
+
+
+def failing(offer: Offer, needs: Needs) -> str:
+    """Returns which of the pools that are needed does not serve on a host, and why; or nothing.
+
+    Nothing is refused for it, since pools come back: it keeps new work away, and is asked anew.
+    """
+    for pool in offer.report.pools if offer.report is not None else ():
+        if pool.pool_id in needs.pools and pool.HasField("problem"):
+            return f"pool {pool.pool_id!r} fails on {offer.host} ({pool.problem.reason})"
+    return ""
 
 
 def choose_fencer(
@@ -180,6 +195,8 @@ def _why_not(offer: Offer | None, host: str, needs: Needs) -> str:
         return problem.partition(";")[0].replace(f"host {host!r}", host)
     if offer.draining:
         return f"{host} is draining"
+    if offer.ready and (fails := failing(offer, needs)):
+        return fails
     return f"{host} is {offer.state.lower()}"
 
 

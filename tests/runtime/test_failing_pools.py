@@ -1,0 +1,45 @@
+"""A pool that fails on one host keeps new work away from it, for as long as it fails."""
+
+from __future__ import annotations
+
+from coordinator.agents.placing import Needs, Offer, choose, problem_of, why_none
+from coordinator.runtime.ports import HostState
+from countermand.v1.agent_pb2 import HostReport
+from countermand.v1.failure_pb2 import Failure
+from countermand.v1.image_pb2 import Pool
+
+NEEDS = Needs(pools=frozenset({"fast"}), verb="copy_image")
+GONE = Failure(reason="STORAGE_FAILED", message="Pool fast answered EIO.")
+
+
+def offer(host: str, *, load: int = 0, problem: Failure | None = None) -> Offer:
+    pool = Pool(pool_id="fast", verbs=["copy_image"], problem=problem)
+    aside = Pool(pool_id="aside", verbs=["copy_image"], problem=GONE)
+    return Offer(
+        host=host,
+        state=HostState.READY,
+        draining=False,
+        report=HostReport(pools=[pool, aside]),
+        load=load,
+    )
+
+
+def chosen(*offers: Offer) -> str | None:
+    return choose(offers, NEEDS, named=(), avoid=())
+
+
+def test_work_goes_where_the_pool_serves():
+    assert chosen(offer("a", problem=GONE), offer("b", load=9)) == "b"
+    assert chosen(offer("a"), offer("b", load=9)) == "a"
+
+
+def test_where_it_serves_nowhere_the_task_waits_and_says_why():
+    alone = offer("a", problem=GONE)
+    assert chosen(alone) is None
+    assert why_none([alone], NEEDS, ()) == (
+        "no READY host reaches pool 'fast'; pool 'fast' fails on a (STORAGE_FAILED)"
+    )
+
+
+def test_nothing_is_refused_for_a_pool_that_may_come_back():
+    assert problem_of(offer("a", problem=GONE), NEEDS) is None
