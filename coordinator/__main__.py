@@ -19,6 +19,7 @@ import click
 from coordinator.agents.connection import GrpcConnection
 from coordinator.agents.ears import ears_of
 from coordinator.agents.fleet import Fleet
+from coordinator.agents.forgetting import FORGET_S
 from coordinator.agents.slots import WINDOW
 from coordinator.api.doctor.doctor import Doctor
 from coordinator.api.doctor_service import DoctorService
@@ -135,6 +136,15 @@ def main() -> None:
     help="How many actions one host is asked for at once; the rest waits here, by priority.",
 )
 @click.option(
+    "--forget-every",
+    type=Retention(),
+    default=f"{FORGET_S:.0f}s",
+    show_default=True,
+    envvar="COUNTERMAND_FORGET_EVERY",
+    help="How often agents are told which settled workflows they may forget, as 5s or 1h; 0: never."
+    " Until then their journals can be looked into.",
+)
+@click.option(
     "--tls-cert",
     type=_PEM,
     envvar="COUNTERMAND_TLS_CERT",
@@ -161,6 +171,7 @@ def serve_command(
     listen: str,
     retention: timedelta,
     window: int,
+    forget_every: timedelta,
     tls_cert: Path | None,
     tls_key: Path | None,
     tls_ca: Path | None,
@@ -175,7 +186,14 @@ def serve_command(
     try:
         credentials = read_credentials(tls_cert, tls_key, tls_ca)
         asyncio.run(
-            _serve(data, listen, retention=retention, window=window, credentials=credentials)
+            _serve(
+                data,
+                listen,
+                retention=retention,
+                window=window,
+                forget_every=forget_every,
+                credentials=credentials,
+            )
         )
     except (CredentialsInvalid, ListenRefused) as error:
         raise click.UsageError(str(error)) from error
@@ -189,6 +207,7 @@ async def _serve(
     *,
     retention: timedelta,
     window: int,
+    forget_every: timedelta,
     credentials: Credentials | None,
 ) -> None:
     """Opens the store, takes over what is open, and answers until told to stop."""
@@ -211,6 +230,7 @@ async def _serve(
             crash=dies,
             ears=ears_of(loop, store, watches.heard_progress),
             window=window,
+            forget_s=forget_every.total_seconds(),
         )
         loop.attach(fleet)
         await fleet.open()

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from coordinator.agents.connection import CALL_TIMEOUT_S, Connect
 from coordinator.agents.ears import Ears
+from coordinator.agents.forgetting import FORGET_S
 from coordinator.agents.line import Line
 from coordinator.agents.placing import (
     Needs,
@@ -94,6 +95,7 @@ class Fleet:
         crash: Crash,
         ears: Ears,
         window: int = WINDOW,
+        forget_s: float = FORGET_S,
     ) -> None:
         """Keeps its ports; `open` connects to the known hosts."""
         self._store = store
@@ -104,6 +106,7 @@ class Fleet:
         self._crash = crash
         self._ears = ears
         self._window = window
+        self._forget_s = forget_s
         self._wishes: dict[str, _Wishes] = {}  # by workflow
         self._expected: Counter[str] = Counter()  # by host: chosen, and not heard of again
         self._lines: dict[str, Line] = {}
@@ -140,6 +143,7 @@ class Fleet:
             crash=self._crash,
             ears=self._ears,
             window=self._window,
+            forget_s=self._forget_s,
             when_up=self._choose_again,
             servers=self._server,
         )

@@ -45,12 +45,12 @@ class Forgetting:
         self._found = False  # something that it should not have, during this look
         self._look_time = 0.0
 
-    async def run(self) -> None:
+    async def run(self, forget_s: float) -> None:
         """Goes on until cancelled."""
-        rest_s = FORGET_S
+        rest_s = forget_s
         while True:
             await asyncio.sleep(rest_s)
-            rest_s = FORGET_S
+            rest_s = forget_s
             try:
                 if await self.forget() or await self.look():
                     rest_s = REST_S

@@ -22,7 +22,7 @@ from typing import Any
 
 from coordinator.agents.connection import CALL_TIMEOUT_S, Connect, Connection
 from coordinator.agents.ears import Ears
-from coordinator.agents.forgetting import Forgetting
+from coordinator.agents.forgetting import FORGET_S, Forgetting
 from coordinator.agents.orders import QUARANTINING, Orders
 from coordinator.agents.reconciling import pools_of, why_not
 from coordinator.agents.slots import WINDOW, Slots
@@ -81,6 +81,7 @@ class Line:
         crash: Crash,
         ears: Ears,
         window: int = WINDOW,
+        forget_s: float = FORGET_S,
         when_up: Callable[[], None] = lambda: None,
         servers: FindServer = no_servers,
     ) -> None:
@@ -98,6 +99,7 @@ class Line:
         self._chance = chance
         self._ears = ears
         self._when_up = when_up
+        self._forget_s = forget_s  # 0: its agent is never told to forget
         self._keeping = asyncio.Lock()  # of the record: what draws on it is written one by one
         self._slots = Slots(window)
         self.orders = Orders(
@@ -277,9 +279,10 @@ class Line:
         """Yields what goes on while the stream is read."""
         yield self._resync()
         yield self._keep_now_and_then()
-        yield Forgetting(
-            connection, host=self.record.id, cluster_id=self._cluster_id, ears=self._ears
-        ).run()
+        if self._forget_s:
+            yield Forgetting(
+                connection, host=self.record.id, cluster_id=self._cluster_id, ears=self._ears
+            ).run(self._forget_s)
 
     async def _greet(self, report: HostReport) -> None:
         """Checks that the agent is the one that the open attempts were planned with."""

@@ -223,11 +223,13 @@ def _check_pools(cluster: Cluster) -> None:
         for row in read(database(cluster), "SELECT id, state FROM workflows")
     }
     [meta] = read(database(cluster), "SELECT cluster_id FROM meta")
-    attempts = journals(cluster)
+    known = journals(cluster)
     for address, label in labels(cluster).items():
         if not label["attempt"] or label["attempt"].startswith("import/"):
             continue
-        made_by = attempts[label["attempt"]]
+        # What its agent has forgotten, or lost, the coordinator still knows.
+        name = label["attempt"]
+        made_by = known.get(name) or recorded(cluster, name.split("/")[1]).attempts[name]
         assert (made_by.kind, made_by.state) == ("ACTION", "SUCCEEDED"), (address, made_by)
         assert states[made_by.workflow] == "SUCCEEDED", (address, made_by)
         assert (label["cluster_id"], label["generation"]) == (meta["cluster_id"], 1), address

@@ -189,7 +189,8 @@ class Cluster:
             "coordinator",
             "coordinator",
             self.folder,
-            self.options.get("coordinator", ()),
+            # What checks read in journals stays there, unless a test is about forgetting it.
+            ("--forget-every", "0", *self.options.get("coordinator", ())),
         )
         for host, pools in self.hosts.items():
             options = {TEMPLATES: "read_only", **pools}
