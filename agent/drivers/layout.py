@@ -489,6 +489,8 @@ class Layout:
             raise self.unsafe(image_id, "it is not in the format that its label says")
         if head.external_data:
             raise self.unsafe(image_id, "its data is in another file")
+        if head.virtual_size_bytes < label.virtual_size_bytes:  # more is there during a resize
+            raise self.unsafe(image_id, "it is shorter than its label says")
         home = image_id.partition(AT)[0]
         layer = with_content(label.layers, label.below)
         for _ in label.layers:

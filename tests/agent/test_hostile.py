@@ -26,7 +26,7 @@ from countermand.v1.verb_pb2 import (
     RevertImage,
     VerifyImage,
 )
-from tests.agent.hostile import HEADERS, PLANTED, SECRET, Canary, qcow2
+from tests.agent.hostile import HEADERS, PLANTED, SECRET, Canary, claims_size, qcow2
 from tests.agent.requests import address, attempt_name, copy_action
 from tests.agent.rig import Rig
 
@@ -165,6 +165,32 @@ async def test_a_raw_image_that_looks_like_qcow2_stays_what_it_is(rig, canary, t
             assert rig.data("made").read_bytes() == trap
         await rig.make_up(attempt_name(task, 2), name, ACTIONS[task])
     assert not canary.sings
+
+
+@needs_qemu
+@pytest.mark.parametrize("size_bytes", [0, 513, 2**19])
+async def test_a_qcow2_header_that_claims_less_than_its_label_is_refused(
+    rig, canary, size_bytes, tmp_path
+):
+    """A copy of it would be shorter than it says of itself. More is there during a resize."""
+    qcow2(tmp_path / "image.qcow2")
+    rig.put("base", (tmp_path / "image.qcow2").read_bytes(), image_format=Format.QCOW2)
+    claims_size(rig.data("base"), size_bytes)
+    await tried_everything(rig, canary)
+
+
+@needs_qemu
+@pytest.mark.parametrize("size_bytes", [2**40, 2**63 - 512])
+async def test_a_qcow2_header_that_claims_too_much_takes_no_room(rig, canary, size_bytes, tmp_path):
+    """Whoever reads what a guest would read of it fails; its bytes are copied as they are."""
+    qcow2(tmp_path / "image.qcow2")
+    rig.put("base", (tmp_path / "image.qcow2").read_bytes(), image_format=Format.QCOW2)
+    claims_size(rig.data("base"), size_bytes)
+    for task in ("digest", "to-raw", "verify"):
+        ended = await rig.run(attempt_name(task), ACTIONS[task])
+        assert (ended.state, ended.failure.reason) == (FAILED, "TOOL_FAILED"), (task, ended)
+        assert (rig.images(), rig.staged()) == (["base", "plain"], []), task
+    assert rig.pools["fast"].report().used_bytes < 2**22
 
 
 @pytest.mark.parametrize("what", ["a link to a folder", "a link to a file", "a pipe", "a file"])
