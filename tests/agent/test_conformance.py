@@ -303,7 +303,7 @@ async def prepare(rig: Rig, task: str, action: Action) -> None:
 def write(rig: Rig, newer: bytes) -> None:
     """Writes all of the base, as a guest would."""
     path = rig.data("base")
-    if path.suffix == ".raw":
+    if path.suffix != ".qcow2":
         path.write_bytes(newer)
         return
     with tempfile.NamedTemporaryFile() as file:
@@ -320,7 +320,7 @@ def digests(rig: Rig) -> dict[str, str]:
 
 def read(rig: Rig, name: str) -> bytes:
     path = rig.data(name)
-    if path.suffix == ".raw":
+    if path.suffix != ".qcow2":
         return path.read_bytes()
     layout = rig.pools["fast"].layout
     label = layout.label(name)
