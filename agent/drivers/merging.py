@@ -2,30 +2,31 @@
 
 Forward only: the snapshot's name has gone before, in one rename of the image's label, and from then
 on each step can be begun again by whoever comes next, of this attempt or another. What a guest
-reads is the same at every moment:
+reads is the same at every moment. Of a layer and its reader a tool copies the smaller one:
 
-    the tool runs          the layer takes over what its reader holds, or the reader what it lacks
-    (the layer is renamed  into its reader's place, which reads as before, and through it no more)
-    the label              is renamed without the layer
-    the layer's file       is removed
+`qemu-img commit` brings down what its reader holds, usually what was written since the snapshot.
+Then the image's label names the layer in its reader's place, if the reader is what the image holds;
+else, as others know the reader by name, the layer takes its name, and the label leaves the layer
+out. Only what nobody writes to is replaced like that, so an agent that was held up takes nobody's
+writes away; the label comes out of the attempt's own folder, and a fence is in its way.
 
-Of a layer and its reader the tool copies the smaller one. Under a reader of the same size that is
-usually what was written since the snapshot: `qemu-img commit` brings it down into the layer, whose
-file then takes the reader's name, so that nobody who reads through that one has to be told. The
-other way, `qemu-img rebase` brings what the reader lacks up into it; that is right for readers of
-any size. With two readers or more either would make copies, so the layer waits until one is left.
+`qemu-img rebase` brings what the reader lacks up into it, and the label leaves the layer out. That
+is right for readers of any size.
+
+With two readers or more either would make copies, so the layer waits until one is left. Of what a
+fence has stopped, the rest is for whoever next has to do with the image's snapshots.
 """
 
 from __future__ import annotations
 
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from agent import crash_points
 from agent.drivers import qemu
 from agent.drivers.driver import OutcomeUnknown, Step, Steps, T, Work
-from agent.drivers.files import FileStat
 from agent.drivers.layers import Layer, readers, spare, without
 from agent.drivers.layout import Label, layer_name
 from agent.drivers.staging import Staging
@@ -52,10 +53,13 @@ class Merging:
             OutcomeUnknown: It came to a halt, and is to be taken up again.
         """
         try:
-            yield from onwards(self._tidy(work, image_id))
-        except OSError as error:
-            raise OutcomeUnknown(self._staging.error(error, image_id)) from error
-        except CountermandError as error:
+            if not self._layout.is_fenced(work.attempt):
+                yield from onwards(self._tidy(work, image_id))
+        except (OSError, CountermandError) as error:
+            if self._layout.is_fenced(work.attempt):
+                return
+            if isinstance(error, OSError):
+                error = self._staging.error(error, image_id)
             raise OutcomeUnknown(error) from error
 
     def _tidy(self, work: Work, image_id: str) -> Steps[None]:
@@ -66,9 +70,7 @@ class Merging:
             while found := self._next(image_id):
                 label, layer = found
                 with suppress(Conflict):  # somebody has changed the image: look again
-                    if readers(label.layers, label.below, layer.content):
-                        yield from self._merge(work, image_id, label, layer)
-                    self._drop(work, image_id, label, layer)
+                    yield from self._merge(work, image_id, label, layer)
             self._staging.discard(work.attempt)  # an earlier life may not have come to it
         finally:
             self._busy.discard(image_id)
@@ -86,33 +88,37 @@ class Merging:
         return None
 
     def _merge(self, work: Work, image_id: str, label: Label, layer: Layer) -> Steps[None]:
-        """Merges a layer into its only reader."""
-        name, reader = _reader(image_id, label, layer)
-        if self._layout.reads(name, reader) != layer:
-            return  # an earlier life has, and came no further
+        """Merges a layer into its only reader, if it has one, and takes it out of the label."""
+        if readers(label.layers, label.below, layer.content):
+            name, reader = _reader(image_id, label, layer)
+            if self._layout.reads(name, reader) == layer:  # else an earlier life has
+                after = yield from self._move(work, image_id, label, layer)
+                work.crash(crash_points.AFTER_MERGE)
+                if after is not None:
+                    self._put(work, image_id, label, after)
+                    return
+        after = replace(
+            label,
+            below=layer.below if label.below == layer.content else label.below,
+            layers=without(label.layers, layer),
+            replaced=layer.content,
+        )
+        self._put(work, image_id, label, after)
+
+    def _move(self, work: Work, image_id: str, label: Label, layer: Layer) -> Steps[Label | None]:
+        """Moves data up or down; returns the label that makes it count, if it does not yet."""
         if not qemu.is_installed():
             pool_id = self._staging.config.pool_id
             raise VerbUnsupported(pool=pool_id, verb="merging a snapshot", why=qemu.MISSING)
-        image = self._layout.image(image_id)
+        name, reader = _reader(image_id, label, layer)
         path, found = self._layout.data(name, reader)
-        below, below_found = self._layout.data(layer_name(image_id, layer), label.of_layer(layer))
-
-        def each() -> int:
-            work.crash(crash_points.IN_MERGE)
-            self._staging.settle(image)
-            self._staging.room.take(self._layout.account(image), 0)  # raises if it is full
-            return self._layout.allocated_bytes(image)
-
-        work.crash(crash_points.IN_MERGE)
+        of_layer = label.of_layer(layer)
+        below, below_found = self._layout.data(layer_name(image_id, layer), of_layer)
         size = reader.virtual_size_bytes
-        if size == layer.virtual_size_bytes and _takes_less(found, below_found):
-            yield from qemu.commit(path, image=image_id, size_bytes=size, each=each)
-            self._flush(below)
-            with self._staging.unchanged(image_id, label):
-                self._files.rename(below, path)
-                self._files.flush_folder(image)
-        else:
-            backing, backing_format = self._layout.backing_of(image_id, label.of_layer(layer))
+        each = partial(self._look, work, image_id)
+        work.crash(crash_points.IN_MERGE)
+        if size != layer.virtual_size_bytes or found.allocated_bytes > below_found.allocated_bytes:
+            backing, backing_format = self._layout.backing_of(image_id, of_layer)
             yield from qemu.rebase(
                 path,
                 image=image_id,
@@ -122,22 +128,44 @@ class Merging:
                 each=each,
             )
             self._flush(path)
-        work.crash(crash_points.AFTER_MERGE)
+            return None
+        yield from qemu.commit(path, image=image_id, size_bytes=size, each=each)
+        self._flush(below)
+        if name == image_id and not self._layout.readers(image_id):
+            return replace(
+                label,
+                content=layer.content,
+                below=layer.below,
+                layers=without(label.layers, layer),
+                replaced=label.content,
+            )
+        with self._staging.unchanged(image_id, label):
+            self._files.rename(below, path)
+            self._files.flush_folder(self._layout.image(image_id))
+        return None
 
-    def _drop(self, work: Work, image_id: str, label: Label, layer: Layer) -> None:
-        """Takes a layer that nobody reads through out of the label, and its file away."""
-        staging = self._staging
-        folder = staging.begin(work, resumable=False)
-        after = replace(
-            label,
-            below=layer.below if label.below == layer.content else label.below,
-            layers=without(label.layers, layer),
-            replaced=layer.content,
-        )
+    def _look(self, work: Work, image_id: str) -> int:
+        """Is called while a tool runs, which it stops by raising; returns what there is now."""
+        work.crash(crash_points.IN_MERGE)
+        if self._layout.is_fenced(work.attempt):
+            raise self._staging.fenced(work.attempt)
+        image = self._layout.image(image_id)
+        self._staging.settle(image)
+        self._staging.room.take(self._layout.account(image), 0)  # raises if it is full
+        return self._layout.allocated_bytes(image)
+
+    def _put(self, work: Work, image_id: str, label: Label, after: Label) -> None:
+        """Puts a label in the place of an image's."""
+        folder = self._staging.begin(work, resumable=False)
+
+        def first() -> None:
+            if after.content != label.content and self._layout.readers(image_id):
+                raise self._staging.changed(image_id)  # they read through the file it names now
+
         try:
-            staging.put_label(work, image_id, folder, before=label, label=after, first=_nothing)
+            self._staging.put_label(work, image_id, folder, before=label, label=after, first=first)
         except Conflict:
-            staging.discard(work.attempt)
+            self._staging.discard(work.attempt)
             raise
 
     def _flush(self, path: Path) -> None:
@@ -164,11 +192,3 @@ def _reader(image_id: str, label: Label, layer: Layer) -> tuple[str, Label]:
         if other.below == layer.content:
             return layer_name(image_id, other), label.of_layer(other)
     return image_id, label
-
-
-def _takes_less(found: FileStat, other: FileStat) -> bool:
-    return found.allocated_bytes <= other.allocated_bytes
-
-
-def _nothing() -> None:
-    """Has nothing to do before a label is renamed."""

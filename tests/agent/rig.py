@@ -189,7 +189,8 @@ class Rig:
         with contextlib.suppress(CountermandError):
             label = layout.label(image_id)
             if label.layers:
-                return layout.data(image_id, label)[0]
+                path: Path = layout.data(image_id, label)[0]
+                return path
         [path] = (self.folder / pool_id / "images" / image_id).glob("data.*")
         return path
 

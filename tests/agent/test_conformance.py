@@ -233,7 +233,8 @@ class Power:
     def places(self, case: Case) -> list[tuple[str, int]]:
         """Returns every place that was passed; how often a tool is looked at is left to chance."""
         times = dict(self.passed)
-        for name in POLLED & times.keys() if case.needs_qemu else ():
+        has_tools = case.needs_qemu or case.base is Format.QCOW2
+        for name in POLLED & times.keys() if has_tools else ():
             times[name] = min(times[name], 2)  # before it, and while it runs
         return [(name, time + 1) for name in times for time in range(times[name])]
 

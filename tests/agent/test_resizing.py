@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ def base(request):
     return request.param
 
 
-def resize(size_bytes: int, **fields: object) -> Action:
+def resize(size_bytes: int, **fields: Any) -> Action:
     return Action(resize_image=ResizeImage(target=BASE, virtual_size_bytes=size_bytes, **fields))
 
 
