@@ -24,9 +24,11 @@ from coordinator.agents.slots import WINDOW
 from coordinator.api.doctor.doctor import Doctor
 from coordinator.api.doctor_service import DoctorService
 from coordinator.api.external_task_service import ExternalTaskService
+from coordinator.api.fences import target_pools
 from coordinator.api.host_service import HostService
 from coordinator.api.workflow_service import WorkflowService
 from coordinator.runtime.loop import Loop
+from coordinator.runtime.overdue import fence_for_ever
 from coordinator.runtime.ports import StoreError
 from coordinator.runtime.retention import RETENTION, RETENTION_MAX, sweep_for_ever
 from coordinator.runtime.watch import Watches
@@ -238,6 +240,8 @@ async def _serve(
         if retention:
             sweeping = sweep_for_ever(store=store, loop=loop, clock=clock, retention=retention)
             working.append(asyncio.create_task(sweeping, name="retention"))
+        overdue = fence_for_ever(loop=loop, hosts=fleet, pools=target_pools)
+        working.append(asyncio.create_task(overdue, name="overdue"))
         services = _services(loop, store, fleet, watches, clock, retention=retention)
         doctor = Doctor(
             loop=loop, store=store, connect=GrpcConnection, cluster_id=opening.cluster_id

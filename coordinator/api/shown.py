@@ -11,6 +11,7 @@ from datetime import timedelta
 
 from google.protobuf.struct_pb2 import Struct
 
+from coordinator.api.fences import target_pools
 from coordinator.api.summary import summary_to_proto
 from coordinator.runtime.locks import LockView
 from coordinator.runtime.loop import Loop
@@ -31,6 +32,7 @@ HostOf = Callable[[str], HostView | None]
 
 HOLDERS_NAMED_MAX = 3  # in words; the locks of a FULL view name more
 
+_SILENT = frozenset({HostState.SUSPECT, HostState.UNREACHABLE})
 _AT_WORK = frozenset(
     {
         TaskState.STARTING,
@@ -154,6 +156,24 @@ class Showing:
         if host is not None and host.state is not HostState.READY:
             shown.progress.rate = 0
             shown.waits_for = _silence(host)
+        last = workflow.task(index).last
+        if last.fence_host:
+            shown.waits_for = f"{last.fence_host}, which settles it in the place of {last.host}"
+        elif host is not None and host.state in _SILENT:
+            shown.waits_for += self._settled_by_others(workflow, index)
+
+    def _settled_by_others(self, workflow: Workflow, index: int) -> str:
+        """Returns what an operator may do about a task whose host is silent."""
+        task, name = workflow.task(index), workflow.plan.nodes[index].name
+        if task.state not in (TaskState.UNKNOWN, TaskState.CANCELLING):
+            return ""
+        pools = target_pools(workflow, index)
+        other, why = self._hosts.fencer(task.last.host, pools, "") if pools else ("", "")
+        if other:
+            return f"; {other} can settle it: `countermand workflow fence {workflow.id} {name}`"
+        needed = f"; nobody else can settle it ({why})" if why else ""
+        abandon = f"`countermand workflow compensation abandon {workflow.id} {name}`"
+        return f"{needed}; if it never comes back: {abandon}"
 
 
 def _silence(host: HostView) -> str:

@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from coordinator.saga.plan import Plan
+from coordinator.saga.spec import IRREVERSIBLE
 from coordinator.saga.states import (
     UNSETTLED,
     AttemptKind,
@@ -91,6 +92,7 @@ class Timer(StrEnum):
 
     DUE = "DUE"  # a wait before or after an attempt is over
     START = "START"  # the attempt should be in the agent's journal by now
+    RUN = "RUN"  # the attempt should have ended by now, and its host does not say so
     WORKFLOW = "WORKFLOW"  # the workflow should have its verdict by now
 
 
@@ -146,6 +148,22 @@ def _outstanding_of(workflow: Workflow, index: int, task: Task) -> Iterator[Comm
             yield choose_host(workflow.plan, index, task)
     elif task.attempts and task.last.open and task.state in UNSETTLED:
         yield send(index, task.last)
+        if (bound := run_timer(workflow.plan, index, task)) is not None:
+            yield bound
+
+
+def run_timer(plan: Plan, index: int, task: Task) -> SetTimer | None:
+    """Returns the timer of an attempt whose host does not answer, if its run is bounded.
+
+    While the host answers its agent sees to that. What has no opposite is awaited: were it asked to
+    stop, "never received" would leave nothing that settles it but a fence.
+    """
+    spec, last = plan.task(index), task.last
+    timeout = spec.policy.run_timeout
+    if task.state is not TaskState.UNKNOWN or timeout is None or spec.effect in IRREVERSIBLE:
+        return None
+    begun = last.start_time or last.create_time
+    return SetTimer(timer=Timer.RUN, task=index, number=last.number, time=begun + timeout)
 
 
 def start_number(task: Task) -> int:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from coordinator.saga import back, events, failing, forward, history, starting
-from coordinator.saga.commands import Timer, send, start_number, workflow_timer
+from coordinator.saga.commands import Timer, run_timer, send, start_number, workflow_timer
 from coordinator.saga.spec import IRREVERSIBLE, Retry
 from coordinator.saga.states import (
     BEING_COMPENSATED,
@@ -21,6 +21,7 @@ from coordinator.saga.turn import Step, Turn
 from coordinator.saga.workflow import Attempt, Failure, Task
 
 TIMED_OUT = "TIMED_OUT"
+RUN_TIMEOUT = "RUN_TIMEOUT"  # as an agent says it of what it stops
 ATTEMPT_FENCED = "ATTEMPT_FENCED"  # what an agent says of an attempt that it has fenced
 
 
@@ -75,8 +76,7 @@ def _hear_of_action(turn: Turn, event: events.AttemptEvent) -> None:
         case events.AttemptCancelled():
             _action_cancelled(turn, event)
         case events.AttemptLost():
-            if turn.move(index, TaskChange.LOST, event.failure):
-                _attempt_unknown(turn, index, event.failure)
+            _action_lost(turn, event)
         case events.AttemptMissing():
             if turn.move(index, TaskChange.MISSING):
                 _attempt_unknown(turn, index, None)
@@ -145,6 +145,14 @@ def _action_cancelled(turn: Turn, event: events.AttemptCancelled) -> None:
         turn.move(index, TaskChange.CANCELLED)
         _clear(turn, index)
         at_rest(turn, index)
+
+
+def _action_lost(turn: Turn, event: events.AttemptLost) -> None:
+    index = event.task
+    if turn.move(index, TaskChange.LOST, event.failure):
+        _attempt_unknown(turn, index, event.failure)
+        if (bound := run_timer(turn.plan, index, turn.task(index))) is not None:
+            turn.commands.append(bound)
 
 
 def _fence_refused(turn: Turn, event: events.FenceRefused) -> None:
@@ -312,6 +320,8 @@ def time_has_come(turn: Turn, event: events.TimerFired) -> None:
             _wait_is_over(turn, event)
         case Timer.START:
             _start_is_late(turn, event)
+        case Timer.RUN:
+            _run_is_over(turn, event)
         case Timer.WORKFLOW:
             _workflow_is_late(turn)
 
@@ -356,6 +366,27 @@ def _start_is_late(turn: Turn, event: events.TimerFired) -> None:
     elif task.state in (TaskState.STARTING, TaskState.UNKNOWN):
         turn.put(index, replace(task, too_late=failure, start_deadline=None))
         back.stop(turn, index)
+
+
+def _run_is_over(turn: Turn, event: events.TimerFired) -> None:
+    """Stops an attempt that has had its time on a host that does not answer; then it is fenced.
+
+    It has failed only once its host, or another one on the same storage, has said so.
+    """
+    index = event.task
+    task = turn.task(index)
+    due = run_timer(turn.plan, index, task) if task.attempts else None
+    if due is None or due.number != event.number or turn.now.time < due.time:
+        return  # its host answers again, or it has an outcome
+    timeout = turn.plan.task(index).policy.run_timeout
+    failure = Failure(
+        reason=RUN_TIMEOUT,
+        message=f"It ran longer than {timeout} on {task.last.host}, which does not answer, and was "
+        "stopped; nothing is left behind.",
+        retriable=True,
+    )
+    turn.put(index, replace(task, too_late=failure))
+    back.stop(turn, index)
 
 
 def _workflow_is_late(turn: Turn) -> None:

@@ -8,7 +8,7 @@ A tree in one line. `;` makes a sequence, `|` a parallel group, brackets nest, `
     "a; b:takes=a.image:types=str"       a binding, and the type of its field
     "a:pause; b:ignore"                  what its failure makes: pause ignore stop group recover
     "a:before; b:hold; c:wait=5:rest=5"  pauses before it, on its success; waits before, after it
-    "a:late=9:any; b:on=x+y"             a start timeout; hosts: any, or one of these
+    "a:late=9:any; b:on=x+y:runs=9"      a start timeout; a run timeout; hosts: any, or one of these
     "a; b:when=input.size; c:when=a.SKIPPED; d:undo=erase"     conditions; another opposite
 
 Words behind a group are its own: `g(a | b | c):min=2:max=1:rounds=3:fan`, and policies that its
@@ -235,6 +235,7 @@ def _leaf(text: str) -> TaskSpec:
         ),
         on_sibling_failure=OnSiblingFailure.AWAIT if "await" in words else OnSiblingFailure.CANCEL,
         start_timeout=_seconds(words, "late") if "late" in words else None,
+        run_timeout=_seconds(words, "runs") if "runs" in words else None,
         wait_before=_seconds(words, "wait"),
         wait_after=_seconds(words, "rest"),
         pause_before="before" in words,

@@ -72,6 +72,24 @@ ROWS = [
         "do:a cancel:a asked fence:a retry:a do:a ok:a = SUCCEEDED",
     ),
     Row(
+        "S-V21 its run is over and its host silent: stopped, fenced, and only then timed out",
+        "a:runs=9:retry=2",
+        "a:run+lost+hang/hang,ok fence-a:fenced fence-a@cancel:a",
+        "do:a run:a lost:a cancel:a asked fence:a retry:a do:a ok:a = SUCCEEDED",
+    ),
+    Row(
+        "S-V21 its run is over, and its host comes back with its outcome",
+        "a:runs=9",
+        "a:run+lost+hang/ok",
+        "do:a run:a lost:a cancel:a ok:a = SUCCEEDED",
+    ),
+    Row(
+        "S-V21 its host answers in time: its agent sees to its run",
+        "a:runs=9",
+        "a:run+lost+run+ok",
+        "do:a run:a lost:a run:a ok:a = SUCCEEDED",
+    ),
+    Row(
         "S-V5 nobody knows whether the pivot took effect: it never will",
         "a:pivot",
         "a:lost+hang fence-a:fenced fence-a@lost:a",
@@ -117,6 +135,7 @@ def test_what_was_fenced_too_late_is_made_up_for_by_who_fenced_it():
 
 def test_what_was_fenced_for_being_late_says_so():
     """S-V21: not that it was fenced, which is how, but why."""
-    told = play("a:late=9", "a:hang/hang fence-a:fenced fence-a@end")
-    assert told.workflow.cause is not None
-    assert told.workflow.cause.reason == "START_TIMEOUT"
+    started = play("a:late=9", "a:hang/hang fence-a:fenced fence-a@end").workflow
+    ran = play("a:runs=9", "a:run+lost+hang/hang fence-a:fenced fence-a@cancel:a").workflow
+    reasons = [each.cause and each.cause.reason for each in (started, ran)]
+    assert reasons == ["START_TIMEOUT", "RUN_TIMEOUT"]
