@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -248,6 +249,8 @@ def _run(
         if code not in codes:
             stderr.seek(0)
             words = stderr.read(_STDERR_BYTES_MAX).decode(errors="replace").strip()
+            if os.strerror(errno.ENOSPC) in words:
+                raise OSError(errno.ENOSPC, words)
             raise ToolFailed(tool=TOOL, image=image, stderr=words)
         return code
 

@@ -318,14 +318,27 @@ class Staging:
             self.refuse_read(image_id)
             if snapshots := self.layout.snapshots(image_id):
                 raise self._in_use(image_id, snapshots)
-            self.files.make_folder(parent)
+            target = self._place_for(staged, parent)
             try:
-                self._rename(image_id, folder, staged)
+                self._rename(image_id, folder, target)
             except OSError:
                 self.tidy(attempt)
                 raise
         self.room.move(self.layout.account(folder), self.layout.account(staged))
         self._flush_names(image_id)
+
+    def _place_for(self, staged: Path, parent: Path) -> Path:
+        """Returns where something goes to be purged; where a pool is full no folder can be made.
+
+        What gives room back must need none: it then goes into the place of its parent.
+        """
+        try:
+            self.files.make_folder(parent)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            return parent
+        return staged
 
     def tidy(self, attempt: str) -> None:
         """Removes what is left of an attempt's folder after its effect, if it can."""
