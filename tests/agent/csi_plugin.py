@@ -155,6 +155,7 @@ class Plugin:
         *,
         name: str,
         secret: str,
+        zone: str,
         controller: list[str],
         node: list[str],
         shows: bool,
@@ -162,6 +163,7 @@ class Plugin:
         self.store = store
         self.name = name
         self.secret = secret
+        self.zone = zone
         self.controller = controller
         self.node = node
         self.shows = shows
@@ -179,6 +181,9 @@ class Plugin:
         reply = csi.GetPluginCapabilitiesResponse()
         if self.controller:
             reply.capabilities.add().service.type = csi.PluginCapability.Service.CONTROLLER_SERVICE
+        if self.zone:
+            constrained = csi.PluginCapability.Service.VOLUME_ACCESSIBILITY_CONSTRAINTS
+            reply.capabilities.add().service.type = constrained
         return reply
 
     def Probe(self, _request):
@@ -195,6 +200,9 @@ class Plugin:
     def CreateVolume(self, request):
         need(request.name, "name")
         need(request.volume_capabilities, "volume_capabilities")
+        zones = {zone.segments["zone"] for zone in request.accessibility_requirements.requisite}
+        if self.zone and self.zone not in zones:
+            refuse("RESOURCE_EXHAUSTED", f"there is only {self.zone}")
         source = request.volume_content_source
         origin = source.volume.volume_id or source.snapshot.snapshot_id
         kind = "volumes" if source.volume.volume_id else "snapshots"
@@ -343,7 +351,8 @@ class Plugin:
     # -- Node -----------------------------------------------------------------------------------
 
     def NodeGetInfo(self, _request):
-        return csi.NodeGetInfoResponse(node_id=NODE_ID)
+        here = csi.Topology(segments={"zone": self.zone}) if self.zone else None
+        return csi.NodeGetInfoResponse(node_id=NODE_ID, accessible_topology=here)
 
     def NodeGetCapabilities(self, _request):
         reply = csi.NodeGetCapabilitiesResponse()
@@ -438,12 +447,14 @@ def main() -> None:
     parser.add_argument("--round-to", default=MIB, type=int)
     parser.add_argument("--name", default="files.test.countermand")
     parser.add_argument("--secret", default="", help="the word that must come with every call")
+    parser.add_argument("--zone", default="", help="from where alone its volumes are reached")
     words = parser.parse_args()
     missing = set(words.without.split(","))
     plugin = Plugin(
         Store(words.folder, capacity_bytes=words.capacity_bytes, round_to=words.round_to),
         name=words.name,
         secret=words.secret,
+        zone=words.zone,
         controller=[name for name in CONTROLLER if name not in missing],
         node=[name for name in NODE if name not in missing],
         shows="NODE_SERVICE" not in missing,

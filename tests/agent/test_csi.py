@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from agent import crash_points
-from agent.drivers.csi.driver import CSI, EVERYTHING, CsiDriver, verbs_of
+from agent.drivers.csi.driver import CSI, CsiDriver
 from agent.drivers.csi.plugin import Abilities
+from agent.drivers.csi.pool import EVERYTHING, verbs_of
 from agent.drivers.csi.volumes import name_of
 from agent.drivers.driver import Format, OddityKind, PoolConfig, Step, Work
 from agent.drivers.plugins import ConfigInvalid
@@ -189,7 +190,8 @@ async def test_an_image_stays_while_something_is_made_from_it(rig, host):
     driver = rig.pools["fast"]
     cloning = driver.clone(work("clone"), "base", "made", copy_allowed=False)
     host.misbehave("CreateVolume", "ABORTED")
-    next(step for step in cloning if step.wait_s)
+    asked = host.calls().count("CreateVolume")
+    next(step for step in cloning if host.calls().count("CreateVolume") > asked)
     refused = await rig.run(DO, DELETE)
     assert (refused.failure.reason, rig.images()) == ("IMAGE_IN_USE", ["base"])
     driver.discard(attempt_name("clone"))
@@ -285,7 +287,8 @@ def test_a_host_that_was_fenced_while_the_plug_in_worked_leaves_nothing(host, tm
         work("do"), "made", image_format=Format.RAW, size_bytes=MIB, preallocated=False
     )
     host.misbehave("CreateVolume", "ABORTED")
-    next(step for step in making if step.wait_s)  # it is about to ask again
+    asked = host.calls().count("CreateVolume")
+    next(step for step in making if host.calls().count("CreateVolume") > asked)  # and will again
     theirs.fence(DO)
     with pytest.raises(AttemptFenced):
         list(making)
@@ -358,7 +361,7 @@ def test_secrets_go_with_every_call_and_nowhere_else(tmp_path, caplog):
         list(driver.delete(work("delete"), "made"))
         assert host.ids() == set()
     kept = [path.read_text() for path in (tmp_path / "fast").rglob("*") if path.is_file()]
-    assert "open-sesame" not in " ".join([*kept, caplog.text, repr(driver._options)])
+    assert "open-sesame" not in " ".join([*kept, caplog.text, repr(driver.pool.options)])
 
 
 # -- what is offered -------------------------------------------------------------------------------
@@ -400,6 +403,17 @@ def test_a_real_plug_in_without_some_of_it_is_served_with_the_rest(tmp_path):
         )
         assert host.locate(tmp_path / "fast/images/made").read_bytes() == bytes(MIB)
         assert (driver.report().problem, driver.survey()) == (None, [])
+
+
+def test_a_volume_is_made_where_this_host_reaches_it(tmp_path):
+    with running("--zone=cellar") as host:
+        driver = opened(host, tmp_path / "fast")
+        list(
+            driver.create(
+                work("do"), "made", image_format=Format.RAW, size_bytes=MIB, preallocated=False
+            )
+        )
+        assert named(tmp_path / "fast") == host.ids()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -112,6 +112,8 @@ class Abilities:
     controller: frozenset[str] = frozenset()  # of ControllerServiceCapability.RPC.Type
     node: frozenset[str] = frozenset()  # of NodeServiceCapability.RPC.Type
     shows: bool = False  # there is a Node service at this socket
+    # Where this host is, of a plug-in whose volumes are not reached from everywhere.
+    topology: Mapping[str, str] = field(default_factory=dict)
 
 
 T = TypeVar("T")
@@ -190,8 +192,7 @@ class Plugin:
             except Answer as answer:
                 if not patience.bears(answer, pause_s):
                     raise
-            for wait_s in _in_pieces(pause_s):
-                yield Step(wait_s=wait_s)
+            yield from waiting(pause_s)
         raise AssertionError("pauses never end")
 
     def ask(self, send: Send[T], *, patience_s: float | None = None) -> T:
@@ -233,19 +234,18 @@ class Plugin:
         if probe.HasField("ready") and not probe.ready.value:
             raise Answer(grpc.StatusCode.UNAVAILABLE, "it is not ready")
         services = asked(self.identity.GetPluginCapabilities, csi.GetPluginCapabilitiesRequest())
+        kinds = {capability.service.type for capability in services.capabilities}
+        constrained = csi.PluginCapability.Service.VOLUME_ACCESSIBILITY_CONSTRAINTS in kinds
         controller: frozenset[str] = frozenset()
-        if any(
-            capability.service.type == csi.PluginCapability.Service.CONTROLLER_SERVICE
-            for capability in services.capabilities
-        ):
+        if csi.PluginCapability.Service.CONTROLLER_SERVICE in kinds:
             told = asked(
                 self.controller.ControllerGetCapabilities, csi.ControllerGetCapabilitiesRequest()
             )
             offered = (each.rpc.type for each in told.capabilities)
             controller = frozenset(_names(csi.ControllerServiceCapability.RPC.Type.Name, offered))
-        node_id, node, shows = "", frozenset[str](), True
+        here, node, shows = csi.NodeGetInfoResponse(), frozenset[str](), True
         try:
-            node_id = asked(self.node.NodeGetInfo, csi.NodeGetInfoRequest()).node_id
+            here = asked(self.node.NodeGetInfo, csi.NodeGetInfoRequest())
             told_by_node = asked(self.node.NodeGetCapabilities, csi.NodeGetCapabilitiesRequest())
             offered_here = (each.rpc.type for each in told_by_node.capabilities)
             node = frozenset(_names(csi.NodeServiceCapability.RPC.Type.Name, offered_here))
@@ -256,10 +256,11 @@ class Plugin:
         return Abilities(
             name=info.name,
             version=info.vendor_version,
-            node_id=node_id,
+            node_id=here.node_id,
             controller=controller,
             node=node,
             shows=shows,
+            topology=dict(here.accessible_topology.segments) if constrained else {},
         )
 
 
@@ -319,7 +320,9 @@ def pauses() -> Iterator[float]:
         pause_s = min(2 * pause_s, PAUSE_S_MAX)
 
 
-def _in_pieces(wait_s: float) -> Iterator[float]:
+def waiting(wait_s: float) -> Steps[None]:
+    """Waits on the work's own thread: to whoever looks out for a stall, nothing moves meanwhile."""
     while wait_s > 0:
-        yield min(wait_s, PIECE_S)
+        time.sleep(min(wait_s, PIECE_S))
         wait_s -= PIECE_S
+        yield Step()

@@ -31,7 +31,16 @@ import grpc
 
 from agent import crash_points
 from agent.drivers.csi.node import CAPABILITY, Node
-from agent.drivers.csi.plugin import Answer, Kind, NotSettled, Plugin, Send, pauses, sending
+from agent.drivers.csi.plugin import (
+    Answer,
+    Kind,
+    NotSettled,
+    Plugin,
+    Send,
+    pauses,
+    sending,
+    waiting,
+)
 from agent.drivers.csi.v1 import csi_pb2 as csi
 from agent.drivers.driver import OutcomeUnknown, Step, Steps, Work
 from agent.drivers.files import FileKind, Files, FileStat
@@ -82,6 +91,7 @@ class Record:
     size_bytes: int = 0  # at least; of volumes
     source: str = ""  # the id of the volume that it is made from
     parameters: Mapping[str, str] = field(default_factory=dict)
+    topology: Mapping[str, str] = field(default_factory=dict)  # from where it must be reached
     id: str = ""  # empty until the plug-in told it
     context: Mapping[str, str] = field(default_factory=dict)  # goes with every use of it
     capacity_bytes: int = 0
@@ -186,9 +196,12 @@ class Volumes:
             for pause_s in pauses():
                 answer = yield from self._plugin.steps(self._asking(record))
                 made, is_ready = _told(record, answer)
+                if not made.id:
+                    why = "it made something, and told no id of it"
+                    raise Answer(grpc.StatusCode.INTERNAL, why)  # noqa: TRY301 - as if it had
                 if is_ready:
                     return made
-                yield Step(wait_s=pause_s)  # a snapshot is cut, and not uploaded yet
+                yield from waiting(pause_s)  # a snapshot is cut, and not uploaded yet
             raise AssertionError("pauses never end")
         except Answer as answer:
             if answer.kind in {Kind.REFUSED, Kind.BROKEN}:
@@ -255,6 +268,10 @@ class Volumes:
             parameters=record.parameters,
             secrets=secrets,
         )
+        if record.topology:
+            here = csi.Topology(segments=record.topology)
+            request.accessibility_requirements.requisite.append(here)
+            request.accessibility_requirements.preferred.append(here)
         if record.source:
             request.volume_content_source.volume.volume_id = record.source
         return sending(controller.CreateVolume, request)
