@@ -18,6 +18,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from coordinator.agents.ears import ears_of
 from coordinator.agents.fleet import Fleet
+from coordinator.agents.forgetting import FORGET_S
 from coordinator.runtime.loop import Loop, Start
 from coordinator.runtime.ports import Change, HostRecord, StoreError, Submission
 from coordinator.runtime.watch import Watches
@@ -84,6 +85,7 @@ class Agent:
     spoken: asyncio.Event = field(default_factory=asyncio.Event)
     sent: list[str] = field(default_factory=list)  # attempts, as they were sent
     cancelled: list[str] = field(default_factory=list)
+    deaf: bool = False  # to Forget
     forgets: list[ForgetRequest] = field(default_factory=list)
     journal: dict[str, Attempt.State.ValueType] = field(default_factory=dict)
     streams: list[asyncio.Queue[WatchAttemptsResponse | None]] = field(default_factory=list)
@@ -105,10 +107,12 @@ class Agent:
                 raise AttemptNotFound(attempt=name)
             return GetAttemptResponse(attempt=self._attempt(name))
         if rpc == "ListAttempts":
-            return ListAttemptsResponse(attempts=map(self._attempt, self.journal))
+            return ListAttemptsResponse()  # it has nothing that it should not have
         if rpc == "Forget":
             assert isinstance(request, ForgetRequest)
             self.forgets.append(request)
+            if self.deaf:
+                raise HostUnreachable(address="a:1")
             return ForgetResponse()
         name = request.header.attempt  # type: ignore[attr-defined]
         if rpc == "CancelAttempt":
@@ -220,7 +224,7 @@ class Coordinator:
 
 @contextlib.asynccontextmanager
 async def coordinator(
-    folder: Path, agents: dict[str, Agent], *, window: int = 64
+    folder: Path, agents: dict[str, Agent], *, window: int = 64, forget_s: float = FORGET_S
 ) -> AsyncIterator[Coordinator]:
     """Lives once on what is stored in a folder."""
     world, watches = World(), Watches[Progress]()
@@ -238,6 +242,7 @@ async def coordinator(
         crash=never,
         ears=ears_of(loop, store, watches.heard_progress),
         window=window,
+        forget_s=forget_s,
     )
     loop.attach(fleet)
     await fleet.open()
