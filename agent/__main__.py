@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 
+from agent import frames
 from agent.check_driver import check_driver
 from agent.config import parse_pool, read_pools, tell_size
 from agent.drivers import plugins
@@ -36,7 +37,7 @@ from countermand.rpc.credentials import Credentials, CredentialsInvalid, read_cr
 from countermand.rpc.errors import CountermandError, ImageUnsafe
 from countermand.rpc.logs import configure
 from countermand.rpc.server import ListenRefused, Service, serve
-from countermand.v1 import agent_pb2, agent_pb2_grpc
+from countermand.v1 import agent_pb2
 
 log = logging.getLogger("agent")
 
@@ -182,7 +183,7 @@ async def _serve(
     )
     server = await serve(
         listen=listen,
-        services=[Service(SERVICE, agent_pb2_grpc.add_AgentServiceServicer_to_server, service)],
+        services=[Service(SERVICE, frames.add_to_server, service)],
         telemetry=spans,
         credentials=credentials,
     )

@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC
-from typing import cast
+from typing import TypeVar, cast
 
 import grpc
 
 from agent import tickets
 from agent.drivers.driver import Format, ImageFound
+from agent.frames import Piece, Received, reader_of
 from agent.wire import FORMATS
 from countermand.rpc.channel import open_stream_channel
 from countermand.rpc.credentials import Credentials
@@ -39,8 +40,9 @@ from countermand.v1.agent_pb2 import (
     ReadImageResponse,
     SourceAccess,
 )
-from countermand.v1.agent_pb2_grpc import AgentServiceStub
 from countermand.v1.image_pb2 import Image, ImageAddress
+
+T = TypeVar("T")
 
 # An agent that was restarted is back within seconds, a host within minutes.
 PATIENCE_S = 120.0
@@ -166,9 +168,8 @@ class RemoteContent:
             self._line.go_to(offset)
             self._offset, self._data = offset, memoryview(b"")
         while offset >= self._offset + len(self._data):
-            message = self._line.next(offset)
-            self._offset = message.data.offset if message else self.size_bytes
-            self._data = memoryview(message.data.data if message else b"")
+            piece = self._line.next(offset) or Piece(self.size_bytes, memoryview(b""))
+            self._offset, self._data = piece
             if offset < self._offset:  # it was told to be data
                 raise Conflict(name=self._line.name)
         return self._data[offset - self._offset :]
@@ -210,8 +211,8 @@ class _Line:
         """Returns the image, for people."""
         return self._source.name
 
-    def next(self, offset: int) -> ReadImageResponse | None:
-        """Returns the next message with data, None at the end; a new line begins at the offset."""
+    def next(self, offset: int) -> Piece | None:
+        """Returns the next piece of data, None at the end; a new line begins at the offset."""
         self._offset = offset
         return self._persist(self._next)
 
@@ -226,14 +227,15 @@ class _Line:
         if stream is not None:
             stream.close()
 
-    def _next(self) -> ReadImageResponse | None:
+    def _next(self) -> Piece | None:
         if self._stream is None:
             self._dial()
             assert self._stream is not None
-        while (message := self._stream.next(self._source.check)) is not None:
-            self._take_ticket(message)
-            if message.WhichOneof("part") == "data":
-                return message
+        while (received := self._stream.next(self._source.check)) is not None:
+            if isinstance(received, Piece):
+                return received
+            if received.renewed_ticket:
+                self._source.pulling.renew(self._source.attempt, received.renewed_ticket)
         return None
 
     def _dial(self) -> None:
@@ -247,7 +249,7 @@ class _Line:
         request.identity = self.head.identity
         stream = self._stream = _Stream(access.address, pulling.credentials, request)
         message = stream.next(source.check)
-        if message is None or not message.HasField("head"):
+        if not isinstance(message, ReadImageResponse) or not message.HasField("head"):
             raise HostUnreachable(address=access.address)
         if self.head.HasField("image"):
             return  # what was told before still holds: the identity is the same
@@ -255,7 +257,7 @@ class _Line:
         told = 0 if request.head_only else -1
         while told < message.head.size_bytes:
             part = stream.next(source.check)
-            if part is None:
+            if not isinstance(part, ReadImageResponse):
                 raise HostUnreachable(address=access.address)
             numbers = part.extents.offsets_and_lengths
             for begin, length in zip(numbers[::2], numbers[1::2], strict=True):
@@ -263,23 +265,17 @@ class _Line:
             told = part.extents.end
         self.head, self.extents = message.head, extents
 
-    def _take_ticket(self, message: ReadImageResponse) -> None:
-        if message.renewed_ticket:
-            self._source.pulling.renew(self._source.attempt, message.renewed_ticket)
-
-    def _persist(
-        self, function: Callable[[], ReadImageResponse | None]
-    ) -> ReadImageResponse | None:
+    def _persist(self, function: Callable[[], T]) -> T:
         """Does something with the source, again and again while that may help."""
         while True:
             try:
-                message = function()
+                value = function()
             except CountermandError as error:
                 self.close()
                 self._bear(error)
             else:
                 self._silent_since, self._retry_s = None, RETRY_S_MIN
-                return message
+                return value
 
     def _bear(self, error: CountermandError) -> None:
         """Waits before the next try; raises what no waiting will mend."""
@@ -316,15 +312,13 @@ class _Stream:
         """Begins to receive."""
         self._address = address
         self._channel = open_stream_channel(address, credentials=credentials)
-        self._call = AgentServiceStub(self._channel).ReadImage(request)
-        self._received: queue.Queue[ReadImageResponse | CountermandError | None] = queue.Queue(
-            MESSAGES_MAX
-        )
+        self._call = reader_of(self._channel)(request)
+        self._received: queue.Queue[Received | CountermandError | None] = queue.Queue(MESSAGES_MAX)
         self._closed = False
         self._thread = threading.Thread(target=self._receive, name="pull", daemon=True)
         self._thread.start()
 
-    def next(self, check: Check) -> ReadImageResponse | None:
+    def next(self, check: Check) -> Received | None:
         """Returns the next message; None at the end.
 
         Raises:
@@ -357,7 +351,7 @@ class _Stream:
         except grpc.RpcError as error:
             self._put(self._said(cast("grpc.Call", error)))  # as every error of a call is
 
-    def _put(self, item: ReadImageResponse | CountermandError | None) -> None:
+    def _put(self, item: Received | CountermandError | None) -> None:
         while not self._closed:
             try:
                 self._received.put(item, timeout=_POLL_S)

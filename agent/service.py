@@ -6,7 +6,7 @@ Handlers only raise errors of the table; `countermand.rpc.server` turns them int
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from datetime import datetime
 from functools import partial
@@ -16,6 +16,7 @@ from agent.attempts import AttemptRecord
 from agent.drivers.driver import Driver, PoolFound
 from agent.executors import Executor
 from agent.fences import Fencer
+from agent.frames import Frame
 from agent.journal import Forgotten, Transaction
 from agent.lookers import Lookers
 from agent.orphans import Orphans
@@ -374,9 +375,17 @@ class AgentService(AgentServiceServicer):
         self, request: ReadImageRequest, context: object
     ) -> AsyncIterator[ReadImageResponse]:
         """Streams one image's content to whoever holds a ticket for it."""
-        async with aclosing(self._serving.read(request)) as messages:
-            async for message in messages:
-                yield message
+        async with aclosing(self.read_frames(request, context)) as frames:
+            async for frame in frames:
+                yield ReadImageResponse.FromString(frame)
+
+    async def read_frames(
+        self, request: ReadImageRequest, context: object
+    ) -> AsyncGenerator[Frame, None]:
+        """Streams the same, serialized: what gRPC really calls."""
+        async with aclosing(self._serving.read(request)) as frames:
+            async for frame in frames:
+                yield frame
 
     async def GetHost(self, request: GetHostRequest, context: object) -> GetHostResponse:
         """Describes the agent."""

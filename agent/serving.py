@@ -18,6 +18,7 @@ from agent import wire
 from agent.drivers.driver import Content, Driver, Format
 from agent.drivers.files import aligned_buffer
 from agent.executors import Executor
+from agent.frames import Frame, frame_of
 from agent.runner import Runner
 from agent.tickets import TICKET_VALID, Ticket, Tickets, key_of
 from countermand.rpc import names
@@ -30,7 +31,6 @@ from countermand.rpc.errors import (
     Violation,
 )
 from countermand.v1.agent_pb2 import (
-    ContentData,
     ContentExtents,
     ContentHead,
     ReadImageRequest,
@@ -61,7 +61,7 @@ _LAYOUTS = {
     ImageFormat.IMAGE_FORMAT_QCOW2: Format.QCOW2,
 }
 
-_Batch: TypeAlias = list[ReadImageResponse]
+_Batch: TypeAlias = list[Frame]
 _Batches: TypeAlias = Generator[_Batch, None, None]
 
 
@@ -98,8 +98,8 @@ class Serving:
         answer.valid_for.FromTimedelta(TICKET_VALID)
         return answer
 
-    async def read(self, request: ReadImageRequest) -> AsyncGenerator[ReadImageResponse, None]:
-        """Streams what a ticket is for.
+    async def read(self, request: ReadImageRequest) -> AsyncGenerator[Frame, None]:
+        """Streams what a ticket is for, as messages of ReadImage.
 
         Raises:
             CountermandError: Any of ReadImage's table.
@@ -112,11 +112,11 @@ class Serving:
         try:
             while batch := await asyncio.shield(reading):
                 reading = self._next(batches)  # while the stream takes what we have
-                for message in batch:
-                    yield message
+                for frame in batch:
+                    yield frame
                 if self._now() - renewed > TICKET_VALID / 4:
                     renewed = self._now()
-                    yield ReadImageResponse(renewed_ticket=tickets.renew(ticket))
+                    yield _frame(renewed_ticket=tickets.renew(ticket))
         finally:
             # The thread outlives a reader that goes away: it may hang in the storage.
             ending = asyncio.ensure_future(self._end(ticket, batches, reading))
@@ -163,7 +163,7 @@ def _batches(driver: Driver, image_id: str, request: ReadImageRequest) -> _Batch
     found = driver.find(image_id)
     head = ContentHead(image=wire.image(found, driver.config.pool_id, ()))
     if request.head_only:
-        yield [ReadImageResponse(head=head)]
+        yield [_frame(head=head)]
         return
     layout = _LAYOUTS.get(request.layout)
     if layout is None or (layout is not Format.RAW and (layout is not found.format or found.chain)):
@@ -177,7 +177,7 @@ def _batches(driver: Driver, image_id: str, request: ReadImageRequest) -> _Batch
         for begin, end in _extents(content, max(0, request.offset)):
             extents.extend((begin, end))
         head.data_bytes = sum(extents[1::2]) - sum(extents[::2])
-        yield [ReadImageResponse(head=head), *_told(extents, content.size_bytes)]
+        yield [_frame(head=head), *_told(extents, content.size_bytes)]
         yield from _data(content, extents)
         identity = content.identity
     with _same(driver, image_id), driver.reading(image_id, layout) as content:
@@ -199,12 +199,12 @@ def _extents(content: Content, offset: int) -> Iterator[tuple[int, int]]:
         yield begin, end
 
 
-def _told(extents: array[int], size_bytes: int) -> Iterator[ReadImageResponse]:
+def _told(extents: array[int], size_bytes: int) -> Iterator[Frame]:
     for first in range(0, max(1, len(extents)), 2 * EXTENTS_MAX):
         part = extents[first : first + 2 * EXTENTS_MAX]
         lengths = (part[i] - (part[i - 1] if i % 2 else 0) for i in range(len(part)))
         is_last = first + len(part) >= len(extents)
-        yield ReadImageResponse(
+        yield _frame(
             extents=ContentExtents(
                 offsets_and_lengths=lengths, end=size_bytes if is_last else part[-1]
             )
@@ -224,8 +224,7 @@ def _data(content: Content, extents: array[int]) -> _Batches:
             view = buffer[: stop - offset]
             if content.pread(view, offset) < len(view):
                 raise OSError("the image became shorter")
-            data = ContentData(offset=offset, data=bytes(view))
-            batch.append(ReadImageResponse(data=data))
+            batch.append(frame_of(offset, view))
             size += len(view)
             offset = stop
             if size >= READ_BYTES:
@@ -246,3 +245,7 @@ def _same(driver: Driver, image_id: str) -> Iterator[None]:
 
 def _changed(driver: Driver, image_id: str) -> Conflict:
     return Conflict(name=f"image {image_id} in pool {driver.config.pool_id}")
+
+
+def _frame(**part: object) -> Frame:
+    return ReadImageResponse(**part).SerializeToString()  # type: ignore[arg-type]
