@@ -118,6 +118,11 @@ class Fencer:
             raise PoolNotFound(pool=pool_id)
         if known is None or verb not in driver.verbs or not isinstance(driver, Fences):
             raise VerbUnsupported(pool=pool_id, verb=verb, why="its driver fences no such attempt")
+        if action.resize_image.shrink_allowed:
+            # A host that was held up just before it cuts would do so whenever it goes on, in the
+            # middle of what others have written since: that is no rename, and nothing decides it.
+            why = "it cuts off data in place, which no fence can stop: its own host must end it"
+            raise VerbUnsupported(pool=pool_id, verb="to fence a resize that may shrink", why=why)
         if not driver.config.shared:
             raise PoolNotShared(pool=pool_id)
         if driver.config.read_only:

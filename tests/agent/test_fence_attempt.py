@@ -16,6 +16,7 @@ from countermand.rpc.errors import (
     PoolNotFound,
     PoolNotShared,
     StorageFailed,
+    VerbUnsupported,
     WrongCluster,
 )
 from countermand.v1.agent_pb2 import FenceAttemptRequest, InspectRequest
@@ -178,9 +179,17 @@ async def test_whoever_is_not_in_charge_fences_nothing(hosts, fields, error):
         (copy_action("fast/base", "own/disk"), PoolNotFound),
         (noop_action(), FieldInvalid),
         (Action(verify_image=VerifyImage(target=ON_BASE)), FieldInvalid),
+        (
+            Action(
+                resize_image=ResizeImage(
+                    target=ON_BASE, virtual_size_bytes=512, shrink_allowed=True
+                )
+            ),
+            VerbUnsupported,
+        ),
         (Action(), FieldInvalid),
     ],
-    ids=["another pool", "no pool", "only reads", "no verb"],
+    ids=["another pool", "no pool", "only reads", "cuts in place", "no verb"],
 )
 async def test_what_cannot_be_fenced_is_refused(hosts, action, error):
     _a, b = hosts

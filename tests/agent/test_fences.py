@@ -140,7 +140,12 @@ class Meeting:
 
     def check(self, verdict: str) -> None:
         """Holds the verdict against the disk, and against what A says."""
-        held = self.host.held(staged=[OWN])
+        label = self.host.driver.layout.label
+        # What a resize has added counts only once the label says so: whoever is next cuts it off.
+        held = {
+            name: data[: label(name).virtual_size_bytes]
+            for name, data in self.host.held(staged=[OWN]).items()
+        }
         assert verdict in {"SUCCEEDED", "ATTEMPT_FENCED"}, verdict
         assert held == (self.case.after if verdict == "SUCCEEDED" else BEFORE), verdict
         # Its folder may go a moment before the fence stands: then it failed, just as certainly.

@@ -289,6 +289,7 @@ def test_where_a_verb_is_possible_is_what_the_saga_says():
         "cancel": requests._CANCELLABLE,
         "pause": requests._PAUSABLE,
         "resume": requests._RESUMABLE,
+        "fence": requests._FENCEABLE,
     }
 
 
