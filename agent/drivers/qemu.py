@@ -137,7 +137,7 @@ def resize(path: Path, *, image: str, size_bytes: int) -> None:
     to_end(_run(arguments, image=image))
 
 
-def holds_data(path: Path, *, image: str, begin: int, folder: Path) -> bool:
+def holds_data(path: Path, *, image: str, begin: int) -> bool:
     """Returns whether a guest reads anything but zeros of a qcow2 file from an offset on.
 
     What was written there counts as data from the next cluster on, even if it was zeros.
@@ -153,14 +153,12 @@ def holds_data(path: Path, *, image: str, begin: int, folder: Path) -> bool:
         return True
     if not extents:
         return False
-    piece = folder / "piece"
-    arguments = [TOOL, "dd", "-f", "qcow2", "-O", "raw", f"if={path}", f"of={piece}", "bs=512"]
-    arguments += [f"skip={begin // 512}", f"count={whole // 512}"]  # it counts from the beginning
-    try:
+    with tempfile.TemporaryDirectory() as folder:
+        piece = Path(folder) / "piece"
+        arguments = [TOOL, "dd", "-f", "qcow2", "-O", "raw", f"if={path}", f"of={piece}", "bs=512"]
+        arguments += [f"skip={begin // 512}", f"count={whole // 512}"]  # as from the beginning
         to_end(_run(arguments, image=image))
         return any(piece.read_bytes())
-    finally:
-        piece.unlink(missing_ok=True)
 
 
 def commit(path: Path, *, image: str, size_bytes: int, each: Callable[[], int]) -> Steps[None]:

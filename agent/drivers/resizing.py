@@ -114,7 +114,7 @@ class Resizing:
             if change is not None:
                 label = yield from self._shrink_back(work, image_id, label, change)
             # It never came to its label; or an earlier life shrank back, and came no further.
-            self._trim(work, image_id, label)
+            self._trim(image_id, label)
 
     def _shrink_back(self, work: Work, image_id: str, label: Label, change: Change) -> Steps[Label]:
         staging = self._staging
@@ -122,7 +122,7 @@ class Resizing:
             raise staging.changed(image_id)
         try:
             folder = staging.begin(work, resumable=False)
-            self._need_unused(work, image_id, label, change.size_bytes)
+            self._need_unused(image_id, label, change.size_bytes)
             after = replace(
                 label,
                 virtual_size_bytes=change.size_bytes,
@@ -147,15 +147,22 @@ class Resizing:
         self._staging.refuse_read(image_id)
         path, _ = self._layout.data(image_id, label)
         if size_bytes > label.virtual_size_bytes:
-            if self._holds_data(work, image_id, label, label.virtual_size_bytes):
+            if self._holds_data(image_id, label, label.virtual_size_bytes):
                 raise self._layout.unsafe(image_id, "there is data beyond the size of its label")
             if label.format is Format.RAW:
                 with self._staging.writing(path) as handle:
+                    self._need_no_fence(work)
                     self._files.extend(handle, size_bytes)
                     self._files.flush(handle)
             else:
+                self._need_no_fence(work)
                 self._resize_qcow2(path, image_id, size_bytes)
         work.crash(crash_points.IN_RESIZE)
+
+    def _need_no_fence(self, work: Work) -> None:
+        """Raises if an attempt is fenced: what it grew now, nobody would take back."""
+        if self._layout.is_fenced(work.attempt):
+            raise self._staging.fenced(work.attempt)
 
     def _done(self, work: Work, image_id: str, label: Label, change: Change) -> Resized:
         """Sees to it that the data is as long as the label says, which counts already."""
@@ -193,7 +200,8 @@ class Resizing:
     def _taking_back(self, work: Work, image_id: str) -> Iterator[None]:
         """Cuts off what an attempt has grown that comes to nothing.
 
-        One that is fenced touches nothing any more: whoever fenced it may be at work by now.
+        Of one that is fenced whoever looks after it does: it itself touches nothing any more, since
+        others may be at work by now.
         """
         try:
             yield
@@ -202,8 +210,8 @@ class Resizing:
         except Exception:
             staging = self._staging
             try:
-                if not self._layout.is_fenced(work.attempt):
-                    staging.discard(work.attempt)
+                staging.discard(work.attempt)
+                if work.resumed or not self._layout.is_fenced(work.attempt):
                     with suppress(ImageUnsafe):  # then it was not touched either
                         self._take_back(work, image_id)
             except (OSError, CountermandError) as error:
@@ -215,32 +223,29 @@ class Resizing:
     def _take_back(self, work: Work, image_id: str) -> None:
         label = self._layout.owner(image_id)
         if label is not None and not change_of(label, work.cluster_id, work.attempt):
-            self._trim(work, image_id, label)
+            self._trim(image_id, label)
 
-    def _trim(self, work: Work, image_id: str, label: Label) -> None:
+    def _trim(self, image_id: str, label: Label) -> None:
         """Cuts off what is beyond the end that a label names, if it reads as zeros."""
         size_bytes = label.virtual_size_bytes
-        if self._size(image_id, label) > size_bytes:
-            self._staging.begin(work, resumable=False)
-            if not self._holds_data(work, image_id, label, size_bytes):
-                self._fit(image_id, label)
-            self._staging.discard(work.attempt)
+        is_longer = self._size(image_id, label) > size_bytes
+        if is_longer and not self._holds_data(image_id, label, size_bytes):
+            self._fit(image_id, label)
 
-    def _need_unused(self, work: Work, image_id: str, label: Label, begin: int) -> None:
+    def _need_unused(self, image_id: str, label: Label, begin: int) -> None:
         """Raises if anything was written beyond an offset."""
-        if self._holds_data(work, image_id, label, begin):
+        if self._holds_data(image_id, label, begin):
             pool_id = self._staging.config.pool_id
             raise Conflict(name=f"the new part of image {image_id} in pool {pool_id}")
 
-    def _holds_data(self, work: Work, image_id: str, label: Label, begin: int) -> bool:
+    def _holds_data(self, image_id: str, label: Label, begin: int) -> bool:
         """Returns whether anything but zeros is there: data is told of in whole blocks."""
         path, _ = self._layout.data(image_id, label)
         if label.format is Format.QCOW2:
             if self._size(image_id, label) <= begin:
                 return False
             self._need_tool(label)
-            folder = self._layout.staged(work.attempt)
-            return qemu.holds_data(path, image=image_id, begin=begin, folder=folder)
+            return qemu.holds_data(path, image=image_id, begin=begin)
         buffer = aligned_buffer(_READ_BYTES)
         with self._staging.reading(path) as handle:
             while extent := self._files.next_data(handle, begin):
