@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from countermand.v1.host_pb2 import Host
 
 # Why a host is quarantined until it is put right, or accepted as it is.
-ACCEPTABLE = frozenset({"JOURNAL_LOST", "JOURNAL_REWOUND"})
+ACCEPTABLE = {
+    "JOURNAL_LOST": "next: put back its pools or its journal; if they are gone for good:",
+    "JOURNAL_REWOUND": "next: stop the agent, put back its newest journal if there is one; then:",
+}
 HEADS = ("HOST", "STATE", "ADDRESS", "POOLS", "OPEN", "PROBLEM")
 
 
@@ -158,8 +161,8 @@ def accept(settings: Settings, host_id: str, reason: str) -> None:
 
     For a host whose agent has lost its journal together with a pool, or came back with an older
     journal: nothing is sent to it, and nothing concluded, until somebody has looked. First try to
-    put back what is missing: mount the pool, or restore the newest journal; the host then goes on
-    by itself.
+    put back what is missing. With its pool mounted again, the host goes on by itself; one that
+    came back with an older journal must be accepted even if the newest has been put back.
 
     What accepting does: what the agent has lost counts as gone. Attempts whose outcome is open are
     asked for again, and made again if nothing of them is there; compensations that find nothing
@@ -231,9 +234,9 @@ def _next(found: Host) -> tuple[str, ...]:
         return ()
     host_id = found.name.removeprefix("hosts/")
     return (
-        "next: put back what is missing: mount the pool, or restore the newest journal;",
-        f'or, if it is gone for good: countermand host accept {host_id} --reason "…"',
-        "(countermand host accept --help tells what that does, and the risk)",
+        ACCEPTABLE[found.problem.reason],
+        f'  countermand host accept {host_id} --reason "…"',
+        "its help tells what that does, and the risk",
     )
 
 

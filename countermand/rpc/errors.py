@@ -328,7 +328,7 @@ class JournalLost(CountermandError):
 
 
 class JournalRewound(CountermandError):
-    """The agent's journal went back in time ({why}): put back the newest, or accept the host."""
+    """The agent's journal went back ({why}): put back the newest if you can, accept the host."""
 
     code = StatusCode.FAILED_PRECONDITION
     reason = "JOURNAL_REWOUND"

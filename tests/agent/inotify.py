@@ -24,7 +24,7 @@ class Watched:
 
     def appeared(self) -> list[str]:
         """Returns what has appeared since the last call, as folder/name; none was missed."""
-        found = []
+        found: list[str] = []
         while True:
             try:
                 data = os.read(self._handle, 65_536)

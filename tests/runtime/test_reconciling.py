@@ -246,8 +246,8 @@ async def test_an_older_journal_holds_the_host_until_it_is_accepted() -> None:
         assert line.view().problem is not None
         await line.accept()
         await line.ready(20)
-        assert line.state is HostState.READY
         await line.accept()  # a repeat changes nothing
+        assert line.view().state is HostState.READY
     assert agent.watched == [12, 20]
     accepted = kept.records[-1]
     assert (accepted.held, accepted.heard_sequence, accepted.accepted_intent) == ("", 20, 100)
