@@ -493,7 +493,8 @@ class Runner:
         if not awaited:
             return
         stopping: asyncio.Future[Any] = asyncio.ensure_future(running.stopping.wait())
-        others: asyncio.Future[Any] = asyncio.gather(*(asyncio.shield(other) for other in awaited))
+        # Not gathered: it would take the stop for an error that nobody has heard of.
+        others: asyncio.Future[Any] = asyncio.ensure_future(asyncio.wait(awaited))
         try:
             await asyncio.wait([stopping, others], return_when=asyncio.FIRST_COMPLETED)
         finally:

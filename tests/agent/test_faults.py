@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 from contextlib import aclosing
 from pathlib import Path
@@ -440,3 +441,22 @@ async def test_a_full_journal_does_not_keep_the_agent_from_stopping(noting, capl
         await rig.runner.stop()
     await rig.start()
     assert (await rig.settled(COPY)).state == SUCCEEDED
+
+
+async def test_who_is_stopped_while_it_waits_for_a_slot_leaves_no_error_in_the_log(
+    tmp_path, caplog
+):
+    rig = Rig(tmp_path, limits=runner.Limits(attempts_max=1))
+    gate = Gate()
+    await rig.start(gate=gate)
+    rig.put("base", b"content")
+    await rig.accept(COPY, ACTION)
+    await gate.arrival()
+    waiting = attempt_name("waiting")
+    await rig.accept(waiting, copy_action("fast/base", "fast/other"))
+    await rig.cancel(waiting)
+    assert (await rig.settled(waiting)).state == CANCELLED
+    gate.open()
+    await rig.runner.stop()
+    gc.collect()  # asyncio tells of errors that nobody heard of when they go
+    assert [one.message for one in caplog.records if one.name == "asyncio"] == []
