@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 
-from agent import pulling, serving, tickets
+from agent import frames, pulling, serving, tickets
 from agent.drivers.driver import Format, ProcessEnds
 from agent.pulling import Pulling, RemoteContent
 from agent.service import AgentService
@@ -29,8 +29,13 @@ from countermand.rpc.errors import (
     WrongCluster,
 )
 from countermand.rpc.server import Service, serve
-from countermand.v1.agent_pb2 import InspectRequest, ReadImageRequest, SourceAccess
-from countermand.v1.agent_pb2_grpc import add_AgentServiceServicer_to_server
+from countermand.v1.agent_pb2 import (
+    ContentData,
+    InspectRequest,
+    ReadImageRequest,
+    ReadImageResponse,
+    SourceAccess,
+)
 from countermand.v1.image_pb2 import IMAGE_FORMAT_QCOW2
 from tests.agent.requests import address, attempt_name, noop_action
 
@@ -196,6 +201,20 @@ async def test_a_long_stream_renews_its_ticket(rig, service):
     assert await read(service, ReadImageRequest(ticket=renewed[0], head_only=True))
 
 
+@pytest.mark.parametrize("offset", [0, 1, 127, 128, 2**32 + 5, 2**50])
+@pytest.mark.parametrize("length", [1, 127, 128, 16384, MIB])
+def test_a_frame_is_a_message_of_the_contract(offset, length):
+    data = os.urandom(length)
+    message = ReadImageResponse(data=ContentData(offset=offset, data=data))
+    frame = frames.frame_of(offset, memoryview(data))
+    assert ReadImageResponse.FromString(frame) == message
+    assert frames.received(frame) == frames.Piece(offset, memoryview(data))
+    written = message.SerializeToString()  # which leaves out an offset of 0
+    assert frames.received(written) == frames.Piece(offset, memoryview(data))
+    message.renewed_ticket = b"ticket"
+    assert frames.received(message.SerializeToString()) == message
+
+
 # -- the other end ------------------------------------------------------------------------------
 
 
@@ -207,7 +226,7 @@ def never() -> None:
 async def pulled(rig, service, check=never, way: bytes | None = None):
     """Yields a source over gRPC, and what it is reached by."""
     name = "countermand.v1.AgentService"
-    add = Service(name, add_AgentServiceServicer_to_server, service)
+    add = Service(name, frames.add_to_server, service)
     server = await serve(listen="127.0.0.1:0", services=[add])
     pulling = Pulling()
     given = await ticket(rig, service) if way is None else way

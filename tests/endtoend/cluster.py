@@ -12,7 +12,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -179,7 +179,7 @@ class Cluster:
     # Where the coordinator finds an agent, when something stands between them.
     addresses: dict[str, str] = field(default_factory=dict)
     # What each agent is told besides, and the coordinator under its own name.
-    options: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     coordinator: Service = field(init=False)
 
     def __post_init__(self) -> None:

@@ -43,7 +43,7 @@ def across(workflow_id: str) -> WorkflowSpec:
 
 @asynccontextmanager
 async def running(lives, folder, options: Mapping[str, tuple[str, ...]], **shape: int):
-    cluster = Cluster(lives, folder, HOSTS, options=dict(options))
+    cluster = Cluster(lives, folder, HOSTS, options=options)
     await cluster.add_template("base", **shape)
     await cluster.start()
     try:

@@ -24,6 +24,7 @@ pytestmark = [
         "find-and-mend-differences",
         "use-a-csi-plug-in",
         "check-an-agent",
+        "copy-across-hosts",
     ],
 )
 def test_every_command_of_a_page_works_and_says_what_the_page_says(name, tmp_path, monkeypatch):
