@@ -5,10 +5,15 @@ Buffered writes lose to the page cache's pressure, and one flush at the end hide
 UNCACHED  Linux 6.14 with a file system that has it: write-back starts at once, pages go at its end.
           The fastest measured, and no buffer need be aligned.
 DIRECT    past the page cache; only in whole pages, so the odd end of a file is buffered.
-BUFFERED  write-back is started after each write and waited for a little later, and the pages are
-          dropped. With memory to spare as fast as the others; the kernel copies more.
+BUFFERED  write-back is started after each write, and the pages are dropped when it has ended. With
+          memory to spare as fast as the others; the kernel copies more.
 
 Short reads and writes, such as labels, are always buffered: they are wanted again soon.
+
+Copies are not alone on a disk: whoever else flushes, such as a journal, waits behind all that they
+have under way. So long reads and writes take turns, and only so much write-back is left running.
+Measured with four copies: 6 times as short a wait for others, for a sixth of the copies' speed; one
+copy alone loses nothing.
 """
 
 from __future__ import annotations
@@ -31,8 +36,12 @@ RWF_DONTCACHE = 0x80
 PAGE_BYTES = mmap.PAGESIZE
 SHORT_BYTES = 16 * 1024  # what is shorter stays in the page cache
 
-# So many writes are on their way to the disk before the oldest is waited for.
-_BEHIND_MAX = 3
+# What is as long keeps a disk busy by itself: of these, one read and one write at a time in a pool.
+_LONG_BYTES = 1024 * 1024
+_TURNS = 2
+
+# So much of a pool is on its way to the disk before the oldest write of a file is waited for.
+_BEHIND_BYTES_MAX = 12 * 1024 * 1024
 
 # sync_file_range(2), which Python does not name either.
 _WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4
@@ -79,9 +88,23 @@ class DataIO:
         self._lock = threading.Lock()
         self._direct: dict[int, int | None] = {}  # by handle: the same file past the page cache
         self._behind: dict[int, deque[tuple[int, int]]] = {}  # by handle: writes on their way
+        self._turns = threading.Semaphore(_TURNS)
 
     def read(self, handle: int, view: memoryview, offset: int) -> int:
         """Reads some bytes; returns how many, 0 at the end."""
+        if len(view) < _LONG_BYTES:
+            return self._read(handle, view, offset)
+        with self._turns:
+            return self._read(handle, view, offset)
+
+    def write(self, handle: int, view: memoryview, offset: int) -> int:
+        """Writes some bytes; returns how many."""
+        if len(view) < _LONG_BYTES:
+            return self._write(handle, view, offset)
+        with self._turns:
+            return self._write(handle, view, offset)
+
+    def _read(self, handle: int, view: memoryview, offset: int) -> int:
         if len(view) < SHORT_BYTES or self.mode is Mode.BUFFERED:
             return os.preadv(handle, [view], offset)
         try:
@@ -94,13 +117,14 @@ class DataIO:
                 raise
             return os.preadv(handle, [view], offset)
 
-    def write(self, handle: int, view: memoryview, offset: int) -> int:
-        """Writes some bytes; returns how many."""
+    def _write(self, handle: int, view: memoryview, offset: int) -> int:
         if len(view) < SHORT_BYTES:
             return os.pwritev(handle, [view], offset)
         try:
             if self.mode is Mode.UNCACHED:
-                return os.pwritev(handle, [view], offset, RWF_DONTCACHE)
+                count = os.pwritev(handle, [view], offset, RWF_DONTCACHE)
+                self._wait_behind(handle, offset, count)
+                return count
             if self.mode is Mode.DIRECT:
                 direct, whole = self._directly(handle, view, offset)
                 return os.pwritev(direct, [whole], offset)
@@ -108,7 +132,9 @@ class DataIO:
             if error.errno not in _UNSUPPORTED:
                 raise
         count = os.pwritev(handle, [view], offset)
-        self._write_back(handle, offset, count)
+        _sync_range(handle, offset, count, _WRITE)
+        for arrived in self._wait_behind(handle, offset, count):
+            os.posix_fadvise(handle, *arrived, os.POSIX_FADV_DONTNEED)
         return count
 
     def close(self, handle: int) -> None:
@@ -130,15 +156,20 @@ class DataIO:
                 return direct, view[: len(view) - len(view) % PAGE_BYTES]
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
-    def _write_back(self, handle: int, offset: int, count: int) -> None:
-        """Sends what was written on its way, and drops what has arrived."""
-        _sync_range(handle, offset, count, _WRITE)
-        behind = self._behind.setdefault(handle, deque())
+    def _wait_behind(self, handle: int, offset: int, count: int) -> list[tuple[int, int]]:
+        """Waits for the oldest writes of a file when too many are on their way; returns them."""
+        with self._lock:
+            behind = self._behind.setdefault(handle, deque())
+            bytes_max = _BEHIND_BYTES_MAX // len(self._behind)
         behind.append((offset, count))
-        if len(behind) > _BEHIND_MAX:
-            arrived = behind.popleft()
-            _sync_range(handle, *arrived, _WAIT_BEFORE | _WRITE | _WAIT_AFTER)
-            os.posix_fadvise(handle, *arrived, os.POSIX_FADV_DONTNEED)
+        left = sum(each for _, each in behind)
+        arrived: list[tuple[int, int]] = []
+        while left > bytes_max and len(behind) > 1:
+            arrived.append(behind.popleft())
+            left -= arrived[-1][1]
+        for each in arrived:
+            _sync_range(handle, *each, _WAIT_BEFORE | _WRITE | _WAIT_AFTER)
+        return arrived
 
 
 def _can(trial: Callable[[], object]) -> bool:

@@ -63,5 +63,5 @@ def write_overlay(path: Path, size_bytes: int) -> None:
 
 def make_empty(path: Path, size_bytes: int) -> None:
     """Makes a qcow2 image without data."""
-    create = ["qemu-img", "create", "-q", "-f", "qcow2", path, str(size_bytes)]
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(size_bytes)]
     subprocess.run(create, check=True)

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from countermand.client import Client
@@ -82,11 +83,15 @@ async def started(folder: Path, size_bytes: int) -> AsyncIterator[Stack]:
     pool, scratch = folder / "pool", folder / "scratch"
     for each in (pool, scratch, folder / "quiet"):
         each.mkdir()
-    _import(pool, scratch / "full", "raw", lambda path: io_images.make_full(path, size_bytes))
-    _import(pool, scratch / "sparse", "raw", lambda path: io_images.make_sparse(path, size_bytes))
-    _import(pool, scratch / "base", "qcow2", lambda path: io_images.make_base(path, size_bytes))
-    for name, size in (("small", SMALL_BYTES), ("large", LARGE_BYTES)):
-        _import(pool, scratch / name, "qcow2", lambda path, size=size: _empty(path, size))
+    makers = {
+        "full": ("raw", partial(io_images.make_full, size_bytes=size_bytes)),
+        "sparse": ("raw", partial(io_images.make_sparse, size_bytes=size_bytes)),
+        "base": ("qcow2", partial(io_images.make_base, size_bytes=size_bytes)),
+        "small": ("qcow2", partial(io_images.make_empty, size_bytes=SMALL_BYTES)),
+        "large": ("qcow2", partial(io_images.make_empty, size_bytes=LARGE_BYTES)),
+    }
+    for name, (image_format, make) in makers.items():
+        _import(pool, scratch / name, image_format, make)
     with ExitStack() as stack:
         coordinator = stack.enter_context(start_coordinator(folder))
         agent = stack.enter_context(start_agent(folder, "--pool", f"{POOL}={pool}"))
@@ -99,10 +104,6 @@ async def started(folder: Path, size_bytes: int) -> AsyncIterator[Stack]:
             await ours.make(overlay)
             io_images.write_overlay(ours.data("top"), size_bytes)
             yield ours
-
-
-def _empty(path: Path, size_bytes: int) -> None:
-    io_images.make_empty(path, size_bytes)
 
 
 def _import(pool: Path, path: Path, image_format: str, make: Callable[[Path], None]) -> None:
