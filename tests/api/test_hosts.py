@@ -186,3 +186,36 @@ async def test_a_host_is_not_drained_while_it_may_have_to_make_up_for_something(
             return await state_of(stubs, "a") == "DRAINED"
 
         await until(is_drained, "the end of the drain")
+
+
+# -- accepting ------------------------------------------------------------------------------------
+
+
+def accept(name: str, *, reason: str = "a test") -> pb.AcceptHostRequest:
+    return pb.AcceptHostRequest(name=name, request_id="r", reason=reason)
+
+
+async def test_a_host_that_is_not_held_is_left_as_it_is(stubs) -> None:
+    """Hence a repeat of AcceptHost changes nothing."""
+    before = await stubs.hosts.GetHost(pb.HostServiceGetHostRequest(name=host_name("a")))
+    answer = await stubs.hosts.AcceptHost(accept(host_name("a")))
+    assert host_state(answer.host) == "READY"
+    assert answer.host.incarnation == before.host.incarnation
+    assert [pool.identity for pool in answer.host.pools] == [
+        pool.identity for pool in before.host.pools
+    ]
+    # One that nobody has ever written to has none.
+    assert all(pool.identity or pool.read_only for pool in answer.host.pools)
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (accept("hosts/nobody"), "HOST_NOT_FOUND"),
+        (accept("nobody"), "FIELD_INVALID"),
+        (accept("hosts/a", reason=" "), "FIELD_INVALID"),
+    ],
+    ids=["unknown", "no name", "no reason"],
+)
+async def test_an_accept_that_makes_no_sense_is_refused(stubs, request_, reason) -> None:
+    assert (await refused(stubs.hosts.AcceptHost(request_))).reason == reason
