@@ -95,7 +95,7 @@ async def rig(host, tmp_path):
 )
 @pytest.mark.parametrize("fault", ["die-before", "die-after", "lose-reply"])
 async def test_a_plug_in_that_dies_is_asked_again(rig, host, action, call, fault):
-    """S-V6: before it did what it was asked for, after it, and with its answer on the way."""
+    """Before it did what it was asked for, after it, and with its answer on the way."""
     before = host.ids()
     host.misbehave(call, fault)
     with host.started_again() if "die" in fault else contextlib.nullcontext():
@@ -154,7 +154,7 @@ async def test_a_fault_that_stays_is_a_failure_whose_record_stays_in_sight(rig, 
 
 
 async def test_a_plug_in_that_stays_away_leaves_it_open(host, tmp_path):
-    """S-Z4: no verdict is taken from silence; when stopped, it settles once it is back."""
+    """No verdict is taken from silence; when stopped, it settles once it is back."""
     rig = await start(tmp_path, host, patience="0")
     host.misbehave("CreateVolume", "lose-reply")
     open_still = await rig.run(DO, CREATE)
@@ -235,7 +235,7 @@ async def test_a_volume_that_is_larger_is_told_of_as_it_is(tmp_path):
 async def test_a_copy_killed_with_its_agent_is_done_once_or_not_at_all(
     host, tmp_path, crash_point, both
 ):
-    """S-V7, S-Z14: real processes; what the agent had shown on its host is taken back."""
+    """S-V6, S-V7: real processes; what the agent had shown on its host is taken back."""
     labels, socket = tmp_path / "fast", host.socket
     options = "".join(f",{key}={value}" for key, value in host.config(labels)["options"].items())
     agents = Host(tmp_path, {"fast": f",driver=csi{options}"}, paths={"fast": socket})
@@ -266,7 +266,7 @@ async def test_a_copy_killed_with_its_agent_is_done_once_or_not_at_all(
 
 
 def test_a_fence_keeps_a_late_host_out_and_its_volume_goes(host, tmp_path):
-    """S-Z8: one rename decides; what the lost host had made is removed by the one that fences."""
+    """One rename decides; what the lost host had made is removed by the one that fences."""
     ours, theirs = opened(host, tmp_path / "fast"), opened(host, tmp_path / "fast")
     making = ours.create(
         work("do"), "made", image_format=Format.RAW, size_bytes=MIB, preallocated=False
@@ -294,6 +294,31 @@ def test_a_host_that_was_fenced_while_the_plug_in_worked_leaves_nothing(host, tm
         list(making)
     assert host.ids() == set()
     theirs.remove_fence(DO)
+
+
+def test_two_pools_of_one_plug_in_never_name_the_same_volume(host, tmp_path):
+    """Also by what is brought in before anybody has served them."""
+    path = tmp_path / "content"
+    path.write_bytes(PADDED)
+    for name in ("fast", "slow"):
+        (tmp_path / name).mkdir()
+        pool = PoolConfig(pool_id=name, **host.config(tmp_path / name))
+        driver = CSI.open(pool, CSI.identity(pool))
+        list(driver.import_file(work("import"), path, "base", image_format=Format.RAW))
+    assert named(tmp_path / "fast").isdisjoint(named(tmp_path / "slow"))
+
+
+async def test_what_is_brought_in_again_is_not_what_is_still_being_removed(host, tmp_path):
+    rig = await start(tmp_path, host, patience="0")
+    rig.put("base", PADDED)
+    host.misbehave("DeleteVolume", "UNAVAILABLE")
+    assert (await rig.run(DO, DELETE)).state == Attempt.STATE_UNKNOWN
+    rig.put("base", PADDED)
+    await rig.restart()
+    gone = await rig.settled(DO)
+    assert gone.output.delete_image.existed, gone
+    assert rig.data("base").read_bytes() == PADDED
+    await rig.runner.stop()
 
 
 async def test_labels_that_are_not_mounted_are_never_taken_for_an_empty_pool(rig, host):

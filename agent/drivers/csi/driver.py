@@ -22,6 +22,7 @@ Where several hosts share a pool they share its labels, on storage that all of t
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -80,17 +81,17 @@ class CsiDriver:
 
     def revert(
         self,
-        work: Work,
-        image_id: str,
-        snapshot_id: str,
+        work: Work,  # noqa: ARG002 - as the protocol has it
+        image_id: str,  # noqa: ARG002 - likewise
+        snapshot_id: str,  # noqa: ARG002 - likewise
         *,
-        safety_id: str,
-        expected_generation: int = 0,
+        safety_id: str,  # noqa: ARG002 - likewise
+        expected_generation: int = 0,  # noqa: ARG002 - likewise
     ) -> Steps[Made]:
         """Refuses: it is not among the verbs."""
         yield Step()
-        what = f"{image_id} to {snapshot_id} {safety_id} {expected_generation} {work.attempt}"
-        raise VerbUnsupported(pool=self.config.pool_id, verb="revert_image", why=what)
+        why = "no volume takes the content of a snapshot"
+        raise VerbUnsupported(pool=self.config.pool_id, verb="revert_image", why=why)
 
     def make_up_for_revert(
         self,
@@ -128,7 +129,9 @@ class CsiType:
         return _LABELS.mark(_labels(pool), identity)
 
     def open(self, pool: PoolConfig, identity: str) -> CsiDriver:
-        """Serves a pool."""
+        """Serves a pool; marks it if nobody has: its volumes are named after its identity."""
+        if not identity and not pool.read_only:
+            identity = self.mark(pool, str(uuid.uuid4()))
         return CsiDriver(pool, options_of.read(pool), RealFiles(), identity)
 
 

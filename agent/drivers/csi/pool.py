@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import uuid
 from dataclasses import asdict, replace
 
 from agent.drivers.content import FileContent
@@ -16,6 +17,7 @@ from agent.drivers.files import Files
 from agent.drivers.layout import Label
 from agent.drivers.plugins import ConfigInvalid
 from agent.drivers.staging import Staging
+from countermand.rpc import names
 from countermand.rpc.errors import ImageNotFound, VerbUnsupported
 
 log = logging.getLogger(__name__)
@@ -125,8 +127,15 @@ class CsiPool:
             raise VerbUnsupported(pool=self.config.pool_id, verb=verb, why=why)
 
     def name(self, work: Work, name: str) -> str:
-        """Returns the name under which the plug-in is asked for an image or snapshot."""
-        return name_of(self.identity, work.cluster_id, work.attempt, name)
+        """Returns the name under which the plug-in is asked for an image or snapshot.
+
+        An attempt is made once, so its name will do. An image may be imported, removed and imported
+        again: each time another volume is meant, while the one before may still be on its way out.
+        """
+        attempt = work.attempt
+        if names.parse_attempt(attempt) is None:
+            attempt = f"{attempt} {uuid.uuid4()}"
+        return name_of(self.identity, work.cluster_id, attempt, name)
 
 
 def verbs_of(abilities: Abilities, *, zeroed: bool) -> frozenset[str]:
