@@ -11,6 +11,7 @@ import pytest
 from agent.drivers import qemu
 from agent.drivers.copying import CHUNK_BYTES
 from agent.drivers.driver import Format
+from agent.drivers.room import WAIT_S_MAX, Bandwidth, Writer
 from countermand.rpc.errors import FieldInvalid, ImageUnsafe, PoolReadOnly
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.image_pb2 import IMAGE_FORMAT_QCOW2, IMAGE_FORMAT_RAW
@@ -122,8 +123,8 @@ async def test_a_copy_has_the_same_content(rig, content):
     assert rig.data("disk").read_bytes() == content
 
 
-async def test_a_full_pool_fails_in_the_middle_and_leaves_nothing(tmp_path):
-    """S-Z26: exactly as a full disk would; what else is in the pool is untouched."""
+async def test_what_has_no_room_is_refused_before_its_first_byte(tmp_path):
+    """S-Z26: it says what it needs and what is there; what else is in the pool is untouched."""
     rig = Rig(tmp_path, options={"templates": {}, "fast": {"quota_bytes": 3 * CHUNK_BYTES}})
     await rig.start()
     rig.put("base", os.urandom(2 * CHUNK_BYTES), pool_id="templates")
@@ -132,11 +133,94 @@ async def test_a_full_pool_fails_in_the_middle_and_leaves_nothing(tmp_path):
     before = rig.pools["fast"].room.used_bytes
     failed = await rig.run(attempt_name("b"), copy_action("templates/base", "fast/b"))
     assert (failed.state, failed.failure.reason) == (FAILED, "NO_SPACE")
+    assert failed.failure.metadata["needed"] == "it needs 8.0 MiB, and 4.0 MiB are left"
     assert failed.progress.done == 0
     assert (rig.images(), rig.staged()) == (["a"], [])
     assert rig.pools["fast"].room.used_bytes == before
     await rig.restart()
     assert rig.pools["fast"].room.used_bytes == before
+    await rig.runner.stop()
+
+
+@pytest.mark.parametrize("end", ["cancelled", "interrupted"])
+async def test_what_one_copy_counts_on_no_other_gets(tmp_path, end):
+    """S-Z26: what is reserved is told, and is free again however the attempt ends."""
+    rig = Rig(tmp_path, options={"templates": {}, "fast": {"quota_bytes": 5 * CHUNK_BYTES}})
+    await rig.start()
+    rig.put("base", os.urandom(3 * CHUNK_BYTES), pool_id="templates")
+    gate = Gate()
+    await rig.restart(gate=gate)
+    await rig.accept(attempt_name("a"), copy_action("templates/base", "fast/a"))
+    await gate.arrival(2)  # its first chunk is written
+    found = rig.pools["fast"].report()
+    assert found.reserved_bytes == 2 * CHUNK_BYTES
+    assert found.free_bytes == 2 * CHUNK_BYTES
+    if end == "cancelled":
+        await rig.cancel(attempt_name("a"))
+    else:
+        rig.runner.running[attempt_name("a")].interrupt()
+    gate.open()
+    await rig.settled(attempt_name("a"))
+    assert rig.pools["fast"].report().reserved_bytes == 0
+    await rig.restart()
+    if end == "interrupted":  # it goes on, and reserves only what is missing
+        assert (await rig.settled(attempt_name("a"))).state == SUCCEEDED
+        free = rig.pools["fast"].report().free_bytes
+        assert 2 * CHUNK_BYTES - MIB < free < 2 * CHUNK_BYTES  # its label takes a block
+    else:
+        copied = await rig.run(attempt_name("b"), copy_action("templates/base", "fast/b"))
+        assert copied.state == SUCCEEDED, copied
+    await rig.runner.stop()
+
+
+async def test_a_second_copy_is_refused_while_the_first_has_the_room(tmp_path):
+    rig = Rig(tmp_path, options={"templates": {}, "fast": {"quota_bytes": 5 * CHUNK_BYTES}})
+    await rig.start()
+    rig.put("base", os.urandom(3 * CHUNK_BYTES), pool_id="templates")
+    gate = Gate()
+    await rig.restart(gate=gate)
+    for name in "ab":
+        await rig.accept(attempt_name(name), copy_action("templates/base", f"fast/{name}"))
+    await gate.arrival(3)
+    gate.open()
+    settled = [await rig.settled(attempt_name(name)) for name in "ab"]
+    assert sorted(attempt.failure.reason for attempt in settled) == ["", "NO_SPACE"]
+    assert rig.staged() == []
+    await rig.runner.stop()
+
+
+@pytest.mark.parametrize("image_format", [IMAGE_FORMAT_RAW, IMAGE_FORMAT_QCOW2])
+async def test_a_preallocated_image_that_has_no_room_is_refused(tmp_path, image_format):
+    if image_format == IMAGE_FORMAT_QCOW2 and not qemu.is_installed():
+        pytest.skip("qemu-img is not installed: apt install qemu-utils")
+    rig = Rig(tmp_path, options={"fast": {"quota_bytes": 8 * MIB}})
+    await rig.start()
+    for size in (MIB, 9 * MIB):
+        create = create_action(f"fast/i{size}", size, preallocated=True, format=image_format)
+        state = SUCCEEDED if size == MIB else FAILED
+        made = await rig.run(attempt_name(f"i{size}"), create)
+        assert made.state == state, made
+    assert made.failure.reason == "NO_SPACE"
+    thin = create_action("fast/thin", 9 * MIB, format=image_format)
+    assert (await rig.run(attempt_name("thin"), thin)).state == SUCCEEDED
+    await rig.runner.stop()
+
+
+async def test_a_copy_shares_its_data_where_the_file_system_can(xfs_mount):
+    """In no time, with a digest all the same; what is written to one is not seen in the other."""
+    rig = Rig(xfs_mount, options={"fast": {}, "other": {}})
+    await rig.start()
+    source = rig.put("base", CONTENT)
+    action = copy_action("fast/base", "other/disk", take_digest=True)
+    copied = await rig.run(COPY, action)
+    assert copied.output.copy_image.digest == digest(CONTENT), copied
+    assert copied.output.copy_image.written_bytes == 0
+    target = rig.data("disk", "other")
+    with source.open("r+b") as file:
+        file.write(b"another")
+    assert target.read_bytes() == CONTENT
+    assert (await rig.make_up(UNDO, COPY, action)).state == SUCCEEDED
+    assert (rig.images("other"), rig.staged("other")) == ([], [])
     await rig.runner.stop()
 
 
@@ -412,6 +496,25 @@ async def test_a_conversion_is_killed_by_cancel_and_by_a_full_pool(tmp_path):
     assert (await rig.settled(name)).state == Attempt.STATE_CANCELLED
     assert (rig.images(), rig.staged()) == (["base"], [])
     await rig.runner.stop()
+
+
+@needs_qemu
+def test_a_conversion_is_held_still_while_it_is_ahead_of_its_share(tmp_path):
+    source, target = tmp_path / "data.raw", tmp_path / "data.qcow2"
+    source.write_bytes(os.urandom(32 * MIB))
+    steps = qemu.convert(
+        source,
+        Format.RAW,
+        target,
+        Format.QCOW2,
+        size_bytes=32 * MIB,
+        each=lambda: target.stat().st_blocks * 512 if target.exists() else 0,
+        writer=Writer(Bandwidth(64 * MIB, lambda: 0.0)),
+    )
+    waits = [step.wait_s for step in steps if step.wait_s]
+    assert waits
+    assert max(waits) <= WAIT_S_MAX
+    run("qemu-img", "compare", "-f", "raw", "-F", "qcow2", source, target)
 
 
 async def test_without_qemu_img_the_error_says_what_to_install(rig, monkeypatch):
