@@ -69,7 +69,7 @@ class Canary:
 
 def qcow2(path: Path, *options: str, size: str = "1M") -> None:
     """Makes a qcow2 file, without looking at what it names."""
-    arguments = ["qemu-img", "create", "-q", "-u", "-f", "qcow2", *options, path, size]
+    arguments = ["qemu-img", "create", "-q", "-u", "-f", "qcow2", *options, str(path), size]
     subprocess.run(arguments, check=True)
 
 
@@ -77,7 +77,7 @@ def external_data(path: Path, canary: Canary) -> None:
     """Makes a qcow2 file whose data is in another file, and names the canary as that."""
     own = canary.folder.parent / "external.raw"
     arguments = ["qemu-img", "create", "-q", "-f", "qcow2"]
-    subprocess.run([*arguments, "-o", f"data_file={own}", path, "1M"], check=True)
+    subprocess.run([*arguments, "-o", f"data_file={own}", str(path), "1M"], check=True)
     data, old, new = path.read_bytes(), str(own).encode(), str(canary.file).encode()
     assert len(new) <= len(old) or data.count(old) == 1
     path.write_bytes(data.replace(old, new.ljust(len(old), b"\0")))

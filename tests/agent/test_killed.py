@@ -24,6 +24,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.image_pb2 import IMAGE_FORMAT_QCOW2
 from countermand.v1.verb_pb2 import Action
 from tests.agent import nursery
-from tests.agent.storages import STORAGES
+from tests.agent.storages import STORAGES, Place
 from tests.sanity.served import POOL, seen_through, subject
 
 SUCCEEDED = Attempt.STATE_SUCCEEDED
@@ -85,7 +86,7 @@ class Story:
 
     case: Case
     folder: Path
-    driver: str
+    config: dict[str, Any]  # of the pool
     action: Action
     before: Picture
     contents: Digests
@@ -116,10 +117,10 @@ def hand_over(folder: Path) -> None:
         shutil.move(path, folder / "agent")
 
 
-async def prepare(folder: Path, driver: str, case: Case, passed: Passed) -> Story:
+async def prepare(place: Place, case: Case, passed: Passed) -> Story:
     """Makes what a case needs, in an agent inside the test; its journal is moved to a process's."""
-    options = {"driver": driver}
-    async with subject(folder, options=options, crash_at=passed, now=datetime.now(UTC)) as one:
+    folder, config = place.folder, place.config(place.folder / POOL)
+    async with subject(folder, options=config, crash_at=passed, now=datetime.now(UTC)) as one:
         probe = Probe(one, number="1", pool_id=POOL, case=case)
         action = await case.prepare(probe)
         before = await probe.picture()
@@ -128,13 +129,20 @@ async def prepare(folder: Path, driver: str, case: Case, passed: Passed) -> Stor
     return Story(
         case=case,
         folder=folder,
-        driver=driver,
+        config=config,
         action=action,
         before=before,
         contents=contents(folder),
         acting=[],
         undoing=[],
     )
+
+
+def described(config: dict[str, Any]) -> str:
+    """Returns a pool as the command line takes it."""
+    options = {"driver": config["driver"], **config.get("options", {})}
+    told = ",".join(f"{name}={value}" for name, value in options.items())
+    return f"{POOL}={config['path']},{told}"
 
 
 @contextlib.asynccontextmanager
@@ -144,7 +152,7 @@ async def alive(
     """Yields an agent process, as a check sees it; kills it in the end."""
     with (story.folder / "log").open("ab") as log:
         arguments = ["serve", f"--data={story.folder}/agent", "--listen=127.0.0.1:0"]
-        arguments += [f"--pool={POOL}={story.folder}/{POOL},driver={story.driver}"]
+        arguments += [f"--pool={described(story.config)}"]
         environment = {crash.VARIABLE: crash_point}
         process, said = forks.fork(arguments, environment=environment, stderr=log.fileno())
     try:
@@ -233,13 +241,14 @@ def _undone(index: int, case: Case) -> tuple[bool, ...]:
     return (False, True) if EVERY_PASSING else (index % 2 == 1,)
 
 
-async def _calm(folder: Path, driver: str, case: Case) -> tuple[Story, Digests]:
+async def _calm(place: Place, case: Case) -> tuple[Story, Digests]:
     """Runs a case undisturbed, inside the test; returns where it may die, and what it leaves."""
     passed = Passed()
-    story = await prepare(folder, driver, case, passed)
-    for path in (folder / "agent").iterdir():
+    folder = place.folder
+    story = await prepare(place, case, passed)
+    for path in list((folder / "agent").iterdir()):
         shutil.move(path, folder)
-    async with subject(folder, options={"driver": driver}, crash_at=passed) as one:
+    async with subject(folder, options=story.config, crash_at=passed) as one:
         probe = Probe(one, number="1", pool_id=POOL, case=case)
         passed.times.clear()
         name = probe.attempt(NAME)
@@ -269,12 +278,12 @@ async def test_killed_anywhere_it_acts_once_or_is_made_up_for(
     _may_be_told(storage, case)
     place = about.places(request, tmp_path)
     with place() as calm:
-        found, after = await _calm(calm.folder, calm.driver, case)
+        found, after = await _calm(calm, case)
     assert f"{crash_points.AFTER_JOURNAL}:1" in found.acting
     for index, crash_point in enumerate(found.acting):
         for undo in _undone(index, case):
             with place() as one:
-                story = await prepare(one.folder, one.driver, case, Passed())
+                story = await prepare(one, case, Passed())
                 async with alive(story, forks, crash_point=crash_point) as (probe, process):
                     with contextlib.suppress(Refused):
                         await probe.send(probe.attempt(NAME), story.action)
@@ -286,7 +295,7 @@ async def test_killed_anywhere_it_acts_once_or_is_made_up_for(
                         await acted_again(story, probe, after)
     for crash_point in found.undoing:
         with place() as one:
-            story = await prepare(one.folder, one.driver, case, Passed())
+            story = await prepare(one, case, Passed())
             async with alive(story, forks, crash_point=crash_point) as (probe, process):
                 name, own = probe.attempt(NAME), probe.attempt(NAME, OWN)
                 await probe.done(name, story.action)
