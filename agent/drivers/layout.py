@@ -44,7 +44,7 @@ from countermand.rpc.errors import (
 
 MARK = "pool.json"
 LABEL = "image.json"
-LABEL_BYTES_MAX = 64 * 1024
+LABEL_BYTES_MAX = 256 * 1024  # about 400 layers: what is longer is no label, and none is made so
 CHAIN_MAX = 64  # a longer chain is a loop, or as slow as one
 AT = "@"  # between an image's id and its snapshot's; no id contains one
 GENERATION_MAX = 2**63 - 1  # of the contract's int64

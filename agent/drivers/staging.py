@@ -22,7 +22,7 @@ from pathlib import Path
 from agent import crash_points
 from agent.drivers.driver import Format, Made, OutcomeUnknown, PoolConfig, Step, Steps, Work
 from agent.drivers.files import Files
-from agent.drivers.layout import AT, LABEL, MARK, Label, Layout, data_names
+from agent.drivers.layout import AT, LABEL, LABEL_BYTES_MAX, MARK, Label, Layout, data_names
 from agent.drivers.room import Room
 from countermand.rpc import names
 from countermand.rpc.errors import (
@@ -201,6 +201,8 @@ class Staging:
         What must be there by then `first` does: it is called with all names held, and again by
         whoever tries again.
         """
+        if len(label.encode()) > LABEL_BYTES_MAX:
+            raise self.layout.unsafe(image_id, "its label is full: delete snapshots of it")
         self.layout.write_label(folder, label)
         work.crash(crash_points.BEFORE_RENAME)
         with self.unchanged(image_id, before):

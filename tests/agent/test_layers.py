@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent import crash_points
-from agent.drivers import layering, layout, qemu
+from agent.drivers import layering, layout, qemu, staging
 from agent.drivers.driver import Format
 from agent.drivers.layers import Layer, spare, without
 from countermand.v1.attempt_pb2 import Attempt
@@ -276,6 +276,21 @@ async def test_layers_that_lie_too_deep_are_copied(rig, monkeypatch):
     label = rig.pools["fast"].layout.label("base")
     assert len(rig.pools["fast"].layout.below("base", label)) == 1
     assert read(rig, "base@b") == [1, 0, 0, 0]
+
+
+async def test_a_label_that_is_full_takes_no_more_snapshots(rig, monkeypatch):
+    """One that is too long could not be read any more."""
+    put(rig, 1)
+    await done(rig, "a", create("a"))
+    length = len(rig.pools["fast"].layout.label("base").encode())
+    for module in (layout, staging):
+        monkeypatch.setattr(module, "LABEL_BYTES_MAX", length)
+    failed = await rig.run(attempt_name("b"), create("b"))
+    assert (failed.state, failed.failure.reason) == (FAILED, "IMAGE_UNSAFE")
+    assert "delete snapshots" in failed.failure.message
+    assert (snapshots(rig), len(files(rig)), rig.staged()) == (["a"], 2, [])
+    await done(rig, "gone", delete("a"))
+    assert read(rig) == [1, 0, 0, 0]
 
 
 async def test_a_copy_of_an_image_with_snapshots_stands_alone(rig):
