@@ -43,7 +43,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in FILES:
         if (ROOT / file).is_file():
             shutil.copy(ROOT / file, source)
-    shutil.rmtree(source / "countermand" / "v1")
+    for stubs in ("countermand/v1", "agent/drivers/csi/v1"):
+        shutil.rmtree(source / stubs)
     out = tmp_path_factory.mktemp("wheel")
     done = run_pip(
         ["wheel", "--no-build-isolation", "--no-deps", "--no-index", "-w", str(out), str(source)],
