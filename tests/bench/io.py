@@ -99,6 +99,8 @@ def _refuse_missing(folder: Path, size_bytes: int) -> None:
     """Ends where it cannot be measured."""
     if shutil.which("qemu-img") is None or shutil.which("qemu-io") is None:
         sys.exit("qemu-img and qemu-io are needed to compare with: apt install qemu-utils")
+    if missing := [tool for tool in ("nbdkit", "nbdcopy", "openssl") if not shutil.which(tool)]:
+        sys.exit(f"{missing[0]} is needed to compare with: apt install nbdkit libnbd-bin openssl")
     free = shutil.disk_usage(folder).free
     if free < NEEDED * size_bytes:
         largest = tell_size(free // NEEDED // 2**20 * 2**20)

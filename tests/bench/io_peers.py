@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import queue
+import shlex
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
@@ -37,6 +39,26 @@ def qemu_img(formats: Sequence[str], *options: str) -> Peer:
     of, to = formats
     cache = ("-t", "none", "-T", "none")
     return program("qemu-img", "convert", "-f", of, "-O", to, *cache, *options)
+
+
+def nbdcopy_over_tls(certificates: Path) -> Peer:
+    """Returns nbdcopy, from an NBD server that it reaches over mutual TLS."""
+
+    def run(source: Path, target: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        address = f"nbds://localhost:{port}/?tls-certificates={certificates}"
+        tls = ("--tls=require", f"--tls-certificates={certificates}", "--tls-verify-peer")
+        copy = shlex.join(["nbdcopy", "--flush", address, str(target)])
+        subprocess.run(
+            ["nbdkit", *tls, "-i", "127.0.0.1", "-p", str(port), "--run", copy, "file", source],
+            check=True,
+            capture_output=True,
+        )
+        flush(target)
+
+    return run
 
 
 def bare_loop(source: Path, target: Path) -> None:

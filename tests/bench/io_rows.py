@@ -19,8 +19,8 @@ from countermand.rpc.errors import StateForbids
 from countermand.v1.image_pb2 import IMAGE_FORMAT_QCOW2
 from countermand.v1.verb_pb2 import CloneImage, CopyImage
 from tests.bench.figures import Figure, Goal, at_least, at_most, ratio
-from tests.bench.io_peers import Peer, bare_loop, program, qemu_img
-from tests.bench.io_stack import POOL, Stack
+from tests.bench.io_peers import Peer, bare_loop, nbdcopy_over_tls, program, qemu_img
+from tests.bench.io_stack import FAR, FAR_POOL, HOST, POOL, Stack
 
 # Cancelled copies, and no-ops beside copies, in each round.
 CANCELS = 10
@@ -76,6 +76,22 @@ def by(peer: Peer, source: str) -> Take:
         return took_s
 
     return take
+
+
+async def pulled(stack: Stack) -> float:
+    """Returns a copy by the whole stack, to a host that shares no storage with the source's."""
+    target = image(f"{FAR_POOL}/full-pulled")
+    began = time.perf_counter()
+    action = CopyImage(source=image(f"{POOL}/full"), target=target, source_host_id=HOST)
+    await stack.make(action, host=FAR)
+    took_s = time.perf_counter() - began
+    await stack.remove("full-pulled", pool=FAR_POOL, host=FAR)
+    return took_s
+
+
+async def pulled_by_nbdcopy(stack: Stack) -> float:
+    """Returns the same by NBD over TLS."""
+    return await by(nbdcopy_over_tls(stack.certificates), "full")(stack)
 
 
 async def holes_kept(stack: Stack) -> float:
@@ -250,6 +266,11 @@ ROWS = (
         name="cancel",
         takes={"cancel of a copy p99": cancelled_p99},
         figures=just("s", {"cancel of a copy p99": at_most(1)}),
+    ),
+    Row(
+        name="across",
+        takes={"ours": pulled, "nbdcopy over TLS": pulled_by_nbdcopy},
+        figures=against("raw copy across hosts", {"nbdcopy over TLS": at_least(1.0)}),
     ),
     Row(name="latency", takes={"idle": idle_p99, "busy": busy_p99}, figures=latency_figures),
 )

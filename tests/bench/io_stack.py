@@ -23,9 +23,11 @@ from countermand.v1.verb_pb2 import CloneImage, DeleteImage, Noop
 from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.bench import io_images
 from tests.bench.processes import start_agent, start_coordinator
+from tests.tls import Authority, Certificate
 
 POOL = "fast"
 HOST, QUIET = "host", "quiet"  # the second agent has no storage, and nothing to do
+FAR_POOL, FAR = "far", "elsewhere"  # a third one shares no storage with the first
 
 SUCCEEDED = WorkflowState.WORKFLOW_STATE_SUCCEEDED
 GIB = 2**30
@@ -41,6 +43,7 @@ class Stack:
     client: Client
     pool: Path
     scratch: Path  # where the others write
+    certificates: Path  # as NBD servers and clients look for them
     _numbers: Callable[[], int] = field(default_factory=lambda: itertools.count(1).__next__)
 
     def data(self, image_id: str) -> Path:
@@ -63,9 +66,9 @@ class Stack:
         workflow = await (await self.run(action, host=host)).wait()
         assert workflow.state == SUCCEEDED, workflow
 
-    async def remove(self, image_id: str) -> None:
+    async def remove(self, image_id: str, *, pool: str = POOL, host: str = HOST) -> None:
         """Removes an image."""
-        await self.make(DeleteImage(target=image(f"{POOL}/{image_id}")))
+        await self.make(DeleteImage(target=image(f"{pool}/{image_id}")), host=host)
 
     async def latencies_ms(self, count: int) -> list[float]:
         """Returns how long workflows take that do nothing, on a host that has nothing to do."""
@@ -81,8 +84,10 @@ class Stack:
 async def started(folder: Path, size_bytes: int) -> AsyncIterator[Stack]:
     """Yields a stack with all images, on the disk of a folder."""
     pool, scratch = folder / "pool", folder / "scratch"
-    for each in (pool, scratch, folder / "quiet"):
+    far = folder / "far"
+    for each in (pool, scratch, folder / "quiet", far, far / "pool"):
         each.mkdir()
+    certificate = _certify(folder / "tls")
     makers = {
         "full": ("raw", partial(io_images.make_full, size_bytes=size_bytes)),
         "sparse": ("raw", partial(io_images.make_sparse, size_bytes=size_bytes)),
@@ -93,17 +98,30 @@ async def started(folder: Path, size_bytes: int) -> AsyncIterator[Stack]:
     for name, (image_format, make) in makers.items():
         _import(pool, scratch / name, image_format, make)
     with ExitStack() as stack:
-        coordinator = stack.enter_context(start_coordinator(folder))
-        agent = stack.enter_context(start_agent(folder, "--pool", f"{POOL}={pool}"))
-        quiet = stack.enter_context(start_agent(folder / "quiet"))
+        tls = certificate.options
+        coordinator = stack.enter_context(start_coordinator(folder, *tls))
+        agent = stack.enter_context(start_agent(folder, "--pool", f"{POOL}={pool}", *tls))
+        quiet = stack.enter_context(start_agent(folder / "quiet", *tls))
+        other = stack.enter_context(start_agent(far, "--pool", f"{FAR_POOL}={far / 'pool'}", *tls))
         async with Client(coordinator.address) as client:
             await client.hosts.add(HOST, agent.address)
             await client.hosts.add(QUIET, quiet.address)
-            ours = Stack(client=client, pool=pool, scratch=scratch)
+            await client.hosts.add(FAR, other.address)
+            ours = Stack(
+                client=client, pool=pool, scratch=scratch, certificates=certificate.cert.parent
+            )
             overlay = CloneImage(source=image(f"{POOL}/base"), target=image(f"{POOL}/top"))
             await ours.make(overlay)
             io_images.write_overlay(ours.data("top"), size_bytes)
             yield ours
+
+
+def _certify(folder: Path) -> Certificate:
+    """Returns one certificate for everybody, also under the names that NBD has for it."""
+    certificate = Authority(folder).certificate("server")
+    for end in ("cert", "key"):
+        (folder / f"client-{end}.pem").symlink_to(folder / f"server-{end}.pem")
+    return certificate
 
 
 def _import(pool: Path, path: Path, image_format: str, make: Callable[[Path], None]) -> None:

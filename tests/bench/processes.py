@@ -97,11 +97,11 @@ def start_both(folder: Path, *agent_arguments: str) -> Iterator[tuple[Process, P
         yield stack.enter_context(start_coordinator(folder)), agent
 
 
-def start_coordinator(folder: Path) -> AbstractContextManager[Process]:
+def start_coordinator(folder: Path, *arguments: str) -> AbstractContextManager[Process]:
     """Starts a coordinator whose data are in a folder."""
     data = str(folder / "coordinator")
     return start(
-        ["coordinator", "serve", "--data", data, "--listen", "127.0.0.1:0"],
+        ["coordinator", "serve", "--data", data, "--listen", "127.0.0.1:0", *arguments],
         folder / "coordinator.log",
     )
 
