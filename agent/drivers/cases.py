@@ -25,9 +25,10 @@ from agent.drivers.driver import (
 )
 
 MIB = 2**20
-SIZE_BYTES = 6 * MIB
+SIZE_BYTES = 5 * MIB
 # Data, a hole that is longer than any block, and an odd end.
-OLD = b"\x01" * 4096 + bytes(5 * MIB - 4096) + b"\x02" * (MIB - 512) + b"\x03" * 512
+END = SIZE_BYTES - MIB // 4
+OLD = b"\x01" * 4096 + bytes(END - 4096) + b"\x02" * (SIZE_BYTES - END - 512) + b"\x03" * 512
 
 # Something asked of a driver on behalf of an attempt; and of what makes up for another one.
 Sent = Callable[[Driver, Work], Steps[object]]
@@ -94,7 +95,7 @@ class Memory:
 
     def next_data(self, offset: int) -> tuple[int, int] | None:
         """Returns its two extents."""
-        for begin, end in ((0, 4096), (5 * MIB, len(self.data))):
+        for begin, end in ((0, 4096), (END, len(self.data))):
             if offset < end:
                 return max(begin, offset), end
         return None

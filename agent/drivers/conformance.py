@@ -15,7 +15,7 @@ it, and is called once for each life. A story raises AssertionError, and says wh
 
 from __future__ import annotations
 
-import hashlib
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -206,6 +206,8 @@ def prepared(case: Case, fresh: Fresh) -> Iterator[tuple[Host, dict[str, Seen]]]
 def once(case: Case, fresh: Fresh) -> None:
     """Takes effect once, and is made up for once."""
     with prepared(case, fresh) as (host, before):
+        report = host.driver.report()
+        assert report.verbs == host.driver.verbs, "report must tell of the verbs that there are"
         made = host.send(case.act)
         after = host.seen()
         assert sorted(after) == sorted(case.images), f"there are {sorted(after)}"
@@ -341,7 +343,7 @@ def _holds(case: Case, after: Mapping[str, Seen]) -> None:
 
 
 def _digest(data: bytes | bytearray) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    return f"{zlib.crc32(data):08x}"  # nobody wants to deceive us, and it is read a thousand times
 
 
 def _same(one: object, other: object) -> bool:

@@ -84,7 +84,7 @@ STORAGES: Mapping[str, Storage] = {
     "reflinks": Storage(
         driver="file",
         mount="xfs",
-        verbs=frozenset({"clone_image", "create_snapshot", "revert_image"}),
+        verbs=frozenset({"clone_image", "revert_image"}),
     ),
     "btrfs": Storage(driver="btrfs", mount="btrfs"),
     "csi": Storage(

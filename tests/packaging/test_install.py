@@ -119,6 +119,12 @@ def test_an_extra_brings_what_it_promises_and_no_more(extra, installed, tmp_path
         assert "Usage:" in _run([str(installed / command), "--help"], tmp_path)
     assert _run([str(installed / "countermand"), "version", "-o", "name"], tmp_path).strip()
 
+    if "countermand-agent" in extra.commands:
+        told = _run([str(installed / "countermand-agent"), "drivers", "-o", "json"], tmp_path)
+        drivers = {driver["name"]: driver["problem"] for driver in json.loads(told)["drivers"]}
+        assert {"btrfs", "file"} <= drivers.keys()
+        assert set(drivers.values()) == {""}
+
     python = [str(installed / "python"), "-I", "-c"]
     missing = json.loads(
         _run([*python, IMPORT_ALL, "countermand", "coordinator", "agent"], tmp_path)
