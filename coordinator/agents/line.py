@@ -277,7 +277,7 @@ class Line:
 
     def _beside(self, connection: Connection) -> Iterator[Coroutine[Any, Any, None]]:
         """Yields what goes on while the stream is read."""
-        yield self._resync()
+        yield self._resync(connection)
         yield self._keep_now_and_then()
         if self._forget_s:
             yield Forgetting(
@@ -339,11 +339,24 @@ class Line:
         self.orders.connected(connection)
         self._when_up()
 
-    async def _resync(self) -> None:
+    async def _resync(self, connection: Connection) -> None:
         """Asks about everything that is still open, now and then: nothing hangs on one message."""
         while True:
             await asyncio.sleep(RESYNC_S)
             self.orders.see_to_all()
+            await self._ask_how_it_is(connection)
+
+    async def _ask_how_it_is(self, connection: Connection) -> None:
+        """Hears anew of the host's pools, for what looks for a host and for people."""
+        try:
+            answer = await connection.call("GetHost", GetHostRequest(), timeout_s=CALL_TIMEOUT_S)
+        except CountermandError as error:  # whether it is well is the stream's to say
+            extra = {"host": self.record.id, "reason": error.reason}
+            log.warning("host.not_described", extra=extra)
+            return
+        if answer.host.incarnation == self.record.incarnation:
+            self.report = answer.host
+            self._when_up()
 
     async def _keep_now_and_then(self) -> None:
         while True:

@@ -46,6 +46,7 @@ from countermand.v1.agent_pb2 import (
     WatchAttemptsResponse,
 )
 from countermand.v1.attempt_pb2 import Attempt, Progress
+from countermand.v1.failure_pb2 import Failure as FailureMessage
 from countermand.v1.image_pb2 import Pool
 from countermand.v1.verb_pb2 import CopyImage, Noop
 from countermand.v1.workflow_spec_pb2 import Node, WorkflowSpec
@@ -80,6 +81,7 @@ class Agent:
     """A connection to an agent, and the agent behind it."""
 
     pools: tuple[str, ...] = ()
+    failing: dict[str, FailureMessage] = field(default_factory=dict)  # pools that do not serve now
     up: bool = True
     mute: bool = False  # takes calls and answers none until `speak`
     spoken: asyncio.Event = field(default_factory=asyncio.Event)
@@ -97,7 +99,10 @@ class Agent:
             raise HostUnreachable(address="a:1")
         if rpc == "GetHost":
             verbs = ("copy_image", "delete_image")
-            pools = [Pool(pool_id=pool, verbs=verbs) for pool in self.pools]
+            pools = [
+                Pool(pool_id=pool, verbs=verbs, problem=self.failing.get(pool))
+                for pool in self.pools
+            ]
             return GetHostResponse(host=HostReport(incarnation="i", pools=pools))
         if self.mute:
             await self.spoken.wait()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from coordinator.agents import line as lines
 from coordinator.agents.placing import Needs, Offer, choose, problem_of, why_none
 from coordinator.runtime.ports import HostState
 from countermand.v1.agent_pb2 import HostReport
 from countermand.v1.failure_pb2 import Failure
 from countermand.v1.image_pb2 import Pool
+from tests.runtime.rig import Agent, coordinator, copy, series, until
 
 NEEDS = Needs(pools=frozenset({"fast"}), verb="copy_image")
 GONE = Failure(reason="STORAGE_FAILED", message="Pool fast answered EIO.")
@@ -39,6 +41,18 @@ def test_where_it_serves_nowhere_the_task_waits_and_says_why():
     assert why_none([alone], NEEDS, ()) == (
         "no READY host reaches pool 'fast'; pool 'fast' fails on a (STORAGE_FAILED)"
     )
+
+
+async def test_what_waits_goes_on_once_the_pool_serves_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(lines, "RESYNC_S", 0.01)
+    agent = Agent(pools=("fast",), failing={"fast": GONE})
+    async with coordinator(tmp_path, {"a": agent}) as one:
+        await until(lambda: one.fleet.all()["a"].state == "READY")
+        await one.start("w", series(copy("only", "fast/base", "fast/vm")))
+        await until(lambda: "fails on a" in one.fleet.waiting_for_host("w", 1))
+        assert agent.sent == []
+        agent.failing.clear()
+        await until(lambda: agent.tasks == ["only"])
 
 
 def test_nothing_is_refused_for_a_pool_that_may_come_back():
