@@ -23,7 +23,7 @@ from agent.drivers.csi.volumes import name_of
 from agent.drivers.driver import Format, OddityKind, PoolConfig, Step, Work
 from agent.drivers.plugins import ConfigInvalid
 from countermand.rpc import crash
-from countermand.rpc.errors import AttemptFenced
+from countermand.rpc.errors import AttemptCancelled, AttemptFenced
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.verb_pb2 import (
     Action,
@@ -109,6 +109,20 @@ async def test_what_is_pending_is_asked_for_again(rig, host):
     host.misbehave("CreateVolume", "ABORTED", "DEADLINE_EXCEEDED", "ABORTED")
     done = await rig.run(DO, CREATE)
     assert done.state == Attempt.STATE_SUCCEEDED, done
+
+
+def test_who_is_stopped_waits_for_the_plug_in_and_leaves_nothing(host, tmp_path):
+    """What it is doing would come after what makes up for it."""
+    driver = opened(host, tmp_path / "fast")
+    making = driver.create(
+        work("do"), "made", image_format=Format.RAW, size_bytes=MIB, preallocated=False
+    )
+    asked = host.calls().count("CreateVolume")
+    host.misbehave("CreateVolume", "wait")
+    next(step for step in making if host.calls().count("CreateVolume") > asked)
+    with pytest.raises(AttemptCancelled):
+        making.throw(AttemptCancelled())
+    assert (host.ids(), driver.staged()) == (set(), [])
 
 
 async def test_every_asking_is_for_the_same_name(rig, host):
@@ -205,6 +219,22 @@ async def test_new_volumes_read_as_zeros_whatever_was_there_before(rig, host):
     assert rig.data("made").read_bytes() == bytes(MIB)
     await rig.run(attempt_name("copy"), copy_action("fast/base", "fast/copy"))
     assert rig.data("copy").read_bytes() == PADDED
+
+
+async def test_a_volume_is_copied_into_a_pool_of_files_and_back(host, tmp_path):
+    options = {"fast": host.config(tmp_path / "fast"), "files": {}}
+    rig = Rig(tmp_path, options=options)
+    await rig.start()
+    rig.put("base", PADDED, pool_id="files")
+    for number, (source, target) in enumerate(
+        [("files/base", "fast/disk"), ("fast/disk", "files/disk")]
+    ):
+        copy = copy_action(source, target, take_digest=True)
+        copied = await rig.run(attempt_name("copy", number + 1), copy)
+        assert copied.state == Attempt.STATE_SUCCEEDED, copied
+    assert rig.data("disk", "files").read_bytes() == PADDED
+    assert host.locate(tmp_path / "fast/images/disk").read_bytes() == PADDED
+    await rig.runner.stop()
 
 
 async def test_a_volume_that_is_larger_is_told_of_as_it_is(tmp_path):
