@@ -335,6 +335,24 @@ def read(rig: Rig, name: str) -> bytes:
         return flat.read_bytes()
 
 
+def agree(rig: Rig, case: Case, attempt: Attempt) -> None:
+    """Makes sure that listing, inspecting and the journal say the same of what was made."""
+    driver = rig.pools["fast"]
+    listed = driver.list_images(after="", count_max=99)
+    names = [image.image_id for image in listed]
+    names += [f"{image.image_id}@{one.snapshot_id}" for image in listed for one in image.snapshots]
+    assert sorted(names) == sorted(case.after)
+    assert listed == [driver.find(image.image_id) for image in listed]
+    if "made" in case.after:
+        assert driver.find("made").attempt == DO
+    output = getattr(attempt.output, name_of(case.action), None)
+    target = getattr(getattr(case.action, name_of(case.action)), "target", None)
+    if output is None or "generation" not in output.DESCRIPTOR.fields_by_name:
+        return
+    if target is not None and target.image_id in names:
+        assert driver.find(target.image_id).generation == output.generation
+
+
 async def act(rig: Rig, case: Case) -> None:
     await rig.run(DO, case.action)
 
@@ -383,6 +401,7 @@ async def test_acts_once_and_is_made_up_for_once(case, places):
         first = await rig.run(DO, case.action)
         assert first.state == Attempt.STATE_SUCCEEDED, first
         assert (rig.images(), rig.staged()) == (list(case.after), [])
+        agree(rig, case, first)
         assert (await rig.run(DO, case.action)).output == first.output
         undone = await rig.make_up(UNDO, DO, case.action)
         if case.compensable:
@@ -414,6 +433,7 @@ async def test_succeeds_wherever_the_power_was_cut(case, places):
             again = await rig.run(DO, case.action)
             assert again.state == Attempt.STATE_SUCCEEDED, (at, again)
             assert (rig.images(), rig.staged()) == (list(case.after), []), at
+            agree(rig, case, again)
             for output in (calm.output.copy_image, again.output.copy_image):
                 if case.needs_qemu:  # counted in the file system's blocks, which vary by one
                     output.ClearField("written_bytes")
