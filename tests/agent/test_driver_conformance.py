@@ -1,4 +1,7 @@
-"""The stories that any driver can be put through, and ours are; and that they can fail."""
+"""The stories that any driver can be put through, and ours are; and that they can fail.
+
+They promise what the agent's do, without an agent: S-V6, S-V7, S-V19, S-Z5, S-Z9.
+"""
 
 from __future__ import annotations
 
