@@ -192,20 +192,24 @@ class Line:
                 because=because,
                 allowed="QUARANTINED",
             )
-        self._heard = seen.journal_sequence
         intent = self._ears.next_intent()
-        await self.keep(
-            lambda record: replace(
-                record,
-                incarnation=seen.incarnation,
-                heard_sequence=seen.journal_sequence,
-                pools=pools_of(seen),
-                lost_intent=intent,
-                accepted_intent=intent,
-                held="",
+        held, self._held = self._held, ""
+        self._heard = seen.journal_sequence
+        try:
+            await self.keep(
+                lambda record: replace(
+                    record,
+                    incarnation=seen.incarnation,
+                    heard_sequence=seen.journal_sequence,
+                    pools=pools_of(seen),
+                    lost_intent=intent,
+                    accepted_intent=intent,
+                    held="",
+                )
             )
-        )
-        self._held = ""
+        except BaseException:
+            self._held = held
+            raise
         self._hurry.set()
 
     async def run(self) -> None:
@@ -365,9 +369,10 @@ class Line:
 
     async def _keep_what_was_heard(self) -> None:
         """Makes durable how far the journal was heard of, and whether the host is held."""
-        heard, held = self._heard, self._held
         try:
-            await self.keep(lambda record: replace(record, heard_sequence=heard, held=held))
+            await self.keep(  # as they are when its turn has come
+                lambda record: replace(record, heard_sequence=self._heard, held=self._held)
+            )
         except StoreError as error:  # it is tried again after the next connection
             log.warning("host.not_kept", extra={"host": self.record.id, "error": str(error)})
 

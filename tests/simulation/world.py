@@ -436,6 +436,8 @@ class World(Surroundings):
 
     def host_kept(self, record: HostRecord) -> None:
         """Takes up what a coordinator has stored of a host."""
+        if record.held and not self.faults.journal_lost:
+            raise self.broken(f"Z11: {record.id} is held, and nothing was lost: {record.held}")
         self.promises.host_kept(record, self.clock.now())
 
     def renamed(self, agent: str, source: str, target: str) -> None:
