@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -201,6 +202,18 @@ async def test_forgets_for_its_own_cluster_only(served):
     request.cluster_id = CLUSTER
     assert (await stub.Forget(request)).forgotten == 1
     assert await reason(stub.GetAttempt(GetAttemptRequest(name=name))) == "ATTEMPT_NOT_FOUND"
+
+
+async def test_forgets_a_large_workflow_whole(served):
+    """In several transactions, each of which leaves others their turn."""
+    rig, stub = served
+    name = await noop(rig, stub, "a")
+    known = await rig.runner.journal.transact(lambda tx: tx.get(name))
+    rows = [replace(known, name=attempt_name("a", number)) for number in range(2, 1202)]
+    await rig.runner.journal.transact(lambda tx: [tx.put(row) for row in rows])
+    request = ForgetRequest(cluster_id=CLUSTER, workflows=["workflows/w1"], low_watermark=9)
+    assert (await stub.Forget(request)).forgotten == 1201
+    assert (await stub.Forget(request)).forgotten == 0
 
 
 # -- watching -----------------------------------------------------------------------------------
