@@ -327,12 +327,15 @@ class Fleet:
         return why_none(tuple(self._offers()), wish.needs, wish.command.candidates)
 
     def waiting_for_slot(self, workflow: Workflow, task: int) -> str:
-        """Returns where a task's attempt stands in line on its host; empty if it is not in line."""
+        """Returns what keeps a task's attempt from leaving for its host; empty if nothing does."""
         attempts = workflow.task(task).attempts
         line = self._lines.get(attempts[-1].host) if attempts else None
         if line is None:
             return ""
-        place = line.orders.position(_name(workflow, task, attempts[-1].number))
+        name = _name(workflow, task, attempts[-1].number)
+        if source_host := line.orders.source_awaited(name):
+            return f"{source_host}, which serves its source"
+        place = line.orders.position(name)
         return f"a slot on {line.record.id}, {_ordinal(place)} in line" if place else ""
 
 

@@ -175,6 +175,10 @@ class Orders:
         """Returns where an attempt stands in line for a slot, from 1; 0 if it does not."""
         return self._slots.position(name)
 
+    def source_awaited(self, name: str) -> str:
+        """Returns the host that an attempt waits for, since its source is there; empty if none."""
+        return self._source_awaited(self._orders[name]) if self._never_out(name) else ""
+
     def _never_out(self, name: str) -> bool:
         order = self._orders.get(name)
         is_action = order is not None and isinstance(order.command, SendAction)
@@ -275,7 +279,7 @@ class Orders:
         while (order := self._orders.get(name)) and (connection := self.connection):
             is_action = isinstance(order.command, SendAction)
             is_out = name in self._sent and name not in self._absent
-            if not is_out and self._waits_for_source(order):
+            if not is_out and self._source_awaited(order):
                 self._slots.free(name)  # others go first meanwhile
                 self._wake_next()
                 await asyncio.sleep(wait_s * (1 - self._chance.jitter() / 2))
@@ -305,9 +309,9 @@ class Orders:
             if self._orders.get(name, order) is order:
                 return
 
-    def _waits_for_source(self, order: _Order) -> bool:
+    def _source_awaited(self, order: _Order) -> str:
         workflow, command = order.workflow, order.command
-        return isinstance(command, SendAction) and self._tickets.waits_for_source(workflow, command)
+        return self._tickets.awaited(workflow, command) if isinstance(command, SendAction) else ""
 
     def _has_slot(self, name: str, order: _Order) -> bool:
         """Returns whether an action may go out now; if not, it stands in line."""

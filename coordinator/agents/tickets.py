@@ -75,14 +75,14 @@ class Tickets:
         """Asks about hosts each time anew: they come and go."""
         self._find = find
 
-    def waits_for_source(self, workflow: Workflow, command: SendAction) -> bool:
-        """Returns whether the source of an order is on a host that is away."""
+    def awaited(self, workflow: Workflow, command: SendAction) -> str:
+        """Returns the host that the source of an order is on, if that host is away."""
         if workflow.plan.task(command.task).verb != "copy_image":
-            return False
+            return ""
         attempt = workflow.task(command.task).attempts[command.number - 1]
-        source_host = action_of(workflow, command.task, attempt).copy_image.source_host_id
-        server = self._find(source_host) if source_host else None
-        return server is not None and server.connection is None
+        host_id = action_of(workflow, command.task, attempt).copy_image.source_host_id
+        server = self._find(host_id) if host_id else None
+        return host_id if server is not None and server.connection is None else ""
 
     async def furnish(self, call: Call) -> bool:
         """Puts a fresh ticket into a call; returns whether it needs one.

@@ -87,6 +87,8 @@ def _task_words(task: Node.Task) -> str:
         return "-"
     effect = effect_of(task.action, {binding.field for binding in task.bindings})
     words = verb.replace("_", " ")
+    if source_host := task.action.copy_image.source_host_id:
+        words = f"{words} from {source_host}"
     if task.HasField("compensation"):
         opposite = str(task.compensation.action.WhichOneof("verb")).replace("_", " ")
         return f"{words}; made up for by: {opposite}"

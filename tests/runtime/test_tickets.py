@@ -86,6 +86,7 @@ async def test_a_source_that_is_away_takes_nobody_a_slot(tmp_path):
         await until(lambda: life.fleet._lines["a"].server().connection is None)
         await life.start("w", series(parallel("both", pull(), noop("other", "b"))))
         await until(lambda: hosts["b"].tasks == ["other"])
+        assert life.waits("w", "pull") == "a, which serves its source"
         hosts["b"].end("workflows/w/tasks/other/attempts/1")
         hosts["a"].up = True
         await until(lambda: hosts["b"].tasks == ["other", "pull"])
