@@ -220,8 +220,8 @@ async def as_before(story: Story, probe: Probe) -> None:
 
 # Of each verb the way that passes the most places, and of each storage but `file` where it differs.
 SAMPLE = frozenset({case.name for case in CASES if not case.way} - {"revert_image"})
-SAMPLE |= {"revert_image:safely", "copy_image:to-qcow2"}
-SAMPLE_ELSEWHERE = frozenset({"copy_image", "create_snapshot"})
+SAMPLE |= {"revert_image:safely"}
+SAMPLE_ELSEWHERE = frozenset({"create_snapshot"})
 
 
 def _tells() -> list[object]:

@@ -34,7 +34,7 @@ async def test_the_file_driver_keeps_them_on_each_kind_of_file_system(kind, requ
     root: Path = request.getfixturevalue(f"{kind}_mount")
     folder = Path(tempfile.mkdtemp(dir=root))
     async with subject(folder, source=True) as one:
-        found = await results(one, "verbs.acts", "verbs.made_up_for", "cancel.r", "verbs.digests")
+        found = await results(one, "verbs.acts", "cancel.running", "verbs.digests")
     assert broken(found) == {}
 
 
@@ -57,7 +57,7 @@ async def test_what_is_not_offered_is_skipped_aloud(tmp_path):
 
 async def test_nothing_is_left_in_the_pool_nor_in_the_journal(tmp_path):
     async with subject(tmp_path) as one:
-        await results(one, "verbs.acts", "verbs.never_ran")
+        await results(one, "verbs.acts")
         await one.forget()
         host = await one.look()
         assert host.cluster_id == "agent-sanity"
