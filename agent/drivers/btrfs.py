@@ -16,6 +16,7 @@ when they are next changed. Needs no privileges: whoever runs the agent owns the
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from agent import crash_points
 from agent.drivers import subvolumes
 from agent.drivers.driver import Format, OutcomeUnknown, PoolConfig, Work
 from agent.drivers.file import VERBS, FileDriver
-from agent.drivers.files import Files, RealFiles
+from agent.drivers.files import FileKind, Files, RealFiles
 from agent.drivers.folders import FolderType
 from agent.drivers.layout import Label
 from agent.drivers.plugins import ConfigInvalid, flag
@@ -43,18 +44,27 @@ class SubvolumeStaging(Staging):
         self._no_cow = flag(config, NO_COW)
 
     def make_staged(self, folder: Path) -> None:
-        """Makes the subvolume that an attempt fills; one that exists is fine."""
-        if self.files.stat(folder) is None:
+        """Makes the subvolume that an attempt fills; one that exists is fine, and no link is."""
+        found = self.files.stat(folder)
+        if found is None:
             subvolumes.create(folder, no_cow=self._no_cow)
+        elif found.kind is not FileKind.FOLDER:
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
 
     def share(self, path: Path, target: Path) -> bool:
         """Makes what is staged a snapshot of the image with this data file; it was empty so far."""
         self._hold(path.parent, target.parent)
         for name in self.files.list_folder(target.parent):
-            if name != path.name:  # its label, and what an earlier change may have left
-                self.files.remove_file(target.parent / name)
+            if name != path.name:  # its label, and whatever may have been planted beside it
+                self._remove(target.parent / name)
         (target.parent / path.name).rename(target)
         return True
+
+    def _remove(self, path: Path) -> None:
+        self.layout.purge(path)
+        found = self.files.stat(path)
+        if found is not None:
+            self.files.remove_file(path)
 
     def _hold(self, image: Path, folder: Path) -> None:
         """Makes what is staged hold what an image does; nobody sees it yet."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
@@ -20,7 +21,7 @@ from agent.drivers.driver import Format, LocalSource, PoolConfig, Steps, Work
 from agent.drivers.file import FileDriver
 from agent.drivers.plugins import ConfigInvalid, installed
 from countermand.rpc import crash
-from countermand.rpc.errors import Conflict, FieldInvalid, NoSpace
+from countermand.rpc.errors import Conflict, FieldInvalid, NoSpace, StorageFailed
 from tests.agent.mounts import MIB, mounted
 from tests.agent.requests import CLUSTER, attempt_name
 
@@ -217,6 +218,36 @@ def test_what_was_told_to_be_done_survives_a_power_cut(change, tmp_path):
     with mounted("btrfs", tmp_path / "earlier", image=tmp_path / "untouched") as folder:
         found = opened(folder).layout.owner(name)
         assert found is None or found.generation < generation  # else nothing was cut off
+
+
+def test_nothing_is_written_through_a_link_that_was_planted(folder, tmp_path):
+    driver = opened(folder)
+    create(driver, "base")
+    own = driver.layout.own(attempt_name("copy"))
+    own.mkdir()
+    (own / "image").symlink_to(tmp_path)
+    steps = driver.copy(
+        replace(work("copy"), note='{"source": "an earlier one", "offset": 0}'),
+        LocalSource(driver, "base"),
+        "made",
+        image_format=None,
+        flatten=False,
+        take_digest=False,
+    )
+    with pytest.raises(StorageFailed):
+        run(steps)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_clone_takes_nothing_along_that_was_planted(folder):
+    driver = opened(folder)
+    base = create(driver, "base")
+    (base.parent / "planted").mkdir()
+    (base.parent / "planted/file").touch()
+    (base.parent / "link").symlink_to("/etc")
+    run(driver.clone(work("clone"), "base", "made", copy_allowed=False))
+    image = driver.layout.image("made")
+    assert sorted(path.name for path in image.iterdir()) == ["data.raw", "image.json"]
 
 
 def test_a_full_file_system_is_a_failure_that_leaves_nothing(mount):
