@@ -15,7 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from agent.__main__ import main
-from agent.config import make_pool, parse_pool, read_pools
+from agent.config import COMMON, make_pool, parse_pool, read_pools
+from agent.drivers.btrfs import BTRFS
 from agent.drivers.driver import NEEDS, Driver, Format, PoolConfig, PoolFound
 from agent.drivers.file import FILE
 from agent.drivers.folders import FolderType
@@ -60,6 +61,8 @@ LIAR = FolderType(verbs=frozenset(NEEDS), opening=opens("clone_image", "delete_i
 STRANGER = FolderType(verbs=frozenset(), opening=opens("paint"))
 HOLLOW = FolderType(verbs=frozenset(), opening=lambda _pool, _identity: cast("Driver", object()))
 NOTHING = "not a driver"
+
+ORDER = ("driver", "read_only", "shared", "quota", "bandwidth", "flush", "attempts_max")
 
 
 def declared(**values: str) -> Drivers:
@@ -214,3 +217,13 @@ def test_serve_names_what_is_installed(tmp_path):
     answer = CliRunner().invoke(main, arguments)
     assert answer.exit_code == 2
     assert "no driver 'nonesuch' is installed; there are btrfs," in answer.output
+
+
+def test_the_page_on_pools_names_every_option_and_driver_of_ours():
+    page = (Path(__file__).parents[2] / "docs/reference/pools.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| `")]
+    ours = [found for found in installed().all() if found.package.startswith("countermand ")]
+    assert rows[: len(COMMON)] == [f"`{option}`" for option in ORDER]
+    assert set(ORDER) == COMMON
+    assert {f"`{found.name}`" for found in ours} == set(rows[len(COMMON) :])
+    assert all(f"`{option}`" in page for option in BTRFS.options)
