@@ -13,6 +13,9 @@ from coordinator.saga.events import TimerFired
 # slept, then costs a day at most.
 WAIT_S_MAX = 86_400.0
 
+# Said before it is over by the clock, the core would make nothing of it, and wait for ever.
+_BY_THE_CLOCK = frozenset({Timer.RUN, Timer.WORKFLOW})
+
 Say = Callable[[str, TimerFired], None]  # (workflow id, fact)
 
 
@@ -45,8 +48,7 @@ class Timers:
             handle.cancel()
 
     def _fire(self, workflow_id: str, command: SetTimer) -> None:
-        if command.timer is Timer.WORKFLOW and self._clock.now() < command.time:
-            # By the clock it is not over, and the core goes by the clock: said now, it were lost.
+        if command.timer in _BY_THE_CLOCK and self._clock.now() < command.time:
             self.set(workflow_id, command)
             return
         handles = self._waiting[workflow_id]
