@@ -195,6 +195,7 @@ async def _serve(
     log.info("agent.ready", extra=ready)
     await stop.wait()
     await server.stop()
+    await service.stop()
     await runner.stop()
     lookers.close()
     servers.close()

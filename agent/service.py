@@ -124,6 +124,10 @@ class AgentService(AgentServiceServicer):
         self._version = version
         self._identities = identities or {}
 
+    async def stop(self) -> None:
+        """Returns once nothing is done for callers who have gone."""
+        await self._serving.stop()
+
     # -- verbs ----------------------------------------------------------------------------------
 
     async def CreateImage(

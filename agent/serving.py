@@ -123,6 +123,11 @@ class Serving:
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
 
+    async def stop(self) -> None:
+        """Returns once nothing is read for any stream."""
+        while self._ending:
+            await asyncio.wait(self._ending)
+
     def _begin(self, ticket: Ticket, batches: _Batches) -> asyncio.Future[_Batch]:
         streams = self._streams.get(ticket.pool_id, 0)
         if streams >= STREAMS_MAX:

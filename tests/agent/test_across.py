@@ -21,6 +21,7 @@ from countermand.v1.agent_pb2 import (
     CloneImageRequest,
     GetAttemptRequest,
     InspectRequest,
+    ReadImageRequest,
     SourceAccess,
     WatchAttemptsRequest,
 )
@@ -162,7 +163,11 @@ async def test_an_image_is_pulled_over_mutual_tls(pair, tmp_path):
                 grpc.StatusCode.UNAVAILABLE,
                 grpc.StatusCode.DEADLINE_EXCEEDED,
             }
-    await source.stop()
+    way = await access(source)
+    async with source.stub() as stub:  # who is being served keeps it from nothing
+        stream = stub.ReadImage(ReadImageRequest(ticket=way.ticket))
+        assert (await stream.read()).HasField("head")
+        await source.stop()
     await target.stop()
 
 

@@ -1,0 +1,63 @@
+"""Mutual TLS by files: what may be listened on with it, and what is wrong said at the start."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from countermand.rpc.channel import open_channel
+from countermand.rpc.credentials import CredentialsInvalid, read_credentials
+from countermand.rpc.server import BoundServer, ListenRefused, serve
+from tests.tls import Authority, needs_openssl
+
+pytestmark = needs_openssl
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("tls"))
+
+
+async def asks(address: str, credentials) -> bool:
+    """Returns whether whoever shows this is answered."""
+    async with open_channel(address, credentials=credentials) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        except grpc.aio.AioRpcError:
+            return False
+        return True
+
+
+async def test_with_a_certificate_any_address_may_be_listened_on(authority, tmp_path):
+    server, client = authority.certificate("server"), authority.certificate("client")
+    with pytest.raises(ListenRefused, match="without TLS"):
+        BoundServer(listen="0.0.0.0:0")
+    running = await serve(listen="0.0.0.0:0", services=[], credentials=server.read())
+    port = running.address.rpartition(":")[2]
+    assert await asks(f"127.0.0.1:{port}", client.read())
+    assert not await asks(f"127.0.0.2:{port}", client.read())  # which the certificate does not name
+    assert not await asks(f"127.0.0.1:{port}", None)
+    stranger = Authority(tmp_path / "other").certificate("stranger")
+    assert not await asks(f"127.0.0.1:{port}", stranger.read())
+    mixed = read_credentials(stranger.cert, stranger.key, authority.ca)
+    assert not await asks(f"127.0.0.1:{port}", mixed)  # it believes us, we do not believe it
+    await running.stop(0)
+
+
+def test_what_is_wrong_with_the_files_is_said_at_the_start(authority, tmp_path):
+    one, other = authority.certificate("one"), authority.certificate("other")
+    assert read_credentials(None, None, None) is None
+    with pytest.raises(CredentialsInvalid, match="belong together"):
+        read_credentials(one.cert, one.key, None)
+    with pytest.raises(CredentialsInvalid, match=r"(?i)mismatch"):
+        read_credentials(one.cert, other.key, one.ca)
+    with pytest.raises(CredentialsInvalid, match="No such file"):
+        read_credentials(one.cert, one.key, tmp_path / "none")
+    (tmp_path / "text").write_text("no certificate")
+    with pytest.raises(CredentialsInvalid):
+        read_credentials(tmp_path / "text", one.key, one.ca)
+    with pytest.raises(CredentialsInvalid):
+        read_credentials(one.cert, one.key, tmp_path / "text")
+    assert "PRIVATE" not in repr(one.read())
