@@ -217,6 +217,10 @@ class Probe:
                 del self._sent[name]  # there are hundreds of these
             raise
 
+    def owe(self, name: str, action: Action) -> None:
+        """Takes note of an action that was sent past us, to be made up for in the end."""
+        self._sent.setdefault(name, action)
+
     async def compensate(
         self,
         name: str,

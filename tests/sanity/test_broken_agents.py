@@ -21,6 +21,7 @@ from agent.runner import Runner
 from agent.service import AgentService
 from countermand.rpc import names
 from countermand.rpc.errors import (
+    AttemptFenced,
     AttemptNotFound,
     AttemptReused,
     Bug,
@@ -34,6 +35,7 @@ from countermand.rpc.errors import (
     Violation,
     WrongCluster,
 )
+from countermand.v1.agent_pb2 import ContentHead, FenceAttemptResponse, ReadImageResponse
 from countermand.v1.attempt_pb2 import Attempt
 from tests.agent.rig import NOW
 from tests.sanity.served import SLOW, broken, results, subject
@@ -183,6 +185,18 @@ class CancelsAnything(Service):
             return await super().CancelAttempt(request, context)
         except AttemptNotFound:
             raise Bug(what="no such attempt") from None
+
+
+class FencesNothing(Service):
+    async def FenceAttempt(self, request, context):
+        failure = AttemptFenced(attempt=request.header.attempt).failure()
+        attempt = Attempt(name=request.header.attempt, state=Attempt.STATE_FAILED, failure=failure)
+        return FenceAttemptResponse(attempt=attempt)
+
+
+class TakesAnyTicket(Service):
+    async def ReadImage(self, request, context):
+        yield ReadImageResponse(head=ContentHead(size_bytes=512))
 
 
 # -- broken inside ------------------------------------------------------------------------------
@@ -345,6 +359,8 @@ SERVICES = {
     DeletesNothingBadly: "verbs.delete_absent",
     Boasts: "listing.host",
     CancelsAnything: "cancel.unknown",
+    FencesNothing: "fence.before",
+    TakesAnyTicket: "serve.tickets",
 }
 DEFECTS = {
     forgets_tombstones: "header.tombstone",
@@ -385,7 +401,8 @@ def _named(faults: dict[Any, str]) -> list[Any]:
 
 @pytest.mark.parametrize(("make", "check"), _named(SERVICES))
 async def test_what_a_broken_service_says_is_noticed(make, check, tmp_path):
-    found = await caught(tmp_path, check, make=make)
+    options = {"shared": True} if "fence" in check else None
+    found = await caught(tmp_path, check, make=make, options=options)
     assert found, f"{make.__name__} was not noticed by {check}"
     assert all(label.startswith(check) for label in found)
 

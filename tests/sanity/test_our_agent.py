@@ -38,6 +38,20 @@ async def test_the_file_driver_keeps_them_on_each_kind_of_file_system(kind, requ
     assert broken(found) == {}
 
 
+async def test_two_agents_of_one_storage_keep_the_promises_between_hosts(tmp_path):
+    """Fences, and images served to another host."""
+    pool = {"path": tmp_path / "pool", "shared": True}
+    for name in ("a", "b", "pool"):
+        (tmp_path / name).mkdir()
+    async with (
+        subject(tmp_path / "a", options=pool) as one,
+        subject(tmp_path / "b", options=pool) as other,
+    ):
+        one.other = other
+        found = await results(one, "fence.", "serve.", skip=("not_shared",))
+    assert [(one.instance.label, one.why) for one in found if one.ending is not Ending.KEPT] == []
+
+
 async def test_a_queue_that_can_be_filled_is_filled(tmp_path):
     async with subject(tmp_path, source=True, **SLOW) as one:
         found = await results(one, "queue_full")

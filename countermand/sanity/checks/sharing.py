@@ -65,6 +65,7 @@ async def before(probe: Probe) -> None:
     calls = late.calls if late is not None else probe.calls
     incarnation = (late or probe.subject).host.incarnation
     header = probe.header(name, request_hash(action), expected_incarnation=incarnation)
+    probe.owe(name, action)
     try:
         await calls.verb(header, action)
     except Refused as error:
@@ -86,6 +87,7 @@ async def after(probe: Probe) -> None:
     name = probe.attempt("t")
     incarnation = other.host.incarnation
     header = probe.header(name, request_hash(action), expected_incarnation=incarnation)
+    probe.owe(name, action)
     await other.calls.verb(header, action)
     there = Probe(other, number="0", pool_id=probe.pool_id, case=None)
     must(await there.settled(name), SUCCEEDED)
