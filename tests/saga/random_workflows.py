@@ -14,7 +14,15 @@ from random import Random
 
 from coordinator.saga import events, resume
 from coordinator.saga.advance import Decision, advance, restore, start
-from coordinator.saga.commands import ChooseHost, Recall, SendCancel, SetTimer, Timer, outstanding
+from coordinator.saga.commands import (
+    ChooseHost,
+    Recall,
+    SendCancel,
+    SendFence,
+    SetTimer,
+    Timer,
+    outstanding,
+)
 from coordinator.saga.history import WorkflowMoved
 from coordinator.saga.plan import comes_before, compile_plan
 from coordinator.saga.problems import problems
@@ -37,7 +45,7 @@ from coordinator.saga.spec import (
 from coordinator.saga.states import Effect, WorkflowState
 from coordinator.saga.workflow import About, Workflow
 from tests.saga import invariants
-from tests.saga.language import ASK, EPOCH, failure, report
+from tests.saga.language import ASK, EPOCH, OTHER, failure, report
 
 TRIES_MAX = 200  # of drawing a sound tree
 CHAOS_EVENTS_MAX = 30
@@ -305,6 +313,8 @@ class RandomRun:
         if kind < 0.65:
             return self.resumed() if random.random() < 0.6 else self.anyhow()
         indices = [index for index, _ in self.workflow.tasks()]
+        if kind < 0.8:
+            return events.FenceRequested(ask=ASK, task=random.choice(indices), host=OTHER)
         return events.CompensationDecided(
             ask=ASK,
             task=random.choice(indices),
@@ -387,5 +397,7 @@ class RandomRun:
                 continue
             good = "cancelled" if isinstance(command, SendCancel) else "ok"
             bad = ("ok", "fail", "lost", "missing", "retriable")
+            if isinstance(command, SendFence):
+                bad = ("ok", "fenced", "lost", "refused")
             step = self.random.choice(bad) if self.random.random() < badly else good
             self.perform(report(step, command.task, command.number))
