@@ -156,6 +156,7 @@ class Plugin:
         name: str,
         secret: str,
         zone: str,
+        forgetful: bool,
         controller: list[str],
         node: list[str],
         shows: bool,
@@ -164,6 +165,7 @@ class Plugin:
         self.name = name
         self.secret = secret
         self.zone = zone
+        self.forgetful = forgetful
         self.controller = controller
         self.node = node
         self.shows = shows
@@ -226,6 +228,8 @@ class Plugin:
             if size > self.store.free_bytes:
                 refuse("RESOURCE_EXHAUSTED", f"{self.store.free_bytes} bytes are left")
             key = f"vol-{uuid.uuid4()}"
+            if self.forgetful:
+                wanted["origin"] = ""
             data = self.store.data("volumes", key)
             if origin:
                 shutil.copyfile(self.store.data(kind, origin), data)
@@ -448,6 +452,7 @@ def main() -> None:
     parser.add_argument("--name", default="files.test.countermand")
     parser.add_argument("--secret", default="", help="the word that must come with every call")
     parser.add_argument("--zone", default="", help="from where alone its volumes are reached")
+    parser.add_argument("--forgetful", action="store_true", help="of what clones were made from")
     words = parser.parse_args()
     missing = set(words.without.split(","))
     plugin = Plugin(
@@ -455,6 +460,7 @@ def main() -> None:
         name=words.name,
         secret=words.secret,
         zone=words.zone,
+        forgetful=words.forgetful,
         controller=[name for name in CONTROLLER if name not in missing],
         node=[name for name in NODE if name not in missing],
         shows="NODE_SERVICE" not in missing,

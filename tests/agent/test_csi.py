@@ -133,6 +133,18 @@ async def test_every_asking_is_for_the_same_name(rig, host):
     assert records(rig.folder / "fast")["made"]["name"].startswith("cm-made-")
 
 
+async def test_a_plug_in_that_forgets_what_a_clone_is_of_makes_another(tmp_path):
+    """As the reference plug-in does: it knows its volume no more when it is asked again."""
+    with running("--forgetful", "--round-to=512") as host, host.agreeing(tmp_path):
+        rig = await start(tmp_path, host)
+        rig.put("base", PADDED)
+        host.misbehave("CreateVolume", "lose-reply")
+        done = await rig.run(DO, CLONE)
+        assert done.state == Attempt.STATE_SUCCEEDED, done
+        assert rig.data("made").read_bytes() == PADDED
+        await rig.runner.stop()
+
+
 # -- the plug-in refuses ---------------------------------------------------------------------------
 
 

@@ -157,7 +157,7 @@ class Making:
         try:
             return (yield from self._pool.staging.make(work, name, fill, resumable=True))
         except NotSettled as error:
-            if error.kind is Kind.BROKEN:
+            if error.kind in {Kind.BROKEN, Kind.REFUSED}:
                 # It will not say, perhaps never: the record stays in staging, where it is seen, and
                 # every sweep asks for it again. An attempt that never ended would help nobody.
                 raise error.as_failed() from error

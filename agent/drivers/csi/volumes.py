@@ -193,21 +193,32 @@ class Volumes:
     def _made(self, record: Record, image: str) -> Steps[Record]:
         """Asks until the plug-in has made it."""
         try:
-            for pause_s in pauses():
-                answer = yield from self._plugin.steps(self._asking(record))
-                made, is_ready = _told(record, answer)
-                if not made.id:
-                    why = "it made something, and told no id of it"
-                    raise Answer(grpc.StatusCode.INTERNAL, why)  # noqa: TRY301 - as if it had
-                if is_ready:
-                    return made
-                yield from waiting(pause_s)  # a snapshot is cut, and not uploaded yet
-            raise AssertionError("pauses never end")
+            try:
+                return (yield from self._asked(record))
+            except Answer as answer:
+                if answer.code is not grpc.StatusCode.ALREADY_EXISTS:
+                    raise
+                # Nobody else has this name. What has it is ours, and the plug-in knows it no more
+                # for what it is: perhaps it was not finished. It goes, and another one comes.
+                self.forget(record, image=image)
+                return (yield from self._asked(record))
         except Answer as answer:
             if answer.kind in {Kind.REFUSED, Kind.BROKEN}:
                 raise self._refused(record, answer, image) from answer
             # The record stays: whoever looks again asks for the same.
             raise OutcomeUnknown(self._plugin.not_settled(answer, image)) from answer
+
+    def _asked(self, record: Record) -> Steps[Record]:
+        """Asks until it is ready to be used."""
+        for pause_s in pauses():
+            answer = yield from self._plugin.steps(self._asking(record))
+            made, is_ready = _told(record, answer)
+            if not made.id:
+                raise Answer(grpc.StatusCode.INTERNAL, "it made something, and told no id of it")
+            if is_ready:
+                return made
+            yield from waiting(pause_s)  # a snapshot is cut, and not uploaded yet
+        raise AssertionError("pauses never end")
 
     def _forget_without(self, folder: Path, record: Record, image: str) -> None:
         """Removes what was made for a folder that has gone: nobody else would ever look for it."""
@@ -247,6 +258,9 @@ class Volumes:
         except Answer as answer:
             if answer.code in _PROVE_ABSENCE:
                 return None
+            if answer.code is grpc.StatusCode.ALREADY_EXISTS and _is_clone(record):
+                # It is there, and has forgotten what it is a clone of: asked without, it tells.
+                return self._known(replace(record, source=""), image)
             raise self._plugin.not_settled(answer, image) from answer
 
     def _asking(
@@ -293,6 +307,10 @@ class Volumes:
             why = f"the plug-in makes none of {record.size_bytes} bytes: {answer.details}"
             return FieldInvalid(Violation("virtual_size_bytes", why))
         return self._plugin.failed(answer, image)
+
+
+def _is_clone(record: Record) -> bool:
+    return record.thing is Thing.VOLUME and bool(record.source)
 
 
 def _told(
