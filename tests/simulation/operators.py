@@ -166,7 +166,7 @@ class _Person:
             rerun.host_id = self.chance.choice(self.hosts)
         return rerun
 
-    async def decide_compensation(self, workflow: Workflow, index: int) -> None:
+    async def decide_compensation(self, workflow: Workflow, index: int) -> CountermandError | None:
         """Decides about one compensation; says that it is done only where it is."""
         name = workflow.plan.nodes[index].name
         request = pb.DecideCompensationRequest(
@@ -181,7 +181,7 @@ class _Person:
             request.mark_done.SetInParent()
         else:
             request.abandon.SetInParent()
-        await self.ask("DecideCompensation", request)
+        return await self.ask("DecideCompensation", request)
 
     def replacement(self, workflow: Workflow, index: int) -> verb.Action:
         """Returns what truly makes up for what a task did."""
@@ -414,7 +414,12 @@ class Helper(_Person):
         for name in compensations:
             parsed = parse_task(name)
             if newest is not None and parsed is not None:
-                await self.decide_compensation(newest, newest.plan.by_name[parsed[1]])
+                index = newest.plan.by_name[parsed[1]]
+                error = await self.decide_compensation(newest, index)
+                if error is not None and "or cancel the workflow" in f"{error}":
+                    # Nobody knows whether it took effect, and something is to follow it.
+                    cancel = pb.CancelWorkflowRequest(name=shown.name, **self.reason())
+                    await self.ask("CancelWorkflow", cancel)
 
 
 def _some(kind: str, key: str) -> str | int | bool:
