@@ -1,7 +1,7 @@
 """Storage that somebody has planted things in: typed failures, nothing left, nothing escaped.
 
 Whatever is planted, a canary outside the pool is neither read nor changed, no other image suffers,
-and what was planted is not taken for ours and removed (S-Z25).
+and what was planted is not taken for ours and removed.
 """
 
 from __future__ import annotations
