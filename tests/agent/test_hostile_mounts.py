@@ -1,7 +1,7 @@
 """File systems that run full, turn read-only, go away or refuse to be changed under an agent.
 
-On small real ones: typed failures, nothing left, and work goes on once the cause has gone (S-Z13, S-Z26).
-
+On small real ones: typed failures, nothing left, and work goes on once the cause has gone (S-Z13,
+S-Z26).
 """
 
 from __future__ import annotations
