@@ -10,10 +10,10 @@ policy's wish.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
-from coordinator.runtime.loop import Loop
-from coordinator.runtime.ports import Hosts, HostState
+from coordinator.runtime.ports import HostState, HostView
 from coordinator.saga.events import Ask, FenceRequested
 from coordinator.saga.states import TaskState
 from coordinator.saga.workflow import BY_POLICY, Task, Workflow
@@ -24,14 +24,34 @@ LOOK_S = 5.0  # on top of the silence after which an attempt is called lost
 Pools = Callable[[Workflow, int], frozenset[str]]
 
 
-async def fence_for_ever(*, loop: Loop, hosts: Hosts, pools: Pools) -> None:
+class Workflows(Protocol):
+    """What it asks of the loop."""
+
+    def open_workflows(self) -> Sequence[Workflow]:
+        """Returns every open workflow as committed."""
+
+    def hear(self, workflow_id: str, event: FenceRequested) -> None:
+        """Takes a wish."""
+
+
+class Fencers(Protocol):
+    """What it asks of the hosts."""
+
+    def all(self) -> Mapping[str, HostView]:
+        """Returns every host by its id."""
+
+    def fencer(self, lost: str, pools: frozenset[str], wanted: str) -> tuple[str, str]:
+        """Returns the host that settles an attempt of a lost one; or nothing, and why not."""
+
+
+async def fence_for_ever(*, loop: Workflows, hosts: Fencers, pools: Pools) -> None:
     """Looks now and again, until cancelled."""
     while True:
         await asyncio.sleep(LOOK_S)
         fence_overdue(loop=loop, hosts=hosts, pools=pools)
 
 
-def fence_overdue(*, loop: Loop, hosts: Hosts, pools: Pools) -> None:
+def fence_overdue(*, loop: Workflows, hosts: Fencers, pools: Pools) -> None:
     """Asks the loop to have every such attempt fenced."""
     for workflow in loop.open_workflows():
         for index, task in _overdue(workflow, hosts):
@@ -46,7 +66,7 @@ def fence_overdue(*, loop: Loop, hosts: Hosts, pools: Pools) -> None:
                 loop.hear(workflow.id, FenceRequested(ask=ask, task=index, host=host))
 
 
-def _overdue(workflow: Workflow, hosts: Hosts) -> Iterator[tuple[int, Task]]:
+def _overdue(workflow: Workflow, hosts: Fencers) -> Iterator[tuple[int, Task]]:
     known = hosts.all()
     for index, task in workflow.tasks():
         if task.too_late is None or task.state is not TaskState.CANCELLING or task.last.fence_host:

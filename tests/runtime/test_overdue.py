@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import SimpleNamespace
 
 import pytest
 
 from coordinator.runtime.overdue import fence_overdue
-from coordinator.runtime.ports import HostState
+from coordinator.runtime.ports import HostRecord, HostState, HostView
 from coordinator.saga.events import FenceRequested
 from coordinator.saga.states import TaskState
-from tests.saga.language import OTHER, play
+from coordinator.saga.workflow import Workflow
+from tests.saga.language import EPOCH, OTHER, play
 
 LATE = "a:run+lost+hang/hang"
 
@@ -22,8 +22,19 @@ class Hosts:
     def __init__(self, state: HostState, other: str = OTHER) -> None:
         self.state, self.other = state, other
 
-    def all(self) -> Mapping[str, object]:
-        return {"host-a": SimpleNamespace(state=self.state)}
+    def all(self) -> Mapping[str, HostView]:
+        view = HostView(
+            record=HostRecord(id="host-a", address="a:1", create_time=EPOCH),
+            state=self.state,
+            problem=None,
+            report=None,
+            open_attempts=1,
+            waiting=0,
+            window=1,
+            seen_time=EPOCH,
+            silent_s=20.0,
+        )
+        return {"host-a": view}
 
     def fencer(self, lost: str, pools: frozenset[str], wanted: str) -> tuple[str, str]:
         assert (lost, pools, wanted) == ("host-a", frozenset({"fast"}), "")
@@ -33,19 +44,19 @@ class Hosts:
 class Loop:
     """A loop that keeps what it hears."""
 
-    def __init__(self, workflow) -> None:
+    def __init__(self, workflow: Workflow) -> None:
         self.workflow = workflow
         self.heard: list[FenceRequested] = []
 
-    def open_workflows(self):
+    def open_workflows(self) -> tuple[Workflow, ...]:
         return (self.workflow,)
 
-    def hear(self, workflow_id, event):
+    def hear(self, workflow_id: str, event: FenceRequested) -> None:
         assert workflow_id == self.workflow.id
         self.heard.append(event)
 
 
-def heard(workflow, hosts: Hosts) -> list[FenceRequested]:
+def heard(workflow: Workflow, hosts: Hosts) -> list[FenceRequested]:
     loop = Loop(workflow)
     fence_overdue(loop=loop, hosts=hosts, pools=lambda _w, _i: frozenset({"fast"}))
     return loop.heard

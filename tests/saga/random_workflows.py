@@ -396,7 +396,7 @@ class RandomRun:
                 self.perform(fired)
                 continue
             good = "cancelled" if isinstance(command, SendCancel) else "ok"
-            bad = ("ok", "fail", "lost", "missing", "retriable")
+            bad: tuple[str, ...] = ("ok", "fail", "lost", "missing", "retriable")
             if isinstance(command, SendFence):
                 bad = ("ok", "fenced", "lost", "refused")
             step = self.random.choice(bad) if self.random.random() < badly else good
