@@ -53,7 +53,7 @@ DO = attempt_name("do")
 UNDO = attempt_name("do", 2)
 CONTENT = os.urandom(CHUNK_BYTES) + bytes(CHUNK_BYTES) + os.urandom(512)
 NEWER = os.urandom(512) + bytes(CHUNK_BYTES) + os.urandom(CHUNK_BYTES)  # since the snapshot
-NEWEST = os.urandom(512) + NEWER[512:]
+LATER = [NEWER, *(os.urandom(512) + NEWER[512:] for _ in range(2))]  # since each snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,11 +142,11 @@ CASES = {
     # Here it is less, and is brought down, under the name of another snapshot.
     "delete-snapshot-in-a-chain": Case(
         action=delete_snapshot("old"),
-        after=("base", "base@older", "below"),
+        after=("base", "base@new", "base@older", "below"),
         compensable=False,
         base=Format.QCOW2,
         below=True,
-        snapshots=("older", "old"),
+        snapshots=("older", "old", "new"),
         needs_qemu=True,
     ),
     "create-snapshot-in-a-chain": Case(
@@ -287,7 +287,7 @@ async def prepared(place: Place, case: Case) -> dict[str, str]:
     if case.below:
         clone = CloneImage(source=address("fast/below"), target=address("fast/base"))
         await prepare(rig, "clone", Action(clone_image=clone))
-    for snapshot_id, newer in zip(case.snapshots, (NEWER, NEWEST), strict=False):
+    for snapshot_id, newer in zip(case.snapshots, LATER, strict=False):
         create = CreateSnapshot(target=address("fast/base"), snapshot_id=snapshot_id)
         await prepare(rig, snapshot_id, Action(create_snapshot=create))
         write(rig, newer)
@@ -302,16 +302,19 @@ async def prepare(rig: Rig, task: str, action: Action) -> None:
 
 
 def write(rig: Rig, newer: bytes) -> None:
-    """Writes all of the base, as a guest would."""
+    """Writes to the base as a guest would: all of it, and after that only the beginning."""
     path = rig.data("base")
-    if path.suffix != ".qcow2":
+    if path.suffix == ".raw":
         path.write_bytes(newer)
         return
     with tempfile.NamedTemporaryFile() as file:
-        file.write(newer)
+        file.write(newer if newer is NEWER else newer[:512])
         file.flush()
-        arguments = ["-n", "-f", "raw", "-O", "qcow2", file.name, str(path)]
-        subprocess.run(["qemu-img", "convert", *arguments], check=True)
+        if newer is NEWER:
+            arguments = ["qemu-img", "convert", "-n", "-f", "raw", "-O", "qcow2", file.name, path]
+        else:
+            arguments = ["qemu-io", "-f", "qcow2", "-c", f"write -s {file.name} 0 512", path]
+        subprocess.run([str(each) for each in arguments], check=True, capture_output=True)
 
 
 def digests(rig: Rig) -> dict[str, str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import pytest
 
 from agent import crash_points
 from agent.drivers import layering, layout, qemu, staging
-from agent.drivers.driver import Format
+from agent.drivers.driver import Format, Work
 from agent.drivers.layers import Layer, spare, without
+from countermand.rpc.errors import AttemptCancelled
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.verb_pb2 import (
     Action,
@@ -26,7 +27,7 @@ from countermand.v1.verb_pb2 import (
     VerifyImage,
 )
 from tests.agent.requests import address, attempt_name, copy_action
-from tests.agent.rig import Gate, Rig
+from tests.agent.rig import NOW, Gate, Rig
 from tests.agent.test_conformance import content
 
 pytestmark = pytest.mark.skipif(
@@ -307,43 +308,63 @@ async def test_a_copy_of_an_image_with_snapshots_stands_alone(rig):
     assert (failed.state, failed.failure.reason) == (FAILED, "FIELD_INVALID")
 
 
-async def test_merges_of_one_image_take_turns(tmp_path):
-    gate = Gate()
-    rig = Rig(tmp_path)
-    await rig.start()
+class Merge:
+    """The end of a snapshot, driven by hand."""
+
+    def __init__(self, rig: Rig, snapshot_id: str) -> None:
+        self.is_merging = False
+        work = Work(
+            attempt=attempt_name(f"gone-{snapshot_id}"),
+            cluster_id="cluster-a",
+            note="",
+            now=lambda: NOW,
+            crash=self._crash,
+        )
+        self.steps = rig.pools["fast"].delete_snapshot(work, "base", snapshot_id)
+
+    def _crash(self, name: str) -> None:
+        self.is_merging = self.is_merging or name == crash_points.IN_MERGE
+
+    def begin(self) -> None:
+        """Goes on until a tool is at work."""
+        while not self.is_merging:
+            next(self.steps)
+
+    def end(self) -> None:
+        for _step in self.steps:
+            pass
+
+
+async def with_snapshots(rig: Rig) -> None:
     put(rig, 1, 2)
     for snapshot_id in ("a", "b"):
         await done(rig, snapshot_id, create(snapshot_id))
         write(rig, 2, 7)
-    await rig.restart(gate=gate)
-    for snapshot_id in ("a", "b"):
-        await rig.accept(attempt_name(f"gone-{snapshot_id}"), delete(snapshot_id))
-    await gate.arrival(8)
-    gate.open()
-    ended = [await rig.settled(attempt_name(f"gone-{one}")) for one in ("a", "b")]
-    assert [attempt.state for attempt in ended] == [SUCCEEDED, SUCCEEDED], ended
+
+
+async def test_merges_of_one_image_take_turns(rig):
+    await with_snapshots(rig)
+    first, second = Merge(rig, "a"), Merge(rig, "b")
+    first.begin()
+    waits = [next(second.steps).wait_s for _ in range(4)]
+    assert waits[:2] == [0, 0]  # until its snapshot is gone as well
+    assert all(waits[2:])
+    first.end()
+    second.end()
     assert (read(rig), len(files(rig)), rig.staged()) == ([1, 2, 7, 0], 1, [])
-    await rig.runner.stop()
+    assert not second.is_merging  # the first has done its work
 
 
-async def test_a_merge_that_has_begun_is_not_stopped(tmp_path):
+async def test_a_merge_that_has_begun_is_not_stopped(rig):
     """S-V19: who asks too late is told what it came to."""
-    stops: list[asyncio.Task[Any]] = []
-
-    def crash(name: str) -> None:
-        if name == crash_points.IN_MERGE and not stops:
-            stops.append(asyncio.ensure_future(rig.cancel(attempt_name("gone"))))
-
-    rig = Rig(tmp_path, crash_at=crash)
-    await rig.start()
-    put(rig, 1)
-    await done(rig, "old", create("old"))
-    write(rig, 1, 7)
-    assert (await rig.run(attempt_name("gone"), delete("old"))).state == SUCCEEDED
-    assert len(stops) == 1
-    await asyncio.gather(*stops)
-    assert (read(rig), snapshots(rig), rig.staged()) == ([1, 7, 0, 0], [], [])
-    await rig.runner.stop()
+    await with_snapshots(rig)
+    merge = Merge(rig, "a")
+    merge.begin()
+    with suppress(StopIteration):
+        while True:
+            merge.steps.throw(AttemptCancelled())
+    assert (read(rig), snapshots(rig), rig.staged()) == ([1, 2, 7, 0], ["b"], [])
+    assert len(files(rig)) == 2
 
 
 async def test_what_is_still_running_is_stopped_before_it_is_made_up_for(tmp_path):
