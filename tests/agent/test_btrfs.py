@@ -16,7 +16,7 @@ from typing import cast
 import pytest
 
 from agent.config import parse_pool
-from agent.drivers import subvolumes
+from agent.drivers import qemu, subvolumes
 from agent.drivers.driver import Format, LocalSource, PoolConfig, Steps, Work
 from agent.drivers.file import FileDriver
 from agent.drivers.plugins import ConfigInvalid, installed
@@ -218,6 +218,31 @@ def test_what_was_told_to_be_done_survives_a_power_cut(change, tmp_path):
     with mounted("btrfs", tmp_path / "earlier", image=tmp_path / "untouched") as folder:
         found = opened(folder).layout.owner(name)
         assert found is None or found.generation < generation  # else nothing was cut off
+
+
+@pytest.mark.skipif(not qemu.is_installed(), reason="qemu-img is not installed")
+def test_a_qcow2_image_comes_in_as_raw_and_leaves_as_qcow2(folder, tmp_path):
+    driver = opened(folder)
+    files = cast("FileDriver", DRIVERS.open(PoolConfig(pool_id="slow", path=tmp_path), ""))
+    run(
+        files.create(
+            work("make"), "base", image_format=Format.QCOW2, size_bytes=MIB, preallocated=False
+        )
+    )
+
+    def copy(target: FileDriver, source: LocalSource, image_id: str, wanted: Format | None) -> None:
+        steps = target.copy(
+            work(image_id), source, image_id, image_format=wanted, flatten=False, take_digest=False
+        )
+        run(steps)
+
+    with pytest.raises(FieldInvalid, match="must be raw in pool fast"):
+        copy(driver, LocalSource(files, "base"), "kept", None)
+    copy(driver, LocalSource(files, "base"), "made", Format.RAW)
+    assert (driver.layout.image("made") / "data.raw").read_bytes() == bytes(MIB)
+    copy(files, LocalSource(driver, "made"), "back", Format.QCOW2)
+    assert files.find("back").virtual_size_bytes == MIB
+    assert (driver.staged(), files.staged()) == ([], [])
 
 
 def test_nothing_is_written_through_a_link_that_was_planted(folder, tmp_path):

@@ -15,10 +15,12 @@ import pytest
 from click.testing import CliRunner
 
 from agent.__main__ import main
+from agent.check_driver import check_driver
 from agent.config import COMMON, make_pool, parse_pool, read_pools
 from agent.drivers.btrfs import BTRFS
 from agent.drivers.driver import NEEDS, Driver, Format, PoolConfig, PoolFound
-from agent.drivers.file import FILE
+from agent.drivers.file import FILE, FileDriver
+from agent.drivers.files import RealFiles
 from agent.drivers.folders import FolderType
 from agent.drivers.plugins import (
     GROUP,
@@ -60,6 +62,16 @@ NARROW = FolderType(
 LIAR = FolderType(verbs=frozenset(NEEDS), opening=opens("clone_image", "delete_image"))
 STRANGER = FolderType(verbs=frozenset(), opening=opens("paint"))
 HOLLOW = FolderType(verbs=frozenset(), opening=lambda _pool, _identity: cast("Driver", object()))
+
+
+def sloppy(pool: PoolConfig, identity: str) -> Driver:
+    """Returns a driver that sweeps nothing."""
+    driver = FileDriver(pool, RealFiles(), identity)
+    driver._staging.discard = lambda attempt: None  # type: ignore[method-assign]
+    return driver
+
+
+SLOPPY = FolderType(verbs=frozenset({"create_image"}), opening=sloppy)
 NOTHING = "not a driver"
 
 ORDER = ("driver", "read_only", "shared", "quota", "bandwidth", "flush", "attempts_max")
@@ -79,6 +91,7 @@ def drivers(monkeypatch):
         liar="third_party:LIAR",
         stranger="third_party:STRANGER",
         hollow="third_party:HOLLOW",
+        sloppy="third_party:SLOPPY",
         nothing="third_party:NOTHING",
         broken="no_such_package:DRIVER",
     )
@@ -187,6 +200,20 @@ def test_a_verb_that_a_driver_cannot_do_is_unsupported_and_not_listed(drivers, t
     )
     message = told(driver, found, attempts_max=4, attempts_running=0)
     assert (message.driver, list(message.verbs)) == ("narrow", ["delete_image"])
+
+
+def test_checking_a_driver_tells_what_is_broken_and_leaves_nothing(drivers, tmp_path):
+    pool = parse_pool(f"try={tmp_path},driver=sloppy", drivers)
+    told = {one.story: one.problem for one in check_driver(pool, drivers)}
+    assert list(told) == ["create: once", "create: stopped", "create: died"]
+    assert "half-made and left behind" in told["create: stopped"]
+    assert list(tmp_path.iterdir()) == []
+    for driver, words in {"liar": "names clone_image", "file": "does not exist"}.items():
+        pool = parse_pool(f"try={tmp_path}/{driver},driver={driver}", drivers)
+        if driver == "liar":
+            pool.path.mkdir()
+        with pytest.raises(ConfigInvalid, match=words):
+            list(check_driver(pool, drivers))
 
 
 # -- what is told of drivers --------------------------------------------------------------------

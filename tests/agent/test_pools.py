@@ -278,7 +278,7 @@ def test_an_import_says_why_a_file_is_no_image(tmp_path):
         assert words in answer.output
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["import"]])
+@pytest.mark.parametrize("command", [[], ["serve"], ["import"], ["drivers"], ["check-driver"]])
 def test_help_ends_in_an_example(command):
     answer = invoke(*command, "-h")
     assert answer.exit_code == 0
