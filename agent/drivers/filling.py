@@ -151,12 +151,12 @@ class Filling:
             self._files.flush_folder(folder)
             self._staging.settle(folder)
             data = data_bytes(content)
-            with self.reserving(folder, data):
-                if not note and self._shares(copy, data):
-                    made = replace(made, shared=True)
-                elif take_digest and layout is Format.RAW:
-                    return (yield from self._copy_digested(copy, folder, made))
-                else:
+            if not note and self._shares(copy, data):
+                made = replace(made, shared=True)
+            else:
+                with self.reserving(folder, data):
+                    if take_digest and layout is Format.RAW:
+                        return (yield from self._copy_digested(copy, folder, made))
                     made = replace(made, written_bytes=(yield from copy.run()))
         if take_digest:  # of what a guest reads, which the bytes of a qcow2 file are not
             digest = yield from self._digest(work.attempt, target, image_format)
