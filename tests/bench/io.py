@@ -12,6 +12,7 @@ import asyncio
 import os
 import platform
 import shutil
+import signal
 import sys
 import time
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ NEEDED = 8  # times the size: the images, a copy by each at most, and four besid
 def main() -> None:
     """Measures what is asked for."""
     asked = _arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the services would be left
     console = Console(width=None if sys.stdout.isatty() else 140)
     asked.folder.mkdir(parents=True, exist_ok=True)
     size = parse_size(asked.size)
