@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from agent.drivers.copying import CHUNK_BYTES
+from countermand.sanity.main import main
 
 COMMAND = (sys.executable, "-m", "countermand.sanity.main")
 
@@ -53,8 +55,9 @@ def sanity(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
 
 
-@pytest.fixture
-def daemon(tmp_path):
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("daemon")
     (tmp_path / "fast").mkdir()
     source = tmp_path / "source.raw"
     source.write_bytes(os.urandom(CHUNK_BYTES + 512))
@@ -110,15 +113,15 @@ def test_it_reports_as_a_table_and_as_junit(daemon):
 
 def test_it_works_on_no_agent_that_serves_a_cluster(daemon):
     """Its low-watermark would take the coordinator's own intents for expired."""
-    assert daemon.sanity("--only=header.repeat", "--cluster=production").returncode == 0
-    refused = daemon.sanity("--only=header.repeat")
+    assert daemon.sanity("--only=header.repeat").returncode == 0
+    refused = daemon.sanity("--only=header.repeat", "--cluster=production")
     assert refused.returncode == 2
-    assert "serves cluster 'production'" in refused.stderr
+    assert "serves cluster 'agent-sanity'" in refused.stderr
 
 
 def test_it_lists_its_checks():
-    told = sanity("--list")
-    assert told.returncode == 0
+    told = CliRunner().invoke(main, ["--list"])
+    assert told.exit_code == 0
     lines = told.stdout.splitlines()
     index = lines.index("  header.tombstone")
     assert lines[index + 1] == "    an action whose compensation came first is refused, for ever"
@@ -136,8 +139,8 @@ def test_it_lists_its_checks():
     ],
 )
 def test_what_is_used_wrongly_is_said(arguments, words):
-    ended = sanity(*arguments)
-    assert ended.returncode == 2
+    ended = CliRunner().invoke(main, arguments)
+    assert ended.exit_code == 2
     assert words in ended.stderr
 
 
