@@ -346,12 +346,14 @@ class CoordinatorNode(Node):
         open_store: Callable[[], Store],
         connect: Connect,
         hosts: Sequence[str],
+        forget_s: float,
     ) -> None:
         """Begins dead."""
         super().__init__("coordinator", world)
         self._open_store = open_store
         self._connect = connect
         self._hosts = hosts
+        self._forget_s = forget_s
         self.services: dict[str, Callable[..., Any]] = {}  # by the name of the RPC
         self.loop: Loop | None = None
 
@@ -380,6 +382,7 @@ class CoordinatorNode(Node):
             chance=world,
             crash=self.crash,
             ears=ears_of(loop, store, watches.heard_progress),
+            forget_s=self._forget_s,
         )
         loop.attach(fleet)
         await fleet.open()

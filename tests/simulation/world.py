@@ -22,6 +22,7 @@ from google.protobuf.message import Message
 
 from agent.drivers.driver import Format, Work
 from agent.drivers.file import FileDriver
+from coordinator.agents.forgetting import FORGET_S
 from coordinator.runtime.ports import Change, HostRecord
 from coordinator.saga.states import TaskState, WorkflowState
 from coordinator.saga.workflow import Workflow
@@ -64,6 +65,7 @@ class Faults:
     lost_found_again: float = 0.5
     cut_every_s: float = 30.0
     cut_s_max: float = 25.0
+    forget_s: float = FORGET_S  # how often agents are told to forget; 0: never
     # When an agent starts again.
     journal_lost: float = 0.0
     pool_lost_too: float = 0.0
@@ -120,6 +122,7 @@ class World(Surroundings):
             open_store=lambda: self.storage.open(self.new_id),
             connect=self.network.connect,
             hosts=HOSTS,
+            forget_s=faults.forget_s,
         )
         self.desk = Desk(self.network, self.coordinator, self.note, self._check)
         self.load = workload.draw(self.chance, HOSTS, plain=plain)
@@ -205,7 +208,8 @@ class World(Surroundings):
                 await node.start()
         helper = asyncio.ensure_future(Helper(self, self.desk, HOSTS).work())
         await self._until_settled((*engines, helper))
-        await self._until_forgotten((*engines, helper))
+        if self.faults.forget_s:
+            await self._until_forgotten((*engines, helper))
         helper.cancel()
         for agent in self.agents.values():
             agent.kill()
