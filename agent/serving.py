@@ -193,7 +193,7 @@ def _batches(driver: Driver, image_id: str, request: ReadImageRequest) -> _Batch
 def _extents(content: Content, offset: int) -> Iterator[tuple[int, int]]:
     """Yields where data is from an offset on, holes too short to be told left out."""
     begin = end = offset
-    while (found := content.next_data(end)) is not None:
+    while (found := content.next_data(end)) is not None and found[0] < content.size_bytes:
         if found[0] - end >= HOLE_BYTES_MIN and begin != end:
             yield begin, end
             begin = found[0]

@@ -86,23 +86,25 @@ class Filling:
         chain: list[tuple[Path, Format]] = []
         identities = ["guest"]
         for each in (name, *self._layout.chain(name, label)):
-            label = self._layout.label(each)
-            path, found = self._layout.data(each, label)
-            chain.append((path, label.format))
+            label_of_each = self._layout.label(each)
+            path, found = self._layout.data(each, label_of_each)
+            chain.append((path, label_of_each.format))
             identities.append(found.identity)
         with self._reading_as_guest(name, chain, identity=" ".join(identities)) as content:
+            # The file of an image that is being grown is longer for a moment.
+            content.size_bytes = min(content.size_bytes, label.virtual_size_bytes)
             yield content
 
     @contextmanager
     def _reading_as_guest(
         self, name: str, chain: list[tuple[Path, Format]], *, identity: str = ""
-    ) -> Iterator[Content]:
+    ) -> Iterator[guest.GuestContent]:
         if not guest.is_installed():
             raise VerbUnsupported(
                 pool=self._config.pool_id, verb="read as a guest", why=guest.MISSING
             )
         with guest.serving(chain, image=name) as nbd:
-            yield guest.GuestContent(nbd=nbd, identity=identity)
+            yield guest.GuestContent(nbd=nbd, size_bytes=nbd.size_bytes, identity=identity)
 
     def share(self, work: Work, name: str, folder: Path, label: Label) -> Label | None:
         """Makes a file that shares data; None, and no file, where the file system cannot."""

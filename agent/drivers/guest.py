@@ -47,13 +47,9 @@ class GuestContent:
     """What a guest reads of an image."""
 
     nbd: Nbd
+    size_bytes: int  # at most as many as there are
     identity: str
     _extents: list[tuple[int, int, bool]] = field(default_factory=list)  # told, and not passed yet
-
-    @property
-    def size_bytes(self) -> int:
-        """Returns how many bytes there are."""
-        return self.nbd.size_bytes
 
     def next_data(self, offset: int) -> tuple[int, int] | None:
         """Returns the next extent that holds data, as (begin, end), or None at the end."""

@@ -46,6 +46,10 @@ def qcow2(folder: Path, content: bytes, name: str = "image", *options: str) -> P
     return path
 
 
+def content_of(nbd: Nbd) -> GuestContent:
+    return GuestContent(nbd=nbd, size_bytes=nbd.size_bytes, identity="")
+
+
 def read(content: GuestContent) -> bytes:
     buffer = bytearray(content.size_bytes)
     assert content.pread(memoryview(buffer), 0) == len(buffer)
@@ -81,7 +85,7 @@ def digest_of(content: bytes) -> str:
 def test_reads_what_a_guest_reads_and_knows_the_holes(tmp_path, options):
     path = qcow2(tmp_path, CONTENT, "image", *options)
     with serving([(path, Format.QCOW2)], image="image") as nbd:
-        content = GuestContent(nbd=nbd, identity="")
+        content = content_of(nbd)
         assert read(content) == CONTENT
         assert content.next_data(0) == (0, MIB)
         assert content.next_data(MIB // 2) == (MIB // 2, MIB)
@@ -99,9 +103,9 @@ def test_reads_a_chain_by_what_it_is_told_and_not_by_what_its_header_says(tmp_pa
     run("qemu-io", "-f", "qcow2", "-c", "write -P 7 4M 64k", top)
     with serving([(top, Format.QCOW2), (base, Format.QCOW2)], image="top") as nbd:
         expected = CONTENT[: 4 * MIB] + b"\7" * 65536 + CONTENT[4 * MIB + 65536 :]
-        assert read(GuestContent(nbd=nbd, identity="")) == expected
+        assert read(content_of(nbd)) == expected
     with serving([(top, Format.QCOW2)], image="top") as nbd:  # it stands alone if we say so
-        assert read(GuestContent(nbd=nbd, identity=""))[: 4 * MIB] == bytes(4 * MIB)
+        assert read(content_of(nbd))[: 4 * MIB] == bytes(4 * MIB)
 
 
 def test_writes_and_zeroes_only_where_it_may(tmp_path):
@@ -109,13 +113,13 @@ def test_writes_and_zeroes_only_where_it_may(tmp_path):
     with serving([(path, Format.QCOW2)], image="image") as nbd:
         with pytest.raises(NbdError):
             nbd.write(memoryview(b"x" * 512), 0)
-        assert read(GuestContent(nbd=nbd, identity="")) == CONTENT  # and goes on
+        assert read(content_of(nbd)) == CONTENT  # and goes on
     with serving([(path, Format.QCOW2)], image="image", writable=True) as nbd:
         nbd.write(memoryview(b"x" * 512), 2 * MIB)
         nbd.zero(0, MIB)
         nbd.flush()
     with serving([(path, Format.QCOW2)], image="image") as nbd:
-        content = GuestContent(nbd=nbd, identity="")
+        content = content_of(nbd)
         expected = bytes(2 * MIB) + b"x" * 512 + CONTENT[2 * MIB + 512 :]
         assert read(content) == expected
 
@@ -215,6 +219,15 @@ async def test_one_digest_whatever_the_format(rig, tmp_path):
         assert verified.output.verify_image.digest == digest_of(CONTENT), verified
     wrong = await rig.run(attempt_name("wrong"), verify("fast/top", digest_of(b"")))
     assert (wrong.state, wrong.failure.reason) == (Attempt.STATE_FAILED, "DIGEST_MISMATCH")
+
+
+async def test_a_guest_reads_as_much_as_the_label_says(rig, tmp_path):
+    """The file of an image that is being grown is longer for a moment."""
+    brought = qcow2(tmp_path, CONTENT).read_bytes()
+    path = rig.put("base", brought, image_format=Format.QCOW2)
+    run("qemu-img", "resize", "-f", "qcow2", path, "+1M")
+    verified = await rig.run(attempt_name("verify"), verify("fast/base"))
+    assert verified.output.verify_image.digest == digest_of(CONTENT), verified
 
 
 async def test_a_backing_file_outside_the_pool_is_refused_before_qemu_is_let_near(rig, tmp_path):

@@ -175,6 +175,17 @@ async def test_the_bytes_of_a_file_are_for_those_of_its_own_format(rig, service)
         await read(service, request)
 
 
+def test_what_is_added_while_it_is_read_is_not_told(rig):
+    """A file that grows has data beyond its end."""
+    path = rig.put("base", CONTENT)
+    with rig.pools["fast"].reading("base", Format.RAW) as content:
+        with path.open("ab") as file:
+            file.write(b"more" * MIB)
+        [*_, (_, end)] = serving._extents(content, 0)
+        assert end == len(CONTENT)
+        assert list(serving._extents(content, len(CONTENT))) == []
+
+
 async def test_a_reader_holds_the_image_and_a_pool_has_so_many(rig, service):
     given = await ticket(rig, service)
     streams = [
