@@ -1,4 +1,4 @@
-"""What is swept, at the start and every few minutes: only what nobody works on any more (S-I11)."""
+"""What is swept, at the start and every few minutes: what nobody works on any more (I11)."""
 
 from __future__ import annotations
 
