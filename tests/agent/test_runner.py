@@ -24,7 +24,7 @@ from countermand.rpc.errors import (
 )
 from countermand.v1.agent_pb2 import SourceAccess
 from countermand.v1.attempt_pb2 import Attempt
-from countermand.v1.verb_pb2 import Action, CreateImage, DeleteImage, ResizeImage
+from countermand.v1.verb_pb2 import Action, CreateImage, CreateSnapshot, DeleteImage
 from tests.agent.requests import address, attempt_name, copy_action, noop_action
 from tests.agent.rig import Gate, Rig
 
@@ -157,12 +157,15 @@ async def test_every_missing_field_of_a_header_is_named(rig):
     assert len(invalid.value.violations) == 6
 
 
+REMEMBER = CreateSnapshot(target=address("fast/disk"), snapshot_id="old")
+
+
 @pytest.mark.parametrize(
     ("reason", "action"),
     [
         ("POOL_NOT_FOUND", copy_action("gone/base", "fast/disk")),
         ("POOL_READ_ONLY", copy_action("templates/base", "templates/disk")),
-        ("VERB_UNSUPPORTED", Action(resize_image=ResizeImage(target=address("fast/disk")))),
+        ("VERB_UNSUPPORTED", Action(create_snapshot=REMEMBER)),
     ],
 )
 async def test_what_this_host_cannot_do_is_refused_before_it_is_journalled(
@@ -172,6 +175,7 @@ async def test_what_this_host_cannot_do_is_refused_before_it_is_journalled(
     await rig.start()
     rig.options["templates"] = {"read_only": True}
     await rig.restart()
+    rig.pools["fast"].verbs -= {"create_snapshot"}
     with pytest.raises(CountermandError) as refused:
         await rig.accept(COPY, action)
     assert refused.value.reason == reason
