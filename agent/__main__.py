@@ -31,6 +31,7 @@ from agent.recovery import IMPORT_PREFIX
 from agent.runner import Limits, Runner
 from agent.service import AgentService
 from agent.serving import STREAMS_MAX
+from agent.verbs import plugins as verb_plugins
 from agent.work import Outside
 from countermand.rpc import crash, names, telemetry
 from countermand.rpc.credentials import Credentials, CredentialsInvalid, read_credentials
@@ -169,6 +170,7 @@ async def _serve(
         limits=limits,
         host_id=host_id,
         credentials=credentials,
+        plugins=verb_plugins.installed().served(),
     )
     await runner.start()
     lookers = ThreadExecutor(max(1, len(pools)) * THREADS_PER_POOL, name="look")
@@ -277,6 +279,22 @@ def drivers_command(*, output: str) -> None:
         return
     for driver in listed:
         click.echo(plugins.tell(driver))
+
+
+@main.command(
+    "verbs", epilog=_example("countermand-agent verbs", "countermand-agent verbs -o json")
+)
+@click.option("-o", "--output", default="table", type=click.Choice(["table", "json"]))
+def verbs_command(*, output: str) -> None:
+    """Lists the verbs of others that are installed here, with what they need."""
+    listed = list(verb_plugins.installed().describe())
+    if output == "json":
+        click.echo(json.dumps({"verbs": listed}, indent=2))
+        return
+    for verb in listed:
+        click.echo(verb_plugins.tell(verb))
+    if not listed:
+        click.echo("none but those that come with it")
 
 
 @main.command(

@@ -35,6 +35,7 @@ from agent.journal import Transaction, Transactor
 from agent.pulling import Pulling
 from agent.running import Lane, Running, Slots, Ticket
 from agent.verbs import catalogue
+from agent.verbs.plugins import NO_PLUGINS, Plugins
 from agent.watch import Watchers
 from agent.work import Outcome, Outside, Worker
 from countermand.rpc import names
@@ -106,11 +107,13 @@ class Runner:
         limits: Limits,
         host_id: str,
         credentials: Credentials | None = None,
+        plugins: Plugins = NO_PLUGINS,
     ) -> None:
         """Does nothing before `start`."""
         self.identity = wire.Identity(host_id=host_id, incarnation=journal.incarnation)
         self.journal = journal
         self.pools = pools
+        self.plugins = plugins
         self.limits = limits
         self.executor = executor
         self.running: dict[str, Running] = {}
@@ -126,6 +129,7 @@ class Runner:
             outside=outside,
             host_id=host_id,
             pulling=self._pulling,
+            plugins=plugins,
         )
         self._tasks: set[asyncio.Task[Any]] = set()
         self._looks: dict[str, asyncio.Task[None]] = {}  # what is to be looked at again
@@ -199,7 +203,7 @@ class Runner:
                     lane=_lane(Kind.ACTION, action),
                     pools=catalogue.pools(action),
                     request=action.SerializeToString(deterministic=True),
-                    refusal=catalogue.refusal(action, self.pools),
+                    refusal=catalogue.refusal(action, self.pools, self.plugins),
                     access=access,
                 )
             )
@@ -219,7 +223,7 @@ class Runner:
         refusal = None
         if request.HasField("replacement"):
             catalogue.check(request.replacement)
-            refusal = catalogue.refusal(request.replacement, self.pools)
+            refusal = catalogue.refusal(request.replacement, self.pools, self.plugins)
         return await self._uninterrupted(
             self._admit(
                 _Order(

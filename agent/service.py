@@ -23,6 +23,7 @@ from agent.orphans import Orphans
 from agent.runner import Runner
 from agent.serving import Serving
 from agent.verbs import catalogue
+from agent.verbs.plugins import works_in
 from countermand.rpc import names
 from countermand.rpc.errors import (
     AttemptNotFound,
@@ -48,6 +49,8 @@ from countermand.v1.agent_pb2 import (
     CreateImageResponse,
     CreateSnapshotRequest,
     CreateSnapshotResponse,
+    CustomRequest,
+    CustomResponse,
     DeleteImageRequest,
     DeleteImageResponse,
     DeleteSnapshotRequest,
@@ -195,6 +198,11 @@ class AgentService(AgentServiceServicer):
         """Passes through the whole protocol."""
         action = Action(noop=request.noop)
         return NoopResponse(attempt=await self._runner.accept(request.header, action))
+
+    async def Custom(self, request: CustomRequest, context: object) -> CustomResponse:
+        """Does what a plug-in of this host knows."""
+        action = Action(custom=request.custom)
+        return CustomResponse(attempt=await self._runner.accept(request.header, action))
 
     # -- attempts -------------------------------------------------------------------------------
 
@@ -407,6 +415,7 @@ class AgentService(AgentServiceServicer):
             attempts_max=runner.limits.attempts_max,
             queue_max=runner.limits.queue_max,
             version=self._version,
+            custom_verbs=sorted(runner.plugins),
         )
         for pool in report.pools:
             pool.identity = self._identities.get(pool.pool_id, "")
@@ -415,12 +424,16 @@ class AgentService(AgentServiceServicer):
     def _tell_pool(self, driver: Driver, found: PoolFound) -> Pool:
         runner, config = self._runner, driver.config
         host_max = runner.limits.attempts_max
-        return wire.pool(
+        told = wire.pool(
             driver,
             found,
             attempts_max=min(config.attempts_max or host_max, host_max),
             attempts_running=runner.running_in(config.pool_id),
         )
+        told.verbs.extend(
+            name for name, verb in sorted(runner.plugins.items()) if works_in(verb, driver)
+        )
+        return told
 
     def _pool(self, pool_id: str) -> Driver:
         driver = self._runner.pools.get(pool_id)

@@ -22,6 +22,7 @@ from agent.running import Running
 from agent.verbs import catalogue
 from agent.verbs.context import Context
 from agent.verbs.noop import unnoop
+from agent.verbs.plugins import NO_PLUGINS, Plugins
 from countermand.rpc.crash import Crash
 from countermand.rpc.errors import (
     AttemptCancelled,
@@ -72,9 +73,11 @@ class Worker:
         outside: Outside,
         host_id: str,
         pulling: Pulling,
+        plugins: Plugins = NO_PLUGINS,
     ) -> None:
         """Belongs to no cluster yet."""
         self.cluster_id = ""
+        self._plugins = plugins
         self._journal = journal
         self._pools = pools
         self._executor = executor
@@ -138,22 +141,26 @@ class Worker:
         context = Context(work=work, pools=self._pools, pull=pull)
         action = wire.action_of(record)
         if record.kind is Kind.ACTION:
-            verb = catalogue.VERBS.get(catalogue.name_of(action))
-            if verb is None:  # an older version has taken over: it cannot look at what there is
-                raise OutcomeUnknown(_unsupported("", action, "this version has no such verb"))
+            verb = catalogue.verb_of(action, self._plugins)
+            # An older version has taken over, or a plug-in has gone: nobody can look at it.
+            if verb is None:
+                raise OutcomeUnknown(_unsupported("", action, _NOT_HERE))
             await self._recall_access(record.name)
             return verb, verb.act(context, action)
         request = wire.compensation_of(record)
         if request.HasField("replacement"):
-            verb = catalogue.VERBS[catalogue.name_of(request.replacement)]
+            verb = catalogue.verb_of(request.replacement, self._plugins)
+            if verb is None:
+                raise OutcomeUnknown(_unsupported("", request.replacement, _NOT_HERE))
             return verb, verb.act(context, request.replacement)
         target = await self._journal.transact(lambda tx: tx.get(record.compensates))
-        verb = catalogue.VERBS.get(catalogue.name_of(action))
-        make_up = catalogue.make_up_of(action)
+        verb = catalogue.verb_of(action, self._plugins)
+        make_up = catalogue.make_up_of(action, self._plugins)
         if verb is None or make_up is None:
             if target is not None and target.received and target.state in COMPENSABLE:
-                why = "it has no opposite" if verb else "this version has no such verb"
-                raise _unsupported("make up for ", action, why)
+                raise _unsupported("make up for ", action, _NO_OPPOSITE if verb else _NOT_HERE)
+            if _was_elsewhere(action, target):
+                raise _unsupported("make up for ", action, _NOT_HERE)
             verb, make_up = catalogue.VERBS["noop"], unnoop  # there is nothing to make up for
         return verb, _without_output(make_up(context, action, record.compensates))
 
@@ -163,6 +170,19 @@ class Worker:
             known = await self._journal.transact(lambda tx: tx.source_access(name))
             if known and self._pulling.access(name) is None:
                 self._pulling.offer(name, SourceAccess.FromString(known))
+
+
+_NO_OPPOSITE = "it has no opposite"
+_NOT_HERE = "nothing that is installed here has such a verb"
+
+
+def _was_elsewhere(action: Action, target: AttemptRecord | None) -> bool:
+    """Returns whether an attempt may have run in a life that this journal knows nothing of.
+
+    No plug-in's verb is sent to a host that never had it: it was uninstalled since.
+    """
+    is_custom = catalogue.name_of(action) == catalogue.CUSTOM
+    return is_custom and (target is None or not target.received)
 
 
 def action_for(record: AttemptRecord) -> Action:
@@ -179,7 +199,8 @@ def work_of(request: CompensateRequest) -> Action:
 
 def _unsupported(doing: str, action: Action, why: str) -> VerbUnsupported:
     pool = next((address.pool_id for _, address in catalogue.addresses(action)), "")
-    return VerbUnsupported(pool=pool, verb=doing + catalogue.name_of(action), why=why)
+    name = action.custom.verb or catalogue.name_of(action)
+    return VerbUnsupported(pool=pool, verb=doing + name, why=why)
 
 
 def _without_output(steps: Steps[None]) -> Steps[Output]:

@@ -12,9 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Protocol, TypedDict, runtime_checkable
+from typing import Generic, Protocol, TypedDict, TypeVar, runtime_checkable
 
 from agent.drivers.driver import NEEDS, Driver, PoolConfig
+
+T = TypeVar("T")
 
 GROUP = "countermand.drivers"
 
@@ -78,27 +80,29 @@ class DriverType(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Declared:
-    """A driver as a package declares it."""
+class Declared(Generic[T]):
+    """A driver, or a verb, as a package declares it."""
 
     name: str
     package: str
     entry_point: EntryPoint
+    what: str  # "driver"
+    kind: type[T]  # what it must be
 
-    def load(self) -> DriverType:
+    def load(self) -> T:
         """Imports it.
 
         Raises:
-            ConfigInvalid: That fails, or there is no driver.
+            ConfigInvalid: That fails, or it is no such thing.
         """
-        where = f"driver {self.name} of {self.package} ({self.entry_point.value})"
+        where = f"{self.what} {self.name} of {self.package} ({self.entry_point.value})"
         try:
             found: object = self.entry_point.load()
         except Exception as error:  # it is somebody else's code
             why = f"{type(error).__name__}: {error}"
             raise ConfigInvalid(f"{where} cannot be imported: {why}") from error
-        if not isinstance(found, DriverType):
-            raise ConfigInvalid(f"{where} is no driver: it lacks {_lacks(found, DriverType)}")
+        if not isinstance(found, self.kind):
+            raise ConfigInvalid(f"{where} is no {self.what}: it lacks {_lacks(found, self.kind)}")
         return found
 
 
@@ -112,14 +116,17 @@ class Description(TypedDict):
     problem: str  # why it cannot be used; empty if it can
 
 
-class Drivers:
-    """The drivers that are installed on this host."""
+class Installed(Generic[T]):
+    """What the packages on this host declare of one kind."""
 
-    def __init__(self, declared: Iterable[EntryPoint]) -> None:
+    def __init__(self, declared: Iterable[EntryPoint], what: str, kind: type[T]) -> None:
         """Sorts what is declared by name; imports nothing."""
-        self._declared: dict[str, list[Declared]] = {}
+        self._what = what
+        self._declared: dict[str, list[Declared[T]]] = {}
         for point in declared:
-            found = Declared(name=point.name, package=_package(point), entry_point=point)
+            found = Declared(
+                name=point.name, package=_package(point), entry_point=point, what=what, kind=kind
+            )
             same = self._declared.setdefault(point.name, [])
             if found.package not in {other.package for other in same}:
                 same.append(found)
@@ -129,8 +136,8 @@ class Drivers:
         """Returns their names, sorted."""
         return sorted(self._declared)
 
-    def declared(self, name: str) -> Declared:
-        """Returns a driver by its name.
+    def declared(self, name: str) -> Declared[T]:
+        """Returns one by its name.
 
         Raises:
             ConfigInvalid: No package declares it, or more than one.
@@ -140,22 +147,31 @@ class Drivers:
                 return found
             case []:
                 there = ", ".join(self.names) or "none"
-                raise ConfigInvalid(f"no driver {name!r} is installed; there are {there}")
+                raise ConfigInvalid(f"no {self._what} {name!r} is installed; there are {there}")
             case several:
                 packages = " and ".join(sorted(found.package for found in several))
-                raise ConfigInvalid(f"driver {name} is declared by {packages}: uninstall one")
+                what = f"{self._what} {name}"
+                raise ConfigInvalid(f"{what} is declared by {packages}: uninstall one")
 
-    def all(self) -> list[Declared]:
+    def all(self) -> list[Declared[T]]:
         """Returns whatever is declared, in order of the names."""
         return [found for name in self.names for found in self._declared[name]]
 
-    def load(self, name: str) -> DriverType:
-        """Returns a kind of driver.
+    def load(self, name: str) -> T:
+        """Imports one by its name.
 
         Raises:
             ConfigInvalid: There is none of this name, or it is broken.
         """
         return self.declared(name).load()
+
+
+class Drivers(Installed[DriverType]):
+    """The drivers that are installed on this host."""
+
+    def __init__(self, declared: Iterable[EntryPoint]) -> None:
+        """Sorts what is declared by name; imports nothing."""
+        super().__init__(declared, "driver", DriverType)
 
     def open(self, pool: PoolConfig, identity: str) -> Driver:
         """Serves a pool, by a driver that can do what it says.
@@ -200,7 +216,7 @@ def flag(pool: PoolConfig, name: str) -> bool:
     return parse_flag(name, pool.options.get(name, "false"))
 
 
-def describe(found: Declared) -> Description:
+def describe(found: Declared[DriverType]) -> Description:
     """Returns what a driver can do, or why it cannot be used."""
     about = Description(name=found.name, package=found.package, verbs=[], options={}, problem="")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from agent.drivers.driver import Driver
 from agent.verbs.clone_image import clone_image, unclone_image
@@ -12,9 +13,11 @@ from agent.verbs.context import FORMATS, Act, MakeUp
 from agent.verbs.copy_image import copy_image, uncopy_image
 from agent.verbs.create_image import create_image, uncreate_image
 from agent.verbs.create_snapshot import create_snapshot, uncreate_snapshot
+from agent.verbs.custom import can_uncustom, check_custom, custom, refuse_custom, uncustom
 from agent.verbs.delete_image import delete_image
 from agent.verbs.delete_snapshot import delete_snapshot
 from agent.verbs.noop import noop, unnoop
+from agent.verbs.plugins import NO_PLUGINS, Effect, Plugins
 from agent.verbs.resize_image import can_unresize, resize_image, unresize_image
 from agent.verbs.revert_image import can_unrevert, revert_image, unrevert_image
 from agent.verbs.verify_image import unverify_image, verify_image
@@ -66,14 +69,31 @@ VERBS: Mapping[str, Verb] = {
 }
 
 
+CUSTOM = "custom"  # in no table: what is installed is found when the agent starts
+
+
+def verb_of(action: Action, plugins: Plugins) -> Verb | None:
+    """Returns what does an action; None if nothing here does."""
+    if name_of(action) != CUSTOM:
+        return VERBS.get(name_of(action))
+    plugin = plugins.get(action.custom.verb)
+    if plugin is None:
+        return None
+    return Verb(
+        act=partial(custom, plugin),
+        make_up=partial(uncustom, plugin) if can_uncustom(plugin) else None,
+        only_reads=plugin.effect is Effect.READ_ONLY,
+    )
+
+
 def name_of(action: Action) -> str:
     """Returns the name of an action's verb; empty when it has none."""
     return action.WhichOneof("verb") or ""
 
 
-def make_up_of(action: Action) -> MakeUp | None:
+def make_up_of(action: Action, plugins: Plugins) -> MakeUp | None:
     """Returns what makes up for an action, or None if nothing does here."""
-    verb = VERBS.get(name_of(action))
+    verb = verb_of(action, plugins)
     return verb.make_up if verb is not None and verb.can_make_up(action) else None
 
 
@@ -82,6 +102,8 @@ def addresses(action: Action) -> Iterator[tuple[str, ImageAddress]]:
     verb = name_of(action)
     request = getattr(action, verb)
     for field in ("source", "target"):
+        if verb == CUSTOM and not request.HasField(field):
+            continue  # its plug-in knows whether it needs one
         if field in request.DESCRIPTOR.fields_by_name:
             yield f"{verb}.{field}", getattr(request, field)
 
@@ -94,7 +116,7 @@ def local_addresses(action: Action) -> Iterator[tuple[str, ImageAddress]]:
 
 def pools(action: Action) -> frozenset[str]:
     """Returns the pools that an action reads or writes; none of a verb that is not known here."""
-    if name_of(action) not in VERBS:
+    if name_of(action) not in VERBS and name_of(action) != CUSTOM:
         return frozenset()
     return frozenset(address.pool_id for _, address in local_addresses(action))
 
@@ -135,6 +157,8 @@ def _particulars(action: Action) -> Iterator[Violation]:
         yield Violation("clone_image.target.pool_id", "must be the source's pool")
     if verb in {"create_snapshot", "delete_snapshot", "revert_image"}:
         yield from _of_snapshots(verb, request.snapshot_id, action.revert_image.safety_snapshot_id)
+    if verb == CUSTOM:
+        yield from check_custom(action.custom)
     if verb == "verify_image" and request.digest and not _DIGEST.fullmatch(request.digest):
         yield Violation("verify_image.digest", "must be blake3-4m: and 64 hexadecimal digits")
 
@@ -148,9 +172,13 @@ def _of_snapshots(verb: str, snapshot_id: str, safety_id: str) -> Iterator[Viola
         yield Violation(f"{verb}.safety_snapshot_id", "must not be the snapshot to go back to")
 
 
-def refusal(action: Action, pools: Mapping[str, Driver]) -> CountermandError | None:
+def refusal(
+    action: Action, pools: Mapping[str, Driver], plugins: Plugins = NO_PLUGINS
+) -> CountermandError | None:
     """Returns why this host cannot do an action at all, or None."""
     verb = name_of(action)
+    if verb == CUSTOM:
+        return refuse_custom(action.custom, pools, plugins)
     if verb not in VERBS:
         pool = ", ".join(sorted({address.pool_id for _, address in addresses(action)}))
         return VerbUnsupported(
