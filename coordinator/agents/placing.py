@@ -14,7 +14,9 @@ from coordinator.saga.spec import Binding, Value
 from coordinator.saga.turn import HOST_FIELD, patched
 from coordinator.saga.workflow import Inbound, Workflow
 from coordinator.wire.arguments import READING
+from coordinator.wire.catalogue import field_of
 from coordinator.wire.values import fill
+from countermand.rpc.names import is_custom_verb
 from countermand.v1.agent_pb2 import HostReport
 from countermand.v1.image_pb2 import ImageAddress
 from countermand.v1.verb_pb2 import Action
@@ -52,7 +54,7 @@ def needs_of(workflow: Workflow, index: int) -> Needs:
     action = Action.FromString(spec.action)
     inbound = tuple(_inbound(workflow, binding) for binding in spec.bindings)
     fill(action, [each for each in patched(inbound, task.patch) if each.field != HOST_FIELD])
-    arguments = getattr(action, spec.verb)
+    arguments = getattr(action, field_of(spec.verb))
     pools = {
         getattr(arguments, field.name).pool_id
         for field in arguments.DESCRIPTOR.fields
@@ -98,6 +100,9 @@ def problem_of(offer: Offer, needs: Needs) -> str | None:
     """Returns why a host cannot do something, whatever its state; None if it can, or may."""
     if offer.report is None:
         return None  # it has not been heard yet: its agent will say
+    if is_custom_verb(needs.verb) and needs.verb not in offer.report.custom_verbs:
+        there = ", ".join(sorted(offer.report.custom_verbs)) or "none"
+        return f"host {offer.host!r} has no plug-in for {needs.verb}; it has: {there}"
     reached = {pool.pool_id: pool for pool in offer.report.pools}
     if missing := sorted(needs.pools - set(reached) - {""}):
         return (

@@ -12,6 +12,7 @@ is the same storage, and every open attempt can be settled by asking for it agai
 - delete image, delete snapshot: the workflow holds the image alone until it is settled, so that
   nobody else's can have its name; absent is a success.
 - verify, no-op: nothing is changed.
+- a plug-in's verb: only if it changes nothing. What it does a second time, its vendor knows.
 - to make up for what has an opposite: exactly what that attempt made is removed, half-made things
   too; nothing is a success.
 - to stop what has an opposite: "not received" proves nothing, so its compensation follows.
@@ -32,6 +33,7 @@ from coordinator.saga.workflow import Attempt, Workflow
 from coordinator.wire.actions import action_of
 from coordinator.wire.order import name_of
 from countermand.v1.agent_pb2 import HostReport
+from countermand.v1.annotation_pb2 import EFFECT_READ_ONLY
 
 Pools = tuple[tuple[str, str], ...]
 
@@ -102,7 +104,8 @@ def can_ask_again(workflow: Workflow, command: Delivery) -> bool:
         arguments = getattr(action, verb)
         if verb in _UNLESS_GENERATION_EXPECTED and arguments.expected_generation:
             return False
-        return verb in _REPEATABLE
+        reads_only = action.custom.effect == EFFECT_READ_ONLY
+        return verb in _REPEATABLE or reads_only
     return workflow.plan.task(command.task).effect not in IRREVERSIBLE
 
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
+from typing import Literal
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.struct_pb2 import Value as ProtoValue
 
 from coordinator.saga.spec import Binding, Value
 from coordinator.saga.workflow import Workflow
-from coordinator.wire.catalogue import VERBS
-from coordinator.wire.values import TYPE_NAMES, holds, scalar_type, scalars_of
+from coordinator.wire.arguments import custom_problems
+from coordinator.wire.catalogue import CUSTOM, VERBS, field_of, verb_called
+from coordinator.wire.values import TYPE_NAMES, holds, is_open, scalar_type, scalars_of
 from countermand.rpc.errors import Violation
 from countermand.rpc.names import ID_RULE, is_id
 from countermand.v1.verb_pb2 import Action
@@ -59,12 +61,11 @@ def given_patch(
 def _patched(actions: Mapping[str, Action], key: str, raw: ProtoValue) -> tuple[Value, str | None]:
     value: Value = None
     for verb, action in actions.items():
-        found = scalars_of(VERBS[verb].arguments).get(key)
-        if found is None:
-            return None, _no_field(
-                f"{verb} has no field {key!r}", scalars_of(VERBS[verb].arguments)
-            )
-        value, problem = _read(raw, scalar_type(VERBS[verb].arguments, key), found)
+        arguments = verb_called(verb).arguments
+        found = scalars_of(arguments).get(key)
+        if found is None and not is_open(arguments, key):
+            return None, _no_field(f"{verb} has no field {key!r}", scalars_of(arguments))
+        value, problem = _read(raw, scalar_type(arguments, key), found)
         if problem:
             return None, problem
         if not holds(action, key, value):
@@ -80,18 +81,28 @@ def action_problems(action: Action, path: str) -> Iterator[Violation]:
     if name is None:
         yield Violation(path, "is required: a verb with its arguments")
         return
+    if name == CUSTOM:
+        for key, said in custom_problems(action.custom):
+            yield Violation(f"{path}.{name}.{key}", said)
     for key in scalars_of(VERBS[name].arguments):
+        if name == CUSTOM and not action.custom.HasField(_address(key)):
+            continue
         value = attrgetter(key)(getattr(action, name))
         if key.rpartition(".")[2] in _IDS and not is_id(value):
             yield Violation(f"{path}.{name}.{key}", f"{value[:80]!r} {ID_RULE}")
 
 
+def _address(key: str) -> Literal["source", "target"]:
+    return "source" if key.startswith("source.") else "target"
+
+
 def written(workflow: Workflow, index: int, key: str) -> Value:
     """Returns what a task's spec itself puts into a field of its action; None for nothing."""
     spec = workflow.plan.task(index)
-    if key not in scalars_of(VERBS[spec.verb].arguments):
+    if key not in scalars_of(verb_called(spec.verb).arguments):
         return None
-    value: Value = attrgetter(key)(getattr(Action.FromString(spec.action), spec.verb))
+    name = field_of(spec.verb)
+    value: Value = attrgetter(key)(getattr(Action.FromString(spec.action), name))
     return value or None
 
 
@@ -101,8 +112,11 @@ def given_outputs(workflow: Workflow, index: int, outputs: Mapping[str, Value], 
     Types are not: whether a value is needed, and of which type, is told with all else that is.
     """
     given = Given()
-    verbs = [VERBS[verb] for verb in _actions(workflow, index)]
+    verbs = [verb_called(verb) for verb in _actions(workflow, index)]
     for key, value in sorted(outputs.items()):
+        if any(is_open(verb.output, key) for verb in verbs):
+            given.put(f"{path}.outputs", key, value, None)
+            continue
         kinds = [kind for verb in verbs if (kind := scalar_type(verb.output, key)) is not None]
         if not kinds:
             names = {name for verb in verbs for name in scalars_of(verb.output)}

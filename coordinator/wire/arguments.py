@@ -8,7 +8,7 @@ from operator import attrgetter
 from google.protobuf.struct_pb2 import Struct
 
 from coordinator.saga.spec import Binding, Condition, Value
-from coordinator.wire.catalogue import VERBS, Verb
+from coordinator.wire.catalogue import CUSTOM, VERBS, Verb, name_of
 from coordinator.wire.fields import short
 from coordinator.wire.leaves import Leaves, Use
 from coordinator.wire.locks import address_of, source_host_of
@@ -16,16 +16,20 @@ from coordinator.wire.values import (
     INT64_MAX,
     TYPE_NAMES,
     fits,
+    is_open,
     kind_at,
     scalar_type,
     scalars_of,
     value_at,
 )
 from countermand.rpc.errors import Violation
-from countermand.rpc.names import ID_RULE, is_id
+from countermand.rpc.names import ID_RULE, VERB_RULE, is_custom_verb, is_id
+from countermand.v1.annotation_pb2 import Effect
+from countermand.v1.verb_pb2 import Custom
 
 INPUT_BYTES_MAX = 64 * 1024  # larger things are referred to, not carried
 SIZE_BYTES_MAX = 2**50
+CUSTOM_BYTES_MAX = 16 * 1024  # of a plug-in's arguments: the contract's bound
 SECTOR_BYTES = 512  # what every storage can address
 
 # Says what is wrong with placing a task: (host id, pools it names, verb) → a description, or None.
@@ -94,7 +98,9 @@ def _argument_problems(use: Use) -> Iterator[Violation]:
     arguments = getattr(use.action, use.verb.name)
     here = f"{use.path}.action.{use.verb.name}"
     for path, get, rule in _RULES[use.verb.name]:
-        if path not in use.bound:
+        if use.verb.name == CUSTOM and _is_left_out(use, path.partition(".")[0]):
+            said = None
+        elif path not in use.bound:
             said = rule(get(arguments))
         elif use.bound[path] is not None:
             said = rule(use.bound[path])
@@ -104,6 +110,9 @@ def _argument_problems(use: Use) -> Iterator[Violation]:
             said = None
         if said:
             yield Violation(f"{here}.{path}", said)
+    if use.verb.name == CUSTOM:
+        for path, said in custom_problems(arguments):
+            yield Violation(f"{here}.{path}", said)
     if use.verb.addresses == _ENDS:
         source, target = (address_of(use.action, name, use.bound) for name in _ENDS)
         if source == target and all(source):
@@ -111,6 +120,22 @@ def _argument_problems(use: Use) -> Iterator[Violation]:
 
 
 _ENDS = ("source", "target")
+
+
+def _is_left_out(use: Use, image: str) -> bool:
+    """Returns whether a plug-in's verb is given no such image: it says itself what it needs."""
+    given = use.action.custom.HasField("source" if image == "source" else "target")
+    return not given and not any(field.startswith(f"{image}.") for field in use.bound)
+
+
+def custom_problems(custom: Custom) -> Iterator[tuple[str, str]]:
+    """Yields fields of a plug-in's verb that no plug-in could take, each with what is wrong."""
+    if not is_custom_verb(custom.verb):
+        yield "verb", f"{short(custom.verb)} {VERB_RULE}"
+    if custom.effect not in Effect.values() or not custom.effect:
+        yield "effect", f"must be one of {', '.join(Effect.keys()[1:])}: what its plug-in declares"
+    if (size := custom.arguments.ByteSize()) > CUSTOM_BYTES_MAX:
+        yield "arguments", f"has {size} bytes, more than {CUSTOM_BYTES_MAX}"
 
 
 def _origin(use: Use, field: str) -> str:
@@ -132,7 +157,10 @@ def _binding_problems(use: Use, leaves: Leaves, input_: Struct) -> Iterator[Viol
             if source is None:
                 continue  # there is no such task: said with the structure of the tree
             found = scalar_type(source.output, binding.path)
-            if found is None:
+            if is_open(source.output, binding.path):
+                if not is_open(use.verb.arguments, binding.field):
+                    yield Violation(here, _OF_NO_TYPE)
+            elif found is None:
                 yield Violation(here, _not_left(source, binding.path))
         else:
             value = leaves.given.get(binding.path)
@@ -147,6 +175,9 @@ def _binding_problems(use: Use, leaves: Leaves, input_: Struct) -> Iterator[Viol
             f"{use.path}.bindings",
             f"bring {bound_bytes} bytes together, more than {INPUT_BYTES_MAX}",
         )
+
+
+_OF_NO_TYPE = "has a type that only its plug-in knows: bind it to arguments.<key> of a Custom"
 
 
 def _misfit(use: Use, binding: Binding, found: type, leaves: Leaves) -> str | None:
@@ -173,7 +204,11 @@ def _condition_problems(
         return
     if condition.task:
         source = leaves.verbs.get(condition.task)
-        if source is not None and scalar_type(source.output, condition.path) is None:
+        if (
+            source is not None
+            and scalar_type(source.output, condition.path) is None
+            and not is_open(source.output, condition.path)
+        ):
             yield Violation(path, _not_left(source, condition.path))
         return
     found = value_at(input_, condition.path)
@@ -186,6 +221,8 @@ def _condition_problems(
 
 def _not_left(verb: Verb, path: str) -> str:
     leaves = ", ".join(scalars_of(verb.output)) or "nothing"
+    if verb.name == CUSTOM:
+        leaves = "values.<key>, as its plug-in says, a key without dots"
     return f"{verb.name} leaves no {path!r}; it leaves: {leaves}"
 
 
@@ -223,7 +260,7 @@ class _Placement:
         if any(host for _, host in named):
             named = [(path, host) for path, host in named if is_id(host)]
         for path, host in named:
-            if said := self._problem(host, pools, use.verb.name):
+            if said := self._problem(host, pools, name_of(use.action)):
                 yield Violation(path, said)
 
     def _problem(self, host: str, pools: frozenset[str], verb: str) -> str | None:

@@ -69,6 +69,25 @@ VERBS: Mapping[str, Verb] = {
 }
 
 
+CUSTOM = "custom"
+
+
+def name_of(action: Action) -> str:
+    """Returns what an action's verb is called: as its field, or a plug-in's by its own name."""
+    name = str(action.WhichOneof("verb"))
+    return action.custom.verb if name == CUSTOM else name
+
+
+def field_of(name: str) -> str:
+    """Returns the field of Action, and of Output, of a verb that is called so."""
+    return name if name in VERBS else CUSTOM
+
+
+def verb_called(name: str) -> Verb:
+    """Returns a verb by what it is called."""
+    return VERBS[field_of(name)]
+
+
 # Of values that are bound: None is one that is not known yet.
 Bound = Mapping[str, Value]
 _NOTHING_BOUND: Bound = MappingProxyType({})
@@ -90,6 +109,8 @@ def effect_of(action: Action, bound: Bound = _NOTHING_BOUND) -> Effect:
             field = "safety_snapshot_id"
             safe = bound.get(field, action.revert_image.safety_snapshot_id)
             return Effect.REVERSIBLE if safe else Effect.PIVOT
+        case "custom":  # fixed; one that says nothing is refused for that
+            return _EFFECTS.get(action.custom.effect, Effect.PIVOT)
         case str(name):
             return VERBS[name].effect
         case None:
@@ -113,10 +134,12 @@ _LEFT = {
     "revert_image": "{target}, reverted to snapshot {snapshot_id}",
     "verify_image": "nothing: {target} was only read",
     "noop": "nothing: it was a drill",
+    "custom": "what {verb} left{where}",
 }
 _UNDONE = {
     "delete_image": "the image {target}",
     "delete_snapshot": "the snapshot {snapshot_id} of {target}",
+    "custom": "what {verb} should have done{where}",
 }
 
 
@@ -141,4 +164,7 @@ def _words(action: Action, name: str) -> dict[str, str]:
     for field in VERBS[name].addresses:
         address = getattr(arguments, field)
         words[field] = f"{address.pool_id or '?'}/{address.image_id or '?'}"
+    if name == CUSTOM:
+        words["verb"] = arguments.verb or "?"
+        words["where"] = f" in {words['target']}" if arguments.HasField("target") else ""
     return words

@@ -26,7 +26,7 @@ from coordinator.wire.sources import (
     list_at,
     source_of,
 )
-from coordinator.wire.values import scalar_type
+from coordinator.wire.values import is_fixed, is_open, scalar_type
 from countermand.rpc.errors import CountermandError, FieldUnsupported, Violation
 from countermand.rpc.names import ID_RULE, is_id
 from countermand.v1 import verb_pb2
@@ -213,7 +213,12 @@ class Fields:
             if binding.field in filled:
                 self.wrong(f"{here}.field", "is filled by two bindings")
             filled.add(binding.field)
-            if scalar_type(VERBS[verb].arguments, binding.field) is None:
+            arguments = VERBS[verb].arguments
+            if is_fixed(arguments, binding.field):
+                self.wrong(f"{here}.field", f"{binding.field} is fixed: write it into the action")
+            elif scalar_type(arguments, binding.field) is None and not is_open(
+                arguments, binding.field
+            ):
                 self.wrong(f"{here}.field", f"{verb} has no field {binding.field!r}")
             source = source_of(binding.source)
             if source is None or isinstance(source, OfState):

@@ -10,7 +10,7 @@ from google.protobuf.struct_pb2 import Struct
 from coordinator.saga.spec import Binding, Condition, Opposite, TaskSpec, Value
 from coordinator.saga.states import Effect
 from coordinator.saga.workflow import Inbound
-from coordinator.wire.catalogue import VERBS, Bound, Verb, effect_of
+from coordinator.wire.catalogue import VERBS, Bound, Verb, effect_of, name_of
 from coordinator.wire.fields import SOURCE_RULE
 from coordinator.wire.locks import Locks
 from coordinator.wire.scope import Repeated, Scope
@@ -25,7 +25,7 @@ from coordinator.wire.sources import (
     Source,
     source_of,
 )
-from coordinator.wire.values import fill, fits, scalar_type, values_of_struct
+from coordinator.wire.values import fill, fits, is_open, scalar_type, values_of_struct
 from countermand.rpc.errors import Violation
 from countermand.v1 import workflow_spec_pb2 as spec_pb2
 from countermand.v1.verb_pb2 import Action
@@ -107,7 +107,7 @@ class Leaves:
             when=when,
             host=host,
             candidates=tuple(c for c in dict.fromkeys(task.candidate_host_ids) if c != host),
-            verb=use.verb.name,
+            verb=name_of(use.action),
             effect=use.effect,
             action=data,
             bindings=tuple(use.bindings.values()),
@@ -125,10 +125,12 @@ class Leaves:
         elif effect is Effect.READ_ONLY:
             self._wrong(here, "makes up for nothing: the action changes nothing; leave it out")
         elif effect is not Effect.REVERSIBLE:
-            verb = task.action.WhichOneof("verb")
+            verb = name_of(task.action)
             self._wrong(here, f"replaces nothing: {verb} has no opposite here; leave it out")
         use, data = self._use(task, said, here, name, scope)
-        return Opposite(verb=use.verb.name, action=data, bindings=tuple(use.bindings.values()))
+        return Opposite(
+            verb=name_of(use.action), action=data, bindings=tuple(use.bindings.values())
+        )
 
     def condition(self, said: spec_pb2.Condition, path: str, scope: Scope) -> Condition | None:
         """Returns when a node is not skipped."""
@@ -201,7 +203,7 @@ class Leaves:
 
     def _counter(self, verb: Verb, field: str, kind: type | None, index: int, path: str) -> Value:
         """Returns the index of an item, which is known beforehand."""
-        if kind is int and fits(verb.arguments, field, index):
+        if (kind is int or is_open(verb.arguments, field)) and fits(verb.arguments, field, index):
             return index
         self._wrong(path, f"is a number, which {field!r} is not")
         return None
@@ -257,8 +259,8 @@ class Leaves:
         if binding.task or binding.of_failure:
             return None
         value = self.given.get(binding.path)
-        known = type(value) is kind and fits(verb.arguments, binding.field, value)
-        return value if known else None
+        typed = type(value) is kind or is_open(verb.arguments, binding.field)
+        return value if typed and fits(verb.arguments, binding.field, value) else None
 
     def _wrong(self, path: str, description: str) -> None:
         self.violations.append(Violation(path, description))

@@ -13,7 +13,7 @@ from coordinator.saga.plan import ancestors
 from coordinator.saga.states import PASSED
 from coordinator.saga.workflow import Attempt, Failure, Group, Workflow
 from coordinator.wire.actions import action_of
-from coordinator.wire.catalogue import VERBS
+from coordinator.wire.catalogue import VERBS, field_of
 from coordinator.wire.failure import failure_to_proto
 from coordinator.wire.values import output_of_values
 from coordinator.wire.view import traceparent_of
@@ -99,7 +99,7 @@ def _compensate(
     request = CompensateRequest(
         compensates=attempt_name(workflow.id, node.name, made.number),
         action=action_of(workflow, command.task, made),
-        output=output_of_values(workflow.plan.task(command.task).verb, made.output)
+        output=output_of_values(field_of(workflow.plan.task(command.task).verb), made.output)
         if made.output
         else None,
     )

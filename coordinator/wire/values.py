@@ -18,6 +18,7 @@ from google.protobuf.struct_pb2 import Value as ProtoValue
 
 from coordinator.saga.spec import Value
 from coordinator.saga.workflow import NO_VALUES, Inbound, Values
+from countermand.v1 import annotation_pb2
 from countermand.v1.verb_pb2 import Action, Output
 
 # What a scalar is called in messages to people.
@@ -116,7 +117,7 @@ def holds(action: Action, field: str, value: Value) -> bool:
 
 def fits(message: Descriptor, path: str, value: Value) -> bool:
     """Returns whether the field at a path of a message can hold a value of its own type."""
-    if type(value) is not int:
+    if type(value) is not int or is_open(message, path):
         return True
     field = _scalar_at(message, path)
     assert field is not None, path
@@ -146,7 +147,7 @@ def scalars_of(message: Descriptor) -> Mapping[str, FieldDescriptor]:
     """Returns every scalar of a message, by its path."""
     found: dict[str, FieldDescriptor] = {}
     for field in message.fields:
-        if field.is_repeated:
+        if field.is_repeated or is_fixed(message, field.name):
             continue
         if field.message_type is None:
             found[field.name] = field
@@ -156,7 +157,23 @@ def scalars_of(message: Descriptor) -> Mapping[str, FieldDescriptor]:
     return found
 
 
-_OPEN = frozenset({"google.protobuf.Struct", "google.protobuf.Value"})  # they hold themselves
+_STRUCT = "google.protobuf.Struct"
+_OPEN = frozenset({_STRUCT, "google.protobuf.Value"})  # they hold themselves
+
+
+def is_open(message: Descriptor, path: str) -> bool:
+    """Returns whether a path leads to a key in somebody's own object: it takes any scalar."""
+    name, _, key = path.partition(".")
+    field = message.fields_by_name.get(name)
+    if field is None or field.message_type is None or not key or "." in key:
+        return False
+    return field.message_type.full_name == _STRUCT
+
+
+def is_fixed(message: Descriptor, path: str) -> bool:
+    """Returns whether the field at a path is what its spec says, and nothing fills it."""
+    field = message.fields_by_name.get(path)
+    return field is not None and field.GetOptions().Extensions[annotation_pb2.fixed]
 
 
 def _scalar_at(message: Descriptor, path: str) -> FieldDescriptor | None:
@@ -185,6 +202,8 @@ def _flatten(message: Message, prefix: str) -> Iterator[tuple[str, Value]]:
         path = f"{prefix}{field.name}"
         if field.message_type is None:
             yield path, getattr(message, field.name)
+        elif field.message_type.full_name == _STRUCT:
+            yield from _flatten_struct(getattr(message, field.name), f"{path}.")
         elif message.HasField(field.name):
             yield from _flatten(getattr(message, field.name), f"{path}.")
 
@@ -215,10 +234,13 @@ def _flatten_value(value: ProtoValue, path: str) -> Iterator[tuple[str, Value]]:
 def _set(message: Message, path: str, value: Value) -> None:
     if value is None:
         return
-    *lead, last = path.split(".")
-    for part in lead:
+    while "." in path:
+        part, _, path = path.partition(".")
         message = getattr(message, part)
-    setattr(message, last, value)
+        if isinstance(message, Struct):  # what is left of the path is a key
+            message.fields[path].CopyFrom(proto_value(value))
+            return
+    setattr(message, path, value)
 
 
 def span_from_proto(span: Duration) -> timedelta | None:

@@ -20,7 +20,7 @@ from coordinator.saga.states import (
     TaskState,
 )
 from coordinator.wire.actions import action_of
-from coordinator.wire.catalogue import VERBS, effect_number, phrase, phrase_undone
+from coordinator.wire.catalogue import effect_number, field_of, phrase, phrase_undone, verb_called
 from coordinator.wire.failure import failure_to_proto
 from coordinator.wire.groups import fill_group
 from coordinator.wire.history import (
@@ -191,7 +191,7 @@ def _fill_leaf(view: Task, workflow: saga.Workflow, index: int) -> None:
 def _opposite(spec: TaskSpec) -> str:
     if spec.opposite is not None:
         return f"{spec.opposite.verb.replace('_', ' ')}, as its spec says"
-    return VERBS[spec.verb].opposite if spec.effect is Effect.REVERSIBLE else ""
+    return verb_called(spec.verb).opposite if spec.effect is Effect.REVERSIBLE else ""
 
 
 def _decision(decided: saga.Decided) -> TaskDecision:
@@ -214,7 +214,7 @@ def _fill_context(view: Task, workflow: saga.Workflow, index: int, progress: Pro
     gone = task.state is TaskState.COMPENSATED
     output = task.output or (action.output if action and not gone else {})
     if output:
-        view.output.CopyFrom(output_of_values(spec.verb, output))
+        view.output.CopyFrom(output_of_values(field_of(spec.verb), output))
     view.attempts.extend(
         attempt_to_proto(workflow, index, attempt, progress) for attempt in task.attempts
     )

@@ -12,7 +12,11 @@ from typing import NamedTuple
 ID_PATTERN = r"[a-z0-9][a-z0-9._-]{0,62}"
 ID_RULE = "must match [a-z0-9][a-z0-9._-]{0,62}"
 
+# Of a verb that is a plug-in's. No other verb, and no id, has a slash.
+VERB_RULE = "must be <vendor>/<name>, each [a-z0-9][a-z0-9.-]{0,62}"
+
 _ID = re.compile(ID_PATTERN)
+_VERB = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}/[a-z0-9][a-z0-9.-]{0,62}")
 _WORKFLOW = re.compile(rf"workflows/({ID_PATTERN})")
 _TASK = re.compile(rf"workflows/({ID_PATTERN})/tasks/({ID_PATTERN})")
 # Numbers are canonical (no zeros in front), so that one attempt has one name.
@@ -47,6 +51,11 @@ class AttemptName(NamedTuple):
 def is_id(text: str) -> bool:
     """Returns whether a text is a valid id of a workflow, task, host, pool or image."""
     return _ID.fullmatch(text) is not None
+
+
+def is_custom_verb(text: str) -> bool:
+    """Returns whether a text is the name of a plug-in's verb."""
+    return _VERB.fullmatch(text) is not None
 
 
 def workflow_name(workflow_id: str) -> str:
