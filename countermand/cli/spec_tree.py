@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from google.protobuf.message import Message
 
 from countermand.cli.tables import EFFECTS
-from countermand.client.spec_fields import descriptor_of, effect_of
+from countermand.client.spec_fields import descriptor_of, effect_of, verb_words
 from countermand.v1 import annotation_pb2
 from countermand.v1.annotation_pb2 import Effect
 from countermand.v1.workflow_spec_pb2 import Group, Node, Policy, WorkflowSpec
@@ -86,12 +86,11 @@ def _task_words(task: Node.Task) -> str:
     if verb is None:
         return "-"
     effect = effect_of(task.action, {binding.field for binding in task.bindings})
-    words = verb.replace("_", " ")
+    words = verb_words(task.action)
     if source_host := task.action.copy_image.source_host_id:
         words = f"{words} from {source_host}"
     if task.HasField("compensation"):
-        opposite = str(task.compensation.action.WhichOneof("verb")).replace("_", " ")
-        return f"{words}; made up for by: {opposite}"
+        return f"{words}; made up for by: {verb_words(task.compensation.action)}"
     if effect == Effect.EFFECT_REVERSIBLE:
         arguments: Message = getattr(task.action, verb)
         rule = descriptor_of(arguments).GetOptions().Extensions[annotation_pb2.verb]

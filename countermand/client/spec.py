@@ -68,6 +68,7 @@ Verb: TypeAlias = (
     | verb.RevertImage
     | verb.VerifyImage
     | verb.Noop
+    | verb.Custom
 )
 Bindings: TypeAlias = Mapping[str, str]  # field of the action -> path of the value
 

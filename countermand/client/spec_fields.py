@@ -12,10 +12,18 @@ from countermand.client.spec_json import Json
 from countermand.v1 import annotation_pb2, verb_pb2
 from countermand.v1.annotation_pb2 import Effect
 
+_STRUCT = "google.protobuf.Struct"
+
 
 def descriptor_of(message: Message) -> Descriptor:
     """Returns what a message is made of."""
     return message.DESCRIPTOR  # type: ignore[return-value]  # two classes that do the same
+
+
+def verb_words(action: verb_pb2.Action) -> str:
+    """Returns what an action's verb is called: "copy image", or a plug-in's by its own name."""
+    verb = str(action.WhichOneof("verb"))
+    return action.custom.verb if verb == "custom" else verb.replace("_", " ")
 
 
 def effect_of(action: verb_pb2.Action, bound: set[str]) -> Effect.ValueType:
@@ -23,6 +31,8 @@ def effect_of(action: verb_pb2.Action, bound: set[str]) -> Effect.ValueType:
     verb = action.WhichOneof("verb")
     assert verb is not None, action
     arguments: Message = getattr(action, verb)
+    if verb == "custom" and action.custom.effect:
+        return action.custom.effect
     if verb == "resize_image" and action.resize_image.shrink_allowed:
         return Effect.EFFECT_PIVOT
     if verb == "revert_image" and (
@@ -38,16 +48,34 @@ def scalar_at(message: Descriptor, path: str) -> FieldDescriptor | None:
     found: FieldDescriptor | None = None
     for part in path.split("."):
         found = here.fields_by_name.get(part) if here is not None else None
-        if found is None or found.is_repeated:
+        if found is None or found.is_repeated or is_fixed(found):
             return None
         here = found.message_type
     return found if here is None else None
 
 
+def is_open(message: Descriptor, path: str) -> bool:
+    """Returns whether a path leads to a key in an object of somebody's own."""
+    name, _, key = path.partition(".")
+    found = message.fields_by_name.get(name)
+    if found is None or found.message_type is None or not key or "." in key:
+        return False
+    return found.message_type.full_name == _STRUCT
+
+
+def is_fixed(field: FieldDescriptor) -> bool:
+    """Returns whether a field is what its spec says, and no binding fills it."""
+    return field.GetOptions().Extensions[annotation_pb2.fixed]
+
+
 def scalars(message: Descriptor, lead: str = "") -> Iterator[str]:
     """Yields the paths of all scalar fields of a message."""
     for known in message.fields:
-        if known.message_type is not None:
+        if is_fixed(known):
+            continue
+        if known.message_type is not None and known.message_type.full_name == _STRUCT:
+            yield f"{lead}{known.name}.<key>"
+        elif known.message_type is not None:
             yield from scalars(known.message_type, f"{lead}{known.name}.")
         else:
             yield f"{lead}{known.name}"

@@ -15,13 +15,14 @@ from google.protobuf.message import Message
 from countermand.client.spec_fields import (
     descriptor_of,
     effect_of,
+    is_open,
     near,
     scalar_at,
     scalars,
     value_at,
 )
 from countermand.client.spec_json import Json
-from countermand.rpc.names import ID_RULE, is_id
+from countermand.rpc.names import ID_RULE, VERB_RULE, is_custom_verb, is_id
 from countermand.v1 import verb_pb2
 from countermand.v1.annotation_pb2 import Effect
 from countermand.v1.image_pb2 import ImageAddress
@@ -229,12 +230,19 @@ class _Lint:
         self._addresses(arguments, bound, f"{path}.action.{name}")
 
     def _addresses(self, arguments: Message, bound: set[str], path: str) -> None:
-        """Checks the ids that every verb needs, unless they are bound."""
+        """Checks what names a verb and its images, unless it is bound."""
+        if isinstance(arguments, verb_pb2.Custom):
+            if not is_custom_verb(arguments.verb):
+                self.wrong(f"{path}.verb", VERB_RULE)
+            if not arguments.effect:
+                self.wrong(f"{path}.effect", "is required: what the verb's plug-in declares")
         for known in descriptor_of(arguments).fields:
             if known.name == "snapshot_id" and known.name not in bound:
                 self._id(getattr(arguments, known.name), f"{path}.{known.name}")
             if known.message_type is not ImageAddress.DESCRIPTOR:
                 continue
+            if isinstance(arguments, verb_pb2.Custom) and not _gives(arguments, known.name, bound):
+                continue  # its plug-in knows what it needs
             for part in _ADDRESS:
                 if f"{known.name}.{part}" not in bound:
                     text = getattr(getattr(arguments, known.name), part)
@@ -256,7 +264,8 @@ class _Lint:
             if binding.field in filled:
                 self.wrong(f"{here}.field", f"{binding.field!r} is filled by two bindings")
             filled.add(binding.field)
-            if scalar_at(descriptor_of(arguments), binding.field) is None:
+            known = descriptor_of(arguments)
+            if scalar_at(known, binding.field) is None and not is_open(known, binding.field):
                 meant = near(binding.field, list(scalars(descriptor_of(arguments))))
                 self.wrong(f"{here}.field", f"{verb} has no field {binding.field!r}{meant}")
             self._source(binding.source, f"{here}.source", scope)
@@ -331,5 +340,10 @@ class _Lint:
             return
         left = verb_pb2.Output.DESCRIPTOR.fields_by_name[verb].message_type
         assert left is not None, verb
-        if scalar_at(left, output) is None:
+        if scalar_at(left, output) is None and not is_open(left, output):
             self.wrong(path, f"{verb} leaves no {output!r}{near(output, list(scalars(left)))}")
+
+
+def _gives(arguments: Message, name: str, bound: set[str]) -> bool:
+    """Returns whether an action names an image, or part of one is bound."""
+    return arguments.HasField(name) or any(field.startswith(f"{name}.") for field in bound)
