@@ -10,7 +10,7 @@ from typing import Final
 
 from countermand.cli.demo import images
 from countermand.cli.demo.processes import Child, Processes, ProcessFailed
-from countermand.cli.demo.tempo import DATA_DISK_MIB, HOSTS, TEMPLATES, Tempo, pool_of
+from countermand.cli.demo.tempo import COPIES_MAX, DATA_DISK_MIB, HOSTS, TEMPLATES, Tempo, pool_of
 from countermand.client import Client
 from countermand.client.spec import image, task
 from countermand.client.templates import add_vm_from_template
@@ -111,7 +111,7 @@ class Site:
             (f"{TEMPLATES}/{disk.image_id}", f"{pool_of(host)}/{vm}-{disk.image_id}", host)
             for disk, host in zip(self.tempo.disks, HOSTS, strict=True)
         ]
-        spec = add_vm_from_template(copies)
+        spec = add_vm_from_template(copies, copies_max=COPIES_MAX)
         target = image(f"{pool_of(HOSTS[0])}/{vm}-data")
         empty = CreateImage(target=target, virtual_size_bytes=DATA_DISK_MIB * images.MIB)
         spec.root.members.insert(0, task("data-disk", host=HOSTS[0], action=empty))

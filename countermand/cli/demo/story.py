@@ -102,7 +102,7 @@ async def set_up(site: Site, screen: Screen, *, with_success: bool) -> None:
 
 async def succeed(site: Site, client: Client, screen: Screen, verdicts: Verdicts) -> None:
     """Copies the template to all hosts, and compares every copy with its source."""
-    screen.title("1  A virtual machine from the template: three copies at the same time")
+    screen.title("1  A virtual machine from the template: three copies, two at a time")
     run = await client.submit(site.spec("vm-1"), workflow_id="vm-1", labels={"demo": "success"})
     board = Board(await run.tasks())
     async for _ in screen.follow(board, run.watch()):

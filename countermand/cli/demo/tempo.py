@@ -10,14 +10,15 @@ from countermand.cli.demo.images import Disk
 HOSTS: Final = ("host-a", "host-b", "host-c")
 TEMPLATES: Final = "templates"
 DATA_DISK_MIB: Final = 256
+COPIES_MAX: Final = 2  # at the same time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tempo:
     """Sizes and speeds.
 
-    All pools have the same bandwidth, so sizes decide the order: when the third pool is full, the
-    first copy has long been finished and the second is far from it, on any machine.
+    All pools have the same bandwidth, so sizes decide the order: when the third copy begins, and
+    finds no room, the first is finished and the second is far from it, on any machine.
     """
 
     disks: tuple[Disk, Disk, Disk]
