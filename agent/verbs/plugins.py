@@ -174,8 +174,8 @@ def _usable(found: Declared[VerbType]) -> VerbType:
     if not is_custom_verb(found.name):
         raise ConfigInvalid(f"{where}: its name {VERB_RULE}")
     kind = found.load()
-    if kind.effect not in Effect:
-        raise ConfigInvalid(f"{where}: its effect must be one of {', '.join(Effect)}")
+    if not isinstance(kind.effect, Effect):  # it is what it says, not what its types say
+        raise ConfigInvalid(f"{where}: its effect must be an Effect: one of {', '.join(Effect)}")
     if kind.effect is Effect.REVERSIBLE and not isinstance(kind, MakesUp):
         raise ConfigInvalid(f"{where} is REVERSIBLE, and has no make_up")
     return kind

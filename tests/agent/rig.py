@@ -18,6 +18,7 @@ from agent.executors import InlineExecutor
 from agent.journal import InlineJournal, Journal, open_connection
 from agent.pools import identify
 from agent.runner import Limits, Runner
+from agent.verbs.plugins import NO_PLUGINS, Plugins
 from agent.work import Outside
 from countermand.rpc import crash
 from countermand.rpc.errors import CountermandError
@@ -87,6 +88,7 @@ class Rig:
         self.locate = locate
         self.now = NOW
         self.monotonic: Callable[[], float] = lambda: 0.0
+        self.plugins: Plugins = NO_PLUGINS
         self.pools: dict[str, Any] = {}  # of whatever driver a test has chosen
         self.runner: Runner
         self.requests: Requests
@@ -117,6 +119,7 @@ class Rig:
             outside=Outside(now=lambda: self.now, monotonic=self.monotonic, crash=self.crash),
             limits=self.limits,
             host_id="host-a",
+            plugins=self.plugins,
         )
         self.requests = Requests(journal.incarnation)
         await self.runner.start()
