@@ -223,9 +223,10 @@ async def _serve(
     loop = Loop(store=store, clock=clock, chance=chance, crash=dies, hints=watches)
     try:
         opening = await loop.open()
+        connect = partial(GrpcConnection, credentials=credentials)
         fleet = Fleet(
             store=store,
-            connect=partial(GrpcConnection, credentials=credentials),
+            connect=connect,
             cluster_id=opening.cluster_id,
             clock=clock,
             chance=chance,
@@ -243,9 +244,7 @@ async def _serve(
         overdue = fence_for_ever(loop=loop, hosts=fleet, pools=target_pools)
         working.append(asyncio.create_task(overdue, name="overdue"))
         services = _services(loop, store, fleet, watches, clock, retention=retention)
-        doctor = Doctor(
-            loop=loop, store=store, connect=GrpcConnection, cluster_id=opening.cluster_id
-        )
+        doctor = Doctor(loop=loop, store=store, connect=connect, cluster_id=opening.cluster_id)
         services.append(
             Service(
                 "countermand.v1.DoctorService",

@@ -57,7 +57,7 @@ GONE = known(Standing.MADE_UP_FOR, state="SUCCEEDED")
 FAILED = known(Standing.NO_EFFECT, state="FAILED")
 OPEN = known(Standing.OPEN, settled=False, state="RUNNING")
 NEVER = known(Standing.NEVER)
-EXPECTED = (Expected(attempt=NAME, place=PLACE),)
+EXPECTED = (Expected(attempt=NAME, host="a", place=PLACE),)
 
 # (what was seen, what is known of the attempt, the difference and its fix)
 ROWS: dict[str, tuple[dict[str, Any], Known, tuple[Kind, Fix] | None]] = {
@@ -179,6 +179,13 @@ def test_a_difference_and_its_fix(row):
         assert finding.name.startswith("hosts/a/findings/")
         assert finding.message
         assert finding.advice
+
+
+def test_an_orphan_that_an_open_workflow_names_is_left_alone():
+    seen = Seen(host="a", images=[image()])
+    [finding] = compare(seen, knowledge(GONE, held={PLACE: "workflows/other"}))
+    assert (finding.kind, finding.fix) == (Kind.IMAGE_ORPHAN, Fix.NONE)
+    assert "workflows/other" in finding.advice
 
 
 def test_a_fence_goes_once_its_host_has_forgotten():

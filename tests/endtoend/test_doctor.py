@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from countermand.v1.doctor_pb2 import Finding
+from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.endtoend.cluster import Cluster, until
 from tests.endtoend.plans import HOSTS, PLANS
 
@@ -39,7 +40,8 @@ async def run(cluster: Cluster, plan: str, workflow_id: str) -> None:
     make, state = PLANS[plan]
     async with cluster.client() as client:
         await client.submit(make(workflow_id), workflow_id=workflow_id)
-    assert (await cluster.settled(workflow_id)).state is not None, state
+    settled = await cluster.settled(workflow_id)
+    assert WorkflowState.Name(settled.state) == f"WORKFLOW_STATE_{state}"
 
 
 def doctor(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,17 +1,17 @@
 """Compares what was seen of one host with what the coordinator knows: one difference, one finding.
 
 Pure. What is told here was seen once; whoever calls looks again before he believes it, since work
-goes on meanwhile. Each difference has an advice, and a fix only where that is safe whatever else
-may be true: the agent removes an image only while its owner tag names the attempt.
+goes on meanwhile. Each difference has an advice, and a fix only where nothing that is open names
+it; the agent removes an image only while its owner tag names the attempt and nobody reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-from coordinator.api.doctor.standing import GONE, Expected, Known, Place, Standing
+from coordinator.api.doctor.standing import AT, GONE, Expected, Known, Place, Standing
 
 
 class Kind(StrEnum):
@@ -121,6 +121,7 @@ class SeenPool:
     identity: str
     shared: bool
     problem: str  # empty when it serves
+    looked_at: bool = True  # False: it was by way of another host, or could not be
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +146,8 @@ class Knowledge:
     expected: Sequence[Expected] = ()
     # Attempts of settled workflows whose hosts have been told to forget them: none can be late.
     forgotten: Collection[str] = ()
+    # Images that open workflows name, each with one of them: nothing of theirs is taken away.
+    held: Mapping[Place, str] = field(default_factory=dict)
 
 
 # -- comparing ----------------------------------------------------------------------------------
@@ -262,17 +265,28 @@ def _of_images(seen: Seen, knowledge: Knowledge) -> Iterator[Finding]:
             continue
         known = knowledge.of(image.attempt)
         if known.standing in GONE:
-            yield Finding(
-                kind=Kind.IMAGE_ORPHAN,
-                host=seen.host,
-                pool_id=image.place.pool_id,
-                subject=image.place.name,
-                attempt=image.attempt,
-                message=f"it is there; the attempt that made it is {_words(known)}",
-                advice="let it be removed" if known.settled else "wait until its workflow settles",
-                fix=Fix.REMOVE_IMAGE if known.settled else Fix.NONE,
-                allocated_bytes=image.allocated_bytes,
-            )
+            yield _orphan(seen.host, image, known, knowledge)
+
+
+def _orphan(host: str, image: SeenImage, known: Known, knowledge: Knowledge) -> Finding:
+    name = image.place.name.partition(AT)[0]
+    holder = knowledge.held.get(Place(image.place.pool_id, name), "")
+    advice, fix = "let it be removed", Fix.REMOVE_IMAGE
+    if holder:
+        advice, fix = f"wait until {holder}, which names it, is settled", Fix.NONE
+    elif not known.settled:
+        advice, fix = "wait until its workflow is settled", Fix.NONE
+    return Finding(
+        kind=Kind.IMAGE_ORPHAN,
+        host=host,
+        pool_id=image.place.pool_id,
+        subject=image.place.name,
+        attempt=image.attempt,
+        message=f"it is there; the attempt that made it is {_words(known)}",
+        advice=advice,
+        fix=fix,
+        allocated_bytes=image.allocated_bytes,
+    )
 
 
 def _of_oddities(seen: Seen, knowledge: Knowledge) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from coordinator.api.doctor.comparing import (
     compare_pools,
 )
 from coordinator.api.doctor.looking import LOOK_TIMEOUT_S, Connect, Connection, look
-from coordinator.api.doctor.standing import NOT_OURS, Known, expected, known, open_attempts
+from coordinator.api.doctor.standing import NOT_OURS, Known, Place, expected, known, open_attempts
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.ports import HostState, HostView, Store
 from coordinator.saga.workflow import Workflow
@@ -80,7 +80,7 @@ class Doctor:
             else:
                 found += differences
                 looked.append(seen)
-                elsewhere.update(pool.identity for pool in seen.pools)
+                elsewhere.update(pool.identity for pool in seen.pools if pool.looked_at)
                 total = replace(
                     total,
                     hosts=total.hosts + 1,
@@ -153,19 +153,26 @@ class Doctor:
         for workflow_id, attempts in by_workflow.items():
             workflow = await self._workflow(workflow_id)
             standings |= {str(name): known(workflow, name) for name in attempts}
-        looked_at = {pool.pool_id for pool in seen.pools}
+        # What another host made in a pool that both reach is seen from here as well.
+        shared = {pool.pool_id: pool.shared for pool in seen.pools if pool.looked_at}
         relied_on = [
             one
             for workflow in self._open()
-            for one in expected(workflow, seen.host)
-            if one.place.pool_id in looked_at
+            for one in expected(workflow)
+            if one.place.pool_id in shared and (one.host == seen.host or shared[one.place.pool_id])
         ]
+        held = {
+            Place(lock.pool, lock.image): names.workflow_name(workflow.id)
+            for workflow in self._open()
+            for lock in workflow.locks
+        }
         still_open = {name for w in self._open() for name in open_attempts(w, seen.host)}
         return Knowledge(
             cluster_id=self._cluster_id,
             of=lambda name: standings.get(name, NOT_OURS),
             accepted=[name for name in accepted if name in still_open],
             expected=relied_on,
+            held=held,
             forgotten=await self._forgotten(seen, standings),
         )
 

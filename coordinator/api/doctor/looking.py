@@ -19,6 +19,7 @@ from coordinator.api.doctor.comparing import (
     SeenPool,
 )
 from coordinator.api.doctor.standing import AT, Place
+from countermand.rpc.errors import CountermandError, HostUnreachable
 from countermand.v1.agent_pb2 import (
     GetHostRequest,
     ListAttemptsRequest,
@@ -71,25 +72,47 @@ async def look(
     report = answer.host
     images: list[SeenImage] = []
     oddities: list[SeenOddity] = []
+    pools: list[SeenPool] = []
     for pool in report.pools:
         if pool.identity and pool.identity in elsewhere:
+            pools.append(_pool(pool, looked_at=False))
             continue
-        async for page in _pages(connection, "SurveyPool", SurveyPoolRequest(pool_id=pool.pool_id)):
-            oddities += [_oddity(pool.pool_id, oddity) for oddity in page.oddities]
-        async for page in _pages(connection, "ListImages", ListImagesRequest(pool_id=pool.pool_id)):
-            for image in page.images:
-                images += _images(pool.pool_id, image)
+        try:
+            there, odd = await _look_into(connection, pool.pool_id)
+        except HostUnreachable:
+            raise
+        except (
+            CountermandError
+        ) as error:  # one pool's disk hides neither the others nor the journal
+            pools.append(_pool(pool, looked_at=False, problem=error.message))
+            continue
+        images += there
+        oddities += odd
+        pools.append(_pool(pool, looked_at=True))
     attempts: list[SeenAttempt] = []
     async for page in _pages(connection, "ListAttempts", ListAttemptsRequest()):
         attempts += map(_attempt, page.attempts)
     return Seen(
         host=host,
         incarnation=report.incarnation,
-        pools=tuple(map(_pool, report.pools)),
+        pools=pools,
         attempts=attempts,
         images=images,
         oddities=oddities,
     )
+
+
+async def _look_into(
+    connection: Connection, pool_id: str
+) -> tuple[list[SeenImage], list[SeenOddity]]:
+    oddities: list[SeenOddity] = []
+    async for page in _pages(connection, "SurveyPool", SurveyPoolRequest(pool_id=pool_id)):
+        oddities += [_oddity(pool_id, oddity) for oddity in page.oddities]
+    images: list[SeenImage] = []
+    async for page in _pages(connection, "ListImages", ListImagesRequest(pool_id=pool_id)):
+        for image in page.images:
+            images += _images(pool_id, image)
+    return images, oddities
 
 
 async def _pages(connection: Connection, rpc: str, request: Any) -> AsyncIterator[Any]:  # noqa: ANN401 - typed by the RPC
@@ -141,10 +164,12 @@ def _oddity(pool_id: str, oddity: Oddity) -> SeenOddity:
     )
 
 
-def _pool(pool: Pool) -> SeenPool:
+def _pool(pool: Pool, *, looked_at: bool, problem: str = "") -> SeenPool:
+    said = pool.problem.message if pool.HasField("problem") else ""
     return SeenPool(
         pool_id=pool.pool_id,
         identity=pool.identity,
         shared=pool.shared,
-        problem=pool.problem.message if pool.HasField("problem") else "",
+        problem=said or problem,
+        looked_at=looked_at,
     )

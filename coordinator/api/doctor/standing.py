@@ -104,11 +104,12 @@ class Expected:
     """An image or snapshot that an open workflow relies on."""
 
     attempt: str
+    host: str  # where it was made
     place: Place
 
 
-def expected(workflow: Workflow, host: str) -> Iterator[Expected]:
-    """Yields what a workflow's attempts on a host have made, and nobody of it has taken away."""
+def expected(workflow: Workflow) -> Iterator[Expected]:
+    """Yields what a workflow's attempts have made, and nobody of it has taken away."""
     if workflow.settled:
         return
     made: list[Expected] = []
@@ -120,10 +121,10 @@ def expected(workflow: Workflow, host: str) -> Iterator[Expected]:
         verb, place = _target(workflow, index, action)
         if verb in _AWAY and place is not None:
             taken.add(place)  # also if nobody knows yet
-        stands = action.host == host and _standing(task, action) is Standing.STANDS
+        stands = _standing(task, action) is Standing.STANDS
         if verb in _MAKES and place is not None and stands:
             name = attempt_name(workflow.id, workflow.plan.nodes[index].name, action.number)
-            made.append(Expected(attempt=name, place=place))
+            made.append(Expected(attempt=name, host=action.host, place=place))
     for one in made:
         image = Place(one.place.pool_id, one.place.name.partition(AT)[0])
         if not {one.place, image} & taken:
