@@ -24,9 +24,9 @@ from agent.verbs.context import Context
 from agent.verbs.custom import STRUCT_BYTES_MAX
 from agent.verbs.plugins import GROUP, Effect, Verbs, tell
 from countermand.rpc import crash
-from countermand.rpc.errors import CountermandError, FieldInvalid
+from countermand.rpc.errors import CountermandError, FieldInvalid, VerbUnsupported
 from countermand.v1 import annotation_pb2
-from countermand.v1.agent_pb2 import GetHostRequest
+from countermand.v1.agent_pb2 import FenceAttemptRequest, GetHostRequest
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.verb_pb2 import Action, Custom
 from tests.agent.requests import CLUSTER, address, attempt_name
@@ -257,6 +257,15 @@ async def test_a_driver_that_lacks_what_a_verb_needs_is_named(host, monkeypatch)
 
 class Nobody(Resizes):
     """A driver as there is none."""
+
+
+async def test_it_is_never_fenced(host):
+    """Only a driver's own work runs into a fence."""
+    service = AgentService(host.runner, now=lambda: NOW, version="1.2.3")
+    request = FenceAttemptRequest(header=host.requests.for_action(STAMP, stamp()), action=stamp())
+    with pytest.raises(VerbUnsupported):
+        await service.FenceAttempt(request, None)
+    await service.stop()
 
 
 # -- what is told -------------------------------------------------------------------------------

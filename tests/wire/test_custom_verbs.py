@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from google.protobuf.struct_pb2 import Struct
+from google.protobuf.struct_pb2 import Struct, Value
 
 from coordinator.agents.placing import Needs, Offer, problem_of
-from coordinator.api.patches import action_problems
+from coordinator.agents.reconciling import can_ask_again
+from coordinator.api.patches import action_problems, given_outputs, given_patch
 from coordinator.runtime.ports import HostState
 from coordinator.saga.commands import SendAction, SendCompensation
 from coordinator.saga.plan import Plan
@@ -192,6 +193,28 @@ def test_an_operators_own_is_checked_as_that_of_a_spec():
     ]
     good = action_of(Custom(verb=VERB, effect=annotation_pb2.EFFECT_PIVOT))
     assert list(action_problems(good, "replacement")) == []
+
+
+def test_an_operator_gives_arguments_and_values_and_never_what_is_fixed():
+    made = plan(spec_of(stamp()))
+    first = Task(state=TaskState.RUNNING, attempts=(attempt(1),))
+    running, index = workflow(made, one=first), made.by_name["one"]
+    patch = {"arguments.text": Value(string_value="x"), "effect": Value(number_value=1)}
+    given = given_patch(running, index, patch, "patch")
+    assert given.values == {"arguments.text": "x"}
+    assert [violation.field for violation in given.violations] == ["patch['effect']"]
+    given = given_outputs(running, index, {"values.sum": "abc", "sum": "abc"}, "skip")
+    assert given.values == {"values.sum": "abc"}
+    assert [violation.field for violation in given.violations] == ["skip.outputs['sum']"]
+
+
+@pytest.mark.parametrize("effect", list(Effect))
+def test_after_a_journal_was_lost_it_is_asked_for_again_only_if_it_changes_nothing(effect):
+    number = annotation_pb2.Effect.Value(f"EFFECT_{effect}")
+    made = plan(spec_of(stamp(effect=number)))
+    first = Task(state=TaskState.RUNNING, attempts=(attempt(1),))
+    order = SendAction(task=made.by_name["one"], number=1, host="a")
+    assert can_ask_again(workflow(made, one=first), order) is (effect is Effect.READ_ONLY)
 
 
 def lint(spec: WorkflowSpec) -> list[str]:

@@ -14,10 +14,11 @@ from coordinator.saga.states import AttemptKind, AttemptState, TaskState
 from coordinator.saga.workflow import Attempt, Task, Workflow
 from coordinator.wire.actions import action_of
 from countermand.rpc.names import AttemptName, attempt_name
+from countermand.v1.annotation_pb2 import EFFECT_READ_ONLY
 
 # Their target is an image, or a snapshot of one, that their attempt makes.
 _MAKES = frozenset({"create_image", "copy_image", "clone_image", "create_snapshot"})
-_AWAY = frozenset({"delete_image", "delete_snapshot"})
+_AWAY = frozenset({"delete_image", "delete_snapshot", "custom"})  # or may take away
 AT = "@"  # between an image's id and its snapshot's
 
 
@@ -134,7 +135,7 @@ def expected(workflow: Workflow) -> Iterator[Expected]:
 def _target(workflow: Workflow, index: int, attempt: Attempt) -> tuple[str, Place | None]:
     action = action_of(workflow, index, attempt)
     verb = action.WhichOneof("verb") or ""
-    if verb not in _MAKES | _AWAY:
+    if verb not in _MAKES | _AWAY or action.custom.effect == EFFECT_READ_ONLY:
         return verb, None
     arguments = getattr(action, verb)
     name = arguments.target.image_id
