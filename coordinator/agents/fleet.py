@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from coordinator.agents.connection import CALL_TIMEOUT_S, Connect
@@ -288,6 +288,7 @@ class Fleet:
             draining=line.record.draining,
             report=line.report,
             load=len(line.orders) + self._expected[line.record.id],
+            identities=dict(line.record.pools or ()),
         )
 
     def expected(self, host_id: str) -> Sequence[tuple[str, int]]:
@@ -314,9 +315,11 @@ class Fleet:
             return f"host {host_id!r} is draining: it gets no new tasks; choose another"
         return problem_of(self._offer(line), needs)
 
-    def fencer(self, lost: str, pools: frozenset[str], wanted: str) -> tuple[str, str]:
+    def fencer(
+        self, lost: str, pools: frozenset[str], wanted: str, asked: Collection[str] = ()
+    ) -> tuple[str, str]:
         """Returns the host that settles an attempt of a lost one; or nothing, and why not."""
-        return choose_fencer(tuple(self._offers()), lost, pools, wanted)
+        return choose_fencer(tuple(self._offers()), lost, pools, wanted, asked)
 
     def waiting_for_host(self, workflow_id: str, task: int) -> str:
         """Returns why no host is found for a task, in words; empty if none is looked for."""

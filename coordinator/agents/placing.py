@@ -7,7 +7,7 @@ state gives the same choice.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from coordinator.runtime.ports import HostState
 from coordinator.saga.spec import Binding, Value
@@ -18,7 +18,7 @@ from coordinator.wire.catalogue import field_of
 from coordinator.wire.values import fill
 from countermand.rpc.names import is_custom_verb
 from countermand.v1.agent_pb2 import HostReport
-from countermand.v1.image_pb2 import ImageAddress
+from countermand.v1.image_pb2 import ImageAddress, Pool
 from countermand.v1.verb_pb2 import Action
 
 REASONS_SHOWN_MAX = 4  # hosts that are named when none is found: more, nobody reads
@@ -41,6 +41,8 @@ class Offer:
     draining: bool
     report: HostReport | None  # None until its agent was heard
     load: int  # attempts that are open there, or will be in a moment
+    # Which storage each of its pools was when it was last heard, as the store keeps it.
+    identities: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ready(self) -> bool:
@@ -131,33 +133,35 @@ def failing(offer: Offer, needs: Needs) -> str:
 
 
 def choose_fencer(
-    offers: Collection[Offer], lost: str, pools: Collection[str], wanted: str = ""
+    offers: Collection[Offer],
+    lost: str,
+    pools: Collection[str],
+    wanted: str = "",
+    asked: Collection[str] = (),
 ) -> tuple[str, str]:
     """Returns the host that settles an attempt of a lost one; or nothing, and why there is none.
 
-    Draining is no hindrance: it gets nothing to do that would last.
+    Draining is no hindrance: it gets nothing to do that would last. Those that were asked before
+    are passed over, unless one is wanted.
     """
     known = {offer.host: offer for offer in offers}
-    identities = _identities(known.get(lost), pools)
     problems: list[str] = []
     for host in sorted({wanted} if wanted else known.keys() - {lost}):
-        problem = _fence_problem(known.get(host), host, lost, identities)
+        problem = _fence_problem(known.get(host), host, known.get(lost), lost, pools)
+        if not problem and not wanted and host in asked:
+            problem = f"{host} was asked, and cannot"
         if not problem:
             return host, ""
-        problems.append(problem)
+        if problem not in problems:
+            problems.append(problem)
     if len(problems) > REASONS_SHOWN_MAX:
         problems[REASONS_SHOWN_MAX:] = [f"and {len(problems) - REASONS_SHOWN_MAX} more"]
     return "", "; ".join(problems) or "there is no other host"
 
 
-def _identities(lost: Offer | None, pools: Collection[str]) -> dict[str, str]:
-    """Returns which storage each pool is, as far as the host that is lost has said so."""
-    known = lost.report.pools if lost and lost.report else ()
-    reported = {pool.pool_id: pool.identity for pool in known}
-    return {pool: reported.get(pool, "") for pool in sorted(pools)}
-
-
-def _fence_problem(offer: Offer | None, host: str, lost: str, identities: Mapping[str, str]) -> str:
+def _fence_problem(
+    offer: Offer | None, host: str, gone: Offer | None, lost: str, pools: Collection[str]
+) -> str:
     if offer is None:
         return f"there is no {host}"
     if host == lost:
@@ -165,15 +169,34 @@ def _fence_problem(offer: Offer | None, host: str, lost: str, identities: Mappin
     if not offer.ready or offer.report is None:
         return f"{host} is {offer.state.lower()}"
     reached = {pool.pool_id: pool for pool in offer.report.pools}
-    for pool_id, identity in identities.items():
+    for pool_id in sorted(pools):
         pool = reached.get(pool_id)
         if pool is None:
             return f"{host} reaches no pool {pool_id!r}"
         if not pool.shared or pool.read_only:
             how = "may only read it" if pool.read_only else "does not call it shared"
             return f"{host} reaches pool {pool_id!r}, and {how}"
-        if identity and pool.identity and identity != pool.identity:
-            return f"the pool {pool_id!r} of {host} is another storage than that of {lost}"
+        if problem := _storage_problem(pool, host, gone, lost):
+            return problem
+    return ""
+
+
+def _storage_problem(pool: Pool, host: str, gone: Offer | None, lost: str) -> str:
+    """Returns why a pool may be another storage than that of a lost host; empty if it is the same.
+
+    Another one has nothing of the attempt, and would not keep it from going on.
+    """
+    pool_id = pool.pool_id
+    before = {each.pool_id: each for each in gone.report.pools} if gone and gone.report else {}
+    if pool_id in before and not before[pool_id].shared:
+        return f"{lost} does not call its pool {pool_id!r} shared"
+    identity = gone.identities.get(pool_id, "") if gone else ""
+    if not identity:
+        return f"which storage the pool {pool_id!r} of {lost} was, is not known"
+    if not pool.identity:
+        return f"which storage the pool {pool_id!r} of {host} is, is not known"
+    if identity != pool.identity:
+        return f"the pool {pool_id!r} of {host} is another storage than that of {lost}"
     return ""
 
 
