@@ -59,7 +59,8 @@ class Extra:
 SERVICE = frozenset({"grpc_health", "grpc_reflection", "opentelemetry"})
 DATABASE = frozenset({"sqlalchemy", "alembic"})
 DEVELOPMENT = frozenset({"grpc_tools", "hatchling", "hypothesis", "mypy", "pytest", "ruff"})
-ASKED = SERVICE | DATABASE | DEVELOPMENT | {"psycopg", "tests", "protos", "docs"}
+DIGESTS = frozenset({"blake3"})
+ASKED = SERVICE | DATABASE | DIGESTS | DEVELOPMENT | {"psycopg", "tests", "protos", "docs"}
 
 # The one part of the base that needs more: clients never start a server.
 SERVER = "countermand.rpc.server"
@@ -81,7 +82,7 @@ EXTRAS = (
         name="agent",
         complete=("countermand", "agent"),
         commands=("countermand", "countermand-agent"),
-        foreign=SERVICE,
+        foreign=SERVICE | DIGESTS,
     ),
     Extra(
         name="postgres",
