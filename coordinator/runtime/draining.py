@@ -31,9 +31,10 @@ def blocking(workflow: Workflow, host: str, draining: Collection[str]) -> Iterat
 
 
 def names(workflow: Workflow, host: str) -> bool:
-    """Returns whether any task of a workflow names a host, or had an attempt there."""
+    """Returns whether any task of a workflow names a host, or had an attempt there or fenced."""
     return any(
-        host in named_hosts(workflow, index) or any(a.host == host for a in task.attempts)
+        host in named_hosts(workflow, index)
+        or any(host in (a.host, a.fence_host) for a in task.attempts)
         for index, task in workflow.tasks()
     )
 
@@ -47,12 +48,15 @@ def named_hosts(workflow: Workflow, index: int) -> frozenset[str]:
 
 
 def _is_there(workflow: Workflow, index: int, host: str) -> bool:
-    """Returns whether a task has an attempt at work on a host, or an effect to be made up for."""
+    """Returns whether a task is at work on a host, settled there, or may be made up for there."""
     task = workflow.task(index)
-    if task.state not in AT_REST and any(a.host == host and a.open for a in task.attempts):
+    attempts = (a for a in task.attempts if a.open and host in (a.host, a.fence_host))
+    if task.state not in AT_REST and any(attempts):
         return True
     action = task.action
-    return action is not None and action.host == host and _may_be_made_up_for(workflow, index)
+    if action is None or (action.fence_host or action.host) != host:
+        return False  # what makes up for it goes to who has fenced it
+    return _may_be_made_up_for(workflow, index)
 
 
 def _goes_there(workflow: Workflow, index: int, host: str, draining: Collection[str]) -> bool:

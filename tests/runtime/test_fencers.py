@@ -1,4 +1,4 @@
-"""Which host settles the attempt of a lost one: one that has the same storage for certain (S-V8)."""
+"""Which host settles the attempt of a lost one: one with the same storage, for certain (S-V8)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,37 @@
+"""What keeps a host from being drained and removed: also what it settles for another (S-V34)."""
+
+from __future__ import annotations
+
+import pytest
+
+from coordinator.runtime.draining import blocking, names
+from tests.saga.language import OTHER, play
+
+LOST = "a:run+lost+hang"
+
+
+@pytest.mark.parametrize(
+    ("tree", "world"),
+    [
+        ("a", f"{LOST} fence-a:hang fence-a@lost:a"),
+        # It was found there, and would be made up for there.
+        ("a; b", f"{LOST} fence-a:ok fence-a@lost:a b:hang"),
+    ],
+)
+def test_a_host_that_fences_is_needed(tree, world):
+    workflow = play(tree, world).workflow
+    assert names(workflow, OTHER)
+    assert list(blocking(workflow, OTHER, {OTHER})) == [1]
+
+
+def test_a_host_that_has_fenced_blocks_its_drain_no_more_and_is_kept():
+    """Its journal knows of the workflow: what forgets that has to reach it."""
+    workflow = play("a:retry=2", f"{LOST},hang fence-a:fenced fence-a@lost:a").workflow
+    assert names(workflow, OTHER)
+    assert list(blocking(workflow, OTHER, {OTHER})) == []
+
+
+def test_who_cannot_fence_is_not_needed():
+    workflow = play("a", f"{LOST} fence-a:refused fence-a@lost:a").workflow
+    assert not names(workflow, OTHER)
+    assert list(blocking(workflow, OTHER, {OTHER})) == []
