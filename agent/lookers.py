@@ -128,6 +128,9 @@ class Lookers:
             log.exception("pool.report_failed", extra={"pool": driver.config.pool_id})
             name = errno.errorcode.get(error.errno or 0, str(error))
             desk.reported = replace(desk.reported, problem=_failed(driver, name))
+        except Exception as error:  # a driver's own defect is told of as well
+            log.exception("pool.report_failed", extra={"pool": driver.config.pool_id})
+            desk.reported = replace(desk.reported, problem=_failed(driver, repr(error)))
         finally:
             desk.reporting = None
 

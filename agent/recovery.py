@@ -19,7 +19,6 @@ from agent.drivers.driver import Driver
 from agent.executors import Executor
 from agent.journal import Transaction, Transactor
 from countermand.rpc import names
-from countermand.rpc.errors import CountermandError
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +76,9 @@ async def sweep(journal: Transactor, pools: Mapping[str, Driver], executor: Exec
             continue
         try:
             await _sweep_pool(driver, journal, executor)
-        except (OSError, CountermandError):  # one pool's disk keeps us from none of the others
+        except sqlite3.Error:
+            raise
+        except Exception:  # one pool's disk or driver keeps us from none of the others
             log.exception("staging.sweep_failed", extra={"pool": driver.config.pool_id})
 
 

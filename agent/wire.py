@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from agent.attempts import AttemptRecord, Header, Kind, State
@@ -27,6 +28,9 @@ from countermand.v1.image_pb2 import (
     Snapshot,
 )
 from countermand.v1.verb_pb2 import Action, Output
+
+# A hundred years: beyond it no clock of ours can tell when it is over.
+TIMEOUT_S_MAX = 3_155_760_000
 
 STATES: dict[State, Attempt.State.ValueType] = {
     State.ACCEPTED: Attempt.STATE_ACCEPTED,
@@ -77,9 +81,9 @@ def read_header(message: AttemptHeader, *, hash_needed: bool = True) -> Header:
         if getattr(message, field) < 1
     ]
     violations += [
-        Violation(f"header.{field}", "must be longer than nothing")
+        Violation(f"header.{field}", f"must be longer than nothing, and at most {TIMEOUT_S_MAX} s")
         for field in ("run_timeout", "stall_timeout")
-        if message.HasField(field) and getattr(message, field).ToTimedelta() <= timedelta()
+        if message.HasField(field) and not _is_timeout(getattr(message, field))
     ]
     if violations:
         raise FieldInvalid(*violations)
@@ -97,6 +101,10 @@ def read_header(message: AttemptHeader, *, hash_needed: bool = True) -> Header:
         traceparent=message.traceparent,
         tracestate=message.tracestate,
     )
+
+
+def _is_timeout(span: Duration) -> bool:
+    return 0 <= span.seconds < TIMEOUT_S_MAX and (span.seconds > 0 or span.nanos > 0)
 
 
 def action_of(record: AttemptRecord) -> Action:

@@ -66,6 +66,9 @@ class Filling:
             return
         if layout is not label.format:
             raise FieldUnsupported(field="the bytes of a raw image as qcow2")
+        if layout is Format.RAW:  # a resize that came to nothing may have left it longer
+            size_bytes = min(found.size_bytes, label.virtual_size_bytes)
+            found = replace(found, size_bytes=size_bytes)
         with self._reading_file(path, found) as content:
             yield content
 

@@ -19,6 +19,7 @@ fence has stopped, the rest is for whoever next has to do with the image's snaps
 
 from __future__ import annotations
 
+import threading
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
@@ -45,6 +46,7 @@ class Merging:
         self._files = staging.files
         self._layout = staging.layout
         self._busy: set[str] = set()
+        self._turns = threading.Lock()
 
     def tidy(self, work: Work, image_id: str) -> Steps[None]:
         """Merges layers of an image that no snapshot needs; nothing stops it.
@@ -63,9 +65,8 @@ class Merging:
             raise OutcomeUnknown(error) from error
 
     def _tidy(self, work: Work, image_id: str) -> Steps[None]:
-        while image_id in self._busy:
+        while not self._takes_turn(image_id):
             yield Step(wait_s=_TURN_S)
-        self._busy.add(image_id)
         try:
             while found := self._next(image_id):
                 label, layer = found
@@ -74,6 +75,13 @@ class Merging:
             self._staging.discard(work.attempt)  # an earlier life may not have come to it
         finally:
             self._busy.discard(image_id)
+
+    def _takes_turn(self, image_id: str) -> bool:
+        with self._turns:
+            if image_id in self._busy:
+                return False
+            self._busy.add(image_id)
+            return True
 
     def _next(self, image_id: str) -> tuple[Label, Layer] | None:
         """Returns an image's label and a layer that is to go, if any."""
@@ -129,7 +137,8 @@ class Merging:
             )
             self._flush(path)
             return None
-        yield from qemu.commit(path, image=image_id, size_bytes=size, each=each)
+        each()  # the fence, before the tool has begun
+        yield from qemu.commit(path, below, image=image_id, size_bytes=size, each=each)
         self._flush(below)
         if name == image_id and not self._layout.readers(image_id):
             return replace(

@@ -131,8 +131,14 @@ def check(path: Path, *, image: str, pool: str) -> Steps[None]:
         raise ImageDamaged(image=image, pool=pool, why="qemu-img check finds errors in it")
 
 
-def resize(path: Path, *, image: str, size_bytes: int) -> None:
-    """Changes the virtual size of a qcow2 file, at once: only its tables change."""
+def grow(path: Path, *, image: str, size_bytes: int) -> None:
+    """Makes a qcow2 file larger, at once: only its tables change. A smaller size is refused."""
+    arguments = [TOOL, "resize", "-q", "-f", "qcow2", str(path), str(size_bytes)]
+    to_end(_run(arguments, image=image))
+
+
+def shrink(path: Path, *, image: str, size_bytes: int) -> None:
+    """Makes a qcow2 file smaller, at once; what was beyond its new end is lost."""
     arguments = [TOOL, "resize", "-q", "-f", "qcow2", "--shrink", str(path), str(size_bytes)]
     to_end(_run(arguments, image=image))
 
@@ -161,12 +167,15 @@ def holds_data(path: Path, *, image: str, begin: int) -> bool:
         return any(piece.read_bytes())
 
 
-def commit(path: Path, *, image: str, size_bytes: int, each: Callable[[], int]) -> Steps[None]:
+def commit(
+    path: Path, below: Path, *, image: str, size_bytes: int, each: Callable[[], int]
+) -> Steps[None]:
     """Writes what a qcow2 file holds into the one below it, and leaves it as it is.
 
-    What is read through it is the same at every moment, and however often this is begun again.
+    What is read through it is the same at every moment, and however often this is begun again. It
+    is refused once another file is below it: somebody else has merged them by then.
     """
-    arguments = [TOOL, "commit", "-p", "-d", "-f", "qcow2", str(path)]
+    arguments = [TOOL, "commit", "-p", "-d", "-f", "qcow2", "-b", str(below), str(path)]
     yield from _run(arguments, image=image, size_bytes=size_bytes, each=each)
 
 

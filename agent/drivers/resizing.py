@@ -156,7 +156,8 @@ class Resizing:
                     self._files.flush(handle)
             else:
                 self._need_no_fence(work)
-                self._resize_qcow2(path, image_id, size_bytes)
+                qemu.grow(path, image=image_id, size_bytes=size_bytes)
+                self._flush(path)
         work.crash(crash_points.IN_RESIZE)
 
     def _need_no_fence(self, work: Work) -> None:
@@ -189,7 +190,8 @@ class Resizing:
             if label.format is Format.QCOW2:
                 if self._size(image_id, label) > size_bytes:
                     self._need_tool(label)
-                    self._resize_qcow2(path, image_id, size_bytes)
+                    qemu.shrink(path, image=image_id, size_bytes=size_bytes)
+                    self._flush(path)
             elif found.size_bytes > size_bytes:
                 with self._staging.writing(path) as handle:
                     self._files.truncate(handle, size_bytes)
@@ -200,8 +202,8 @@ class Resizing:
     def _taking_back(self, work: Work, image_id: str) -> Iterator[None]:
         """Cuts off what an attempt has grown that comes to nothing.
 
-        Of one that is fenced whoever looks after it does: it itself touches nothing any more, since
-        others may be at work by now.
+        Where several hosts reach the image nothing is cut: no fence stops it, and others may be at
+        work by now. The zeros beyond the end that the label names stay, and nobody reads them.
         """
         try:
             yield
@@ -211,7 +213,7 @@ class Resizing:
             staging = self._staging
             try:
                 staging.discard(work.attempt)
-                if work.resumed or not self._layout.is_fenced(work.attempt):
+                if not staging.config.shared:
                     with suppress(ImageUnsafe):  # then it was not touched either
                         self._take_back(work, image_id)
             except (OSError, CountermandError) as error:
@@ -261,8 +263,7 @@ class Resizing:
             pool_id = self._staging.config.pool_id
             raise VerbUnsupported(pool=pool_id, verb="resize_image", why=qemu.MISSING)
 
-    def _resize_qcow2(self, path: Path, image_id: str, size_bytes: int) -> None:
-        qemu.resize(path, image=image_id, size_bytes=size_bytes)
+    def _flush(self, path: Path) -> None:
         with self._staging.writing(path) as handle:
             self._files.flush(handle)
 

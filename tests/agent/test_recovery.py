@@ -92,3 +92,16 @@ async def test_a_pool_that_cannot_be_listed_keeps_no_other_from_being_swept(tmp_
     (tmp_path / "aside" / "staging").write_text("no folder")
     assert await sweep(rig) == []
     await rig.runner.stop()
+
+
+async def test_a_driver_with_a_defect_keeps_no_other_pool_from_being_swept(tmp_path, monkeypatch):
+    rig = Rig(tmp_path, options={"aside": {}, "fast": {}})
+    await rig.start()
+    leave_half_made(rig, COPY)
+
+    def defect() -> list[str]:
+        raise RuntimeError
+
+    monkeypatch.setattr(rig.pools["aside"], "staged", defect)
+    assert await sweep(rig) == []
+    await rig.runner.stop()

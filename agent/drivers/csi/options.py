@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.drivers.driver import PoolConfig
-from agent.drivers.plugins import ConfigInvalid
+from agent.drivers.plugins import ConfigInvalid, flag
 
 OPTIONS: Mapping[str, str] = {
     "labels": "an absolute path: the folder that says which volume is which image",
@@ -65,7 +65,7 @@ def read(pool: PoolConfig) -> Options:
     return Options(
         labels=labels,
         targets=_folder(pool, "targets") if "targets" in told else labels / "targets",
-        zeroed="zeroed" in told and told["zeroed"].lower() != "false",
+        zeroed=flag(pool, "zeroed"),
         patience_s=_seconds(pool, "patience"),
         parameters=_words(pool, "parameters"),
         secrets=_words(pool, "secrets"),

@@ -1,0 +1,100 @@
+"""Defects that were found by reading: each by the story that shows it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from datetime import timedelta
+
+import pytest
+
+from agent.drivers import qemu
+from agent.drivers.csi.options import read as read_options
+from agent.drivers.driver import Format, PoolConfig
+from agent.lookers import Lookers
+from countermand.rpc.errors import CountermandError, FieldInvalid, ToolFailed
+from countermand.v1.attempt_pb2 import AttemptHeader
+from tests.agent.requests import attempt_name, copy_action, noop_action
+from tests.agent.rig import Rig
+
+needs_qemu = pytest.mark.skipif(
+    shutil.which("qemu-img") is None, reason="qemu-img is not installed: apt install qemu-utils"
+)
+COPY = attempt_name("copy")
+
+
+@needs_qemu
+def test_a_growth_that_comes_late_never_shrinks(tmp_path):
+    path = tmp_path / "data.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "256M"], check=True)
+    with pytest.raises(ToolFailed):
+        qemu.grow(path, image="disk", size_bytes=128 * 2**20)
+
+
+@needs_qemu
+def test_a_merge_that_comes_late_writes_into_no_other_file(tmp_path):
+    names = ("bottom", "middle", "top")
+    for below, name in zip((None, *names), names, strict=False):
+        backing = ["-b", f"{below}.qcow2", "-F", "qcow2"] if below else []
+        command = ["qemu-img", "create", "-q", "-f", "qcow2", *backing, f"{name}.qcow2"]
+        subprocess.run([*command, *([] if below else ["1M"])], check=True, cwd=tmp_path)
+    rebase = ["qemu-img", "rebase", "-q", "-f", "qcow2", "-b", "bottom.qcow2", "-F", "qcow2"]
+    subprocess.run([*rebase, "top.qcow2"], check=True, cwd=tmp_path)  # the other host's merge
+    steps = qemu.commit(
+        tmp_path / "top.qcow2",
+        tmp_path / "middle.qcow2",
+        image="disk",
+        size_bytes=2**20,
+        each=lambda: 0,
+    )
+    with pytest.raises(ToolFailed):
+        for _step in steps:
+            pass
+
+
+async def test_what_lies_beyond_the_end_of_an_image_is_read_by_nobody(tmp_path):
+    rig = Rig(tmp_path)
+    await rig.start()
+    rig.put("base", b"x" * 4096)
+    with rig.data("base").open("ab") as file:
+        file.write(bytes(4096))
+    with rig.pools["fast"].reading("base", Format.RAW) as content:
+        assert content.size_bytes == 4096
+    await rig.run(COPY, copy_action("fast/base", "fast/made"))
+    assert rig.data("made").stat().st_size == 4096
+    await rig.runner.stop()
+
+
+@pytest.mark.parametrize("field", ["run_timeout", "stall_timeout"])
+async def test_a_timeout_that_no_clock_can_tell_is_refused(tmp_path, field):
+    rig = Rig(tmp_path)
+    await rig.start()
+    header: AttemptHeader = rig.requests.for_action(COPY, noop_action())
+    getattr(header, field).FromTimedelta(timedelta(days=365 * 5000))
+    with pytest.raises(FieldInvalid) as refused:
+        await rig.runner.accept(header, noop_action())
+    assert refused.value.violations[0].field == f"header.{field}"
+    getattr(header, field).seconds = 2**62
+    with pytest.raises(FieldInvalid):
+        await rig.runner.accept(header, noop_action())
+    await rig.runner.stop()
+
+
+@pytest.mark.parametrize(("said", "zeroed"), [("", True), ("true", True), ("false", False)])
+def test_whether_new_volumes_are_zeroed_is_taken_as_it_is_said(tmp_path, said, zeroed):
+    options = {"labels": str(tmp_path), "zeroed": said}
+    pool = PoolConfig(pool_id="array", driver="csi", path=tmp_path / "socket", options=options)
+    assert read_options(pool).zeroed is zeroed
+
+
+async def test_a_driver_whose_report_has_a_defect_is_told_of_as_failing(tmp_path, monkeypatch):
+    rig = Rig(tmp_path)
+    await rig.start()
+
+    def defect() -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(rig.pools["fast"], "report", defect)
+    found = await Lookers(rig.runner.pools, rig.runner.executor).report(rig.pools["fast"])
+    assert isinstance(found.problem, CountermandError)
+    await rig.runner.stop()
