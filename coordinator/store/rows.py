@@ -176,11 +176,12 @@ def attempt_row(attempt: Attempt, index: int, key: int) -> Row:
 
 
 def evidence_rows(workflow: Workflow) -> Iterable[Row]:
-    """Returns what a settled workflow leaves with the agents of the hosts it was on."""
+    """Returns what a settled workflow leaves with the agents that were asked for its attempts."""
     last: dict[str, int] = {}
     for _, task in workflow.tasks():
         for attempt in task.attempts:
-            last[attempt.host] = max(attempt.intent, last.get(attempt.host, 0))
+            for host in {attempt.host, attempt.fence_host} - {""}:
+                last[host] = max(attempt.intent, last.get(host, 0))
     return [
         {"workflow_id": workflow.id, "host_id": host, "last_intent": intent}
         for host, intent in sorted(last.items())

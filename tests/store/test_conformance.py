@@ -444,6 +444,17 @@ async def test_what_settles_leaves_evidence_with_every_host_it_was_on(store: Sto
     assert await store.evidence("host-2", below=10_000, limit=10) == []
 
 
+async def test_who_has_fenced_keeps_evidence_as_well(store: Store):
+    """It was told the workflow's epoch, and nothing else would have it forget that."""
+    walk = Walk("a", spec=three_tasks())
+    ask = events.Ask(principal="eve", reason="it is lost", request_id="r")
+    fence = events.FenceRequested(ask=ask, task=1, host="host-2")
+    changes = (walk.change, walk.must(fence), walk.succeed(), walk.succeed(), walk.succeed())
+    await commit(store, *changes)
+    assert await store.evidence("host-2", below=10_000, limit=10) == ["a"]
+    assert await store.evidence("host-1", below=10_000, limit=10) == ["a"]
+
+
 async def test_evidence_is_told_oldest_first_until_it_is_forgotten(store: Store):
     walks = [Walk(name, spec=three_tasks()) for name in "cab"]
     for walk in walks:
