@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -44,7 +44,7 @@ from coordinator.saga.history import GroupMoved, LocksTaken, TaskMoved, Workflow
 from coordinator.saga.plan import Plan
 from coordinator.saga.spec import Lock, Terms
 from coordinator.saga.states import WorkflowState
-from coordinator.saga.workflow import About, Workflow
+from coordinator.saga.workflow import About, Group, Task, Workflow
 from countermand.rpc.crash import Crash
 from countermand.rpc.errors import Bug, ImageBusy
 from countermand.rpc.names import attempt_name, task_name, workflow_name
@@ -115,6 +115,7 @@ class Loop:
         self._committed: dict[str, Workflow] = {}
         self._decided: dict[str, Workflow] = {}
         self._settled: OrderedDict[str, Workflow] = OrderedDict()
+        self._late: set[str] = set()  # workflows in which something is too late
         self._timers = Timers(clock=clock, say=self.hear)
         self._locks = Lines()  # of what is decided
         self._watermarks = Watermarks(self._committed.get)
@@ -132,6 +133,7 @@ class Loop:
         for stored in await self._store.load_open():
             workflow = stored.workflow
             self._committed[workflow.id] = self._decided[workflow.id] = workflow
+            self._note_late(workflow, range(len(workflow.nodes)))
             self._watermarks.placed(workflow, _sends(workflow))
             self._put(
                 _Item(workflow_id=workflow.id, what=OwnerChanged(owner_epoch=opening.owner_epoch))
@@ -161,7 +163,7 @@ class Loop:
     def has_been_on(self, host_id: str) -> bool:
         """Returns whether an open workflow has, or may have, left something on a host."""
         return any(
-            attempt.host == host_id
+            host_id in (attempt.host, attempt.fence_host)
             for workflow in self._committed.values()
             for _, task in workflow.tasks()
             for attempt in task.attempts
@@ -200,6 +202,10 @@ class Loop:
     def open_workflows(self) -> Sequence[Workflow]:
         """Returns every open workflow as committed."""
         return tuple(self._committed.values())
+
+    def late_workflows(self) -> Sequence[Workflow]:
+        """Returns every open workflow in which something is too late, as committed."""
+        return tuple(self._committed[workflow_id] for workflow_id in sorted(self._late))
 
     async def ask(
         self, workflow_id: str, what: Event | Start, request: Request | None = None
@@ -402,6 +408,7 @@ class Loop:
                 self._timers.cancel(workflow.id)
             else:
                 self._committed[workflow.id] = workflow
+            self._note_late(workflow, decision.changed)
             sends = (c for c in decision.commands if isinstance(c, Delivery))
             self._watermarks.placed(workflow, sends)
             self._hints.committed(workflow.id, settled=workflow.settled)
@@ -409,6 +416,15 @@ class Loop:
             self._deliver(decision, ask_first=isinstance(item.what, OwnerChanged | FenceRefused))
             if item.waiter and not item.waiter.done():
                 item.waiter.set_result(decision)
+
+    def _note_late(self, workflow: Workflow, changed: Iterable[int]) -> None:
+        """Keeps which workflows have something too late: few of many, and looked at often."""
+        if workflow.settled:
+            self._late.discard(workflow.id)
+        elif any(_is_late(workflow.nodes[index]) for index in changed):
+            self._late.add(workflow.id)
+        elif workflow.id in self._late and not any(map(_is_late, workflow.nodes)):
+            self._late.discard(workflow.id)
 
     def _deliver(self, decision: Decision, *, ask_first: bool) -> None:
         assert self._agents is not None, "attach comes before run"
@@ -462,6 +478,10 @@ class Loop:
 def _sends(workflow: Workflow) -> Iterator[Delivery]:
     """Yields what a workflow still asks of hosts."""
     return (c for c in outstanding(workflow) if isinstance(c, Delivery))
+
+
+def _is_late(node: Task | Group) -> bool:
+    return isinstance(node, Task) and node.too_late is not None
 
 
 def _takes_more(before: Workflow, after: Workflow) -> bool:

@@ -329,7 +329,8 @@ class Hosts(Protocol):
     def fencer(self, lost: str, pools: frozenset[str], wanted: str) -> tuple[str, str]:
         """Returns the host that settles an attempt of a lost one; or nothing, and why not.
 
-        It must reach every one of the pools as shared; an empty wish leaves the choice.
+        It must reach every one of the pools as shared, and each must be known to be the same
+        storage as the lost one's; an empty wish leaves the choice.
         """
 
     def waiting_for_host(self, workflow_id: str, task: int) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 
 from coordinator.runtime.draining import blocking, names
+from coordinator.runtime.ports import HostState
+from coordinator.saga.events import Ask, FenceRequested
+from tests.runtime.rig import Agent, coordinator, noop, series, until
 from tests.saga.language import OTHER, play
 
 LOST = "a:run+lost+hang"
@@ -35,3 +38,15 @@ def test_who_cannot_fence_is_not_needed():
     workflow = play("a", f"{LOST} fence-a:refused fence-a@lost:a").workflow
     assert not names(workflow, OTHER)
     assert list(blocking(workflow, OTHER, {OTHER})) == []
+
+
+async def test_a_host_that_fences_does_not_go_on_with_another_storage(tmp_path):
+    """Once its journal is lost, its pools must be the same: the fence has to be on the old one."""
+    agents = {"a": Agent(mute=True), "b": Agent(mute=True)}
+    async with coordinator(tmp_path, agents) as one:
+        await until(lambda: one.fleet.all()["a"].state is HostState.READY)
+        await one.start("w", series(noop("only", "a")))
+        assert not one.loop.has_been_on("b")
+        ask = Ask(principal="eve", reason="it is lost", request_id="r")
+        await one.loop.ask("w", FenceRequested(ask=ask, task=1, host="b"))
+        assert one.loop.has_been_on("b")
