@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.drivers.files import Files
+from agent.drivers.driver import Content
+from agent.drivers.files import Files, aligned_buffer
+
+_READ_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,3 +26,15 @@ class FileContent:
     def pread(self, buffer: memoryview, offset: int) -> int:
         """Fills the buffer from an offset; returns how much there was."""
         return self.files.pread(self.handle, buffer, offset)
+
+
+def holds_data(content: Content, begin: int) -> bool:
+    """Returns whether anything but zeros is read from an offset on: holes cost nothing."""
+    buffer = aligned_buffer(_READ_BYTES)
+    while extent := content.next_data(begin):
+        begin = min(extent[1], extent[0] + _READ_BYTES)
+        piece = buffer[: begin - extent[0]]
+        count = content.pread(piece, extent[0])
+        if bytes(piece[:count]).strip(b"\0"):
+            return True
+    return False

@@ -14,7 +14,7 @@ from pathlib import Path
 from agent import crash_points
 from agent.drivers import copying, guest, qemu
 from agent.drivers.blocks import data_bytes
-from agent.drivers.content import FileContent
+from agent.drivers.content import FileContent, holds_data
 from agent.drivers.digest import Leaves
 from agent.drivers.driver import Content, Format, Steps, Work
 from agent.drivers.files import FileStat
@@ -66,14 +66,24 @@ class Filling:
             return
         if layout is not label.format:
             raise FieldUnsupported(field="the bytes of a raw image as qcow2")
-        if layout is Format.RAW:  # a resize that came to nothing may have left it longer
-            size_bytes = min(found.size_bytes, label.virtual_size_bytes)
-            found = replace(found, size_bytes=size_bytes)
         with self._reading_file(path, found) as content:
-            yield content
+            yield self._within(name, label, content) if layout is Format.RAW else content
+
+    def _within(self, name: str, label: Label, content: FileContent) -> FileContent:
+        """Returns what of a raw file its label says; beyond that a resize may have left zeros.
+
+        Raises:
+            ImageUnsafe: There is more: somebody else has made the image larger.
+        """
+        end = label.virtual_size_bytes
+        if content.size_bytes <= end:
+            return content
+        if holds_data(content, end):
+            raise self._layout.unsafe(name, "there is data beyond the size of its label")
+        return replace(content, size_bytes=end)
 
     @contextmanager
-    def _reading_file(self, path: Path, found: FileStat) -> Iterator[Content]:
+    def _reading_file(self, path: Path, found: FileStat) -> Iterator[FileContent]:
         """Opens the bytes of a file."""
         with self._staging.reading(path) as handle:
             yield FileContent(
@@ -211,6 +221,7 @@ class Filling:
 
     def _digest(self, name: str, path: Path, image_format: Format) -> Steps[str]:
         """Takes the digest of what a guest reads of a file that stands alone."""
+        reading: AbstractContextManager[Content]
         if image_format is Format.RAW:
             found = self._files.stat(path)
             assert found is not None, path

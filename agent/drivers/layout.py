@@ -433,12 +433,15 @@ class Layout:
         """Returns where an image's data is, having made sure that it is plain.
 
         Raises:
-            ImageUnsafe: It is a link, a device, has other names, or leads out of the pool.
+            ImageUnsafe: It is a link, a device, has other names, leads out of the pool, or lacks a
+                part of what its label says.
         """
         path = self._home(image_id, label) / label.data_name
         found = self._plain(image_id, path)
         if label.format is Format.QCOW2:
             self._next_below(image_id, label, path, found.size_bytes)
+        elif found.size_bytes < label.virtual_size_bytes:  # more is there during a resize
+            raise self.unsafe(image_id, "it is shorter than its label says")
         return path, found
 
     def below(self, image_id: str, label: Label) -> tuple[Layer, ...]:

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from agent import crash_points
 from agent.drivers import qemu
+from agent.drivers.content import FileContent, holds_data
 from agent.drivers.driver import Format, OutcomeUnknown, Resized, Step, Steps, Work
-from agent.drivers.files import aligned_buffer
 from agent.drivers.layout import Change, Label, change_of, with_change
 from agent.drivers.qcow2 import HEAD_BYTES, read_head
 from agent.drivers.staging import Staging
@@ -33,8 +33,6 @@ from countermand.rpc.errors import (
     VerbUnsupported,
     Violation,
 )
-
-_READ_BYTES = 1024 * 1024
 
 
 class Resizing:
@@ -242,21 +240,20 @@ class Resizing:
 
     def _holds_data(self, image_id: str, label: Label, begin: int) -> bool:
         """Returns whether anything but zeros is there: data is told of in whole blocks."""
-        path, _ = self._layout.data(image_id, label)
+        path, found = self._layout.data(image_id, label)
         if label.format is Format.QCOW2:
             if self._size(image_id, label) <= begin:
                 return False
             self._need_tool(label)
             return qemu.holds_data(path, image=image_id, begin=begin)
-        buffer = aligned_buffer(_READ_BYTES)
         with self._staging.reading(path) as handle:
-            while extent := self._files.next_data(handle, begin):
-                begin = min(extent[1], extent[0] + _READ_BYTES)
-                piece = buffer[: begin - extent[0]]
-                count = self._files.pread(handle, piece, extent[0])
-                if bytes(piece[:count]).strip(b"\0"):
-                    return True
-        return False
+            content = FileContent(
+                files=self._files,
+                handle=handle,
+                size_bytes=found.size_bytes,
+                identity=found.identity,
+            )
+            return holds_data(content, begin)
 
     def _need_tool(self, label: Label) -> None:
         if label.format is Format.QCOW2 and not qemu.is_installed():

@@ -213,7 +213,7 @@ def _show(settings: Settings, hosts: list[Host]) -> None:
 
 
 def _row(found: Host) -> Row:
-    from countermand.cli.output import one_line, said
+    from countermand.cli.output import one_line
     from countermand.cli.words import host_look
 
     pools = ",".join(pool.pool_id for pool in found.pools)
@@ -224,8 +224,17 @@ def _row(found: Host) -> Row:
         found.address,
         pools or "-",
         window,
-        one_line(said(found.problem)),
+        one_line(_problem(found)),
     )
+
+
+def _problem(found: Host) -> str:
+    """Returns what is wrong with a host, or else with one of its pools."""
+    from countermand.cli.output import said
+
+    if found.HasField("problem"):
+        return said(found.problem)
+    return next((said(pool.problem) for pool in found.pools if pool.HasField("problem")), "")
 
 
 def _next(found: Host) -> tuple[str, ...]:
@@ -264,3 +273,6 @@ def _describe(found: Host) -> None:
             for pool in found.pools
         ]
         table(("  POOL", "DRIVER", "USED", "VERBS"), rows)
+        for pool in found.pools:
+            if pool.HasField("problem"):
+                click.echo(f"  problem of {pool.pool_id}: {said(pool.problem)}")

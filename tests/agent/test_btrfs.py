@@ -131,11 +131,12 @@ def test_a_change_by_somebody_else_is_no_ones_loss(folder):
 def test_a_pool_of_the_file_driver_is_taken_over(folder):
     files = cast("FileDriver", DRIVERS.open(PoolConfig(pool_id="fast", path=folder), ""))
     base = create(files, "base")
-    base.write_bytes(b"data" * 1024)
+    content = b"data" * (base.stat().st_size // 4)
+    base.write_bytes(content)
     run(files.create_snapshot(work("snapshot"), "base", "old"))
     driver = opened(folder)
     run(driver.clone(work("clone"), "base", "made", copy_allowed=False))
-    assert (driver.layout.image("made") / "data.raw").read_bytes() == b"data" * 1024
+    assert (driver.layout.image("made") / "data.raw").read_bytes() == content
     assert not subvolumes.is_subvolume(driver.layout.image("base"))
     run(driver.revert(work("revert"), "base", "old", safety_id=""))
     assert subvolumes.is_subvolume(driver.layout.image("base"))

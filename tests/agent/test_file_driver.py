@@ -93,14 +93,16 @@ async def test_creates_a_qcow2_image(rig):
 
 
 async def test_a_copy_keeps_holes_and_leaves_zeros_out(rig):
-    source = rig.put("base", b"")
+    target = address("fast/base")
+    empty = CreateImage(target=target, virtual_size_bytes=256 * MIB)
+    assert (await rig.run(attempt_name("base"), Action(create_image=empty))).state == SUCCEEDED
+    source = rig.data("base")
     with source.open("r+b") as file:
         file.write(b"a" * MIB)
         file.seek(64 * MIB)
         file.write(bytes(CHUNK_BYTES))  # zeros that take room
         file.seek(128 * MIB)
         file.write(b"b" * MIB)
-        file.truncate(256 * MIB)
     copied = await rig.run(COPY, copy_action("fast/base", "fast/disk", take_digest=True))
     assert copied.state == SUCCEEDED, copied
     found = rig.data("disk").stat()
@@ -276,7 +278,7 @@ async def test_a_copy_begins_again_when_its_source_has_changed(tmp_path):
     rig.runner.running[COPY].interrupt()
     gate.open()
     await rig.runner.stop()
-    source.write_bytes(b"changed" * CHUNK_BYTES)
+    source.write_bytes((b"changed" * CHUNK_BYTES)[: 3 * CHUNK_BYTES])
     await rig.start()
     assert (await rig.settled(COPY)).state == SUCCEEDED
     assert rig.data("disk").read_bytes() == source.read_bytes()
@@ -584,14 +586,15 @@ async def test_verifies_a_digest_as_a_copy_takes_it(rig):
         verified = await rig.run(attempt_name(task), verify_action("fast/disk", **fields))
         assert (verified.state, verified.output.verify_image.digest) == (SUCCEEDED, taken)
         assert verified.progress.done == verified.progress.total == len(CONTENT)
-    rig.data("disk").write_bytes(b"rot")
+    rotten = b"rot" + CONTENT[3:]
+    rig.data("disk").write_bytes(rotten)
     failed = await rig.run(attempt_name("rot"), verify_action("fast/disk", digest=taken))
     assert (failed.state, failed.failure.reason) == (FAILED, "DIGEST_MISMATCH")
     assert not failed.failure.retriable
     assert dict(failed.failure.metadata) == {
         "image": "disk",
         "pool": "fast",
-        "found": digest(b"rot"),
+        "found": digest(rotten),
         "expected": taken,
     }
     assert await refused(rig, verify_action("fast/none"), "none") == "IMAGE_NOT_FOUND"

@@ -14,7 +14,8 @@ from agent.drivers.driver import Format, PoolConfig
 from agent.lookers import Lookers
 from countermand.rpc.errors import CountermandError, FieldInvalid, ToolFailed
 from countermand.v1.attempt_pb2 import AttemptHeader
-from tests.agent.requests import attempt_name, copy_action, noop_action
+from countermand.v1.verb_pb2 import Action, VerifyImage
+from tests.agent.requests import address, attempt_name, copy_action, noop_action
 from tests.agent.rig import Rig
 
 needs_qemu = pytest.mark.skipif(
@@ -97,4 +98,31 @@ async def test_a_driver_whose_report_has_a_defect_is_told_of_as_failing(tmp_path
     monkeypatch.setattr(rig.pools["fast"], "report", defect)
     found = await Lookers(rig.runner.pools, rig.runner.executor).report(rig.pools["fast"])
     assert isinstance(found.problem, CountermandError)
+    await rig.runner.stop()
+
+
+async def test_a_raw_image_that_lacks_its_end_is_not_passed_on(tmp_path):
+    rig = Rig(tmp_path)
+    await rig.start()
+    rig.put("base", b"x" * 4096)
+    with rig.data("base").open("r+b") as file:
+        file.truncate(512)
+    copied = await rig.run(COPY, copy_action("fast/base", "fast/made"))
+    assert copied.failure.reason == "IMAGE_UNSAFE"
+    verify = Action(verify_image=VerifyImage(target=address("fast/base")))
+    verified = await rig.run(attempt_name("verify"), verify)
+    assert verified.failure.reason == "IMAGE_UNSAFE"
+    assert rig.images() == ["base"]
+    await rig.runner.stop()
+
+
+async def test_an_image_that_somebody_else_made_larger_is_not_cut(tmp_path):
+    rig = Rig(tmp_path)
+    await rig.start()
+    rig.put("base", b"x" * 4096)
+    with rig.data("base").open("ab") as file:
+        file.write(b"y" * 4096)
+    copied = await rig.run(COPY, copy_action("fast/base", "fast/made"))
+    assert copied.failure.reason == "IMAGE_UNSAFE"
+    assert "beyond the size" in copied.failure.message
     await rig.runner.stop()

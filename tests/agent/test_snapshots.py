@@ -36,6 +36,7 @@ SUCCEEDED = Attempt.STATE_SUCCEEDED
 FAILED = Attempt.STATE_FAILED
 BASE = address("fast/base")
 OLD, NEW = b"old" * 512_000, b"new" * 512_000
+BETWEEN = b"between".ljust(len(OLD), b".")
 
 needs_qemu = pytest.mark.skipif(
     not qemu.is_installed(), reason="qemu-img is not installed: apt install qemu-utils"
@@ -225,7 +226,7 @@ async def test_reverts_are_made_up_for_newest_first(rig):
     await with_snapshot(rig)
     first, second = (revert("old", safety_snapshot_id=safe) for safe in ("one", "two"))
     await done(rig, "first", first)
-    rig.data("base").write_bytes(b"between")
+    rig.data("base").write_bytes(BETWEEN)
     await done(rig, "second", second)
     early = await rig.make_up(attempt_name("first", 2), attempt_name("first"), first)
     assert (early.state, early.failure.reason, early.failure.retriable) == (
@@ -236,7 +237,7 @@ async def test_reverts_are_made_up_for_newest_first(rig):
     assert rig.data("base").read_bytes() == OLD
     undone = await rig.make_up(attempt_name("second", 2), attempt_name("second"), second)
     assert undone.state == SUCCEEDED, undone
-    assert rig.data("base").read_bytes() == b"between"
+    assert rig.data("base").read_bytes() == BETWEEN
     undone = await rig.make_up(attempt_name("first", 3), attempt_name("first"), first)
     assert undone.state == SUCCEEDED, undone
     assert rig.data("base").read_bytes() == NEW
