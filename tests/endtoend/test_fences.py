@@ -217,6 +217,38 @@ async def test_an_intent_to_fence_outlives_the_coordinator(cluster, client):
     assert await heard_out(cluster, attempt_name("intent", "copies", 1)) == "FAILED"
 
 
+async def test_what_a_lost_host_reached_is_known_after_a_restart(cluster, client):
+    """S-V8: not heard in this life of the coordinator, and its storage the same for certain."""
+    spec = workflow_spec(
+        "k", sequence("all", copy("copies", "a", BASE, "work/known", policy=TWICE))
+    )
+    run = await client.submit(spec, workflow_id="known")
+    await at_work(cluster, "known")
+    cluster.agents["a"].freeze()
+    try:
+        await cluster.coordinator.kill()
+        await cluster.coordinator.start()
+        async with cluster.client() as anew:
+            run = anew.run("known")
+
+            async def is_there() -> bool:
+                return (await anew.hosts.get("b")).state == Host.STATE_READY
+
+            await until(is_there, "the other host")
+            await run.fence("copies", WHY)
+
+            async def is_fenced() -> bool:
+                first, *_ = (await run.task("copies")).attempts
+                return bool(first.state == Attempt.STATE_FAILED)
+
+            await until(is_fenced, "the fence")
+            cluster.agents["a"].thaw()
+            await ends(run, "SUCCEEDED")
+    finally:
+        cluster.agents["a"].thaw()
+    assert attempts(recorded(cluster, "known"), "copies") == ["FAILED", "SUCCEEDED"]
+
+
 async def test_what_cannot_be_fenced_says_why(cluster, client):
     """S-V21: in a pool of one host nobody else can tell; the task shows what it waits for."""
     run = await client.submit(
