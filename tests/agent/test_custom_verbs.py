@@ -174,7 +174,7 @@ async def test_one_that_was_at_work_is_unknown_while_its_plug_in_is_gone(host):
 
 @pytest.mark.parametrize("ran", [True, False])
 async def test_without_its_plug_in_nothing_is_said_to_be_made_up_for(host, ran):
-    """I3: a host that was never asked cannot know whether an earlier journal was."""
+    """A host that was never asked cannot know whether an earlier journal was."""
     if ran:
         await host.run(STAMP, stamp())
     host.plugins = {}
