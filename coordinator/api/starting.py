@@ -11,7 +11,15 @@ from coordinator.api.deciding import PRINCIPAL, Deciding
 from coordinator.api.requests import Context
 from coordinator.api.shown import Showing
 from coordinator.runtime.loop import Start
-from coordinator.runtime.ports import Clock, Hosts, Store, StoreConflictError, Stored, Submission
+from coordinator.runtime.ports import (
+    Clock,
+    Hosts,
+    Store,
+    StoreConflictError,
+    Stored,
+    Submission,
+    UsedIdError,
+)
 from coordinator.saga.plan import Plan
 from coordinator.saga.workflow import About, Workflow, fresh_nodes
 from coordinator.wire import view
@@ -59,7 +67,8 @@ class Starting:
 
         Raises:
             FieldInvalid: With every field that is wrong.
-            WorkflowIdTaken: The id belongs to another spec, input or origin.
+            WorkflowIdTaken: The id belongs to another spec, input or origin, or belonged to a
+                workflow that has been removed.
         """
         if is_id(new.id) and (stored := await self._store.load(new.id)):
             return await self._started(stored, new)
@@ -84,6 +93,9 @@ class Starting:
         )
         try:
             return (await self._deciding.ask(new.id, start)).workflow
+        except UsedIdError as error:
+            why = "was used before, by a workflow that has been removed since"
+            raise WorkflowIdTaken(name=workflow_name(new.id), why=why) from error
         except StoreConflictError:
             # Another call with this id was decided in between: it is the one to compare with.
             stored = await self._store.load(new.id)
@@ -107,7 +119,8 @@ class Starting:
     async def _started(self, stored: Stored, new: New) -> Workflow:
         workflow = stored.workflow
         if stored.submission.hash != new.hash or workflow.about.forked_from != new.forked_from:
-            raise WorkflowIdTaken(name=workflow_name(workflow.id))
+            why = "exists with another spec or input"
+            raise WorkflowIdTaken(name=workflow_name(workflow.id), why=why)
         return await self._showing.find(workflow.id)
 
     async def fork(self, request: pb.ForkWorkflowRequest) -> New:

@@ -34,6 +34,7 @@ from coordinator.runtime.ports import (
     StoreFencedError,
     StoreRefusedError,
     Submission,
+    UsedIdError,
 )
 from coordinator.runtime.timers import Timers
 from coordinator.runtime.watermark import Watermarks
@@ -183,6 +184,11 @@ class Loop:
     def next_intent(self) -> int:
         """Returns a number above every intent that may have been sent so far."""
         return self._watermarks.next_intent
+
+    @property
+    def owner_epoch(self) -> int:
+        """Returns the epoch of this life of the coordinator."""
+        return self._owner_epoch
 
     def lock_view(self, workflow_id: str) -> tuple[LockView, ...]:
         """Returns how an open workflow stands with each of the images that it names."""
@@ -454,7 +460,8 @@ class Loop:
         Whoever reported the fact would report it for ever, and it would be refused for ever.
         """
         extra = {"workflow": workflow_name(item.workflow_id), "error": str(error)}
-        log.error("store.refused", extra=extra)
+        if not isinstance(error, UsedIdError):  # that one is the caller's
+            log.error("store.refused", extra=extra)
         is_fact = item.waiter is None and not isinstance(item.what, _Hold)
         if is_fact and isinstance(error, StoreRefusedError):
             await self._take([_Item(workflow_id=item.workflow_id, what=_Hold())])

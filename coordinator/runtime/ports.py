@@ -39,6 +39,10 @@ class StoreConflictError(StoreError):
     """The store did not find what the coordinator expected: {why}."""
 
 
+class UsedIdError(StoreConflictError):
+    """The store does not give a workflow id twice: {why}. Choose another workflow id."""
+
+
 class StoreFencedError(StoreConflictError):
     """Another coordinator has opened the store: {why}. This one stops."""
 
@@ -201,10 +205,9 @@ class Store(Protocol):
     async def commit(self, changes: Sequence[Change]) -> None:
         """Makes changes durable, all or none.
 
-        Raises StoreConflictError when a version is not as said, or a workflow id is taken, if only
-        by what a host still keeps of a workflow that has been removed;
-        StoreRefusedError when a change breaks a constraint, and would again; StoreError when the
-        store failed. Nothing is visible then.
+        Raises StoreConflictError when a version is not as said, or a workflow id is taken, as
+        UsedIdError if by one that has been removed; StoreRefusedError when a change breaks a
+        constraint, and would again; StoreError when the store failed. Nothing is visible then.
         """
 
     async def load_open(self) -> list[Stored]:
@@ -217,7 +220,7 @@ class Store(Protocol):
         """Returns one page of workflows; costs what is on it, however many are stored."""
 
     async def expire(self, *, before: datetime, limit: int) -> int:
-        """Removes workflows that settled before a time, with all that is kept of them.
+        """Removes workflows that settled before a time, and all that is kept but their ids.
 
         The oldest go first, at most `limit`; returns how many went. Positions of their events stay
         gaps. Raises StoreFencedError when another coordinator has opened the store.
@@ -239,9 +242,11 @@ class Store(Protocol):
         """Returns settled workflows of which a host still keeps evidence, the oldest first.
 
         Only those all of whose intents on that host are below a number. What a workflow leaves
-        there is written with the change that settles it, and outlives it: until then its id is not
-        given to another, which would be taken for the first one there.
+        there is written with the change that settles it, and outlives it.
         """
+
+    async def settled(self, workflow_ids: Sequence[str]) -> frozenset[str]:
+        """Returns those of some ids whose workflow has settled, even if it has been removed."""
 
     async def forgotten(self, host_id: str, workflow_ids: Sequence[str]) -> None:
         """Hears that a host keeps no evidence of some workflows any more."""

@@ -12,7 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from coordinator.runtime.ports import Change, Request, StoreConflictError, Submission
+from coordinator.runtime.ports import (
+    Change,
+    Request,
+    StoreConflictError,
+    Submission,
+    UsedIdError,
+)
 from coordinator.saga import history
 from coordinator.saga.states import SETTLED
 from coordinator.saga.workflow import Group, Workflow
@@ -251,12 +257,9 @@ def version_conflict(workflow_id: str, said: int, found: int) -> StoreConflictEr
     return StoreConflictError(f"workflow {workflow_id!r} is at version {found}, not {said}")
 
 
-def evidence_conflict(workflow_id: str, host_id: str) -> StoreConflictError:
-    """Returns the error about an id under which a host still keeps evidence."""
-    return StoreConflictError(
-        f"workflow id {workflow_id!r} is not free yet: host {host_id!r} has not been told to forget"
-        " the workflow that had it; choose another id, or wait until that host answers"
-    )
+def used_conflict(workflow_id: str) -> UsedIdError:
+    """Returns the error about the id of a workflow that has been removed."""
+    return UsedIdError(f"workflow id {workflow_id!r} was used before")
 
 
 def request_conflict(request: Request) -> StoreConflictError:

@@ -28,9 +28,9 @@ from coordinator.runtime.ports import (
 from coordinator.saga.workflow import Group, Task, Workflow, fresh_nodes
 from coordinator.store.batch import (
     Merged,
-    evidence_conflict,
     merge,
     request_conflict,
+    used_conflict,
     version_conflict,
 )
 from coordinator.store.lists import ATTENTION
@@ -70,6 +70,7 @@ class Kept:
     requests: dict[str, tuple[Request, str]] = field(default_factory=dict)
     hosts: dict[str, HostRecord] = field(default_factory=dict)
     evidence: dict[tuple[str, str], int] = field(default_factory=dict)  # (workflow, host) → intent
+    used_ids: set[str] = field(default_factory=set)  # of workflows that retention has removed
 
 
 class MemoryStore:
@@ -120,10 +121,8 @@ class MemoryStore:
             )
         for workflow_id, each in merged.items():
             record = kept.records.get(workflow_id)
-            if record is None:
-                for name, host in sorted(kept.evidence):
-                    if name == workflow_id:
-                        raise evidence_conflict(name, host)
+            if workflow_id in kept.used_ids:
+                raise used_conflict(workflow_id)
             version = record.workflow.version if record else 0
             if version != each.version_before:
                 raise version_conflict(workflow_id, each.version_before, version)
@@ -220,6 +219,7 @@ class MemoryStore:
         gone = {workflow_id for _, _, workflow_id in sorted(ended)[:limit]}
         for workflow_id in gone:
             del kept.records[workflow_id]
+        kept.used_ids |= gone
         kept.events = [entry for entry in kept.events if entry.workflow_id not in gone]
         kept.requests = {id_: said for id_, said in kept.requests.items() if said[1] not in gone}
         return len(gone)
@@ -250,6 +250,11 @@ class MemoryStore:
             if host == host_id and intent < below
         )
         return [workflow_id for _, workflow_id in found[:limit]]
+
+    async def settled(self, workflow_ids: Sequence[str]) -> frozenset[str]:
+        """Returns those of some ids whose workflow has settled, even if it has been removed."""
+        over = {name for name, record in self._kept.records.items() if record.workflow.settled}
+        return frozenset(workflow_ids) & (over | self._kept.used_ids)
 
     async def forgotten(self, host_id: str, workflow_ids: Sequence[str]) -> None:
         """Hears that a host keeps no evidence of some workflows any more."""

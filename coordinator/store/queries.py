@@ -38,6 +38,7 @@ from coordinator.store.tables import (
     requests,
     submissions,
     tasks,
+    used_ids,
     workflows,
 )
 from countermand.rpc.names import workflow_name
@@ -179,11 +180,18 @@ def evidence_on(host_id: str, below: int, limit: int, connection: Connection) ->
     return list(connection.scalars(found))
 
 
-def evidence_of(connection: Connection, workflow_ids: Sequence[str]) -> tuple[str, str] | None:
-    """Returns one of some workflow ids and a host that keeps evidence under it, if there is any."""
-    found = select(evidence.c.workflow_id, evidence.c.host_id)
-    row = connection.execute(found.where(evidence.c.workflow_id.in_(workflow_ids)).limit(1)).first()
-    return None if row is None else (row.workflow_id, row.host_id)
+def used(workflow_ids: Sequence[str], connection: Connection) -> list[str]:
+    """Returns those of some ids that belonged to workflows which retention has removed."""
+    found = select(used_ids.c.workflow_id).where(used_ids.c.workflow_id.in_(workflow_ids))
+    return list(connection.scalars(found))
+
+
+def settled(workflow_ids: Sequence[str], connection: Connection) -> frozenset[str]:
+    """Returns those of some ids whose workflow has settled, even if it has been removed."""
+    found = select(workflows.c.id).where(
+        workflows.c.id.in_(workflow_ids), workflows.c.end_time_us.is_not(None)
+    )
+    return frozenset([*connection.scalars(found), *used(workflow_ids, connection)])
 
 
 def all_hosts(connection: Connection) -> list[HostRecord]:

@@ -32,9 +32,9 @@ from coordinator.store import lists, queries, retention
 from coordinator.store.batch import (
     Merged,
     batch_of,
-    evidence_conflict,
     merge,
     request_conflict,
+    used_conflict,
     version_conflict,
 )
 from coordinator.store.database import Database
@@ -137,8 +137,8 @@ class SqlStore:
         """Writes a batch and returns the keys of its workflows."""
         keys = self._keys_of(merged, connection)
         new = [name for name, each in merged.items() if each.submission is not None]
-        if new and (taken := queries.evidence_of(connection, new)):
-            raise evidence_conflict(*taken)
+        if new and (used := queries.used(new, connection)):
+            raise used_conflict(used[0])
         batch = batch_of(merged.values(), changes, keys.__getitem__)
         self._writing.write(connection, batch, self._epoch)
         return keys
@@ -206,6 +206,10 @@ class SqlStore:
     async def evidence(self, host_id: str, *, below: int, limit: int) -> list[str]:
         """Returns settled workflows of which a host still keeps evidence, the oldest first."""
         return await self._read(partial(queries.evidence_on, host_id, below, limit))
+
+    async def settled(self, workflow_ids: Sequence[str]) -> frozenset[str]:
+        """Returns those of some ids whose workflow has settled, even if it has been removed."""
+        return await self._read(partial(queries.settled, workflow_ids))
 
     async def hosts(self) -> list[HostRecord]:
         """Returns every host, in order of their ids."""

@@ -127,6 +127,16 @@ evidence = Table(
     sqlite_with_rowid=False,
 )
 
+# A workflow's name is on images and in agents' journals, which outlive its row here: another of the
+# same name would be taken for it. About 50 bytes for each workflow that retention removes.
+used_ids = Table(
+    "used_ids",
+    metadata,
+    Column("workflow_id", Text, primary_key=True),
+    comment="The ids of workflows that retention has removed: never given again.",
+    sqlite_with_rowid=False,
+)
+
 workflows = Table(
     "workflows",
     metadata,

@@ -115,7 +115,8 @@ class Client:
         Raises:
             CoordinatorUnavailable: It stayed away for as long as that.
             PayloadTooLarge: Spec, input and labels are together larger than a request may be.
-            WorkflowIdTaken: The id names a workflow with another spec or input.
+            WorkflowIdTaken: The id names a workflow with another spec or input, or one that has
+                been removed.
         """
         request = StartWorkflowRequest(
             workflow_id=workflow_id,

@@ -147,7 +147,7 @@ class HostNotFound(CountermandError):
 
 
 class WorkflowIdTaken(CountermandError):
-    """{name} exists with another spec or input: choose another workflow id."""
+    """{name} {why}: choose another workflow id."""
 
     code = StatusCode.ALREADY_EXISTS
     reason = "WORKFLOW_ID_TAKEN"

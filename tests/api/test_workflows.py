@@ -10,13 +10,14 @@ from google.protobuf.duration_pb2 import Duration
 from grpc.aio import AioRpcError
 
 from countermand.client import Client
+from countermand.rpc.channel import open_channel
 from countermand.rpc.names import task_name, workflow_name
 from countermand.v1 import host_pb2
 from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_state_pb2 import WorkflowState
-from tests.api.calls import BASE, at_work, cancel, crawling, quick, refused, state
+from tests.api.calls import BASE, Stubs, at_work, cancel, crawling, quick, refused, state
 from tests.endtoend.checks import assert_clean, assert_ran_once, labels, read, recorded
 from tests.endtoend.cluster import until
 
@@ -357,3 +358,34 @@ async def test_a_trace_context_that_is_none_is_not_taken(cluster, stubs):
     assert len(workflow.trace_id) == 32
     assert state(workflow) == "SUCCEEDED"
     assert BASE in labels(cluster)
+
+
+# -- ids: last, since what has settled is removed ------------------------------------------------
+
+
+async def test_an_id_is_not_given_out_again_once_its_workflow_is_removed(cluster):
+    """S-H10: what it made has its name on it, and stays."""
+    async with open_channel(cluster.coordinator.address) as channel:
+        stubs = Stubs(channel)
+        await stubs.start("used", quick("used"))
+        await stubs.wait("used")
+    await cluster.coordinator.stop()
+    cluster.coordinator.arguments += ("--retention", "0.001s")
+    await cluster.coordinator.start()
+
+    async with open_channel(cluster.coordinator.address) as channel:
+        stubs = Stubs(channel)
+        get = pb.GetWorkflowRequest(name=workflow_name("used"))
+
+        async def removed() -> bool:
+            try:
+                await stubs.workflows.GetWorkflow(get)
+            except AioRpcError:
+                return True
+            return False
+
+        await until(removed, "retention removes it")
+        again = pb.StartWorkflowRequest(workflow_id="used", spec=quick("used"))
+        error = await refused(stubs.workflows.StartWorkflow(again))
+    assert (error.code, error.reason) == ("ALREADY_EXISTS", "WORKFLOW_ID_TAKEN")
+    assert "used before" in error.metadata["why"]

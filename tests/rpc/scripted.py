@@ -93,7 +93,7 @@ class Scripted(pb_grpc.WorkflowServiceServicer):
             )
         name = f"workflows/{request.workflow_id}"
         if name in self.requests and self.requests[name] != request.spec:
-            raise WorkflowIdTaken(name=name)
+            raise WorkflowIdTaken(name=name, why="exists with another spec or input")
         if name not in self.requests:
             self.requests[name] = request.spec
             self.add(request.workflow_id)

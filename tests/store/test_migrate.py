@@ -15,13 +15,20 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 
-from coordinator.runtime.ports import Change, StoredEntry, StoreError, WorkflowQuery
+from coordinator.runtime.ports import (
+    Change,
+    StoredEntry,
+    StoreError,
+    UsedIdError,
+    WorkflowQuery,
+)
 from coordinator.saga import events
 from coordinator.saga.advance import advance
 from coordinator.saga.commands import (
@@ -39,6 +46,7 @@ from coordinator.store.migrate import HEAD, SCRIPTS, migrate, stored_revision
 from coordinator.store.run import Inline
 from coordinator.store.sql import SqlStore
 from countermand.v1.event_pb2 import HistoryEvent
+from tests.store.walks import Walk
 
 
 def schema(connection: Connection) -> dict[str, tuple[list[str], str]]:
@@ -226,6 +234,32 @@ async def test_agents_are_told_to_forget_what_settled_in_an_older_store(upgraded
             stored = hosts[name]
             assert stored
             assert host in {a.host for _, t in stored.workflow.tasks() for a in t.attempts}
+
+
+async def test_ids_that_an_older_store_still_knew_of_are_not_given_again(tmp_path: Path):
+    """Of what retention had removed, the ids that hosts were still to be told about."""
+    database = sqlite(tmp_path / "store.db")
+    with database.writer.begin() as connection:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", str(SCRIPTS))
+        command.upgrade(config, "0004")
+        connection.exec_driver_sql("INSERT INTO evidence VALUES ('a', 'h-1', 7), ('a', 'h-2', 8)")
+    database.close()
+    store = SqlStore(sqlite(tmp_path / "store.db"), Inline(), new_id=lambda: "c")
+    await store.open()
+
+    assert await store.settled(["a", "b"]) == {"a"}
+    with pytest.raises(UsedIdError):
+        await store.commit([Walk("a").change])
+    await store.close()
+
+
+async def test_ids_of_workflows_that_an_older_store_has_are_theirs(upgraded: SqlStore):
+    """Retention takes them later, as any others."""
+    assert await upgraded.settled(["done", "made-up-for"]) == {"done", "made-up-for"}
+    ever = datetime(2100, 1, 1, tzinfo=UTC)
+    assert await upgraded.expire(before=ever, limit=10) == 2
+    assert await upgraded.settled(["done", "made-up-for"]) == {"done", "made-up-for"}
 
 
 async def _history(store: SqlStore, workflow_id: str) -> list[StoredEntry]:

@@ -10,7 +10,7 @@ import pytest
 from coordinator.runtime.ports import (
     LeftoverSummary,
     Store,
-    StoreConflictError,
+    UsedIdError,
     WorkflowQuery,
     WorkflowSummary,
 )
@@ -214,20 +214,29 @@ async def test_positions_of_what_was_removed_are_not_given_again(store: Store):
     assert [e.position for e in await store.events(after=position, limit=1)] == [position + 1]
 
 
-async def test_a_removed_id_may_be_used_again(store: Store):
-    """Once the hosts have been told: until then it would be taken for the first one there."""
+async def test_a_removed_id_is_never_given_again(store: Store):
+    """S-H10: what the first workflow of that name made, with its name on it, is still there."""
     await run(store, short("a"))
+    await run(store, short("b"))
+    await store.expire(before=BEGIN + timedelta(days=1), limit=1)
+    await store.expire(before=BEGIN + timedelta(days=1), limit=1)
+    await store.forgotten("host-1", ["a", "b"])
+
+    for name in ("a", "b"):
+        with pytest.raises(UsedIdError, match=f"workflow id '{name}' was used before"):
+            await commit(store, short("c").change, short(name).change)
+    assert await listed(store) == []
+
+
+async def test_what_has_settled_is_known_for_ever(store: Store):
+    """S-Z28: an agent is told to forget what is known to be over, and not what is not known."""
+    await run(store, short("removed"))
     await store.expire(before=BEGIN + timedelta(days=1), limit=10)
-    again = short("a")
-    with pytest.raises(StoreConflictError, match="'a' is not free yet: host 'host-1'"):
-        await commit(store, again.change)
-    await store.forgotten("host-1", ["a"])
+    await run(store, short("over"))
+    await commit(store, Walk("open", spec=three_tasks()).change)
 
-    await commit(store, again.change)
-
-    assert [e.sequence for e in await store.history("a", after=0, limit=100)] == list(
-        range(1, again.workflow.sequence + 1)
-    )
+    assert await store.settled(["open", "over", "removed", "unknown"]) == {"over", "removed"}
+    assert await store.settled([]) == frozenset()
 
 
 async def test_pages_go_on_where_workflows_were_removed_meanwhile(store: Store):
