@@ -28,6 +28,7 @@ from agent.rows import (
     FORGET_NAMED,
     IS_OPEN,
     IS_SEEN_TO,
+    KEPT,
     MARK_FORGETTABLE,
     PUT,
     SCHEMA,
@@ -54,6 +55,7 @@ class Forgotten:
 
     attempts: int
     done: bool  # or else there is more of the same
+    kept: tuple[str, ...] = ()  # the named workflows of which something stays, once it is done
 
 
 class Transaction:
@@ -163,7 +165,8 @@ class Transaction:
         Only below the caller's own watermark: whatever could still arrive of it is EXPIRED from now
         on. A higher one that another call has brought does not count, since this call may be a late
         one, and the workflow's id may have been given to another since. What this agent itself
-        still sees to is marked, and goes with a later call, once it has come to an end.
+        still sees to is marked, and goes with a later call, once it has come to an end; until then
+        its workflow is among those of which something is kept.
         """
         execute = self._connection.execute
         highest = max(low_watermark, int(self.meta("low_watermark") or 0))
@@ -174,7 +177,8 @@ class Transaction:
             execute(MARK_FORGETTABLE, (named, low_watermark))
             left += [row[0] for row in execute(FORGET_MARKED, (rows_max - len(left),))]
         execute(FORGET_EPOCHS, (json.dumps([*workflows, *left]),))
-        return Forgotten(attempts=len(left), done=done)
+        kept = tuple(row[0] for row in execute(KEPT, (named,))) if done else ()
+        return Forgotten(attempts=len(left), done=done, kept=kept)
 
     def _query(self, query: str, *arguments: object) -> list[AttemptRecord]:
         return [to_record(row) for row in self._connection.execute(query, arguments)]

@@ -92,6 +92,10 @@ FORGET_MARKED = (
     f" (SELECT name FROM attempts WHERE forgettable = 1 AND NOT {IS_SEEN_TO} LIMIT ?)"
     " RETURNING workflow"
 )
+KEPT = (
+    "SELECT DISTINCT workflow FROM attempts"
+    " WHERE workflow IN (SELECT value FROM json_each(?)) ORDER BY workflow"
+)
 FORGET_EPOCHS = (
     "DELETE FROM epochs WHERE workflow IN (SELECT value FROM json_each(?)) AND NOT EXISTS"
     " (SELECT 1 FROM attempts WHERE attempts.workflow = epochs.workflow)"

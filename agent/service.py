@@ -307,7 +307,7 @@ class AgentService(AgentServiceServicer):
         while not forgotten.done:
             forgotten = await self._runner.transact(forget)
             count += forgotten.attempts
-        return ForgetResponse(forgotten=count)
+        return ForgetResponse(forgotten=count, kept=forgotten.kept)
 
     # -- storage --------------------------------------------------------------------------------
 

@@ -35,6 +35,9 @@ class Ears:
     low_watermark: Callable[[str], int]  # (host id) → below it nothing new will be sent there
     evidence: FindEvidence
     forgotten: Callable[[str, Sequence[str]], Awaitable[None]]  # (host id, workflow ids)
+    # (workflow ids) → those that are known to have settled, even if they have been removed
+    settled: Callable[[Sequence[str]], Awaitable[frozenset[str]]]
+    owner_epoch: Callable[[], int]  # of this life of the coordinator
 
 
 def ears_of(loop: Loop, store: Store, progress: Callable[[str, str, Progress], None]) -> Ears:
@@ -50,4 +53,6 @@ def ears_of(loop: Loop, store: Store, progress: Callable[[str, str, Progress], N
         low_watermark=loop.low_watermark,
         evidence=store.evidence,
         forgotten=store.forgotten,
+        settled=store.settled,
+        owner_epoch=lambda: loop.owner_epoch,
     )

@@ -1,13 +1,15 @@
 """Tells one host's agent which settled workflows it may forget, a few seconds after they settled.
 
 What is to be told stands in the store, written with the change that settled each; it goes from
-there once the agent has answered. If either side stops in between, it is told again: no harm done.
-Only workflows all of whose intents there are below the low-watermark are named: see
-`coordinator/runtime/watermark.py` for why nothing late of them can be taken for new then.
+there once the agent has answered that it keeps nothing of it. If either side stops in between, it
+is told again: no harm done. Only workflows all of whose intents there are below the low-watermark
+are named: see `coordinator/runtime/watermark.py` for why nothing late of them can be taken for new
+then.
 
-An agent is also asked what it has, when its line comes up and now and then: evidence of workflows
-that are not open, which nobody would ever tell it to forget, came with an older journal that was
-put back, or is older than this store.
+An agent is also asked what it has, when its line comes up and now and then: evidence of settled
+workflows, which nobody would ever tell it to forget, came with an older journal that was put back.
+What this store does not know to have settled is left there, and told in the log: that it is not
+open here proves nothing if the store was restored from a backup.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from collections.abc import Iterable
 from coordinator.agents.connection import CALL_TIMEOUT_S, Connection
 from coordinator.agents.ears import Ears
 from countermand.rpc.errors import CountermandError
-from countermand.rpc.names import parse_attempt, workflow_name
+from countermand.rpc.names import parse_attempt, parse_workflow, workflow_name
 from countermand.v1.agent_pb2 import ForgetRequest, ForgetResponse, ListAttemptsRequest
+from countermand.v1.attempt_pb2 import Attempt
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,8 @@ class Forgetting:
         self._host = host
         self._cluster_id = cluster_id
         self._ears = ears
+        self._kept: frozenset[str] = frozenset()  # settled, and the agent still works on them
+        self._held_back = False  # something that the store does not know: it was said
         self._page: str | None = ""  # of the agent's attempts; None: no look is due
         self._found = False  # something that it should not have, during this look
         self._look_time = 0.0
@@ -64,13 +69,15 @@ class Forgetting:
         """Tells of a batch of settled workflows; returns whether there may be more."""
         # First the watermark, then the rows: what settles in between is told the next time.
         low_watermark = self._ears.low_watermark(self._host)
-        found = await self._ears.evidence(self._host, below=low_watermark, limit=FORGET_MAX)
+        limit = FORGET_MAX + len(self._kept)  # the oldest come first: others must have their turn
+        found = await self._ears.evidence(self._host, below=low_watermark, limit=limit)
         if not found:
             return False
-        await self._tell(found, low_watermark)
+        self._kept = await self._tell(found, low_watermark)
         # If the process stops here, the agent is told again, and has nothing left to forget.
-        await self._ears.forgotten(self._host, found)
-        return len(found) == FORGET_MAX
+        gone = [each for each in found if each not in self._kept]
+        await self._ears.forgotten(self._host, gone)
+        return len(found) == limit
 
     async def look(self) -> bool:
         """Looks at a page of what the agent has; returns whether there is another one."""
@@ -79,12 +86,8 @@ class Forgetting:
             return False
         request = ListAttemptsRequest(page_size=PAGE_MAX, page_token=self._page or "")
         answer = await self._connection.call("ListAttempts", request, timeout_s=CALL_TIMEOUT_S)
-        names = (parse_attempt(attempt.name) for attempt in answer.attempts)
-        workflows = {name.workflow_id for name in names if name is not None}
-        # First the watermark: whatever takes one of these ids from now on has higher intents.
         low_watermark = self._ears.low_watermark(self._host)
-        over = sorted(each for each in workflows if self._ears.workflow(each) is None)
-        if over:
+        if over := await self._over(answer.attempts):
             await self._tell(over, low_watermark)
             self._found = True
         self._page = answer.next_page_token or None
@@ -93,7 +96,31 @@ class Forgetting:
             self._found = False
         return self._page is not None
 
-    async def _tell(self, workflow_ids: Iterable[str], low_watermark: int) -> None:
+    async def _over(self, attempts: Iterable[Attempt]) -> list[str]:
+        """Returns the workflows of some attempts that are known to have settled.
+
+        Of one that is neither open nor known, or that a later coordinator has owned, a newer
+        database than this one may say that it is open: its evidence stays.
+        """
+        epochs: dict[str, int] = {}
+        for attempt in attempts:
+            if name := parse_attempt(attempt.name):
+                known = epochs.get(name.workflow_id, 0)
+                epochs[name.workflow_id] = max(known, attempt.owner_epoch)
+        # First which are open, then which have settled: what settles in between is not overlooked.
+        not_open = sorted(each for each in epochs if self._ears.workflow(each) is None)
+        settled = await self._ears.settled(not_open) if not_open else frozenset()
+        epoch = self._ears.owner_epoch()
+        over = [each for each in not_open if each in settled and epochs[each] <= epoch]
+        if len(over) < len(not_open) and not self._held_back:
+            self._held_back = True
+            first = next(each for each in not_open if each not in over)
+            extra = {"host": self._host, "workflow": workflow_name(first)}
+            log.warning("forget.held_back", extra=extra)
+        return over
+
+    async def _tell(self, workflow_ids: Iterable[str], low_watermark: int) -> frozenset[str]:
+        """Tells of some workflows, and returns those of which the agent keeps something."""
         request = ForgetRequest(
             cluster_id=self._cluster_id,
             workflows=map(workflow_name, workflow_ids),
@@ -102,5 +129,8 @@ class Forgetting:
         answer: ForgetResponse = await self._connection.call(
             "Forget", request, timeout_s=CALL_TIMEOUT_S
         )
-        extra = {"host": self._host, "workflows": len(request.workflows)}
-        log.info("host.forgot", extra={**extra, "attempts": answer.forgotten})
+        kept = {parse_workflow(name) for name in answer.kept}
+        if answer.forgotten or len(kept) < len(request.workflows):
+            extra = {"host": self._host, "workflows": len(request.workflows), "kept": len(kept)}
+            log.info("host.forgot", extra={**extra, "attempts": answer.forgotten})
+        return frozenset(each for each in kept if each is not None)

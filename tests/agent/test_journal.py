@@ -195,10 +195,13 @@ def test_what_was_at_work_when_it_was_to_be_forgotten_goes_once_it_has_ended(pat
     journal.transact(put(record(name("a"), state=State.RUNNING)))
     remember = partial(Transaction.remember_owner, owner_epoch=3, cluster_id="c")
     journal.transact(lambda tx: remember(tx, workflow="workflows/w1"))
-    assert journal.transact(lambda tx: tx.forget(["workflows/w1"], 20))[0].attempts == 0
+    named = ["workflows/w1", "workflows/w2"]
+    first, _ = journal.transact(lambda tx: tx.forget(named, 20))
+    assert (first.attempts, first.kept) == (0, ("workflows/w1",))
     journal.transact(put(record(name("a"))))
     assert journal.transact(lambda tx: tx.highest_epoch("workflows/w1"))[0] == 3
-    assert journal.transact(lambda tx: tx.forget([], 20))[0].attempts == 1
+    again, _ = journal.transact(lambda tx: tx.forget(named, 20))
+    assert (again.attempts, again.kept) == (1, ())
     assert journal.transact(lambda tx: tx.highest_epoch("workflows/w1"))[0] == 0
 
 
@@ -209,6 +212,7 @@ def test_forgets_in_bounded_pieces(path):
     drop = partial(Transaction.forget, workflows=["workflows/w1"], low_watermark=20, rows_max=3)
     pieces = [journal.transact(drop)[0] for _ in range(3)]
     assert [(piece.attempts, piece.done) for piece in pieces] == [(3, False), (3, False), (1, True)]
+    assert not any(piece.kept for piece in pieces)
 
 
 def test_the_room_of_what_was_forgotten_is_used_again(path):

@@ -88,6 +88,7 @@ class Agent:
     sent: list[str] = field(default_factory=list)  # attempts, as they were sent
     cancelled: list[str] = field(default_factory=list)
     deaf: bool = False  # to Forget
+    keeps: set[str] = field(default_factory=set)  # workflows of which it does not forget all
     forgets: list[ForgetRequest] = field(default_factory=list)
     journal: dict[str, Attempt.State.ValueType] = field(default_factory=dict)
     streams: list[asyncio.Queue[WatchAttemptsResponse | None]] = field(default_factory=list)
@@ -118,7 +119,7 @@ class Agent:
             self.forgets.append(request)
             if self.deaf:
                 raise HostUnreachable(address="a:1")
-            return ForgetResponse()
+            return ForgetResponse(kept=[name for name in request.workflows if name in self.keeps])
         name = request.header.attempt  # type: ignore[attr-defined]
         if rpc == "CancelAttempt":
             self.cancelled.append(name)

@@ -128,10 +128,30 @@ async def test_a_host_that_does_not_answer_keeps_its_rows(tmp_path) -> None:
         await forgotten_on(one, "a")
 
 
+async def test_a_workflow_of_which_an_agent_keeps_something_is_told_of_again(tmp_path) -> None:
+    """S-Z28: somebody has abandoned it, and it is still at work."""
+    agent = Agent(keeps={"workflows/at-work"})
+    async with coordinator(tmp_path, {"a": agent}, forget_s=FORGET_S) as one:
+        await ready(one)
+        for number, name in enumerate(("at-work", "over")):
+            await one.start(name, series(noop("x", "a")))
+            await until(lambda number=number: len(agent.sent) == number + 1)  # type: ignore[misc]
+        for sent in tuple(agent.sent):
+            agent.end(sent)
+        await until(lambda: one.known("at-work").settled and one.known("over").settled)
+        await until(lambda: sum("workflows/at-work" in r.workflows for r in agent.forgets) > 1)
+        assert await one.store.evidence("a", below=1 << 40, limit=9) == ["at-work"]
+        agent.keeps.clear()
+        await forgotten_on(one, "a")
+
+
 class Told:
     """A connection on which somebody is told to forget."""
 
-    def __init__(self, pages: dict[str, ListAttemptsResponse] | None = None) -> None:
+    def __init__(
+        self, pages: dict[str, ListAttemptsResponse] | None = None, *, keeps: tuple[str, ...] = ()
+    ) -> None:
+        self.keeps = keeps
         self.requests: list[ForgetRequest] = []
         self.pages = pages or {}
 
@@ -139,7 +159,7 @@ class Told:
         if rpc == "ListAttempts":
             return self.pages[request.page_token]
         self.requests.append(request)
-        return ForgetResponse()
+        return ForgetResponse(kept=[name for name in request.workflows if name in self.keeps])
 
 
 def forgets(connection: Told, **said) -> forgetting.Forgetting:
@@ -175,6 +195,41 @@ async def test_what_an_agent_has_of_nothing_open_is_told_of_as_well() -> None:
     one = forgets(told, workflow=lambda name: object() if name == "open" else None)
     assert [await one.look() for _ in range(3)] == [True, False, False]
     assert [list(request.workflows) for request in told.requests] == [["workflows/over"]]
+
+
+async def test_what_an_agent_keeps_does_not_stand_before_what_it_may_forget(monkeypatch) -> None:
+    monkeypatch.setattr(forgetting, "FORGET_MAX", 2)
+    rows = ["v", "w", "x", "y"]
+
+    async def evidence(_host: str, *, below: int, limit: int) -> list[str]:
+        return rows[:limit]
+
+    async def forgotten(_host: str, workflows) -> None:
+        rows[:] = [row for row in rows if row not in workflows]
+
+    told = Told(keeps=("workflows/v", "workflows/w"))
+    one = forgets(told, evidence=evidence, forgotten=forgotten)
+    assert [await one.forget() for _ in range(3)] == [True, True, False]
+    assert rows == ["v", "w"]
+
+
+async def test_what_the_store_does_not_know_to_be_over_stays_and_is_said_once(caplog) -> None:
+    """S-Z28: a store that was restored from a backup does not have what is open since."""
+    page = ListAttemptsResponse()
+    for workflow, epoch in (("newer", 3), ("owned-later", 4), ("over", 3)):
+        page.attempts.add(name=f"workflows/{workflow}/tasks/t/attempts/1", owner_epoch=epoch)
+
+    async def settled(_workflows) -> frozenset[str]:
+        return frozenset({"over", "owned-later"})
+
+    told = Told({"": page})
+    one = forgets(told, settled=settled)
+    for _ in range(2):
+        await one.look()
+        one._page = ""  # another look is due
+    assert [list(request.workflows) for request in told.requests] == [["workflows/over"]] * 2
+    said = [record for record in caplog.records if record.getMessage() == "forget.held_back"]
+    assert [record.workflow for record in said] == ["workflows/newer"]
 
 
 async def test_a_defect_keeps_nobody_from_forgetting_later(caplog) -> None:

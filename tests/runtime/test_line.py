@@ -85,6 +85,10 @@ async def forgotten(_host: str, _workflows: Sequence[str]) -> None:
     pass
 
 
+async def all_settled(workflows: Sequence[str]) -> frozenset[str]:
+    return frozenset(workflows)
+
+
 def ears(**said: Any) -> Ears:
     """Returns ears of a coordinator that has one open workflow, which is all it knows."""
     return Ears(
@@ -99,6 +103,8 @@ def ears(**said: Any) -> Ears:
             "low_watermark": lambda _: 1,
             "evidence": nothing_to_forget,
             "forgotten": forgotten,
+            "settled": all_settled,
+            "owner_epoch": lambda: 3,
             **said,
         }
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -235,8 +235,11 @@ def test_finds_evidence_that_goes_before_its_workflow_has_settled(monkeypatch: P
     """Planted: an agent is told to forget whatever it has (I12)."""
     look = Forgetting.look
 
+    async def everything(workflows: Sequence[str]) -> frozenset[str]:
+        return frozenset(workflows)
+
     async def blindly(self: Forgetting) -> bool:
-        self._ears = replace(self._ears, workflow=lambda _: None)
+        self._ears = replace(self._ears, workflow=lambda _: None, settled=everything)
         return await look(self)
 
     monkeypatch.setattr(Forgetting, "look", blindly)
