@@ -198,9 +198,10 @@ async def _serve(
     await stop.wait()
     await server.stop()
     await service.stop()
+    # Beside the loop, and before the journal closes: what ends may still have something to note.
+    await asyncio.to_thread(lookers.close)
+    await asyncio.to_thread(servers.close)
     await runner.stop()
-    lookers.close()
-    servers.close()
     spans.stop()
     log.info("agent.stopped")
 

@@ -6,12 +6,22 @@ that attempt made, and nothing else. What an open attempt of this host works on 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
-from agent.drivers.driver import Driver, Fences, Oddity, Snapshots, Steps, Surveys, Work
+from agent.drivers.driver import (
+    Driver,
+    Fences,
+    Oddity,
+    OutcomeUnknown,
+    Snapshots,
+    Steps,
+    Surveys,
+    Work,
+)
 from agent.executors import Executor
 from agent.lookers import CallGuard
 from agent.running import Running
@@ -24,6 +34,7 @@ from countermand.rpc.errors import (
     ImageBusy,
     ImageNotFound,
     SnapshotNotFound,
+    StorageFailed,
     VerbUnsupported,
 )
 from countermand.v1.agent_pb2 import Orphan
@@ -77,8 +88,12 @@ class Orphans:
                 removal.kept.append((attempt, self._busy(driver, attempt, attempt)))
                 continue
             # Whoever begins meanwhile finds its staging gone, fails, and leaves nothing.
-            await self._executor.call(partial(_remove_staged, driver, attempt))
-            removal.removed += 1
+            try:
+                await self._executor.call(partial(_remove_staged, driver, attempt))
+            except (OSError, CountermandError) as error:
+                removal.kept.append((attempt, _said(driver, attempt, error)))
+            else:
+                removal.removed += 1
         for orphan in images:
             if holder := self._holder(driver, orphan.image_id):
                 busy = self._busy(driver, orphan.image_id, holder)
@@ -93,8 +108,10 @@ class Orphans:
             )
             try:
                 await self._executor.drive(_remove_image(driver, work, orphan), CallGuard())
-            except CountermandError as error:
-                removal.kept.append((orphan.image_id, error))
+            except (OSError, CountermandError) as error:
+                removal.kept.append((orphan.image_id, _said(driver, orphan.image_id, error)))
+            except OutcomeUnknown as unknown:
+                removal.kept.append((orphan.image_id, unknown.cause))
             else:
                 removal.removed += 1
         return removal
@@ -110,6 +127,14 @@ class Orphans:
 
     def _busy(self, driver: Driver, name: str, holder: str) -> ImageBusy:
         return ImageBusy(image=name, pool=driver.config.pool_id, holder=holder)
+
+
+def _said(driver: Driver, name: str, error: Exception) -> CountermandError:
+    """Returns our error for one of the storage's."""
+    if isinstance(error, CountermandError):
+        return error
+    told = errno.errorcode.get(getattr(error, "errno", None) or 0, str(error))
+    return StorageFailed(pool=driver.config.pool_id, error=told, image=name)
 
 
 def _remove_staged(driver: Driver, attempt: str) -> None:

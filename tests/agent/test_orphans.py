@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -106,3 +107,13 @@ async def test_what_was_left_half_made_goes(rig, tmp_path):
     (staged / "data.raw").write_bytes(bytes(8192))
     assert (await remove(rig, staged=(MADE_BY,))).removed == 1
     assert rig.staged() == []
+
+
+async def test_what_a_failing_disk_does_not_let_go_is_told_of(rig, monkeypatch):
+    def fails(_attempt: str) -> None:
+        raise OSError(errno.EIO, "it fails")
+
+    monkeypatch.setattr(rig.pools["fast"], "discard", fails)
+    kept = await remove(rig, staged=(MADE_BY,))
+    assert [(name, error.reason) for name, error in kept.kept] == [(MADE_BY, "STORAGE_FAILED")]
+    assert kept.removed == 0
