@@ -232,7 +232,7 @@ async def test_what_a_lost_host_reached_is_known_after_a_restart(cluster, client
             run = anew.run("known")
 
             async def is_there() -> bool:
-                return (await anew.hosts.get("b")).state == Host.STATE_READY
+                return bool((await anew.hosts.get("b")).state == Host.STATE_READY)
 
             await until(is_there, "the other host")
             await run.fence("copies", WHY)
