@@ -170,7 +170,8 @@ class Showing:
         pools = target_pools(workflow, index)
         other, why = self._hosts.fencer(task.last.host, pools, "") if pools else ("", "")
         if other:
-            return f"; {other} can settle it: `countermand workflow fence {workflow.id} {name} --reason …`"
+            fence = f"`countermand workflow fence {workflow.id} {name} --reason …`"
+            return f"; {other} can settle it: {fence}"
         needed = f"; nobody else can settle it ({why})" if why else ""
         abandon = f"`countermand workflow compensation abandon {workflow.id} {name}`"
         return f"{needed}; if it never comes back: {abandon}"
