@@ -72,7 +72,7 @@ class Watermarks:
         if workflow is None:
             return True
         last = workflow.task(task).attempts[-1:]
-        # By its intent: a later workflow may have the id, and a later attempt the task.
+        # By its intent: a later attempt may have the task.
         return not (last and last[0].intent == intent and last[0].open)
 
     def _compact(self, host_id: str) -> None:
