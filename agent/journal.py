@@ -164,7 +164,7 @@ class Transaction:
 
         Only below the caller's own watermark: whatever could still arrive of it is EXPIRED from now
         on. A higher one that another call has brought does not count, since this call may be a late
-        one, and a coordinator whose store was restored may have given the id again. What this agent itself
+        one, and a coordinator whose store was restored may have given the id again. What this agent
         still sees to is marked, and goes with a later call, once it has come to an end; until then
         its workflow is among those of which something is kept.
         """
