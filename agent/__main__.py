@@ -90,7 +90,12 @@ def main() -> None:
 @click.option("--tls-cert", type=_PEM, help="Our certificate, in PEM; it names our address.")
 @click.option("--tls-key", type=_PEM, help="Its key.")
 @click.option("--tls-ca", type=_PEM, help="Who has to have signed what callers and sources show.")
-@click.option("--log-level", default="info", show_default=True)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+)
 def serve_command(
     *,
     data: Path,

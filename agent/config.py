@@ -105,11 +105,18 @@ def _make_pool(
 def read_pools(path: Path, drivers: Drivers) -> list[PoolConfig]:
     """Returns the pools of a file, one table [pools.<id>] with a path and options each."""
     try:
-        tables = tomllib.loads(path.read_text()).get("pools", {})
+        said = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigInvalid(f"{path}: {error}") from error
+    if unknown := said.keys() - {"pools"}:
+        raise ConfigInvalid(f"{path}: {min(unknown)!r} means nothing; write tables [pools.<id>]")
+    tables = said.get("pools", {})
+    if not isinstance(tables, dict):
+        raise ConfigInvalid(f"{path}: pools must be tables [pools.<id>]")
     pools: list[PoolConfig] = []
     for pool_id, table in tables.items():
+        if not isinstance(table, dict) or not table.get("path"):
+            raise ConfigInvalid(f'{path}: [pools.{pool_id}] needs a path, as in path = "/srv"')
         options = {key: str(value) for key, value in table.items()}
         try:
             pools.append(make_pool(pool_id, options.pop("path", ""), options, drivers))

@@ -115,3 +115,21 @@ async def test_a_stopped_agent_goes_on_where_it_was(host, tmp_path):
     assert host.data("fast", "disk").read_bytes() == content.read_bytes()
     assert host.staged() == []
     await agent.stop()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[pool.fast]\npath = "/srv"', "'pool' means nothing; write tables [pools.<id>]"),
+        ('listen = "127.0.0.1:1"\n[pools.fast]\npath = "/srv"', "'listen' means nothing"),
+        ('[pools]\nfast = "/srv"', "[pools.fast] needs a path"),
+        ("[pools.fast]\nread_only = true", "[pools.fast] needs a path"),
+        ("pools = 7", "pools must be tables"),
+    ],
+)
+def test_what_a_file_says_in_vain_is_refused(tmp_path, text, said):
+    path = tmp_path / "agent.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigInvalid) as refused:
+        read_pools(path, installed())
+    assert said in str(refused.value)

@@ -181,6 +181,13 @@ def test_a_difference_and_its_fix(row):
         assert finding.advice
 
 
+def test_a_copy_that_somebody_made_by_hand_is_told_of():
+    original = Known(standing=Standing.STANDS, settled=True, place=Place("fast", "original"))
+    [finding] = compare(Seen(host="a", images=[image()]), knowledge(original))
+    assert (finding.kind, finding.fix) == (Kind.IMAGE_ORPHAN, Fix.NONE)
+    assert "fast/original" in finding.message
+
+
 def test_an_orphan_that_an_open_workflow_names_is_left_alone():
     seen = Seen(host="a", images=[image()])
     [finding] = compare(seen, knowledge(GONE, held={PLACE: "workflows/other"}))

@@ -266,6 +266,17 @@ def _of_images(seen: Seen, knowledge: Knowledge) -> Iterator[Finding]:
         known = knowledge.of(image.attempt)
         if known.standing in GONE:
             yield _orphan(seen.host, image, known, knowledge)
+        elif known.place is not None and known.place != image.place:
+            yield Finding(
+                kind=Kind.IMAGE_ORPHAN,
+                host=seen.host,
+                pool_id=image.place.pool_id,
+                subject=image.place.name,
+                attempt=image.attempt,
+                message=f"its owner tag is of an attempt that made {'/'.join(known.place)}",
+                advice="somebody has copied or renamed it: move it away, and import it to keep it",
+                allocated_bytes=image.allocated_bytes,
+            )
 
 
 def _orphan(host: str, image: SeenImage, known: Known, knowledge: Knowledge) -> Finding:

@@ -37,6 +37,13 @@ class Standing(StrEnum):
 GONE = frozenset({Standing.NEVER, Standing.NO_EFFECT, Standing.MADE_UP_FOR})
 
 
+class Place(NamedTuple):
+    """An image, or a snapshot as "image@snapshot", in a pool."""
+
+    pool_id: str
+    name: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
     """What the coordinator knows of one attempt."""
@@ -45,17 +52,11 @@ class Known:
     settled: bool = False  # whether its workflow is
     owner_epoch: int = 0  # of its workflow
     host: str = ""
+    place: Place | None = None  # what it makes, if it makes an image or a snapshot
     state: AttemptState | None = None
 
 
 NOT_OURS = Known(standing=Standing.NOT_OURS)
-
-
-class Place(NamedTuple):
-    """An image, or a snapshot as "image@snapshot", in a pool."""
-
-    pool_id: str
-    name: str
 
 
 def known(workflow: Workflow | None, name: AttemptName) -> Known:
@@ -66,7 +67,7 @@ def known(workflow: Workflow | None, name: AttemptName) -> Known:
     node = workflow.nodes[index] if index is not None else None
     attempts = node.attempts if isinstance(node, Task) else ()
     attempt = next((a for a in attempts if a.number == name.number), None)
-    if not isinstance(node, Task) or attempt is None:
+    if index is None or not isinstance(node, Task) or attempt is None:
         return Known(
             standing=Standing.NEVER, settled=workflow.settled, owner_epoch=workflow.owner_epoch
         )
@@ -75,8 +76,16 @@ def known(workflow: Workflow | None, name: AttemptName) -> Known:
         settled=workflow.settled,
         owner_epoch=workflow.owner_epoch,
         host=attempt.host,
+        place=_made(workflow, index, attempt),
         state=attempt.state,
     )
+
+
+def _made(workflow: Workflow, index: int, attempt: Attempt) -> Place | None:
+    if attempt.kind is not AttemptKind.ACTION:
+        return None
+    verb, place = _target(workflow, index, attempt)
+    return place if verb in _MAKES else None
 
 
 def _standing(task: Task, attempt: Attempt) -> Standing:
