@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from agent.drivers import qemu
+from agent.drivers.csi.node import remove_place
 from agent.drivers.csi.options import read as read_options
 from agent.drivers.driver import Format, PoolConfig
 from agent.lookers import Lookers
@@ -126,3 +127,15 @@ async def test_an_image_that_somebody_else_made_larger_is_not_cut(tmp_path):
     assert copied.failure.reason == "IMAGE_UNSAFE"
     assert "beyond the size" in copied.failure.message
     await rig.runner.stop()
+
+
+def test_what_is_still_mounted_where_a_volume_was_shown_is_not_emptied(tmp_path):
+    place = tmp_path / "place"
+    (place / "stage").mkdir(parents=True)
+    (place / "stage" / "somebodys").write_text("data")
+    (place / "note").write_text("ours")
+    remove_place(place)
+    assert sorted(path.name for path in place.rglob("*")) == ["somebodys", "stage"]
+    (place / "stage" / "somebodys").unlink()
+    remove_place(place)
+    assert not place.exists()

@@ -18,11 +18,10 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -224,8 +223,7 @@ class Node:
             except Answer as answer:
                 if answer.code is not grpc.StatusCode.NOT_FOUND:
                     raise self._plugin.not_settled(answer, image) from answer
-        # Only folders and notes of ours are left; a device that is still mounted is not removed.
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_place(folder)
         if shown.claim is not None:
             os.close(shown.claim)
             shown.claim = None
@@ -250,6 +248,21 @@ class Node:
             why = error.strerror or str(error)
         answer = Answer(grpc.StatusCode.UNAVAILABLE, f"it shows no device at {path}: {why}")
         raise self._plugin.failed(answer, image)
+
+
+def remove_place(folder: Path) -> None:
+    """Removes where a volume was shown, as far as that is ours: notes, and folders that are empty.
+
+    A plug-in that said NOT_FOUND may have left something mounted: nothing is followed into it.
+    """
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        with suppress(OSError):
+            if entry.is_dir() and not entry.is_symlink():
+                entry.rmdir()
+            else:
+                entry.unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _lock_note(folder: Path, volume_id: str) -> int:
