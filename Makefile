@@ -6,6 +6,8 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$python && break; done)
 EXTRAS := coordinator,agent,dev
 
+JOBS ?= auto
+
 BIN    := .venv/bin
 VENV   := .venv/.stamp
 STUBS  := countermand/v1/.stamp
@@ -22,8 +24,8 @@ help: ## Says what each target does
 run: $(STUBS) ## Runs the demo: a coordinator and three agents on loopback, one copy fails, its siblings are compensated
 	@$(BIN)/countermand demo $(ARGS)
 
-test: $(STUBS) ## Runs the tests; make test ARGS="-m 'not slow'" leaves out the long ones
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(STUBS) ## Runs the tests on every core (JOBS=1: on one); make test ARGS="-m 'not slow'" leaves out the long ones
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 check: lint types floors protos test ## Runs all that must pass before a commit
 

@@ -46,7 +46,7 @@ CONTENT = os.urandom(MIB + 512) + bytes(3 * MIB) + os.urandom(2 * MIB) + bytes(2
 
 @pytest.fixture
 def service(rig):
-    path = rig.put("base", b"")
+    path = rig.put("base", CONTENT)
     with path.open("wb") as file:
         file.write(CONTENT[: MIB + 512])
         file.seek(4 * MIB + 512)
