@@ -3,8 +3,8 @@
 What grows does so before its label says it, what shrinks only after; and the label is renamed out
 of the attempt's own folder, so that a fence keeps it from coming. Data that is longer than its
 label says is therefore a resize that was cut short: what makes up for it cuts it off, and in a pool
-that no other host reaches the attempt itself when it fails. It reads as zeros, since nobody was told
-of it, and nobody reads it; what does not is nobody's to cut off, and such an image is not resized.
+that no other host reaches the attempt itself when it fails. It reads as zeros, since nobody was
+told of it; what does not is nobody's to cut off, and such an image is not resized.
 
 Growing is made up for by shrinking back, as long as the new part reads as zeros. Like reverts,
 resizes are made up for newest first: an image that another has changed since is a conflict.
