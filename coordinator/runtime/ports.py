@@ -115,6 +115,34 @@ class HostRecord:
     create_time: datetime
 
 
+class HostChange(StrEnum):
+    """What was done to a host, as in the contract."""
+
+    ADDED = "ADDED"
+    REMOVED = "REMOVED"
+    DRAINED = "DRAINED"
+    UNDRAINED = "UNDRAINED"
+    ACCEPTED = "ACCEPTED"
+    RECONCILED = "RECONCILED"  # by itself, with a journal that is another one
+    REPAIR_BEGUN = "REPAIR_BEGUN"  # written before anything is touched
+    REPAIRED = "REPAIRED"
+    REPAIR_REFUSED = "REPAIR_REFUSED"  # what it was about is as it was
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostEvent:
+    """One record of the audit of hosts: who did what, and why. Never changed, nor removed."""
+
+    host: str
+    change: HostChange
+    time: datetime
+    principal: str
+    reason: str = ""
+    finding: str = ""  # of a repair: its name
+    failure: Failure | None = None  # why a repair was refused
+    position: int = 0  # among all of them, once it is stored
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
     """A workflow as loaded, with its counters restored."""
@@ -254,11 +282,17 @@ class Store(Protocol):
     async def hosts(self) -> list[HostRecord]:
         """Returns every host, in order of their ids."""
 
-    async def put_host(self, host: HostRecord) -> None:
-        """Adds or replaces a host."""
+    async def put_host(self, host: HostRecord, event: HostEvent | None = None) -> None:
+        """Adds or replaces a host, and notes with it who did so, if anybody."""
 
-    async def remove_host(self, host_id: str) -> None:
-        """Removes a host; an absent one is a success."""
+    async def remove_host(self, host_id: str, event: HostEvent | None = None) -> None:
+        """Removes a host, and notes with it who did so; an absent one is a success."""
+
+    async def note_hosts(self, events: Sequence[HostEvent]) -> None:
+        """Notes what is done to hosts and changes no record of them, all or none."""
+
+    async def host_events(self, host_id: str, *, before: int, limit: int) -> list[HostEvent]:
+        """Returns what was done to a host before a position, the last first; empty id: to any."""
 
     async def close(self) -> None:
         """Releases everything; nothing is written any more."""

@@ -13,6 +13,7 @@ from datetime import datetime
 
 from coordinator.runtime.ports import (
     Change,
+    HostEvent,
     HostRecord,
     Opening,
     Request,
@@ -69,6 +70,7 @@ class Kept:
     writers: dict[Image, str] = field(default_factory=dict)  # who holds an image alone
     requests: dict[str, tuple[Request, str]] = field(default_factory=dict)
     hosts: dict[str, HostRecord] = field(default_factory=dict)
+    host_events: list[HostEvent] = field(default_factory=list)
     evidence: dict[tuple[str, str], int] = field(default_factory=dict)  # (workflow, host) → intent
     used_ids: set[str] = field(default_factory=set)  # of workflows that retention has removed
 
@@ -265,13 +267,34 @@ class MemoryStore:
         """Returns every host, in order of their ids."""
         return [host for _, host in sorted(self._kept.hosts.items())]
 
-    async def put_host(self, host: HostRecord) -> None:
-        """Adds or replaces a host."""
+    async def put_host(self, host: HostRecord, event: HostEvent | None = None) -> None:
+        """Adds or replaces a host, and notes with it who did so, if anybody."""
         self._kept.hosts[host.id] = host
+        self._note(event)
 
-    async def remove_host(self, host_id: str) -> None:
-        """Removes a host; an absent one is a success."""
+    async def remove_host(self, host_id: str, event: HostEvent | None = None) -> None:
+        """Removes a host, and notes with it who did so; an absent one is a success."""
         self._kept.hosts.pop(host_id, None)
+        self._note(event)
+
+    async def note_hosts(self, events: Sequence[HostEvent]) -> None:
+        """Notes what is done to hosts and changes no record of them, all or none."""
+        for event in events:
+            self._note(event)
+
+    def _note(self, event: HostEvent | None) -> None:
+        if event is not None:
+            kept = self._kept.host_events
+            kept.append(replace(event, position=len(kept) + 1))
+
+    async def host_events(self, host_id: str, *, before: int, limit: int) -> list[HostEvent]:
+        """Returns what was done to a host before a position, the last first; empty id: to any."""
+        found = [
+            event
+            for event in reversed(self._kept.host_events)
+            if event.position < before and host_id in ("", event.host)
+        ]
+        return found[:limit]
 
     async def close(self) -> None:
         """Releases everything; nothing is written any more."""

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, Select, bindparam, func, select
 
 from coordinator.runtime.ports import (
+    HostEvent,
     HostRecord,
     Request,
     Stored,
@@ -22,6 +23,7 @@ from coordinator.store.plans import Plans
 from coordinator.store.rows import (
     entry_from,
     held_from,
+    host_event_from,
     host_from,
     nodes_from,
     submission_from,
@@ -32,6 +34,7 @@ from coordinator.store.tables import (
     events,
     evidence,
     groups,
+    host_events,
     hosts,
     locks,
     meta,
@@ -198,3 +201,14 @@ def all_hosts(connection: Connection) -> list[HostRecord]:
     """Returns every host, in order of their ids."""
     rows = connection.execute(select(hosts).order_by(hosts.c.id)).mappings()
     return [host_from(row) for row in rows]
+
+
+def host_events_of(
+    host_id: str, before: int, limit: int, connection: Connection
+) -> list[HostEvent]:
+    """Returns what was done to a host before a position, the last first; empty id: to any."""
+    found = select(host_events).where(host_events.c.position < before)
+    if host_id:
+        found = found.where(host_events.c.host_id == host_id)
+    found = found.order_by(host_events.c.position.desc()).limit(limit)
+    return [host_event_from(row) for row in connection.execute(found).mappings()]

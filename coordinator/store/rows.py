@@ -13,7 +13,13 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
-from coordinator.runtime.ports import HostRecord, StoredEntry, Submission
+from coordinator.runtime.ports import (
+    HostChange,
+    HostEvent,
+    HostRecord,
+    StoredEntry,
+    Submission,
+)
 from coordinator.saga.advance import restore
 from coordinator.saga.plan import Plan, compile_plan
 from coordinator.saga.spec import GroupKind, GroupSpec, Lock, Terms
@@ -204,6 +210,19 @@ def host_row(host: HostRecord) -> Row:
     }
 
 
+def host_event_row(event: HostEvent) -> Row:
+    """Returns what was done to a host; its position is given by the table."""
+    return {
+        "host_id": event.host,
+        "change": event.change,
+        "time_us": micros(event.time),
+        "principal": event.principal,
+        "reason": event.reason,
+        "finding": event.finding,
+        "failure": failure_text(event.failure),
+    }
+
+
 # -- read -----------------------------------------------------------------------------------------
 
 
@@ -313,6 +332,20 @@ def host_from(row: RowMapping) -> HostRecord:
         accepted_intent=row["accepted_intent"],
         held=row["held"],
         create_time=time_from(row["create_time_us"]),
+    )
+
+
+def host_event_from(row: RowMapping) -> HostEvent:
+    """Returns what was done to a host."""
+    return HostEvent(
+        host=row["host_id"],
+        change=HostChange(row["change"]),
+        time=time_from(row["time_us"]),
+        principal=row["principal"],
+        reason=row["reason"],
+        finding=row["finding"],
+        failure=failure_from(row["failure"]),
+        position=row["position"],
     )
 
 

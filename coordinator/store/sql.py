@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from coordinator.runtime.ports import (
     Change,
+    HostEvent,
     HostRecord,
     Opening,
     Request,
@@ -40,9 +41,9 @@ from coordinator.store.batch import (
 from coordinator.store.database import Database
 from coordinator.store.migrate import migrate
 from coordinator.store.plans import Plans
-from coordinator.store.rows import host_row
+from coordinator.store.rows import host_event_row, host_row
 from coordinator.store.run import Run
-from coordinator.store.tables import evidence, hosts, meta, workflows
+from coordinator.store.tables import evidence, host_events, hosts, meta, workflows
 from coordinator.store.writing import StaleError, Writing
 from countermand.rpc.crash import Crash, never
 
@@ -87,14 +88,17 @@ class SqlStore:
         remove = delete(evidence).where(of_host, evidence.c.workflow_id.in_(workflow_ids))
         await self._run.write(partial(self._transact, lambda c: c.execute(remove)))
 
-    async def put_host(self, host: HostRecord) -> None:
-        """Adds or replaces a host."""
-        await self._run.write(partial(self._transact, partial(_put_host, host)))
+    async def put_host(self, host: HostRecord, event: HostEvent | None = None) -> None:
+        """Adds or replaces a host, and notes with it who did so, if anybody."""
+        await self._run.write(partial(self._transact, partial(_put_host, host, event)))
 
-    async def remove_host(self, host_id: str) -> None:
-        """Removes a host; an absent one is a success."""
-        remove = delete(hosts).where(hosts.c.id == host_id)
-        await self._run.write(partial(self._transact, lambda c: c.execute(remove)))
+    async def remove_host(self, host_id: str, event: HostEvent | None = None) -> None:
+        """Removes a host, and notes with it who did so; an absent one is a success."""
+        await self._run.write(partial(self._transact, partial(_remove_host, host_id, event)))
+
+    async def note_hosts(self, events: Sequence[HostEvent]) -> None:
+        """Notes what is done to hosts and changes no record of them, all or none."""
+        await self._run.write(partial(self._transact, partial(_note, tuple(events))))
 
     async def close(self) -> None:
         """Releases everything; nothing is written any more."""
@@ -215,6 +219,10 @@ class SqlStore:
         """Returns every host, in order of their ids."""
         return await self._read(queries.all_hosts)
 
+    async def host_events(self, host_id: str, *, before: int, limit: int) -> list[HostEvent]:
+        """Returns what was done to a host before a position, the last first; empty id: to any."""
+        return await self._read(partial(queries.host_events_of, host_id, before, limit))
+
     async def _read(self, work: Callable[[Connection], T]) -> T:
         return await self._run.read(partial(self._look, work))
 
@@ -246,10 +254,21 @@ def _open(new_id: Callable[[], str], connection: Connection) -> tuple[Opening, i
     return opening, last_key + 1
 
 
-def _put_host(host: HostRecord, connection: Connection) -> None:
+def _put_host(host: HostRecord, event: HostEvent | None, connection: Connection) -> None:
     row = host_row(host)
     if not connection.execute(update(hosts).where(hosts.c.id == host.id).values(row)).rowcount:
         connection.execute(insert(hosts).values(row))
+    _note((event,) if event else (), connection)
+
+
+def _remove_host(host_id: str, event: HostEvent | None, connection: Connection) -> None:
+    connection.execute(delete(hosts).where(hosts.c.id == host_id))
+    _note((event,) if event else (), connection)
+
+
+def _note(events: Sequence[HostEvent], connection: Connection) -> None:
+    if events:
+        connection.execute(insert(host_events), [host_event_row(event) for event in events])
 
 
 def _conflict(

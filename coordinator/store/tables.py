@@ -115,6 +115,23 @@ hosts = Table(
     comment="The storage hosts that tasks may name.",
 )
 
+# About 300 bytes for each thing that a person does to a host.
+host_events = Table(
+    "host_events",
+    metadata,
+    Column("position", Position, primary_key=True, autoincrement=True, comment="among all of them"),
+    Column("host_id", Text, nullable=False, comment="also of a host that was removed"),
+    Column("change", Text, nullable=False, comment="what was done, in a word"),
+    Column("time_us", BigInteger, nullable=False),
+    Column("principal", Text, nullable=False, comment="who did it"),
+    Column("reason", Text, nullable=False, comment="why, in that person's words"),
+    Column("finding", Text, nullable=False, comment="of a repair: what it was about"),
+    json_text("failure", "why a repair was refused"),
+    Index("host_events_host", "host_id", "position"),
+    comment="The audit of hosts, written with each change of one; kept for good.",
+    sqlite_autoincrement=True,
+)
+
 evidence = Table(
     "evidence",
     metadata,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from coordinator.runtime.ports import (
+    HostChange,
+    HostEvent,
     HostRecord,
     Opening,
     Request,
@@ -17,7 +20,7 @@ from coordinator.runtime.ports import (
 )
 from coordinator.saga import events
 from coordinator.saga.states import AttemptKind, AttemptState, WorkflowState
-from coordinator.saga.workflow import Group
+from coordinator.saga.workflow import Failure, Group
 from countermand.client.spec import parallel, sequence, task, workflow_spec
 from countermand.v1.event_pb2 import HistoryEvent
 from countermand.v1.verb_pb2 import Noop
@@ -504,3 +507,43 @@ async def test_hosts_are_put_replaced_and_removed(store: Store):
     await store.remove_host("h-2")
     await store.remove_host("h-2")
     assert await store.hosts() == [drained]
+
+
+async def test_what_is_done_to_a_host_is_noted_with_it_and_kept_for_good(live: Life):
+    def noted(host: str, change: HostChange, **about: Any) -> HostEvent:
+        return HostEvent(host=host, change=change, time=BEGIN, principal="ann", **about)
+
+    one = HostRecord(id="h-1", address="h-1:7001", create_time=BEGIN)
+    kept = Failure(reason="IMAGE_BUSY", message="é", metadata=(("image", "a"),))
+    store = live()
+    await store.open()
+    await store.put_host(one, noted("h-1", HostChange.ADDED))
+    await store.put_host(replace(one, draining=True), noted("h-1", HostChange.DRAINED, reason="é"))
+    await store.put_host(replace(one, draining=True, heard_sequence=2))  # by itself
+    await store.note_hosts([])
+    await store.note_hosts(
+        [
+            noted("h-2", HostChange.REPAIR_BEGUN, reason="r", finding="f"),
+            noted("h-1", HostChange.REPAIR_REFUSED, reason="r", finding="g", failure=kept),
+        ]
+    )
+    await store.remove_host("h-1", noted("h-1", HostChange.REMOVED, reason="sold"))
+    await store.close()
+
+    store = live()
+    await store.open()
+    found = await store.host_events("", before=2**62, limit=9)
+    mine = await store.host_events("h-1", before=2**62, limit=2)
+    older = await store.host_events("h-1", before=mine[-1].position, limit=9)
+    await store.close()
+
+    assert [(event.host, event.change.name, event.reason) for event in found] == [
+        ("h-1", "REMOVED", "sold"),
+        ("h-1", "REPAIR_REFUSED", "r"),
+        ("h-2", "REPAIR_BEGUN", "r"),
+        ("h-1", "DRAINED", "é"),
+        ("h-1", "ADDED", ""),
+    ]
+    assert [*mine, *older] == [event for event in found if event.host == "h-1"]
+    refused = noted("h-1", HostChange.REPAIR_REFUSED, reason="r", finding="g", failure=kept)
+    assert replace(found[1], position=0) == refused
