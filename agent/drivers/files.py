@@ -12,6 +12,7 @@ import fcntl
 import mmap
 import os
 import stat
+import struct
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +22,8 @@ from agent.drivers.ahead import Ahead, threaded
 from agent.drivers.modes import DataIO, probe
 
 FICLONE = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
+
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock of fcntl(2)
 
 BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own is
 
@@ -138,6 +141,14 @@ class Files(Protocol):
 
     def remove_folder(self, path: Path) -> None:
         """Removes an empty folder; an absent one is fine."""
+        ...
+
+    def lock(self, path: Path, place: int, *, alone: bool) -> int | None:
+        """Locks one place of a file, against other hosts too; None while somebody is in the way.
+
+        Until what is returned is closed, or its process ends. Several may hold a place that none
+        holds alone. What a file holds at the place, if anything, does not matter.
+        """
         ...
 
     def space(self, path: Path) -> Space:
@@ -278,6 +289,19 @@ class RealFiles:
             path.rmdir()
         except FileNotFoundError:
             return
+
+    def lock(self, path: Path, place: int, *, alone: bool) -> int | None:
+        """Locks one place of a file, against other hosts too; None while somebody is in the way."""
+        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        kind = fcntl.F_WRLCK if alone else fcntl.F_RDLCK
+        try:
+            fcntl.fcntl(handle, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, place, 1, 0))
+        except OSError as error:
+            os.close(handle)
+            if error.errno in {errno.EAGAIN, errno.EACCES}:
+                return None
+            raise
+        return handle
 
     def space(self, path: Path) -> Space:
         """Returns the room of the file system under a path."""

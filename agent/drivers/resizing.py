@@ -2,9 +2,15 @@
 
 What grows does so before its label says it, what shrinks only after; and the label is renamed out
 of the attempt's own folder, so that a fence keeps it from coming. Data that is longer than its
-label says is therefore a resize that was cut short: what makes up for it cuts it off, and in a pool
-that no other host reaches the attempt itself when it fails. It reads as zeros, since nobody was
-told of it; what does not is nobody's to cut off, and such an image is not resized.
+label says is therefore a resize that was cut short: the attempt itself cuts it off when it fails,
+and so does what makes up for it. It reads as zeros, since nobody was told of it; what does not is
+nobody's to cut off, and such an image is not resized.
+
+A cut is no rename: whoever is held up just before it would cut off what another host has grown
+since. So where several hosts reach an image a growth locks its end from before its data grows until
+its label says so, and a cut holds that lock alone, so that the label it has read is still the truth
+when it cuts. A lock ends with its process. Where a growth is under way elsewhere, or the storage
+keeps no locks, zeros stay where they are, and nobody reads them.
 
 Growing is made up for by shrinking back, as long as the new part reads as zeros. Like reverts,
 resizes are made up for newest first: an image that another has changed since is a conflict.
@@ -12,9 +18,12 @@ resizes are made up for newest first: an image that another has changed since is
 
 from __future__ import annotations
 
+import errno
+import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
+from enum import Enum, auto
 from functools import partial
 from pathlib import Path
 
@@ -22,17 +31,28 @@ from agent import crash_points
 from agent.drivers import qemu
 from agent.drivers.content import FileContent, holds_data
 from agent.drivers.driver import Format, OutcomeUnknown, Resized, Step, Steps, Work
-from agent.drivers.layout import Change, Label, change_of, with_change
+from agent.drivers.layout import MARK, Change, Label, change_of, with_change
 from agent.drivers.qcow2 import HEAD_BYTES, read_head
 from agent.drivers.staging import Staging
 from countermand.rpc.errors import (
     Conflict,
     CountermandError,
     FieldInvalid,
+    ImageBusy,
     ImageUnsafe,
     VerbUnsupported,
     Violation,
 )
+
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+
+
+class _End(Enum):
+    """Whose the end of an image is, between its data and its label."""
+
+    OURS = auto()
+    TAKEN = auto()  # another host is at work on it, or held up there
+    UNLOCKED = auto()  # the storage keeps no locks: nobody can tell
 
 
 class Resizing:
@@ -92,7 +112,8 @@ class Resizing:
             )
             yield Step(last=True)
             first = partial(self._grow, work, image_id, label, size_bytes)
-            staging.put_label(work, image_id, folder, before=label, label=after, first=first)
+            with self._growing(image_id):
+                staging.put_label(work, image_id, folder, before=label, label=after, first=first)
             return self._done(work, image_id, after, after.changes[-1])
 
     def make_up_for(self, work: Work, image_id: str, *, made_by: str) -> Steps[None]:
@@ -110,11 +131,11 @@ class Resizing:
                 return
             change = change_of(label, work.cluster_id, made_by)
             if change is not None:
-                label = yield from self._shrink_back(work, image_id, label, change)
+                yield from self._shrink_back(work, image_id, label, change)
             # It never came to its label; or an earlier life shrank back, and came no further.
-            self._trim(image_id, label)
+            self._trim(image_id)
 
-    def _shrink_back(self, work: Work, image_id: str, label: Label, change: Change) -> Steps[Label]:
+    def _shrink_back(self, work: Work, image_id: str, label: Label, change: Change) -> Steps[None]:
         staging = self._staging
         if change != label.changes[-1]:  # another changed the image since
             raise staging.changed(image_id)
@@ -138,7 +159,6 @@ class Resizing:
             staging.discard(work.attempt)
             raise
         work.crash(crash_points.IN_RESIZE)
-        return after
 
     def _grow(self, work: Work, image_id: str, label: Label, size_bytes: int) -> None:
         """Makes the data as long as its next label says, if that is longer."""
@@ -169,7 +189,11 @@ class Resizing:
         if label.changes[-1] == change and size_bytes < change.size_bytes:
             work.crash(crash_points.IN_RESIZE)
             try:
-                self._fit(image_id, label)
+                with self._cutting(image_id) as end:
+                    if end is _End.TAKEN:
+                        raise self._busy(image_id)
+                    # Without locks as well: it was allowed to, and no other host may end it.
+                    self._fit(image_id, label)
             except (OSError, CountermandError) as error:
                 if isinstance(error, OSError):
                     error = self._staging.error(error, image_id)
@@ -198,11 +222,7 @@ class Resizing:
 
     @contextmanager
     def _taking_back(self, work: Work, image_id: str) -> Iterator[None]:
-        """Cuts off what an attempt has grown that comes to nothing.
-
-        Where several hosts reach the image nothing is cut: no fence stops it, and others may be at
-        work by now. The zeros beyond the end that the label names stay, and nobody reads them.
-        """
+        """Cuts off what an attempt has grown that comes to nothing."""
         try:
             yield
         except OutcomeUnknown:
@@ -211,26 +231,65 @@ class Resizing:
             staging = self._staging
             try:
                 staging.discard(work.attempt)
-                if not staging.config.shared:
-                    with suppress(ImageUnsafe):  # then it was not touched either
-                        self._take_back(work, image_id)
+                with suppress(ImageUnsafe):  # then it was not touched either
+                    label = self._layout.owner(image_id)
+                    if label and not change_of(label, work.cluster_id, work.attempt):
+                        self._trim(image_id)
             except (OSError, CountermandError) as error:
                 if isinstance(error, OSError):
                     error = staging.error(error, image_id)
                 raise OutcomeUnknown(error) from error
             raise
 
-    def _take_back(self, work: Work, image_id: str) -> None:
-        label = self._layout.owner(image_id)
-        if label is not None and not change_of(label, work.cluster_id, work.attempt):
-            self._trim(image_id, label)
+    def _trim(self, image_id: str) -> None:
+        """Cuts off what is beyond the end that an image's label names, if it reads as zeros."""
+        with self._cutting(image_id) as end:
+            label = self._layout.owner(image_id)
+            if label is None or end is not _End.OURS:
+                return
+            size_bytes = label.virtual_size_bytes
+            is_longer = self._size(image_id, label) > size_bytes
+            if is_longer and not self._holds_data(image_id, label, size_bytes):
+                self._fit(image_id, label)
 
-    def _trim(self, image_id: str, label: Label) -> None:
-        """Cuts off what is beyond the end that a label names, if it reads as zeros."""
-        size_bytes = label.virtual_size_bytes
-        is_longer = self._size(image_id, label) > size_bytes
-        if is_longer and not self._holds_data(image_id, label, size_bytes):
-            self._fit(image_id, label)
+    @contextmanager
+    def _growing(self, image_id: str) -> Iterator[None]:
+        """Keeps other hosts from cutting while an image grows."""
+        with self._locking(image_id, alone=False) as end:
+            if end is _End.TAKEN:
+                raise self._busy(image_id)
+            yield
+
+    def _cutting(self, image_id: str) -> AbstractContextManager[_End]:
+        """Keeps other hosts from growing an image while its end is cut off, if that can be."""
+        return self._locking(image_id, alone=True)
+
+    @contextmanager
+    def _locking(self, image_id: str, *, alone: bool) -> Iterator[_End]:
+        """Locks the end of an image, which stands for its label as well, against other hosts."""
+        if not self._staging.config.shared:
+            yield _End.OURS
+            return
+        # A place in the only file that is never replaced; two images at one place harm nobody.
+        place = int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=7).digest())
+        try:
+            handle = self._files.lock(self._layout.path / MARK, place, alone=alone)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            yield _End.UNLOCKED
+            return
+        if handle is None:
+            yield _End.TAKEN
+            return
+        try:
+            yield _End.OURS
+        finally:
+            self._files.close(handle)
+
+    def _busy(self, image_id: str) -> ImageBusy:
+        holder = "another host, which has not come to an end of changing its size"
+        return ImageBusy(image=image_id, pool=self._staging.config.pool_id, holder=holder)
 
     def _need_unused(self, image_id: str, label: Label, begin: int) -> None:
         """Raises if anything was written beyond an offset."""

@@ -31,6 +31,7 @@ class _File:
 
 
 _Names = dict[str, _File | None]  # None: a folder
+_Locks = dict[tuple[object, int], bool]  # whose, and whether it is held alone
 _Change = tuple[str, str, str, _File | None]  # what, path, other path, file
 
 
@@ -44,6 +45,7 @@ class Disk:
         self._durable: _Names = {"/": None}
         self._changes: list[_Change] = []
         self._files = 0
+        self.locks: dict[str, _Locks] = {}  # of each place; those of a life that is over are gone
 
     def change(self, what: str, path: str, other: str = "", file: _File | None = None) -> None:
         """Changes names; durable at the next flush of any folder."""
@@ -98,6 +100,7 @@ class LiveFiles:
         self._alive = alive
         self._renamed = renamed
         self._open: dict[int, _File] = {}
+        self._locked: dict[int, _Locks] = {}
         self._handles = 2
 
     ahead: Ahead = staticmethod(inline)
@@ -130,6 +133,7 @@ class LiveFiles:
 
     def close(self, handle: int) -> None:
         self._open.pop(handle, None)  # also after death: a generator is closed by its collection
+        self._locked.pop(handle, {}).pop((self, handle), None)
 
     def pread(self, handle: int, buffer: memoryview, offset: int) -> int:
         self._alive()
@@ -247,6 +251,16 @@ class LiveFiles:
         if self._disk.names.get(str(path)) is not None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
         self._disk.change("remove", str(path))
+
+    def lock(self, path: Path, place: int, *, alone: bool) -> int | None:
+        self._alive()
+        locks = self._disk.locks.setdefault(f"{path}:{place}", {})
+        if locks and (alone or any(locks.values())):
+            return None
+        self._handles += 1
+        self._locked[self._handles] = locks
+        locks[self, self._handles] = alone
+        return self._handles
 
     def space(self, path: Path) -> Space:
         self._alive()
