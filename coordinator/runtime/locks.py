@@ -10,15 +10,17 @@ and builds it anew from the workflows' records when it has to.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
+from types import MappingProxyType
 
 from coordinator.saga.spec import Lock, united
 from coordinator.saga.states import WorkflowState
 from coordinator.saga.workflow import Workflow
 
 Image = tuple[str, str]  # pool and image id
+NOTHING: Mapping[str, Lock] = MappingProxyType({})
 
 HOLDERS_SHOWN_MAX = 16  # of a template that thousands read at once, nobody reads all the names
 
@@ -212,9 +214,14 @@ class LinedUp:
     clashing: tuple[str, ...]  # they hold what another one holds: a defect of ours
 
 
-def line_up(workflows: Iterable[Workflow]) -> LinedUp:
-    """Returns the lines of workflows: holders first, then those who wait, in the order given."""
+def line_up(workflows: Iterable[Workflow], withheld: Mapping[str, Lock] = NOTHING) -> LinedUp:
+    """Returns the lines of workflows: holders first, then those who wait, in the order given.
+
+    Before them all come images that nobody is to have for a while, by who keeps them from all.
+    """
     lines = Lines()
+    for keeper, lock in withheld.items():
+        lines.ask(keeper, (lock,))
     standing = [workflow for workflow in workflows if stands_in_line(workflow)]
     holding = [workflow for workflow in standing if workflow.locked]
     waiting = [workflow for workflow in standing if not workflow.locked]

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -119,6 +119,7 @@ class Loop:
         self._late: set[str] = set()  # workflows in which something is too late
         self._timers = Timers(clock=clock, say=self.hear)
         self._locks = Lines()  # of what is decided
+        self._withheld: dict[str, Lock] = {}  # among them: images that no workflow is to have
         self._watermarks = Watermarks(self._committed.get)
         self._next_intent = 1
         self._owner_epoch = 0
@@ -192,7 +193,30 @@ class Loop:
 
     def lock_view(self, workflow_id: str) -> tuple[LockView, ...]:
         """Returns how an open workflow stands with each of the images that it names."""
-        return self._locks.view(workflow_id)
+        return tuple(
+            replace(view, holders=tuple(h for h in view.holders if h not in self._withheld))
+            for view in self._locks.view(workflow_id)
+        )
+
+    @contextmanager
+    def withheld(self, pool: str, image: str) -> Iterator[None]:
+        """Keeps an image that nobody holds, nor waits for, from all workflows for a while.
+
+        Raises:
+            ImageBusy: Somebody does.
+        """
+        lock = Lock(pool=pool, image=image, exclusive=True)
+        for held in self._locks.would_wait((lock,)):
+            raise ImageBusy(pool=pool, image=image, holder=workflow_name(held.holders[0]))
+        keeper = f"(a repair of {pool}/{image})"  # no workflow's id has such letters
+        self._withheld[keeper] = lock
+        self._locks.ask(keeper, (lock,))
+        try:
+            yield
+        finally:
+            del self._withheld[keeper]
+            for workflow_id in self._locks.release(keeper):
+                self._put(_Item(workflow_id=workflow_id, what=LocksGranted()))
 
     def refuse_busy(self, workflow_id: str, locks: tuple[Lock, ...]) -> None:
         """Raises ImageBusy for further images that an open workflow could not have now."""
@@ -357,6 +381,8 @@ class Loop:
         """Raises for images that somebody who does not wait cannot have now."""
         for one in held:
             for holder in one.holders:
+                if holder in self._withheld:
+                    raise ImageBusy(pool=one.lock.pool, image=one.lock.image, holder=holder)
                 if _names(self._committed.get(holder), one.lock):
                     raise ImageBusy(
                         pool=one.lock.pool, image=one.lock.image, holder=workflow_name(holder)
@@ -382,7 +408,7 @@ class Loop:
 
     def _line_up(self) -> None:
         """Builds the lines anew from what is committed."""
-        lined_up = line_up(self._committed.values())
+        lined_up = line_up(self._committed.values(), self._withheld)
         self._locks = lined_up.lines
         for workflow_id in lined_up.clashing:
             log.error("locks.clash", extra={"workflow": workflow_name(workflow_id)})

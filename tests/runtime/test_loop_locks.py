@@ -226,3 +226,30 @@ async def test_a_resume_takes_the_images_that_it_brings_or_changes_nothing(tmp_p
         agent.end(first("first"))
         await until(lambda: first("late") in agent.sent)
         assert one.state("first") is WorkflowState.SUCCEEDED
+
+
+async def test_an_image_that_is_being_repaired_is_given_to_nobody_meanwhile(tmp_path) -> None:
+    """Nor once the lines are built anew, because the store has failed."""
+    agent = Agent(pools=("p",))
+    async with coordinator(tmp_path, {"a": agent}) as one:
+        with one.loop.withheld("p", "vm"):
+            await one.start("waits", writes("vm"))
+            with pytest.raises(ImageBusy) as raised:
+                await one.start("refused", writes("vm", refuse_when_locked=True))
+            assert "a repair of p/vm" in raised.value.metadata["holder"]
+            with pytest.raises(ImageBusy), one.loop.withheld("p", "vm"):
+                raise AssertionError
+            one.store.failures = 1
+            with pytest.raises(StoreError):
+                await one.start("lost", writes("vm"))
+            await waiting(one, "waits")
+            [_, vm] = one.loop.lock_view("waits")
+            assert (vm.position, vm.holders) == (1, ())
+        await until(lambda: first("waits") in agent.sent)
+        with pytest.raises(ImageBusy) as raised, one.loop.withheld("p", "vm"):
+            raise AssertionError
+        assert raised.value.metadata["holder"] == "workflows/waits"
+        agent.end(first("waits"))
+        await until(lambda: one.state("waits") is WorkflowState.SUCCEEDED)
+        with one.loop.withheld("p", "vm"):
+            pass
