@@ -14,9 +14,10 @@ from pathlib import Path
 from agent import crash_points
 from agent.drivers import copying, guest, qemu
 from agent.drivers.blocks import data_bytes
-from agent.drivers.content import FileContent, holds_data
+from agent.drivers.content import FileContent
 from agent.drivers.digest import Leaves
 from agent.drivers.driver import Content, Format, Steps, Work
+from agent.drivers.ends import Ends
 from agent.drivers.files import FileStat
 from agent.drivers.layout import Label, backing_name
 from agent.drivers.room import Shortage
@@ -40,6 +41,7 @@ class Filling:
         self._files = staging.files
         self._layout = staging.layout
         self._room = staging.room
+        self._ends = Ends(staging)
 
     def duplicate(self, work: Work, name: str, folder: Path, label: Label) -> Steps[Label]:
         """Copies data as it is, shared where the file system can."""
@@ -66,21 +68,11 @@ class Filling:
             return
         if layout is not label.format:
             raise FieldUnsupported(field="the bytes of a raw image as qcow2")
+        self._ends.need(name, label)
+        if layout is Format.RAW:  # a resize that was cut short may have left zeros beyond
+            found = replace(found, size_bytes=min(found.size_bytes, label.virtual_size_bytes))
         with self._reading_file(path, found) as content:
-            yield self._within(name, label, content) if layout is Format.RAW else content
-
-    def _within(self, name: str, label: Label, content: FileContent) -> FileContent:
-        """Returns what of a raw file its label says; beyond that a resize may have left zeros.
-
-        Raises:
-            ImageUnsafe: There is more: somebody else has made the image larger.
-        """
-        end = label.virtual_size_bytes
-        if content.size_bytes <= end:
-            return content
-        if holds_data(content, end):
-            raise self._layout.unsafe(name, "there is data beyond the size of its label")
-        return replace(content, size_bytes=end)
+            yield content
 
     @contextmanager
     def _reading_file(self, path: Path, found: FileStat) -> Iterator[FileContent]:
@@ -96,6 +88,7 @@ class Filling:
     @contextmanager
     def _guest(self, name: str, label: Label) -> Iterator[Content]:
         """Opens what a guest reads of a qcow2 image, its whole chain checked before."""
+        self._ends.need_chain(name, label)
         chain: list[tuple[Path, Format]] = []
         identities = ["guest"]
         for each in (name, *self._layout.chain(name, label)):
@@ -104,7 +97,7 @@ class Filling:
             chain.append((path, label_of_each.format))
             identities.append(found.identity)
         with self._reading_as_guest(name, chain, identity=" ".join(identities)) as content:
-            # The file of an image that is being grown is longer for a moment.
+            # A resize that was cut short may have left zeros beyond.
             content.size_bytes = min(content.size_bytes, label.virtual_size_bytes)
             yield content
 
@@ -122,6 +115,7 @@ class Filling:
     def share(self, work: Work, name: str, folder: Path, label: Label) -> Label | None:
         """Makes a file that shares data; None, and no file, where the file system cannot."""
         path, found = self._layout.data(name, label)
+        self._ends.need(name, label)
         target = folder / f"data.{label.format}"
         if self._files.stat(target) is not None:
             return None  # an earlier life could not, and has begun to copy
@@ -244,6 +238,7 @@ class Filling:
     ) -> Steps[Label]:
         """Writes the content in another format, or a whole chain as one image."""
         source, _ = origin._layout.data(source_id, label)
+        origin._ends.need_chain(source_id, label)
         self._staging.empty(folder)  # qemu-img cannot go on where it left off
         target = yield from self._write_as(
             work, source, label.format, folder, image_format, label.virtual_size_bytes
@@ -331,6 +326,7 @@ class Filling:
     ) -> Steps[Label]:
         """Makes a file that reads what it lacks from its source."""
         self.need_qemu("clone_image")
+        self._ends.need_chain(source_id, label)
         target = folder / "data.qcow2"
         with self.reserving(folder, qemu.overlay_bytes(label.virtual_size_bytes)):
             yield from qemu.create_overlay(

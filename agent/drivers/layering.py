@@ -20,6 +20,7 @@ from pathlib import Path
 from agent import crash_points
 from agent.drivers import qemu
 from agent.drivers.driver import Format, Made, OutcomeUnknown, Step, Steps, Work
+from agent.drivers.ends import Ends
 from agent.drivers.layers import Layer, named, readers
 from agent.drivers.layout import Change, Label, content_of, snapshot_name, with_change
 from agent.drivers.merging import Merging
@@ -42,6 +43,7 @@ class Layering:
         self._files = staging.files
         self._layout = staging.layout
         self._duplicate = duplicate
+        self._ends = Ends(staging)
         self._merging = Merging(staging)
 
     def create(
@@ -62,6 +64,7 @@ class Layering:
             staging.refuse_taken(name)
             _, found = self._layout.data(image_id, label)
             self._layout.chain(image_id, label)
+            self._ends.need(image_id, label)
             yield Step()
             folder = staging.begin(work, resumable=True)
             layer = _layer(work, label, snapshot_id)
@@ -142,6 +145,7 @@ class Layering:
         staging = self._staging
         if safety_id:
             staging.refuse_taken(snapshot_name(image_id, safety_id))
+            self._ends.need(image_id, label)
         staging.purge_data(image_id, label.replaced)
         folder = staging.begin(work, resumable=True)
         snapshot = self._layout.label(name)

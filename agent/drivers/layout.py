@@ -31,7 +31,7 @@ from typing import NamedTuple
 from agent.drivers.driver import Format
 from agent.drivers.files import FileKind, Files, FileStat
 from agent.drivers.layers import Layer, named, with_content
-from agent.drivers.qcow2 import HEAD_BYTES, read_head
+from agent.drivers.qcow2 import HEAD_BYTES, Qcow2Head, read_head
 from countermand.rpc import names
 from countermand.rpc.errors import (
     CountermandError,
@@ -444,6 +444,13 @@ class Layout:
             raise self.unsafe(image_id, "it is shorter than its label says")
         return path, found
 
+    def size(self, image_id: str, label: Label) -> int:
+        """Returns the size that a guest sees, whatever the label says."""
+        path, found = self.data(image_id, label)
+        if label.format is Format.RAW:
+            return found.size_bytes
+        return self._head(image_id, path, found.size_bytes).virtual_size_bytes
+
     def below(self, image_id: str, label: Label) -> tuple[Layer, ...]:
         """Returns the layers that an image's data reads through, nearest first, each checked."""
         found: list[Layer] = []
@@ -487,11 +494,7 @@ class Layout:
 
         A layer without a name may have been merged into the file, and its label not say so yet.
         """
-        head = read_head(self._read(path, min(HEAD_BYTES, size_bytes)))
-        if head is None:
-            raise self.unsafe(image_id, "it is not in the format that its label says")
-        if head.external_data:
-            raise self.unsafe(image_id, "its data is in another file")
+        head = self._head(image_id, path, size_bytes)
         if head.virtual_size_bytes < label.virtual_size_bytes:  # more is there during a resize
             raise self.unsafe(image_id, "it is shorter than its label says")
         home = image_id.partition(AT)[0]
@@ -525,14 +528,19 @@ class Layout:
         size = self._plain(image_id, path).size_bytes
         if image_format is Format.RAW:
             return size
-        head = read_head(self._read(path, min(HEAD_BYTES, size)))
+        head = self._head(image_id, path, size)
+        if head.backing:
+            raise self.unsafe(image_id, f"it reads through another file, {head.backing}")
+        return head.virtual_size_bytes
+
+    def _head(self, image_id: str, path: Path, size_bytes: int) -> Qcow2Head:
+        """Returns the head of a qcow2 file."""
+        head = read_head(self._read(path, min(HEAD_BYTES, size_bytes)))
         if head is None:
             raise self.unsafe(image_id, "it is not in the format qcow2")
         if head.external_data:
             raise self.unsafe(image_id, "its data is in another file")
-        if head.backing:
-            raise self.unsafe(image_id, f"it reads through another file, {head.backing}")
-        return head.virtual_size_bytes
+        return head
 
     def _backing(self, image_id: str, backing: str) -> Label:
         try:
