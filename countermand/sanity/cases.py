@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from countermand.sanity.probe import ONLY_READ, SIZE_BYTES, Probe, Seen, Subject, create
+from countermand.sanity.probe import ONLY_READ, SIZE_BYTES, Probe, create
 from countermand.sanity.promises import NotOffered
+from countermand.sanity.seeing import Seen
+from countermand.sanity.subject import Subject
 from countermand.v1.image_pb2 import (
     IMAGE_FORMAT_QCOW2,
     IMAGE_FORMAT_RAW,

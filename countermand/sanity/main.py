@@ -10,26 +10,23 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from importlib.metadata import version
 
 import click
 
 from countermand.rpc import names
-from countermand.sanity import report
+from countermand.sanity import killing, report
 from countermand.sanity.asking import Refused, connected
-from countermand.sanity.probe import Subject
 from countermand.sanity.promises import Check
 from countermand.sanity.run import Ending, Result, checks, run
+from countermand.sanity.subject import Subject
 from countermand.v1.agent_pb2 import HostReport
 from countermand.v1.image_pb2 import ImageAddress
 
 CLUSTER = "agent-sanity"
-
-# How long a start may take before its agent answers.
-START_S_MAX = 60.0
-_ASK_AGAIN_S = 0.05
 
 EPILOG = """\b
 Examples:
@@ -120,7 +117,7 @@ def main(
             shared=shared,
             wanted=wanted,
             output=output,
-            restart=_restarting(kill_command, start_command, restart_command),
+            restart=killing.told(kill=kill_command, start=start_command, restart=restart_command),
             given={
                 "cluster_id": cluster,
                 "pools": pools,
@@ -140,7 +137,7 @@ async def _check(
     shared: str,
     wanted: Sequence[Check],
     output: str,
-    restart: Callable[[], Awaitable[None]] | None,
+    restart: killing.Restart | None,
     given: dict[str, object],
 ) -> list[Result]:
     """Runs the checks and tells of them; returns how each ended."""
@@ -161,7 +158,7 @@ async def _check(
         subject = await subject_at(address)
         subject.other = await subject_at(shared) if shared else None
         if restart is not None:
-            subject.restart = lambda: _restarted(subject, restart)
+            subject.restart = partial(killing.restarted, subject, restart)
         results = await _told(subject, wanted, output)
         try:
             await subject.forget()
@@ -229,72 +226,6 @@ def _source(text: str) -> ImageAddress | None:
     if not names.is_id(pool_id) or not names.is_id(image_id):
         raise click.UsageError(f"--source {text!r}: write POOL/IMAGE")
     return ImageAddress(pool_id=pool_id, image_id=image_id)
-
-
-# -- killing and starting -----------------------------------------------------------------------
-
-
-def _restarting(kill: str, start: str, restart: str) -> Callable[[], Awaitable[None]] | None:
-    """Returns what kills the agent and starts it again, if the command was told."""
-    if restart and (kill or start):
-        raise click.UsageError("say --restart-command, or --kill-command and --start-command")
-    if bool(kill) != bool(start):
-        raise click.UsageError("--kill-command and --start-command go together")
-    commands = [command for command in (kill, start, restart) if command]
-    if not commands:
-        return None
-
-    async def run_all() -> None:
-        for command in commands:
-            await _shell(command)
-
-    return run_all
-
-
-async def _shell(command: str) -> None:
-    """Runs a command of the user's, in the user's words.
-
-    Raises:
-        ClickException: It failed.
-    """
-    process = await asyncio.create_subprocess_exec(
-        *("sh", "-c", command),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-    )
-    if code := await process.wait():
-        raise click.ClickException(f"{command!r} ended with exit code {code}")
-
-
-async def _connect(address: str) -> None:
-    """Returns if anybody listens at an address; an OSError says that nobody does."""
-    host, separator, port = address.rpartition(":")
-    if separator and port.isdecimal():  # else a scheme of gRPC's own
-        _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-        writer.close()
-
-
-async def _restarted(subject: Subject, restart: Callable[[], Awaitable[None]]) -> None:
-    """Returns once the agent has been killed, started, and answers.
-
-    Raises:
-        ClickException: It does not come back.
-    """
-    await restart()
-    try:
-        async with asyncio.timeout(START_S_MAX):
-            while True:
-                try:
-                    # Not by the channel: each call that fails has it wait longer before the next.
-                    await _connect(subject.address)
-                    await subject.look()
-                except (Refused, OSError):
-                    await asyncio.sleep(_ASK_AGAIN_S)
-                else:
-                    return
-    except TimeoutError:
-        why = f"it does not answer {START_S_MAX:g} s after it was started"
-        raise click.ClickException(f"{subject.address}: {why}") from None
 
 
 if __name__ == "__main__":

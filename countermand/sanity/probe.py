@@ -1,28 +1,27 @@
 """What a check works with: the agent, a workflow and image ids of its own, and a tidy end.
 
-A `Subject` is the agent as the whole run knows it. A `Probe` is one check's view of it: whatever it
-sends is remembered, and made up for when the check has ended, however it has ended.
+A `Probe` is one check's view of the agent: whatever it sends is remembered, and made up for when
+the check has ended, however it has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from countermand.rpc import names
 from countermand.rpc.request_hash import request_hash
-from countermand.sanity.asking import Calls, Refused
+from countermand.sanity.asking import Refused
 from countermand.sanity.promises import Broken, NotOffered, equal
+from countermand.sanity.seeing import OPEN, Seen, must, seen
+from countermand.sanity.subject import Subject
 from countermand.v1.agent_pb2 import (
     CancelAttemptRequest,
     CompensateRequest,
-    ForgetRequest,
     GetAttemptRequest,
     GetAttemptResponse,
-    GetHostRequest,
-    HostReport,
     InspectRequest,
     ListAttemptsRequest,
     ListImagesRequest,
@@ -36,9 +35,6 @@ if TYPE_CHECKING:  # it knows this module
 
 SIZE_BYTES = 4 * 2**20  # small, and a size that every storage we know of can make
 
-OPEN = frozenset({Attempt.STATE_ACCEPTED, Attempt.STATE_RUNNING, Attempt.STATE_CANCELLING})
-CERTAIN = frozenset({Attempt.STATE_SUCCEEDED, Attempt.STATE_FAILED, Attempt.STATE_CANCELLED})
-
 ONLY_READ = frozenset({"verify_image", "noop"})
 
 # Nothing makes up for these; what they leave goes with what they were done to.
@@ -48,68 +44,6 @@ _LOOK_S = 0.01
 _LOOK_S_MAX = 0.25
 _CLEAN_UP_NUMBER = 900  # no check numbers its compensations so high
 _PAGE_SIZE = 1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """What a pool shows of one image; what may differ between two looks is left out."""
-
-    made_by: str
-    cluster_id: str
-    generation: int
-    format: int
-    size_bytes: int
-    snapshots: tuple[tuple[str, str], ...]  # (id, the attempt that took it)
-    chain: tuple[str, ...] | None  # None, in what is expected: any
-
-
-@dataclass(slots=True, kw_only=True)
-class Subject:
-    """The agent that is checked, and what the command was told about it."""
-
-    calls: Calls
-    address: str
-    host: HostReport
-    cluster_id: str
-    run: str  # a part of every name that this run makes
-    intent: int  # the last intent's number; the next is higher
-    pools: tuple[str, ...]
-    verbs: tuple[str, ...] = ()  # only these; empty: all that are offered
-    source: ImageAddress | None = None  # an image that holds data
-    patience_s: float = 60.0
-    restart: Callable[[], Awaitable[None]] | None = None
-    other: Subject | None = None  # the agent of another host that reaches the same storage
-    workflows: list[str] = field(default_factory=list)
-
-    def next_intent(self) -> int:
-        """Returns the number of a new intent."""
-        self.intent += 1
-        return self.intent
-
-    def pool(self, pool_id: str) -> Pool:
-        """Returns a pool as the agent describes it.
-
-        Raises:
-            NotOffered: It does not.
-        """
-        for pool in self.host.pools:
-            if pool.pool_id == pool_id:
-                return pool
-        raise NotOffered(f"the agent reports no pool {pool_id}")
-
-    def offers(self, verb: str, pool: Pool) -> bool:
-        """Returns whether a verb is offered in a pool, and wanted by the command."""
-        return verb in pool.verbs and (not self.verbs or verb in self.verbs)
-
-    async def look(self) -> HostReport:
-        """Asks the agent to describe itself anew."""
-        self.host = (await self.calls.ask("GetHost", GetHostRequest())).host
-        return self.host
-
-    async def forget(self) -> None:
-        """Allows the agent to drop what this run has left in its journal."""
-        request = ForgetRequest(cluster_id=self.cluster_id, workflows=self.workflows)
-        await self.calls.ask("Forget", request)
 
 
 class Probe:
@@ -202,7 +136,23 @@ class Probe:
         raise NotOffered("no pool offers noop or create_image")
 
     async def send(self, name: str, action: Action, **changes: Any) -> Attempt:  # noqa: ANN401 - the header's fields
-        """Sends an action.
+        """Sends an action; while the queue is full, again after as long as it was told.
+
+        Raises:
+            Refused: The agent does not take it.
+        """
+        until = time.monotonic() + self.subject.patience_s
+        while True:
+            try:
+                return await self.send_once(name, action, **changes)
+            except Refused as error:
+                delay = error.refusal.retry_delay
+                if error.refusal.reason != "QUEUE_FULL" or not delay or time.monotonic() > until:
+                    raise
+                await asyncio.sleep(delay.total_seconds())
+
+    async def send_once(self, name: str, action: Action, **changes: Any) -> Attempt:  # noqa: ANN401 - the header's fields
+        """Sends an action, whether or not there is a place in the queue.
 
         Raises:
             Refused: The agent does not take it.
@@ -295,6 +245,34 @@ class Probe:
         action.copy_image.source.CopyFrom(self.subject.source)
         action.copy_image.target.CopyFrom(self.address("copy"))
         return action
+
+    def copies(self, count: int) -> dict[str, Action]:
+        """Returns copies of the image with data, by their attempts.
+
+        Raises:
+            NotOffered: The command was told of none.
+        """
+        copying = self.copying()
+        copies: dict[str, Action] = {}
+        for number in range(count):
+            copy = copies[self.attempt(f"copy-{number}")] = Action()
+            copy.CopyFrom(copying)
+            copy.copy_image.target.CopyFrom(self.address(f"copy-{number}"))
+        return copies
+
+    async def copied(self, sent: Mapping[str, Action], *states: Attempt.State.ValueType) -> None:
+        """Returns once copies have ended, and the pool shows those that succeeded and no others.
+
+        Raises:
+            Broken: It shows something else, or one is in none of these states.
+        """
+        ended = {name: must(await self.settled(name), *states) for name in sent}
+        done = {
+            sent[name].copy_image.target.image_id.removeprefix(f"{self.prefix}-")
+            for name, one in ended.items()
+            if one.state == Attempt.STATE_SUCCEEDED
+        }
+        equal(set(await self.picture()), done, "the copies that the pool shows")
 
     # -- looking --------------------------------------------------------------------------------
 
@@ -440,65 +418,3 @@ def create(address: ImageAddress, **fields: Any) -> Action:  # noqa: ANN401 - Cr
     """Returns the making of an empty image."""
     fields = {"format": IMAGE_FORMAT_RAW, "virtual_size_bytes": SIZE_BYTES, **fields}
     return Action(create_image=CreateImage(target=address, **fields))
-
-
-def seen(image: Image) -> Seen:
-    """Returns what matters of an image."""
-    return Seen(
-        made_by=image.owner.attempt,
-        cluster_id=image.owner.cluster_id,
-        generation=image.generation,
-        format=image.format,
-        size_bytes=image.virtual_size_bytes,
-        snapshots=tuple((one.snapshot_id, one.owner.attempt) for one in image.snapshots),
-        chain=tuple(below.image_id for below in image.chain),
-    )
-
-
-def without_generations(picture: Mapping[str, Seen]) -> dict[str, Seen]:
-    """Returns a picture in which nobody counts."""
-    return {image_id: replace(one, generation=0) for image_id, one in picture.items()}
-
-
-def shows(picture: Mapping[str, Seen], expected: Mapping[str, Seen], about: str) -> None:
-    """Raises unless a picture is what was expected.
-
-    Raises:
-        Broken: It is not.
-    """
-    for image_id in sorted(picture.keys() | expected.keys()):
-        one, other = picture.get(image_id), expected.get(image_id)
-        if one is not None and other is not None and other.chain is None:
-            one = replace(one, chain=None)
-        equal(one or "no image", other or "no image", f"{about}, image {image_id}")
-
-
-def must(attempt: Attempt, *states: Attempt.State.ValueType) -> Attempt:
-    """Returns an attempt, which must be in one of these states.
-
-    Raises:
-        Broken: It is not.
-    """
-    if attempt.state not in states:
-        expected = " or ".join(Attempt.State.Name(state) for state in states)
-        raise Broken(expected=f"{attempt.name} is {expected}", seen=told(attempt))
-    return attempt
-
-
-def failed(attempt: Attempt, *reasons: str) -> Attempt:
-    """Returns an attempt, which must have failed for one of these reasons.
-
-    Raises:
-        Broken: It has not.
-    """
-    if attempt.state != Attempt.STATE_FAILED or attempt.failure.reason not in reasons:
-        expected = " or ".join(reasons)
-        raise Broken(expected=f"{attempt.name} is STATE_FAILED / {expected}", seen=told(attempt))
-    return attempt
-
-
-def told(attempt: Attempt) -> str:
-    """Returns what a person reads of an attempt's state."""
-    state = Attempt.State.Name(attempt.state)
-    failure = attempt.failure
-    return f"{state} / {failure.reason}: {failure.message}" if failure.reason else state

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from countermand.sanity.probe import Subject
 from countermand.sanity.promises import Check
 from countermand.sanity.run import Ending, Result
+from countermand.sanity.subject import Subject
 from countermand.v1.image_pb2 import ImageFormat
 
 MARKS = {Ending.KEPT: "✓", Ending.BROKEN: "✗", Ending.SKIPPED: "-"}

@@ -10,8 +10,9 @@ from enum import StrEnum
 from countermand.sanity.asking import Refused, served
 from countermand.sanity.cases import Case, tried
 from countermand.sanity.checks.catalogue import AREAS
-from countermand.sanity.probe import Probe, Subject
+from countermand.sanity.probe import Probe
 from countermand.sanity.promises import Broken, Check, Each, NotOffered, matches
+from countermand.sanity.subject import Subject
 
 
 class Ending(StrEnum):

@@ -35,7 +35,8 @@ from countermand.rpc import crash
 from countermand.sanity.asking import Refused, connected
 from countermand.sanity.cases import CASES, Case, Picture
 from countermand.sanity.checks.listing import pages
-from countermand.sanity.probe import Probe, must, shows, without_generations
+from countermand.sanity.probe import Probe
+from countermand.sanity.seeing import must, shows, without_generations
 from countermand.v1.agent_pb2 import SurveyPoolRequest
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.image_pb2 import IMAGE_FORMAT_QCOW2

@@ -15,8 +15,8 @@ from agent.service import AgentService
 from countermand.rpc import crash
 from countermand.rpc.server import Service, serve
 from countermand.sanity.asking import Calls, connected
-from countermand.sanity.probe import Subject
 from countermand.sanity.run import Ending, Result, checks, run
+from countermand.sanity.subject import Subject
 from countermand.v1 import agent_pb2_grpc
 from countermand.v1.agent_pb2 import HostReport
 from countermand.v1.image_pb2 import ImageAddress

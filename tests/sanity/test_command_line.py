@@ -5,20 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
-import socket
+import select
 import subprocess
 import sys
-import time
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from agent.drivers.copying import CHUNK_BYTES
+from countermand.sanity import killing
 from countermand.sanity.main import main
+
+# Beyond it a start has failed, on however slow a machine.
+START_S_MAX = 60.0
 
 COMMAND = (sys.executable, "-m", "countermand.sanity.main")
 
@@ -28,7 +31,8 @@ class Daemon:
     """An agent that is killed and started by shell commands, as a vendor would write them."""
 
     folder: Path
-    address: str
+    address: str = "127.0.0.1:0"
+    options: str = ""
 
     @property
     def kill(self) -> str:
@@ -38,13 +42,18 @@ class Daemon:
     @property
     def start(self) -> str:
         serve = f"{sys.executable} -m agent serve --data {self.folder}/data --listen {self.address}"
-        log = f">{self.folder}/out 2>>{self.folder}/log"
-        return f"{serve} --pool fast={self.folder}/fast {log} & echo $! >{self.folder}/pid"
+        pool, log = f"--pool fast={self.folder}/fast", f"2>>{self.folder}/log"
+        return f"{serve} {pool} {self.options} {log} & echo $! >{self.folder}/pid"
 
     @property
     def start_anew(self) -> str:
         """Starts it with another journal, as after a host was reinstalled."""
         return f"rm -f {self.folder}/data/journal*; {self.start}"
+
+    @property
+    def restarting(self) -> tuple[str, str]:
+        """Returns how the command is told to kill it and to start it."""
+        return (f"--kill-command={self.kill}", f"--start-command={self.start}")
 
     def sanity(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs the command on it."""
@@ -55,37 +64,73 @@ def sanity(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
 
 
+@contextlib.contextmanager
+def running(folder: Path, *, options: str = "") -> Iterator[Daemon]:
+    """Yields an agent with a pool that holds an image; whatever its last life is ends with it."""
+    (folder / "fast").mkdir()
+    source = folder / "source.raw"
+    source.write_bytes(os.urandom(CHUNK_BYTES + 512))
+    importing = ("import", f"--pool=fast={folder}/fast", "--image=base", "--format=raw")
+    subprocess.run([sys.executable, "-m", "agent", *importing, source], check=True)
+    daemon = Daemon(folder, options=options)
+    starting = subprocess.Popen(["sh", "-c", daemon.start], stdout=subprocess.PIPE)
+    try:
+        assert starting.stdout is not None
+        ready, _, _ = select.select([starting.stdout], [], [], START_S_MAX)
+        line = starting.stdout.readline() if ready else b""  # it says where it listens
+        assert line, (folder / "log").read_text()
+        yield replace(daemon, address=json.loads(line)["address"])
+    finally:
+        subprocess.run(["sh", "-c", daemon.kill], check=False, stderr=subprocess.DEVNULL)
+        starting.communicate()  # all that could write to it are gone
+
+
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory):
-    tmp_path = tmp_path_factory.mktemp("daemon")
-    (tmp_path / "fast").mkdir()
-    source = tmp_path / "source.raw"
-    source.write_bytes(os.urandom(CHUNK_BYTES + 512))
-    importing = ("import", f"--pool=fast={tmp_path}/fast", "--image=base", "--format=raw")
-    subprocess.run([sys.executable, "-m", "agent", *importing, source], check=True)
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{found.getsockname()[1]}"
-    daemon = Daemon(tmp_path, address)
-    (tmp_path / "out").touch()
-    subprocess.run(["sh", "-c", daemon.start], check=True)
-    while not (tmp_path / "out").read_text():  # it says when it is ready
-        time.sleep(0.01)
-    yield daemon
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    with running(tmp_path_factory.mktemp("daemon")) as daemon:
+        yield daemon
 
 
 @pytest.mark.slow
 def test_our_agent_keeps_its_promises_when_it_is_killed(daemon):
     """S-V6, S-Z2, S-Z3: over the wire, whoever wrote it."""
-    commands = (f"--kill-command={daemon.kill}", f"--start-command={daemon.start}")
-    ended = daemon.sanity("--source=fast/base", "--only=restart.", *commands, "--output=json")
+    options = ("--source=fast/base", "--only=restart.", "--output=json")
+    ended = daemon.sanity(*options, *daemon.restarting)
     report = json.loads(ended.stdout)
     assert (report["broken"], report["skipped"]) == (0, 0), ended.stdout
     assert report["kept"] == 7
     assert ended.returncode == 0
     assert [path.name for path in (daemon.folder / "fast/images").iterdir()] == ["base"]
+
+
+@pytest.mark.slow
+def test_one_that_takes_few_attempts_at_once_is_killed_in_turns(tmp_path):
+    """There are more ways of verbs than it takes; each of them is interrupted."""
+    with running(tmp_path, options="--attempts-max=1 --queue-max=8") as daemon:
+        only = ("--only=restart.interrupted", "--source=fast/base")
+        ended = daemon.sanity(*only, *daemon.restarting)
+    assert "✓ interrupted" in ended.stdout
+    assert "1 kept, 0 broken, 0 skipped" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    "told", [("--kill-command=:", "--start-command=:"), ("--restart-command=:",)]
+)
+def test_a_command_that_kills_nothing_is_caught(told, daemon, monkeypatch):
+    """Else everything would be found to survive a death that nobody died."""
+    monkeypatch.setattr(killing, "DEATH_S_MAX", 0.2)
+    arguments = [daemon.address, "--pool=fast", "--only=restart.journal", *told]
+    ended = CliRunner().invoke(main, arguments)
+    assert ended.exit_code == 1, ended.output
+    assert "✗ journal" in ended.stdout
+    option = told[0].partition("=")[0]
+    assert f"{option} ':' has killed nothing: let it end the process that listens" in ended.stdout
+
+
+def test_a_command_that_fails_is_told(daemon):
+    ended = daemon.sanity("--only=restart.journal", "--restart-command=exit 3")
+    assert ended.returncode == 1
+    assert "--restart-command 'exit 3' ended with exit code 3" in ended.stderr
 
 
 def test_an_agent_that_lost_its_journal_is_caught(daemon):

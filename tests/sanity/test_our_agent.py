@@ -58,6 +58,13 @@ async def test_a_queue_that_can_be_filled_is_filled(tmp_path):
     assert [result.ending for result in found] == [Ending.KEPT], found
 
 
+async def test_an_agent_that_takes_few_attempts_at_once_is_not_blamed_for_it(tmp_path):
+    """It is sent no more than it takes, or sent it again as told."""
+    async with subject(tmp_path, source=True, **SLOW) as one:
+        found = await results(one, "cancel.running")
+    assert [result.ending for result in found] == [Ending.KEPT], found
+
+
 async def test_what_is_not_offered_is_skipped_aloud(tmp_path):
     async with subject(tmp_path, options={"read_only": True}) as one:
         found = await results(one, "verbs.acts", "fence.", "serve.")

@@ -6,8 +6,9 @@ import asyncio
 
 from countermand.sanity.asking import refused
 from countermand.sanity.cases import first
-from countermand.sanity.probe import CERTAIN, Probe, must, shows, told
+from countermand.sanity.probe import Probe
 from countermand.sanity.promises import Area, Each, equal, holds
+from countermand.sanity.seeing import CERTAIN, must, shows, told
 from countermand.v1.attempt_pb2 import Attempt
 
 AREA = Area("cancel", told="agent.proto, CancelAttempt")
@@ -55,24 +56,13 @@ async def at_once(probe: Probe) -> None:
 
 @AREA.promise("so do copies that run or stand in line; none is left half-made", each=Each.POOL)
 async def running(probe: Probe) -> None:
-    """More than can run at once, all of them asked to stop."""
-    action = probe.copying()
-    sent: dict[str, str] = {}
-    for number in range(COPIES):
-        copy = type(action)()
-        copy.CopyFrom(action)
-        copy.copy_image.target.CopyFrom(probe.address(f"copy-{number}"))
-        name = probe.attempt(f"copy-{number}")
-        sent[name] = f"copy-{number}"
+    """More than can run at once, if so many are taken; all of them asked to stop."""
+    sent = probe.copies(min(COPIES, probe.subject.open_max))
+    for name, copy in sent.items():
         await probe.send(name, copy)
     for answer in await asyncio.gather(*(probe.cancel(name) for name in sent)):
         must(answer, *ANSWERS)
-    shown = {
-        image: must(await probe.settled(name), Attempt.STATE_SUCCEEDED, Attempt.STATE_CANCELLED)
-        for name, image in sent.items()
-    }
-    done = {image for image, one in shown.items() if one.state == Attempt.STATE_SUCCEEDED}
-    equal(set(await probe.picture()), done, "the copies that the pool shows")
+    await probe.copied(sent, Attempt.STATE_SUCCEEDED, Attempt.STATE_CANCELLED)
 
 
 @AREA.promise("a compensation goes on, whoever asks it to stop", each=Each.POOL)

@@ -224,18 +224,12 @@ async def fields(probe: Probe) -> None:
 )
 async def queue_full(probe: Probe) -> None:
     """Needs copies that last, and limits that can be reached."""
-    limit = probe.subject.host.attempts_max + probe.subject.host.queue_max
-    action = probe.copying()
+    limit = probe.subject.open_max
+    copies = probe.copies(limit + CALLERS_MAX)
     if limit > QUEUE_MAX:
         raise NotOffered(f"attempts_max + queue_max is {limit}: more than {QUEUE_MAX} are not sent")
-    copies = {}
-    for number in range(limit + CALLERS_MAX):
-        copy = type(action)()
-        copy.CopyFrom(action)
-        copy.copy_image.target.image_id += f"-{number}"
-        copies[probe.attempt(f"copy-{number}")] = copy
     answers = await asyncio.gather(
-        *(probe.send(name, copy) for name, copy in copies.items()), return_exceptions=True
+        *(probe.send_once(name, copy) for name, copy in copies.items()), return_exceptions=True
     )
     waiting = len(await probe.attempts(open_only=True))
     full = 0

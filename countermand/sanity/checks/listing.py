@@ -6,8 +6,9 @@ from typing import Any
 
 from countermand.sanity.asking import Refused, refused, served
 from countermand.sanity.cases import first
-from countermand.sanity.probe import Probe, must, seen, told
+from countermand.sanity.probe import Probe
 from countermand.sanity.promises import Area, Each, equal, holds
+from countermand.sanity.seeing import must, seen, told
 from countermand.v1.agent_pb2 import (
     GetAttemptRequest,
     ListAttemptsRequest,

@@ -5,12 +5,15 @@ Needs to be told how: `--kill-command` and `--start-command`, or `--restart-comm
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from countermand.rpc.request_hash import request_hash
 from countermand.sanity.asking import refused
 from countermand.sanity.cases import first, tried
 from countermand.sanity.checks.watching import Heard
-from countermand.sanity.probe import CERTAIN, Probe, Seen, must, shows, told, without_generations
+from countermand.sanity.probe import Probe
 from countermand.sanity.promises import Area, Each, NotOffered, equal, holds
+from countermand.sanity.seeing import CERTAIN, Seen, must, shows, told, without_generations
 from countermand.v1.agent_pb2 import ForgetRequest
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.verb_pb2 import Action
@@ -109,10 +112,17 @@ async def effects(probe: Probe) -> None:
 
 @AREA.promise("what was at work comes to a certain end by itself", each=Each.POOL)
 async def interrupted(probe: Probe) -> None:
-    """Killed when all were taken: done or nothing of it, and a repeat says the same."""
+    """Killed when all were taken, in turns if there are more than the agent takes at once."""
     _possible(probe)
+    cases, at_once = _cases(probe), probe.subject.open_max
+    for begin in range(0, len(cases), at_once):
+        await _interrupt(probe, cases[begin : begin + at_once])
+
+
+async def _interrupt(probe: Probe, cases: Sequence[Probe]) -> None:
+    """Kills the agent at work: each is done or nothing of it, and a repeat says the same."""
     prepared = []
-    for one in _cases(probe):
+    for one in cases:
         action = await one.case.prepare(one)
         prepared.append((one, action, await one.picture()))
     for one, action, _ in prepared:
@@ -134,18 +144,11 @@ async def interrupted(probe: Probe) -> None:
 async def copies(probe: Probe) -> None:
     """Those whose end is not SUCCEEDED have left nothing."""
     _possible(probe)
-    action = probe.copying()
-    sent: dict[str, str] = {}
-    for number in range(COPIES):
-        copy = Action()
-        copy.CopyFrom(action)
-        copy.copy_image.target.CopyFrom(probe.address(f"copy-{number}"))
-        sent[probe.attempt(f"copy-{number}")] = f"copy-{number}"
-        await probe.send(probe.attempt(f"copy-{number}"), copy)
+    sent = probe.copies(min(COPIES, probe.subject.open_max))
+    for name, copy in sent.items():
+        await probe.send(name, copy)
     await _kill(probe)
-    ended = {image: must(await probe.settled(name), *CERTAIN) for name, image in sent.items()}
-    done = {image for image, one in ended.items() if one.state == SUCCEEDED}
-    equal(set(await probe.picture()), done, "the copies that the pool shows")
+    await probe.copied(sent, *CERTAIN)
 
 
 @AREA.promise("a compensation goes on by itself: nobody has to ask again", each=Each.POOL)

@@ -7,8 +7,9 @@ from typing import Any
 from countermand.rpc.request_hash import request_hash
 from countermand.sanity.asking import Refused, refused, served
 from countermand.sanity.cases import Case, first
-from countermand.sanity.probe import Probe, failed, must, shows
+from countermand.sanity.probe import Probe
 from countermand.sanity.promises import Area, Each, NotOffered, equal, holds
+from countermand.sanity.seeing import failed, must, shows
 from countermand.v1.agent_pb2 import (
     FenceAttemptRequest,
     ReadImageRequest,

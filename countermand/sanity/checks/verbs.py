@@ -6,19 +6,9 @@ import asyncio
 from operator import attrgetter
 
 from countermand.sanity.asking import Refused, refused
-from countermand.sanity.probe import (
-    CERTAIN,
-    SIZE_BYTES,
-    Probe,
-    Seen,
-    create,
-    failed,
-    must,
-    shows,
-    told,
-    without_generations,
-)
+from countermand.sanity.probe import SIZE_BYTES, Probe, create
 from countermand.sanity.promises import Area, Each, NotOffered, equal, holds
+from countermand.sanity.seeing import CERTAIN, Seen, failed, must, shows, told, without_generations
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.verb_pb2 import (
     Action,
@@ -32,6 +22,7 @@ from countermand.v1.verb_pb2 import (
 AREA = Area("verbs", told="verb.proto, at the verb; agent.proto, AgentService")
 
 ACT, MAKE_UP, MAKE_UP_AGAIN = "act", 2, 3
+RACERS = 6
 SUCCEEDED = Attempt.STATE_SUCCEEDED
 
 COMPENSABLE = attrgetter("compensable")
@@ -182,7 +173,8 @@ async def race(probe: Probe) -> None:
     reason = probe.case.taken
     action = await probe.case.prepare(probe)
     before = await probe.picture()
-    racers = [probe.attempt(f"racer-{number}") for number in range(6)]
+    count = min(RACERS, probe.subject.open_max)
+    racers = [probe.attempt(f"racer-{number}") for number in range(count)]
     await asyncio.gather(*(probe.send(name, action) for name in racers))
     ended = [await probe.settled(name) for name in racers]
     won = [one for one in ended if one.state == SUCCEEDED]

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from countermand.sanity.asking import refused
-from countermand.sanity.probe import OPEN, Probe, told
+from countermand.sanity.probe import Probe
 from countermand.sanity.promises import Area, Broken, Each, equal, holds
+from countermand.sanity.seeing import OPEN, told
 from countermand.v1.attempt_pb2 import Attempt
 
 AREA = Area("watch", told="agent.proto, WatchAttempts")
