@@ -26,6 +26,7 @@ from coordinator.runtime.ports import (
     WorkflowPage,
     WorkflowQuery,
 )
+from coordinator.runtime.webhooks import Origin, WebhookProgress, WebhookRecord
 from coordinator.saga.workflow import Group, Task, Workflow, fresh_nodes
 from coordinator.store.batch import (
     Merged,
@@ -71,6 +72,7 @@ class Kept:
     requests: dict[str, tuple[Request, str]] = field(default_factory=dict)
     hosts: dict[str, HostRecord] = field(default_factory=dict)
     host_events: list[HostEvent] = field(default_factory=list)
+    webhooks: dict[str, WebhookRecord] = field(default_factory=dict)
     evidence: dict[tuple[str, str], int] = field(default_factory=dict)  # (workflow, host) → intent
     used_ids: set[str] = field(default_factory=set)  # of workflows that retention has removed
 
@@ -295,6 +297,33 @@ class MemoryStore:
             if event.position < before and host_id in ("", event.host)
         ]
         return found[:limit]
+
+    async def webhooks(self) -> list[WebhookRecord]:
+        """Returns every webhook, in order of their ids."""
+        return [webhook for _, webhook in sorted(self._kept.webhooks.items())]
+
+    async def put_webhook(self, webhook: WebhookRecord) -> None:
+        """Adds or replaces a webhook."""
+        self._kept.webhooks[webhook.id] = webhook
+
+    async def note_webhook(self, webhook_id: str, progress: WebhookProgress) -> None:
+        """Notes how far a receiver has been told."""
+        if webhook_id in self._kept.webhooks:
+            kept = self._kept.webhooks[webhook_id]
+            self._kept.webhooks[webhook_id] = replace(kept, progress=progress)
+
+    async def remove_webhook(self, webhook_id: str) -> None:
+        """Removes a webhook; an absent one is a success."""
+        self._kept.webhooks.pop(webhook_id, None)
+
+    async def origins(self, workflow_ids: Sequence[str]) -> dict[str, Origin]:
+        """Returns what some workflows were submitted with; of one that was removed nothing."""
+        found = (self._kept.records[name] for name in workflow_ids if name in self._kept.records)
+        abouts = {record.workflow.id: record.workflow.about for record in found}
+        return {
+            name: Origin(kind=about.kind, traceparent=about.traceparent, labels=dict(about.labels))
+            for name, about in abouts.items()
+        }
 
     async def close(self) -> None:
         """Releases everything; nothing is written any more."""

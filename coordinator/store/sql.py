@@ -29,7 +29,8 @@ from coordinator.runtime.ports import (
     WorkflowPage,
     WorkflowQuery,
 )
-from coordinator.store import lists, queries, retention
+from coordinator.runtime.webhooks import Origin, WebhookProgress, WebhookRecord
+from coordinator.store import lists, queries, retention, webhooks
 from coordinator.store.batch import (
     Merged,
     batch_of,
@@ -99,6 +100,19 @@ class SqlStore:
     async def note_hosts(self, events: Sequence[HostEvent]) -> None:
         """Notes what is done to hosts and changes no record of them, all or none."""
         await self._run.write(partial(self._transact, partial(_note, tuple(events))))
+
+    async def put_webhook(self, webhook: WebhookRecord) -> None:
+        """Adds or replaces a webhook."""
+        await self._run.write(partial(self._transact, partial(webhooks.put, webhook)))
+
+    async def note_webhook(self, webhook_id: str, progress: WebhookProgress) -> None:
+        """Notes how far a receiver has been told."""
+        work = partial(webhooks.note, webhook_id, progress)
+        await self._run.write(partial(self._transact, work))
+
+    async def remove_webhook(self, webhook_id: str) -> None:
+        """Removes a webhook; an absent one is a success."""
+        await self._run.write(partial(self._transact, partial(webhooks.remove, webhook_id)))
 
     async def close(self) -> None:
         """Releases everything; nothing is written any more."""
@@ -222,6 +236,14 @@ class SqlStore:
     async def host_events(self, host_id: str, *, before: int, limit: int) -> list[HostEvent]:
         """Returns what was done to a host before a position, the last first; empty id: to any."""
         return await self._read(partial(queries.host_events_of, host_id, before, limit))
+
+    async def webhooks(self) -> list[WebhookRecord]:
+        """Returns every webhook, in order of their ids."""
+        return await self._read(webhooks.all_webhooks)
+
+    async def origins(self, workflow_ids: Sequence[str]) -> dict[str, Origin]:
+        """Returns what some workflows were submitted with; of one that was removed nothing."""
+        return await self._read(partial(webhooks.origins, workflow_ids))
 
     async def _read(self, work: Callable[[Connection], T]) -> T:
         return await self._run.read(partial(self._look, work))

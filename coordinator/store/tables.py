@@ -448,3 +448,31 @@ requests = Table(
     Index("requests_workflow_key", "workflow_key"),  # retention removes by it
     comment="Requests that were answered by a change; remembered as long as the workflow.",
 )
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("url", Text, nullable=False),
+    json_text("event_types", "what its receiver is told"),
+    json_text("labels", "of the workflows that it is told of"),
+    Column("kind", Text, nullable=False, comment="likewise; empty: any"),
+    Column("secret", Text, nullable=False, comment="signs what is sent; never shown again"),
+    Column("old_secret", Text, nullable=False, comment="signs as well, until its end"),
+    Column("old_secret_end_us", BigInteger),
+    Column("create_time_us", BigInteger, nullable=False),
+    Column(
+        "position",
+        BigInteger,
+        nullable=False,
+        comment="up to it everything was delivered or unasked",
+    ),
+    Column("missed", BigInteger, nullable=False, comment="events that retention was quicker with"),
+    flag("disabled", "its receiver said that it is gone", default=False),
+    Column("failures", BigInteger, nullable=False, comment="since the last success"),
+    json_text("failure", "the last one"),
+    Column("failure_time_us", BigInteger),
+    Column("success_time_us", BigInteger),
+    Column("next_try_time_us", BigInteger),
+    comment="Receivers that are told of events over HTTP, and how far each has been told.",
+)
