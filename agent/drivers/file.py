@@ -404,7 +404,8 @@ class FileDriver:
             self.layout.data(image_id, label)
             chain = self.layout.chain(image_id, label)
             yield Step()
-            for below in (image_id, *chain) if qemu.is_installed() else ():
+            # From the bottom: what is wrong there would be told of all that read through it.
+            for below in (*reversed(chain), image_id) if qemu.is_installed() else ():
                 each = self.layout.label(below)
                 if each.format is Format.QCOW2:
                     path, _ = self.layout.data(below, each)

@@ -36,6 +36,14 @@ _LEAKS = 3
 # An empty one has four clusters, and a first table, of which each entry covers so much.
 _EMPTY_BYTES = 4 * 64 * 1024
 _BYTES_PER_L1_ENTRY = 512 * 1024 * 1024
+_FINDS_ERRORS = "qemu-img check finds errors in it"
+_NOT_OPENED = re.compile(r"qemu-img: Could not open '.+?': (.+)")
+# Why a file may not be opened that is whole: by its file system, by a guest, for being too new.
+_KEPT_OUT = (
+    *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO, errno.ESTALE, errno.EROFS, errno.EBUSY),
+    *(errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT),
+)
+_NO_DAMAGE = (*map(os.strerror, _KEPT_OUT), '" lock', "Unsupported qcow2 feature")
 _PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 
 
@@ -123,12 +131,29 @@ def check(path: Path, *, image: str, pool: str) -> Steps[None]:
     Clusters that nobody refers to any more are fine: they only take room.
 
     Raises:
-        ImageDamaged: They are not.
+        ImageDamaged: They are not, or it cannot even be opened for that.
     """
     arguments = [TOOL, "check", "-q", "-f", "qcow2", str(path)]
-    code = yield from _run(arguments, image=image, codes=frozenset({0, _DAMAGED, _LEAKS}))
+    try:
+        code = yield from _run(arguments, image=image, codes=frozenset({0, _DAMAGED, _LEAKS}))
+    except ToolFailed as error:
+        if why := _damage(error.metadata["stderr"]):
+            raise ImageDamaged(image=image, pool=pool, why=why) from error
+        raise
     if code == _DAMAGED:
-        raise ImageDamaged(image=image, pool=pool, why="qemu-img check finds errors in it")
+        raise ImageDamaged(image=image, pool=pool, why=_FINDS_ERRORS)
+
+
+def _damage(words: str) -> str:
+    """Returns what is wrong with an image by what the tool says; empty if it may be whole.
+
+    The tool ends alike where its tables make no sense and where it was kept from reading them.
+    """
+    if any(line.startswith("ERROR ") for line in words.splitlines()):
+        return _FINDS_ERRORS
+    told = _NOT_OPENED.match(words)
+    why = told[1] if told else ""
+    return "" if any(other in why for other in _NO_DAMAGE) else why
 
 
 def grow(path: Path, *, image: str, size_bytes: int) -> None:

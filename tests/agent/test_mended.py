@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from agent.drivers import qemu
+from agent.drivers import guest, qemu
 from agent.drivers.csi.node import remove_place
 from agent.drivers.csi.options import read as read_options
 from agent.drivers.driver import Format, PoolConfig
@@ -18,11 +18,13 @@ from countermand.v1.attempt_pb2 import AttemptHeader
 from countermand.v1.verb_pb2 import Action, VerifyImage
 from tests.agent.requests import address, attempt_name, copy_action, noop_action
 from tests.agent.rig import Rig
+from tests.agent.test_conformance import content
 
 needs_qemu = pytest.mark.skipif(
     shutil.which("qemu-img") is None, reason="qemu-img is not installed: apt install qemu-utils"
 )
 COPY = attempt_name("copy")
+VERIFY = Action(verify_image=VerifyImage(target=address("fast/base")))
 
 
 @needs_qemu
@@ -110,8 +112,7 @@ async def test_a_raw_image_that_lacks_its_end_is_not_passed_on(tmp_path):
         file.truncate(512)
     copied = await rig.run(COPY, copy_action("fast/base", "fast/made"))
     assert copied.failure.reason == "IMAGE_UNSAFE"
-    verify = Action(verify_image=VerifyImage(target=address("fast/base")))
-    verified = await rig.run(attempt_name("verify"), verify)
+    verified = await rig.run(attempt_name("verify"), VERIFY)
     assert verified.failure.reason == "IMAGE_UNSAFE"
     assert rig.images() == ["base"]
     await rig.runner.stop()
@@ -139,3 +140,33 @@ def test_what_is_still_mounted_where_a_volume_was_shown_is_not_emptied(tmp_path)
     (place / "stage" / "somebodys").unlink()
     remove_place(place)
     assert not place.exists()
+
+
+@needs_qemu
+@pytest.mark.parametrize(
+    ("offset", "written"),
+    [(40, b"\x00" * 6 + b"\x01\x23"), (36, bytes(4)), (48, b"\x77"), (65536, b"\x5a" * 196608)],
+    ids=["table-elsewhere", "no-table", "counts-elsewhere", "noise"],
+)
+async def test_a_qcow2_image_that_cannot_even_be_opened_is_damaged(tmp_path, offset, written):
+    rig = Rig(tmp_path)
+    await rig.start()
+    rig.put("base", content(Format.QCOW2, b"x" * 2**20), image_format=Format.QCOW2)
+    with rig.data("base").open("r+b") as file:
+        file.seek(offset)
+        file.write(written)
+    verified = await rig.run(attempt_name("verify"), VERIFY)
+    assert verified.failure.reason == "IMAGE_DAMAGED", verified.failure
+    assert str(tmp_path) not in verified.failure.message
+    await rig.runner.stop()
+
+
+@needs_qemu
+async def test_a_qcow2_image_that_somebody_writes_to_is_not_called_damaged(tmp_path):
+    rig = Rig(tmp_path)
+    await rig.start()
+    path = rig.put("base", content(Format.QCOW2, b"x" * 2**20), image_format=Format.QCOW2)
+    with guest.serving([(path, Format.QCOW2)], image="base", writable=True):
+        verified = await rig.run(attempt_name("verify"), VERIFY)
+    assert verified.failure.reason == "TOOL_FAILED", verified.failure
+    await rig.runner.stop()
