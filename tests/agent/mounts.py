@@ -23,7 +23,13 @@ MIB = 2**20
 MEMORY = Path("/dev/shm")
 
 # Ends when whoever started it closes its input, or dies; what is still in use goes when it is not.
-UNMOUNT = 'read -r _; umount "$1" 2>/dev/null && exit; umount -l "$1"; exit 3'
+UNMOUNT = """
+read -r _
+mountpoint -q "$1" || exit 0
+umount "$1" 2>/dev/null && exit
+umount -l "$1"
+exit 3
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,18 +72,25 @@ def mounted(
     _need(about, kind)
     folder.mkdir(parents=True)
     options = about.options or f"size={size_bytes}"
-    with _held(about, folder, size_bytes, image) as source:
-        command = ["mount", "-t", kind, "-o", options, source, str(folder)]
-        mounting = subprocess.run(command, check=False, capture_output=True, text=True)
-    if mounting.returncode:
-        pytest.skip(f"no {kind} can be mounted here: {mounting.stderr.strip()}")
+    with _unmounted_in_the_end(folder):
+        with _held(about, folder, size_bytes, image) as source:
+            command = ["mount", "-t", kind, "-o", options, source, str(folder)]
+            mounting = subprocess.run(command, check=False, capture_output=True, text=True)
+        if mounting.returncode:
+            pytest.skip(f"no {kind} can be mounted here: {mounting.stderr.strip()}")
+        yield folder
+
+
+@contextlib.contextmanager
+def _unmounted_in_the_end(folder: Path) -> Iterator[None]:
+    """Unmounts what is mounted meanwhile, if anything is; begun first, it misses nothing."""
     keeper = subprocess.Popen(
         ["sh", "-c", UNMOUNT, "unmount", folder],
         stdin=subprocess.PIPE,
         start_new_session=True,  # an interrupt at the keyboard is not for it
     )
     try:
-        yield folder
+        yield
     finally:
         keeper.communicate()
         assert keeper.returncode == 0, f"something was still using {folder}"

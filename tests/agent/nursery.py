@@ -60,8 +60,10 @@ class Nursery:
         """Starts a process of `countermand-agent`; returns it and the pipe of what it says."""
         said, stdout = os.pipe()
         order = {"arguments": arguments, "environment": environment}
-        socket.send_fds(self._socket, [json.dumps(order).encode()], [stdout, stderr])
-        os.close(stdout)
+        try:
+            socket.send_fds(self._socket, [json.dumps(order).encode()], [stdout, stderr])
+        finally:
+            os.close(stdout)
         return Child(self, self._hear("pid")["pid"]), said
 
     def ended(self, pid: int) -> int:
@@ -88,9 +90,11 @@ def opened() -> Iterator[Nursery]:
         pass_fds=[theirs.fileno()],
     )
     theirs.close()
-    with ours:
+    try:
         yield Nursery(ours)
-    process.wait()
+    finally:
+        ours.close()  # at which it kills whatever still runs, and ends
+        process.wait()
 
 
 # -- the process itself -------------------------------------------------------------------------
@@ -109,6 +113,18 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake)
     children: set[int] = set()
+    try:
+        _serve(program.main, orders, woken, children)
+    except ConnectionError:
+        pass  # whoever ordered has gone, just as he was to be told something
+    finally:
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def _serve(program: Any, orders: socket.socket, woken: int, children: set[int]) -> None:
+    """Forks and tells until whoever orders has gone."""
     while True:
         readable, _, _ = select.select([orders.fileno(), woken], [], [])
         if woken in readable:
@@ -116,10 +132,10 @@ def main() -> None:
         if orders.fileno() in readable:
             data, handles, _, _ = socket.recv_fds(orders, MESSAGE_BYTES_MAX, 2)
             if not data:
-                break
+                return
             if (pid := os.fork()) == 0:
                 orders.close()
-                _live(program.main, json.loads(data), handles)
+                _live(program, json.loads(data), handles)
             for handle in handles:
                 os.close(handle)
             children.add(pid)
@@ -127,9 +143,6 @@ def main() -> None:
         for pid, code in _reaped():
             children.discard(pid)
             orders.send(json.dumps({"pid": pid, "code": code}).encode())
-    for pid in children:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
 
 
 def _reaped() -> Iterator[tuple[int, int]]:

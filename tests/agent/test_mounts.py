@@ -40,6 +40,27 @@ def test_a_small_one_can_be_filled(mount):
         (folder / "large").write_bytes(bytes(2 * MIB))
 
 
+class FailedError(Exception):
+    """A test has failed."""
+
+
+@pytest.mark.parametrize("at", ["while it is mounted", "just after it was mounted"])
+def test_one_is_unmounted_when_its_test_fails(at, tmp_path, monkeypatch):
+    run = subprocess.run
+
+    def mounts_and_fails(*arguments, **others):
+        run(*arguments, **others)
+        raise FailedError
+
+    with mounted("tmpfs", tmp_path / "probe"):  # skips where nothing can be mounted
+        pass
+    if at == "just after it was mounted":
+        monkeypatch.setattr(subprocess, "run", mounts_and_fails)
+    with pytest.raises(FailedError), mounted("tmpfs", tmp_path / "here"):
+        raise FailedError
+    assert str(tmp_path / "here") not in mount_points()
+
+
 def test_one_is_unmounted_when_its_maker_is_killed(tmp_path):
     maker = (
         "import pathlib, sys; from tests.agent.mounts import mounted\n"
