@@ -145,6 +145,8 @@ def _remove_staged(driver: Driver, attempt: str) -> None:
 
 def _remove_image(driver: Driver, work: Work, orphan: Orphan) -> Steps[None]:
     image_id, at, snapshot_id = orphan.image_id.partition(AT)
+    if orphan.expected_generation and not _is_as_seen(driver, image_id, orphan):
+        raise Conflict(name=f"the generation of {orphan.image_id} in pool {driver.config.pool_id}")
     if not at:
         gone = yield from driver.make_up_for(work, image_id, made_by=orphan.attempt)
     elif isinstance(driver, Snapshots):
@@ -157,6 +159,15 @@ def _remove_image(driver: Driver, work: Work, orphan: Orphan) -> Steps[None]:
     if not gone and _is_there(driver, image_id, snapshot_id):
         name = f"the owner of {orphan.image_id} in pool {driver.config.pool_id}"
         raise Conflict(name=name)
+
+
+def _is_as_seen(driver: Driver, image_id: str, orphan: Orphan) -> bool:
+    """Returns whether nobody has changed an image since it was seen, or it is gone."""
+    try:
+        found = driver.find(image_id)
+    except ImageNotFound:
+        return True
+    return found.generation == orphan.expected_generation
 
 
 def _is_there(driver: Driver, image_id: str, snapshot_id: str) -> bool:

@@ -497,6 +497,9 @@ def page_offset(token: str) -> int:
         FieldInvalid: It is not a token of ours.
     """
     if token and not (token.isascii() and token.isdecimal() and len(token) < 10):  # noqa: PLR2004
+        if orphan.expected_generation < 0:
+            field = f"images[{index}].expected_generation"
+            violations.append(Violation(field, "must not be negative"))
         raise FieldInvalid(Violation("page_token", "must come from the previous answer"))
     return int(token or 0)
 

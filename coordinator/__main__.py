@@ -244,7 +244,9 @@ async def _serve(
         overdue = fence_for_ever(loop=loop, hosts=fleet, pools=target_pools)
         working.append(asyncio.create_task(overdue, name="overdue"))
         services = _services(loop, store, fleet, watches, clock, retention=retention)
-        doctor = Doctor(loop=loop, store=store, connect=connect, cluster_id=opening.cluster_id)
+        doctor = Doctor(
+            loop=loop, store=store, connect=connect, cluster_id=opening.cluster_id, clock=clock
+        )
         services.append(
             Service(
                 "countermand.v1.DoctorService",

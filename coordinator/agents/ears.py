@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from coordinator.runtime.loop import Loop
-from coordinator.runtime.ports import Delivery, HostRecord, Store
+from coordinator.runtime.ports import Delivery, HostEvent, HostRecord, Store
 from coordinator.saga.events import AttemptEvent, HostChosen
 from coordinator.saga.workflow import Workflow
 from countermand.v1.attempt_pb2 import Progress
@@ -20,13 +20,20 @@ class FindEvidence(Protocol):
         """Returns those all of whose intents on that host are below a number, the oldest first."""
 
 
+class KeepRecord(Protocol):
+    """Keeps the record of a host that has changed."""
+
+    async def __call__(self, host: HostRecord, event: HostEvent | None = None) -> None:
+        """Makes it durable, with what was done to it, if anything was."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ears:
     """Whom a line tells what it hears, and asks what is committed."""
 
     event: Callable[[str, AttemptEvent | HostChosen], None]  # (workflow id, fact)
     progress: Callable[[str, str, Progress], None]  # (workflow id, attempt, how far)
-    record: Callable[[HostRecord], Awaitable[None]]  # the host's record changed: keeps it
+    record: KeepRecord
     workflow: Callable[[str], Workflow | None]  # an open workflow as committed
     # (host id) → what open workflows still ask of it
     in_flight: Callable[[str], Iterable[tuple[Workflow, Delivery]]]

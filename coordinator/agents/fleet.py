@@ -34,6 +34,7 @@ from coordinator.runtime.ports import (
     Chance,
     Clock,
     Delivery,
+    HostEvent,
     HostRecord,
     HostView,
     Order,
@@ -175,18 +176,18 @@ class Fleet:
         if answer.host.cluster_id not in ("", self._cluster_id):
             raise WrongCluster(expected=answer.host.cluster_id, cluster_id=self._cluster_id)
 
-    async def drain(self, host_id: str) -> None:
+    async def drain(self, host_id: str, event: HostEvent | None = None) -> None:
         """Gives a host no new tasks, from now on and after any restart."""
-        await self._lines[host_id].keep(lambda record: replace(record, draining=True))
+        await self._lines[host_id].keep(lambda record: replace(record, draining=True), event)
 
-    async def undrain(self, host_id: str) -> None:
+    async def undrain(self, host_id: str, event: HostEvent | None = None) -> None:
         """Gives a host tasks again."""
-        await self._lines[host_id].keep(lambda record: replace(record, draining=False))
+        await self._lines[host_id].keep(lambda record: replace(record, draining=False), event)
         self._choose_again()
 
-    async def accept(self, host_id: str) -> None:
+    async def accept(self, host_id: str, event: HostEvent | None = None) -> None:
         """Takes a quarantined host as it is now, and waits for it for a while."""
-        await self._lines[host_id].accept()
+        await self._lines[host_id].accept(event)
         await self._lines[host_id].ready(CALL_TIMEOUT_S)
 
     # -- orders ---------------------------------------------------------------------------------

@@ -30,11 +30,14 @@ from coordinator.agents.tickets import FindServer, Server, no_servers
 from coordinator.runtime.ports import (
     Chance,
     Clock,
+    HostChange,
+    HostEvent,
     HostRecord,
     HostState,
     HostView,
     StoreError,
 )
+from coordinator.saga.workflow import BY_POLICY
 from coordinator.wire.failure import failure_from_proto
 from countermand.rpc.crash import Crash
 from countermand.rpc.errors import (
@@ -166,15 +169,17 @@ class Line:
         except TimeoutError:
             pass
 
-    async def keep(self, change: Callable[[HostRecord], HostRecord]) -> None:
-        """Changes the record of its host, durably first."""
+    async def keep(
+        self, change: Callable[[HostRecord], HostRecord], event: HostEvent | None = None
+    ) -> None:
+        """Changes the record of its host, durably first; what changes nothing is no event."""
         async with self._keeping:
             record = change(self.record)
             if record != self.record:
-                await self._ears.record(record)
+                await self._ears.record(record, event)
                 self.record = record
 
-    async def accept(self) -> None:
+    async def accept(self, event: HostEvent | None = None) -> None:
         """Takes its agent as it is now: what that has lost counts as gone.
 
         Raises:
@@ -205,7 +210,8 @@ class Line:
                     lost_intent=intent,
                     accepted_intent=intent,
                     held="",
-                )
+                ),
+                event,
             )
         except BaseException:
             self._held = held
@@ -324,6 +330,13 @@ class Line:
         log.warning("host.reconciled", extra={"host": host_id, "was": self.record.incarnation})
         self._heard = 0
         intent = self._ears.next_intent()
+        event = HostEvent(
+            host=host_id,
+            change=HostChange.RECONCILED,
+            time=self._clock.now(),
+            principal=BY_POLICY,
+            reason=f"journal {self.record.incarnation} is lost, its pools are there",
+        )
         # In one write: from here on "not received" proves nothing about what was sent before.
         await self.keep(
             lambda record: replace(
@@ -332,7 +345,8 @@ class Line:
                 heard_sequence=0,
                 pools=pools_of(report),
                 lost_intent=intent,
-            )
+            ),
+            event,
         )
 
     def _connected(self, connection: Connection) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Sequence
 
 from coordinator.api import requests
@@ -16,8 +15,6 @@ from countermand.rpc.names import host_name, parse_host
 from countermand.v1 import doctor_pb2 as pb
 from countermand.v1.doctor_pb2_grpc import DoctorServiceServicer
 from countermand.v1.failure_pb2 import Failure
-
-log = logging.getLogger(__name__)
 
 NAMES_MAX = 1000
 _KINDS = {kind: pb.Finding.Kind.Value(f"KIND_{kind}") for kind in Kind}
@@ -46,12 +43,7 @@ class DoctorService(DoctorServiceServicer):
         by_host = _by_host(request.names)
         done: dict[str, Failure | None] = {}
         for host, wanted in by_host.items():
-            done |= await self._doctor.repair(self._host(host), wanted)
-        for name, kept in done.items():
-            log.info(
-                "doctor.kept" if kept else "doctor.repaired",
-                extra={"finding": name, "reason": request.reason},
-            )
+            done |= await self._doctor.repair(self._host(host), wanted, request.reason)
         return pb.RepairResponse(
             repaired=[pb.Repaired(name=name, kept=done[name]) for name in request.names]
         )

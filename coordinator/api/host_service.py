@@ -7,10 +7,20 @@ import logging
 from collections.abc import Iterator
 
 from coordinator.api import requests
+from coordinator.api.deciding import PRINCIPAL
 from coordinator.api.requests import Context
 from coordinator.runtime.draining import blocking, names
 from coordinator.runtime.loop import Loop
-from coordinator.runtime.ports import Clock, HostRecord, Hosts, HostState, HostView, Store
+from coordinator.runtime.ports import (
+    Clock,
+    HostChange,
+    HostEvent,
+    HostRecord,
+    Hosts,
+    HostState,
+    HostView,
+    Store,
+)
 from coordinator.wire.failure import failure_to_proto
 from coordinator.wire.history import timestamp
 from countermand.rpc.errors import (
@@ -31,6 +41,7 @@ from countermand.v1.host_pb2_grpc import HostServiceServicer
 log = logging.getLogger(__name__)
 
 _STATES = {state: pb.Host.State.Value(f"STATE_{state}") for state in HostState}
+_KINDS = {change: pb.HostEvent.Kind.Value(f"KIND_{change}") for change in HostChange}
 PORT_MAX = 65_535
 
 
@@ -66,7 +77,7 @@ class HostService(HostServiceServicer):
         record = HostRecord(
             id=request.host_id, address=request.address, create_time=self._clock.now()
         )
-        await self._store.put_host(record)
+        await self._store.put_host(record, self._event(record.id, HostChange.ADDED))
         # If the process stops here, the host is connected to at the next start.
         wait_s = 0.0 if request.unreachable_allowed else requests.READY_S_MAX
         await self._hosts.begin(record, wait_s=wait_s)
@@ -103,10 +114,12 @@ class HostService(HostServiceServicer):
         requests.demand(request, "request_id", "reason")
         async with self._changing:
             host_id = self._host(request.name).record.id
-            act = self._hosts.undrain if request.undrain else self._hosts.drain
-            await act(host_id)
-        verb = "undrain" if request.undrain else "drain"
-        log.info("host.%s", verb, extra={"host": host_id, "reason": request.reason})
+            if request.undrain:
+                event = self._event(host_id, HostChange.UNDRAINED, request.reason)
+                await self._hosts.undrain(host_id, event)
+            else:
+                event = self._event(host_id, HostChange.DRAINED, request.reason)
+                await self._hosts.drain(host_id, event)
         host = self._host(request.name)
         blocked = self._blocking(host_id) if host.record.draining else ()
         return pb.DrainHostResponse(host=self._shown(host), blocking_tasks=blocked)
@@ -118,9 +131,8 @@ class HostService(HostServiceServicer):
         requests.demand(request, "request_id", "reason")
         async with self._changing:
             host = self._host(request.name)
-            await self._hosts.accept(host.record.id)
-        extra = {"host": host.record.id, "reason": request.reason, "was": host.record.incarnation}
-        log.warning("host.accept", extra=extra)
+            event = self._event(host.record.id, HostChange.ACCEPTED, request.reason)
+            await self._hosts.accept(host.record.id, event)
         return pb.AcceptHostResponse(host=self._shown(self._host(request.name)))
 
     async def RemoveHost(
@@ -139,8 +151,35 @@ class HostService(HostServiceServicer):
                 await self._hosts.begin(host.record, wait_s=0.0)
                 self._loop.redeliver(host.record.id)
                 raise
-            await self._store.remove_host(host.record.id)
+            event = self._event(host.record.id, HostChange.REMOVED, request.reason)
+            await self._store.remove_host(host.record.id, event)
         return pb.RemoveHostResponse()
+
+    async def ListHostEvents(
+        self, request: pb.ListHostEventsRequest, context: Context
+    ) -> pb.ListHostEventsResponse:
+        """Returns one page of what was done to hosts, the last first."""
+        host_id = requests.host_id(request.name) if request.name else ""
+        limit = requests.page_size(request.page_size)
+        before = requests.NUMBER_MAX
+        if request.page_token:
+            before = requests.number(request.page_token, "page_token")
+        found = await self._store.host_events(host_id, before=before, limit=limit + 1)
+        page = found[:limit]
+        return pb.ListHostEventsResponse(
+            events=map(_event, page),
+            next_page_token=str(page[-1].position) if len(found) > limit else "",
+        )
+
+    def _event(self, host_id: str, change: HostChange, reason: str = "") -> HostEvent:
+        log.info("host.%s", change.lower(), extra={"host": host_id, "reason": reason})
+        return HostEvent(
+            host=host_id,
+            change=change,
+            time=self._clock.now(),
+            principal=PRINCIPAL,
+            reason=reason,
+        )
 
     def _refuse_busy(self, host_id: str) -> None:
         for workflow_id, _ in self._hosts.expected(host_id):
@@ -201,3 +240,16 @@ def _shown(host: HostView) -> pb.Host:
         shown.pools.extend(host.report.pools)
         shown.version = host.report.version
     return shown
+
+
+def _event(event: HostEvent) -> pb.HostEvent:
+    return pb.HostEvent(
+        host=host_name(event.host),
+        position=event.position,
+        time=timestamp(event.time),
+        kind=_KINDS[event.change],
+        principal=event.principal,
+        reason=event.reason,
+        finding=event.finding,
+        failure=failure_to_proto(event.failure),
+    )

@@ -381,13 +381,13 @@ class Hosts(Protocol):
     def expected(self, host_id: str) -> Sequence[tuple[str, int]]:
         """Returns the tasks for which a host was chosen and nothing of it is durable yet."""
 
-    async def drain(self, host_id: str) -> None:
+    async def drain(self, host_id: str, event: HostEvent) -> None:
         """Gives a host no new tasks, from now on and after any restart."""
 
-    async def undrain(self, host_id: str) -> None:
+    async def undrain(self, host_id: str, event: HostEvent) -> None:
         """Gives a host tasks again."""
 
-    async def accept(self, host_id: str) -> None:
+    async def accept(self, host_id: str, event: HostEvent) -> None:
         """Takes a quarantined host as it is now, with the journal and the pools that it has."""
 
     async def probe(self, address: str) -> None:

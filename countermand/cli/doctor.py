@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.argument("hosts", metavar="[HOST]...", nargs=-1)
 @click.option("--fix", is_flag=True, help="Apply the safe fixes, after asking; needs --reason.")
 @click.option("--yes", is_flag=True, help="With --fix: do not ask.")
-@click.option("--reason", help="With --fix: why, for the coordinator's log.")
+@click.option("--reason", help="With --fix: why, for the audit.")
 @shared_options()
 @click.pass_obj
 def doctor(

@@ -12,7 +12,7 @@ from countermand.cli.settings import Address, OrderedGroup, Settings, examples, 
 if TYPE_CHECKING:
     from countermand.cli.output import Row
     from countermand.client import Client
-    from countermand.v1.host_pb2 import Host
+    from countermand.v1.host_pb2 import Host, HostEvent
 
 # Why a host is quarantined until it is put right, or accepted as it is.
 ACCEPTABLE = {
@@ -197,6 +197,56 @@ def remove(settings: Settings, host_id: str, reason: str) -> None:
             click.echo(f"Removed {host_id}.")
 
     run(settings, work)
+
+
+@host.command(
+    epilog=examples("countermand host events host-a", "countermand host events --limit 10 -o json")
+)
+@click.argument("host_id", metavar="[HOST]", default="")
+@click.option("--limit", type=click.IntRange(min=1), default=50, help="How many; 50.")
+@shared_options()
+@click.pass_obj
+def events(settings: Settings, host_id: str, limit: int) -> None:
+    """Show what was done to a host, or to all: by whom, when and why.
+
+    The last first: added, drained, accepted, removed, and every repair by `countermand doctor`.
+    Also of a host that was removed.
+    """
+
+    async def work(client: Client) -> None:
+        from countermand.cli.output import show_all
+
+        found: list[HostEvent] = []
+        async for event in client.hosts.events(host_id):
+            found.append(event)
+            if len(found) == limit:
+                break
+        show_all(
+            settings,
+            found,
+            heads=("TIME", "HOST", "WHAT", "BY", "WHY"),
+            row=_event_row,
+            name=lambda event: str(event.position),
+            nothing="Nothing so far.",
+        )
+
+    run(settings, work)
+
+
+def _event_row(event: HostEvent) -> Row:
+    from countermand.cli.output import date, one_line, said
+    from countermand.v1.host_pb2 import HostEvent
+
+    what = HostEvent.Kind.Name(event.kind).removeprefix("KIND_").lower().replace("_", " ")
+    finding = event.finding.partition("/findings/")[2]
+    kept = f" ({said(event.failure)})" if event.HasField("failure") else ""
+    return (
+        date(event.time),
+        event.host.removeprefix("hosts/"),
+        one_line(f"{what} {finding}{kept}".rstrip()),
+        event.principal,
+        one_line(event.reason) or "-",
+    )
 
 
 def _show(settings: Settings, hosts: list[Host]) -> None:

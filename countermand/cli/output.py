@@ -131,6 +131,11 @@ def clock(time: Timestamp) -> str:
     return moment.strftime("%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
+def date(time: Timestamp) -> str:
+    """Returns a time in UTC with its day, to the second: of what may be years ago."""
+    return time.ToDatetime(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
 def progress_words(progress: Progress) -> str:
     """Returns how far something is, in words: "45%  120 MiB/s  ETA 12 s"."""
     if not progress.total:

@@ -15,7 +15,9 @@ from countermand.v1.host_pb2 import (
     DrainHostRequest,
     DrainHostResponse,
     Host,
+    HostEvent,
     HostServiceGetHostRequest,
+    ListHostEventsRequest,
     ListHostsRequest,
     RemoveHostRequest,
 )
@@ -103,6 +105,18 @@ class Hosts:
         request = RemoveHostRequest(name=_name(host), reason=reason, request_id=new_request_id())
         method = self._calls.hosts.RemoveHost
         await self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
+
+    async def events(self, host: str = "") -> AsyncIterator[HostEvent]:
+        """Yields what was done to a host, or to any, by whom and why, the last first."""
+        request = ListHostEventsRequest(name=_name(host) if host else "", page_size=PAGE_SIZE)
+        while True:
+            method = self._calls.hosts.ListHostEvents
+            page = await self._calls.unary(method, request, timeout_s=READ_TIMEOUT_S)
+            for event in page.events:
+                yield event
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
 
 def _name(host: str) -> str:

@@ -11,7 +11,7 @@ from agent.drivers.driver import OddityKind
 from agent.orphans import Orphans
 from countermand.v1.agent_pb2 import Orphan
 from countermand.v1.attempt_pb2 import Attempt
-from countermand.v1.verb_pb2 import Action, CreateSnapshot
+from countermand.v1.verb_pb2 import Action, CreateSnapshot, ResizeImage
 from tests.agent.requests import CLUSTER, address, attempt_name, copy_action
 from tests.agent.rig import NOW, Gate, Rig
 
@@ -74,6 +74,20 @@ async def test_an_image_goes_only_while_it_is_that_attempts(rig):
     assert (gone.removed, gone.kept, rig.images(), rig.staged()) == (1, [], ["base"], [])
     again = await remove(rig, Orphan(image_id="made", attempt=MADE_BY))
     assert (again.removed, again.kept) == (1, [])
+
+
+async def test_an_image_that_somebody_has_changed_since_it_was_seen_is_kept(rig):
+    await rig.run(MADE_BY, copy_action("fast/base", "fast/made"))
+    seen = rig.pools["fast"].find("made").generation
+    grow = ResizeImage(target=address("fast/made"), virtual_size_bytes=8192)
+    await rig.run(attempt_name("grow"), Action(resize_image=grow))
+    orphan = Orphan(image_id="made", attempt=MADE_BY, expected_generation=seen)
+    kept = await remove(rig, orphan)
+    assert [(name, error.reason) for name, error in kept.kept] == [("made", "CONFLICT")]
+    assert rig.images() == ["base", "made"]
+    orphan.expected_generation = rig.pools["fast"].find("made").generation
+    assert (await remove(rig, orphan)).removed == 1
+    assert (await remove(rig, orphan)).removed == 1  # absent is a success
 
 
 async def test_an_image_that_others_read_through_or_work_on_is_kept(rig):

@@ -219,3 +219,55 @@ async def test_a_host_that_is_not_held_is_left_as_it_is(stubs) -> None:
 )
 async def test_an_accept_that_makes_no_sense_is_refused(stubs, request_, reason) -> None:
     assert (await refused(stubs.hosts.AcceptHost(request_))).reason == reason
+
+
+async def events(stubs, name: str = "", **page) -> pb.ListHostEventsResponse:
+    request = pb.ListHostEventsRequest(name=name, **page)
+    answer: pb.ListHostEventsResponse = await stubs.hosts.ListHostEvents(request)
+    return answer
+
+
+async def test_who_did_what_to_a_host_and_why_is_kept(cluster, stubs) -> None:
+    """Once for each change, over kill -9, and longer than the host (S-R22, I13)."""
+    agent = cluster.agents["b"].address
+
+    def add(host: str, address: str) -> pb.AddHostRequest:
+        return pb.AddHostRequest(host_id=host, address=address, unreachable_allowed=True)
+
+    await stubs.hosts.AddHost(add("kept", "127.0.0.1:9"))
+    await stubs.hosts.AddHost(add("kept", "127.0.0.1:9"))
+    await drain(stubs, "kept")
+    await drain(stubs, "kept")
+    await drain(stubs, "kept", undrain=True)
+    assert (await refused(stubs.hosts.AddHost(add("kept", agent)))).reason == "HOST_ID_TAKEN"
+    remove = pb.RemoveHostRequest(name="hosts/kept", request_id="r", reason="sold")
+    await stubs.hosts.RemoveHost(remove)
+    assert (await refused(stubs.hosts.RemoveHost(remove))).reason == "HOST_NOT_FOUND"
+    await cluster.coordinator.kill()
+    await cluster.coordinator.start()
+
+    async with cluster.client() as client:
+        found = [event async for event in client.hosts.events("kept")]
+        everything = [event async for event in client.hosts.events()]
+    assert [
+        (pb.HostEvent.Kind.Name(event.kind), event.principal, event.reason)
+        for event in reversed(found)
+    ] == [
+        ("KIND_ADDED", "local", ""),
+        ("KIND_DRAINED", "local", "a test"),
+        ("KIND_UNDRAINED", "local", "a test"),
+        ("KIND_REMOVED", "local", "sold"),
+    ]
+    assert [event for event in everything if event.host == "hosts/kept"] == found
+    assert {event.host for event in everything} >= {"hosts/a", "hosts/b"}
+
+
+async def test_events_of_hosts_come_in_pages(cluster, stubs) -> None:
+    async with cluster.client() as client:
+        everything = [event async for event in client.hosts.events()]
+    answer = await events(stubs, page_size=2)
+    assert list(answer.events) == everything[:2]
+    answer = await events(stubs, page_size=1, page_token=answer.next_page_token)
+    assert list(answer.events) == everything[2:3]
+    assert (await refused(events(stubs, "b"))).reason == "FIELD_INVALID"
+    assert (await refused(events(stubs, page_token="x"))).reason == "FIELD_INVALID"

@@ -345,6 +345,15 @@ def test_hosts_are_accepted(run):
     run("host", "remove", "host-z", "--reason", "gone")
 
 
+def test_what_was_done_to_a_host_is_shown(run):
+    shown = run("host", "events", "host-z")
+    assert shown.exit_code == 0
+    rows = [line.split()[-4:] for line in shown.stdout.splitlines()[1:]]
+    assert rows == [["host-z", "removed", "local", "sold"], ["host-z", "added", "local", "sold"]]
+    first = run("host", "events", "--limit", "1", "-o", "json")
+    assert [event["kind"] for event in json.loads(first.stdout)] == ["KIND_REMOVED"]
+
+
 def test_hosts_are_added_drained_and_removed(run):
     added = run("host", "add", "host-a", "127.0.0.1:7711")
     drained = run("host", "drain", "host-a", "--reason", "kernel")

@@ -44,14 +44,13 @@ async def run(cluster: Cluster, plan: str, workflow_id: str) -> None:
     assert WorkflowState.Name(settled.state) == f"WORKFLOW_STATE_{state}"
 
 
+def command(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
+    cli = [sys.executable, "-m", "countermand.cli", "--coordinator", cluster.coordinator.address]
+    return subprocess.run([*cli, *arguments], capture_output=True, text=True, check=False)
+
+
 def doctor(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "countermand.cli", "--coordinator"]
-    return subprocess.run(
-        [*command, cluster.coordinator.address, "doctor", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return command(cluster, "doctor", *arguments)
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -106,6 +105,13 @@ async def test_each_difference_is_told_and_what_is_safe_is_mended(cluster):
     assert not (images / "orphan").exists()
     assert not staged.exists()
     assert (images / "success-1-a").exists()
+    audit = await asyncio.to_thread(command, cluster, "host", "events", "a")
+    assert audit.returncode == 0, audit
+    repaired = [
+        line for line in audit.stdout.splitlines() if " repaired image-orphan/pool-a/" in line
+    ]
+    assert len(repaired) == 1
+    assert "a test" in repaired[0]
     (images / "notes.txt").unlink()
     clean = await asyncio.to_thread(doctor, cluster, "-o", "json")
     assert clean.returncode == 0, clean

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -241,6 +242,11 @@ class ScriptedHosts(host_pb2_grpc.HostServiceServicer):
     async def RemoveHost(self, request, context):
         del self.hosts[request.name]
         return host_pb2.RemoveHostResponse()
+
+    async def ListHostEvents(self, request, context):
+        kinds = (host_pb2.HostEvent.KIND_REMOVED, host_pb2.HostEvent.KIND_ADDED)
+        event = partial(host_pb2.HostEvent, host="hosts/host-z", principal="local", reason="sold")
+        return host_pb2.ListHostEventsResponse(events=[event(kind=kind) for kind in kinds])
 
 
 async def start(

@@ -58,6 +58,7 @@ class Finding:
     advice: str
     fix: Fix = Fix.NONE
     allocated_bytes: int = 0
+    generation: int = 0  # of the image that it is about, as it was seen
 
     @property
     def name(self) -> str:
@@ -88,6 +89,7 @@ class SeenImage:
     place: Place
     cluster_id: str
     attempt: str  # empty of an import
+    generation: int = 0  # of an image; 0: it is a snapshot, or its driver counts none
     allocated_bytes: int
 
 
@@ -297,6 +299,7 @@ def _orphan(host: str, image: SeenImage, known: Known, knowledge: Knowledge) -> 
         advice=advice,
         fix=fix,
         allocated_bytes=image.allocated_bytes,
+        generation=image.generation,
     )
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
 from typing import Final
 
+from coordinator.api.deciding import PRINCIPAL
 from coordinator.api.doctor.comparing import (
     Finding,
     Fix,
@@ -17,15 +21,26 @@ from coordinator.api.doctor.comparing import (
     compare_pools,
 )
 from coordinator.api.doctor.looking import LOOK_TIMEOUT_S, Connect, Connection, look
-from coordinator.api.doctor.standing import NOT_OURS, Known, Place, expected, known, open_attempts
+from coordinator.api.doctor.standing import (
+    AT,
+    NOT_OURS,
+    Known,
+    Place,
+    expected,
+    known,
+    open_attempts,
+)
 from coordinator.runtime.loop import Loop
-from coordinator.runtime.ports import HostState, HostView, Store
+from coordinator.runtime.ports import Clock, HostChange, HostEvent, HostState, HostView, Store
 from coordinator.saga.workflow import Workflow
+from coordinator.wire.failure import failure_from_proto
 from countermand.rpc import names
 from countermand.rpc.errors import CountermandError, HostUnreachable, VerbForbidden
 from countermand.v1.agent_pb2 import CancelAttemptRequest, Orphan, RemoveOrphansRequest
 from countermand.v1.attempt_pb2 import AttemptHeader
 from countermand.v1.failure_pb2 import Failure
+
+log = logging.getLogger(__name__)
 
 # A host that keeps evidence of more settled workflows than this has been away for long.
 EVIDENCE_MAX = 10_000
@@ -58,9 +73,12 @@ Told = Looking | Finding | Diagnosis
 class Doctor:
     """Compares the coordinator, the journals and the disks."""
 
-    def __init__(self, *, loop: Loop, store: Store, connect: Connect, cluster_id: str) -> None:
+    def __init__(
+        self, *, loop: Loop, store: Store, connect: Connect, cluster_id: str, clock: Clock
+    ) -> None:
         """Keeps whom it asks."""
         self._loop = loop
+        self._clock = clock
         self._store = store
         self._connect = connect
         self._cluster_id = cluster_id
@@ -95,22 +113,33 @@ class Doctor:
             yield finding
         yield replace(total, findings=total.findings + len(differences))
 
-    async def repair(self, host: HostView, wanted: Collection[str]) -> dict[str, Failure | None]:
+    async def repair(
+        self, host: HostView, wanted: Collection[str], reason: str
+    ) -> dict[str, Failure | None]:
         """Applies the fixes of findings on one host; returns why some were left alone.
 
-        What is not found any more is done: somebody else has seen to it.
+        What is not found any more is done: somebody else has seen to it. If the process stops in
+        the middle, the audit says what was begun, and a diagnosis what is left of it.
         """
         done: dict[str, Failure | None] = dict.fromkeys(wanted)
         try:
             seen, findings = await self._examine(host, ())
         except CountermandError as error:
             return dict.fromkeys(wanted, error.failure(host_id=host.record.id))
+        ours = [finding for finding in findings if finding.name in done]
+        fixable = [finding for finding in ours if finding.fix is not Fix.NONE]
+        note = partial(_event, time=self._clock.now(), reason=reason)
+        await self._store.note_hosts([note(each, HostChange.REPAIR_BEGUN) for each in fixable])
+        ended: list[HostEvent] = []
         connection = self._connect(host.record.address)
         try:
-            for finding in findings:
-                if finding.name in done:
-                    done[finding.name] = await self._apply(connection, seen, finding)
+            for finding in ours:
+                kept = done[finding.name] = await self._apply(connection, seen, finding)
+                if finding.fix is not Fix.NONE:
+                    change = HostChange.REPAIR_REFUSED if kept else HostChange.REPAIRED
+                    ended.append(note(finding, change, time=self._clock.now(), kept=kept))
         finally:
+            await self._store.note_hosts(ended)
             await connection.close()
         return done
 
@@ -215,8 +244,14 @@ class Doctor:
                     await self._cancel(connection, seen, finding)
                     return None
                 case Fix.REMOVE_IMAGE:
-                    orphan = Orphan(image_id=finding.subject, attempt=finding.attempt)
-                    return await self._remove(connection, finding, images=[orphan])
+                    orphan = Orphan(
+                        image_id=finding.subject,
+                        attempt=finding.attempt,
+                        expected_generation=finding.generation,
+                    )
+                    # Nobody takes it up between the agent's last look and its end.
+                    with self._loop.withheld(finding.pool_id, finding.subject.partition(AT)[0]):
+                        return await self._remove(connection, finding, images=[orphan])
                 case Fix.REMOVE_STAGED | Fix.REMOVE_FENCE:
                     return await self._remove(connection, finding, staged=[finding.attempt])
         except CountermandError as error:
@@ -247,6 +282,26 @@ class Doctor:
         )
         request = CancelAttemptRequest(header=header)
         await connection.call("CancelAttempt", request, timeout_s=LOOK_TIMEOUT_S)
+
+
+def _event(
+    finding: Finding,
+    change: HostChange,
+    *,
+    time: datetime,
+    reason: str,
+    kept: Failure | None = None,
+) -> HostEvent:
+    log.info("doctor.%s", change.lower(), extra={"finding": finding.name, "reason": reason})
+    return HostEvent(
+        host=finding.host,
+        change=change,
+        time=time,
+        principal=PRINCIPAL,
+        reason=reason,
+        finding=finding.name,
+        failure=failure_from_proto(kept) if kept else None,
+    )
 
 
 def _attempts_in(seen: Seen) -> Iterator[str]:

@@ -142,6 +142,7 @@ def _images(pool_id: str, image: Image) -> list[SeenImage]:
             place=Place(pool_id, name),
             cluster_id=owner.cluster_id,
             attempt=owner.attempt,
+            generation=0 if AT in name else image.generation,
             allocated_bytes=allocated_bytes,
         )
 
