@@ -56,7 +56,9 @@ class Nursery:
     _socket: socket.socket
     _codes: dict[int, int] = field(default_factory=dict)
 
-    def fork(self, arguments: list[str], *, environment: dict[str, str], stderr: int) -> Any:
+    def fork(
+        self, arguments: list[str], *, environment: dict[str, str], stderr: int
+    ) -> tuple[Child, int]:
         """Starts a process of `countermand-agent`; returns it and the pipe of what it says."""
         said, stdout = os.pipe()
         order = {"arguments": arguments, "environment": environment}

@@ -54,16 +54,20 @@ async def subject(
     rig = Rig(folder, options={POOL: options or {}}, limits=limits, crash_at=crash_at)
     rig.now = now
     await rig.start()
-    if source:
-        rig.put("base", os.urandom(CHUNK_BYTES) + bytes(CHUNK_BYTES) + os.urandom(512))
-    server = await serve(
-        listen="127.0.0.1:0",
-        services=[Service("countermand.v1.AgentService", ADD, make(rig.runner))],
-    )
-    async with connected(server.address) as calls:
-        yield await seen_through(calls, server.address, source=source)
-    await server.stop(0)
-    await rig.runner.stop()
+    try:
+        if source:
+            rig.put("base", os.urandom(CHUNK_BYTES) + bytes(CHUNK_BYTES) + os.urandom(512))
+        server = await serve(
+            listen="127.0.0.1:0",
+            services=[Service("countermand.v1.AgentService", ADD, make(rig.runner))],
+        )
+        try:
+            async with connected(server.address) as calls:
+                yield await seen_through(calls, server.address, source=source)
+        finally:
+            await server.stop(0)
+    finally:
+        await rig.runner.stop()
 
 
 async def seen_through(calls: Calls, address: str, *, source: bool = False) -> Subject:
