@@ -193,6 +193,7 @@ class JournalFacts:
     highest_epoch: int
     low_watermark: int
     attempt: AttemptRecord | None
+    fence_low_watermark: int = 0
 
 
 class Place(StrEnum):
@@ -242,6 +243,11 @@ def challenge(header: Header, facts: JournalFacts) -> CountermandError | None:
     return None
 
 
+def is_late(header: Header, facts: JournalFacts) -> bool:
+    """Returns whether a request is about something that may have been forgotten."""
+    return facts.attempt is None and header.intent_sequence < facts.low_watermark
+
+
 def admit(
     header: Header, facts: JournalFacts, *, place: Place, refusal: CountermandError | None = None
 ) -> Decision:
@@ -259,8 +265,8 @@ def admit(
         return Refuse(AttemptReused(attempt=header.attempt), in_charge=True)
     if known is not None:
         return Refuse(Compensated(attempt=header.attempt), in_charge=True)
-    if header.intent_sequence < facts.low_watermark:
-        return Refuse(Expired(attempt=header.attempt), in_charge=True)
+    if is_late(header, facts):  # whoever was in charge then may not be any more
+        return Refuse(Expired(attempt=header.attempt))
     if refusal is not None:
         return Refuse(refusal, in_charge=True)
     if place is Place.FULL:

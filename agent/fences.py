@@ -2,9 +2,13 @@
 
 First the driver puts a fence in the place of the attempt; then the verb's own action is run on its
 behalf, as after a restart. It finds what the attempt made, and returns its output; or it runs into
-the fence, and that is the certain answer that nothing is there and nothing ever will be. Nothing is
-journalled: the fence itself is the record, and whoever asks again gets the same answer. Called by
+the fence, and that is the certain answer that nothing is there and nothing ever will be. No attempt
+is journalled: the fence itself is the record, and who asks again gets the same answer. Called by
 the service; a caller that goes away stops nothing.
+
+What is kept in the journal is the caller's epoch, with the intent of the attempt. It is of another
+host, whose low-watermark is not ours: so it counts against the lowest of all hosts, below which
+nothing is fenced any more. A late call that nobody waits for leaves no fence behind.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ from agent.verbs.context import Context
 from countermand.rpc.errors import (
     AttemptFenced,
     CountermandError,
+    Expired,
     FieldInvalid,
     PoolNotFound,
     PoolNotShared,
@@ -88,10 +93,13 @@ class Fencer:
             facts = tx.facts(header)
             if error := attempts.challenge(header, facts):
                 return error
+            if header.intent_sequence < facts.fence_low_watermark:
+                return Expired(attempt=header.attempt)
             tx.remember_owner(
                 workflow=header.workflow,
                 owner_epoch=header.owner_epoch,
                 cluster_id=header.cluster_id,
+                fenced=header.intent_sequence,
             )
             if facts.attempt is not None and facts.attempt.received:
                 why = "must be of another host: this agent runs it, and can be asked about it"

@@ -33,6 +33,7 @@ from agent.rows import (
     PUT,
     SCHEMA,
     SELECT,
+    TEACH,
     to_record,
     to_row,
 )
@@ -82,9 +83,15 @@ class Transaction:
             cluster_id=self.meta("cluster_id"),
             incarnation=self.meta("incarnation"),
             highest_epoch=self.highest_epoch(header.workflow),
-            low_watermark=int(self.meta("low_watermark") or 0),
+            low_watermark=self.low_watermark,
+            fence_low_watermark=int(self.meta("fence_low_watermark") or 0),
             attempt=self.get(header.attempt),
         )
+
+    @property
+    def low_watermark(self) -> int:
+        """Returns the intent below which nothing new comes."""
+        return int(self.meta("low_watermark") or 0)
 
     def highest_epoch(self, workflow: str) -> int:
         """Returns the highest owner epoch seen for a workflow."""
@@ -93,12 +100,26 @@ class Transaction:
         ).fetchone()
         return int(row[0]) if row else 0
 
-    def remember_owner(self, *, workflow: str, owner_epoch: int, cluster_id: str) -> None:
-        """Remembers who is in charge; the first coordinator decides the cluster for good."""
+    def remember_owner(
+        self,
+        *,
+        workflow: str,
+        owner_epoch: int,
+        cluster_id: str,
+        intent: int = 0,
+        fenced: int = 0,
+    ) -> None:
+        """Remembers who is in charge; the first coordinator decides the cluster for good.
+
+        With the intent that says so, of what leaves no attempt here, or of another host's attempt
+        that is fenced: by a Forget that is not above it the epoch is not forgotten.
+        """
         if owner_epoch > self.highest_epoch(workflow):
             self._connection.execute(
                 "INSERT OR REPLACE INTO epochs VALUES (?, ?)", (workflow, owner_epoch)
             )
+        if intent or fenced:
+            self._connection.execute(TEACH, (workflow, intent, fenced))
         if not self.meta("cluster_id"):
             self.set_meta("cluster_id", cluster_id)
 
@@ -158,7 +179,12 @@ class Transaction:
         return self._query(query, after, prefix, len(prefix), prefix, count_max)
 
     def forget(
-        self, workflows: Sequence[str], low_watermark: int, *, rows_max: int = FORGOTTEN_MAX
+        self,
+        workflows: Sequence[str],
+        low_watermark: int,
+        fence_low_watermark: int = 0,
+        *,
+        rows_max: int = FORGOTTEN_MAX,
     ) -> Forgotten:
         """Drops what settled workflows have left in the journal, at most so many rows.
 
@@ -169,14 +195,18 @@ class Transaction:
         its workflow is among those of which something is kept.
         """
         execute = self._connection.execute
-        highest = max(low_watermark, int(self.meta("low_watermark") or 0))
-        self.set_meta("low_watermark", str(highest))
+        for key, value in (
+            ("low_watermark", low_watermark),
+            ("fence_low_watermark", fence_low_watermark),
+        ):
+            self.set_meta(key, str(max(value, int(self.meta(key) or 0))))
         named = json.dumps(list(workflows))
         left = [row[0] for row in execute(FORGET_NAMED, (named, low_watermark, rows_max))]
         if done := len(left) < rows_max:
             execute(MARK_FORGETTABLE, (named, low_watermark))
             left += [row[0] for row in execute(FORGET_MARKED, (rows_max - len(left),))]
-        execute(FORGET_EPOCHS, (json.dumps([*workflows, *left]),))
+        of = json.dumps([*workflows, *left])
+        execute(FORGET_EPOCHS, (of, low_watermark, max(1, fence_low_watermark)))
         kept = tuple(row[0] for row in execute(KEPT, (named,))) if done else ()
         return Forgotten(attempts=len(left), done=done, kept=kept)
 

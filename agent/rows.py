@@ -9,13 +9,21 @@ from agent.attempts import OPEN, AttemptRecord, Kind, State
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (
-  key   TEXT PRIMARY KEY,   -- cluster_id, incarnation, low_watermark, sequence
+  key   TEXT PRIMARY KEY,   -- cluster_id, incarnation, sequence, and the two low-watermarks
   value TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS epochs (
   workflow TEXT PRIMARY KEY,
   highest  INTEGER NOT NULL  -- never decreases
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS taught (
+  workflow TEXT PRIMARY KEY,
+  intent   INTEGER NOT NULL,  -- the highest that has taught its epoch and left no attempt here
+  fenced   INTEGER NOT NULL   -- the highest of another host's attempt that was fenced here
+) WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS taught_goes AFTER DELETE ON epochs BEGIN
+  DELETE FROM taught WHERE workflow = OLD.workflow;
+END;
 CREATE TABLE IF NOT EXISTS attempts (
   name            TEXT PRIMARY KEY,
   workflow        TEXT NOT NULL,
@@ -93,12 +101,18 @@ FORGET_MARKED = (
     " RETURNING workflow"
 )
 KEPT = (
-    "SELECT DISTINCT workflow FROM attempts"
-    " WHERE workflow IN (SELECT value FROM json_each(?)) ORDER BY workflow"
+    "SELECT value FROM json_each(?) WHERE EXISTS (SELECT 1 FROM epochs WHERE workflow = value)"
+    " OR EXISTS (SELECT 1 FROM attempts WHERE workflow = value) ORDER BY value"
+)
+TEACH = (
+    "INSERT INTO taught VALUES (?, ?, ?) ON CONFLICT (workflow) DO UPDATE"
+    " SET intent = max(intent, excluded.intent), fenced = max(fenced, excluded.fenced)"
 )
 FORGET_EPOCHS = (
     "DELETE FROM epochs WHERE workflow IN (SELECT value FROM json_each(?)) AND NOT EXISTS"
-    " (SELECT 1 FROM attempts WHERE attempts.workflow = epochs.workflow)"
+    " (SELECT 1 FROM attempts WHERE attempts.workflow = epochs.workflow) AND NOT EXISTS"
+    " (SELECT 1 FROM taught WHERE taught.workflow = epochs.workflow"
+    " AND (intent >= ? OR fenced >= ?))"
 )
 
 

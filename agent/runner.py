@@ -252,8 +252,9 @@ class Runner:
             facts = tx.facts(header)
             if error := attempts.challenge(header, facts):
                 return error
-            _remember(tx, header)
             record = facts.attempt
+            if not attempts.is_late(header, facts):
+                _remember(tx, header, intent=header.intent_sequence)
             if record is None or not record.received:
                 return AttemptNotFound(attempt=header.attempt, incarnation=facts.incarnation)
             if record.kind is Kind.COMPENSATION:
@@ -351,8 +352,10 @@ class Runner:
         def decide(tx: Transaction) -> tuple[Decision, AttemptRecord | None]:
             facts = tx.facts(header)
             decision = attempts.admit(header, facts, place=place, refusal=order.refusal)
-            if not isinstance(decision, Refuse) or decision.in_charge:
+            if not isinstance(decision, Refuse):
                 _remember(tx, header)
+            elif decision.in_charge:
+                _remember(tx, header, intent=header.intent_sequence)
             if order.access is not None and not isinstance(decision, Refuse):
                 tx.keep_source_access(header.attempt, order.access.SerializeToString())
             if not isinstance(decision, Admit):
@@ -625,9 +628,13 @@ def _lane(kind: Kind, action: Action) -> Lane:
     return Lane(kind, touches_storage=verb is None or verb.touches_storage)
 
 
-def _remember(tx: Transaction, header: Header) -> None:
+def _remember(tx: Transaction, header: Header, *, intent: int = 0) -> None:
+    """Learns the caller's epoch; with the intent, unless an attempt of it is in the journal."""
     tx.remember_owner(
-        workflow=header.workflow, owner_epoch=header.owner_epoch, cluster_id=header.cluster_id
+        workflow=header.workflow,
+        owner_epoch=header.owner_epoch,
+        cluster_id=header.cluster_id,
+        intent=intent,
     )
 
 

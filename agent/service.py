@@ -224,6 +224,8 @@ class AgentService(AgentServiceServicer):
             raise FieldInvalid(Violation("name", rule))
         if request.owner_epoch and not request.cluster_id:
             raise FieldInvalid(Violation("cluster_id", "is required with owner_epoch"))
+        if request.intent_sequence < 0:
+            raise FieldInvalid(Violation("intent_sequence", "must not be negative"))
         identity = self._runner.identity
         record = await self._runner.transact(
             partial(_read_attempt, request=request, workflow=parts.workflow)
@@ -290,8 +292,11 @@ class AgentService(AgentServiceServicer):
         ]
         if not request.cluster_id:
             violations.append(Violation("cluster_id", "is required"))
-        if request.low_watermark < 0:
-            violations.append(Violation("low_watermark", "must not be negative"))
+        violations += [
+            Violation(field, "must not be negative")
+            for field in ("low_watermark", "fence_low_watermark")
+            if getattr(request, field) < 0
+        ]
         if violations:
             raise FieldInvalid(*violations)
 
@@ -299,7 +304,7 @@ class AgentService(AgentServiceServicer):
             expected = tx.meta("cluster_id")
             if expected and request.cluster_id != expected:
                 raise WrongCluster(expected=expected, cluster_id=request.cluster_id)
-            return tx.forget(request.workflows, request.low_watermark)
+            return tx.forget(request.workflows, request.low_watermark, request.fence_low_watermark)
 
         # In several transactions, between which others come: a caller who goes away asks again.
         forgotten = await self._runner.transact(forget)
@@ -461,14 +466,20 @@ def _read_attempt(
     expected = tx.meta("cluster_id")
     if expected and request.cluster_id and request.cluster_id != expected:
         raise WrongCluster(expected=expected, cluster_id=request.cluster_id)
+    record = tx.get(request.name)
     if request.owner_epoch:
         highest = tx.highest_epoch(workflow)
         if request.owner_epoch < highest:
             raise Fenced(owner_epoch=request.owner_epoch, workflow=workflow, highest=highest)
-        tx.remember_owner(
-            workflow=workflow, owner_epoch=request.owner_epoch, cluster_id=request.cluster_id
-        )
-    return tx.get(request.name)
+        is_late = 0 < request.intent_sequence < tx.low_watermark
+        if record is not None or highest or not is_late:
+            tx.remember_owner(
+                workflow=workflow,
+                owner_epoch=request.owner_epoch,
+                cluster_id=request.cluster_id,
+                intent=0 if record else request.intent_sequence or tx.low_watermark,
+            )
+    return record
 
 
 def _check_removal(request: RemoveOrphansRequest) -> None:
@@ -486,6 +497,9 @@ def _check_removal(request: RemoveOrphansRequest) -> None:
             violations.append(Violation(f"images[{index}].image_id", names.ID_RULE))
         if names.parse_attempt(orphan.attempt) is None:
             violations.append(Violation(f"images[{index}].attempt", rule))
+        if orphan.expected_generation < 0:
+            field = f"images[{index}].expected_generation"
+            violations.append(Violation(field, "must not be negative"))
     if violations:
         raise FieldInvalid(*violations)
 
@@ -497,9 +511,6 @@ def page_offset(token: str) -> int:
         FieldInvalid: It is not a token of ours.
     """
     if token and not (token.isascii() and token.isdecimal() and len(token) < 10):  # noqa: PLR2004
-        if orphan.expected_generation < 0:
-            field = f"images[{index}].expected_generation"
-            violations.append(Violation(field, "must not be negative"))
         raise FieldInvalid(Violation("page_token", "must come from the previous answer"))
     return int(token or 0)
 

@@ -40,6 +40,7 @@ class Ears:
     has_been_on: Callable[[str], bool]  # (host id) → whether an open workflow was there
     next_intent: Callable[[], int]  # above every intent that may have been sent
     low_watermark: Callable[[str], int]  # (host id) → below it nothing new will be sent there
+    fence_low_watermark: Callable[[], int]  # below it no attempt of any host is fenced any more
     evidence: FindEvidence
     forgotten: Callable[[str, Sequence[str]], Awaitable[None]]  # (host id, workflow ids)
     # (workflow ids) → those that are known to have settled, even if they have been removed
@@ -58,6 +59,7 @@ def ears_of(loop: Loop, store: Store, progress: Callable[[str, str, Progress], N
         has_been_on=loop.has_been_on,
         next_intent=lambda: loop.next_intent,
         low_watermark=loop.low_watermark,
+        fence_low_watermark=loop.fence_low_watermark,
         evidence=store.evidence,
         forgotten=store.forgotten,
         settled=store.settled,

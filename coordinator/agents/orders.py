@@ -399,8 +399,12 @@ class Orders:
 
     async def _read(self, name: str, order: _Order, connection: Connection) -> Attempt | None:
         """Returns what the agent's journal has of an attempt."""
+        attempts = order.workflow.task(order.command.task).attempts
         request = GetAttemptRequest(
-            name=name, owner_epoch=order.workflow.owner_epoch, cluster_id=self._cluster_id
+            name=name,
+            owner_epoch=order.workflow.owner_epoch,
+            cluster_id=self._cluster_id,
+            intent_sequence=attempts[order.command.number - 1].intent,
         )
         try:
             answer = await connection.call("GetAttempt", request, timeout_s=CALL_TIMEOUT_S)

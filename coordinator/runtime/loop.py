@@ -181,6 +181,10 @@ class Loop:
         """Returns the intent below which nothing new will be sent to a host."""
         return self._watermarks.of(host_id)
 
+    def fence_low_watermark(self) -> int:
+        """Returns the intent below which no attempt of any host will be fenced again."""
+        return self._watermarks.lowest()
+
     @property
     def next_intent(self) -> int:
         """Returns a number above every intent that may have been sent so far."""

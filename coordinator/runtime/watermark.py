@@ -66,6 +66,10 @@ class Watermarks:
             self._known.discard(heapq.heappop(placed)[0])
         return placed[0][0] if placed else self.next_intent
 
+    def lowest(self) -> int:
+        """Returns the intent below which no attempt of any host is open, hence none is fenced."""
+        return min(map(self.of, tuple(self._placed)), default=self.next_intent)
+
     def _is_over(self, placed: _Placed) -> bool:
         intent, workflow_id, task, _ = placed
         workflow = self._committed(workflow_id)

@@ -101,6 +101,7 @@ def ears(**said: Any) -> Ears:
             "has_been_on": lambda _: False,
             "next_intent": lambda: 100,
             "low_watermark": lambda _: 1,
+            "fence_low_watermark": lambda: 1,
             "evidence": nothing_to_forget,
             "forgotten": forgotten,
             "settled": all_settled,
