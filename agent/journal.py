@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import queue
 import sqlite3
 import threading
@@ -45,6 +46,8 @@ T = TypeVar("T")
 # Beyond this a batch only makes those wait who came first.
 BATCH_MAX = 256
 
+
+_MODE = 0o600
 
 # A transaction that drops more would make those wait who come meanwhile.
 FORGOTTEN_MAX = 500
@@ -441,5 +444,13 @@ class ThreadJournal:
 
 
 def open_connection(path: Path) -> sqlite3.Connection:
-    """Opens the journal's file, for use by one thread only."""
+    """Opens the journal's file, for use by one thread only.
+
+    Nobody else may read it: it holds the key of the tickets. SQLite gives what it makes beside it
+    the same mode, whatever the umask; what an agent of an earlier version has left may have more.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE))
+    for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+        with suppress(FileNotFoundError):
+            file.chmod(_MODE)
     return sqlite3.connect(path, isolation_level=None, cached_statements=64)

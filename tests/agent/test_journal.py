@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
+import stat
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -320,3 +322,31 @@ async def test_the_inline_journal_says_the_same(path):
     [written] = await journal.transact(put(record(name("a"))))
     assert committed == [written]
     await journal.close()
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o777], ids=oct)
+def test_nobody_else_may_read_it(path, umask):
+    """It holds the key of the tickets; one of an earlier version is closed to others as well."""
+    before = os.umask(umask)
+    try:
+        for mode in (None, 0o644):
+            if mode:
+                path.chmod(mode)
+            journal = open_journal(path)
+            journal.transact(put(record(name("a"))))
+            files = sorted(path.parent.glob(f"{path.name}*"))
+            assert [file.name.removeprefix(path.name) for file in files] == ["", "-shm", "-wal"]
+            assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+            journal.close()
+    finally:
+        os.umask(before)
+
+
+def test_what_a_killed_agent_of_an_earlier_version_left_is_closed_to_others(path):
+    first = open_journal(path)
+    first.transact(put(record(name("a"))))
+    for file in path.parent.glob(f"{path.name}*"):
+        file.chmod(0o644)
+    open_journal(path)
+    modes = {stat.S_IMODE(file.stat().st_mode) for file in path.parent.glob(f"{path.name}*")}
+    assert modes == {0o600}
