@@ -222,30 +222,36 @@ class FileDriver:
         def fill(folder: Path) -> Steps[Label]:
             label = self.layout.label(source_id)
             self.layout.data(source_id, label)
-            self.layout.chain(source_id, label)
-            if label.format is Format.QCOW2:
+            is_deep = self.layout.is_deep(source_id, label)
+            if label.format is Format.RAW:
+                if shared := self.filling.share(work, source_id, folder, label):
+                    return shared
+            elif not is_deep:
                 return (yield from self.filling.overlay(work, source_id, image_id, folder, label))
-            if shared := self.filling.share(work, source_id, folder, label):
-                return shared
-            if copy_allowed:
-                return (
-                    yield from self.filling.copy_content(
-                        work,
-                        lambda layout: self.filling.reading(source_id, layout),
-                        folder,
-                        label.format,
-                        label.virtual_size_bytes,
-                        layout=label.format,
-                        take_digest=False,
-                    )
-                )
-            raise VerbUnsupported(
-                pool=self.config.pool_id,
-                verb="clone_image",
-                why="its file system has no reflinks; set copy_allowed to copy instead",
-            )
+            if not copy_allowed:
+                lacking = "its file system has no reflinks"
+                why = f"{source_id} reads through too many images already" if is_deep else lacking
+                why = f"{why}; set copy_allowed to copy instead"
+                raise VerbUnsupported(pool=self.config.pool_id, verb="clone_image", why=why)
+            return (yield from self._copy_whole(work, source_id, folder, label))
 
         return (yield from self._staging.make(work, image_id, fill, resumable=copy_allowed))
+
+    def _copy_whole(self, work: Work, source_id: str, folder: Path, label: Label) -> Steps[Label]:
+        """Copies an image of this pool in its format, so that it reads through no other."""
+        if label.format is Format.RAW:
+            return (yield from self.filling.duplicate(work, source_id, folder, label))
+        return (
+            yield from self.filling.convert(
+                work,
+                self.filling,
+                source_id,
+                folder,
+                label,
+                image_format=label.format,
+                take_digest=False,
+            )
+        )
 
     def delete(
         self,

@@ -6,7 +6,8 @@ is named no more is removed after. So a snapshot and the way back to one take no
 
 Where others read through the image itself, its data file must stay where it is; there, and where
 there is no qemu-img or the layers lie too deep, a snapshot is a full copy of that file, or shares
-its data by reflink. It is a layer all the same, that nothing reads through.
+its data by reflink. It is a layer all the same, that nothing reads through. So is the way back to a
+layer that lies too deep: what the image goes on in is a copy, however often it goes back and forth.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from agent.drivers import qemu
 from agent.drivers.driver import Format, Made, OutcomeUnknown, Step, Steps, Work
 from agent.drivers.ends import Ends
 from agent.drivers.layers import Layer, named, readers
-from agent.drivers.layout import Change, Label, content_of, snapshot_name, with_change
+from agent.drivers.layout import AT, Change, Label, content_of, snapshot_name, with_change
 from agent.drivers.merging import Merging
 from agent.drivers.staging import Staging, made
 from countermand.rpc.errors import Conflict, ImageUnsafe, VerbUnsupported
@@ -62,13 +63,12 @@ class Layering:
                 return made(name, snapshot)
             staging.expect(image_id, label, expected_generation)
             staging.refuse_taken(name)
-            _, found = self._layout.data(image_id, label)
             self._layout.chain(image_id, label)
             self._ends.need(image_id, label)
             yield Step()
             folder = staging.begin(work, resumable=True)
             layer = _layer(work, label, snapshot_id)
-            overlaid = self._can_overlay(image_id, label)
+            overlaid = self._can_overlay(image_id, image_id, label)
             if overlaid:
                 yield from self._overlay(image_id, folder, label.of_layer(layer))
                 after = replace(
@@ -79,11 +79,9 @@ class Layering:
                     replaced=label.content,
                 )
             else:
-                yield from self._duplicate(work, image_id, folder, label)
+                yield from self._copy(work, image_id, folder, label)
                 copy = layer._replace(content=content_of(work.attempt))
                 after = replace(label, layers=(*label.layers, copy))
-            if self._layout.data(image_id, label)[1].identity != found.identity:
-                raise staging.changed(image_id)  # a copy may be of neither content
             yield Step(last=True)
             if overlaid:
                 staging.replace(work, image_id, folder, before=label, label=after)
@@ -150,11 +148,11 @@ class Layering:
         folder = staging.begin(work, resumable=True)
         snapshot = self._layout.label(name)
         self._layout.chain(name, snapshot)
-        is_layer = self._layout.layer(name) is not None
-        if is_layer:
-            yield from self._overlay(image_id, folder, snapshot)
+        if self._layout.layer(name) is not None:
+            below = yield from self._go_on(work, image_id, name, folder, snapshot)
         else:  # a folder of its own, as older versions made them
-            yield from self._duplicate(work, name, folder, snapshot)
+            below = None
+            yield from self._copy(work, name, folder, snapshot)
         safety = (_layer(work, label, safety_id),) if safety_id else ()
         after = replace(
             with_change(label, self._change(work, label)),
@@ -163,7 +161,7 @@ class Layering:
             backing=snapshot.backing,
             content=content_of(work.attempt),
             replaced=label.content,
-            below=snapshot.content if is_layer else None,
+            below=below,
             layers=(*label.layers, *safety),
         )
         yield Step(last=True)
@@ -177,7 +175,7 @@ class Layering:
         layer = named(label.layers, safety_id)
         assert layer is not None, safety_id
         staging.purge_data(image_id, label.replaced)
-        folder = staging.begin(work, resumable=False)
+        folder = staging.begin(work, resumable=True)
         after = replace(
             label,
             virtual_size_bytes=layer.virtual_size_bytes,
@@ -189,11 +187,12 @@ class Layering:
         )
         others = tuple(other for other in label.layers if other is not layer)
         if readers(label.layers, label.below, layer.content):  # it must stay as it is
-            yield from self._overlay(image_id, folder, label.of_layer(layer))
+            name = snapshot_name(image_id, safety_id)
+            below = yield from self._go_on(work, image_id, name, folder, label.of_layer(layer))
             after = replace(
                 after,
                 content=content_of(work.attempt),
-                below=layer.content,
+                below=below,
                 layers=(*others, layer._replace(snapshot_id="")),
             )
             yield Step(last=True)
@@ -211,12 +210,33 @@ class Layering:
     def _change(self, work: Work, label: Label) -> Change:
         return Change(work.cluster_id, work.attempt, self._layout.after(label.generation))
 
-    def _can_overlay(self, image_id: str, label: Label) -> bool:
+    def _can_overlay(self, image_id: str, name: str, label: Label) -> bool:
+        """Returns whether an image may go on in a file that reads through it, or a layer of it."""
         return (
             qemu.is_installed()
             and not self._layout.readers(image_id)
-            and len(self._layout.below(image_id, label)) < LAYERS_MAX
+            and len(self._layout.chain(name, label)) < LAYERS_MAX
         )
+
+    def _go_on(
+        self, work: Work, image_id: str, name: str, folder: Path, layer: Label
+    ) -> Steps[str | None]:
+        """Makes a file that holds what a layer does; returns the token of what it reads through.
+
+        It reads through the layer; where that lies too deep it is a copy, and lies no deeper.
+        """
+        if self._can_overlay(image_id, name, layer):
+            yield from self._overlay(image_id, folder, layer)
+            return layer.content
+        yield from self._copy(work, name, folder, layer)
+        return layer.below
+
+    def _copy(self, work: Work, name: str, folder: Path, label: Label) -> Steps[None]:
+        """Copies the data of an image or snapshot, which nobody may change meanwhile."""
+        _, found = self._layout.data(name, label)
+        yield from self._duplicate(work, name, folder, label)
+        if self._layout.data(name, label)[1].identity != found.identity:
+            raise self._staging.changed(name.partition(AT)[0])
 
     def _overlay(self, image_id: str, folder: Path, below: Label) -> Steps[None]:
         """Makes an empty file that reads through a layer, or what is to be one."""

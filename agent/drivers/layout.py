@@ -460,7 +460,9 @@ class Layout:
             if layer is None:
                 break
             if len(found) == CHAIN_MAX or layer in found:
-                raise self.unsafe(image_id, "its layers are a loop or too many")
+                raise self.unsafe(
+                    image_id, "its layers are a loop or too many: delete snapshots of it"
+                )
             found.append(layer)
             label = label.of_layer(layer)
             self.data(image_id, label)
@@ -566,6 +568,10 @@ class Layout:
             below += [layer_name(backing, layer) for layer in self.below(backing, label)]
             backing = label.backing
         return tuple(below)
+
+    def is_deep(self, image_id: str, label: Label) -> bool:
+        """Returns whether an image reads through so many files that nothing may read through it."""
+        return len(self.chain(image_id, label)) >= CHAIN_MAX
 
     def readers(self, image_id: str) -> list[str]:
         """Returns the images that read through this one, and the names of such snapshots."""

@@ -279,6 +279,82 @@ async def test_layers_that_lie_too_deep_are_copied(rig, monkeypatch):
     assert read(rig, "base@b") == [1, 0, 0, 0]
 
 
+@pytest.mark.parametrize("safe", [True, False], ids=["safe", "unsafe"])
+async def test_ways_back_without_end_make_no_image_too_deep(rig, monkeypatch, safe):
+    """What reads through too many files could not be read any more, nor gone back from."""
+    monkeypatch.setattr(layering, "LAYERS_MAX", 2)
+    monkeypatch.setattr(layout, "CHAIN_MAX", 3)
+    put(rig, 1)
+    for number in range(4):
+        await done(rig, f"new-{number}", create(f"new-{number}"))
+        write(rig, 1, 10 + number)
+        safety = {"safety_snapshot_id": f"safe-{number}"} if safe else {}
+        await done(rig, f"back-{number}", revert(f"new-{number}", **safety))
+        write(rig, 2, 20 + number)
+        assert len(rig.pools["fast"].find("base").chain) <= 2
+    assert read(rig, "base") == [1, 0, 23, 0]
+    assert read(rig, "base@new-3") == [1, 0, 22, 0]
+    await done(rig, "verified", Action(verify_image=VerifyImage(target=BASE)))
+    if safe:
+        assert read(rig, "base@safe-3") == [1, 13, 22, 0]
+        back = revert("new-3", safety_snapshot_id="safe-3")
+        assert (await undone(rig, "back-3", back)).state == SUCCEEDED
+        assert read(rig) == [1, 13, 22, 0]
+    for name in snapshots(rig):
+        await done(rig, f"gone-{name}", delete(name))
+    assert len(files(rig)) == 1
+
+
+async def test_what_is_put_back_lies_no_deeper_either(rig, monkeypatch):
+    """A safety snapshot that others read through stays, and what goes on from it is a copy."""
+    monkeypatch.setattr(layering, "LAYERS_MAX", 1)
+    put(rig, 1, 2)
+    await done(rig, "old", create("old"))
+    write(rig, 0, 7)
+    back = revert("old", safety_snapshot_id="safe")
+    await done(rig, "back", back)
+    monkeypatch.setattr(layering, "LAYERS_MAX", 2)
+    there = revert("safe", safety_snapshot_id="first")
+    await done(rig, "there", there)
+    await done(rig, "more", create("more"))
+    assert (await undone(rig, "there", there)).state == SUCCEEDED
+    monkeypatch.setattr(layering, "LAYERS_MAX", 1)
+    assert (await undone(rig, "back", back)).state == SUCCEEDED
+    assert read(rig) == [7, 2, 0, 0]
+    assert rig.pools["fast"].find("base").chain == ("base@old",)
+
+
+async def test_an_image_that_lies_too_deep_comes_back_when_snapshots_go(rig, monkeypatch):
+    """As those that an older version has made."""
+    put(rig, 1)
+    for number in range(4):
+        await done(rig, f"new-{number}", create(f"new-{number}"))
+        write(rig, 1, 10 + number)
+    monkeypatch.setattr(layout, "CHAIN_MAX", 2)
+    failed = await rig.run(attempt_name("lost"), Action(verify_image=VerifyImage(target=BASE)))
+    assert failed.failure.reason == "IMAGE_UNSAFE"
+    assert "delete snapshots of it" in failed.failure.message
+    for number in (1, 2):
+        await done(rig, f"gone-{number}", delete(f"new-{number}"))
+    assert read(rig) == [1, 13, 0, 0]
+    await done(rig, "verified", Action(verify_image=VerifyImage(target=BASE)))
+
+
+async def test_a_clone_that_would_lie_too_deep_is_refused_or_copied(rig, monkeypatch):
+    monkeypatch.setattr(layout, "CHAIN_MAX", 1)
+    put(rig, 1, 2)
+    await done(rig, "top", clone("top"))
+    deeper = {"source": address("fast/top"), "target": address("fast/deeper")}
+    failed = await rig.run(attempt_name("no"), Action(clone_image=CloneImage(**deeper)))
+    assert (failed.state, failed.failure.reason) == (FAILED, "VERB_UNSUPPORTED")
+    assert "copy_allowed" in failed.failure.message
+    assert rig.images() == ["base", "top"]
+    action = Action(clone_image=CloneImage(**deeper, copy_allowed=True))
+    await done(rig, "deeper", action)
+    assert rig.pools["fast"].find("deeper").chain == ()
+    assert read(rig, "deeper") == [1, 2, 0, 0]
+
+
 async def test_a_label_that_is_full_takes_no_more_snapshots(rig, monkeypatch):
     """One that is too long could not be read any more."""
     put(rig, 1)
