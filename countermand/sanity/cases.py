@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from countermand.sanity.probe import ONLY_READ, SIZE_BYTES, Probe, create
 from countermand.sanity.promises import NotOffered
@@ -127,24 +128,32 @@ async def _overlay(probe: Probe) -> Action:
     return Action(clone_image=CloneImage(source=source, target=probe.address(MADE)))
 
 
-async def _snapshot(probe: Probe) -> Action:
-    target = await probe.created("base")
+async def _snapshot(probe: Probe, **fields: Any) -> Action:  # noqa: ANN401 - CreateImage's fields
+    target = await probe.created("base", **fields)
     return Action(create_snapshot=CreateSnapshot(target=target, snapshot_id=OLD))
+
+
+async def _snapshot_qcow2(probe: Probe) -> Action:
+    return await _snapshot(probe, format=IMAGE_FORMAT_QCOW2)
 
 
 async def _delete(probe: Probe) -> Action:
     return Action(delete_image=DeleteImage(target=await probe.created("base")))
 
 
-async def _with_snapshot(probe: Probe) -> Action:
-    action = await _snapshot(probe)
+async def _with_snapshot(probe: Probe, **fields: Any) -> Action:  # noqa: ANN401 - CreateImage's fields
+    action = await _snapshot(probe, **fields)
     await probe.done(probe.attempt("snapshot"), action)
     return action
 
 
-async def _delete_snapshot(probe: Probe) -> Action:
-    target = (await _with_snapshot(probe)).create_snapshot.target
+async def _delete_snapshot(probe: Probe, **fields: Any) -> Action:  # noqa: ANN401 - CreateImage's fields
+    target = (await _with_snapshot(probe, **fields)).create_snapshot.target
     return Action(delete_snapshot=DeleteSnapshot(target=target, snapshot_id=OLD))
+
+
+async def _delete_snapshot_qcow2(probe: Probe) -> Action:
+    return await _delete_snapshot(probe, format=IMAGE_FORMAT_QCOW2)
 
 
 async def _revert(probe: Probe) -> Action:
@@ -211,8 +220,11 @@ def _base(**changes: object) -> After:
     return after
 
 
-async def _snapshot_taken(_probe: Probe, before: Picture, name: str) -> Picture:
-    return {**before, "base": replace(before["base"], snapshots=((OLD, name),))}
+def _snapshot_taken(*, chain: tuple[str, ...] | None = ()) -> After:
+    async def after(_probe: Probe, before: Picture, name: str) -> Picture:
+        return {**before, "base": replace(before["base"], snapshots=((OLD, name),), chain=chain)}
+
+    return after
 
 
 def _reverted(*, safely: bool) -> After:
@@ -291,8 +303,17 @@ CASES: tuple[Case, ...] = (
     Case(
         verb="create_snapshot",
         prepare=_snapshot,
-        after=_snapshot_taken,
+        after=_snapshot_taken(),
         needs=MAKE,
+        taken="SNAPSHOT_EXISTS",
+    ),
+    Case(
+        verb="create_snapshot",
+        way="qcow2",
+        prepare=_snapshot_qcow2,
+        after=_snapshot_taken(chain=None),  # it may read through its snapshot
+        needs=MAKE,
+        formats=QCOW2,
         taken="SNAPSHOT_EXISTS",
     ),
     Case(
@@ -300,6 +321,15 @@ CASES: tuple[Case, ...] = (
         prepare=_delete_snapshot,
         after=_base(snapshots=()),
         needs=SNAP,
+        compensable=False,
+    ),
+    Case(
+        verb="delete_snapshot",
+        way="qcow2",  # what it held is merged
+        prepare=_delete_snapshot_qcow2,
+        after=_base(snapshots=(), chain=()),
+        needs=SNAP,
+        formats=QCOW2,
         compensable=False,
     ),
     Case(
