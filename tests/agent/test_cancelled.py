@@ -51,7 +51,7 @@ class Held:
 class Unshared(RealFiles):
     """Files of a file system where every byte of a copy is written."""
 
-    def share(self, source: int, target: int) -> bool:  # noqa: ARG002 - as everywhere
+    def share(self, source: int, target: int) -> bool:
         """Shares nothing."""
         return False
 
