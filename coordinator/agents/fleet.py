@@ -147,9 +147,15 @@ class Fleet:
             forget_s=self._forget_s,
             when_up=self._choose_again,
             servers=self._server,
+            owner_of=self._owner_of,
         )
         self._lines[record.id] = line
         self._running[record.id] = asyncio.create_task(line.run(), name=f"line {record.id}")
+
+    def _owner_of(self, incarnation: str) -> str:
+        """Returns the host whose agent has a journal; empty if none has."""
+        lines = self._lines.values()
+        return next((x.record.id for x in lines if x.record.incarnation == incarnation), "")
 
     def _server(self, host_id: str) -> Server | None:
         line = self._lines.get(host_id)
@@ -162,11 +168,11 @@ class Fleet:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def probe(self, address: str) -> None:
-        """Checks that an agent answers at an address and would serve this cluster.
+    async def probe(self, address: str) -> str:
+        """Returns the incarnation of the agent at an address, if it would serve this cluster.
 
         Raises:
-            CountermandError: It does not.
+            CountermandError: It would not, or does not answer.
         """
         connection = self._connect(address)
         try:
@@ -175,6 +181,7 @@ class Fleet:
             await connection.close()
         if answer.host.cluster_id not in ("", self._cluster_id):
             raise WrongCluster(expected=answer.host.cluster_id, cluster_id=self._cluster_id)
+        return str(answer.host.incarnation)
 
     async def drain(self, host_id: str, event: HostEvent | None = None) -> None:
         """Gives a host no new tasks, from now on and after any restart."""

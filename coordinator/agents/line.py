@@ -41,6 +41,7 @@ from coordinator.saga.workflow import BY_POLICY
 from coordinator.wire.failure import failure_from_proto
 from countermand.rpc.crash import Crash
 from countermand.rpc.errors import (
+    AgentTaken,
     Bug,
     CountermandError,
     HostUnreachable,
@@ -87,6 +88,7 @@ class Line:
         forget_s: float = FORGET_S,
         when_up: Callable[[], None] = lambda: None,
         servers: FindServer = no_servers,
+        owner_of: Callable[[str], str] = lambda _: "",
     ) -> None:
         """Keeps its ports; `run` connects."""
         self.record = record
@@ -102,6 +104,7 @@ class Line:
         self._chance = chance
         self._ears = ears
         self._when_up = when_up
+        self._owner_of = owner_of  # (incarnation) → the host whose journal it is, or nothing
         self._forget_s = forget_s  # 0: its agent is never told to forget
         self._keeping = asyncio.Lock()  # of the record: what draws on it is written one by one
         self._slots = Slots(window)
@@ -298,10 +301,13 @@ class Line:
         """Checks that the agent is the one that the open attempts were planned with."""
         if report.cluster_id not in ("", self._cluster_id):
             raise WrongCluster(expected=report.cluster_id, cluster_id=self._cluster_id)
+        known = self.record.incarnation
+        if known != report.incarnation and (other := self._owner_of(report.incarnation)):
+            # Also where an address has passed on to another machine: what it lacks is not lost.
+            raise AgentTaken(address=self.record.address, name=host_name(other))
         self._seen = report
         if self._held:
             raise JournalRewound(why=self._held)
-        known = self.record.incarnation
         if known and known != report.incarnation:
             await self._reconcile(report)
         self.report = report

@@ -24,6 +24,7 @@ from coordinator.runtime.ports import (
 from coordinator.wire.failure import failure_to_proto
 from coordinator.wire.history import timestamp
 from countermand.rpc.errors import (
+    AgentTaken,
     CountermandError,
     FieldInvalid,
     HostBusy,
@@ -67,9 +68,10 @@ class HostService(HostServiceServicer):
             if host.record.address != request.address:
                 raise HostIdTaken(name=host_name(request.host_id), address=host.record.address)
             return self._shown(host)
+        self._refuse_taken(request.address)
         try:
-            await self._hosts.probe(request.address)
-        except WrongCluster:
+            self._refuse_taken(request.address, await self._hosts.probe(request.address))
+        except (AgentTaken, WrongCluster):
             raise
         except CountermandError as error:
             if not request.unreachable_allowed:
@@ -83,6 +85,13 @@ class HostService(HostServiceServicer):
         await self._hosts.begin(record, wait_s=wait_s)
         self._loop.redeliver(record.id)
         return self._shown(self._hosts.all()[record.id])
+
+    def _refuse_taken(self, address: str, incarnation: str = "") -> None:
+        """Raises for an agent that a host has already: what it does would be counted twice."""
+        for host_id, host in sorted(self._hosts.all().items()):
+            is_known = incarnation and host.record.incarnation == incarnation
+            if is_known or host.record.address == address:
+                raise AgentTaken(address=address, name=host_name(host_id))
 
     async def GetHost(
         self, request: pb.HostServiceGetHostRequest, context: Context

@@ -390,8 +390,8 @@ class Hosts(Protocol):
     async def accept(self, host_id: str, event: HostEvent) -> None:
         """Takes a quarantined host as it is now, with the journal and the pools that it has."""
 
-    async def probe(self, address: str) -> None:
-        """Checks that an agent answers at an address and would serve this cluster; raises."""
+    async def probe(self, address: str) -> str:
+        """Returns the incarnation of the agent at an address, if it would serve this cluster."""
 
     async def begin(self, record: HostRecord, *, wait_s: float) -> None:
         """Connects to a host, and waits for its first answer for at most so long."""

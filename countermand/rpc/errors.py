@@ -160,6 +160,13 @@ class HostIdTaken(CountermandError):
     reason = "HOST_ID_TAKEN"
 
 
+class AgentTaken(CountermandError):
+    """The agent at {address} is that of {name}: use that host, or give this one its own agent."""
+
+    code = StatusCode.ALREADY_EXISTS
+    reason = "AGENT_TAKEN"
+
+
 class HostBusy(CountermandError):
     """{name} is named by {workflow}, which is open: wait until it is settled, or cancel it."""
 
@@ -418,6 +425,14 @@ class ImageUnsafe(CountermandError):
 
 
 class ImageBusy(CountermandError):
+class PoolFailing(CountermandError):
+    """Pool {pool} is not served on this host: {why}. It is tried again every few seconds."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "POOL_FAILING"
+    retriable = True
+
+
     """Image {image} in pool {pool} is held by {holder}: try again later."""
 
     code = StatusCode.ABORTED

@@ -271,3 +271,42 @@ async def test_events_of_hosts_come_in_pages(cluster, stubs) -> None:
     assert list(answer.events) == everything[2:3]
     assert (await refused(events(stubs, "b"))).reason == "FIELD_INVALID"
     assert (await refused(events(stubs, page_token="x"))).reason == "FIELD_INVALID"
+
+
+async def test_one_agent_is_one_host(cluster, stubs) -> None:
+    """By its address, and by another one that leads to it; also if it could not be asked first."""
+    address = cluster.agents["b"].address
+    _, _, port = address.rpartition(":")
+    for other in (address, f"localhost:{port}"):
+        request = pb.AddHostRequest(host_id="twin", address=other)
+        error = await refused(stubs.hosts.AddHost(request))
+        assert (error.code, error.reason) == ("ALREADY_EXISTS", "AGENT_TAKEN")
+        assert error.metadata["name"] == "hosts/b"
+    assert [host.name for host in (await stubs.hosts.ListHosts(pb.ListHostsRequest())).hosts] == [
+        "hosts/a",
+        "hosts/b",
+    ]
+
+
+async def test_an_agent_that_turns_out_to_be_anothers_gets_nothing(cluster, stubs) -> None:
+    await cluster.agents["b"].kill()
+    _, _, port = cluster.agents["b"].address.rpartition(":")
+    request = pb.AddHostRequest(
+        host_id="twin", address=f"localhost:{port}", unreachable_allowed=True
+    )
+    await stubs.hosts.AddHost(request)
+    await cluster.agents["b"].start()
+
+    async def is_told() -> bool:
+        host = (await stubs.hosts.GetHost(pb.HostServiceGetHostRequest(name="hosts/twin"))).host
+        return host.problem.reason == "AGENT_TAKEN" and host.problem.metadata["name"] == "hosts/b"
+
+    await until(is_told, "the refusal")
+    assert await state_of(stubs, "twin") != "READY"
+    remove = pb.RemoveHostRequest(name="hosts/twin", request_id="r", reason="a test")
+    await stubs.hosts.RemoveHost(remove)
+
+    async def is_back() -> bool:
+        return await state_of(stubs, "b") == "READY"
+
+    await until(is_back, "host b")

@@ -81,6 +81,7 @@ class Agent:
     """A connection to an agent, and the agent behind it."""
 
     pools: tuple[str, ...] = ()
+    incarnation: str = ""  # the host's own, once it has one
     failing: dict[str, FailureMessage] = field(default_factory=dict)  # pools that do not serve now
     up: bool = True
     mute: bool = False  # takes calls and answers none until `speak`
@@ -104,7 +105,7 @@ class Agent:
                 Pool(pool_id=pool, verbs=verbs, problem=self.failing.get(pool))
                 for pool in self.pools
             ]
-            return GetHostResponse(host=HostReport(incarnation="i", pools=pools))
+            return GetHostResponse(host=HostReport(incarnation=self.incarnation, pools=pools))
         if self.mute:
             await self.spoken.wait()
         if rpc == "GetAttempt":
@@ -237,6 +238,8 @@ async def coordinator(
     store = Fragile(sqlite(folder / "store.db"), Inline(), new_id=world.new_id, crash=never)
     loop = Loop(store=store, clock=world, chance=world, crash=never, hints=watches)
     opening = await loop.open()
+    for host, agent in agents.items():
+        agent.incarnation = f"of-{host}"
     for host in agents.keys() - {record.id for record in await store.hosts()}:
         await store.put_host(HostRecord(id=host, address=host, create_time=NOW))
     fleet = Fleet(

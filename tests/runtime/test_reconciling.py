@@ -14,7 +14,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from coordinator.agents.line import Line
 from coordinator.agents.reconciling import can_ask_again, is_in_doubt, why_not
-from coordinator.runtime.ports import Delivery, HostRecord, HostState
+from coordinator.runtime.ports import Delivery, HostChange, HostEvent, HostRecord, HostState
 from coordinator.saga import events
 from coordinator.saga.advance import start
 from coordinator.saga.commands import SendCancel
@@ -22,7 +22,13 @@ from coordinator.saga.workflow import About, Workflow
 from coordinator.wire.spec import plan_of
 from countermand.client.spec import image, sequence, task, workflow_spec
 from countermand.rpc.crash import never
-from countermand.rpc.errors import AttemptNotFound, CountermandError, SequenceAhead, VerbForbidden
+from countermand.rpc.errors import (
+    AgentTaken,
+    AttemptNotFound,
+    CountermandError,
+    SequenceAhead,
+    VerbForbidden,
+)
 from countermand.v1.agent_pb2 import (
     GetHostResponse,
     HostReport,
@@ -180,18 +186,23 @@ class Kept:
     """What a line keeps of its host, and which facts it tells."""
 
     records: list[HostRecord] = field(default_factory=list)
+    done: list[HostEvent] = field(default_factory=list)
     facts: list[events.AttemptEvent] = field(default_factory=list)
     workflow: Workflow | None = None
 
-    async def record(self, record: HostRecord) -> None:
-        self.records.append(record)
+    async def record(self, host: HostRecord, event: HostEvent | None = None) -> None:
+        self.records.append(host)
+        if event is not None:
+            self.done.append(event)
 
     def event(self, _workflow: str, event: Any) -> None:
         self.facts.append(event)
 
 
 @contextlib.asynccontextmanager
-async def line_to(agent: Agent, kept: Kept, record: HostRecord = RECORD) -> AsyncIterator[Line]:
+async def line_to(
+    agent: Agent, kept: Kept, record: HostRecord = RECORD, **ports: Any
+) -> AsyncIterator[Line]:
     line = Line(
         record,
         connect=lambda _: agent,
@@ -206,6 +217,7 @@ async def line_to(agent: Agent, kept: Kept, record: HostRecord = RECORD) -> Asyn
             has_been_on=lambda _: kept.workflow is not None,
         ),
         forget_s=0,
+        **ports,
     )
     running = asyncio.create_task(line.run())
     try:
@@ -284,6 +296,20 @@ async def test_a_lost_journal_is_asked_again_under_its_new_incarnation() -> None
     assert agent.watched == [None, None]
     adopted = next(record for record in kept.records if record.incarnation == "i-2")
     assert (adopted.lost_intent, adopted.accepted_intent, adopted.held) == (100, 0, "")
+    [event] = kept.done
+    assert (event.change, event.principal) == (HostChange.RECONCILED, "policy")
+    assert "journal i-1 is lost" in event.reason
+
+
+async def test_the_journal_of_another_host_is_no_lost_one() -> None:
+    """Its address has passed on to another machine: nothing is sent there, nothing concluded."""
+    agent, kept = Agent(incarnation="i-2"), Kept()
+    workflow, command = kept.workflow, _ = sent(Noop())
+    async with line_to(agent, kept, owner_of={"i-2": "other"}.get) as line:
+        line.orders.deliver(workflow, command, ask_first=True)
+        await until(lambda: isinstance(line.problem, AgentTaken))
+        assert line.state is not HostState.READY
+    assert (agent.calls, kept.records, kept.facts) == ([], [], [])
 
 
 async def test_another_pool_holds_the_host_and_accepting_it_goes_on() -> None:
