@@ -24,10 +24,10 @@ from agent.drivers import plugins
 from agent.drivers.driver import Format, Imports, PoolConfig, Work
 from agent.drivers.plugins import ConfigInvalid
 from agent.executors import ThreadExecutor
+from agent.importing import forget_imports, name_of_import
 from agent.journal import Journal, ThreadJournal, open_connection
 from agent.lookers import THREADS_PER_POOL
-from agent.pools import check_folders, check_to_import, identify
-from agent.recovery import IMPORT_PREFIX
+from agent.pools import Pools, check_folders, check_to_import
 from agent.runner import Limits, Runner
 from agent.service import AgentService
 from agent.serving import STREAMS_MAX
@@ -155,38 +155,40 @@ async def _serve(
     credentials: Credentials | None,
 ) -> None:
     spans = telemetry.start("countermand-agent", os.environ)
+    outside = Outside(
+        now=_now,
+        monotonic=time.monotonic,
+        crash=crash.from_environment(os.environ),
+        telemetry=spans,
+    )
     journal = ThreadJournal(
-        lambda: Journal(open_connection(data / JOURNAL), new_id=lambda: str(uuid.uuid4())),
+        lambda: Journal(open_connection(data / JOURNAL), new_id=_new_id),
         fatal=lambda: os._exit(os.EX_SOFTWARE),  # whoever supervises us starts us again
     )
-    identities = await identify(
-        journal, pools, drivers=drivers, accepted=accepted, new_id=lambda: str(uuid.uuid4())
-    )
+    looks = _threads(pools, THREADS_PER_POOL, "look")
+    serves = _threads(pools, STREAMS_MAX, "serve")
+    opens = _threads(pools, 1, "open")
+    opened = Pools(journal, pools, drivers=drivers, new_id=_new_id, executor=opens)
+    await opened.open(accepted)
     runner = Runner(
         journal=journal,
-        pools={pool.pool_id: drivers.open(pool, identities[pool.pool_id]) for pool in pools},
+        pools=opened.drivers,
         executor=ThreadExecutor(2 * limits.attempts_max, name="work"),
-        outside=Outside(
-            now=_now,
-            monotonic=time.monotonic,
-            crash=crash.from_environment(os.environ),
-            telemetry=spans,
-        ),
+        outside=outside,
         limits=limits,
         host_id=host_id,
         credentials=credentials,
         plugins=verb_plugins.installed().served(),
     )
     await runner.start()
-    lookers = ThreadExecutor(max(1, len(pools)) * THREADS_PER_POOL, name="look")
-    servers = ThreadExecutor(max(1, len(pools)) * STREAMS_MAX, name="serve")
+    opening = asyncio.ensure_future(opened.open_later())
     service = AgentService(
         runner,
         now=_now,
         version=version("countermand"),
-        lookers=lookers,
-        servers=servers,
-        identities=identities,
+        lookers=looks,
+        servers=serves,
+        identities=opened.identities,
     )
     server = await serve(
         listen=listen,
@@ -194,21 +196,31 @@ async def _serve(
         telemetry=spans,
         credentials=credentials,
     )
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    ready = {"address": server.address, "incarnation": journal.incarnation}
-    click.echo(json.dumps({"event": "agent.ready", **ready}))
-    log.info("agent.ready", extra=ready)
-    await stop.wait()
+    await _until_told({"address": server.address, "incarnation": journal.incarnation})
+    opening.cancel()
+    opened.stop()
     await server.stop()
     await service.stop()
     # Beside the loop, and before the journal closes: what ends may still have something to note.
-    await asyncio.to_thread(lookers.close)
-    await asyncio.to_thread(servers.close)
+    for executor in (looks, serves, opens):
+        await asyncio.to_thread(executor.close)
     await runner.stop()
     spans.stop()
     log.info("agent.stopped")
+
+
+def _threads(pools: list[PoolConfig], per_pool: int, name: str) -> ThreadExecutor:
+    return ThreadExecutor(max(1, len(pools)) * per_pool, name=name)
+
+
+async def _until_told(ready: dict[str, str]) -> None:
+    """Says that everything is ready, and returns once somebody asks this process to stop."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    click.echo(json.dumps({"event": "agent.ready", **ready}))
+    log.info("agent.ready", extra=ready)
+    await stop.wait()
 
 
 def _lock(data: Path) -> None:
@@ -243,7 +255,11 @@ def import_command(*, pool: str, image: str, format_name: str, file: Path) -> No
     if not names.is_id(image):
         raise click.UsageError(f"image id {image!r} {names.ID_RULE}")
     work = Work(
-        attempt=f"{IMPORT_PREFIX}{image}", cluster_id="", note="", now=_now, crash=crash.never
+        attempt=name_of_import(image, unique=uuid.uuid4().hex),
+        cluster_id="",
+        note="",
+        now=_now,
+        crash=crash.never,
     )
     try:
         drivers = plugins.installed()
@@ -253,6 +269,7 @@ def import_command(*, pool: str, image: str, format_name: str, file: Path) -> No
             work, file.absolute(), image, image_format=Format(format_name)
         ):
             pass
+        forget_imports(driver, image)
         found = driver.find(image)
         size = tell_size(found.virtual_size_bytes)
         what = f"{described.pool_id}/{image} ({format_name}, {size})"
@@ -326,6 +343,10 @@ def check_driver_command(*, pool: str) -> None:
         raise click.UsageError(str(error)) from error
     if broken:
         raise click.ClickException(f"{broken} stories are broken")
+
+
+def _new_id() -> str:
+    return str(uuid.uuid4())
 
 
 def _now() -> datetime:

@@ -5,19 +5,26 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from agent.drivers.driver import PoolConfig
+import pytest
+from click.testing import CliRunner
+
+from agent.__main__ import main
+from agent.drivers.driver import Format, PoolConfig, Work
 from agent.drivers.file import FileDriver
 from agent.drivers.files import RealFiles
 from agent.executors import InlineExecutor
+from agent.importing import name_of_import
 from agent.journal import InlineJournal, Journal, open_connection
-from agent.recovery import IMPORT_PREFIX, replay
+from agent.recovery import replay
+from countermand.rpc import crash
+from countermand.rpc.errors import ImageExists, StorageFailed
 
 
 async def test_a_starting_agent_leaves_an_import_alone(tmp_path: Path) -> None:
     """An agent that starts sweeps what is nobody's, not what is just being imported."""
     (tmp_path / "fast").mkdir()
     pool = FileDriver(PoolConfig(pool_id="fast", path=tmp_path / "fast"), RealFiles())
-    half_made = pool.layout.staged(f"{IMPORT_PREFIX}gold")
+    half_made = pool.layout.staged(name_of_import("gold", unique="one"))
     nobodys = pool.layout.staged("workflows/w/tasks/t/attempts/1")
     for folder in (half_made, nobodys):
         folder.mkdir(parents=True)
@@ -29,3 +36,38 @@ async def test_a_starting_agent_leaves_an_import_alone(tmp_path: Path) -> None:
     assert (half_made / "data.raw").exists()
     assert not nobodys.exists()
     await journal.close()
+
+
+def test_of_two_imports_of_one_image_one_counts(tmp_path: Path) -> None:
+    """Neither writes into what the other has begun; nothing of the one that lost is left."""
+    pool, files = tmp_path / "fast", [tmp_path / "first", tmp_path / "second"]
+    pool.mkdir()
+    for path in files:
+        path.write_bytes(path.name.encode() * 1024)
+    command = ["import", f"--pool=fast={pool}", "--format=raw"]
+    driver = FileDriver(PoolConfig(pool_id="fast", path=pool), RealFiles())
+    slow = driver.import_file(
+        Work(
+            attempt=name_of_import("gold", unique="slow"),
+            cluster_id="",
+            note="",
+            now=lambda: datetime.now(UTC),
+            crash=crash.never,
+        ),
+        files[0],
+        "gold",
+        image_format=Format.RAW,
+    )
+    while not next(slow).last:
+        pass
+    killed = driver.layout.staged(name_of_import("gold", unique="killed"))
+    others = driver.layout.staged(name_of_import("golden", unique="other"))
+    for folder in (killed, others):
+        folder.mkdir(parents=True)
+    done = CliRunner().invoke(main, [*command, "--image=gold", str(files[1])])
+    assert done.exit_code == 0, done.output
+    assert driver.staged() == [name_of_import("golden", unique="other")]
+    with pytest.raises((ImageExists, StorageFailed)):
+        next(slow)
+    assert (pool / "images/gold/data.raw").read_bytes() == files[1].read_bytes()
+    assert driver.staged() == [name_of_import("golden", unique="other")]
