@@ -34,6 +34,9 @@ Duplicate = Callable[[Work, str, Path, Label], Steps[Label]]
 # Every layer is one more file to look into for each block that is read.
 LAYERS_MAX = 32
 
+# Each try loses only to somebody who changes the same image at the same moment.
+TRIES_MAX = 100
+
 
 class Layering:
     """The layers of one pool's qcow2 images."""
@@ -263,15 +266,24 @@ class Layering:
         work.crash(crash_points.IN_REVERT)
 
     def _forget(self, work: Work, image_id: str, layer: Layer) -> None:
-        """Takes a snapshot's name away: from here on there is only forward."""
+        """Takes a snapshot's name away: from here on there is only forward.
+
+        Others of the same image may change it meanwhile: what counts is only this layer.
+        """
+        tries = (
+            self._try_to_forget(work, image_id, _life(layer), layer.snapshot_id)
+            for _ in range(TRIES_MAX)
+        )
         try:
-            while not self._try_to_forget(work, image_id, _life(layer), layer.snapshot_id):
-                pass  # others of the same image have changed it: what counts is only this layer
+            forgotten = any(tries)
         except OutcomeUnknown:
             raise
         except Exception:
             self._staging.discard(work.attempt)
             raise
+        if not forgotten:  # whoever asked asks again, later
+            self._staging.discard(work.attempt)
+            raise self._staging.changed(image_id)
 
     def _try_to_forget(self, work: Work, image_id: str, life: str, snapshot_id: str) -> bool:
         label = self._layout.label(image_id)

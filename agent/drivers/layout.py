@@ -50,6 +50,11 @@ AT = "@"  # between an image's id and its snapshot's; no id contains one
 GENERATION_MAX = 2**63 - 1  # of the contract's int64
 ASIDE = f"{AT}aside"  # after an attempt's name in staging; no attempt is called so
 
+# What drivers keep in an image's folder, named by its label or left there by a crash.
+_OURS = {
+    form: re.compile(rf"image\.json|volume\.json(\.new)?|data(\.[0-9a-f]{{16}})?\.{form}").fullmatch
+    for form in Format
+}
 _CONTENT = re.compile(r"([0-9a-f]{16})?")
 # Of a label: left out while they say nothing, so that an agent that knows no changes can read it.
 _OF_CHANGES = ("content", "replaced", "below", "layers", "changes", "made_up_for")
@@ -367,6 +372,11 @@ class Layout:
             else:
                 self.files.remove_file(folder / name)
         self.files.remove_folder(folder)
+
+    def foreign(self, name: str) -> list[str]:
+        """Returns what lies in the folder of an image, or a snapshot, and nobody of ours made."""
+        ours = _OURS[self.label(name).format]
+        return [file for file in self.files.list_folder(self.image(name)) if not ours(file)]
 
     def write_label(self, folder: Path, label: Label) -> None:
         """Writes the label, durably with the folder's names."""

@@ -320,6 +320,9 @@ class Staging:
             self.refuse_read(image_id)
             if snapshots := self.layout.snapshots(image_id):
                 raise self._in_use(image_id, snapshots)
+            if foreign := self.layout.foreign(image_id):
+                why = f"in its folder is {', '.join(foreign)}, which is not ours: move it elsewhere"
+                raise self.layout.unsafe(image_id, why)
             target = self._place_for(staged, parent)
             try:
                 self._rename(image_id, folder, target)

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from agent.drivers import guest, qemu
+from agent import crash_points
+from agent.drivers import guest, layering, qemu
 from agent.drivers.csi.node import remove_place
 from agent.drivers.csi.options import read as read_options
 from agent.drivers.driver import Format, PoolConfig
 from agent.lookers import Lookers
 from countermand.rpc.errors import CountermandError, FieldInvalid, ToolFailed
 from countermand.v1.attempt_pb2 import AttemptHeader
-from countermand.v1.verb_pb2 import Action, VerifyImage
+from countermand.v1.verb_pb2 import (
+    Action,
+    CreateSnapshot,
+    DeleteImage,
+    DeleteSnapshot,
+    VerifyImage,
+)
 from tests.agent.requests import address, attempt_name, copy_action, noop_action
 from tests.agent.rig import Rig
 from tests.agent.test_conformance import content
@@ -169,4 +177,59 @@ async def test_a_qcow2_image_that_somebody_writes_to_is_not_called_damaged(tmp_p
     with guest.serving([(path, Format.QCOW2)], image="base", writable=True):
         verified = await rig.run(attempt_name("verify"), VERIFY)
     assert verified.failure.reason == "TOOL_FAILED", verified.failure
+    await rig.runner.stop()
+
+
+@pytest.mark.parametrize("image_format", [Format.RAW, Format.QCOW2])
+async def test_what_somebody_put_beside_an_image_does_not_go_with_it(tmp_path, image_format):
+    rig = Rig(tmp_path)
+    await rig.start()
+    other = "qcow2" if image_format is Format.RAW else "raw"
+    beside = tmp_path / "fast/images/base" / f"data.{other}"
+    rig.put("base", content(image_format, b"x" * 4096), image_format=image_format)
+    await rig.run(COPY, copy_action("fast/base", "fast/made"))
+    for path in (beside, tmp_path / "fast/images/made/notes.txt"):
+        path.write_text("somebody's")
+    delete = Action(delete_image=DeleteImage(target=address("fast/base")))
+    refused = await rig.run(attempt_name("delete"), delete)
+    assert refused.failure.reason == "IMAGE_UNSAFE"
+    assert beside.name in refused.failure.message
+    kept = await rig.make_up(attempt_name("copy", 2), COPY, copy_action("fast/base", "fast/made"))
+    assert kept.failure.reason == "IMAGE_UNSAFE"
+    assert (rig.images(), rig.staged()) == (["base", "made"], [])
+    for path in (beside, tmp_path / "fast/images/made/notes.txt"):
+        path.rename(tmp_path / path.name)
+    await rig.run(attempt_name("again"), delete)
+    await rig.make_up(attempt_name("copy", 3), COPY, copy_action("fast/base", "fast/made"))
+    assert rig.images() == []
+    await rig.runner.stop()
+
+
+@needs_qemu
+async def test_a_snapshot_of_an_image_that_others_keep_changing_is_given_up_some_time(
+    tmp_path, monkeypatch
+):
+    """Whoever asked asks again; nothing has changed, and nothing is left."""
+    monkeypatch.setattr(layering, "TRIES_MAX", 3)
+    rig = Rig(tmp_path)
+    await rig.start()
+    rig.put("base", content(Format.QCOW2, b"x" * 4096), image_format=Format.QCOW2)
+    snapshot = CreateSnapshot(target=address("fast/base"), snapshot_id="old")
+    await rig.run(attempt_name("old"), Action(create_snapshot=snapshot))
+    changed: list[str] = []
+
+    def change(name: str) -> None:
+        if name == crash_points.BEFORE_RENAME:
+            layout, image = rig.pools["fast"].layout, tmp_path / "fast/images/base"
+            changed.append(name)
+            label = layout.label("base")
+            layout.write_label(image, replace(label, written_bytes=label.written_bytes + 1))
+
+    rig.crash = change
+    await rig.restart()
+    delete = DeleteSnapshot(target=address("fast/base"), snapshot_id="old")
+    failed = await rig.run(attempt_name("gone"), Action(delete_snapshot=delete))
+    assert (failed.failure.reason, failed.failure.retriable) == ("CONFLICT", True)
+    assert (len(changed), rig.staged()) == (3, [])
+    assert [one.snapshot_id for one in rig.pools["fast"].find("base").snapshots] == ["old"]
     await rig.runner.stop()
