@@ -182,6 +182,10 @@ class HostUnreachable(CountermandError):
     retriable = True
 
 
+class HostSilent(HostUnreachable):
+    """The agent at {address} takes calls, and has said nothing for {silent_s} s: look at its log."""
+
+
 class StateForbids(CountermandError):
     """{name} is {state}; {verb} needs one of: {allowed}."""
 
@@ -258,6 +262,53 @@ class Busy(CountermandError):
         """Keeps how long the caller should wait."""
         self.retry_delay = retry_delay
         super().__init__(retry_delay_s=retry_delay.total_seconds())
+
+
+# -- webhooks -----------------------------------------------------------------------------------
+
+
+class WebhookNotFound(CountermandError):
+    """There is no webhook {name}: `countermand webhook list` shows the known ones."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "WEBHOOK_NOT_FOUND"
+
+
+class WebhookIdTaken(CountermandError):
+    """{name} exists with another {field}: remove it first, or choose another webhook id."""
+
+    code = StatusCode.ALREADY_EXISTS
+    reason = "WEBHOOK_ID_TAKEN"
+
+
+class WebhooksFull(CountermandError):
+    """There are {count} webhooks, and no more may be added: remove one, or let one be shared."""
+
+    code = StatusCode.RESOURCE_EXHAUSTED
+    reason = "WEBHOOKS_FULL"
+
+
+class ReceiverRefused(CountermandError):
+    """The receiver answered {answer}: look at its log, or try `countermand webhook ping`."""
+
+    code = StatusCode.UNKNOWN
+    reason = "RECEIVER_REFUSED"
+    retriable = True
+
+
+class ReceiverUnreachable(CountermandError):
+    """The receiver does not answer ({why}): is it running, and is the URL right?"""
+
+    code = StatusCode.UNAVAILABLE
+    reason = "RECEIVER_UNREACHABLE"
+    retriable = True
+
+
+class ReceiverGone(CountermandError):
+    """The receiver answered 410 Gone: nothing is sent until `countermand webhook resume`."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "RECEIVER_GONE"
 
 
 # -- the attempt protocol -----------------------------------------------------------------------
@@ -374,6 +425,14 @@ class PoolNotFound(CountermandError):
     reason = "POOL_NOT_FOUND"
 
 
+class PoolFailing(CountermandError):
+    """Pool {pool} is not served on this host: {why}. It is tried again every few seconds."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "POOL_FAILING"
+    retriable = True
+
+
 class PoolReadOnly(CountermandError):
     """Pool {pool} is read-only on this host: choose another target pool."""
 
@@ -425,14 +484,6 @@ class ImageUnsafe(CountermandError):
 
 
 class ImageBusy(CountermandError):
-class PoolFailing(CountermandError):
-    """Pool {pool} is not served on this host: {why}. It is tried again every few seconds."""
-
-    code = StatusCode.FAILED_PRECONDITION
-    reason = "POOL_FAILING"
-    retriable = True
-
-
     """Image {image} in pool {pool} is held by {holder}: try again later."""
 
     code = StatusCode.ABORTED
