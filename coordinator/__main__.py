@@ -26,6 +26,7 @@ from coordinator.api.doctor_service import DoctorService
 from coordinator.api.external_task_service import ExternalTaskService
 from coordinator.api.fences import target_pools
 from coordinator.api.host_service import HostService
+from coordinator.api.webhook_service import WebhookService
 from coordinator.api.workflow_service import WorkflowService
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.overdue import fence_for_ever
@@ -35,6 +36,9 @@ from coordinator.runtime.watch import Watches
 from coordinator.store.database import sqlite
 from coordinator.store.run import Threads
 from coordinator.store.sql import SqlStore
+from coordinator.webhooks.post import HttpPost
+from coordinator.webhooks.receivers import Receivers
+from coordinator.webhooks.signing import new_secret
 from countermand.rpc import crash, logs, telemetry
 from countermand.rpc.credentials import Credentials, CredentialsInvalid, read_credentials
 from countermand.rpc.server import BoundServer, ListenRefused, Service
@@ -42,6 +46,7 @@ from countermand.v1.attempt_pb2 import Progress
 from countermand.v1.doctor_pb2_grpc import add_DoctorServiceServicer_to_server
 from countermand.v1.external_task_pb2_grpc import add_ExternalTaskServiceServicer_to_server
 from countermand.v1.host_pb2_grpc import add_HostServiceServicer_to_server
+from countermand.v1.webhook_pb2_grpc import add_WebhookServiceServicer_to_server
 from countermand.v1.workflow_pb2_grpc import add_WorkflowServiceServicer_to_server
 
 DATABASE = "coordinator.sqlite"
@@ -254,6 +259,25 @@ async def _serve(
                 DoctorService(doctor=doctor, hosts=fleet),
             )
         )
+        post = HttpPost(clock)
+        receivers = Receivers(
+            store,
+            cluster_id=opening.cluster_id,
+            hints=watches.everything,
+            post=post,
+            clock=clock,
+            chance=chance,
+            crash=dies,
+        )
+        await receivers.open()
+        working.append(asyncio.create_task(receivers.run(), name="webhooks"))
+        services.append(
+            Service(
+                "countermand.v1.WebhookService",
+                add_WebhookServiceServicer_to_server,
+                WebhookService(webhooks=receivers, store=store, clock=clock, new_secret=new_secret),
+            )
+        )
         stop = _stop_when_told()
         server = await bound.start(services)
         ready = {"event": "coordinator.ready", "address": server.address}
@@ -261,6 +285,8 @@ async def _serve(
         await _until_stopped(stop, working)
         await server.stop()
         await fleet.close()
+        await receivers.close()
+        await post.close()
         for task in working:
             task.cancel()
         await asyncio.gather(*working, return_exceptions=True)

@@ -14,7 +14,14 @@ from coordinator.runtime.ports import WorkflowQuery
 from coordinator.wire.history import WORKFLOW_STATES
 from coordinator.wire.values import span_from_proto
 from countermand.rpc.errors import FieldInvalid, Violation
-from countermand.rpc.names import ID_RULE, is_id, parse_host, parse_task, parse_workflow
+from countermand.rpc.names import (
+    ID_RULE,
+    is_id,
+    parse_host,
+    parse_task,
+    parse_webhook,
+    parse_workflow,
+)
 from countermand.v1.workflow_pb2 import ListWorkflowsRequest
 
 T = TypeVar("T")
@@ -82,6 +89,11 @@ def task_id(name: str, field: str = "name") -> tuple[str, str]:
 def host_id(name: str, field: str = "name") -> str:
     """Returns the id in a host's name; raises FieldInvalid."""
     return _parsed(parse_host, name, field, "hosts/{host}")
+
+
+def webhook_id(name: str, field: str = "name") -> str:
+    """Returns the id in a webhook's name; raises FieldInvalid."""
+    return _parsed(parse_webhook, name, field, "webhooks/{webhook}")
 
 
 def _parsed(parse: Callable[[str], T | None], name: str, field: str, form: str) -> T:

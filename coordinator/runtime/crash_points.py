@@ -21,3 +21,9 @@ WAITS_FOR_SLOT = "coordinator.waits_for_slot"  # its intent is durable; its host
 
 # Passed only where hosts are chosen, images are waited for, or a window is full.
 CRASH_POINTS_OF_WAITS = (HOST_CHOSEN, LOCKS_PASSED_ON, WAITS_FOR_SLOT)
+
+EVENT_TAKEN = "coordinator.event_taken"  # a receiver has it; how far it was told is not durable
+EVENT_NOTED = "coordinator.event_noted"  # how far receivers were told is durable
+
+# Passed only where webhooks are.
+CRASH_POINTS_OF_WEBHOOKS = (EVENT_TAKEN, EVENT_NOTED)

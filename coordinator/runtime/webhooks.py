@@ -13,6 +13,8 @@ from typing import Protocol
 from coordinator.runtime.ports import StoredEntry
 from coordinator.saga.workflow import Failure
 
+SECRET_PREFIX = "whsec_"  # noqa: S105 - stands before the bytes of each, in base64
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookProgress:
@@ -90,15 +92,18 @@ class WebhookStore(Protocol):
     async def put_webhook(self, webhook: WebhookRecord) -> None:
         """Adds or replaces a webhook."""
 
-    async def note_webhook(self, webhook_id: str, progress: WebhookProgress) -> None:
-        """Notes how far a receiver has been told; of a webhook that was removed nothing is kept."""
+    async def note_webhooks(self, progress: Mapping[str, WebhookProgress]) -> None:
+        """Notes how far receivers have been told, all or none; of those removed nothing is kept."""
 
     async def remove_webhook(self, webhook_id: str) -> None:
         """Removes a webhook; an absent one is a success."""
 
 
 class Webhooks(Protocol):
-    """The receivers that are told what happens."""
+    """The receivers that are told what happens.
+
+    A receiver that is slow or away delays no other, and nothing else.
+    """
 
     async def all(self) -> Mapping[str, WebhookView]:
         """Returns every webhook by its id."""
@@ -109,7 +114,7 @@ class Webhooks(Protocol):
     async def replace_secret(self, webhook_id: str, secret: str, *, overlap: timedelta) -> None:
         """Signs with another secret from now on, and for a while with the old one as well."""
 
-    async def resume(self, webhook_id: str, position: int | None) -> None:
+    async def resume(self, webhook_id: str, position: int | None = None) -> None:
         """Calls at once, also one that is disabled; from a position on, if one is given."""
 
     async def ping(self, webhook_id: str) -> Answer:

@@ -7,7 +7,7 @@ simulated crash throws the store away and opens another on the same `Kept`.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -306,11 +306,12 @@ class MemoryStore:
         """Adds or replaces a webhook."""
         self._kept.webhooks[webhook.id] = webhook
 
-    async def note_webhook(self, webhook_id: str, progress: WebhookProgress) -> None:
-        """Notes how far a receiver has been told."""
-        if webhook_id in self._kept.webhooks:
-            kept = self._kept.webhooks[webhook_id]
-            self._kept.webhooks[webhook_id] = replace(kept, progress=progress)
+    async def note_webhooks(self, progress: Mapping[str, WebhookProgress]) -> None:
+        """Notes how far receivers have been told, all or none."""
+        for webhook_id, now in progress.items():
+            if webhook_id in self._kept.webhooks:
+                kept = self._kept.webhooks[webhook_id]
+                self._kept.webhooks[webhook_id] = replace(kept, progress=now)
 
     async def remove_webhook(self, webhook_id: str) -> None:
         """Removes a webhook; an absent one is a success."""

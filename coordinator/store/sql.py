@@ -6,7 +6,7 @@ of a commit are in `writing.py`, those that only read in `queries.py`; the few o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import TypeVar
@@ -105,10 +105,9 @@ class SqlStore:
         """Adds or replaces a webhook."""
         await self._run.write(partial(self._transact, partial(webhooks.put, webhook)))
 
-    async def note_webhook(self, webhook_id: str, progress: WebhookProgress) -> None:
-        """Notes how far a receiver has been told."""
-        work = partial(webhooks.note, webhook_id, progress)
-        await self._run.write(partial(self._transact, work))
+    async def note_webhooks(self, progress: Mapping[str, WebhookProgress]) -> None:
+        """Notes how far receivers have been told, all or none."""
+        await self._run.write(partial(self._transact, partial(webhooks.note, dict(progress))))
 
     async def remove_webhook(self, webhook_id: str) -> None:
         """Removes a webhook; an absent one is a success."""

@@ -36,10 +36,11 @@ def put(webhook: WebhookRecord, connection: Connection) -> None:
         connection.execute(insert(webhooks).values(row))
 
 
-def note(webhook_id: str, progress: WebhookProgress, connection: Connection) -> None:
-    """Notes how far a receiver has been told."""
-    mine = webhooks.c.id == webhook_id
-    connection.execute(update(webhooks).where(mine).values(_progress_row(progress)))
+def note(progress: Mapping[str, WebhookProgress], connection: Connection) -> None:
+    """Notes how far receivers have been told."""
+    for webhook_id, told in progress.items():
+        mine = webhooks.c.id == webhook_id
+        connection.execute(update(webhooks).where(mine).values(_progress_row(told)))
 
 
 def remove(webhook_id: str, connection: Connection) -> None:

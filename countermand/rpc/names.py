@@ -24,6 +24,7 @@ _ATTEMPT = re.compile(
     rf"workflows/({ID_PATTERN})/tasks/({ID_PATTERN})/attempts/([1-9][0-9]{{0,8}})"
 )
 _HOST = re.compile(rf"hosts/({ID_PATTERN})")
+_WEBHOOK = re.compile(rf"webhooks/({ID_PATTERN})")
 
 
 class AttemptName(NamedTuple):
@@ -78,6 +79,11 @@ def host_name(host_id: str) -> str:
     return f"hosts/{host_id}"
 
 
+def webhook_name(webhook_id: str) -> str:
+    """Returns the name of a webhook."""
+    return f"webhooks/{webhook_id}"
+
+
 def parse_workflow(name: str) -> str | None:
     """Returns the workflow's id, or None if the name is not a workflow's."""
     match = _WORKFLOW.fullmatch(name)
@@ -99,4 +105,10 @@ def parse_attempt(name: str) -> AttemptName | None:
 def parse_host(name: str) -> str | None:
     """Returns the host's id, or None if the name is not a host's."""
     match = _HOST.fullmatch(name)
+    return match[1] if match else None
+
+
+def parse_webhook(name: str) -> str | None:
+    """Returns the webhook's id, or None if the name is not a webhook's."""
+    match = _WEBHOOK.fullmatch(name)
     return match[1] if match else None

@@ -45,8 +45,8 @@ async def test_webhooks_are_put_replaced_noted_and_removed(live):
     store = await reopened(live)
     await store.put_webhook(ONE)
     await store.put_webhook(two)
-    await store.note_webhook("w-1", TOLD)
-    await store.note_webhook("nobody", TOLD)
+    await store.note_webhooks({})
+    await store.note_webhooks({"w-1": TOLD, "nobody": TOLD})
     await store.close()
 
     store = await reopened(live)
@@ -54,7 +54,7 @@ async def test_webhooks_are_put_replaced_noted_and_removed(live):
     await store.put_webhook(replace(two, secret="n"))
     await store.remove_webhook("w-1")
     await store.remove_webhook("w-1")
-    await store.note_webhook("w-1", TOLD)
+    await store.note_webhooks({"w-1": TOLD})
     assert await store.webhooks() == [replace(two, secret="n")]
     await store.close()
 
