@@ -28,6 +28,8 @@ _DATA = 2 << 3 | 2
 # A number is written in sevens, the lowest first.
 _SEVEN_BITS = 0x7F
 _MORE = 0x80
+# Beyond it a number on the wire stands for a negative one.
+_OFFSET_MAX = 2**63 - 1
 
 
 class Piece(NamedTuple):
@@ -51,39 +53,58 @@ class Serves(Protocol):
 
 def frame_of(offset: int, data: memoryview) -> Frame:
     """Returns the message with a piece of data."""
-    inside = bytes((_OFFSET, *_varint(offset), _DATA, *_varint(len(data))))
-    outside = bytes((_PART_DATA, *_varint(len(inside) + len(data))))
-    return b"".join((outside, inside, data))
+    return b"".join((_before(offset, len(data)), data))
 
 
 def received(frame: bytes) -> Received:
-    """Returns what a message brings."""
-    if not frame or frame[0] != _PART_DATA:
-        return ReadImageResponse.FromString(frame)
-    at, length = _read_varint(frame, 1)
-    if at + length == len(frame) and frame[at] == _OFFSET:  # nothing beside it, in that order
-        at, offset = _read_varint(frame, at + 1)
-        if frame[at] == _DATA:
-            at, length = _read_varint(frame, at + 1)
-            if at + length == len(frame):
-                return Piece(offset, memoryview(frame)[at:])
-    message = ReadImageResponse.FromString(frame)  # as another library may write it
-    if message.renewed_ticket:
-        return message
+    """Returns what a message brings; data alone as a piece, if it is written as we do.
+
+    Raises:
+        DecodeError: It is none.
+    """
+    if piece := _piece(frame):
+        return piece
+    return ReadImageResponse.FromString(frame)
+
+
+def piece_of(message: ReadImageResponse) -> Piece | None:
+    """Returns the data in a message, which may bring more, and that another library may write."""
+    if not message.HasField("data"):
+        return None
     return Piece(message.data.offset, memoryview(message.data.data))
 
 
+def _before(offset: int, length: int) -> bytes:
+    """Returns what comes before a piece of data."""
+    inside = bytes((_OFFSET, *_varint(offset), _DATA, *_varint(length)))
+    return bytes((_PART_DATA, *_varint(len(inside) + length))) + inside
+
+
+def _piece(frame: bytes) -> Piece | None:
+    """Returns the data of a message that `frame_of` may have made, and of no other."""
+    try:
+        at, _ = _read_varint(frame, 1)
+        at, offset = _read_varint(frame, at + 1)
+        at, length = _read_varint(frame, at + 1)
+    except IndexError:
+        return None
+    if at + length != len(frame) or offset > _OFFSET_MAX:
+        return None
+    if not frame.startswith(_before(offset, length)):  # it only looks like one
+        return None
+    return Piece(offset, memoryview(frame)[at:])
+
+
 def add_to_server(servicer: Serves, server: grpc.aio.Server) -> None:
-    """Adds an agent's service, with frames for ReadImage: the first handler of a call serves."""
+    """Adds an agent's service, with frames for ReadImage: the last handler of a call serves."""
     handler = grpc.unary_stream_rpc_method_handler(
         servicer.read_frames,
         request_deserializer=ReadImageRequest.FromString,
         response_serializer=_as_it_is,
     )
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler}),)
-    )
     add_AgentServiceServicer_to_server(cast("AgentServiceServicer", servicer), server)
+    # A generic handler would come after the registered ones, and never be called.
+    server.add_registered_method_handlers(_SERVICE, {_METHOD: handler})
 
 
 def reader_of(

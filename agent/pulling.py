@@ -22,7 +22,7 @@ import grpc
 
 from agent import tickets
 from agent.drivers.driver import Format, ImageFound
-from agent.frames import Piece, Received, reader_of
+from agent.frames import Piece, Received, piece_of, reader_of
 from agent.wire import FORMATS
 from countermand.rpc.channel import open_stream_channel
 from countermand.rpc.credentials import Credentials
@@ -30,6 +30,7 @@ from countermand.rpc.errors import (
     Busy,
     Conflict,
     CountermandError,
+    HostSilent,
     HostUnreachable,
     TicketInvalid,
 )
@@ -46,6 +47,9 @@ T = TypeVar("T")
 
 # An agent that was restarted is back within seconds, a host within minutes.
 PATIENCE_S = 120.0
+# A host that is gone is told of by gRPC, within seconds. An agent that answers, and sends nothing,
+# waits for its storage: four megabytes, or where the data of an image lies, take less than this.
+SILENCE_S = 60.0
 RETRY_S_MIN = 0.1
 RETRY_S_MAX = 2.0
 
@@ -202,7 +206,6 @@ class _Line:
         self.head = ContentHead()
         self.extents: array[int] = array("q")
         self._stream: _Stream | None = None
-        self._silent_since: float | None = None
         self._retry_s = RETRY_S_MIN
         self._persist(self._dial)
 
@@ -236,6 +239,8 @@ class _Line:
                 return received
             if received.renewed_ticket:
                 self._source.pulling.renew(self._source.attempt, received.renewed_ticket)
+            if piece := piece_of(received):
+                return piece
         return None
 
     def _dial(self) -> None:
@@ -267,34 +272,23 @@ class _Line:
 
     def _persist(self, function: Callable[[], T]) -> T:
         """Does something with the source, again and again while that may help."""
+        heard = time.monotonic()  # from it
         while True:
             try:
                 value = function()
+            except Busy as busy:  # it is well, and others come first
+                self.close()
+                self._pause(max(RETRY_S_MIN, busy.retry_delay.total_seconds()))
+                heard = time.monotonic()
             except CountermandError as error:
                 self.close()
-                self._bear(error)
+                if not _is_away(error) or time.monotonic() - heard > PATIENCE_S:
+                    raise
+                self._pause(self._retry_s)
+                self._retry_s = min(2 * self._retry_s, RETRY_S_MAX)
             else:
-                self._silent_since, self._retry_s = None, RETRY_S_MIN
+                self._retry_s = RETRY_S_MIN
                 return value
-
-    def _bear(self, error: CountermandError) -> None:
-        """Waits before the next try; raises what no waiting will mend."""
-        if isinstance(error, Busy):  # it is well, and others come first
-            self._pause(max(RETRY_S_MIN, error.retry_delay.total_seconds()))
-            return
-        stale = isinstance(error, TicketInvalid) and error.metadata["why"] in {
-            tickets.EXPIRED,
-            NO_TICKET,
-        }
-        if not (stale or isinstance(error, HostUnreachable)):
-            raise error
-        now = time.monotonic()
-        if self._silent_since is None:
-            self._silent_since = now
-        if now - self._silent_since > PATIENCE_S:
-            raise error
-        self._pause(self._retry_s)
-        self._retry_s = min(2 * self._retry_s, RETRY_S_MAX)
 
     def _pause(self, wait_s: float) -> None:
         until = time.monotonic() + wait_s
@@ -322,15 +316,18 @@ class _Stream:
         """Returns the next message; None at the end.
 
         Raises:
-            HostUnreachable: The connection broke.
+            HostUnreachable: The connection broke, or brings nothing.
             CountermandError: What the source said.
         """
         check()
+        begun = time.monotonic()
         while True:
             try:
                 item = self._received.get(timeout=_POLL_S)
             except queue.Empty:
                 check()
+                if time.monotonic() - begun > SILENCE_S:
+                    raise HostSilent(address=self._address, silent_s=f"{SILENCE_S:g}") from None
                 continue
             if isinstance(item, CountermandError):
                 raise item
@@ -365,6 +362,13 @@ class _Stream:
         if isinstance(said, RemoteError):
             return HostUnreachable(address=self._address, said=said.message)
         return said
+
+
+def _is_away(error: CountermandError) -> bool:
+    """Returns whether waiting may mend it: the agent may come back, or a ticket may come."""
+    if isinstance(error, TicketInvalid):
+        return error.metadata["why"] in {tickets.EXPIRED, NO_TICKET}
+    return isinstance(error, HostUnreachable)
 
 
 def _found(image: Image) -> ImageFound:

@@ -11,6 +11,7 @@ import logging
 from array import array
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
@@ -28,6 +29,7 @@ from countermand.rpc.errors import (
     FieldInvalid,
     ImageNotFound,
     PoolNotFound,
+    StorageFailed,
     Violation,
 )
 from countermand.v1.agent_pb2 import (
@@ -45,6 +47,9 @@ log = logging.getLogger(__name__)
 # Of each pool. Readers of one disk slow each other down, and the attempts of this host as well.
 STREAMS_MAX = 4
 RETRY_DELAY = timedelta(seconds=2)
+# A pool in order reads what is asked of it at once within a second, and one that is very busy
+# within a few. Whoever waited for the end of streams that wait that long would wait for ever.
+HANGS_AFTER = timedelta(seconds=60)
 
 # A piece of data in a message; below, the cost of a message shows.
 DATA_BYTES = 1024 * 1024
@@ -65,6 +70,15 @@ _Batch: TypeAlias = list[Frame]
 _Batches: TypeAlias = Generator[_Batch, None, None]
 
 
+@dataclass(slots=True, eq=False)
+class _Stream:
+    """Who reads an image."""
+
+    ticket: Ticket
+    batches: _Batches
+    asked: datetime | None = None  # since when the storage owes it something
+
+
 class Serving:
     """The images that one agent serves to others."""
 
@@ -74,9 +88,13 @@ class Serving:
         self._executor = executor
         self._now = now
         self._made: Tickets | None = None
-        self._streams: dict[str, int] = {}  # by pool
-        self.readers: list[Ticket] = []
+        self._streams: list[_Stream] = []
         self._ending: set[asyncio.Task[None]] = set()
+
+    @property
+    def readers(self) -> list[Ticket]:
+        """Returns who reads, and what."""
+        return [stream.ticket for stream in self._streams]
 
     async def issue(self, request: ServeImageRequest) -> ServeImageResponse:
         """Returns a ticket for an image that is there.
@@ -106,12 +124,12 @@ class Serving:
         """
         tickets = await self._tickets()
         ticket = tickets.check(request.ticket)
-        batches = _batches(self._pool(ticket.pool_id), ticket.image_id, request)
+        stream = self._begin(ticket, request)
+        reading = self._next(stream)
         renewed = self._now()
-        reading = self._begin(ticket, batches)
         try:
             while batch := await asyncio.shield(reading):
-                reading = self._next(batches)  # while the stream takes what we have
+                reading = self._next(stream)  # while gRPC takes what we have
                 for frame in batch:
                     yield frame
                 if self._now() - renewed > TICKET_VALID / 4:
@@ -119,7 +137,7 @@ class Serving:
                     yield _frame(renewed_ticket=tickets.renew(ticket))
         finally:
             # The thread outlives a reader that goes away: it may hang in the storage.
-            ending = asyncio.ensure_future(self._end(ticket, batches, reading))
+            ending = asyncio.ensure_future(self._end(stream, reading))
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
 
@@ -128,26 +146,37 @@ class Serving:
         while self._ending:
             await asyncio.wait(self._ending)
 
-    def _begin(self, ticket: Ticket, batches: _Batches) -> asyncio.Future[_Batch]:
-        streams = self._streams.get(ticket.pool_id, 0)
-        if streams >= STREAMS_MAX:
+    def _begin(self, ticket: Ticket, request: ReadImageRequest) -> _Stream:
+        driver = self._pool(ticket.pool_id)
+        others = [each for each in self._streams if each.ticket.pool_id == ticket.pool_id]
+        if len(others) >= STREAMS_MAX:
+            if all(map(self._hangs, others)):
+                error = f"nothing for {HANGS_AFTER.total_seconds():g} s"
+                raise StorageFailed(pool=ticket.pool_id, error=error, image=ticket.image_id)
             raise Busy(retry_delay=RETRY_DELAY)
-        self._streams[ticket.pool_id] = streams + 1
-        self.readers.append(ticket)
-        return self._next(batches)
+        stream = _Stream(ticket, _batches(driver, ticket.image_id, request))
+        self._streams.append(stream)
+        return stream
 
-    def _next(self, batches: _Batches) -> asyncio.Future[_Batch]:
-        return asyncio.ensure_future(self._executor.call(lambda: next(batches, [])))
+    def _hangs(self, stream: _Stream) -> bool:
+        return stream.asked is not None and self._now() - stream.asked >= HANGS_AFTER
 
-    async def _end(
-        self, ticket: Ticket, batches: _Batches, reading: asyncio.Future[_Batch]
-    ) -> None:
+    def _next(self, stream: _Stream) -> asyncio.Future[_Batch]:
+        stream.asked = self._now()
+        return asyncio.ensure_future(self._read(stream))
+
+    async def _read(self, stream: _Stream) -> _Batch:
+        try:
+            return await self._executor.call(lambda: next(stream.batches, []))
+        finally:
+            stream.asked = None
+
+    async def _end(self, stream: _Stream, reading: asyncio.Future[_Batch]) -> None:
         await asyncio.wait([reading])
         if not reading.cancelled():
             reading.exception()
-        await self._executor.call(batches.close)
-        self._streams[ticket.pool_id] -= 1
-        self.readers.remove(ticket)
+        await self._executor.call(stream.batches.close)
+        self._streams.remove(stream)
 
     async def _tickets(self) -> Tickets:
         if self._made is None:

@@ -183,7 +183,7 @@ class HostUnreachable(CountermandError):
 
 
 class HostSilent(HostUnreachable):
-    """The agent at {address} takes calls, and has said nothing for {silent_s} s: look at its log."""
+    """The agent at {address} takes calls, and sent nothing for {silent_s} s: look at its log."""
 
 
 class StateForbids(CountermandError):

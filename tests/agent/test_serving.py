@@ -9,9 +9,13 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from agent import frames, pulling, serving, tickets
 from agent.drivers.driver import Format, ProcessEnds
+from agent.executors import ThreadExecutor
 from agent.pulling import Pulling, RemoteContent
 from agent.service import AgentService
 from agent.tickets import TICKET_VALID
@@ -21,10 +25,12 @@ from countermand.rpc.errors import (
     Conflict,
     Fenced,
     FieldInvalid,
+    HostSilent,
     HostUnreachable,
     ImageNotFound,
     IncarnationChanged,
     PoolNotFound,
+    StorageFailed,
     TicketInvalid,
     WrongCluster,
 )
@@ -40,6 +46,15 @@ from countermand.v1.image_pb2 import IMAGE_FORMAT_QCOW2
 from tests.agent.requests import address, attempt_name, noop_action
 
 MIB = 2**20
+OFFSETS = st.integers(0, 2**63 - 1)
+DATA = st.binary(max_size=20)
+# Data as it is in a message, its numbers longer than they need be, or too long.
+NUMBERS = st.builds(
+    lambda offset, size, data: b"\x08" + offset + b"\x00\x12" + size + bytes((len(data),)) + data,
+    st.integers(0, 12).map(lambda count: b"\x80" * count),
+    st.sampled_from([b"", b"\x80"]),
+    DATA,
+)
 READER = attempt_name("reads")
 CONTENT = os.urandom(MIB + 512) + bytes(3 * MIB) + os.urandom(2 * MIB) + bytes(2 * MIB)
 
@@ -204,6 +219,44 @@ async def test_a_reader_holds_the_image_and_a_pool_has_so_many(rig, service):
     assert await read(service, ReadImageRequest(ticket=given))
 
 
+class Stuck:
+    """A pool's driver that looks at an image, and then hangs."""
+
+    def __init__(self, driver) -> None:
+        self._driver = driver
+        self.free = threading.Event()
+        self.asked = threading.Semaphore(0)
+
+    def __getattr__(self, name):
+        return getattr(self._driver, name)
+
+    def reading(self, image_id, layout):
+        self.asked.release()
+        self.free.wait()
+        return self._driver.reading(image_id, layout)
+
+
+async def test_a_pool_that_hangs_is_not_said_to_be_busy(rig, service):
+    """Who waits for his turn there would wait for ever."""
+    given = await ticket(rig, service)
+    executor = ThreadExecutor(serving.STREAMS_MAX, name="serve")
+    stuck = rig.pools["fast"] = Stuck(rig.pools["fast"])
+    hung = AgentService(rig.runner, now=lambda: rig.now, version="0", servers=executor)
+    request = ReadImageRequest(ticket=given)
+    waiting = [asyncio.create_task(read(hung, request)) for _ in range(serving.STREAMS_MAX)]
+    for _ in waiting:
+        await asyncio.to_thread(stuck.asked.acquire)
+    with pytest.raises(Busy):
+        await read(hung, request)
+    rig.now += serving.HANGS_AFTER
+    with pytest.raises(StorageFailed):
+        await read(hung, request)
+    stuck.free.set()
+    assert all(map(data_of, await asyncio.gather(*waiting)))
+    await hung._serving.stop()
+    executor.close()
+
+
 async def test_a_long_stream_renews_its_ticket(rig, service):
     stream = service.ReadImage(ReadImageRequest(ticket=await ticket(rig, service)), None)
     await anext(stream)
@@ -221,9 +274,48 @@ def test_a_frame_is_a_message_of_the_contract(offset, length):
     assert ReadImageResponse.FromString(frame) == message
     assert frames.received(frame) == frames.Piece(offset, memoryview(data))
     written = message.SerializeToString()  # which leaves out an offset of 0
-    assert frames.received(written) == frames.Piece(offset, memoryview(data))
+    assert piece(frames.received(written)) == frames.Piece(offset, memoryview(data))
     message.renewed_ticket = b"ticket"
-    assert frames.received(message.SerializeToString()) == message
+    assert piece(frames.received(message.SerializeToString())) == piece(message)
+
+
+def piece(received: frames.Received) -> frames.Piece | None:
+    return received if isinstance(received, frames.Piece) else frames.piece_of(received)
+
+
+# Fields of our messages and of others, whole, cut off, or not as anybody would write them.
+FIELDS = st.one_of(
+    st.binary(max_size=12),
+    st.builds(lambda offset, data: frames.frame_of(offset, memoryview(data)), OFFSETS, DATA),
+    st.builds(
+        lambda offset, data: ReadImageResponse(
+            data=ContentData(offset=offset, data=data), renewed_ticket=data
+        ).SerializeToString(),
+        st.integers(-(2**63), 2**63 - 1),
+        DATA,
+    ),
+    st.builds(lambda size, data: bytes((0x1A, size)) + data, st.integers(0, 127), DATA),
+    st.builds(lambda inside: bytes((0x1A, len(inside))) + inside, NUMBERS),
+)
+
+
+@given(st.lists(FIELDS, max_size=3).map(b"".join), st.integers(0, 40))
+@example(b"\x1a\x00", 0)
+@example(b"\x1a\x02\x08\x80", 0)
+@example(b"\x1a\x0e\x08" + b"\x80" * 11 + b"\x00\x12\x00", 0)
+@example(b"\x1a\x0d\x08" + b"\xff" * 9 + b"\x01\x12\x00", 0)
+def test_whatever_comes_is_what_the_contract_says_it_is(frame, cut):
+    frame = frame[: len(frame) - cut] if cut else frame
+    try:
+        message = ReadImageResponse.FromString(frame)
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            frames.received(frame)
+        return
+    found = frames.received(frame)
+    if isinstance(found, frames.Piece):
+        found = ReadImageResponse(data=ContentData(offset=found.offset, data=bytes(found.data)))
+    assert found == message
 
 
 # -- the other end ------------------------------------------------------------------------------
@@ -315,6 +407,78 @@ async def test_a_source_that_stays_away_fails_the_attempt_for_the_next_one(
         await server.stop(0)
         with pytest.raises(HostUnreachable) as raised:
             await asyncio.to_thread(source.find)
+    assert raised.value.retriable
+
+
+class Through:
+    """A service whose frames pass through a test."""
+
+    def __init__(self, service, frames_of) -> None:
+        self._service = service
+        self._frames_of = frames_of
+
+    def __getattr__(self, name):
+        return getattr(self._service, name)
+
+    async def read_frames(self, request, context):
+        async for frame in self._frames_of(self._service.read_frames(request, context), request):
+            yield frame
+
+
+def read_all(source) -> bytes:
+    with source.reading(Format.RAW) as content:
+        return read_parts(content, (0, len(CONTENT)))[0]
+
+
+async def test_a_ticket_beside_data_hides_none_of_it(rig, service):
+    async def beside(sent, request):
+        async for frame in sent:
+            message = ReadImageResponse.FromString(frame)
+            message.renewed_ticket = request.ticket
+            yield message.SerializeToString()
+
+    async with pulled(rig, Through(service, beside)) as (source, _, _):
+        assert await asyncio.to_thread(read_all, source) == CONTENT
+
+
+async def test_a_source_that_falls_silent_is_called_again(rig, service, monkeypatch):
+    """It takes calls, and keeps the line open: nothing else would tell."""
+    monkeypatch.setattr(pulling, "SILENCE_S", 0.3)
+    offsets = []
+
+    async def silent_at_first(sent, request):
+        offsets.append(request.offset)
+        count = 0
+        async for frame in sent:
+            yield frame
+            count += 1
+            if len(offsets) == 1 and count == 4:  # the head, where data is, and two pieces
+                await asyncio.Event().wait()
+
+    async with pulled(rig, Through(service, silent_at_first)) as (source, _, _):
+        assert await asyncio.to_thread(read_all, source) == CONTENT
+    assert len(offsets) == 2
+    assert offsets[1] > 0
+
+
+@pytest.mark.parametrize("frame_count", [0, 1, 2])
+async def test_a_source_that_stays_silent_fails_the_attempt_for_the_next_one(
+    rig, service, frame_count, monkeypatch
+):
+    monkeypatch.setattr(pulling, "SILENCE_S", 0.1)
+    monkeypatch.setattr(pulling, "PATIENCE_S", 0.2)
+
+    async def silent(sent, _):
+        count = 0
+        async for frame in sent:
+            if count == frame_count:
+                await asyncio.Event().wait()
+            count += 1
+            yield frame
+
+    async with pulled(rig, Through(service, silent)) as (source, _, _):
+        with pytest.raises(HostSilent) as raised:
+            await asyncio.to_thread(read_all, source)
     assert raised.value.retriable
 
 
