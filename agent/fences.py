@@ -21,6 +21,7 @@ from functools import partial
 
 from agent import attempts, crash_points, wire
 from agent.attempts import Header
+from agent.closed import driver_of
 from agent.drivers.driver import (
     Content,
     Fences,
@@ -41,7 +42,6 @@ from countermand.rpc.errors import (
     CountermandError,
     Expired,
     FieldInvalid,
-    PoolNotFound,
     PoolNotShared,
     PoolReadOnly,
     StorageFailed,
@@ -121,9 +121,7 @@ class Fencer:
         if not targets or (known is not None and known.only_reads):
             raise FieldInvalid(Violation("action", "must be one that leaves something in a pool"))
         [pool_id] = targets
-        driver = self._runner.pools.get(pool_id)
-        if driver is None:
-            raise PoolNotFound(pool=pool_id)
+        driver = driver_of(self._runner.pools, pool_id)
         if known is None or verb not in driver.verbs or not isinstance(driver, Fences):
             raise VerbUnsupported(pool=pool_id, verb=verb, why="its driver fences no such attempt")
         if action.resize_image.shrink_allowed:

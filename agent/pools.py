@@ -4,25 +4,42 @@ A pool that is not mounted looks like an empty one, and "there is nothing to mak
 false once the mount is back. So each pool's storage carries an identity, which its driver finds or
 writes and every host shares; an agent's journal remembers which identity it has served. The driver
 looks again whenever it is about to say that something is not there.
+
+A pool that this agent has served before and cannot open now keeps it from none of the others: it is
+told of as failing, and tried again every few seconds. One that is new is refused at once, while
+whoever has described it is at hand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 
-from agent.drivers.driver import PoolConfig
+from agent.closed import ClosedPool
+from agent.drivers.driver import Driver, PoolConfig
 from agent.drivers.folders import words
+from agent.drivers.layout import MARK, Mark
 from agent.drivers.plugins import ConfigInvalid, Drivers
+from agent.executors import Executor, InlineExecutor
 from agent.journal import Transaction, Transactor
+
+log = logging.getLogger(__name__)
+
+# Storage in order answers in milliseconds; whatever comes later is served when it comes.
+OPEN_WAIT_S = 10.0
+
+# Until a pool that could not be opened is tried again: nobody waits long for a mount that is back.
+RETRY_S = 10.0
 
 
 def check_folders(pools: Sequence[PoolConfig], drivers: Drivers) -> None:
-    """Refuses pools that share storage, or whose drivers need a folder that is not there.
+    """Refuses pools that share storage; a folder that cannot be reached shares none.
 
     Raises:
-        ConfigInvalid: A folder is missing, is a file, or belongs to two pools.
+        ConfigInvalid: A folder is a file, or belongs to two pools.
     """
     folders: dict[str, Path] = {}
     described: set[str] = set()
@@ -33,7 +50,14 @@ def check_folders(pools: Sequence[PoolConfig], drivers: Drivers) -> None:
         needed = drivers.load(pool.driver).folder(pool)
         if needed is None:
             continue
-        folder = _folder(pool.pool_id, needed)
+        try:
+            folder = needed.resolve(strict=True)
+            is_folder = folder.is_dir()
+        except (OSError, RuntimeError):  # whoever opens the pool says so
+            continue
+        if not is_folder:
+            about = f"the folder of pool {pool.pool_id}, {needed},"
+            raise ConfigInvalid(f"{about} is a file: a pool is a folder")
         for other_id, other in folders.items():
             if folder.samefile(other):
                 raise ConfigInvalid(f"pools {other_id} and {pool.pool_id} are one folder, {folder}")
@@ -44,20 +68,16 @@ def check_folders(pools: Sequence[PoolConfig], drivers: Drivers) -> None:
         folders[pool.pool_id] = folder
 
 
-def _folder(pool_id: str, path: Path) -> Path:
-    """Returns where a pool's folder really is."""
-    about = f"the folder of pool {pool_id}, {path},"
+def _need_folder(pool: PoolConfig, path: Path) -> None:
+    """Refuses a pool whose folder is not there, or cannot be reached."""
+    about = f"the folder of pool {pool.pool_id}, {path},"
     try:
-        folder = path.resolve(strict=True)
-        is_folder = folder.is_dir()
+        path.resolve(strict=True)
     except FileNotFoundError:
-        todo = f"is it mounted? Make it first: mkdir -p {path}"
+        todo = f"is it mounted? If the pool is new, make it first: mkdir -p {path}"
         raise ConfigInvalid(f"{about} does not exist: {todo}") from None
     except (OSError, RuntimeError) as error:  # RuntimeError: symbolic links in a circle
         raise ConfigInvalid(f"{about} cannot be reached: {words(error)}") from error
-    if not is_folder:
-        raise ConfigInvalid(f"{about} is a file: a pool is a folder")
-    return folder
 
 
 def check_to_import(pool: PoolConfig, drivers: Drivers) -> str:
@@ -67,56 +87,160 @@ def check_to_import(pool: PoolConfig, drivers: Drivers) -> str:
         ConfigInvalid: Its storage is missing, or is another pool.
     """
     check_folders([pool], drivers)
-    return drivers.load(pool.driver).identity(pool)
+    return _look(pool, drivers)
 
 
-async def identify(
-    journal: Transactor,
-    pools: Sequence[PoolConfig],
-    *,
-    drivers: Drivers,
-    accepted: Collection[str],
-    new_id: Callable[[], str],
-) -> dict[str, str]:
-    """Returns each pool's identity, empty for one that is read-only and has none yet.
-
-    Nothing is written before every pool has been found to be what the journal remembers.
-
-    Raises:
-        ConfigInvalid: A pool is not the one that this agent served before.
-    """
-    if unknown := set(accepted) - {pool.pool_id for pool in pools}:
-        raise ConfigInvalid(f"--accept-pool {min(unknown)}: there is no such pool")
-    remembered = await journal.transact(partial(_remembered, pools=pools))
-    kinds = {pool.pool_id: drivers.load(pool.driver) for pool in pools}
-    found = {pool.pool_id: kinds[pool.pool_id].identity(pool) for pool in pools}
-    for pool in pools:
-        known = "" if pool.pool_id in accepted else remembered[pool.pool_id]
-        if known and found[pool.pool_id] != known:
-            raise _other(pool)
-    # From here on a crash costs nothing: the next start finds the same identity.
-    for pool in pools:
-        if not pool.read_only:
-            identity = found[pool.pool_id] or new_id()
-            found[pool.pool_id] = kinds[pool.pool_id].mark(pool, identity)
-    if found != remembered:
-        await journal.transact(partial(_remember, identities=found))
-    return found
+def _look(pool: PoolConfig, drivers: Drivers) -> str:
+    """Returns which storage is there now."""
+    kind = drivers.load(pool.driver)
+    needed = kind.folder(pool)
+    if needed is not None:
+        _need_folder(pool, needed)
+    try:
+        return kind.identity(pool)
+    except OSError as error:  # a driver of somebody else's may say no more than that
+        raise ConfigInvalid(f"pool {pool.pool_id} at {pool.path}: {words(error)}") from error
 
 
-def _remembered(tx: Transaction, *, pools: Sequence[PoolConfig]) -> dict[str, str]:
-    return {pool.pool_id: tx.meta(f"pool:{pool.pool_id}") for pool in pools}
+class Pools:
+    """The pools of one agent, each opened as soon as it can be."""
+
+    def __init__(
+        self,
+        journal: Transactor,
+        configs: Sequence[PoolConfig],
+        *,
+        drivers: Drivers,
+        new_id: Callable[[], str],
+        executor: Executor | None = None,
+        opening: Callable[[PoolConfig, str], Driver] | None = None,
+    ) -> None:
+        """Opens none yet; takes a thread for each pool, since its storage may hang."""
+        self._journal = journal
+        self._configs = {config.pool_id: config for config in configs}
+        self._kinds = drivers
+        self._new_id = new_id
+        self._executor = executor or InlineExecutor()
+        self._open_driver = opening or drivers.open
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        # Both are as they are now, whoever holds them.
+        self.drivers: dict[str, Driver] = {}
+        self.identities: dict[str, str] = {}
+        for config in configs:
+            self._close(config.pool_id, "it was not opened so far")
+
+    async def open(self, accepted: Collection[str] = ()) -> None:
+        """Opens all of them; what was served before, and cannot be opened now, stays closed.
+
+        Raises:
+            ConfigInvalid: A pool that is new, or is to be accepted, cannot be opened.
+        """
+        if unknown := set(accepted) - self._configs.keys():
+            raise ConfigInvalid(f"--accept-pool {min(unknown)}: there is no such pool")
+        served = await self._journal.transact(partial(_served, pool_ids=[*self._configs]))
+        for pool_id in self._configs:
+            known = "" if pool_id in accepted else served.get(pool_id, "")
+            self.identities[pool_id] = known
+            self._begin(pool_id)
+        await self._settled()
+        for pool_id in self._closed():
+            if pool_id in accepted or pool_id not in served:
+                raise ConfigInvalid(self._why(pool_id))
+
+    async def open_later(self) -> None:
+        """Tries those again that are closed, until cancelled."""
+        while True:
+            await asyncio.sleep(RETRY_S)
+            await self.try_again()
+
+    async def try_again(self) -> None:
+        """Tries those again that are closed, unless their storage has not answered yet."""
+        for pool_id in self._closed():
+            if self._tasks[pool_id].done():
+                self._begin(pool_id)
+        await self._settled()
+
+    def stop(self) -> None:
+        """Waits for no storage any more."""
+        for task in self._tasks.values():
+            task.cancel()
+
+    def _begin(self, pool_id: str) -> None:
+        self._tasks[pool_id] = asyncio.ensure_future(self._open(self._configs[pool_id]))
+
+    async def _settled(self) -> None:
+        """Returns once every pool is open or has said why not, or has not answered for long."""
+        if not self._tasks:
+            return
+        _, pending = await asyncio.wait(self._tasks.values(), timeout=OPEN_WAIT_S)
+        for pool_id, task in self._tasks.items():
+            if task in pending:
+                self._close(pool_id, f"its storage has not answered for {OPEN_WAIT_S:g} s")
+
+    async def _open(self, config: PoolConfig) -> None:
+        try:
+            identity = await self._identify(config)
+            opening = partial(self._open_driver, config, identity)
+            self.drivers[config.pool_id] = await self._executor.call(opening)
+        except Exception as error:  # a driver of somebody else's may raise anything
+            if not isinstance(error, ConfigInvalid):
+                log.exception("pool.defect", extra={"pool": config.pool_id})
+            self._close(config.pool_id, words(error))
+        else:
+            log.info("pool.open", extra={"pool": config.pool_id})
+
+    async def _identify(self, config: PoolConfig) -> str:
+        """Makes sure that storage is the pool it is said to be; a crash in between is nothing."""
+        call, kind = self._executor.call, self._kinds.load(config.driver)
+        known = self.identities[config.pool_id]
+        found = await call(partial(_look, config, self._kinds))
+        if known and found != known:
+            raise _other(config, known=known, found=found, folder=kind.folder(config))
+        if not config.read_only:
+            found = await call(partial(kind.mark, config, found or self._new_id()))
+        if found != known or not found:
+            await self._journal.transact(partial(_remember, pool_id=config.pool_id, identity=found))
+        self.identities[config.pool_id] = found
+        return found
+
+    def _closed(self) -> list[str]:
+        return [each for each, driver in self.drivers.items() if isinstance(driver, ClosedPool)]
+
+    def _why(self, pool_id: str) -> str:
+        driver = self.drivers[pool_id]
+        return driver.why if isinstance(driver, ClosedPool) else ""
+
+    def _close(self, pool_id: str, why: str) -> None:
+        """Puts what only says why in the place of a driver, and says it once."""
+        if pool_id in self.drivers and self._why(pool_id) != why:
+            log.warning("pool.closed", extra={"pool": pool_id, "error": why})
+        config = self._configs[pool_id]
+        verbs = frozenset(self._kinds.load(config.driver).verbs)
+        self.drivers[pool_id] = ClosedPool(config, verbs, why)
 
 
-def _remember(tx: Transaction, *, identities: Mapping[str, str]) -> None:
-    for pool_id, identity in identities.items():
-        tx.set_meta(f"pool:{pool_id}", identity)
+def _served(tx: Transaction, *, pool_ids: Sequence[str]) -> dict[str, str]:
+    """Returns the pools that were served before, each with its identity."""
+    known = {each: tx.meta(f"pool:{each}") for each in pool_ids}
+    return {each: known[each] for each in pool_ids if known[each] or tx.meta(f"served:{each}")}
 
 
-def _other(pool: PoolConfig) -> ConfigInvalid:
+def _remember(tx: Transaction, *, pool_id: str, identity: str) -> None:
+    tx.set_meta(f"pool:{pool_id}", identity)
+    tx.set_meta(f"served:{pool_id}", "1")  # also of one that is read-only and has no identity
+
+
+def _other(pool: PoolConfig, *, known: str, found: str, folder: Path | None) -> ConfigInvalid:
     """Returns the error that says that storage is not the one that this agent knows."""
-    return ConfigInvalid(
-        f"pool {pool.pool_id} at {pool.path} is not the one this agent served before: is it"
-        " mounted? If it was replaced on purpose, and all that was in the old one has gone for"
-        f" good, start once with --accept-pool {pool.pool_id}"
+    about = f"pool {pool.pool_id} at {pool.path}"
+    accept = (
+        "If it was replaced on purpose, and all that was in the old one has gone for good, start"
+        f" once with --accept-pool {pool.pool_id}"
     )
+    if found or folder is None:
+        what = f"is not the one this agent served before ({found or 'no identity'}, not {known})"
+        return ConfigInvalid(f"{about} {what}: is it mounted? {accept}")
+    mark = Mark(pool_id=pool.pool_id, identity=known).encode().decode()
+    lost = f"If the images are there and only that file was lost, write it again: {mark!r}"
+    what = f"has lost its {MARK}, which says which pool it is: is it mounted? Then mount it."
+    return ConfigInvalid(f"{about} {what} {lost} {accept}")

@@ -15,10 +15,12 @@ from functools import partial
 
 from agent import attempts
 from agent.attempts import AttemptRecord, Event, Kind, State
+from agent.closed import ClosedPool
 from agent.drivers.driver import Driver
 from agent.executors import Executor
 from agent.journal import Transaction, Transactor
 from countermand.rpc import names
+from countermand.rpc.errors import CountermandError
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ async def sweep_for_ever(
 async def sweep(journal: Transactor, pools: Mapping[str, Driver], executor: Executor) -> None:
     """Removes what closed attempts have left half-made."""
     for driver in pools.values():
-        if driver.config.read_only:
+        if isinstance(driver, ClosedPool):
             continue
         try:
             await _sweep_pool(driver, journal, executor)
@@ -84,14 +86,22 @@ async def sweep(journal: Transactor, pools: Mapping[str, Driver], executor: Exec
 
 async def _sweep_pool(driver: Driver, journal: Transactor, executor: Executor) -> None:
     # Listed first, asked second: whatever was begun before the listing is in the journal by then.
-    for attempt in await executor.call(driver.staged):
+    staged = await executor.call(driver.staged)
+    if driver.config.read_only:
+        return  # asked all the same: a driver may have to let go of what it had open there
+    for attempt in staged:
         if names.parse_attempt(attempt) is None:
             continue  # an administrator's, who may be at it right now: a repeat begins anew
         if await journal.transact(
             partial(_is_done_with, name=attempt, shared=driver.config.shared)
         ):
-            await executor.call(partial(driver.discard, attempt))
-            log.info("staging.swept", extra={"attempt": attempt, "pool": driver.config.pool_id})
+            about = {"attempt": attempt, "pool": driver.config.pool_id}
+            try:
+                await executor.call(partial(driver.discard, attempt))
+            except (OSError, CountermandError):  # one that cannot be removed keeps none of the rest
+                log.exception("staging.kept", extra=about)
+            else:
+                log.info("staging.swept", extra=about)
 
 
 def _is_done_with(tx: Transaction, *, name: str, shared: bool) -> bool:

@@ -13,6 +13,7 @@ from functools import partial
 
 from agent import wire
 from agent.attempts import AttemptRecord
+from agent.closed import driver_of
 from agent.drivers.driver import Driver, PoolFound
 from agent.executors import Executor
 from agent.fences import Fencer
@@ -30,7 +31,6 @@ from countermand.rpc.errors import (
     CallUnsupported,
     Fenced,
     FieldInvalid,
-    PoolNotFound,
     PoolReadOnly,
     Violation,
     WrongCluster,
@@ -441,10 +441,7 @@ class AgentService(AgentServiceServicer):
         return told
 
     def _pool(self, pool_id: str) -> Driver:
-        driver = self._runner.pools.get(pool_id)
-        if driver is None:
-            raise PoolNotFound(pool=pool_id)
-        return driver
+        return driver_of(self._runner.pools, pool_id)
 
     def _holders(self, driver: Driver) -> Mapping[str, list[str]]:
         """Returns who is at work on the images of a pool."""

@@ -28,6 +28,7 @@ from countermand.rpc.errors import (
     AttemptCancelled,
     Bug,
     CountermandError,
+    PoolFailing,
     PoolNotFound,
     VerbUnsupported,
 )
@@ -98,7 +99,7 @@ class Worker:
             )
         except AttemptCancelled:
             return Outcome(event=Event.STOPPED)
-        except PoolNotFound as error:
+        except (PoolNotFound, PoolFailing) as error:
             # It was there when the attempt was admitted: what it did cannot be looked at now.
             return Outcome(event=uncertain, failure=self._failure(error, record))
         except CountermandError as error:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from agent.closed import driver_of
 from agent.drivers.driver import Driver
 from agent.verbs.clone_image import clone_image, unclone_image
 from agent.verbs.context import FORMATS, Act, MakeUp
@@ -25,6 +26,7 @@ from countermand.rpc import names
 from countermand.rpc.errors import (
     CountermandError,
     FieldInvalid,
+    PoolFailing,
     PoolNotFound,
     PoolReadOnly,
     VerbUnsupported,
@@ -185,9 +187,10 @@ def refusal(
             pool=pool, verb=verb, why="this version of the agent has no such verb"
         )
     for field, address in local_addresses(action):
-        driver = pools.get(address.pool_id)
-        if driver is None:
-            return PoolNotFound(pool=address.pool_id)
+        try:
+            driver = driver_of(pools, address.pool_id)
+        except (PoolNotFound, PoolFailing) as error:
+            return error
         if verb not in driver.verbs:
             return VerbUnsupported(pool=address.pool_id, verb=verb, why="its driver cannot")
         if driver.config.read_only and field.endswith(".target") and not VERBS[verb].only_reads:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from agent.closed import driver_of
 from agent.drivers.driver import Driver, Format, LocalSource, Source, Steps, Work
-from countermand.rpc.errors import PoolNotFound, PoolReadOnly, VerbUnsupported
+from countermand.rpc.errors import PoolReadOnly, VerbUnsupported
 from countermand.v1.image_pb2 import (
     IMAGE_FORMAT_QCOW2,
     IMAGE_FORMAT_RAW,
@@ -38,11 +39,9 @@ class Context:
 
         Raises:
             PoolNotFound: This host does not reach it.
+            PoolFailing: It could not be opened so far.
         """
-        driver = self.pools.get(address.pool_id)
-        if driver is None:
-            raise PoolNotFound(pool=address.pool_id)
-        return driver
+        return driver_of(self.pools, address.pool_id)
 
     def pool_for(self, address: ImageAddress, kind: type[D]) -> D:
         """Returns the driver of an image's pool, which must be able to do something.

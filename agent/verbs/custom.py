@@ -11,12 +11,14 @@ from collections.abc import Iterator, Mapping
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.struct_pb2 import Value as ProtoValue
 
+from agent.closed import driver_of
 from agent.drivers.driver import Driver, Step, Steps
 from agent.verbs.context import Context
 from agent.verbs.plugins import Effect, Json, MakesUp, Plugins, Request, Scalar, VerbType
 from countermand.rpc.errors import (
     CountermandError,
     FieldInvalid,
+    PoolFailing,
     PoolNotFound,
     PoolReadOnly,
     VerbUnsupported,
@@ -92,9 +94,10 @@ def refuse_custom(
     for address, needed in ((request.source, plugin.source), (request.target, plugin.target)):
         if needed is None:
             continue
-        driver = pools.get(address.pool_id)
-        if driver is None:
-            return PoolNotFound(pool=address.pool_id)
+        try:
+            driver = driver_of(pools, address.pool_id)
+        except (PoolNotFound, PoolFailing) as error:
+            return error
         if not isinstance(driver, needed):
             why = f"its driver is none that {needed.__name__.lower()}"
             return VerbUnsupported(pool=address.pool_id, verb=request.verb, why=why)

@@ -15,6 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Protocol, TypeAlias, TypedDict, runtime_checkable
 
+from agent.closed import ClosedPool
 from agent.drivers.driver import Driver, Steps
 from agent.drivers.plugins import ConfigInvalid, Declared, Installed
 from agent.verbs.context import Context
@@ -161,7 +162,9 @@ def works_in(verb: VerbType, driver: Driver) -> bool:
     needs = {verb.source} if driver.config.read_only else {verb.source, verb.target}
     if verb.effect is Effect.READ_ONLY:
         needs.add(verb.target)
-    return any(isinstance(driver, needed) for needed in needs if needed is not None)
+    # Of a pool that is not open nobody knows what it cannot do: it is told of as failing.
+    able = (ClosedPool, *(needed for needed in needs if needed is not None))
+    return len(able) > 1 and isinstance(driver, able)
 
 
 def _usable(found: Declared[VerbType]) -> VerbType:

@@ -14,9 +14,9 @@ from agent.drivers.driver import Format, PoolConfig, Step, Work
 from agent.drivers.file import FileDriver
 from agent.drivers.files import Files, RealFiles
 from agent.drivers.plugins import Drivers, installed
-from agent.executors import InlineExecutor
+from agent.executors import Executor, InlineExecutor
 from agent.journal import InlineJournal, Journal, open_connection
-from agent.pools import identify
+from agent.pools import Pools
 from agent.runner import Limits, Runner
 from agent.verbs.plugins import NO_PLUGINS, Plugins
 from agent.work import Outside
@@ -90,6 +90,8 @@ class Rig:
         self.monotonic: Callable[[], float] = lambda: 0.0
         self.plugins: Plugins = NO_PLUGINS
         self.pools: dict[str, Any] = {}  # of whatever driver a test has chosen
+        self.opening: Pools
+        self.executor: Executor = InlineExecutor()  # that opens pools
         self.runner: Runner
         self.requests: Requests
 
@@ -106,12 +108,16 @@ class Rig:
             if not pool.path.exists():
                 pool.path.mkdir()
         drivers = installed()
-        identities = await identify(
-            journal, pools, drivers=drivers, accepted=(), new_id=lambda: str(uuid.uuid4())
+        self.opening = Pools(
+            journal,
+            pools,
+            drivers=drivers,
+            new_id=lambda: str(uuid.uuid4()),
+            executor=self.executor,
+            opening=lambda pool, identity: self._open(pool, identity, drivers),
         )
-        self.pools = {
-            pool.pool_id: self._open(pool, identities[pool.pool_id], drivers) for pool in pools
-        }
+        await self.opening.open()
+        self.pools = self.opening.drivers
         self.runner = Runner(
             journal=journal,
             pools=self.pools,

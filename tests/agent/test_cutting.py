@@ -116,7 +116,7 @@ class Hosts:
 
 
 @contextmanager
-def going_on(does: Callable[[], None], held: Held) -> Iterator[list[CountermandError]]:
+def going_on(does: Callable[[], object], held: Held) -> Iterator[list[CountermandError]]:
     """Does something in a thread of its own, up to where it is held; lets it end at the end."""
     raised: list[CountermandError] = []
 

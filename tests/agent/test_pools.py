@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
+import threading
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from agent import pools as pools_module
 from agent.__main__ import main
+from agent.closed import ClosedPool
 from agent.drivers import folders as module
 from agent.drivers import qemu
 from agent.drivers.driver import PoolConfig
+from agent.drivers.files import RealFiles
 from agent.drivers.plugins import ConfigInvalid, installed
+from agent.executors import ThreadExecutor
 from agent.journal import InlineJournal, Journal, open_connection
-from agent.pools import check_folders, identify
-from countermand.rpc.errors import StorageFailed
-from countermand.v1.agent_pb2 import CreateImageRequest
+from agent.pools import Pools, check_folders
+from agent.service import AgentService
+from countermand.rpc.errors import PoolFailing, StorageFailed
+from countermand.v1.agent_pb2 import CreateImageRequest, GetHostRequest
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.verb_pb2 import Action, CreateImage, DeleteImage
-from tests.agent.processes import DiedEarlyError, Host
+from tests.agent.processes import Host
 from tests.agent.requests import address, attempt_name
-from tests.agent.rig import Gate, Rig
+from tests.agent.rig import NOW, Gate, Rig
 
 MAKE = attempt_name("make")
 UNDO = attempt_name("make", 2)
@@ -94,20 +102,23 @@ async def test_nothing_is_published_where_a_pool_should_be_mounted(tmp_path):
 # -- when the agent starts ----------------------------------------------------------------------
 
 
-async def identities(folder: Path, *pools: PoolConfig, accepted: tuple[str, ...] = ()):
+async def opened(folder: Path, *configs: PoolConfig, accepted: tuple[str, ...] = ()) -> Pools:
     """Returns what a start of an agent finds; its journal is in the folder."""
     connection = open_connection(folder / "journal")
     journal = InlineJournal(Journal(connection, new_id=lambda: "one"))
+    pools = Pools(journal, configs, drivers=installed(), new_id=lambda: os.urandom(4).hex())
     try:
-        return await identify(
-            journal,
-            pools,
-            drivers=installed(),
-            accepted=accepted,
-            new_id=lambda: os.urandom(4).hex(),
-        )
+        await pools.open(accepted)
     finally:
         await journal.close()
+    return pools
+
+
+async def identities(folder: Path, *configs: PoolConfig, accepted: tuple[str, ...] = ()):
+    """Returns the identities of pools that all open."""
+    pools = await opened(folder, *configs, accepted=accepted)
+    assert not any(isinstance(driver, ClosedPool) for driver in pools.drivers.values())
+    return pools.identities
 
 
 @pytest.fixture
@@ -122,7 +133,7 @@ async def test_a_pool_is_marked_once_and_known_again(tmp_path, fast):
         "pool_id": "fast",
         "identity": first["fast"],
     }
-    assert [path.name for path in fast.path.iterdir()] == ["pool.json"]
+    assert sorted(path.name for path in fast.path.iterdir()) == ["images", "pool.json", "staging"]
     assert await identities(tmp_path, fast) == first
 
 
@@ -141,21 +152,114 @@ async def test_of_two_hosts_that_mark_at_once_one_wins(tmp_path, fast, monkeypat
 
     monkeypatch.setattr(module, "_write", other_was_faster)
     assert await identities(tmp_path, fast) == {"fast": "theirs"}
-    assert [path.name for path in fast.path.iterdir()] == ["pool.json"]
+    assert sorted(path.name for path in fast.path.iterdir()) == ["images", "pool.json", "staging"]
 
 
-@pytest.mark.parametrize("found", [None, '{"pool_id": "fast", "identity": "other"}'])
-async def test_a_pool_that_is_another_than_before_is_refused(tmp_path, fast, found):
-    await identities(tmp_path, fast)
+def why(pools: Pools) -> str:
+    """Returns why the pool is closed."""
+    driver = pools.drivers["fast"]
+    assert isinstance(driver, ClosedPool)
+    return driver.why
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (None, r"lost its pool.json.*is it mounted.*write it again: .*--accept-pool fast"),
+        ('{"pool_id": "fast", "identity": "other"}', "not the one.*mounted.*--accept-pool fast"),
+        ('{"pool_id": "slow", "identity": "other"}', "marked as pool slow"),
+    ],
+)
+async def test_a_pool_that_is_another_than_before_is_not_served(tmp_path, fast, found, words):
+    """And keeps its agent from nothing else."""
+    known = await identities(tmp_path, fast)
     mark = fast.path / "pool.json"
     mark.unlink()
     if found is not None:
         mark.write_text(found)
-    with pytest.raises(ConfigInvalid, match=r"is it mounted.*--accept-pool fast"):
-        await identities(tmp_path, fast)
+    pools = await opened(tmp_path, fast)
+    assert re.search(words, why(pools), re.DOTALL)
+    assert pools.identities == known
     assert mark.exists() == (found is not None)
-    accepted = await identities(tmp_path, fast, accepted=("fast",))
-    assert await identities(tmp_path, fast) == accepted
+    if found is None or "fast" in found:
+        accepted = await identities(tmp_path, fast, accepted=("fast",))
+        assert await identities(tmp_path, fast) == accepted != known
+
+
+async def test_what_is_said_of_a_lost_mark_puts_it_back(tmp_path, fast):
+    known = await identities(tmp_path, fast)
+    (fast.path / "pool.json").unlink()
+    said = re.search("write it again: '(.*?)'", why(await opened(tmp_path, fast)))
+    assert said is not None
+    (fast.path / "pool.json").write_text(said[1].replace("\\n", "\n"))
+    assert await identities(tmp_path, fast) == known
+
+
+async def test_a_folder_that_has_gone_says_what_to_do(tmp_path, fast):
+    with pytest.raises(ConfigInvalid, match=r"is it mounted\? If the pool is new, make it"):
+        await opened(tmp_path, PoolConfig(pool_id="new", path=tmp_path / "none"))
+    read_only = PoolConfig(pool_id="fast", path=fast.path, read_only=True)
+    for pool in (read_only, fast):
+        await identities(tmp_path, pool)
+        fast.path.rename(tmp_path / "away")
+        assert "is it mounted" in why(await opened(tmp_path, pool))
+        (tmp_path / "away").rename(fast.path)
+
+
+async def test_a_pool_is_served_as_soon_as_its_storage_answers(tmp_path, monkeypatch):
+    """What keeps it waiting keeps nobody else, and is told of as failing."""
+    monkeypatch.setattr(pools_module, "OPEN_WAIT_S", 0.05)
+    rig = Rig(tmp_path, options={"fast": {}, "other": {}})
+    await rig.start()
+    await rig.runner.stop()
+    answers = threading.Event()
+
+    class Hanging(RealFiles):
+        def list_folder(self, path: Path) -> list[str]:
+            if path.parent.name == "fast":
+                assert answers.wait(60)
+            return super().list_folder(path)
+
+    rig.files = Hanging()
+    rig.executor = ThreadExecutor(2, name="open")
+    await rig.start()
+    service = AgentService(rig.runner, now=lambda: NOW, version="1")
+    told = (await service.GetHost(GetHostRequest(), None)).host.pools
+    reasons = {pool.pool_id: pool.problem.reason for pool in told}
+    assert reasons == {"fast": "POOL_FAILING", "other": ""}
+    assert "has not answered" in told[0].problem.message
+    assert set(told[1].verbs) == set(told[0].verbs)  # of a failing one all that it could do
+    with pytest.raises(PoolFailing):
+        await rig.accept(MAKE, ACTION)
+    answers.set()
+    await asyncio.wait(rig.opening._tasks.values())
+    assert (await rig.run(MAKE, ACTION)).state == Attempt.STATE_SUCCEEDED
+    rig.executor.close()
+    await rig.runner.stop()
+
+
+async def test_an_attempt_whose_pool_is_closed_is_of_unknown_outcome(tmp_path):
+    """Its compensation gets its tombstone at once, fails, and succeeds once the pool is back."""
+    rig, gate = Rig(tmp_path), Gate()
+    await rig.start(gate=gate)
+    await rig.accept(MAKE, ACTION)
+    await gate.arrival()
+    stopping = asyncio.ensure_future(rig.runner.stop())
+    await asyncio.sleep(0)  # it has left the attempt as it is
+    gate.open()
+    await stopping
+    take_mount_away(tmp_path)
+    await rig.start()
+    made = await rig.settled(MAKE)
+    assert (made.state, made.failure.reason) == (Attempt.STATE_UNKNOWN, "POOL_FAILING")
+    undone = await rig.make_up(UNDO, MAKE, ACTION)
+    assert (undone.failure.reason, undone.failure.retriable) == ("POOL_FAILING", True)
+    bring_mount_back(tmp_path)
+    await rig.opening.try_again()
+    undone = await rig.make_up(attempt_name("make", 3), MAKE, ACTION)
+    assert undone.state == Attempt.STATE_SUCCEEDED, undone
+    assert (rig.images(), rig.staged()) == ([], [])
+    await rig.runner.stop()
 
 
 @pytest.mark.parametrize(
@@ -193,7 +297,7 @@ async def host(tmp_path):
     await host.clean_up()
 
 
-async def test_an_agent_does_not_start_on_a_pool_whose_mount_is_missing(host, tmp_path):
+async def test_an_agent_serves_a_pool_once_its_mount_is_back(host, tmp_path):
     agent = await host.start()
     async with agent.stub() as stub:
         header = agent.requests.for_action(MAKE, ACTION)
@@ -202,15 +306,21 @@ async def test_an_agent_does_not_start_on_a_pool_whose_mount_is_missing(host, tm
     agent.process.kill()
     await agent.died()
     (tmp_path / "fast").rename(tmp_path / "away")
-    with pytest.raises(DiedEarlyError, match="is it mounted"):
-        await host.start()  # on the empty folder of a mount point
+    agent = await host.start()  # on the empty folder of a mount point
+    async with agent.stub() as stub:
+        await stub.Compensate(agent.requests.compensate(UNDO, MAKE, ACTION))
+    failed = await agent.settle(UNDO)
+    assert (failed.state, failed.failure.reason) == (Attempt.STATE_FAILED, "POOL_FAILING")
+    assert "is it mounted" in failed.failure.message
     assert list((tmp_path / "fast").iterdir()) == []
+    await agent.stop()
     (tmp_path / "fast").rmdir()
     (tmp_path / "away").rename(tmp_path / "fast")
     agent = await host.start()
+    again = attempt_name("make", 3)
     async with agent.stub() as stub:
-        await stub.Compensate(agent.requests.compensate(UNDO, MAKE, ACTION))
-    assert (await agent.settle(UNDO)).state == Attempt.STATE_SUCCEEDED
+        await stub.Compensate(agent.requests.compensate(again, MAKE, ACTION))
+    assert (await agent.settle(again)).state == Attempt.STATE_SUCCEEDED
     assert host.images("fast") == []
     await agent.stop()
 
@@ -225,7 +335,7 @@ def invoke(*arguments: object):
 @pytest.mark.parametrize(
     ("described", "words"),
     [
-        (["x=none"], "does not exist: is it mounted? Make it first: mkdir"),
+        (["x=none"], "does not exist: is it mounted? If the pool is new, make it first: mkdir"),
         (["x=file"], "is a file"),
         (["x=file/below"], "cannot be reached: Not a directory"),
         (["x=a", "y=a"], "are one folder"),
