@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from agent import crash_points
@@ -29,7 +30,6 @@ from agent.drivers.folders import FolderType
 from agent.drivers.layout import Label
 from agent.drivers.plugins import ConfigInvalid, flag
 from agent.drivers.staging import Staging
-from countermand.rpc.errors import CountermandError
 
 NO_COW = "nocow"
 OPTIONS = {NO_COW: "new images are overwritten in place: faster under guests, without checksums"}
@@ -115,16 +115,11 @@ class SubvolumeStaging(Staging):
 
         What the image was before is then what is staged, and purged as that.
         """
-        try:
-            subvolumes.exchange(folder, self.layout.image(image_id))
-        except OSError as error:
-            try:
-                done = self.layout.label(image_id) == label
-            except (OSError, CountermandError):
-                done = True  # who can tell
-            if done:
-                raise OutcomeUnknown(self.error(error, image_id)) from error
-            raise
+        self.certainly(
+            image_id,
+            partial(subvolumes.exchange, folder, self.layout.image(image_id)),
+            lambda: self.layout.label(image_id) == label,
+        )
 
     def finish_replacing(self, work: Work, image_id: str, label: Label) -> None:
         """Makes sure that an exchange lasts; purges what the image was before."""

@@ -29,10 +29,9 @@ from pathlib import Path
 
 from agent import crash_points
 from agent.drivers import qemu
-from agent.drivers.content import FileContent, holds_data
 from agent.drivers.driver import Format, OutcomeUnknown, Resized, Step, Steps, Work
+from agent.drivers.ends import Ends
 from agent.drivers.layout import MARK, Change, Label, change_of, with_change
-from agent.drivers.qcow2 import HEAD_BYTES, read_head
 from agent.drivers.staging import Staging
 from countermand.rpc.errors import (
     Conflict,
@@ -63,6 +62,7 @@ class Resizing:
         self._staging = staging
         self._files = staging.files
         self._layout = staging.layout
+        self._ends = Ends(staging)
 
     def resize(
         self,
@@ -165,8 +165,7 @@ class Resizing:
         self._staging.refuse_read(image_id)
         path, _ = self._layout.data(image_id, label)
         if size_bytes > label.virtual_size_bytes:
-            if self._holds_data(image_id, label, label.virtual_size_bytes):
-                raise self._layout.unsafe(image_id, "there is data beyond the size of its label")
+            self._ends.need(image_id, label)
             if label.format is Format.RAW:
                 with self._staging.writing(path) as handle:
                     self._need_no_fence(work)
@@ -210,7 +209,7 @@ class Resizing:
             path, found = self._layout.data(image_id, label)
             size_bytes = label.virtual_size_bytes
             if label.format is Format.QCOW2:
-                if self._size(image_id, label) > size_bytes:
+                if self._layout.size(image_id, label) > size_bytes:
                     self._need_tool(label)
                     qemu.shrink(path, image=image_id, size_bytes=size_bytes)
                     self._flush(path)
@@ -248,8 +247,8 @@ class Resizing:
             if label is None or end is not _End.OURS:
                 return
             size_bytes = label.virtual_size_bytes
-            is_longer = self._size(image_id, label) > size_bytes
-            if is_longer and not self._holds_data(image_id, label, size_bytes):
+            is_longer = self._layout.size(image_id, label) > size_bytes
+            if is_longer and not self._ends.holds_data(image_id, label, size_bytes):
                 self._fit(image_id, label)
 
     @contextmanager
@@ -293,26 +292,9 @@ class Resizing:
 
     def _need_unused(self, image_id: str, label: Label, begin: int) -> None:
         """Raises if anything was written beyond an offset."""
-        if self._holds_data(image_id, label, begin):
+        if self._ends.holds_data(image_id, label, begin):
             pool_id = self._staging.config.pool_id
             raise Conflict(name=f"the new part of image {image_id} in pool {pool_id}")
-
-    def _holds_data(self, image_id: str, label: Label, begin: int) -> bool:
-        """Returns whether anything but zeros is there: data is told of in whole blocks."""
-        path, found = self._layout.data(image_id, label)
-        if label.format is Format.QCOW2:
-            if self._size(image_id, label) <= begin:
-                return False
-            self._need_tool(label)
-            return qemu.holds_data(path, image=image_id, begin=begin)
-        with self._staging.reading(path) as handle:
-            content = FileContent(
-                files=self._files,
-                handle=handle,
-                size_bytes=found.size_bytes,
-                identity=found.identity,
-            )
-            return holds_data(content, begin)
 
     def _need_tool(self, label: Label) -> None:
         if label.format is Format.QCOW2 and not qemu.is_installed():
@@ -322,14 +304,3 @@ class Resizing:
     def _flush(self, path: Path) -> None:
         with self._staging.writing(path) as handle:
             self._files.flush(handle)
-
-    def _size(self, image_id: str, label: Label) -> int:
-        """Returns the size that a guest sees, whatever the label says."""
-        path, found = self._layout.data(image_id, label)
-        if label.format is Format.RAW:
-            return found.size_bytes
-        buffer = bytearray(HEAD_BYTES)
-        with self._staging.reading(path) as handle:
-            count = self._files.pread(handle, memoryview(buffer), 0)
-        head = read_head(bytes(buffer[:count]))
-        return head.virtual_size_bytes if head else 0

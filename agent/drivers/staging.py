@@ -17,10 +17,12 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from agent import crash_points
 from agent.drivers.driver import Format, Made, OutcomeUnknown, PoolConfig, Step, Steps, Work
+from agent.drivers.failing import FULL, storage_error
 from agent.drivers.files import Files
 from agent.drivers.layout import AT, LABEL, LABEL_BYTES_MAX, MARK, Label, Layout, data_names
 from agent.drivers.room import Room
@@ -32,14 +34,11 @@ from countermand.rpc.errors import (
     GenerationMismatch,
     ImageExists,
     ImageInUse,
-    NoSpace,
     SnapshotExists,
-    StorageFailed,
 )
 
 log = logging.getLogger(__name__)
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
 
@@ -274,16 +273,26 @@ class Staging:
 
         With a label, so that it is the image's from then on.
         """
+
+        def has_moved() -> bool:
+            gone = self.files.stat(source) is None
+            # Or a fence has taken it away.
+            return gone and (label is None or self.layout.owner(image_id) == label)
+
+        self.certainly(image_id, partial(self.files.rename, source, target), has_moved)
+
+    def certainly(
+        self, image_id: str, effect: Callable[[], None], has_happened: Callable[[], bool]
+    ) -> None:
+        """Makes an effect that may fail and yet happen; an OSError says for certain it did not."""
         try:
-            self.files.rename(source, target)
+            effect()
         except OSError as error:
             try:
-                moved = self.files.stat(source) is None  # it failed, and yet it moved
-                if moved and label is not None:  # or a fence has taken it away
-                    moved = self.layout.owner(image_id) == label
+                happened = has_happened()
             except (OSError, CountermandError):
-                moved = True  # who can tell
-            if moved:
+                happened = True  # who can tell
+            if happened:
                 raise OutcomeUnknown(self.error(error, image_id)) from error
             raise
 
@@ -340,7 +349,7 @@ class Staging:
         try:
             self.files.make_folder(parent)
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in FULL:
                 raise
             return parent
         return staged
@@ -485,12 +494,7 @@ class Staging:
 
     def error(self, error: OSError, image_id: str) -> CountermandError:
         """Returns our error for one of the operating system's."""
-        if error.errno in _FULL:
-            return NoSpace(
-                pool=self.config.pool_id, needed=f"no room for the rest of image {image_id}"
-            )
-        name = errno.errorcode.get(error.errno or 0, str(error))
-        return StorageFailed(pool=self.config.pool_id, error=name, image=image_id)
+        return storage_error(error, pool_id=self.config.pool_id, image_id=image_id)
 
 
 def made(image_id: str, label: Label) -> Made:
