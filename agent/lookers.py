@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from agent.drivers import copying
 from agent.drivers.driver import Driver, Format, ImageFound, PoolFound, Step, Steps
-from agent.executors import Executor, Interrupted
+from agent.executors import Executor, Guard, Interrupted
 from countermand.rpc.errors import Busy, StorageFailed
 
 log = logging.getLogger(__name__)
@@ -78,11 +78,11 @@ class Lookers:
 
     async def find(self, driver: Driver, image_id: str) -> ImageFound:
         """Looks at one image."""
-        return await self._look(driver, partial(driver.find, image_id))
+        return await self.look(driver, partial(driver.find, image_id))
 
     async def list_images(self, driver: Driver, *, after: str, count_max: int) -> list[ImageFound]:
         """Lists images in order of their ids."""
-        return await self._look(
+        return await self.look(
             driver, partial(driver.list_images, after=after, count_max=count_max)
         )
 
@@ -134,10 +134,18 @@ class Lookers:
         finally:
             desk.reporting = None
 
-    async def _look(self, driver: Driver, function: Callable[[], T]) -> T:
+    async def look(self, driver: Driver, function: Callable[[], T]) -> T:
+        """Does something on a pool that ends within a moment, unless its storage hangs."""
+        return await self._share(driver, lambda: self._executor.call(function))
+
+    async def drive(self, driver: Driver, steps: Steps[T], guard: Guard) -> T:
+        """Does something on a pool step by step."""
+        return await self._share(driver, lambda: self._executor.drive(steps, guard))
+
+    async def _share(self, driver: Driver, begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
         desk = self._desks[driver.config.pool_id]
         await desk.looks.acquire()
-        looking = asyncio.ensure_future(self._executor.call(function))
+        looking = asyncio.ensure_future(begin())
 
         def ended(done: asyncio.Future[T]) -> None:
             desk.looks.release()

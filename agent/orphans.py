@@ -22,8 +22,7 @@ from agent.drivers.driver import (
     Surveys,
     Work,
 )
-from agent.executors import Executor
-from agent.lookers import CallGuard
+from agent.lookers import CallGuard, Lookers
 from agent.running import Running
 from agent.verbs import catalogue
 from agent.wire import action_of
@@ -56,12 +55,12 @@ class Orphans:
     def __init__(
         self,
         *,
-        executor: Executor,
+        lookers: Lookers,
         running: Mapping[str, Running],
         now: Callable[[], datetime],
     ) -> None:
         """Sees what is running as it changes."""
-        self._executor = executor
+        self._lookers = lookers
         self._running = running
         self._now = now
 
@@ -69,7 +68,7 @@ class Orphans:
         """Returns what is in a pool and is no image; nothing where its driver cannot tell."""
         if not isinstance(driver, Surveys):
             return ()
-        return await self._executor.call(driver.survey)
+        return await self._lookers.look(driver, driver.survey)
 
     def in_use(self, attempt: str) -> bool:
         """Returns whether an open attempt of this host works in the staging of one."""
@@ -89,7 +88,7 @@ class Orphans:
                 continue
             # Whoever begins meanwhile finds its staging gone, fails, and leaves nothing.
             try:
-                await self._executor.call(partial(_remove_staged, driver, attempt))
+                await self._lookers.look(driver, partial(_remove_staged, driver, attempt))
             except (OSError, CountermandError) as error:
                 removal.kept.append((attempt, _said(driver, attempt, error)))
             else:
@@ -107,7 +106,7 @@ class Orphans:
                 crash=crash.never,
             )
             try:
-                await self._executor.drive(_remove_image(driver, work, orphan), CallGuard())
+                await self._lookers.drive(driver, _remove_image(driver, work, orphan), CallGuard())
             except (OSError, CountermandError) as error:
                 removal.kept.append((orphan.image_id, _said(driver, orphan.image_id, error)))
             except OutcomeUnknown as unknown:

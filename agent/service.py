@@ -117,11 +117,9 @@ class AgentService(AgentServiceServicer):
         `identities` says of each pool which storage it is, as far as that is known.
         """
         self._runner = runner
-        self._serving = Serving(runner, servers or runner.executor, now=now)
         self._lookers = Lookers(runner.pools, lookers or runner.executor)
-        self._orphans = Orphans(
-            executor=lookers or runner.executor, running=runner.running, now=now
-        )
+        self._serving = Serving(runner, self._lookers, servers or runner.executor, now=now)
+        self._orphans = Orphans(lookers=self._lookers, running=runner.running, now=now)
         self._fencer = Fencer(runner, lookers or runner.executor)
         self._now = now
         self._version = version

@@ -20,6 +20,7 @@ from agent.drivers.driver import Content, Driver, Format
 from agent.drivers.files import aligned_buffer
 from agent.executors import Executor
 from agent.frames import Frame, frame_of
+from agent.lookers import Lookers
 from agent.runner import Runner
 from agent.tickets import TICKET_VALID, Ticket, Tickets, key_of
 from countermand.rpc import names
@@ -82,9 +83,17 @@ class _Stream:
 class Serving:
     """The images that one agent serves to others."""
 
-    def __init__(self, runner: Runner, executor: Executor, *, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        lookers: Lookers,
+        executor: Executor,
+        *,
+        now: Callable[[], datetime],
+    ) -> None:
         """Needs STREAMS_MAX threads for each pool; takes none before it is needed."""
         self._runner = runner
+        self._lookers = lookers
         self._executor = executor
         self._now = now
         self._made: Tickets | None = None
@@ -108,7 +117,7 @@ class Serving:
                 raise FieldInvalid(Violation(f"address.{part}", names.ID_RULE))
         header = await self._runner.challenge(request.header)
         driver = self._pool(address.pool_id)
-        await self._executor.call(lambda: driver.find(address.image_id))
+        await self._lookers.find(driver, address.image_id)
         ticket = (await self._tickets()).issue(
             pool_id=address.pool_id, image_id=address.image_id, attempt=header.attempt
         )

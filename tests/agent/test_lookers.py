@@ -12,7 +12,15 @@ import pytest
 from agent import lookers
 from agent.executors import ThreadExecutor
 from agent.lookers import DIGESTS_MAX, LOOKS_MAX, THREADS_PER_POOL, Lookers
+from agent.service import AgentService
 from countermand.rpc.errors import Busy
+from countermand.v1.agent_pb2 import (
+    GetHostRequest,
+    InspectRequest,
+    RemoveOrphansRequest,
+    SurveyPoolRequest,
+)
+from tests.agent.requests import CLUSTER, address, attempt_name
 from tests.agent.rig import Rig
 
 
@@ -40,6 +48,14 @@ class Hanging:
         self.calls.append("find")
         self.free.wait()
         return self._driver.find(image_id)
+
+    def survey(self):
+        self.free.wait()
+        return self._driver.survey()
+
+    def discard(self, attempt):
+        self.free.wait()
+        self._driver.discard(attempt)
 
     def digest(self, image_id):
         self.free.wait()
@@ -121,3 +137,33 @@ async def test_more_digests_than_a_pool_can_take_are_refused(hanging):
     slow.free.set()
     await asyncio.gather(*digests)
     assert (await looking.digest(slow, "base")).startswith("blake3-4m:")
+
+
+async def test_whatever_is_asked_of_a_pool_that_hangs_holds_up_no_other(tmp_path):
+    rig = Rig(tmp_path, options={"fast": {}, "slow": {}})
+    await rig.start()
+    for pool_id in rig.pools:
+        rig.put("base", b"x" * 512, pool_id=pool_id)
+    slow = rig.pools["slow"] = Hanging(rig.pools["slow"])
+    executor = ThreadExecutor(len(rig.pools) * THREADS_PER_POOL, name="look")
+    service = AgentService(rig.runner, now=lambda: rig.now, version="0", lookers=executor)
+    reads, stale = attempt_name("reads"), attempt_name("stale")
+    serve = rig.requests.serve(reads, "slow/base")
+    remove = RemoveOrphansRequest(cluster_id=CLUSTER, pool_id="slow", staged=[stale])
+    slow.free.clear()
+    waiting = [
+        asyncio.ensure_future(call)
+        for _ in range(THREADS_PER_POOL)
+        for call in (
+            service.ServeImage(serve, None),
+            service.SurveyPool(SurveyPoolRequest(pool_id="slow"), None),
+            service.RemoveOrphans(remove, None),
+        )
+    ]
+    await service.GetHost(GetHostRequest(), None)  # by then all of them have been begun
+    inspected = await service.Inspect(InspectRequest(address=address("fast/base")), None)
+    assert inspected.image.address == address("fast/base")
+    slow.free.set()
+    await asyncio.gather(*waiting)
+    executor.close()
+    await rig.runner.stop()

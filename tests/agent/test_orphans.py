@@ -8,6 +8,7 @@ import os
 import pytest
 
 from agent.drivers.driver import OddityKind
+from agent.lookers import Lookers
 from agent.orphans import Orphans
 from countermand.v1.agent_pb2 import Orphan
 from countermand.v1.attempt_pb2 import Attempt
@@ -28,7 +29,11 @@ async def rig(tmp_path):
 
 
 def orphans(rig: Rig) -> Orphans:
-    return Orphans(executor=rig.runner.executor, running=rig.runner.running, now=lambda: NOW)
+    return Orphans(
+        lookers=Lookers(rig.pools, rig.runner.executor),
+        running=rig.runner.running,
+        now=lambda: NOW,
+    )
 
 
 async def remove(rig: Rig, *images: Orphan, staged: tuple[str, ...] = ()):
