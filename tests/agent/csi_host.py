@@ -27,12 +27,13 @@ class CsiHost:
 
     folder: Path
     words: tuple[str, ...] = ()  # of its command line, besides
+    node: str = "here"
     process: subprocess.Popen[str] | None = field(default=None, init=False)
 
     @property
     def socket(self) -> Path:
         """Returns where it listens; the path of a socket is short."""
-        return self.folder / "s"
+        return self.folder / f"s-{self.node}"
 
     def start(self) -> None:
         """Starts it, and returns once it answers."""
@@ -44,6 +45,7 @@ class CsiHost:
                 "tests.agent.csi_plugin",
                 f"--socket={self.socket}",
                 f"--folder={store}",
+                f"--node={self.node}",
                 *self.words,
             ],
             stdout=subprocess.PIPE,
@@ -65,6 +67,16 @@ class CsiHost:
         if self.process.stdout is not None:
             self.process.stdout.close()
         self.process = None
+
+    @contextmanager
+    def on_another_host(self, node: str = "there") -> Iterator[CsiHost]:
+        """Yields the same plug-in as another host has it: with the same volumes."""
+        other = CsiHost(self.folder, words=self.words, node=node)
+        other.start()
+        try:
+            yield other
+        finally:
+            other.kill()
 
     @contextmanager
     def started_again(self) -> Iterator[None]:
@@ -92,6 +104,19 @@ class CsiHost:
         """Returns the ids of what is there."""
         return {path.stem for path in (self.folder / "store" / kind).glob("*.json")}
 
+    def nodes(self) -> set[str]:
+        """Returns the nodes that have any volume."""
+        found = (self.folder / "store/shown").glob("*.json")
+        return set().union(*(json.loads(path.read_text()) for path in found))
+
+    def switched_off(self, node: str) -> None:
+        """Forgets what a node had, as it does itself when it is switched off."""
+        for path in (self.folder / "store/shown").glob("*.json"):
+            left = {key: here for key, here in json.loads(path.read_text()).items() if key != node}
+            path.write_text(json.dumps(left))
+            if not left:
+                path.unlink()
+
     @contextmanager
     def agreeing(self, folder: Path) -> Iterator[None]:
         """Makes sure that in the end there is what the labels below a folder name, and no more."""
@@ -114,7 +139,8 @@ class CsiHost:
     def config(self, pool: Path, **options: str) -> dict[str, Any]:
         """Returns how a pool is described whose labels are in a folder."""
         # Shown by a hard link: on the plug-in's own file system.
-        targets = self.folder / "targets" / hashlib.sha256(str(pool).encode()).hexdigest()[:8]
+        place = f"{self.node} {pool}".encode()
+        targets = self.folder / "targets" / hashlib.sha256(place).hexdigest()[:8]
         told = {"labels": str(pool), "targets": str(targets), "patience": PATIENCE_S, **options}
         return {"driver": "csi", "path": self.socket, "options": told}
 
@@ -131,11 +157,11 @@ def named(labels: Path) -> set[str]:
 
 
 @contextmanager
-def running(*words: str) -> Iterator[CsiHost]:
+def running(*words: str, node: str = "here") -> Iterator[CsiHost]:
     """Yields a plug-in that runs, with all that it has in memory, where flushing costs nothing."""
     memory = Path("/dev/shm")
     root = Path(tempfile.mkdtemp(prefix="csi-", dir=memory if memory.is_dir() else None))
-    host = CsiHost(root, words=words)
+    host = CsiHost(root, words=words, node=node)
     host.start()
     try:
         yield host

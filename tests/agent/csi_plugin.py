@@ -32,7 +32,6 @@ from agent.drivers.csi.v1 import csi_pb2 as csi
 from agent.drivers.csi.v1 import csi_pb2_grpc
 
 MIB = 2**20
-NODE_ID = "here"
 CONTROLLER = (
     "CREATE_DELETE_VOLUME",
     "PUBLISH_UNPUBLISH_VOLUME",
@@ -42,6 +41,7 @@ CONTROLLER = (
     "CLONE_VOLUME",
 )
 NODE = ("STAGE_UNSTAGE_VOLUME",)
+NOWHERE: dict[str, Any] = {"targets": [], "staged": ""}  # a volume, on a node
 
 
 class RefusedError(Exception):
@@ -156,6 +156,7 @@ class Plugin:
         name: str,
         secret: str,
         zone: str,
+        node_id: str,
         forgetful: bool,
         controller: list[str],
         node: list[str],
@@ -165,6 +166,7 @@ class Plugin:
         self.name = name
         self.secret = secret
         self.zone = zone
+        self.node_id = node_id
         self.forgetful = forgetful
         self.controller = controller
         self.node = node
@@ -269,22 +271,33 @@ class Plugin:
         need(request.volume_id, "volume_id")
         need(request.node_id, "node_id")
         need(request.HasField("volume_capability"), "volume_capability")
-        if request.node_id != NODE_ID:
-            refuse("NOT_FOUND", f"no node {request.node_id}")
         with self.store.busy(request.volume_id):
             self.store.get("volumes", request.volume_id)
-            shown = self.store.all("shown").get(request.volume_id, {"targets": [], "staged": ""})
+            shown = self.store.all("shown").get(request.volume_id, {})
+            if others := sorted({*shown} - {request.node_id}):
+                refuse("FAILED_PRECONDITION", f"it is published to {others}")  # a single writer
+            shown.setdefault(request.node_id, dict(NOWHERE))
             self.store.put("shown", request.volume_id, **shown)
         return csi.ControllerPublishVolumeResponse(publish_context={"attached": "yes"})
 
     def ControllerUnpublishVolume(self, request):
         need(request.volume_id, "volume_id")
+        need(request.node_id, "node_id")
         with self.store.busy(request.volume_id):
-            shown = self.store.all("shown").get(request.volume_id)
-            if shown is not None and (shown["targets"] or shown["staged"]):
+            shown = self.store.all("shown").get(request.volume_id, {})
+            places = shown.pop(request.node_id, NOWHERE)
+            # What another node has, its own plug-in knows alone: that one is cut off.
+            if request.node_id == self.node_id and places != NOWHERE:
                 refuse("FAILED_PRECONDITION", "the node still has it")
-            self.store.drop("shown", request.volume_id)
+            self._write(request.volume_id, shown)
         return csi.ControllerUnpublishVolumeResponse()
+
+    def _write(self, volume_id: str, shown: dict[str, Any]) -> None:
+        """Writes down on which nodes a volume is."""
+        if shown:
+            self.store.put("shown", volume_id, **shown)
+        else:
+            self.store.drop("shown", volume_id)
 
     def ValidateVolumeCapabilities(self, request):
         need(request.volume_id, "volume_id")
@@ -356,7 +369,7 @@ class Plugin:
 
     def NodeGetInfo(self, _request):
         here = csi.Topology(segments={"zone": self.zone}) if self.zone else None
-        return csi.NodeGetInfoResponse(node_id=NODE_ID, accessible_topology=here)
+        return csi.NodeGetInfoResponse(node_id=self.node_id, accessible_topology=here)
 
     def NodeGetCapabilities(self, _request):
         reply = csi.NodeGetCapabilitiesResponse()
@@ -364,21 +377,31 @@ class Plugin:
             reply.capabilities.add().rpc.type = csi.NodeServiceCapability.RPC.Type.Value(name)
         return reply
 
-    def _shown(self, request: Any) -> dict[str, Any]:
-        """Returns what is written down of a volume that the controller has published."""
+    def _here(self, request: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns where a volume is on all nodes, and on this one: the controller published it."""
         self.store.get("volumes", request.volume_id)
-        shown = self.store.all("shown").get(request.volume_id)
-        if shown is None and "PUBLISH_UNPUBLISH_VOLUME" in self.controller:
+        shown = self.store.all("shown").get(request.volume_id, {})
+        if "PUBLISH_UNPUBLISH_VOLUME" in self.controller and self.node_id not in shown:
             refuse("FAILED_PRECONDITION", "the controller has not published it")
-        return shown or {"targets": [], "staged": ""}
+        return shown, shown.setdefault(self.node_id, dict(NOWHERE))
+
+    def _left(self, volume_id: str, **changed: Any) -> None:
+        """Writes down what is left of a volume on this node, if it is there at all."""
+        shown = self.store.all("shown").get(volume_id, {})
+        if self.node_id not in shown:
+            return
+        shown[self.node_id] |= changed
+        if shown[self.node_id] == NOWHERE and "PUBLISH_UNPUBLISH_VOLUME" not in self.controller:
+            del shown[self.node_id]
+        self._write(volume_id, shown)
 
     def NodeStageVolume(self, request):
         need(request.volume_id, "volume_id")
         need(request.staging_target_path, "staging_target_path")
         need(request.HasField("volume_capability"), "volume_capability")
         with self.store.busy(request.volume_id):
-            shown = self._shown(request)
-            shown["staged"] = request.staging_target_path
+            shown, here = self._here(request)
+            here["staged"] = request.staging_target_path
             self.store.put("shown", request.volume_id, **shown)
         return csi.NodeStageVolumeResponse()
 
@@ -386,8 +409,7 @@ class Plugin:
         need(request.volume_id, "volume_id")
         need(request.staging_target_path, "staging_target_path")
         with self.store.busy(request.volume_id):
-            if (shown := self.store.all("shown").get(request.volume_id)) is not None:
-                self.store.put("shown", request.volume_id, **{**shown, "staged": ""})
+            self._left(request.volume_id, staged="")
         return csi.NodeUnstageVolumeResponse()
 
     def NodePublishVolume(self, request):
@@ -395,13 +417,13 @@ class Plugin:
         need(request.target_path, "target_path")
         need(request.HasField("volume_capability"), "volume_capability")
         with self.store.busy(request.volume_id):
-            shown = self._shown(request)
-            if "STAGE_UNSTAGE_VOLUME" in self.node and not shown["staged"]:
+            shown, here = self._here(request)
+            if "STAGE_UNSTAGE_VOLUME" in self.node and not here["staged"]:
                 refuse("FAILED_PRECONDITION", "it is not staged")
             target = Path(request.target_path)
             if not target.exists():
                 target.hardlink_to(self.store.data("volumes", request.volume_id))
-            shown["targets"] = sorted({*shown["targets"], request.target_path})
+            here["targets"] = sorted({*here["targets"], request.target_path})
             self.store.put("shown", request.volume_id, **shown)
         return csi.NodePublishVolumeResponse()
 
@@ -410,10 +432,10 @@ class Plugin:
         need(request.target_path, "target_path")
         with self.store.busy(request.volume_id):
             self.store.get("volumes", request.volume_id)
-            if (shown := self.store.all("shown").get(request.volume_id)) is not None:
-                Path(request.target_path).unlink(missing_ok=True)
-                left = sorted({*shown["targets"]} - {request.target_path})
-                self.store.put("shown", request.volume_id, **{**shown, "targets": left})
+            shown = self.store.all("shown").get(request.volume_id, {})
+            Path(request.target_path).unlink(missing_ok=True)
+            targets = {*shown.get(self.node_id, NOWHERE)["targets"]} - {request.target_path}
+            self._left(request.volume_id, targets=sorted(targets))
         return csi.NodeUnpublishVolumeResponse()
 
 
@@ -452,6 +474,7 @@ def main() -> None:
     parser.add_argument("--name", default="files.test.countermand")
     parser.add_argument("--secret", default="", help="the word that must come with every call")
     parser.add_argument("--zone", default="", help="from where alone its volumes are reached")
+    parser.add_argument("--node", default="here", help="which host this is")
     parser.add_argument("--forgetful", action="store_true", help="of what clones were made from")
     words = parser.parse_args()
     missing = set(words.without.split(","))
@@ -460,6 +483,7 @@ def main() -> None:
         name=words.name,
         secret=words.secret,
         zone=words.zone,
+        node_id=words.node,
         forgetful=words.forgetful,
         controller=[name for name in CONTROLLER if name not in missing],
         node=[name for name in NODE if name not in missing],

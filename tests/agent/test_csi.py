@@ -19,7 +19,7 @@ from agent import crash_points
 from agent.drivers.csi.driver import CSI, CsiDriver
 from agent.drivers.csi.plugin import Abilities
 from agent.drivers.csi.pool import EVERYTHING, verbs_of
-from agent.drivers.csi.volumes import name_of
+from agent.drivers.csi.records import name_of
 from agent.drivers.driver import Format, OddityKind, PoolConfig, Step, Work
 from agent.drivers.plugins import ConfigInvalid
 from countermand.rpc import crash

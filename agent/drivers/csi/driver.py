@@ -35,7 +35,9 @@ from agent.drivers.csi.pool import EVERYTHING, CsiPool, verbs_of
 from agent.drivers.csi.removing import Removing
 from agent.drivers.driver import Driver, Made, PoolConfig, Step, Steps, Work
 from agent.drivers.files import Files, RealFiles
-from agent.drivers.folders import FolderType
+from agent.drivers.folders import FolderType, words
+from agent.drivers.layout import MARK, Layout
+from agent.drivers.plugins import ConfigInvalid
 from countermand.rpc.errors import VerbUnsupported
 
 
@@ -132,11 +134,37 @@ class CsiType:
         """Serves a pool; marks it if nobody has: its volumes are named after its identity."""
         if not identity and not pool.read_only:
             identity = self.mark(pool, str(uuid.uuid4()))
-        return CsiDriver(pool, options_of.read(pool), RealFiles(), identity)
+        options = options_of.read(pool)
+        _take_targets(pool, options, identity)
+        return CsiDriver(pool, options, RealFiles(), identity)
 
 
 def _labels(pool: PoolConfig) -> PoolConfig:
     return replace(pool, path=options_of.read(pool).labels)
+
+
+def _take_targets(pool: PoolConfig, options: Options, identity: str) -> None:
+    """Marks where volumes are shown as this pool's: another one would take back what it uses.
+
+    Raises:
+        ConfigInvalid: It is another pool's already, be it of another agent of this host.
+    """
+    targets, identity = options.targets, identity or f"the labels in {options.labels}"
+    where = f"pool {pool.pool_id}: targets={targets}"
+    try:
+        targets.mkdir(mode=0o750, parents=True, exist_ok=True)
+        mark = Layout(pool.pool_id, targets, RealFiles()).mark()
+    except OSError as error:
+        raise ConfigInvalid(f"{where} cannot be used: {words(error)}") from error
+    except ValueError:
+        raise ConfigInvalid(f"{where}: {MARK} in it says nothing that we wrote") from None
+    if mark is None:
+        _LABELS.mark(replace(pool, path=targets), identity)
+    elif (mark.pool_id, mark.identity) != (pool.pool_id, identity):
+        raise ConfigInvalid(
+            f"{where} is where pool {mark.pool_id} of {mark.identity} shows volumes: name one of"
+            f" its own, or remove {targets / MARK} if that pool is no more"
+        )
 
 
 def _never(pool: PoolConfig, _identity: str) -> Driver:

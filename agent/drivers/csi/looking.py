@@ -15,8 +15,8 @@ from agent.drivers import copying, surveying
 from agent.drivers.csi.node import CAPABILITY
 from agent.drivers.csi.plugin import Answer, sending
 from agent.drivers.csi.pool import KNOWN, ONCE_S, CsiPool
+from agent.drivers.csi.records import RECORD, Record, Thing
 from agent.drivers.csi.v1 import csi_pb2 as csi
-from agent.drivers.csi.volumes import RECORD, Record, Thing
 from agent.drivers.driver import (
     Content,
     Format,
@@ -197,11 +197,23 @@ class Looking:
         ours = {KNOWN, self._pool.options.targets.name}
         with self._pool.staging.translating("any image"):
             found = [
-                oddity
+                self._with_record(oddity)
                 for oddity in surveying.survey(self._pool.layout)
                 if oddity.name not in ours and not oddity.name.endswith(f"/{RECORD}")
             ]
             return [*found, *self._without_volume()]
+
+    def _with_record(self, oddity: Oddity) -> Oddity:
+        """Returns what is told of something half-made, whose record may be damaged."""
+        if oddity.kind is not OddityKind.STAGED:
+            return oddity
+        own = self._pool.layout.path / oddity.name
+        for folder in (own, own / "image"):
+            try:
+                self._pool.records.read(folder)
+            except ImageUnsafe as error:
+                return replace(oddity, why=error.metadata["why"])
+        return oddity
 
     def _without_volume(self) -> Iterator[Oddity]:
         """Yields the images whose volumes the plug-in does not list any more."""

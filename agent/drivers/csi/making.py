@@ -15,10 +15,10 @@ import grpc
 
 from agent.drivers import copying
 from agent.drivers.content import FileContent
-from agent.drivers.csi.node import Padded, size_of, wipe
+from agent.drivers.csi.device import Padded, size_of, wipe
 from agent.drivers.csi.plugin import Answer, Kind, NotSettled
 from agent.drivers.csi.pool import CsiPool
-from agent.drivers.csi.volumes import Record, Thing
+from agent.drivers.csi.records import Record, Thing
 from agent.drivers.digest import Leaves
 from agent.drivers.driver import Content, Format, Made, OutcomeUnknown, Source, Steps, Work
 from agent.drivers.files import FileKind
@@ -51,7 +51,7 @@ class Making:
         def fill(folder: Path) -> Steps[Label]:
             record = yield from self._volume(work, folder, image_id, size_bytes=size_bytes)
             if not self._pool.options.zeroed:
-                with self._writing(record, image_id) as handle:
+                with self._writing(folder, record, image_id) as handle:
                     yield from wipe(handle, 0, size_of(handle))
                     self._pool.node.files.flush(handle)
             return self._label(work, record)
@@ -199,7 +199,7 @@ class Making:
         take_digest: bool,
     ) -> Steps[Label]:
         """Copies a content into a volume, which may be larger: the rest reads as zeros."""
-        with self._writing(record, image_id) as handle:
+        with self._writing(folder, record, image_id) as handle:
             size = size_of(handle)
             if size < content.size_bytes:
                 why = f"it made {size} bytes for {content.size_bytes}"
@@ -237,8 +237,16 @@ class Making:
         return self._pool.staging.label(work, Format.RAW, record.capacity_bytes)
 
     @contextmanager
-    def _writing(self, record: Record, image_id: str) -> Iterator[int]:
+    def _writing(self, folder: Path, record: Record, image_id: str) -> Iterator[int]:
+        """Shows a volume to be written to; where others may fence it, they know by whom."""
+        here = self._pool.abilities.node_id
+        if self._pool.config.shared and here not in record.nodes:
+            nodes = (*record.nodes, here)
+            self._pool.records.write(folder, replace(record, nodes=nodes))
         with self._pool.node.device(
             record.id, record.context, image=image_id, to_write=True
         ) as handle:
             yield handle
+        # Whoever uses the image later is none of those who may be cut off.
+        if self._pool.config.shared:
+            self._pool.records.write(folder, replace(record, nodes=()))

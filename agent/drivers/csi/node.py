@@ -11,8 +11,6 @@ taken back by the next sweep.
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import fcntl
 import hashlib
 import json
@@ -20,17 +18,16 @@ import logging
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
 
-from agent.drivers.csi.plugin import Abilities, Answer, Plugin, sending
+from agent.drivers.csi.device import DeviceFiles
+from agent.drivers.csi.plugin import Abilities, Answer, Kind, Plugin, StillWritten, sending
 from agent.drivers.csi.v1 import csi_pb2 as csi
-from agent.drivers.driver import Content, Step, Steps
-from agent.drivers.files import RealFiles, aligned_buffer
 from countermand.rpc.errors import CountermandError
 
 log = logging.getLogger(__name__)
@@ -44,12 +41,6 @@ CAPABILITY = csi.VolumeCapability(
 )
 
 _NOTE = "volume.json"
-
-# linux/falloc.h: what is punched out of a block device reads as zeros, or the call fails.
-_PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
-_WIPE_BYTES = 256 * 2**20  # between two looks at whether it is still wanted
-_ZERO_BYTES = 4 * 2**20
-_CANNOT_PUNCH = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV, errno.ENOSYS}
 
 
 @dataclass(slots=True)
@@ -113,6 +104,42 @@ class Node:
             if folder.exists():
                 self._claim(shown, folder, volume_id, image)
                 self._hide(shown, folder, volume_id, image)
+
+    def take_from(self, volume_id: str, nodes: Sequence[str], *, image: str, place: str) -> None:
+        """Returns once none of these nodes but this one can write to a volume.
+
+        Of a host that is lost: what it shows, nobody can take back there.
+
+        Raises:
+            StillWritten: The plug-in cannot cut it off, or does not say that it has.
+            NotSettled: It has not so far.
+        """
+        self.need_to_reach(nodes, image=image, place=place)
+        for node in self._others(nodes):
+            detach = csi.ControllerUnpublishVolumeRequest(
+                volume_id=volume_id, node_id=node, secrets=self._plugin.secrets
+            )
+            try:
+                self._plugin.ask(sending(self._plugin.controller.ControllerUnpublishVolume, detach))
+            except Answer as answer:
+                if answer.kind is Kind.REFUSED:
+                    raise self._still_written(node, str(answer), image, place) from answer
+                raise self._plugin.not_settled(answer, image) from answer
+
+    def need_to_reach(self, nodes: Sequence[str], *, image: str, place: str) -> None:
+        """Raises StillWritten unless the plug-in could cut all of these nodes off."""
+        if "PUBLISH_UNPUBLISH_VOLUME" in self._abilities().controller:
+            return
+        for node in self._others(nodes):
+            why = "its plug-in has no PUBLISH_UNPUBLISH_VOLUME to cut it off with"
+            raise self._still_written(node, why, image, place)
+
+    def _others(self, nodes: Sequence[str]) -> list[str]:
+        return [node for node in nodes if node != self._abilities().node_id]
+
+    def _still_written(self, node: str, why: str, image: str, place: str) -> StillWritten:
+        pool, holder = self._plugin.pool_id, f"node {node}"
+        return StillWritten(image=image, pool=pool, holder=holder, why=why, record=place)
 
     def sweep(self) -> None:
         """Takes back what nobody uses; what cannot be is left for the next time."""
@@ -285,81 +312,3 @@ def _lock_note(folder: Path, volume_id: str) -> int:
             os.close(handle)
             raise
         os.close(handle)  # whoever had it has removed it meanwhile
-
-
-def size_of(handle: int) -> int:
-    """Returns how many bytes a device has."""
-    return os.lseek(handle, 0, os.SEEK_END)
-
-
-class DeviceFiles(RealFiles):
-    """The operating system's files, for what has one size for good and may know no holes."""
-
-    def truncate(self, handle: int, size_bytes: int) -> None:
-        """Leaves a device as long as it is: it was wiped before."""
-
-    def next_data(self, handle: int, offset: int) -> tuple[int, int] | None:
-        """Returns the next extent that holds data; all of a device may be."""
-        try:
-            return super().next_data(handle, offset)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-        size = size_of(handle)
-        return (offset, size) if offset < size else None
-
-
-def wipe(handle: int, begin: int, end: int) -> Steps[None]:
-    """Makes a device read as zeros, without writing them where it can."""
-    offset = begin
-    punches = True
-    zeros = aligned_buffer(_ZERO_BYTES)
-    while offset < end:
-        yield Step(pulse=1 + offset // _ZERO_BYTES)
-        length = min(end - offset, _WIPE_BYTES if punches else _ZERO_BYTES)
-        if punches and not _punch(handle, offset, length):
-            punches = False
-            continue
-        if not punches:
-            RealFiles().pwrite(handle, zeros[:length], offset)
-        offset += length
-
-
-def _punch(handle: int, offset: int, length: int) -> bool:
-    """Makes a range read as zeros; False where it cannot be done without writing them."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    call = libc.fallocate64 if hasattr(libc, "fallocate64") else libc.fallocate
-    call.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-    if call(handle, _PUNCH_HOLE_KEEP_SIZE, offset, length) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in _CANNOT_PUNCH:
-        return False
-    raise OSError(number, os.strerror(number))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Padded:
-    """A content, and zeros after it: what a guest reads of a volume that is larger."""
-
-    content: Content
-    size_bytes: int
-
-    @property
-    def identity(self) -> str:
-        """Returns the content's own: the zeros are always the same."""
-        return self.content.identity
-
-    def next_data(self, offset: int) -> tuple[int, int] | None:
-        """Returns the next extent that holds data; the zeros are none."""
-        return self.content.next_data(offset) if offset < self.content.size_bytes else None
-
-    def pread(self, buffer: memoryview, offset: int) -> int:
-        """Fills the buffer from an offset; returns how much there was."""
-        wanted = max(0, min(len(buffer), self.size_bytes - offset))
-        there = max(0, min(wanted, self.content.size_bytes - offset))
-        done = self.content.pread(buffer[:there], offset) if there else 0
-        if done < there:
-            return done
-        buffer[there:wanted] = bytes(wanted - there)
-        return wanted

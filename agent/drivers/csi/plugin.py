@@ -26,7 +26,7 @@ import grpc
 from agent.drivers.csi.v1 import csi_pb2 as csi
 from agent.drivers.csi.v1.csi_pb2_grpc import ControllerStub, IdentityStub, NodeStub
 from agent.drivers.driver import Step, Steps
-from countermand.rpc.errors import CountermandError, StorageFailed
+from countermand.rpc.errors import CountermandError, ImageInUse, StorageFailed
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +100,14 @@ class NotSettled(StorageFailed):
     def as_failed(self) -> StorageFailed:
         """Returns the error that says the same of an attempt that has ended."""
         return StorageFailed(**self.metadata)
+
+
+class StillWritten(ImageInUse):
+    """{image} in pool {pool} may still be written to by {holder} ({why}).
+
+    Start the agent there again; once that machine is off for good, or was started anew, empty
+    `nodes` in {record}, and try again.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,12 +6,14 @@ import json
 import logging
 import uuid
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from agent.drivers.content import FileContent
 from agent.drivers.csi.node import Node
 from agent.drivers.csi.options import Options
 from agent.drivers.csi.plugin import Abilities, Answer, Plugin
-from agent.drivers.csi.volumes import Record, Records, VolumeLayout, Volumes, name_of
+from agent.drivers.csi.records import Record, Records, name_of, write_durably
+from agent.drivers.csi.volumes import VolumeLayout, Volumes
 from agent.drivers.driver import Format, PoolConfig, Work
 from agent.drivers.files import Files
 from agent.drivers.layout import Label
@@ -53,7 +55,7 @@ class CsiPool:
         self.plugin = Plugin(
             config.pool_id, config.path, secrets=options.secrets, patience_s=options.patience_s
         )
-        self.records = Records(files)
+        self.records = Records(config.pool_id, options.labels, files)
         self.node = Node(self.plugin, options.targets, lambda: self.abilities)
         self.volumes = Volumes(self.plugin, self.node, self.records)
         self.layout = VolumeLayout(
@@ -70,40 +72,45 @@ class CsiPool:
 
     def meet(self, *, asked_only: bool = False) -> Abilities:
         """Returns what the plug-in can do, or could when it was last heard."""
-        known = self._remembered()
+        known = self._remembered(self.options.labels)
+        # Which node it is, no host can know from another's plug-in.
+        own = self.options.targets if self.config.shared else self.options.labels
+        known_here = self._remembered(own)
         where = f"pool {self.config.pool_id}: the plug-in at {self.config.path}"
         try:
             met = self.plugin.abilities(patience_s=ONCE_S)
         except Answer as answer:
             if asked_only:
                 raise
-            if known is None:
+            if known_here is None:
                 raise ConfigInvalid(f"{where} does not answer ({answer}): is it running?") from None
             log.warning("plugin.away", extra={"pool": self.config.pool_id, "error": str(answer)})
-            return known
+            return known_here
         if known is not None and known.name != met.name:
             why = f"is {met.name}; what is in this pool was made by {known.name}"
             raise ConfigInvalid(f"{where} {why}: is this the right socket?")
-        if met != known and not self.config.read_only:
-            self._remember(met)
+        if not self.config.read_only:
+            if known is None:
+                self._remember(self.options.labels, met)
+            if met != known_here:
+                self._remember(own, met)
         return met
 
-    def _remembered(self) -> Abilities | None:
+    def _remembered(self, folder: Path) -> Abilities | None:
         try:
-            fields = json.loads((self.options.labels / KNOWN).read_text())
+            fields = json.loads((folder / KNOWN).read_text())
             sets = {key: frozenset(fields[key]) for key in ("controller", "node")}
             return Abilities(**{**fields, **sets})
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
-            where = self.options.labels / KNOWN
-            raise ConfigInvalid(f"pool {self.config.pool_id}: cannot read {where}") from error
+            where, todo = folder / KNOWN, "remove it once the plug-in answers"
+            why = f"pool {self.config.pool_id}: cannot read {where}: {todo}"
+            raise ConfigInvalid(why) from error
 
-    def _remember(self, met: Abilities) -> None:
+    def _remember(self, folder: Path, met: Abilities) -> None:
         fields = {**asdict(met), "controller": sorted(met.controller), "node": sorted(met.node)}
-        draft = self.options.labels / f"{KNOWN}.new"
-        draft.write_text(json.dumps(fields, indent=1))
-        draft.replace(self.options.labels / KNOWN)
+        write_durably(self.files, folder / KNOWN, json.dumps(fields, indent=1).encode())
 
     def image(self, name: str) -> tuple[Label, Record]:
         """Returns the label and the record of an image, or of a snapshot by its name."""

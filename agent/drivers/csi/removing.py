@@ -9,10 +9,10 @@ from agent import crash_points
 from agent.drivers import fencing
 from agent.drivers.csi.plugin import NotSettled
 from agent.drivers.csi.pool import CsiPool
-from agent.drivers.csi.volumes import Record
+from agent.drivers.csi.records import Record
 from agent.drivers.driver import OutcomeUnknown, SnapshotGone, Step, Steps, Work
 from agent.drivers.layout import snapshot_name
-from countermand.rpc.errors import ImageInUse, ImageNotFound, SnapshotNotFound
+from countermand.rpc.errors import ImageInUse, ImageNotFound, ImageUnsafe, SnapshotNotFound
 
 
 class Removing:
@@ -76,7 +76,10 @@ class Removing:
     def _refuse_needed(self, image_id: str, record: Record) -> None:
         """Raises while something is being made from an image: it could not be asked for again."""
         for attempt in self._pool.layout.attempts_staged():
-            staged = self._pool.records.read(self._pool.layout.staged(attempt))
+            try:
+                staged = self._pool.records.read(self._pool.layout.staged(attempt))
+            except ImageUnsafe:
+                continue  # it cannot be asked for again in any case
             if staged is not None and record.id and staged.source == record.id:
                 raise ImageInUse(image=image_id, pool=self._pool.config.pool_id, holder=attempt)
 
@@ -130,6 +133,13 @@ class Removing:
     def fence(self, attempt: str) -> None:
         """Returns once no effect of an attempt can begin or become visible; some may be there."""
         with self._pool.staging.translating("any image"):
+            # Before it is kept out of anything: where it cannot be cut off, it may as well go on.
+            # What it begins from here on is refused by whoever purges it.
+            folder = self._pool.layout.staged(attempt)
+            record = self._pool.records.read(folder)
+            if record is not None:
+                place = self._pool.records.place(folder)
+                self._pool.node.need_to_reach(record.nodes, image=record.name, place=place)
             fencing.fence(self._pool.staging, attempt)
 
     def remove_fence(self, attempt: str) -> None:

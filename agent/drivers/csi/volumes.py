@@ -12,6 +12,9 @@ for the same volume, and one attempt asks for it as often as it likes. A record 
 for a volume that may exist, or be on its way: asking for it once more is what tells its id, since a
 listing tells no names. That may even make the volume, for a moment, which is then removed.
 
+While a host that shares the pool writes to a volume, its record names the host's node: whoever
+removes what a lost host had half made takes the volume from there first, or leaves it.
+
 A volume is removed before its record is; so whatever was taken out of sight can be purged by
 anybody who finds the record, as often as it takes. Who has lost the records has lost the pool, as
 with any driver: they belong on storage as safe as the volumes.
@@ -19,12 +22,8 @@ with any driver: they belong on storage as safe as the volumes.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -41,6 +40,7 @@ from agent.drivers.csi.plugin import (
     sending,
     waiting,
 )
+from agent.drivers.csi.records import RECORD, Record, Records, Thing
 from agent.drivers.csi.v1 import csi_pb2 as csi
 from agent.drivers.driver import OutcomeUnknown, Step, Steps, Work
 from agent.drivers.files import FileKind, Files, FileStat
@@ -53,15 +53,8 @@ from countermand.rpc.errors import (
     Violation,
 )
 
-RECORD = "volume.json"
-RECORD_BYTES_MAX = 256 * 1024
-
 # Kept by the journal before a plug-in is asked, so that a next life goes on with the record.
 ASKED = json.dumps({"asked": True})
-
-# Of 128 that the interface allows: arrays that carry the name on allow fewer.
-_READABLE_MAX = 20
-_NOT_EVERYWHERE = re.compile(r"[^a-z0-9-]")
 
 # Said of a name that the plug-in would have known, had it ever made something under it.
 _PROVE_ABSENCE = frozenset(
@@ -73,93 +66,6 @@ _PROVE_ABSENCE = frozenset(
         grpc.StatusCode.UNIMPLEMENTED,
     }
 )
-
-
-class Thing(StrEnum):
-    """What a record stands for."""
-
-    VOLUME = "VOLUME"
-    SNAPSHOT = "SNAPSHOT"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """What a plug-in is asked for, and what it answered."""
-
-    thing: Thing
-    name: str
-    size_bytes: int = 0  # at least; of volumes
-    source: str = ""  # the id of the volume that it is made from
-    parameters: Mapping[str, str] = field(default_factory=dict)
-    topology: Mapping[str, str] = field(default_factory=dict)  # from where it must be reached
-    id: str = ""  # empty until the plug-in told it
-    context: Mapping[str, str] = field(default_factory=dict)  # goes with every use of it
-    capacity_bytes: int = 0
-
-    def encode(self) -> bytes:
-        """Returns the file's content."""
-        return json.dumps(asdict(self), indent=1).encode()
-
-    @classmethod
-    def decode(cls, data: bytes) -> Record:
-        """Reads the file's content.
-
-        Raises:
-            ValueError: It is no record.
-        """
-        try:
-            fields = json.loads(data)
-            return cls(**{**fields, "thing": Thing(fields["thing"])})
-        except (KeyError, TypeError) as error:
-            raise ValueError(str(error)) from error
-
-
-def name_of(pool: str, cluster_id: str, attempt: str, image: str) -> str:
-    """Returns the name under which an attempt asks for an image's volume, or a snapshot."""
-    key = json.dumps([pool, cluster_id, attempt, image]).encode()
-    readable = _NOT_EVERYWHERE.sub("-", image)[:_READABLE_MAX]
-    return f"cm-{readable}-{hashlib.blake2b(key, digest_size=16).hexdigest()}"
-
-
-class Records:
-    """The records in the folders of one pool."""
-
-    def __init__(self, files: Files) -> None:
-        """Touches nothing."""
-        self._files = files
-
-    def read(self, folder: Path) -> Record | None:
-        """Returns the record of a folder, if it has one.
-
-        Raises:
-            ValueError: It is none of ours.
-        """
-        path = folder / RECORD
-        found = self._files.stat(path)
-        if found is None:
-            return None
-        if found.kind is not FileKind.FILE or found.size_bytes > RECORD_BYTES_MAX:
-            raise ValueError(f"{RECORD} is no plain file")
-        buffer = bytearray(found.size_bytes)
-        handle = self._files.open_to_read(path)
-        try:
-            count = self._files.pread(handle, memoryview(buffer), 0)
-        finally:
-            self._files.close(handle)
-        return Record.decode(bytes(buffer[:count]))
-
-    def write(self, folder: Path, record: Record) -> None:
-        """Writes the record of a folder durably; the one before stays until it is."""
-        draft = folder / f"{RECORD}.new"
-        handle = self._files.open_to_write(draft)
-        try:
-            self._files.truncate(handle, 0)
-            self._files.pwrite(handle, memoryview(record.encode()), 0)
-            self._files.flush(handle)
-        finally:
-            self._files.close(handle)
-        self._files.rename(draft, folder / RECORD)
-        self._files.flush_folder(folder)
 
 
 class Volumes:
@@ -228,6 +134,11 @@ class Volumes:
             self.forget(record, image=image)
         except NotSettled as error:
             raise OutcomeUnknown(error) from error
+
+    def take_from_lost(self, record: Record, *, place: str) -> None:
+        """Returns once no other host can write to what a record stands for."""
+        if record.id:
+            self._node.take_from(record.id, record.nodes, image=record.name, place=place)
 
     def forget(self, record: Record, *, image: str) -> None:
         """Returns once what a record stands for is not there, and will not come.
@@ -357,12 +268,9 @@ class VolumeLayout(Layout):
         """Returns the record of an image, or of a snapshot by its name.
 
         Raises:
-            ImageUnsafe: It names no volume.
+            ImageUnsafe: It names no volume, or cannot be read.
         """
-        try:
-            record = self._records.read(self.image(image_id))
-        except ValueError:
-            raise self.unsafe(image_id, f"its {RECORD} cannot be read") from None
+        record = self._records.read(self.image(image_id))
         if record is None or not record.id:
             raise self.unsafe(image_id, f"its {RECORD} names no volume")
         return record
@@ -373,5 +281,6 @@ class VolumeLayout(Layout):
         if found is not None and found.kind is FileKind.FOLDER:
             record = self._records.read(folder)
             if record is not None:
+                self._volumes.take_from_lost(record, place=self._records.place(folder))
                 self._volumes.forget(record, image=f"what is staged as {record.name}")
         super().purge(folder)
