@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -27,9 +28,13 @@ from agent.drivers.driver import Format, OutcomeUnknown, PoolConfig, Work
 from agent.drivers.file import VERBS, FileDriver
 from agent.drivers.files import FileKind, Files, RealFiles
 from agent.drivers.folders import FolderType
-from agent.drivers.layout import Label
+from agent.drivers.layout import Label, Layout
 from agent.drivers.plugins import ConfigInvalid, flag
 from agent.drivers.staging import Staging
+from countermand.rpc import names
+from countermand.rpc.errors import CountermandError
+
+TOLD_MAX = 3  # of images that keep a pool from being served
 
 NO_COW = "nocow"
 OPTIONS = {NO_COW: "new images are overwritten in place: faster under guests, without checksums"}
@@ -137,12 +142,28 @@ def _check(pool: PoolConfig) -> None:
         raise ConfigInvalid("shared: a btrfs is mounted by one host only; leave it out")
 
 
+def _refuse_qcow2(pool: PoolConfig, layout: Layout) -> None:
+    """Raises if a pool holds images that are not raw: the `file` driver has made them."""
+    found: list[str] = []
+    for name in filter(names.is_id, layout.files.list_folder(layout.images)):
+        with suppress(CountermandError):  # the survey tells of those that cannot be read
+            if layout.label(name).format is not Format.RAW:
+                found.append(name)
+    if found:
+        told = ", ".join(found[:TOLD_MAX]) + (" …" if found[TOLD_MAX:] else "")
+        raise ConfigInvalid(
+            f"pool {pool.pool_id} at {pool.path} holds {len(found)} qcow2 images ({told}), and"
+            " driver btrfs keeps raw ones: serve it with driver=file, and copy them to raw first"
+        )
+
+
 def _open(pool: PoolConfig, identity: str) -> FileDriver:
     if not subvolumes.is_btrfs(pool.path):
         raise ConfigInvalid(
             f"pool {pool.pool_id} at {pool.path}: driver btrfs needs a folder on btrfs; is it"
             " mounted? Any other file system is served by driver file"
         )
+    _refuse_qcow2(pool, Layout(pool.pool_id, pool.path, RealFiles()))
     staging = SubvolumeStaging(pool, RealFiles(), identity)
     return FileDriver(pool, staging.files, staging=staging, formats=(Format.RAW,))
 

@@ -144,6 +144,25 @@ def test_a_pool_of_the_file_driver_is_taken_over(folder):
     assert [image.image_id for image in driver.list_images(after="", count_max=9)] == ["base"]
 
 
+@pytest.mark.skipif(not qemu.is_installed(), reason="qemu-img is not installed")
+def test_a_pool_that_holds_qcow2_images_is_not_taken_over(folder):
+    """They would be listed, and no verb could serve them: better told at the start than then."""
+    files = cast("FileDriver", DRIVERS.open(PoolConfig(pool_id="fast", path=folder), ""))
+    create(files, "plain")
+    for name in ("one", "two"):
+        steps = files.create(
+            work(name), name, image_format=Format.QCOW2, size_bytes=MIB, preallocated=False
+        )
+        run(steps)
+    (folder / "images/damaged").mkdir()  # one that cannot be read is told of elsewhere
+    (folder / "images/damaged/image.json").write_text("{")
+    with pytest.raises(ConfigInvalid, match=r"2 qcow2 images \(one, two\).*driver=file"):
+        opened(folder)
+    for name in ("one", "two"):
+        run(files.delete(work(f"delete-{name}"), name))
+    opened(folder)
+
+
 def test_new_images_are_overwritten_in_place_if_that_is_asked(folder):
     driver = opened(folder, ",nocow")
     data = create(driver, "base")
