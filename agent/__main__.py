@@ -23,7 +23,7 @@ from agent.config import parse_pool, read_pools, tell_size
 from agent.drivers import plugins
 from agent.drivers.driver import Format, Imports, PoolConfig, Work
 from agent.drivers.plugins import ConfigInvalid
-from agent.executors import ThreadExecutor
+from agent.executors import DetachedCalls, ThreadExecutor
 from agent.importing import forget_imports, name_of_import
 from agent.journal import Journal, ThreadJournal, open_connection
 from agent.lookers import THREADS_PER_POOL
@@ -167,8 +167,7 @@ async def _serve(
     )
     looks = _threads(pools, THREADS_PER_POOL, "look")
     serves = _threads(pools, STREAMS_MAX, "serve")
-    opens = _threads(pools, 1, "open")
-    opened = Pools(journal, pools, drivers=drivers, new_id=_new_id, executor=opens)
+    opened = Pools(journal, pools, drivers=drivers, new_id=_new_id, calls=DetachedCalls("open"))
     await opened.open(accepted)
     runner = Runner(
         journal=journal,
@@ -179,6 +178,7 @@ async def _serve(
         host_id=host_id,
         credentials=credentials,
         plugins=verb_plugins.installed().served(),
+        checks=DetachedCalls("check"),
     )
     await runner.start()
     opening = asyncio.ensure_future(opened.open_later())
@@ -202,7 +202,7 @@ async def _serve(
     await server.stop()
     await service.stop()
     # Beside the loop, and before the journal closes: what ends may still have something to note.
-    for executor in (looks, serves, opens):
+    for executor in (looks, serves):
         await asyncio.to_thread(executor.close)
     await runner.stop()
     spans.stop()

@@ -7,11 +7,12 @@ told the progress, and keeps notes. The simulation brings a third executor, on v
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from typing import Protocol, TypeVar
+from contextlib import closing, suppress
+from typing import Protocol, TypeVar, cast
 
 from agent.drivers.driver import ProcessEnds, Step, Steps
 from countermand.rpc.errors import CountermandError
@@ -35,15 +36,19 @@ class Guard(Protocol):
         ...
 
 
-class Executor(Protocol):
+class Calls(Protocol):
+    """Where functions are called that may take long."""
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Runs a function that may wait for a disk, or be somebody else's."""
+        ...
+
+
+class Executor(Calls, Protocol):
     """Where work is done."""
 
     async def drive(self, steps: Steps[T], guard: Guard) -> T:
         """Runs a generator to its end and returns what it returns."""
-        ...
-
-    async def call(self, function: Callable[[], T]) -> T:
-        """Runs a function that may wait for a disk."""
         ...
 
     def close(self) -> None:
@@ -108,6 +113,39 @@ class ThreadExecutor:
     def close(self) -> None:
         """Ends the threads."""
         self._pool.shutdown()
+
+
+class DetachedCalls:
+    """Calls functions that may never come back, each on a thread that no end of ours waits for."""
+
+    def __init__(self, name: str) -> None:
+        """Takes a thread for each call."""
+        self._name = name
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Runs a function."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def deliver(value: T | None, error: BaseException | None) -> None:
+            if future.done():
+                return  # whoever asked has gone
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(cast("T", value))
+
+        def run() -> None:
+            value, error = None, None
+            try:
+                value = function()
+            except BaseException as raised:  # noqa: BLE001 - it is handed to whoever asked
+                error = raised
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(deliver, value, error)
+
+        threading.Thread(target=run, name=self._name, daemon=True).start()
+        return await future
 
 
 def _pump(loop: asyncio.AbstractEventLoop, steps: Steps[T], guard: Guard) -> T:

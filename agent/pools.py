@@ -23,7 +23,7 @@ from agent.drivers.driver import Driver, PoolConfig
 from agent.drivers.folders import words
 from agent.drivers.layout import MARK, Mark
 from agent.drivers.plugins import ConfigInvalid, Drivers
-from agent.executors import Executor, InlineExecutor
+from agent.executors import Calls, InlineExecutor
 from agent.journal import Transaction, Transactor
 
 log = logging.getLogger(__name__)
@@ -112,15 +112,15 @@ class Pools:
         *,
         drivers: Drivers,
         new_id: Callable[[], str],
-        executor: Executor | None = None,
+        calls: Calls | None = None,
         opening: Callable[[PoolConfig, str], Driver] | None = None,
     ) -> None:
-        """Opens none yet; takes a thread for each pool, since its storage may hang."""
+        """Opens none yet; calls storage that may hang."""
         self._journal = journal
         self._configs = {config.pool_id: config for config in configs}
         self._kinds = drivers
         self._new_id = new_id
-        self._executor = executor or InlineExecutor()
+        self._calls = calls or InlineExecutor()
         self._open_driver = opening or drivers.open
         self._tasks: dict[str, asyncio.Task[None]] = {}
         # Both are as they are now, whoever holds them.
@@ -181,7 +181,7 @@ class Pools:
         try:
             identity = await self._identify(config)
             opening = partial(self._open_driver, config, identity)
-            self.drivers[config.pool_id] = await self._executor.call(opening)
+            self.drivers[config.pool_id] = await self._calls.call(opening)
         except Exception as error:  # a driver of somebody else's may raise anything
             if not isinstance(error, ConfigInvalid):
                 log.exception("pool.defect", extra={"pool": config.pool_id})
@@ -191,7 +191,7 @@ class Pools:
 
     async def _identify(self, config: PoolConfig) -> str:
         """Makes sure that storage is the pool it is said to be; a crash in between is nothing."""
-        call, kind = self._executor.call, self._kinds.load(config.driver)
+        call, kind = self._calls.call, self._kinds.load(config.driver)
         known = self.identities[config.pool_id]
         found = await call(partial(_look, config, self._kinds))
         if known and found != known:

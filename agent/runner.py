@@ -14,6 +14,7 @@ import sqlite3
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from agent import attempts, crash_points, recovery, wire, work
@@ -30,7 +31,7 @@ from agent.attempts import (
     State,
 )
 from agent.drivers.driver import Driver, Step
-from agent.executors import Executor, Interrupted
+from agent.executors import Calls, Executor, InlineExecutor, Interrupted
 from agent.journal import Transaction, Transactor
 from agent.pulling import Pulling
 from agent.running import Lane, Running, Slots, Ticket
@@ -47,6 +48,7 @@ from countermand.rpc.errors import (
     FieldInvalid,
     RunTimeout,
     StorageFailed,
+    VerbUnsupported,
     Violation,
 )
 from countermand.v1.agent_pb2 import CompensateRequest, SourceAccess
@@ -69,6 +71,12 @@ LOOK_AGAIN_DELAY_S = 30.0
 
 # How long a stopping agent may wait for what is queued to notice.
 INTERRUPT_S_MAX = 0.5
+
+
+# A plug-in looks at some words; less than a caller waits for its answer.
+CHECK_S_MAX = 3.0
+CHECKS_MAX = 32  # threads, at worst: of plug-ins that never come to an end
+_CHECKS_LATE = f"its plug-in has not checked the arguments within {CHECK_S_MAX:g} s"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +116,9 @@ class Runner:
         host_id: str,
         credentials: Credentials | None = None,
         plugins: Plugins = NO_PLUGINS,
+        checks: Calls | None = None,
     ) -> None:
-        """Does nothing before `start`."""
+        """Does nothing before `start`; plug-ins check their arguments by `checks`."""
         self.identity = wire.Identity(host_id=host_id, incarnation=journal.incarnation)
         self.journal = journal
         self.pools = pools
@@ -119,6 +128,8 @@ class Runner:
         self.running: dict[str, Running] = {}
         self.watchers = Watchers(self, self.running)
         self._outside = outside
+        self._checks = checks or InlineExecutor()
+        self._checking = 0
         self._stopping = False
         self._leaving = asyncio.Event()
         self._pulling = Pulling(credentials)
@@ -203,7 +214,7 @@ class Runner:
                     lane=_lane(Kind.ACTION, action),
                     pools=catalogue.pools(action),
                     request=action.SerializeToString(deterministic=True),
-                    refusal=catalogue.refusal(action, self.pools, self.plugins),
+                    refusal=await self._refusal(action),
                     access=access,
                 )
             )
@@ -223,7 +234,7 @@ class Runner:
         refusal = None
         if request.HasField("replacement"):
             catalogue.check(request.replacement)
-            refusal = catalogue.refusal(request.replacement, self.pools, self.plugins)
+            refusal = await self._refusal(request.replacement)
         return await self._uninterrupted(
             self._admit(
                 _Order(
@@ -318,6 +329,27 @@ class Runner:
         return wire.attempt(record, self.identity, progress=progress, with_action=with_action)
 
     # -- admission ------------------------------------------------------------------------------
+
+    async def _refusal(self, action: Action) -> CountermandError | None:
+        """Returns why this host cannot do an action at all, or None.
+
+        A plug-in says so itself: it is somebody else's code, and may take its time.
+        """
+        decide = partial(catalogue.refusal, action, self.pools, self.plugins)
+        if action.custom.verb not in self.plugins:
+            return decide()
+        pool = ", ".join(sorted(catalogue.pools(action))) or "(none)"
+        late = VerbUnsupported(pool=pool, verb=action.custom.verb, why=_CHECKS_LATE)
+        if self._checking >= CHECKS_MAX:
+            return late
+        self._checking += 1
+        checking = asyncio.ensure_future(self._checks.call(decide))
+        checking.add_done_callback(self._checked)
+        done, _ = await asyncio.wait({checking}, timeout=CHECK_S_MAX)
+        return checking.result() if done else late
+
+    def _checked(self, _check: asyncio.Future[Any]) -> None:
+        self._checking -= 1
 
     async def _admit(self, order: _Order) -> Attempt:
         """Decides on an order, in one transaction, and begins what was admitted."""

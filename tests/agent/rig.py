@@ -14,7 +14,7 @@ from agent.drivers.driver import Format, PoolConfig, Step, Work
 from agent.drivers.file import FileDriver
 from agent.drivers.files import Files, RealFiles
 from agent.drivers.plugins import Drivers, installed
-from agent.executors import Executor, InlineExecutor
+from agent.executors import Calls, InlineExecutor
 from agent.journal import InlineJournal, Journal, open_connection
 from agent.pools import Pools
 from agent.runner import Limits, Runner
@@ -91,7 +91,7 @@ class Rig:
         self.plugins: Plugins = NO_PLUGINS
         self.pools: dict[str, Any] = {}  # of whatever driver a test has chosen
         self.opening: Pools
-        self.executor: Executor = InlineExecutor()  # that opens pools
+        self.calls: Calls = InlineExecutor()  # that may never come back
         self.runner: Runner
         self.requests: Requests
 
@@ -113,7 +113,7 @@ class Rig:
             pools,
             drivers=drivers,
             new_id=lambda: str(uuid.uuid4()),
-            executor=self.executor,
+            calls=self.calls,
             opening=lambda pool, identity: self._open(pool, identity, drivers),
         )
         await self.opening.open()
@@ -126,6 +126,7 @@ class Rig:
             limits=self.limits,
             host_id="host-a",
             plugins=self.plugins,
+            checks=self.calls,
         )
         self.requests = Requests(journal.incarnation)
         await self.runner.start()

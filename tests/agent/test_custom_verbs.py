@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
+import threading
 from hashlib import sha256
 from importlib.metadata import EntryPoint
 from importlib.util import module_from_spec, spec_from_file_location
@@ -14,9 +16,10 @@ import pytest
 from click.testing import CliRunner
 from google.protobuf.struct_pb2 import Struct
 
+from agent import runner
 from agent.__main__ import main
 from agent.drivers.driver import Copies, Resizes, Work
-from agent.executors import InlineExecutor
+from agent.executors import DetachedCalls, InlineExecutor
 from agent.lookers import CallGuard
 from agent.service import AgentService
 from agent.verbs import catalogue
@@ -29,7 +32,7 @@ from countermand.v1 import annotation_pb2
 from countermand.v1.agent_pb2 import FenceAttemptRequest, GetHostRequest
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.verb_pb2 import Action, Custom
-from tests.agent.requests import CLUSTER, address, attempt_name
+from tests.agent.requests import CLUSTER, address, attempt_name, noop_action
 from tests.agent.rig import NOW, Gate, Rig
 
 EXAMPLE = Path(__file__).parents[2] / "docs/examples/verb-stamp/countermand_verb_stamp.py"
@@ -37,6 +40,7 @@ NAME = "example.org/stamp"
 STAMP, UNDO = attempt_name("stamp"), attempt_name("stamp", 2)
 FIELDS = Custom.DESCRIPTOR.fields_by_name
 REVERSIBLE = annotation_pb2.EFFECT_REVERSIBLE
+SUCCEEDED = Attempt.STATE_SUCCEEDED
 
 
 def example():
@@ -278,6 +282,33 @@ async def test_the_host_lists_them_and_each_pool_those_that_work_there(host):
     listed = {pool.pool_id: NAME in pool.verbs for pool in report.pools}
     assert listed == {"fast": True, "still": False}
     await service.stop()
+
+
+async def test_a_plug_in_that_does_not_come_to_an_end_holds_up_nobody_else(tmp_path, monkeypatch):
+    """Its check runs beside the loop; and of those that hang there are only so many."""
+    monkeypatch.setattr(runner, "CHECK_S_MAX", 0.05)
+    monkeypatch.setattr(runner, "CHECKS_MAX", 2)
+    goes_on, checks = threading.Event(), iter(range(9))
+
+    def hang(_self: Loose, _arguments: object) -> dict[str, str]:
+        next(checks)
+        assert goes_on.wait(60)
+        return {}
+
+    monkeypatch.setattr(Loose, "check", hang)
+    rig = Rig(tmp_path)
+    rig.plugins, rig.calls = PLUGINS, DetachedCalls("check")
+    await rig.start()
+    for _ in range(3):
+        with pytest.raises(VerbUnsupported, match="has not checked the arguments"):
+            await rig.accept(STAMP, loose())
+        assert (await rig.run(attempt_name("other"), noop_action())).state == SUCCEEDED
+    assert next(checks) == 2  # the third one did not begin
+    goes_on.set()
+    while rig.runner._checking:  # noqa: ASYNC110 - nobody is told
+        await asyncio.sleep(0)
+    assert (await rig.run(STAMP, loose())).state == SUCCEEDED
+    await rig.runner.stop()
 
 
 HALF = type("Half", (Loose,), {"effect": Effect.REVERSIBLE})()

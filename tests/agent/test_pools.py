@@ -20,7 +20,7 @@ from agent.drivers import qemu
 from agent.drivers.driver import PoolConfig
 from agent.drivers.files import RealFiles
 from agent.drivers.plugins import ConfigInvalid, installed
-from agent.executors import ThreadExecutor
+from agent.executors import DetachedCalls
 from agent.journal import InlineJournal, Journal, open_connection
 from agent.pools import Pools, check_folders
 from agent.service import AgentService
@@ -221,7 +221,7 @@ async def test_a_pool_is_served_as_soon_as_its_storage_answers(tmp_path, monkeyp
             return super().list_folder(path)
 
     rig.files = Hanging()
-    rig.executor = ThreadExecutor(2, name="open")
+    rig.calls = DetachedCalls("open")
     await rig.start()
     service = AgentService(rig.runner, now=lambda: NOW, version="1")
     told = (await service.GetHost(GetHostRequest(), None)).host.pools
@@ -234,7 +234,6 @@ async def test_a_pool_is_served_as_soon_as_its_storage_answers(tmp_path, monkeyp
     answers.set()
     await asyncio.wait(rig.opening._tasks.values())
     assert (await rig.run(MAKE, ACTION)).state == Attempt.STATE_SUCCEEDED
-    rig.executor.close()
     await rig.runner.stop()
 
 
