@@ -229,7 +229,8 @@ class Looking:
                 yield Oddity(
                     kind=OddityKind.UNSAFE,
                     name=f"images/{name}",
-                    why=f"the plug-in lists no volume {record.id} any more",
+                    why=f"the plug-in lists no volume {record.id} any more: delete the image, or"
+                    " bring its volume back",
                 )
 
     def _listed(self) -> set[str]:
