@@ -28,7 +28,8 @@ from agent.drivers.driver import Format, OutcomeUnknown, PoolConfig, Work
 from agent.drivers.file import VERBS, FileDriver
 from agent.drivers.files import FileKind, Files, RealFiles
 from agent.drivers.folders import FolderType
-from agent.drivers.layout import Label, Layout
+from agent.drivers.label import Label
+from agent.drivers.layout import Layout
 from agent.drivers.plugins import ConfigInvalid, flag
 from agent.drivers.staging import Staging
 from countermand.rpc import names

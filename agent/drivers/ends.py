@@ -10,7 +10,7 @@ from __future__ import annotations
 from agent.drivers import qemu
 from agent.drivers.content import FileContent, holds_data
 from agent.drivers.driver import Format
-from agent.drivers.layout import Label
+from agent.drivers.label import Label
 from agent.drivers.staging import Staging
 from countermand.rpc.errors import VerbUnsupported
 

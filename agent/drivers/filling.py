@@ -18,14 +18,15 @@ from agent.drivers.content import FileContent
 from agent.drivers.digest import Leaves
 from agent.drivers.driver import Content, Format, Steps, Work
 from agent.drivers.ends import Ends
-from agent.drivers.files import FileStat
-from agent.drivers.layout import Label, backing_name
+from agent.drivers.files import FileKind, FileStat
+from agent.drivers.label import Label
+from agent.drivers.layout import backing_name
 from agent.drivers.room import Shortage
 from agent.drivers.staging import Staging
 from countermand.rpc.errors import FieldUnsupported, NoSpace, VerbUnsupported
 
 # The leaves of a digest that is being taken, in an attempt's folder; gone before it is published.
-LEAVES = "leaves"
+_LEAVES = "leaves"
 
 # Opens what is to be copied, in a layout.
 Open = Callable[[Format], AbstractContextManager[Content]]
@@ -165,7 +166,7 @@ class Filling:
             else:
                 with self.reserving(folder, data):
                     if take_digest and layout is Format.RAW:
-                        return (yield from self._copy_digested(copy, folder, made))
+                        return (yield from copy_digested(self._staging, copy, folder, made))
                     made = replace(made, written_bytes=(yield from copy.run()))
         if take_digest:  # of what a guest reads, which the bytes of a qcow2 file are not
             digest = yield from self._digest(work.attempt, target, image_format)
@@ -182,17 +183,6 @@ class Filling:
         self._room.take(copy.folder, size_bytes)
         self._files.flush(copy.target)
         return True
-
-    def _copy_digested(self, copy: copying.Copy, folder: Path, label: Label) -> Steps[Label]:
-        """Copies a content with its digest; what is known of that lies beside the copy."""
-        path = folder / LEAVES
-        with self._staging.writing(path) as handle:
-            self._files.flush_folder(folder)
-            copy.leaves = Leaves(self._files, handle)
-            written = yield from copy.run()
-        self._files.remove_file(path)
-        digest = copy.leaves.digest.of(copy.source.size_bytes)
-        return replace(label, written_bytes=written, digest=digest)
 
     @contextmanager
     def reserving(self, folder: Path, size_bytes: int) -> Iterator[None]:
@@ -231,12 +221,12 @@ class Filling:
         origin: Filling,
         source_id: str,
         folder: Path,
-        label: Label,
         *,
         image_format: Format,
         take_digest: bool,
     ) -> Steps[Label]:
         """Writes the content in another format, or a whole chain as one image."""
+        label = origin._layout.label(source_id)
         source, _ = origin._layout.data(source_id, label)
         origin._ends.need_chain(source_id, label)
         self._staging.empty(folder)  # qemu-img cannot go on where it left off
@@ -345,6 +335,37 @@ class Filling:
         """Raises unless there is a qemu-img here."""
         if not qemu.is_installed():
             raise VerbUnsupported(pool=self._config.pool_id, verb=verb, why=qemu.MISSING)
+
+
+def copy_digested(staging: Staging, copy: copying.Copy, folder: Path, label: Label) -> Steps[Label]:
+    """Copies a content with its digest; what is known of that lies in the attempt's folder."""
+    path = folder / _LEAVES
+    with staging.writing(path) as handle:
+        staging.files.flush_folder(folder)
+        copy.leaves = Leaves(staging.files, handle)
+        written = yield from copy.run()
+    staging.files.remove_file(path)
+    digest = copy.leaves.digest.of(copy.source.size_bytes)
+    return replace(label, written_bytes=written, digest=digest)
+
+
+@contextmanager
+def reading_outside(staging: Staging, path: Path, image_id: str) -> Iterator[FileContent]:
+    """Opens a file of an administrator's that is to become an image.
+
+    Raises:
+        ImageUnsafe: It is no plain file.
+    """
+    found = staging.files.stat(path)
+    if found is None or found.kind is not FileKind.FILE:
+        raise staging.layout.unsafe(image_id, f"{path.name} is no plain file")
+    with staging.reading(path) as handle:
+        yield FileContent(
+            files=staging.files,
+            handle=handle,
+            size_bytes=found.size_bytes,
+            identity=found.identity,
+        )
 
 
 def _mib(size_bytes: int) -> str:

@@ -22,8 +22,8 @@ from agent import crash_points
 from agent.drivers import qemu
 from agent.drivers.driver import Format, Made, OutcomeUnknown, Step, Steps, Work
 from agent.drivers.ends import Ends
+from agent.drivers.label import AT, Change, Label, content_of, snapshot_name, with_change
 from agent.drivers.layers import Layer, named, readers
-from agent.drivers.layout import AT, Change, Label, content_of, snapshot_name, with_change
 from agent.drivers.merging import Merging
 from agent.drivers.staging import Staging, made
 from countermand.rpc.errors import Conflict, ImageUnsafe, VerbUnsupported

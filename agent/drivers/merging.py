@@ -28,8 +28,8 @@ from pathlib import Path
 from agent import crash_points
 from agent.drivers import qemu
 from agent.drivers.driver import OutcomeUnknown, Step, Steps, T, Work
+from agent.drivers.label import Label, layer_name
 from agent.drivers.layers import Layer, readers, spare, without
-from agent.drivers.layout import Label, layer_name
 from agent.drivers.staging import Staging
 from countermand.rpc.errors import Conflict, CountermandError, ImageUnsafe, VerbUnsupported
 

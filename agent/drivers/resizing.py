@@ -31,7 +31,8 @@ from agent import crash_points
 from agent.drivers import qemu
 from agent.drivers.driver import Format, OutcomeUnknown, Resized, Step, Steps, Work
 from agent.drivers.ends import Ends
-from agent.drivers.layout import MARK, Change, Label, change_of, with_change
+from agent.drivers.label import Change, Label, change_of, with_change
+from agent.drivers.layout import MARK
 from agent.drivers.staging import Staging
 from countermand.rpc.errors import (
     Conflict,

@@ -15,15 +15,13 @@ images, which stay as they are for as long as anything reads through them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from agent import crash_points
 from agent.drivers.driver import Format, Made, OutcomeUnknown, SnapshotGone, Step, Steps, Work
-from agent.drivers.layering import Duplicate, Layering
-from agent.drivers.layout import (
+from agent.drivers.label import (
     CHANGES_MAX,
     Change,
     Label,
@@ -32,21 +30,21 @@ from agent.drivers.layout import (
     snapshot_name,
     with_change,
 )
+from agent.drivers.layering import Duplicate, Layering
+from agent.drivers.removing import Removing
 from agent.drivers.staging import Staging, made
 from countermand.rpc.errors import ImageNotFound, ImageUnsafe
-
-# Removes a snapshot that is a folder of its own, by its name; returns whether it was there.
-Remove = Callable[[Work, str], Steps[bool]]
 
 
 class Snapshots:
     """The snapshots of one pool."""
 
-    def __init__(self, staging: Staging, duplicate: Duplicate) -> None:
+    def __init__(self, staging: Staging, duplicate: Duplicate, removing: Removing) -> None:
         """Works in the pool's staging folders."""
         self._staging = staging
         self._layout = staging.layout
         self._duplicate = duplicate
+        self._removing = removing
         self._layering = Layering(staging, duplicate)
 
     def create(
@@ -77,13 +75,7 @@ class Snapshots:
         return (yield from self._staging.make(work, name, fill, resumable=True))
 
     def delete(
-        self,
-        work: Work,
-        image_id: str,
-        snapshot_id: str,
-        *,
-        expected_generation: int,
-        remove: Remove,
+        self, work: Work, image_id: str, snapshot_id: str, *, expected_generation: int = 0
     ) -> Steps[SnapshotGone]:
         """Forgets a snapshot; one that is a folder of its own is removed as an image is."""
         staging, name = self._staging, snapshot_name(image_id, snapshot_id)
@@ -95,11 +87,11 @@ class Snapshots:
         if self._is_layered(label) and not is_folder:
             existed = yield from self._layering.delete(work, image_id, snapshot_id)
         else:
-            existed = yield from remove(work, name)
+            existed = yield from self._removing.delete(work, name)
         return SnapshotGone(existed=existed, generation=label.generation if label else 0)
 
     def make_up_for_create(
-        self, work: Work, image_id: str, snapshot_id: str, *, made_by: str, remove: Remove
+        self, work: Work, image_id: str, snapshot_id: str, *, made_by: str
     ) -> Steps[bool]:
         """Forgets the snapshot that exactly that attempt made; returns whether any."""
         staging, name = self._staging, snapshot_name(image_id, snapshot_id)
@@ -113,7 +105,7 @@ class Snapshots:
                     work, image_id, snapshot_id, made_by=made_by
                 )
             )
-        return (yield from remove(work, name))
+        return (yield from self._removing.make_up_for(work, name, made_by=made_by))
 
     def _is_layered(self, label: Label | None) -> bool:
         """Returns whether an image's snapshots are layers of it."""

@@ -24,7 +24,8 @@ from agent import crash_points
 from agent.drivers.driver import Format, Made, OutcomeUnknown, PoolConfig, Step, Steps, Work
 from agent.drivers.failing import FULL, storage_error
 from agent.drivers.files import Files
-from agent.drivers.layout import AT, LABEL, LABEL_BYTES_MAX, MARK, Label, Layout, data_names
+from agent.drivers.label import AT, Label, data_names
+from agent.drivers.layout import LABEL, LABEL_BYTES_MAX, MARK, Layout
 from agent.drivers.room import Room
 from countermand.rpc import names
 from countermand.rpc.errors import (

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from agent.drivers.driver import Oddity, OddityKind
 from agent.drivers.files import FileKind
-from agent.drivers.layout import AT, LABEL, MARK, Layout, attempt_of
+from agent.drivers.label import AT
+from agent.drivers.layout import LABEL, MARK, Layout, attempt_of
 from countermand.rpc import names
 from countermand.rpc.errors import CountermandError, ImageNotFound, SnapshotNotFound
 

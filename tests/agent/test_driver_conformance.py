@@ -71,7 +71,7 @@ def makes_up_for_nothing(driver: FileDriver) -> None:
 
 def lists_in_no_order(driver: FileDriver) -> None:
     listed = driver.list_images
-    driver.list_images = lambda **about: listed(**about)[::-1]  # type: ignore[method-assign]
+    driver.list_images = lambda **about: listed(**about)[::-1]
 
 
 def shares_nothing(driver: FileDriver) -> None:

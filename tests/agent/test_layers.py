@@ -344,13 +344,13 @@ async def test_a_clone_that_would_lie_too_deep_is_refused_or_copied(rig, monkeyp
     monkeypatch.setattr(layout, "CHAIN_MAX", 1)
     put(rig, 1, 2)
     await done(rig, "top", clone("top"))
-    deeper = {"source": address("fast/top"), "target": address("fast/deeper")}
-    failed = await rig.run(attempt_name("no"), Action(clone_image=CloneImage(**deeper)))
+    deeper = CloneImage(source=address("fast/top"), target=address("fast/deeper"))
+    failed = await rig.run(attempt_name("no"), Action(clone_image=deeper))
     assert (failed.state, failed.failure.reason) == (FAILED, "VERB_UNSUPPORTED")
     assert "copy_allowed" in failed.failure.message
     assert rig.images() == ["base", "top"]
-    action = Action(clone_image=CloneImage(**deeper, copy_allowed=True))
-    await done(rig, "deeper", action)
+    deeper.copy_allowed = True
+    await done(rig, "deeper", Action(clone_image=deeper))
     assert rig.pools["fast"].find("deeper").chain == ()
     assert read(rig, "deeper") == [1, 2, 0, 0]
 

@@ -19,7 +19,7 @@ import pytest
 from agent.drivers import copying
 from agent.drivers.driver import Format, LocalSource, PoolConfig, Steps, Work
 from agent.drivers.file import FileDriver
-from agent.drivers.layout import Label
+from agent.drivers.label import Label
 from countermand.rpc import crash
 from countermand.rpc.errors import AttemptCancelled
 from tests.agent.requests import CLUSTER, attempt_name

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from agent import crash_points
-from agent.drivers import layout, qemu
+from agent.drivers import qemu
 from agent.drivers.copying import CHUNK_BYTES
 from agent.drivers.driver import Format, PoolConfig, Work
 from agent.drivers.file import FileDriver
 from agent.drivers.files import RealFiles
+from agent.drivers.label import Label
 from countermand.rpc import crash
 from countermand.rpc.errors import FieldInvalid, ImageUnsafe
 from countermand.v1.attempt_pb2 import Attempt
@@ -332,7 +333,7 @@ def read(rig: Rig) -> bytes:
     "fields", [{"content": "../../etc"}, {"content": 7}, {"changes": ["x"]}, {"made_up_for": [1]}]
 )
 def test_a_label_that_lies_about_reverts_cannot_be_read(fields):
-    label = layout.Label(
+    label = Label(
         cluster_id="",
         attempt="",
         create_time="2030-01-01T00:00:00+00:00",
@@ -342,10 +343,10 @@ def test_a_label_that_lies_about_reverts_cannot_be_read(fields):
     )
     plain = label.encode()
     assert b"content" not in plain
-    assert layout.Label.decode(plain) == label
+    assert Label.decode(plain) == label
     lying = plain.rstrip(b"}\n ") + b", " + json.dumps(fields).encode().lstrip(b"{")
     with pytest.raises(ValueError, match=r".*"):
-        layout.Label.decode(lying)
+        Label.decode(lying)
 
 
 async def test_an_unsafe_snapshot_spoils_only_itself(rig):

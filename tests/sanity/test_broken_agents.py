@@ -303,14 +303,14 @@ def refuses_long_ids(patch: Monkeypatch) -> None:
 
 
 def counts_no_generations(patch: Monkeypatch) -> None:
-    from agent.drivers import file
+    from agent.drivers.looking import Looking
 
-    found = file.FileDriver._found
+    found = Looking._found
 
     def uncounted(*arguments):
         return replace(found(*arguments), generation=1)
 
-    patch.setattr(file.FileDriver, "_found", uncounted)
+    patch.setattr(Looking, "_found", uncounted)
 
 
 def is_full_in_silence(patch: Monkeypatch) -> None:

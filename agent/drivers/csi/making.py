@@ -14,16 +14,13 @@ from pathlib import Path
 import grpc
 
 from agent.drivers import copying
-from agent.drivers.content import FileContent
 from agent.drivers.csi.device import Padded, size_of, wipe
 from agent.drivers.csi.plugin import Answer, Kind, NotSettled
 from agent.drivers.csi.pool import CsiPool
 from agent.drivers.csi.records import Record, Thing
-from agent.drivers.digest import Leaves
 from agent.drivers.driver import Content, Format, Made, OutcomeUnknown, Source, Steps, Work
-from agent.drivers.files import FileKind
-from agent.drivers.filling import LEAVES
-from agent.drivers.layout import Label, snapshot_name
+from agent.drivers.filling import copy_digested, reading_outside
+from agent.drivers.label import Label, snapshot_name
 from countermand.rpc.errors import FieldInvalid, Violation
 
 Fill = Callable[[Path], Steps[Label]]
@@ -96,16 +93,9 @@ class Making:
         self._pool.need_raw("import", image_format)
 
         def fill(folder: Path) -> Steps[Label]:
-            found = self._pool.files.stat(path)
-            if found is None or found.kind is not FileKind.FILE:
-                raise self._pool.layout.unsafe(image_id, f"{path.name} is no plain file")
-            record = yield from self._volume(work, folder, image_id, size_bytes=found.size_bytes)
-            with self._pool.staging.reading(path) as handle:
-                content = FileContent(
-                    files=self._pool.files,
-                    handle=handle,
-                    size_bytes=found.size_bytes,
-                    identity=found.identity,
+            with reading_outside(self._pool.staging, path, image_id) as content:
+                record = yield from self._volume(
+                    work, folder, image_id, size_bytes=content.size_bytes
                 )
                 return (
                     yield from self._fill(
@@ -219,19 +209,8 @@ class Making:
                 yield from wipe(handle, copy.offset.begin, size)
             label = replace(self._label(work, record), virtual_size_bytes=size)
             if take_digest:
-                return (yield from self._copy_digested(copy, folder, label))
+                return (yield from copy_digested(self._pool.staging, copy, folder, label))
             return replace(label, written_bytes=(yield from copy.run()))
-
-    def _copy_digested(self, copy: copying.Copy, folder: Path, label: Label) -> Steps[Label]:
-        """Copies a content with its digest; what is known of that lies beside the record."""
-        path = folder / LEAVES
-        with self._pool.staging.writing(path) as handle:
-            self._pool.files.flush_folder(folder)
-            copy.leaves = Leaves(self._pool.files, handle)
-            written = yield from copy.run()
-        self._pool.files.remove_file(path)
-        digest = copy.leaves.digest.of(copy.source.size_bytes)
-        return replace(label, written_bytes=written, digest=digest)
 
     def _label(self, work: Work, record: Record) -> Label:
         return self._pool.staging.label(work, Format.RAW, record.capacity_bytes)

@@ -175,14 +175,10 @@ class Plugin:
         self.pool_id = pool_id
         self.secrets = dict(secrets)
         self._patience_s = patience_s
-        self._channel = grpc.insecure_channel(f"unix:{socket}", options=CHANNEL_OPTIONS)
-        self.identity = IdentityStub(self._channel)
-        self.controller = ControllerStub(self._channel)
-        self.node = NodeStub(self._channel)
-
-    def close(self) -> None:
-        """Ends the connection."""
-        self._channel.close()
+        channel = grpc.insecure_channel(f"unix:{socket}", options=CHANNEL_OPTIONS)
+        self.identity = IdentityStub(channel)
+        self.controller = ControllerStub(channel)
+        self.node = NodeStub(channel)
 
     def steps(self, send: Send[T]) -> Steps[T]:
         """Asks until there is an answer that counts, stoppable all the while.

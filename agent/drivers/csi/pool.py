@@ -16,7 +16,7 @@ from agent.drivers.csi.records import Record, Records, name_of, write_durably
 from agent.drivers.csi.volumes import VolumeLayout, Volumes
 from agent.drivers.driver import Format, PoolConfig, Work
 from agent.drivers.files import Files
-from agent.drivers.layout import Label
+from agent.drivers.label import Label
 from agent.drivers.plugins import ConfigInvalid
 from agent.drivers.staging import Staging
 from countermand.rpc import names

@@ -11,7 +11,7 @@ from agent.drivers.csi.plugin import NotSettled
 from agent.drivers.csi.pool import CsiPool
 from agent.drivers.csi.records import Record
 from agent.drivers.driver import OutcomeUnknown, SnapshotGone, Step, Steps, Work
-from agent.drivers.layout import snapshot_name
+from agent.drivers.label import snapshot_name
 from countermand.rpc.errors import ImageInUse, ImageNotFound, ImageUnsafe, SnapshotNotFound
 
 

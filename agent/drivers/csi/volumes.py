@@ -44,7 +44,8 @@ from agent.drivers.csi.records import RECORD, Record, Records, Thing
 from agent.drivers.csi.v1 import csi_pb2 as csi
 from agent.drivers.driver import OutcomeUnknown, Step, Steps, Work
 from agent.drivers.files import FileKind, Files, FileStat
-from agent.drivers.layout import Label, Layout
+from agent.drivers.label import Label
+from agent.drivers.layout import Layout
 from countermand.rpc.errors import (
     CountermandError,
     FieldInvalid,
