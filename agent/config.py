@@ -12,6 +12,7 @@ from agent.drivers.plugins import ConfigInvalid, Drivers, DriverType, parse_flag
 from countermand.rpc import names
 
 _UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_BARE_BYTES_MIN = 2**20  # fewer without a unit are GiB that somebody has forgotten to write
 _SIZE = re.compile(r"(\d+)\s*([KMGT]iB|)")
 
 # What may be written about every pool; whatever else is its driver's to know.
@@ -28,11 +29,16 @@ COMMON = frozenset({DRIVER, *FLAGS, *SIZES, *COUNTS})
 
 
 def parse_size(text: str) -> int:
-    """Returns the bytes of "4096" or "64MiB"."""
+    """Returns the bytes of "64MiB"; without a unit, of as many as somebody may mean."""
     match = _SIZE.fullmatch(text.strip())
     if match is None or int(match[1]) == 0:
         raise ConfigInvalid(f"{text!r} is no size: write a number, and KiB, MiB, GiB or TiB")
-    return int(match[1]) * _UNITS[match[2]]
+    size_bytes = int(match[1]) * _UNITS[match[2]]
+    if not match[2] and size_bytes < _BARE_BYTES_MIN:
+        raise ConfigInvalid(
+            f"{match[1]} bytes: write its unit, as in {match[1]}GiB or {match[1]}MiB"
+        )
+    return size_bytes
 
 
 def parse_count(name: str, text: str) -> int:

@@ -49,7 +49,19 @@ def test_what_is_wrong_with_a_pool_is_said(text):
 
 
 def test_sizes_have_units():
-    assert [parse_size(text) for text in ("512", "4KiB", "2 TiB")] == [512, 4096, 2**41]
+    sizes = [parse_size(text) for text in ("1048576", "4KiB", "2 TiB")]
+    assert sizes == [2**20, 4096, 2**41]
+
+
+@pytest.mark.parametrize("text", ["5", "512", "1048575"])
+def test_a_size_that_lacks_its_unit_is_refused(tmp_path, text):
+    """Nobody means so few bytes, and a pool of five of them is found out late."""
+    with pytest.raises(ConfigInvalid, match=rf"{text} bytes: write its unit, as in {text}GiB"):
+        parse_size(text)
+    path = tmp_path / "pools.toml"
+    path.write_text(f'[pools.fast]\npath = "/srv/fast"\nquota = {text}\n')
+    with pytest.raises(ConfigInvalid, match=rf"pool fast: .*{text}GiB"):
+        read_pools(path, installed())
 
 
 def test_imports_a_file_once(tmp_path):
