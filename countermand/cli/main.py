@@ -99,6 +99,10 @@ def _say_unwritten(error: OSError) -> None:
             "Look at the workflows that come with it, and fill them in.",
         ),
         "host": ("countermand.cli.host:host", "Add, look at and remove hosts."),
+        "webhook": (
+            "countermand.cli.webhook:webhook",
+            "Tell other systems what happens, over HTTP.",
+        ),
         "doctor": (
             "countermand.cli.doctor:doctor",
             "Compare coordinator, journals and disks; repair what is safe.",

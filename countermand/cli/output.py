@@ -24,6 +24,7 @@ from countermand.cli.words import Look
 from countermand.v1.attempt_pb2 import Progress
 from countermand.v1.failure_pb2 import Failure
 from countermand.v1.host_pb2 import Host
+from countermand.v1.webhook_pb2 import Webhook
 from countermand.v1.workflow_pb2 import Workflow
 
 Item = TypeVar("Item", bound=Message)
@@ -98,7 +99,7 @@ def show_json(message: Message) -> None:
     click.echo(json.dumps(as_json(message), indent=2, ensure_ascii=False))
 
 
-def show_one(settings: Settings, shown: Workflow | Host) -> None:
+def show_one(settings: Settings, shown: Workflow | Host | Webhook) -> None:
     """Prints one resource as JSON, or its name."""
     if settings.output == "json":
         show_json(shown)

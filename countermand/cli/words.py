@@ -13,6 +13,7 @@ from typing import Final, Literal
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.host_pb2 import Host
 from countermand.v1.task_pb2 import Task
+from countermand.v1.webhook_pb2 import Webhook
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
 Tone = Literal["good", "bad", "busy", "made_up", "warn", "quiet"]
@@ -91,6 +92,12 @@ ATTEMPT: Final[Mapping[int, Look]] = {
     Attempt.STATE_UNKNOWN: Look("unknown", "?", "warn"),
 }
 
+WEBHOOK: Final[Mapping[int, Look]] = {
+    Webhook.STATE_ACTIVE: Look("active", "✓", "good"),
+    Webhook.STATE_FAILING: Look("failing", "↻", "warn"),
+    Webhook.STATE_DISABLED: Look("disabled", "⊘", "bad"),
+}
+
 HOST: Final[Mapping[int, Look]] = {
     Host.STATE_CONNECTING: Look("connecting", "◌", "busy"),
     Host.STATE_READY: Look("ready", "✓", "good"),
@@ -120,3 +127,8 @@ def attempt_look(state: int) -> Look:
 def host_look(state: int) -> Look:
     """Returns how a host's state looks."""
     return HOST.get(state, UNHEARD_OF)
+
+
+def webhook_look(state: int) -> Look:
+    """Returns how a webhook's state looks."""
+    return WEBHOOK.get(state, UNHEARD_OF)

@@ -23,6 +23,7 @@ from countermand.rpc.errors import Busy, CoordinatorUnavailable, CountermandErro
 from countermand.rpc.interceptors import trace_metadata
 from countermand.v1.doctor_pb2_grpc import DoctorServiceStub
 from countermand.v1.host_pb2_grpc import HostServiceStub
+from countermand.v1.webhook_pb2_grpc import WebhookServiceStub
 from countermand.v1.workflow_pb2_grpc import WorkflowServiceStub
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Calls:
         self.workflows = WorkflowServiceStub(self._channel)
         self.hosts = HostServiceStub(self._channel)
         self.doctor = DoctorServiceStub(self._channel)
+        self.webhooks = WebhookServiceStub(self._channel)
 
     async def close(self) -> None:
         """Closes the channel; calls in flight are cancelled, their workflows go on."""

@@ -16,6 +16,7 @@ from countermand.client.calls import Calls
 from countermand.client.doctor import Doctor
 from countermand.client.hosts import Hosts
 from countermand.client.run import PAGE_SIZE, Run, new_request_id
+from countermand.client.webhooks import Webhooks
 from countermand.rpc import names
 from countermand.rpc.channel import CHANGE_TIMEOUT_S, READ_TIMEOUT_S, REQUEST_BYTES_MAX
 from countermand.rpc.errors import PayloadTooLarge
@@ -87,6 +88,11 @@ class Client:
     def hosts(self) -> Hosts:
         """Returns the door to the hosts."""
         return Hosts(self._calls)
+
+    @property
+    def webhooks(self) -> Webhooks:
+        """Returns the door to the webhooks."""
+        return Webhooks(self._calls)
 
     @property
     def doctor(self) -> Doctor:

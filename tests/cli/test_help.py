@@ -10,11 +10,12 @@ from click.testing import CliRunner
 from countermand.cli.compensation import compensation
 from countermand.cli.host import host
 from countermand.cli.main import main
+from countermand.cli.webhook import webhook
 from countermand.cli.workflow import workflow
 
 LEAVES = [
     (group, name)
-    for group in (workflow, host)
+    for group in (workflow, host, webhook)
     for name, command in group.commands.items()
     if not isinstance(command, click.Group)
 ]

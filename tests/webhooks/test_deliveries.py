@@ -385,7 +385,6 @@ async def test_a_store_that_fails_stops_nothing(monkeypatch):
 
 
 async def test_what_was_removed_before_it_was_told_is_counted():
-    """S-V33: the retention time waits for nobody, and says so."""
     async with receiver() as to, world() as one:
         await one.walk("a", "b")
         gone = await one.store.position()
