@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.drivers.files import RealFiles, aligned_buffer
-from agent.drivers.modes import PAGE_BYTES, SHORT_BYTES, DataIO, Mode, probe
+from agent.drivers.modes import PAGE_BYTES, PIECE_BYTES, SHORT_BYTES, DataIO, Mode, probe
 
 SIZE = 3 * SHORT_BYTES + 700  # ends within a page
 
@@ -87,6 +87,34 @@ def test_every_mode_reads_what_it_wrote(kind, mode, mount):
         assert files.pread(handle, view, odd + 8 * SIZE - 5) == 5
         files.close(handle)
         assert (folder / "file").read_bytes()[odd:] == 8 * content
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "tmpfs"])
+@pytest.mark.parametrize("mode", Mode)
+def test_several_files_are_read_and_written_in_short_pieces(kind, mode, mount):
+    """Whoever flushes to the same disk waits for no more than these."""
+    folder = mount(kind)
+    files = OneMode(mode)
+    contents = [os.urandom(2 * PIECE_BYTES + 700) for _ in range(3)]
+    handles = [files.open_to_write(folder / str(number)) for number in range(3)]
+    view = aligned_buffer(len(contents[0]))
+    for handle, content in zip(handles, contents, strict=True):
+        view[:] = content
+        files.pwrite(handle, view, 0)
+    assert files._data.write(handles[0], view, 0) == PIECE_BYTES
+    view[:] = contents[0]
+    files.pwrite(handles[0], view, 0)
+    for handle, content in zip(handles, contents, strict=True):
+        files.flush(handle)
+        view[:] = bytes(len(view))
+        assert files.pread(handle, view, 0) == len(view)
+        assert bytes(view) == content
+    assert files._data.read(handles[0], view, 0) == PIECE_BYTES
+    for handle in handles[1:]:
+        files.close(handle)
+    assert files._data.read(handles[0], view, 0) > PIECE_BYTES
+    assert files._data.write(handles[0], view, 0) > PIECE_BYTES
+    files.close(handles[0])
 
 
 def open_files() -> int:

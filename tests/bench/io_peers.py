@@ -67,6 +67,7 @@ def bare_loop(source: Path, target: Path) -> None:
     reader = os.open(source, os.O_RDONLY)
     writer = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     size = os.fstat(reader).st_size
+    os.ftruncate(writer, size)  # as ours does: faster than moving the end with each write
     free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
     filled: queue.SimpleQueue[tuple[int, memoryview]] = queue.SimpleQueue()
     for _ in range(BUFFERS):
