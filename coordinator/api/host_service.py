@@ -248,6 +248,7 @@ def _shown(host: HostView) -> pb.Host:
     if isinstance(host.report, HostReport):
         shown.pools.extend(host.report.pools)
         shown.version = host.report.version
+        shown.custom_verbs.extend(host.report.custom_verbs)
     return shown
 
 

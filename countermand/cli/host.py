@@ -312,6 +312,8 @@ def _describe(found: Host) -> None:
     heard = f", last heard of {age(found.seen_time)} ago" if found.HasField("seen_time") else ""
     click.echo(f"  agent {found.version or '(not known yet)'}{heard}")
     click.echo(f"  {phrases.count(found.open_attempts, 'attempt')} open, window {found.window}")
+    if found.custom_verbs:
+        click.echo(f"  verbs of plug-ins: {', '.join(found.custom_verbs)}")
     if found.pools:
         rows = [
             (

@@ -337,6 +337,12 @@ def test_a_held_host_says_what_to_do_next(capsys):
     assert 'countermand host accept host-a --reason "…"' in said
 
 
+def test_verbs_that_need_no_pool_are_shown_of_a_host(capsys):
+    verbs = ["example.org/ring", "example.org/stamp"]
+    _describe(Host(name="hosts/host-a", state=Host.STATE_READY, custom_verbs=verbs))
+    assert "  verbs of plug-ins: example.org/ring, example.org/stamp\n" in capsys.readouterr().out
+
+
 def test_hosts_are_accepted(run):
     run("host", "add", "host-z", "127.0.0.1:7712")
     accepted = run("host", "accept", "host-z", "--reason", "its pool was replaced")
