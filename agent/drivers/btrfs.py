@@ -92,6 +92,7 @@ class SubvolumeStaging(Staging):
         work.crash(crash_points.BEFORE_RENAME)
         with self.unchanged(image_id, before):
             self.refuse_read(image_id)
+            self.refuse_foreign(image_id)  # the whole of what the image was is purged
             self._exchange(image_id, folder, label)
         work.crash(crash_points.AFTER_RENAME)
         self.finish_replacing(work, image_id, label)

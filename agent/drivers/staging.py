@@ -330,9 +330,7 @@ class Staging:
             self.refuse_read(image_id)
             if snapshots := self.layout.snapshots(image_id):
                 raise self._in_use(image_id, snapshots)
-            if foreign := self.layout.foreign(image_id):
-                why = f"in its folder is {', '.join(foreign)}, which is not ours: move it elsewhere"
-                raise self.layout.unsafe(image_id, why)
+            self.refuse_foreign(image_id)
             target = self._place_for(staged, parent)
             try:
                 self._rename(image_id, folder, target)
@@ -397,6 +395,12 @@ class Staging:
         """Raises if others read through an image."""
         if readers := self.layout.readers(image_id):
             raise self._in_use(image_id, readers)
+
+    def refuse_foreign(self, image_id: str) -> None:
+        """Raises if somebody has put something into an image's folder, which would go with it."""
+        if foreign := self.layout.foreign(image_id):
+            why = f"in its folder is {', '.join(foreign)}, which is not ours: move it elsewhere"
+            raise self.layout.unsafe(image_id, why)
 
     def _in_use(self, image_id: str, holders: list[str]) -> ImageInUse:
         told = (

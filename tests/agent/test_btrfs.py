@@ -21,7 +21,7 @@ from agent.drivers.driver import Format, LocalSource, PoolConfig, Steps, Work
 from agent.drivers.file import FileDriver
 from agent.drivers.plugins import ConfigInvalid, installed
 from countermand.rpc import crash
-from countermand.rpc.errors import Conflict, FieldInvalid, NoSpace, StorageFailed
+from countermand.rpc.errors import Conflict, FieldInvalid, ImageUnsafe, NoSpace, StorageFailed
 from tests.agent.mounts import MIB, mounted
 from tests.agent.requests import CLUSTER, attempt_name
 
@@ -111,6 +111,18 @@ def test_a_revert_and_a_resize_exchange_subvolumes(folder):
     run(driver.resize(work("grow"), "base", size_bytes=2 * MIB, shrink_allowed=False))
     assert driver.find("base").virtual_size_bytes == 2 * MIB
     assert driver.find("base").generation == found.generation + 1
+    assert driver.staged() == []
+
+
+def test_what_somebody_put_beside_an_image_does_not_go_with_a_revert(folder):
+    driver = opened(folder)
+    notes = create(driver, "base").with_name("notes.txt")
+    run(driver.create_snapshot(work("snapshot"), "base", "old"))
+    notes.write_text("somebody's")
+    with pytest.raises(ImageUnsafe, match=r"notes\.txt"):
+        run(driver.revert(work("revert"), "base", "old", safety_id=""))
+    run(driver.resize(work("grow"), "base", size_bytes=2 * MIB, shrink_allowed=False))
+    assert notes.read_text() == "somebody's"
     assert driver.staged() == []
 
 

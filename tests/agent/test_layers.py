@@ -13,6 +13,7 @@ import pytest
 from agent import crash_points
 from agent.drivers import layering, layout, qemu, staging
 from agent.drivers.driver import Format, Work
+from agent.drivers.label import Label
 from agent.drivers.layers import Layer, spare, without
 from countermand.rpc.errors import AttemptCancelled
 from countermand.v1.attempt_pb2 import Attempt
@@ -518,7 +519,7 @@ T = "0123456789abcdef"
     ids=["path", "unknown", "token", "snapshot", "time", "number", "through itself", "none"],
 )
 def test_a_label_that_lies_about_layers_cannot_be_read(fields):
-    label = layout.Label(
+    label = Label(
         cluster_id="",
         attempt="",
         create_time="2030-01-01T00:00:00+00:00",
@@ -529,4 +530,4 @@ def test_a_label_that_lies_about_layers_cannot_be_read(fields):
     plain = json.loads(label.encode())
     assert not plain.keys() & {"below", "layers"}
     with pytest.raises(ValueError, match=r".*"):
-        layout.Label.decode(json.dumps({**plain, **fields}).encode())
+        Label.decode(json.dumps({**plain, **fields}).encode())
