@@ -21,6 +21,7 @@ from typing import TypeVar, cast
 import grpc
 
 from agent import tickets
+from agent.drivers.digest import BLOCK_BYTES
 from agent.drivers.driver import Format, ImageFound
 from agent.frames import Piece, Received, piece_of, reader_of
 from agent.wire import FORMATS
@@ -29,6 +30,7 @@ from countermand.rpc.credentials import Credentials
 from countermand.rpc.errors import (
     Busy,
     Conflict,
+    CopyDamaged,
     CountermandError,
     HostSilent,
     HostUnreachable,
@@ -37,6 +39,7 @@ from countermand.rpc.errors import (
 from countermand.rpc.status import RemoteError, error_from_rpc
 from countermand.v1.agent_pb2 import (
     ContentHead,
+    ContentLeaf,
     ReadImageRequest,
     ReadImageResponse,
     SourceAccess,
@@ -94,9 +97,11 @@ class Pulling:
         """Drops what is known of an attempt that has ended."""
         self._accesses.pop(attempt, None)
 
-    def source(self, attempt: str, image: ImageAddress, check: Check) -> RemoteSource:
-        """Returns the source of an attempt."""
-        return RemoteSource(self, attempt, f"{image.pool_id}/{image.image_id}", check)
+    def source(
+        self, attempt: str, image: ImageAddress, check: Check, *, take_digest: bool = False
+    ) -> RemoteSource:
+        """Returns the source of an attempt; with a digest each block is compared as it comes."""
+        return RemoteSource(self, attempt, f"{image.pool_id}/{image.image_id}", check, take_digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,7 @@ class RemoteSource:
     attempt: str
     name: str
     check: Check
+    take_digest: bool
 
     def find(self) -> ImageFound:
         """Looks at it."""
@@ -122,8 +128,11 @@ class RemoteSource:
 
         Raises:
             Conflict: It was changed while it was read.
+            CopyDamaged: What came is not what was read there.
         """
-        content = RemoteContent(_Line(self, ReadImageRequest(layout=FORMATS[layout])))
+        request = ReadImageRequest(layout=FORMATS[layout], take_digest=self.take_digest)
+        line = _Line(self, request)
+        content = (VouchedContent if line.head.leaves else RemoteContent)(line)
         try:
             yield content
             content.finish()
@@ -195,6 +204,22 @@ class RemoteContent:
         self._line.close()
 
 
+class VouchedContent(RemoteContent):
+    """The same, with the leaves of what the source has read."""
+
+    def check_leaf(self, offset: int, leaf: bytes) -> None:
+        """Compares the leaf of a block whose data has just been read.
+
+        Raises:
+            CopyDamaged: It is another one.
+        """
+        expected = self._line.leaf(offset)
+        if leaf != expected:
+            raise CopyDamaged(
+                image=self._line.name, offset=offset, found=leaf.hex(), expected=expected.hex()
+            )
+
+
 class _Line:
     """A line to one image, made again whenever it breaks."""
 
@@ -203,6 +228,7 @@ class _Line:
         self._source = source
         self._request = request
         self._offset = 0  # where to go on when it breaks
+        self._leaf = ContentLeaf(offset=-1)  # the latest one
         self.head = ContentHead()
         self.extents: array[int] = array("q")
         self._stream: _Stream | None = None
@@ -217,7 +243,21 @@ class _Line:
     def next(self, offset: int) -> Piece | None:
         """Returns the next piece of data, None at the end; a new line begins at the offset."""
         self._offset = offset
-        return self._persist(self._next)
+        while isinstance(received := self._persist(self._next), ContentLeaf):
+            self._leaf = received
+        return received
+
+    def leaf(self, offset: int) -> bytes:
+        """Returns the leaf of a block whose data has all come; empty if the source has none."""
+        self._offset = offset
+        while self._leaf.offset != offset:
+            received = self._persist(self._next)
+            if isinstance(received, ContentLeaf):
+                self._leaf = received
+            # Its data comes again, if the line broke just here.
+            elif received is None or received.offset >= offset + BLOCK_BYTES:
+                return b""
+        return self._leaf.leaf
 
     def go_to(self, offset: int) -> None:
         """Has the data from an offset on come next."""
@@ -230,7 +270,7 @@ class _Line:
         if stream is not None:
             stream.close()
 
-    def _next(self) -> Piece | None:
+    def _next(self) -> Piece | ContentLeaf | None:
         if self._stream is None:
             self._dial()
             assert self._stream is not None
@@ -239,6 +279,8 @@ class _Line:
                 return received
             if received.renewed_ticket:
                 self._source.pulling.renew(self._source.attempt, received.renewed_ticket)
+            if received.HasField("leaf"):
+                return received.leaf
             if piece := piece_of(received):
                 return piece
         return None
@@ -250,7 +292,8 @@ class _Line:
             raise TicketInvalid(image=source.name, why=NO_TICKET)
         request = ReadImageRequest()
         request.CopyFrom(self._request)
-        request.ticket, request.offset = access.ticket, self._offset
+        # Of a block that does not come whole there is no leaf.
+        request.ticket, request.offset = access.ticket, self._offset - self._offset % BLOCK_BYTES
         request.identity = self.head.identity
         stream = self._stream = _Stream(access.address, pulling.credentials, request)
         message = stream.next(source.check)

@@ -15,7 +15,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
+from blake3 import blake3
+
 from agent import wire
+from agent.drivers.digest import BLOCK_BYTES
 from agent.drivers.driver import Content, Driver, Format
 from agent.drivers.files import aligned_buffer
 from agent.executors import Executor
@@ -36,6 +39,7 @@ from countermand.rpc.errors import (
 from countermand.v1.agent_pb2 import (
     ContentExtents,
     ContentHead,
+    ContentLeaf,
     ReadImageRequest,
     ReadImageResponse,
     ServeImageRequest,
@@ -60,6 +64,8 @@ READ_BYTES = 4 * 1024 * 1024
 EXTENTS_MAX = 4096
 # A hole that is shorter is sent as zeros: a message costs as much.
 HOLE_BYTES_MIN = 64 * 1024
+
+_ZEROS = memoryview(bytes(BLOCK_BYTES))
 
 _LAYOUTS = {
     ImageFormat.IMAGE_FORMAT_UNSPECIFIED: Format.RAW,
@@ -219,9 +225,11 @@ def _batches(driver: Driver, image_id: str, request: ReadImageRequest) -> _Batch
         extents = array("q")  # begin and end in turns: there may be a million
         for begin, end in _extents(content, max(0, request.offset)):
             extents.extend((begin, end))
+        head.leaves = request.take_digest
         head.data_bytes = sum(extents[1::2]) - sum(extents[::2])
         yield [_frame(head=head), *_told(extents, content.size_bytes)]
-        yield from _data(content, extents)
+        leaves = _Leaves(request.offset, content.size_bytes) if head.leaves else None
+        yield from _data(content, extents, leaves)
         identity = content.identity
     with _same(driver, image_id), driver.reading(image_id, layout) as content:
         if content.identity != identity:  # it was written to while it was read
@@ -254,27 +262,72 @@ def _told(extents: array[int], size_bytes: int) -> Iterator[Frame]:
         )
 
 
-def _data(content: Content, extents: array[int]) -> _Batches:
+def _data(content: Content, extents: array[int], leaves: _Leaves | None) -> _Batches:
     """Yields the data of extents, as much at a time as one look at the storage reads."""
     buffer = aligned_buffer(READ_BYTES)
     batch: _Batch = []
     size = 0
-    for begin, end in zip(extents[::2], extents[1::2], strict=True):
+    for offset, stop, following in _pieces(extents):
+        view = buffer[: stop - offset]
+        if content.pread(view, offset) < len(view):
+            raise OSError("the image became shorter")
+        batch.append(frame_of(offset, view))
+        if leaves is not None:
+            leaves.add(offset, view)
+            batch.extend(leaves.ended(before=following))
+        size += len(view)
+        if size >= READ_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _pieces(extents: array[int]) -> Iterator[tuple[int, int, int | None]]:
+    """Yields where each piece of data begins and ends, and where the next one begins."""
+    begins = (*extents[2::2], None)
+    for begin, end, following in zip(extents[::2], extents[1::2], begins, strict=True):
         offset = begin
         while offset < end:
             # Cut at multiples of a piece, so that what is written is aligned.
             stop = min(end, offset - offset % DATA_BYTES + DATA_BYTES)
-            view = buffer[: stop - offset]
-            if content.pread(view, offset) < len(view):
-                raise OSError("the image became shorter")
-            batch.append(frame_of(offset, view))
-            size += len(view)
+            yield offset, stop, stop if stop < end else following
             offset = stop
-            if size >= READ_BYTES:
-                yield batch
-                batch, size = [], 0
-    if batch:
-        yield batch
+
+
+class _Leaves:
+    """The leaves of what is sent, taken as it is read: of each block that holds data."""
+
+    def __init__(self, begin: int, size_bytes: int) -> None:
+        """Begins with the first block that begins at an offset or after it."""
+        self._begin = begin
+        self._size_bytes = size_bytes
+        self._block = self._end = -1  # the one at hand, and how far of it is known
+
+    def add(self, offset: int, view: memoryview) -> None:
+        """Takes a piece, which lies in one block."""
+        block = offset - offset % BLOCK_BYTES
+        if block < self._begin:
+            return
+        if block != self._block:
+            self._block = self._end = block
+            self._hasher = blake3()
+        self._pass_over(offset)
+        self._hasher.update(view)
+        self._end = offset + len(view)
+
+    def ended(self, *, before: int | None) -> Iterator[Frame]:
+        """Yields the leaf of the block at hand, if the next data lies beyond it."""
+        end = min(self._block + BLOCK_BYTES, self._size_bytes)
+        if self._block < 0 or (before is not None and before < end):
+            return
+        self._pass_over(end)
+        yield _frame(leaf=ContentLeaf(offset=self._block, leaf=self._hasher.digest()))
+        self._block = -1
+
+    def _pass_over(self, offset: int) -> None:
+        self._hasher.update(_ZEROS[: offset - self._end])
+        self._end = offset
 
 
 @contextmanager

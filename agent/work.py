@@ -138,9 +138,14 @@ class Worker:
             now=self._outside.now,
             crash=self._outside.crash,
         )
-        pull = partial(self._pulling.source, record.name, check=running.check_between)
-        context = Context(work=work, pools=self._pools, pull=pull)
         action = wire.action_of(record)
+        pull = partial(
+            self._pulling.source,
+            record.name,
+            check=running.check_between,
+            take_digest=action.copy_image.take_digest,
+        )
+        context = Context(work=work, pools=self._pools, pull=pull)
         if record.kind is Kind.ACTION:
             verb = catalogue.verb_of(action, self._plugins)
             # An older version has taken over, or a plug-in has gone: nobody can look at it.

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from agent.drivers.ahead import AHEAD_MAX, Ahead, inline
 from agent.drivers.content import FileContent
@@ -108,6 +109,19 @@ def _extents(content: Content, begin: int) -> Iterator[Extent]:
             begin = end
 
 
+@runtime_checkable
+class Vouched(Protocol):
+    """A content of which another host has taken the leaves while it read the same."""
+
+    def check_leaf(self, offset: int, leaf: bytes) -> None:
+        """Compares the leaf of a block whose data has just been read.
+
+        Raises:
+            CopyDamaged: It is another one.
+        """
+        ...
+
+
 class BlockReader:
     """Reads the blocks of one content."""
 
@@ -116,10 +130,11 @@ class BlockReader:
         if ahead is None:
             ahead = content.files.ahead if isinstance(content, FileContent) else inline
         is_file = isinstance(content, FileContent)
+        self._vouched = content if isinstance(content, Vouched) else None
         self._content = content if is_file else _OneByOne(content)
         self._ahead = ahead
         self._readers = _READERS if is_file else 1
-        self._take_leaves = take_leaves
+        self._take_leaves = take_leaves or self._vouched is not None
         self._buffers: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
         self._long = threading.Lock()
 
@@ -143,6 +158,8 @@ class BlockReader:
             self._pread(buffer[begin - block.begin : end - block.begin], begin)
         data = tuple(_not_zero(block, buffer))
         leaf = _leaf(block, buffer, is_zero=not data) if self._take_leaves else b""
+        if self._vouched is not None:
+            self._vouched.check_leaf(block.begin, leaf)
         return Filled(block, buffer, data, leaf)
 
     def _pread(self, view: memoryview, offset: int) -> None:

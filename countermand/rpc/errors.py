@@ -186,6 +186,27 @@ class HostSilent(HostUnreachable):
     """The agent at {address} takes calls, and sent nothing for {silent_s} s: look at its log."""
 
 
+class NotOwner(CountermandError):
+    """{name} is not yours to report on: {why}. Nothing has changed."""
+
+    code = StatusCode.PERMISSION_DENIED
+    reason = "NOT_OWNER"
+
+
+class AttemptClosed(CountermandError):
+    """{attempt} is over: {why}. Nothing has changed; forget it."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "ATTEMPT_CLOSED"
+
+
+class ReportReused(CountermandError):
+    """Report id {report_id} was used for another report: nothing has changed; report a bug."""
+
+    code = StatusCode.ALREADY_EXISTS
+    reason = "REPORT_REUSED"
+
+
 class StateForbids(CountermandError):
     """{name} is {state}; {verb} needs one of: {allowed}."""
 
@@ -547,6 +568,12 @@ class DigestMismatch(CountermandError):
 
     code = StatusCode.DATA_LOSS
     reason = "DIGEST_MISMATCH"
+
+
+class CopyDamaged(DigestMismatch):
+    """What came of image {image} at byte {offset} is not what its host read there: copy it anew."""
+
+    retriable = True
 
 
 class ImageDamaged(CountermandError):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import crash_points, frames
+from agent import crash_points, frames, serving
 from agent.drivers.copying import CHUNK_BYTES
 from agent.service import AgentService
 from countermand.rpc import crash
@@ -146,6 +146,24 @@ async def test_can_be_made_up_for_wherever_the_power_was_cut(elsewhere, tmp_path
         assert undone.state == Attempt.STATE_SUCCEEDED, (place, undone)
         assert left(rig) == ([], []), place
         await rig.runner.stop()
+
+
+async def test_fails_and_leaves_nothing_when_its_data_was_damaged(elsewhere, tmp_path, monkeypatch):
+    """Its host takes the digest while it reads, and the two are compared block by block."""
+
+    def damaged(offset: int, data: memoryview) -> frames.Frame:
+        copy = bytearray(data)
+        copy[-1] ^= offset > CHUNK_BYTES
+        return frames.frame_of(offset, memoryview(copy))
+
+    monkeypatch.setattr(serving, "frame_of", damaged)
+    rig = await start(tmp_path / "here", crash.never)
+    await act(rig, elsewhere)
+    failed = await rig.settled(DO)
+    assert failed.state == Attempt.STATE_FAILED
+    assert (failed.failure.reason, failed.failure.retriable) == ("DIGEST_MISMATCH", True)
+    assert left(rig) == ([], [])
+    await rig.runner.stop()
 
 
 async def test_can_be_cancelled_at_every_step(elsewhere, tmp_path):

@@ -14,6 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent import frames, pulling, serving, tickets
+from agent.drivers import copying
+from agent.drivers.blocks import BlockReader
 from agent.drivers.driver import Format, ProcessEnds
 from agent.executors import ThreadExecutor
 from agent.pulling import Pulling, RemoteContent
@@ -23,6 +25,7 @@ from countermand.rpc.errors import (
     AttemptCancelled,
     Busy,
     Conflict,
+    CopyDamaged,
     Fenced,
     FieldInvalid,
     HostSilent,
@@ -479,6 +482,75 @@ async def test_a_source_that_stays_silent_fails_the_attempt_for_the_next_one(
     async with pulled(rig, Through(service, silent)) as (source, _, _):
         with pytest.raises(HostSilent) as raised:
             await asyncio.to_thread(read_all, source)
+    assert raised.value.retriable
+
+
+def copied(source) -> tuple[bytes, str]:
+    """Returns what a copy reads of a source, and its digest."""
+    with source.reading(Format.RAW) as content:
+        found = bytearray(content.size_bytes)
+        for filled in BlockReader(content, take_leaves=True).read():
+            for begin, end in filled.data:
+                found[begin:end] = filled.piece((begin, end))
+        return bytes(found), steps_end(copying.digest_content(content))
+
+
+def steps_end(steps):
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+LARGE = os.urandom(5 * MIB) + bytes(8 * MIB) + os.urandom(2 * MIB + 512)
+
+
+@pytest.mark.parametrize("cut", [None, 1, 3, 4, 6, 7, 8, 9])
+async def test_each_block_is_compared_with_what_its_host_has_read(rig, service, cut):
+    """The line may break anywhere, between the data of a block and its leaf as well."""
+    rig.put("large", LARGE)
+    way = await ticket(rig, service, "fast/large")
+    leaves = []
+
+    async def breaking(sent, request):
+        is_first, count = not leaves, 0
+        async for frame in sent:
+            if is_first and count == cut:
+                leaves.append(None)
+                raise HostUnreachable(address="here")
+            count += 1
+            message = ReadImageResponse.FromString(frame)
+            if message.HasField("leaf"):
+                leaves.append(message.leaf.offset)
+            yield frame
+
+    async with pulled(rig, Through(service, breaking), way=way) as (_, pulling, _):
+        source = pulling.source(READER, address("fast/large"), never, take_digest=True)
+        found, digest = await asyncio.to_thread(copied, source)
+    assert found == LARGE
+    with rig.pools["fast"].reading("large", Format.RAW) as content:
+        assert digest == steps_end(copying.digest_content(content))
+    assert set(leaves) >= {0, 4 * MIB, 12 * MIB}
+
+
+@pytest.mark.parametrize("damage", ["data", "leaf", "no leaf"])
+async def test_what_was_damaged_on_its_way_is_no_copy(rig, service, damage):
+    async def damaging(sent, _):
+        async for frame in sent:
+            message = ReadImageResponse.FromString(frame)
+            if message.HasField("data") and damage == "data":
+                data = message.data.data
+                message.data.data = bytes([data[0] ^ 1]) + data[1:]
+            if message.HasField("leaf") and damage == "leaf":
+                message.leaf.leaf = bytes(32)
+            if not (message.HasField("leaf") and damage == "no leaf"):
+                yield message.SerializeToString()
+
+    async with pulled(rig, Through(service, damaging)) as (_, pulling, _):
+        source = pulling.source(READER, address("fast/base"), never, take_digest=True)
+        with pytest.raises(CopyDamaged) as raised:
+            await asyncio.to_thread(copied, source)
     assert raised.value.retriable
 
 
