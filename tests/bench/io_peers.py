@@ -11,6 +11,7 @@ import shlex
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -96,5 +97,17 @@ def flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fdatasync(handle)
+    finally:
+        os.close(handle)
+
+
+def flushed_ms(folder: Path) -> float:
+    """Returns how long it takes to make one page durable, as a journal does with each commit."""
+    handle = os.open(folder / "flushed", os.O_RDWR | os.O_CREAT)
+    try:
+        os.pwrite(handle, os.urandom(4096), 0)
+        began = time.perf_counter()
+        os.fdatasync(handle)
+        return (time.perf_counter() - began) * 1000
     finally:
         os.close(handle)

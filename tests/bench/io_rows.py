@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import quantiles
@@ -19,13 +19,17 @@ from countermand.rpc.errors import StateForbids
 from countermand.v1.image_pb2 import IMAGE_FORMAT_QCOW2
 from countermand.v1.verb_pb2 import CloneImage, CopyImage
 from tests.bench.figures import Figure, Goal, at_least, at_most, ratio
-from tests.bench.io_peers import Peer, bare_loop, nbdcopy_over_tls, program, qemu_img
+from tests.bench.io_peers import Peer, bare_loop, flushed_ms, nbdcopy_over_tls, program, qemu_img
 from tests.bench.io_stack import FAR, FAR_POOL, HOST, POOL, Stack
 
 # Cancelled copies, and no-ops beside copies, in each round.
 CANCELS = 10
 NOOPS = 100
 COPIES_BESIDE = 4
+
+# Bare flushes, about as often as no-ops make them.
+FLUSHES = 100
+FLUSH_INTERVAL_S = 0.01
 
 RAW = ("raw", "raw")
 FLAT = ("qcow2", "qcow2")
@@ -144,20 +148,46 @@ async def idle_p99(stack: Stack) -> float:
 
 async def busy_p99(stack: Stack) -> float:
     """Returns the same while copies run."""
+    took_ms: list[float] = []
+    async with copies_beside(stack) as copies:
+        while not any(copy.done() for copy in copies):
+            took_ms += await stack.latencies_ms(1)
+    return _p99(took_ms)
+
+
+async def idle_flush_p99(stack: Stack) -> float:
+    """Returns the 99th percentile of a bare flush's milliseconds, while nothing else happens."""
+    return _p99([await _flush_ms(stack) for _ in range(FLUSHES)])
+
+
+async def busy_flush_p99(stack: Stack) -> float:
+    """Returns the same while copies run."""
+    took_ms: list[float] = []
+    async with copies_beside(stack) as copies:
+        while not any(copy.done() for copy in copies):
+            took_ms.append(await _flush_ms(stack))
+    return _p99(took_ms)
+
+
+async def _flush_ms(stack: Stack) -> float:
+    await asyncio.sleep(FLUSH_INTERVAL_S)
+    return await asyncio.to_thread(flushed_ms, stack.scratch)
+
+
+@asynccontextmanager
+async def copies_beside(stack: Stack) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """Yields copies that are running; awaits and removes them in the end."""
     targets = [f"full-{number}" for number in range(COPIES_BESIDE)]
     copies = [
-        asyncio.ensure_future(
+        asyncio.create_task(
             stack.make(CopyImage(source=image(f"{POOL}/full"), target=image(f"{POOL}/{target}")))
         )
         for target in targets
     ]
-    took_ms: list[float] = []
-    while not any(copy.done() for copy in copies):
-        took_ms += await stack.latencies_ms(1)
+    yield copies
     await asyncio.gather(*copies)
     for target in targets:
         await stack.remove(target)
-    return _p99(took_ms)
 
 
 def _p99(values: list[float]) -> float:
@@ -205,12 +235,18 @@ def clone_figures(runs: Runs) -> Iterator[Figure]:
 
 
 def latency_figures(runs: Runs) -> Iterator[Figure]:
-    """Yields both latencies, and how much longer the one beside copies is."""
-    idle = Figure(name="no-op p99, idle", unit="ms", runs=runs["idle"])
-    busy = Figure(name=f"no-op p99, {COPIES_BESIDE} copies beside", unit="ms", runs=runs["busy"])
-    yield idle
-    yield busy
-    yield ratio("no-op p99, busy ÷ idle", busy, idle, goals=(at_most(2),))
+    """Yields both latencies, and how much longer the one beside copies is.
+
+    After them the same of one bare flush, which is what a no-op waits for several times: what no
+    journal on that disk can be quicker than.
+    """
+    for what, prefix, goals in (("no-op", "", (at_most(2),)), ("bare flush", "flush ", ())):
+        idle = Figure(name=f"{what} p99, idle", unit="ms", runs=runs[f"{prefix}idle"])
+        name = f"{what} p99, {COPIES_BESIDE} copies beside"
+        busy = Figure(name=name, unit="ms", runs=runs[f"{prefix}busy"])
+        yield idle
+        yield busy
+        yield ratio(f"{what} p99, busy ÷ idle", busy, idle, goals=goals)
 
 
 ROWS = (
@@ -272,5 +308,14 @@ ROWS = (
         takes={"ours": pulled, "nbdcopy over TLS": pulled_by_nbdcopy},
         figures=against("raw copy across hosts", {"nbdcopy over TLS": at_least(1.0)}),
     ),
-    Row(name="latency", takes={"idle": idle_p99, "busy": busy_p99}, figures=latency_figures),
+    Row(
+        name="latency",
+        takes={
+            "idle": idle_p99,
+            "busy": busy_p99,
+            "flush idle": idle_flush_p99,
+            "flush busy": busy_flush_p99,
+        },
+        figures=latency_figures,
+    ),
 )
