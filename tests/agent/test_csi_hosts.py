@@ -17,11 +17,13 @@ from agent.drivers.csi.driver import CSI, CsiDriver
 from agent.drivers.driver import Format, OddityKind, PoolConfig, Steps
 from agent.drivers.plugins import ConfigInvalid
 from countermand.rpc.errors import AttemptFenced, ImageInUse, ImageUnsafe, StorageFailed
+from countermand.sanity.run import Ending
 from countermand.v1.verb_pb2 import Action, DeleteImage
 from tests.agent.csi_host import CsiHost, named, running
 from tests.agent.requests import address, attempt_name
 from tests.agent.rig import Rig
 from tests.agent.test_csi import DELETE, DO, MIB, PADDED, VERIFY, opened, work
+from tests.sanity.served import results, subject
 
 LOST, OURS = "lost", "ours"
 DELETE_NONE = Action(delete_image=DeleteImage(target=address("fast/none")))
@@ -218,3 +220,22 @@ async def test_a_damaged_record_is_told_of_and_harms_no_other(csi_host, tmp_path
         await recovery.sweep(rig.runner.journal, rig.pools, rig.runner.executor)
         assert driver.staged() == []
         await rig.runner.stop()
+
+
+async def test_agents_behind_one_plug_in_keep_the_promises_between_hosts(tmp_path):
+    """Whatever `agent-sanity` asks of fences, over the wire."""
+    with (
+        running("--round-to=512", node=LOST) as lost,
+        lost.on_another_host(OURS) as ours,
+        lost.agreeing(tmp_path),
+    ):
+        options = [host.config(tmp_path / "fast") | {"shared": True} for host in (lost, ours)]
+        for name in ("a", "b", "fast"):
+            (tmp_path / name).mkdir()
+        async with (
+            subject(tmp_path / "a", options=options[0]) as one,
+            subject(tmp_path / "b", options=options[1]) as other,
+        ):
+            one.other = other
+            found = await results(one, "fence.", skip=("not_shared",))
+    assert [(one.instance.label, one.why) for one in found if one.ending is not Ending.KEPT] == []
