@@ -324,11 +324,12 @@ class Line:
         A lost journal is never read as "nothing to make up for".
         """
         host_id = self.record.id
+        has_been_there = self._ears.has_been_on(host_id)
         why = why_not(
             self.record,
             report,
             in_flight=self._ears.in_flight(host_id),
-            has_been_there=self._ears.has_been_on(host_id),
+            has_been_there=has_been_there,
         )
         if why:
             expected = self.record.incarnation
@@ -341,7 +342,8 @@ class Line:
             change=HostChange.RECONCILED,
             time=self._clock.now(),
             principal=BY_POLICY,
-            reason=f"journal {self.record.incarnation} is lost, its pools are there",
+            reason=f"journal {self.record.incarnation} is lost, "
+            + ("its pools are there" if has_been_there else "no open workflow was there"),
         )
         # In one write: from here on "not received" proves nothing about what was sent before.
         await self.keep(

@@ -32,6 +32,9 @@ HostOf = Callable[[str], HostView | None]
 
 HOLDERS_NAMED_MAX = 3  # in words; the locks of a FULL view name more
 
+# An agent that works says something every half second, and one that is quiet at least every five:
+# of one that says nothing for longer no rate is known, although nothing else is concluded so soon.
+RATE_S = 6.0
 _SILENT = frozenset({HostState.SUSPECT, HostState.UNREACHABLE})
 _AT_WORK = frozenset(
     {
@@ -154,8 +157,9 @@ class Showing:
         if place := self._hosts.waiting_for_slot(workflow, index):
             shown.waits_for = place
         if host is not None and host.state is not HostState.READY:
-            shown.progress.rate = 0
             shown.waits_for = _silence(host)
+        if host is not None and (host.state is not HostState.READY or host.silent_s >= RATE_S):
+            shown.progress.rate = 0
         last = workflow.task(index).last
         if last.fence_host:
             shown.waits_for = f"{last.fence_host}, which settles it in the place of {last.host}"

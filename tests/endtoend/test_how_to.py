@@ -22,6 +22,7 @@ pytestmark = [
         "images-in-line",
         "drain-a-host",
         "find-and-mend-differences",
+        "when-a-host-is-lost",
         "use-a-csi-plug-in",
         "check-an-agent",
         "copy-across-hosts",
