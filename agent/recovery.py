@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 # Nothing that is left half-made harms anybody; it only takes room.
 SWEEP_S = 300.0
 
-IMPORT_PREFIX = "import/"  # the staging of an image that an administrator brings in
-
 
 async def replay(
     journal: Transactor,
@@ -91,7 +89,7 @@ async def _sweep_pool(driver: Driver, journal: Transactor, executor: Executor) -
         return  # asked all the same: a driver may have to let go of what it had open there
     for attempt in staged:
         if names.parse_attempt(attempt) is None:
-            continue  # an administrator's, who may be at it right now: a repeat begins anew
+            continue  # an import's, which may be at work right now: one that succeeds removes it
         if await journal.transact(
             partial(_is_done_with, name=attempt, shared=driver.config.shared)
         ):
