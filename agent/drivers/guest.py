@@ -1,4 +1,4 @@
-"""Reads and writes qcow2 images as a guest does, through a private qemu-nbd.
+"""Reads qcow2 images as a guest does, through a private qemu-nbd.
 
 It gets the whole chain by name and format, as the labels have it: no header of an image is ever
 followed to another file, and no format is ever guessed. Its socket lies in a folder of ours, is
@@ -15,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -28,7 +28,6 @@ TOOL = "qemu-nbd"
 MISSING = "qemu-nbd is not installed on this host: install the package qemu-utils"
 
 _STDERR_BYTES_MAX = 2000
-_END_S = 5.0  # it has only to close its files
 
 # A listening socket as its third descriptor, and its own number in the environment: the way in
 # which service managers hand sockets over.
@@ -75,9 +74,7 @@ class GuestContent:
 
 
 @contextmanager
-def serving(
-    chain: Sequence[tuple[Path, Format]], *, image: str, writable: bool = False
-) -> Iterator[Nbd]:
+def serving(chain: Sequence[tuple[Path, Format]], *, image: str) -> Iterator[Nbd]:
     """Opens an image and those below it, nearest first, each with its format.
 
     Raises:
@@ -86,7 +83,7 @@ def serving(
     if not is_installed():
         raise ToolFailed(tool=TOOL, image=image, stderr=MISSING)
     with tempfile.TemporaryFile() as stderr:
-        process, connection = _start(chain, stderr.fileno(), writable=writable)
+        process, connection = _start(chain, stderr.fileno())
         try:
             try:
                 nbd = Nbd(connection)
@@ -98,8 +95,6 @@ def serving(
                 raise ToolFailed(tool=TOOL, image=image, stderr=words or str(error)) from error
             with closing(nbd):
                 yield nbd
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_END_S)  # whatever it held back is on the disk now
         finally:
             connection.close()
             process.kill()
@@ -107,12 +102,11 @@ def serving(
 
 
 def _start(
-    chain: Sequence[tuple[Path, Format]], stderr: int, *, writable: bool
+    chain: Sequence[tuple[Path, Format]], stderr: int
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Starts it, with a connection that waits for it already."""
     arguments = [TOOL, "--cache", "none" if _is_direct(chain) else "writeback"]
-    arguments += [] if writable else ["--read-only"]
-    arguments += [f"json:{json.dumps(_node(chain, writable=writable))}"]
+    arguments += ["--read-only", f"json:{json.dumps(_node(chain))}"]
     if shutil.which("setpriv"):  # or an agent that is killed leaves it behind
         arguments = ["setpriv", "--pdeathsig", "KILL", "--", *arguments]
     connection = socket.socket(socket.AF_UNIX)
@@ -132,13 +126,13 @@ def _start(
     return process, connection
 
 
-def _node(chain: Sequence[tuple[Path, Format]], *, writable: bool) -> _Node:
-    """Returns an image and those below it in qemu's words; below it nothing is ever written."""
+def _node(chain: Sequence[tuple[Path, Format]]) -> _Node:
+    """Returns an image and those below it in qemu's words."""
     path, image_format = chain[0]
-    file = {"driver": "file", "filename": str(path), "read-only": not writable}
-    node: _Node = {"driver": image_format.value, "file": file, "read-only": not writable}
+    file = {"driver": "file", "filename": str(path), "read-only": True}
+    node: _Node = {"driver": image_format.value, "file": file, "read-only": True}
     if image_format is Format.QCOW2:
-        node["backing"] = _node(chain[1:], writable=False) if chain[1:] else None
+        node["backing"] = _node(chain[1:]) if chain[1:] else None
     return node
 
 

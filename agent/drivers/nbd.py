@@ -1,4 +1,4 @@
-"""Speaks NBD to a server on a unix socket: read, write zeroes, write, flush, and where data is.
+"""Speaks NBD to a server on a unix socket: reads, and asks where data is.
 
 Only what `guest` needs of the protocol: fixed newstyle, one export, one request at a time. Our own,
 since libnbd's Python binding comes with no package index, and nothing else there is kept up.
@@ -40,10 +40,7 @@ _REP_ERROR = 1 << 31
 _INFO_EXPORT = 0
 
 _CMD_READ = 0
-_CMD_WRITE = 1
 _CMD_DISC = 2
-_CMD_FLUSH = 3
-_CMD_WRITE_ZEROES = 6
 _CMD_BLOCK_STATUS = 7
 
 _CHUNK_DONE = 1 << 0
@@ -81,25 +78,6 @@ class Nbd:
             part = buffer[begin : begin + REQUEST_BYTES_MAX]
             self._ask(_CMD_READ, offset + begin, len(part))
             self._answer(part, offset + begin)
-
-    def write(self, buffer: memoryview, offset: int) -> None:
-        """Writes the whole buffer at an offset."""
-        for begin in range(0, len(buffer), REQUEST_BYTES_MAX):
-            part = buffer[begin : begin + REQUEST_BYTES_MAX]
-            self._ask(_CMD_WRITE, offset + begin, len(part))
-            self._socket.sendall(part)
-            self._answer()
-
-    def zero(self, offset: int, length: int) -> None:
-        """Makes a range read as zeros; it may become a hole."""
-        for begin in range(offset, offset + length, SPAN_BYTES_MAX):
-            self._ask(_CMD_WRITE_ZEROES, begin, min(SPAN_BYTES_MAX, offset + length - begin))
-            self._answer()
-
-    def flush(self) -> None:
-        """Returns once everything written would survive a power cut."""
-        self._ask(_CMD_FLUSH, 0, 0)
-        self._answer()
 
     def extents(self, offset: int) -> list[tuple[int, int, bool]]:
         """Returns what lies from an offset on, as (begin, end, reads as zeros), some of it."""
