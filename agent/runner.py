@@ -1,6 +1,6 @@
 """Takes requests, runs attempts, records outcomes: the agent's promise is kept here.
 
-Each request is first decided in one durable transaction (`attempts.admit`), then launched; each
+Each request is first decided in one durable transaction (`admission`), then launched; each
 outcome is recorded in one. Between the two the work belongs to the agent, not to the call: a
 caller that goes away stops nothing. Knows nothing of gRPC calls: every carrier calls `accept`,
 `compensate` and `cancel`.
@@ -17,11 +17,11 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
-from agent import attempts, crash_points, recovery, wire, work
+from agent import admission, attempts, crash_points, recovery, wire, work
+from agent.admission import Order, Refusals, lane_of
 from agent.attempts import (
     Admit,
     AttemptRecord,
-    Decision,
     Event,
     Header,
     Join,
@@ -39,17 +39,12 @@ from agent.verbs import catalogue
 from agent.verbs.plugins import NO_PLUGINS, Plugins
 from agent.watch import Watchers
 from agent.work import Outcome, Outside, Worker
-from countermand.rpc import names
 from countermand.rpc.credentials import Credentials
 from countermand.rpc.errors import (
     AttemptCancelled,
-    AttemptNotFound,
     CountermandError,
-    FieldInvalid,
     RunTimeout,
     StorageFailed,
-    VerbUnsupported,
-    Violation,
 )
 from countermand.v1.agent_pb2 import CompensateRequest, SourceAccess
 from countermand.v1.attempt_pb2 import Attempt, AttemptHeader
@@ -73,33 +68,12 @@ LOOK_AGAIN_DELAY_S = 30.0
 INTERRUPT_S_MAX = 0.5
 
 
-# A plug-in looks at some words; less than a caller waits for its answer.
-CHECK_S_MAX = 3.0
-CHECKS_MAX = 32  # threads, at worst: of plug-ins that never come to an end
-_CHECKS_LATE = f"its plug-in has not checked the arguments within {CHECK_S_MAX:g} s"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """How much at once, of each lane."""
 
     attempts_max: int = 4  # beyond this a spinning array only seeks
     queue_max: int = 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Order:
-    """A request that may begin an attempt, as the journal will have it."""
-
-    header: Header
-    kind: Kind
-    lane: Lane
-    pools: frozenset[str]
-    request: bytes
-    refusal: CountermandError | None  # why this host cannot do such a thing at all
-    compensates: str = ""
-    compensated: bytes = b""  # the action of that attempt
-    access: SourceAccess | None = None  # of a copy from another host
 
 
 class Runner:
@@ -128,8 +102,7 @@ class Runner:
         self.running: dict[str, Running] = {}
         self.watchers = Watchers(self, self.running)
         self._outside = outside
-        self._checks = checks or InlineExecutor()
-        self._checking = 0
+        self._refusals = Refusals(pools, plugins, checks or InlineExecutor())
         self._stopping = False
         self._leaving = asyncio.Event()
         self._pulling = Pulling(credentials)
@@ -206,19 +179,9 @@ class Runner:
         """
         header = wire.read_header(message)
         catalogue.check(action)
-        return await self._uninterrupted(
-            self._admit(
-                _Order(
-                    header=header,
-                    kind=Kind.ACTION,
-                    lane=_lane(Kind.ACTION, action),
-                    pools=catalogue.pools(action),
-                    request=action.SerializeToString(deterministic=True),
-                    refusal=await self._refusal(action),
-                    access=access,
-                )
-            )
-        )
+        refusal = await self._refusals.of(action)
+        order = admission.order_of_action(header, action, refusal=refusal, access=access)
+        return await self._uninterrupted(self._admit(order))
 
     async def compensate(self, request: CompensateRequest) -> Attempt:
         """Begins to make up for an attempt, whether or not it was ever received.
@@ -227,28 +190,13 @@ class Runner:
             CountermandError: Any of the table in agent.proto.
         """
         header = wire.read_header(request.header)
-        _check_compensation(header, request)
-        arguments = CompensateRequest()
-        arguments.CopyFrom(request)
-        arguments.ClearField("header")
+        admission.check_compensation(header, request)
         refusal = None
         if request.HasField("replacement"):
             catalogue.check(request.replacement)
-            refusal = await self._refusal(request.replacement)
-        return await self._uninterrupted(
-            self._admit(
-                _Order(
-                    header=header,
-                    kind=Kind.COMPENSATION,
-                    lane=_lane(Kind.COMPENSATION, work.work_of(request)),
-                    pools=catalogue.pools(work.work_of(request)),
-                    request=arguments.SerializeToString(deterministic=True),
-                    refusal=refusal,
-                    compensates=request.compensates,
-                    compensated=request.action.SerializeToString(deterministic=True),
-                )
-            )
-        )
+            refusal = await self._refusals.of(request.replacement)
+        order = admission.order_of_compensation(header, request, refusal=refusal)
+        return await self._uninterrupted(self._admit(order))
 
     async def cancel(self, message: AttemptHeader) -> Attempt:
         """Asks an action to stop; what makes up for one goes on whatever anybody asks.
@@ -258,25 +206,7 @@ class Runner:
             CountermandError: As `accept`.
         """
         header = wire.read_header(message, hash_needed=False)
-
-        def ask(tx: Transaction) -> tuple[AttemptRecord, bool] | CountermandError:
-            facts = tx.facts(header)
-            if error := attempts.challenge(header, facts):
-                return error
-            record = facts.attempt
-            if not attempts.is_late(header, facts):
-                _remember(tx, header, intent=header.intent_sequence)
-            if record is None or not record.received:
-                return AttemptNotFound(attempt=header.attempt, incarnation=facts.incarnation)
-            if record.kind is Kind.COMPENSATION:
-                return record, False
-            now = self._outside.now()
-            reopened = attempts.can_look_again(record)
-            if reopened:  # its work finds out what there is to stop
-                record = attempts.move(record, Event.STARTED, now=now)
-            moved = attempts.move(record, Event.CANCEL_ASKED, now=now)
-            return (record if moved is record else tx.put(moved)), reopened
-
+        ask = partial(admission.ask_to_stop, header=header, now=self._outside.now())
         return await self._uninterrupted(self._cancel(ask))
 
     async def _cancel(
@@ -330,35 +260,16 @@ class Runner:
 
     # -- admission ------------------------------------------------------------------------------
 
-    async def _refusal(self, action: Action) -> CountermandError | None:
-        """Returns why this host cannot do an action at all, or None.
-
-        A plug-in says so itself: it is somebody else's code, and may take its time.
-        """
-        decide = partial(catalogue.refusal, action, self.pools, self.plugins)
-        if action.custom.verb not in self.plugins:
-            return decide()
-        pool = ", ".join(sorted(catalogue.pools(action))) or "(none)"
-        late = VerbUnsupported(pool=pool, verb=action.custom.verb, why=_CHECKS_LATE)
-        if self._checking >= CHECKS_MAX:
-            return late
-        self._checking += 1
-        checking = asyncio.ensure_future(self._checks.call(decide))
-        checking.add_done_callback(self._checked)
-        done, _ = await asyncio.wait({checking}, timeout=CHECK_S_MAX)
-        return checking.result() if done else late
-
-    def _checked(self, _check: asyncio.Future[Any]) -> None:
-        self._checking -= 1
-
-    async def _admit(self, order: _Order) -> Attempt:
+    async def _admit(self, order: Order) -> Attempt:
         """Decides on an order, in one transaction, and begins what was admitted."""
         ticket = self._slots[order.lane].take(order.pools)
         place = Place.FULL if ticket is None else ticket.place
         self._outside.crash(crash_points.BEFORE_JOURNAL)
         admitted: AttemptRecord | None = None
         try:
-            decision, admitted = await self.transact(self._deciding(order, place))
+            decision, admitted = await self.transact(
+                partial(admission.decide, order=order, place=place, now=self._outside.now())
+            )
         finally:
             if ticket is not None and admitted is None:
                 ticket.leave()
@@ -375,37 +286,6 @@ class Runner:
                 assert ticket is not None
                 assert admitted is not None
                 return await self._begin(order.header, admitted, ticket)
-
-    def _deciding(
-        self, order: _Order, place: Place
-    ) -> Callable[[Transaction], tuple[Decision, AttemptRecord | None]]:
-        header = order.header
-
-        def decide(tx: Transaction) -> tuple[Decision, AttemptRecord | None]:
-            facts = tx.facts(header)
-            decision = attempts.admit(header, facts, place=place, refusal=order.refusal)
-            if not isinstance(decision, Refuse):
-                _remember(tx, header)
-            elif decision.in_charge:
-                _remember(tx, header, intent=header.intent_sequence)
-            if order.access is not None and not isinstance(decision, Refuse):
-                tx.keep_source_access(header.attempt, order.access.SerializeToString())
-            if not isinstance(decision, Admit):
-                return decision, None
-            now = self._outside.now()
-            if order.kind is Kind.COMPENSATION:
-                _bury(tx, header, order.compensates, order.compensated, now)
-            record = attempts.begin(
-                header,
-                kind=order.kind,
-                request=order.request,
-                compensates=order.compensates,
-                place=place,
-                now=now,
-            )
-            return decision, tx.put(record)
-
-        return decide
 
     async def _begin(self, header: Header, record: AttemptRecord, ticket: Ticket) -> Attempt:
         """Launches what was admitted, and says so."""
@@ -458,7 +338,7 @@ class Runner:
         if look := self._looks.pop(record.name, None):
             look.cancel()
         action = work.action_for(record)
-        slots = self._slots[_lane(record.kind, action)]
+        slots = self._slots[lane_of(record.kind, action)]
         return self._launch(record, slots.retake(catalogue.pools(action)), resumed=True)
 
     async def _look_again(self, name: str, stop_error: CountermandError | None) -> None:
@@ -653,39 +533,3 @@ class Runner:
             extra = {"attempt": record.name, "host": self.identity.host_id}
             log.info("attempt.%s", record.state.lower(), extra=extra)
         self.watchers.publish(changed)
-
-
-def _lane(kind: Kind, action: Action) -> Lane:
-    verb = catalogue.VERBS.get(catalogue.name_of(action))
-    return Lane(kind, touches_storage=verb is None or verb.touches_storage)
-
-
-def _remember(tx: Transaction, header: Header, *, intent: int = 0) -> None:
-    """Learns the caller's epoch; with the intent, unless an attempt of it is in the journal."""
-    tx.remember_owner(
-        workflow=header.workflow,
-        owner_epoch=header.owner_epoch,
-        cluster_id=header.cluster_id,
-        intent=intent,
-    )
-
-
-def _bury(tx: Transaction, header: Header, name: str, action: bytes, now: datetime) -> None:
-    """Writes the tombstone of an attempt, if it has none."""
-    known = tx.get(name)
-    if known is not None and known.kind is Kind.COMPENSATION:
-        raise FieldInvalid(Violation("compensates", "must name an action's attempt"))
-    if known is None or not known.tombstoned:
-        tx.put(attempts.bury(known, name=name, header=header, request=action, now=now))
-
-
-def _check_compensation(header: Header, request: CompensateRequest) -> None:
-    target = names.parse_attempt(request.compensates)
-    violations = []
-    if target is None or target.workflow != header.workflow:
-        violations.append(Violation("compensates", "must name an attempt of the same workflow"))
-    if request.compensates == header.attempt:
-        violations.append(Violation("compensates", "must not be the compensation itself"))
-    if violations:
-        raise FieldInvalid(*violations)
-    catalogue.check(request.action)

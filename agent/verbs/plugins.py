@@ -163,8 +163,8 @@ def works_in(verb: VerbType, driver: Driver) -> bool:
     if verb.effect is Effect.READ_ONLY:
         needs.add(verb.target)
     # Of a pool that is not open nobody knows what it cannot do: it is told of as failing.
-    able = (ClosedPool, *(needed for needed in needs if needed is not None))
-    return len(able) > 1 and isinstance(driver, able)
+    is_open = not isinstance(driver, ClosedPool)
+    return any(not is_open or isinstance(driver, needed) for needed in needs if needed is not None)
 
 
 def _usable(found: Declared[VerbType]) -> VerbType:

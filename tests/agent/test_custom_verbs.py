@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from google.protobuf.struct_pb2 import Struct
 
-from agent import runner
+from agent import admission
 from agent.__main__ import main
 from agent.drivers.driver import Copies, Resizes, Work
 from agent.executors import DetachedCalls, InlineExecutor
@@ -286,8 +286,8 @@ async def test_the_host_lists_them_and_each_pool_those_that_work_there(host):
 
 async def test_a_plug_in_that_does_not_come_to_an_end_holds_up_nobody_else(tmp_path, monkeypatch):
     """Its check runs beside the loop; and of those that hang there are only so many."""
-    monkeypatch.setattr(runner, "CHECK_S_MAX", 0.05)
-    monkeypatch.setattr(runner, "CHECKS_MAX", 2)
+    monkeypatch.setattr(admission, "CHECK_S_MAX", 0.05)
+    monkeypatch.setattr(admission, "CHECKS_MAX", 2)
     goes_on, checks = threading.Event(), iter(range(9))
 
     def hang(_self: Loose, _arguments: object) -> dict[str, str]:
@@ -305,7 +305,7 @@ async def test_a_plug_in_that_does_not_come_to_an_end_holds_up_nobody_else(tmp_p
         assert (await rig.run(attempt_name("other"), noop_action())).state == SUCCEEDED
     assert next(checks) == 2  # the third one did not begin
     goes_on.set()
-    while rig.runner._checking:  # noqa: ASYNC110 - nobody is told
+    while rig.runner._refusals._checking:  # noqa: ASYNC110 - nobody is told
         await asyncio.sleep(0)
     assert (await rig.run(STAMP, loose())).state == SUCCEEDED
     await rig.runner.stop()

@@ -56,7 +56,7 @@ def test_finds_a_request_that_leaves_before_its_commit(monkeypatch: Patch) -> No
 
 def test_finds_a_missing_tombstone(monkeypatch: Patch) -> None:
     """Planted: the agent forgets to bury what it compensates (S-Z2)."""
-    monkeypatch.setattr("agent.runner._bury", lambda *_: None)
+    monkeypatch.setattr("agent.admission._bury", lambda *_: None)
     # What is lost comes after all, much later; the watermark would keep most of it out as well.
     late = Faults(
         message_lost=0.3,
