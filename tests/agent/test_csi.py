@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from agent import crash_points
+from agent.drivers.csi.abilities import Abilities
 from agent.drivers.csi.driver import CSI, CsiDriver
-from agent.drivers.csi.plugin import Abilities
 from agent.drivers.csi.pool import EVERYTHING, verbs_of
 from agent.drivers.csi.records import name_of
 from agent.drivers.driver import Format, OddityKind, PoolConfig, Step, Work

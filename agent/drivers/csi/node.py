@@ -25,8 +25,9 @@ from pathlib import Path
 
 import grpc
 
+from agent.drivers.csi.abilities import Abilities
 from agent.drivers.csi.device import DeviceFiles
-from agent.drivers.csi.plugin import Abilities, Answer, Kind, Plugin, StillWritten, sending
+from agent.drivers.csi.plugin import Answer, Kind, Plugin, StillWritten, sending
 from agent.drivers.csi.v1 import csi_pb2 as csi
 from countermand.rpc.errors import CountermandError
 

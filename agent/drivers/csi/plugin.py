@@ -16,14 +16,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import grpc
 
-from agent.drivers.csi.v1 import csi_pb2 as csi
 from agent.drivers.csi.v1.csi_pb2_grpc import ControllerStub, IdentityStub, NodeStub
 from agent.drivers.driver import Step, Steps
 from countermand.rpc.errors import CountermandError, ImageInUse, StorageFailed
@@ -108,20 +106,6 @@ class StillWritten(ImageInUse):
     Start the agent there again; once that machine is off for good, or was started anew, empty
     `nodes` in {record}, and try again.
     """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Abilities:
-    """What a plug-in says that it can do."""
-
-    name: str = ""
-    version: str = ""
-    node_id: str = ""
-    controller: frozenset[str] = frozenset()  # of ControllerServiceCapability.RPC.Type
-    node: frozenset[str] = frozenset()  # of NodeServiceCapability.RPC.Type
-    shows: bool = False  # there is a Node service at this socket
-    # Where this host is, of a plug-in whose volumes are not reached from everywhere.
-    topology: Mapping[str, str] = field(default_factory=dict)
 
 
 T = TypeVar("T")
@@ -226,69 +210,10 @@ class Plugin:
         error.kind = answer.kind
         return error
 
-    def abilities(self, *, patience_s: float) -> Abilities:
-        """Asks what it can do.
-
-        Raises:
-            Answer: It does not say.
-        """
-        asked = _Asking(self, patience_s)
-        info = asked(self.identity.GetPluginInfo, csi.GetPluginInfoRequest())
-        probe = asked(self.identity.Probe, csi.ProbeRequest())
-        if probe.HasField("ready") and not probe.ready.value:
-            raise Answer(grpc.StatusCode.UNAVAILABLE, "it is not ready")
-        services = asked(self.identity.GetPluginCapabilities, csi.GetPluginCapabilitiesRequest())
-        kinds = {capability.service.type for capability in services.capabilities}
-        constrained = csi.PluginCapability.Service.VOLUME_ACCESSIBILITY_CONSTRAINTS in kinds
-        controller: frozenset[str] = frozenset()
-        if csi.PluginCapability.Service.CONTROLLER_SERVICE in kinds:
-            told = asked(
-                self.controller.ControllerGetCapabilities, csi.ControllerGetCapabilitiesRequest()
-            )
-            offered = (each.rpc.type for each in told.capabilities)
-            controller = frozenset(_names(csi.ControllerServiceCapability.RPC.Type.Name, offered))
-        here, node, shows = csi.NodeGetInfoResponse(), frozenset[str](), True
-        try:
-            here = asked(self.node.NodeGetInfo, csi.NodeGetInfoRequest())
-            told_by_node = asked(self.node.NodeGetCapabilities, csi.NodeGetCapabilitiesRequest())
-            offered_here = (each.rpc.type for each in told_by_node.capabilities)
-            node = frozenset(_names(csi.NodeServiceCapability.RPC.Type.Name, offered_here))
-        except Answer as answer:
-            if answer.code is not grpc.StatusCode.UNIMPLEMENTED:
-                raise
-            shows = False  # a controller alone: it serves no data here
-        return Abilities(
-            name=info.name,
-            version=info.vendor_version,
-            node_id=here.node_id,
-            controller=controller,
-            node=node,
-            shows=shows,
-            topology=dict(here.accessible_topology.segments) if constrained else {},
-        )
-
-
-class _Asking:
-    """Asks one thing after the other."""
-
-    def __init__(self, plugin: Plugin, patience_s: float) -> None:
-        self._plugin = plugin
-        self._patience_s = patience_s
-
-    def __call__(self, method: grpc.UnaryUnaryMultiCallable[R, T], request: R) -> T:
-        return self._plugin.ask(sending(method, request), patience_s=self._patience_s)
-
 
 def sending(method: grpc.UnaryUnaryMultiCallable[R, T], request: R) -> Send[T]:
     """Returns what sends a request."""
     return lambda timeout_s: method.future(request, timeout=timeout_s)
-
-
-def _names(name: Callable[[T], str], numbers: Iterator[T]) -> Iterator[str]:
-    """Yields the names of capabilities; one that is newer than we are is left out."""
-    for number in numbers:
-        with suppress(ValueError):
-            yield name(number)
 
 
 def _result(call: Call[T], timeout_s: float | None = None) -> T:

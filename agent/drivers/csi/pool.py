@@ -9,9 +9,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from agent.drivers.content import FileContent
+from agent.drivers.csi.abilities import Abilities, abilities_of
 from agent.drivers.csi.node import Node
 from agent.drivers.csi.options import Options
-from agent.drivers.csi.plugin import Abilities, Answer, Plugin
+from agent.drivers.csi.plugin import Answer, Plugin
 from agent.drivers.csi.records import Record, Records, name_of, write_durably
 from agent.drivers.csi.volumes import VolumeLayout, Volumes
 from agent.drivers.driver import Format, PoolConfig, Work
@@ -78,7 +79,7 @@ class CsiPool:
         known_here = self._remembered(own)
         where = f"pool {self.config.pool_id}: the plug-in at {self.config.path}"
         try:
-            met = self.plugin.abilities(patience_s=ONCE_S)
+            met = abilities_of(self.plugin, patience_s=ONCE_S)
         except Answer as answer:
             if asked_only:
                 raise
