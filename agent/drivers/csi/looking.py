@@ -27,7 +27,8 @@ from agent.drivers.driver import (
     SnapshotFound,
     Steps,
 )
-from agent.drivers.layout import AT, snapshots_among
+from agent.drivers.label import AT
+from agent.drivers.layout import snapshots_among
 from agent.drivers.plugins import ConfigInvalid
 from countermand.rpc import names
 from countermand.rpc.errors import (
