@@ -26,7 +26,7 @@ from agent.drivers.driver import Format, ImageFound
 from agent.frames import Piece, Received, piece_of, reader_of
 from agent.wire import FORMATS
 from countermand.rpc.channel import open_stream_channel
-from countermand.rpc.credentials import Credentials
+from countermand.rpc.credentials import Credentials, not_connected
 from countermand.rpc.errors import (
     Busy,
     Conflict,
@@ -348,6 +348,7 @@ class _Stream:
     ) -> None:
         """Begins to receive."""
         self._address = address
+        self._credentials = credentials
         self._channel = open_stream_channel(address, credentials=credentials)
         self._call = reader_of(self._channel)(request)
         self._received: queue.Queue[Received | CountermandError | None] = queue.Queue(MESSAGES_MAX)
@@ -403,7 +404,7 @@ class _Stream:
         """Returns what the source said; where only gRPC speaks, that nobody answered."""
         said = error_from_rpc(error)
         if isinstance(said, RemoteError):
-            return HostUnreachable(address=self._address, said=said.message)
+            return not_connected(self._address, said.message, self._credentials)
         return said
 
 

@@ -51,16 +51,18 @@ class Authority:
             *("-keyout", folder / "ca-key.pem", "-out", self.ca),
         )
 
-    def certificate(self, name: str) -> Certificate:
+    def certificate(
+        self, name: str, *, days: int = 2, names_what: str = "DNS:localhost,IP:127.0.0.1"
+    ) -> Certificate:
         """Returns a new certificate."""
         cert, key = self._folder / f"{name}-cert.pem", self._folder / f"{name}-key.pem"
         request, names = self._folder / f"{name}.csr", self._folder / f"{name}.ext"
-        names.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+        names.write_text(f"subjectAltName={names_what}\n")
         _openssl(
             *("req", *_NEW_KEY, "-subj", f"/CN={name}", "-keyout", key, "-out", request),
         )
         _openssl(
-            *("x509", "-req", "-in", request, "-CA", self.ca, "-days", "2"),
+            *("x509", "-req", "-in", request, "-CA", self.ca, "-days", days),
             *("-CAkey", self._folder / "ca-key.pem", "-CAcreateserial"),
             *("-extfile", names, "-out", cert),
         )

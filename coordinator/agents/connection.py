@@ -13,8 +13,8 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from countermand.rpc.channel import open_channel
-from countermand.rpc.credentials import Credentials
-from countermand.rpc.errors import CountermandError, HostUnreachable
+from countermand.rpc.credentials import Credentials, not_connected
+from countermand.rpc.errors import CountermandError
 from countermand.rpc.status import RemoteError, error_from_rpc
 from countermand.v1.agent_pb2 import WatchAttemptsRequest, WatchAttemptsResponse
 from countermand.v1.agent_pb2_grpc import AgentServiceStub
@@ -56,6 +56,7 @@ class GrpcConnection:
     def __init__(self, address: str, *, credentials: Credentials | None = None) -> None:
         """Opens a channel; it connects at the first call."""
         self._address = address
+        self._credentials = credentials
         self._channel = open_channel(address, credentials=credentials)
         self._stub = AgentServiceStub(self._channel)
 
@@ -80,7 +81,7 @@ class GrpcConnection:
     def _said(self, error: grpc.aio.AioRpcError) -> CountermandError:
         """Returns what the agent said; where only gRPC speaks, that nobody answered."""
         if error.code() in _NO_ANSWER and isinstance(said := error_from_rpc(error), RemoteError):
-            return HostUnreachable(address=self._address, said=said.message)
+            return not_connected(self._address, said.message, self._credentials)
         return error_from_rpc(error)
 
     async def close(self) -> None:

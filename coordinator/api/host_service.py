@@ -30,6 +30,7 @@ from countermand.rpc.errors import (
     HostBusy,
     HostIdTaken,
     HostNotFound,
+    HostRefused,
     HostUnreachable,
     Violation,
     WrongCluster,
@@ -73,6 +74,9 @@ class HostService(HostServiceServicer):
             self._refuse_taken(request.address, await self._hosts.probe(request.address))
         except (AgentTaken, WrongCluster):
             raise
+        except HostRefused:
+            if not request.unreachable_allowed:
+                raise
         except CountermandError as error:
             if not request.unreachable_allowed:
                 raise HostUnreachable(address=request.address) from error

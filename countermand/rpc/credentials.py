@@ -12,9 +12,64 @@ from pathlib import Path
 
 import grpc
 
+from countermand.rpc.errors import HostRefused, HostUnreachable
+
+# What gRPC says of a connection that did not come about, why that is, and what to do next. Of one
+# that was closed at once only one side knows the reason; what is known is what we have shown.
+_NOT_CONNECTED = "failed to connect to all addresses"
+_MISTAKES = (
+    (
+        "WRONG_VERSION_NUMBER",
+        "it speaks no TLS",
+        "give it --tls-cert, --tls-key and --tls-ca, or see whether the port is another service's",
+    ),
+    (
+        "certificate has expired",
+        "its certificate has expired",
+        "give it a new one, and see whether the clocks of both sides are right",
+    ),
+    (
+        "certificate is not yet valid",
+        "its certificate is not valid yet",
+        "see whether the clocks of both sides are right",
+    ),
+    (
+        "Hostname Verification Check failed",
+        "its certificate is for another address",
+        "call it by one that its subjectAltName has, or have another made for this one",
+    ),
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "its certificate is not of the authority in --tls-ca",
+        "give both sides certificates of one authority",
+    ),
+)
+_CLOSED = "Socket closed"
+_REFUSED = {
+    False: (
+        "it hung up on a caller without a certificate",
+        "if it speaks TLS, give this side --tls-cert, --tls-key and --tls-ca as well",
+    ),
+    True: (
+        "it hung up on the certificate it was shown",
+        "see whether that has expired, and is of the authority in its own --tls-ca",
+    ),
+}
+
 
 class CredentialsInvalid(Exception):
     """The files of a certificate cannot be used."""
+
+
+def not_connected(address: str, said: str, credentials: Credentials | None) -> HostUnreachable:
+    """Returns why nobody answered, as far as gRPC has told."""
+    for sign, why, advice in _MISTAKES:
+        if sign in said:
+            return HostRefused(address=address, why=why, advice=advice, said=said)
+    if _NOT_CONNECTED in said and _CLOSED in said:
+        why, advice = _REFUSED[credentials is not None]
+        return HostRefused(address=address, why=why, advice=advice, said=said)
+    return HostUnreachable(address=address, said=said)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -182,6 +182,10 @@ class HostUnreachable(CountermandError):
     retriable = True
 
 
+class HostRefused(HostUnreachable):
+    """No connection to the agent at {address}: {why}; {advice}."""
+
+
 class HostSilent(HostUnreachable):
     """The agent at {address} takes calls, and sent nothing for {silent_s} s: look at its log."""
 

@@ -8,9 +8,12 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from coordinator.agents.connection import GrpcConnection
 from countermand.rpc.channel import open_channel
 from countermand.rpc.credentials import CredentialsInvalid, read_credentials
+from countermand.rpc.errors import HostRefused, HostUnreachable
 from countermand.rpc.server import BoundServer, ListenRefused, serve
+from countermand.v1.agent_pb2 import GetHostRequest
 from tests.tls import Authority, needs_openssl
 
 pytestmark = needs_openssl
@@ -63,3 +66,55 @@ def test_what_is_wrong_with_the_files_is_said_at_the_start(authority, tmp_path):
     with pytest.raises(CredentialsInvalid):
         read_credentials(one.cert, one.key, tmp_path / "text")
     assert "PRIVATE" not in repr(one.read())
+
+
+class Shown:
+    """What a side may show."""
+
+    def __init__(self, folder) -> None:
+        ours = Authority(folder / "ours")
+        self.nothing = None
+        self.good = ours.certificate("good").read()
+        self.foreign = Authority(folder / "theirs").certificate("foreign").read()
+        self.misnamed = ours.certificate("misnamed", names_what="DNS:elsewhere").read()
+        self.expired = ours.certificate("expired", days=-1).read()
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    return Shown(tmp_path_factory.mktemp("shown"))
+
+
+@pytest.mark.parametrize(
+    ("server_shows", "we_show", "why"),
+    [
+        ("good", "nothing", "it hung up on a caller without a certificate"),
+        ("nothing", "good", "it speaks no TLS"),
+        ("foreign", "good", "its certificate is not of the authority in --tls-ca"),
+        ("good", "expired", "it hung up on the certificate it was shown"),
+        ("misnamed", "good", "its certificate is for another address"),
+        ("expired", "good", "its certificate has expired"),
+    ],
+)
+async def test_a_mistake_is_told_apart_from_a_host_that_is_away(shown, server_shows, we_show, why):
+    server = await serve(
+        listen="127.0.0.1:0", services=[], credentials=getattr(shown, server_shows)
+    )
+    connection = GrpcConnection(server.address, credentials=getattr(shown, we_show))
+    with pytest.raises(HostRefused) as raised:
+        await connection.call("GetHost", GetHostRequest(), timeout_s=5)
+    await connection.close()
+    await server.stop(0)
+    assert raised.value.metadata["why"] == why
+    assert raised.value.message.startswith(f"No connection to the agent at {server.address}: {why}")
+    assert raised.value.reason == "HOST_UNREACHABLE"
+
+
+async def test_a_host_that_is_away_is_no_mistake(shown):
+    server = await serve(listen="127.0.0.1:0", services=[], credentials=shown.good)
+    await server.stop(0)
+    connection = GrpcConnection(server.address, credentials=shown.good)
+    with pytest.raises(HostUnreachable) as raised:
+        await connection.call("GetHost", GetHostRequest(), timeout_s=5)
+    await connection.close()
+    assert not isinstance(raised.value, HostRefused)
