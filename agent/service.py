@@ -84,6 +84,7 @@ from countermand.v1.agent_pb2 import (
     ServeImageResponse,
     SessionRequest,
     SessionResponse,
+    SourceAccess,
     SurveyPoolRequest,
     SurveyPoolResponse,
     VerifyImageRequest,
@@ -97,6 +98,7 @@ from countermand.v1.verb_pb2 import Action
 
 PAGE_SIZE = 50
 PAGE_SIZE_MAX = 1000
+PORT_MAX = 65_535
 
 
 class AgentService(AgentServiceServicer):
@@ -142,6 +144,8 @@ class AgentService(AgentServiceServicer):
         """Copies an image's data in full."""
         action = Action(copy_image=request.copy_image)
         access = request.source_access if request.HasField("source_access") else None
+        if access is not None:
+            _check_access(access)
         attempt = await self._runner.accept(request.header, action, access=access)
         return CopyImageResponse(attempt=attempt)
 
@@ -475,6 +479,18 @@ def _read_attempt(
                 intent=0 if record else request.intent_sequence or tx.low_watermark,
             )
     return record
+
+
+def _check_access(access: SourceAccess) -> None:
+    host, _, port = access.address.rpartition(":")
+    violations = []
+    is_port = port.isascii() and port.isdecimal() and len(port) <= len(str(PORT_MAX))
+    if not host or not is_port or not 0 < int(port) <= PORT_MAX:
+        violations.append(Violation("source_access.address", "must be address:port"))
+    if not access.ticket:
+        violations.append(Violation("source_access.ticket", "is required: from ServeImage"))
+    if violations:
+        raise FieldInvalid(*violations)
 
 
 def _check_removal(request: RemoveOrphansRequest) -> None:

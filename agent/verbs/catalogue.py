@@ -159,6 +159,11 @@ def _particulars(action: Action) -> Iterator[Violation]:
         yield Violation("clone_image.target.pool_id", "must be the source's pool")
     if verb in {"create_snapshot", "delete_snapshot", "revert_image"}:
         yield from _of_snapshots(verb, request.snapshot_id, action.revert_image.safety_snapshot_id)
+    if getattr(request, "expected_generation", 0) < 0:
+        yield Violation(f"{verb}.expected_generation", "must not be negative")
+    source_host = action.copy_image.source_host_id
+    if source_host and not names.is_id(source_host):
+        yield Violation("copy_image.source_host_id", names.ID_RULE)
     if verb == CUSTOM:
         yield from check_custom(action.custom)
     if verb == "verify_image" and request.digest and not _DIGEST.fullmatch(request.digest):

@@ -74,6 +74,11 @@ def _size_problem(value: Value) -> str | None:
     return f"must be a multiple of {SECTOR_BYTES} in 1 to 2^50"
 
 
+def _generation_problem(value: Value) -> str | None:
+    assert isinstance(value, int), value
+    return None if value >= 0 else "must not be negative"
+
+
 # Fields that verbs have in common; what else an agent knows is the agent's to check.
 _RULES_BY_NAME: dict[str, _Rule] = {
     "pool_id": _id_problem,
@@ -82,6 +87,7 @@ _RULES_BY_NAME: dict[str, _Rule] = {
     "safety_snapshot_id": _optional_id_problem,
     "source_host_id": _optional_id_problem,
     "virtual_size_bytes": _size_problem,
+    "expected_generation": _generation_problem,
 }
 _RULES: dict[str, tuple[tuple[str, Callable[[object], Value], _Rule], ...]] = {
     verb.name: tuple(

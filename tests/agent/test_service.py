@@ -17,6 +17,7 @@ from agent.running import Running
 from agent.service import AgentService
 from agent.verbs.catalogue import VERBS
 from countermand.rpc.channel import open_channel
+from countermand.rpc.errors import FieldInvalid
 from countermand.rpc.server import Service, serve
 from countermand.rpc.status import error_from_rpc
 from countermand.v1 import agent_pb2_grpc
@@ -31,8 +32,10 @@ from countermand.v1.agent_pb2 import (
     ListAttemptsRequest,
     ListImagesRequest,
     NoopRequest,
+    ResizeImageRequest,
     RevertImageRequest,
     SessionRequest,
+    SourceAccess,
     VerifyImageRequest,
     WatchAttemptsRequest,
 )
@@ -41,6 +44,7 @@ from countermand.v1.verb_pb2 import (
     Action,
     CreateSnapshot,
     DeleteSnapshot,
+    ResizeImage,
     RevertImage,
     VerifyImage,
 )
@@ -66,6 +70,15 @@ async def reason(call) -> str:
     with pytest.raises(AioRpcError) as refused:
         await call
     return error_from_rpc(refused.value).reason
+
+
+async def violations(call) -> list[str]:
+    """Returns the fields that a call is refused for."""
+    with pytest.raises(AioRpcError) as refused:
+        await call
+    error = error_from_rpc(refused.value)
+    assert isinstance(error, FieldInvalid), error
+    return [violation.field for violation in error.violations]
 
 
 async def noop(rig: Rig, stub, task: str, number: int = 1) -> str:
@@ -94,6 +107,22 @@ async def test_errors_come_as_statuses_with_reasons(served):
         stub.ListImages(ListImagesRequest(pool_id="fast", page_size=-1)),
     ):
         assert await reason(asked) == "FIELD_INVALID"
+    copy = rig.requests.copy(missing, copy_action("fast/a", "fast/b", source_host_id="No Host!"))
+    for field in ("address", "ticket"):
+        copy.copy_image.source_host_id = "elsewhere"
+        access = SourceAccess(address="somewhere:1", ticket=b"t")
+        access.ClearField(field)
+        copy.source_access.CopyFrom(access)
+        assert await violations(stub.CopyImage(copy)) == [f"source_access.{field}"]
+    malformed = copy_action("fast/a", "fast/b", source_host_id="No Host!")
+    assert await violations(stub.CopyImage(rig.requests.copy(missing, malformed))) == [
+        "copy_image.source_host_id"
+    ]
+    resize = Action(resize_image=ResizeImage(virtual_size_bytes=512, expected_generation=-1))
+    resize.resize_image.target.CopyFrom(address("fast/a"))
+    header = rig.requests.for_action(missing, resize)
+    asked = stub.ResizeImage(ResizeImageRequest(header=header, resize_image=resize.resize_image))
+    assert await violations(asked) == ["resize_image.expected_generation"]
     session = stub.Session()
     await session.write(SessionRequest())
     assert await reason(session.read()) == "CALL_UNSUPPORTED"

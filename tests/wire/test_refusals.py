@@ -26,7 +26,7 @@ from countermand.client.spec import (
     task,
     workflow_spec,
 )
-from countermand.rpc.errors import FieldInvalid, FieldUnsupported, PayloadTooLarge
+from countermand.rpc.errors import FieldInvalid, PayloadTooLarge
 from countermand.v1.image_pb2 import ImageAddress
 from countermand.v1.verb_pb2 import (
     CopyImage,
@@ -543,9 +543,18 @@ CASES: dict[str, Case] = {
     ),
     "a-size-that-no-storage-has": Case(
         spec_of(
-            task("one", host="a", action=ResizeImage(target=image("pool/x"), virtual_size_bytes=5))
+            task(
+                "one",
+                host="a",
+                action=ResizeImage(
+                    target=image("pool/x"), virtual_size_bytes=5, expected_generation=-1
+                ),
+            )
         ),
-        {f"{FIRST}.task.action.resize_image.virtual_size_bytes": "multiple of 512"},
+        {
+            f"{FIRST}.task.action.resize_image.virtual_size_bytes": "multiple of 512",
+            f"{FIRST}.task.action.resize_image.expected_generation": "must not be negative",
+        },
     ),
     "a-target-that-the-input-makes-its-source": Case(
         spec_of(copy_to("one", "input.name")),
@@ -699,26 +708,6 @@ def test_pools_of_the_input_count_and_those_of_outputs_do_not():
     read = task("read", host="a", action=VerifyImage(), bindings=told)
     check_spec(spec_of(copy("one"), read, verify("two", "one")), struct({"pool": "p"}), asked)
     assert [pools for _, pools, verb in asked.asked if verb == "verify_image"] == [("p",), ()]
-
-
-# -- what is not served -------------------------------------------------------------------------
-
-UNSERVED: dict[str, WorkflowSpec] = {
-    "spec.root.members[0].external_task": spec_of(
-        Node(name="ext", external_task=Node.ExternalTask(owner_id="v"))
-    ),
-    "spec.root.members[0].group.open": spec_of(with_(parallel("g", copy("one")), open=True)),
-    "spec.on_success[0].external_task": spec_of(
-        copy("one"), on_success=[Node(name="ext", external_task=Node.ExternalTask())]
-    ),
-}
-
-
-@pytest.mark.parametrize("path", UNSERVED)
-def test_what_is_not_served_is_never_ignored(path):
-    with pytest.raises(FieldUnsupported) as raised:
-        check_spec(UNSERVED[path], Struct(), anywhere)
-    assert raised.value.metadata["field"] == path
 
 
 def test_an_input_beyond_its_bound_is_refused_whole():
