@@ -31,7 +31,7 @@ CASES = [
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("agents"), HOSTS)
+    cluster = Cluster(lives, tmp_path_factory.mktemp("agents"), HOSTS, evidence_kept=True)
     await cluster.add_template("base")
     await cluster.start()
     yield cluster

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 async def cluster(lives, tmp_path):
-    cluster = Cluster(lives, tmp_path, HOSTS)
+    cluster = Cluster(lives, tmp_path, HOSTS, evidence_kept=True)
     await cluster.add_template("base")
     yield cluster
     await cluster.end()

@@ -36,7 +36,9 @@ BASE = f"{TEMPLATES}/base"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("changed"), {"a": {"pool-a": ""}})
+    cluster = Cluster(
+        lives, tmp_path_factory.mktemp("changed"), {"a": {"pool-a": ""}}, evidence_kept=True
+    )
     await cluster.add_template("base")
     await cluster.start()
     yield cluster

@@ -30,7 +30,7 @@ QUICK = timedelta(milliseconds=50)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("compensation"), HOSTS)
+    cluster = Cluster(lives, tmp_path_factory.mktemp("compensation"), HOSTS, evidence_kept=True)
     await cluster.add_template("base")
     await cluster.start()
     yield cluster

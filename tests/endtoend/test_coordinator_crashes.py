@@ -40,7 +40,7 @@ HALF_WAY = {
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("crashes"), HOSTS)
+    cluster = Cluster(lives, tmp_path_factory.mktemp("crashes"), HOSTS, evidence_kept=True)
     await cluster.add_template("base")
     await cluster.start()
     await cluster.coordinator.stop()

@@ -27,7 +27,7 @@ FAST_REPEATS = 10
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("locks"), HOSTS)
+    cluster = Cluster(lives, tmp_path_factory.mktemp("locks"), HOSTS, evidence_kept=True)
     cluster.coordinator.arguments = ("--window", "1")
     await cluster.add_template("base", size_mib=1, extents=2)
     await cluster.start()

@@ -27,8 +27,7 @@ HOSTS = {"a": {"pool-a": ""}, "b": {"crawling": "bandwidth=1MiB"}}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(lives, tmp_path_factory):
-    options: dict[str, tuple[str, ...]] = {"coordinator": ("--forget-every", "0.5s")}
-    cluster = Cluster(lives, tmp_path_factory.mktemp("journals"), HOSTS, options=options)
+    cluster = Cluster(lives, tmp_path_factory.mktemp("journals"), HOSTS)
     await cluster.add_template("base")
     await cluster.start()
     yield cluster

@@ -51,7 +51,7 @@ PAUSE = ON_FAILURE["PAUSE"]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("fix"), HOSTS)
+    cluster = Cluster(lives, tmp_path_factory.mktemp("fix"), HOSTS, evidence_kept=True)
     await cluster.add_template("base", size_mib=1, extents=2)
     await cluster.start()
     yield cluster

@@ -29,7 +29,7 @@ HOSTS = {"a": {"pool-a": ""}, "b": {"pool-b": ""}}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("pivot"), HOSTS)
+    cluster = Cluster(lives, tmp_path_factory.mktemp("pivot"), HOSTS, evidence_kept=True)
     await cluster.add_template("base", size_mib=1, extents=2)
     await cluster.start()
     yield cluster
