@@ -22,21 +22,14 @@ from pathlib import Path
 
 from agent import crash_points
 from agent.drivers.driver import Format, Made, OutcomeUnknown, PoolConfig, Step, Steps, Work
-from agent.drivers.failing import FULL, storage_error
+from agent.drivers.failing import FULL
 from agent.drivers.files import Files
 from agent.drivers.label import AT, Label, data_names
 from agent.drivers.layout import LABEL, LABEL_BYTES_MAX, MARK, Layout
+from agent.drivers.refusing import Refusing
 from agent.drivers.room import Room
 from countermand.rpc import names
-from countermand.rpc.errors import (
-    AttemptFenced,
-    Conflict,
-    CountermandError,
-    GenerationMismatch,
-    ImageExists,
-    ImageInUse,
-    SnapshotExists,
-)
+from countermand.rpc.errors import CountermandError
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +54,19 @@ class Staging:
         self.identity = identity
         self.files = files
         self.layout = layout or Layout(config.pool_id, config.path, files)
+        refusing = Refusing(self.layout, identity)
+        self.need_pool = refusing.need_pool
+        self.expect = refusing.expect
+        self.refuse_taken = refusing.refuse_taken
+        self.refuse_read = refusing.refuse_read
+        self.refuse_foreign = refusing.refuse_foreign
+        self.in_use = refusing.in_use
+        self.changed = refusing.changed
+        self.fenced = refusing.fenced
+        self.looking = refusing.looking
+        self.working = refusing.working
+        self.translating = refusing.translating
+        self.error = refusing.error
         files.tune(config.path, sample=config.path / MARK if config.read_only else None)
         self.room = Room(
             quota_bytes=config.quota_bytes,
@@ -244,24 +250,6 @@ class Staging:
                 self.files.remove_file(folder / name)
             self.settle(folder)
 
-    def changed(self, image_id: str) -> Conflict:
-        """Returns the error that says that somebody else was at work on an image."""
-        return Conflict(name=f"image {image_id} in pool {self.config.pool_id}")
-
-    def need_pool(self) -> None:
-        """Raises OSError unless the pool being served is at its path now.
-
-        Without its mount an empty folder is there: what it does not hold may exist all the same.
-        """
-        if not self.identity:
-            return  # read-only, and nobody has ever written to it
-        try:
-            mark = self.layout.mark()
-        except ValueError:
-            mark = None
-        if mark is None or mark.identity != self.identity:
-            raise OSError("NOT_MOUNTED")
-
     def _rename(
         self,
         image_id: str,
@@ -329,7 +317,7 @@ class Staging:
         with self._names:
             self.refuse_read(image_id)
             if snapshots := self.layout.snapshots(image_id):
-                raise self._in_use(image_id, snapshots)
+                raise self.in_use(image_id, snapshots)
             self.refuse_foreign(image_id)
             target = self._place_for(staged, parent)
             try:
@@ -391,36 +379,6 @@ class Staging:
         self.layout.purge(self.layout.aside(attempt))
         self.room.settle(self.layout.account(self.layout.staged(attempt)), 0)
 
-    def refuse_read(self, image_id: str) -> None:
-        """Raises if others read through an image."""
-        if readers := self.layout.readers(image_id):
-            raise self._in_use(image_id, readers)
-
-    def refuse_foreign(self, image_id: str) -> None:
-        """Raises if somebody has put something into an image's folder, which would go with it."""
-        if foreign := self.layout.foreign(image_id):
-            why = f"in its folder is {', '.join(foreign)}, which is not ours: move it elsewhere"
-            raise self.layout.unsafe(image_id, why)
-
-    def _in_use(self, image_id: str, holders: list[str]) -> ImageInUse:
-        told = (
-            f"snapshot {snapshot} of image {image}" if at else image
-            for image, at, snapshot in (holder.partition(AT) for holder in holders)
-        )
-        return ImageInUse(image=image_id, pool=self.config.pool_id, holder=", ".join(told))
-
-    def refuse_taken(self, name: str) -> None:
-        """Raises if the name of an image or snapshot is taken, by whatever it be."""
-        label = self.layout.owner(name)
-        if label is None and self.files.stat(self.layout.image(name)) is None:
-            return
-        owner = (label.attempt or "an import") if label else "somebody unknown"
-        image_id, at, snapshot_id = name.partition(AT)
-        pool_id = self.config.pool_id
-        if at:
-            raise SnapshotExists(image=image_id, pool=pool_id, snapshot=snapshot_id, owner=owner)
-        raise ImageExists(image=image_id, pool=pool_id, owner=owner)
-
     def empty(self, folder: Path) -> None:
         """Removes what an earlier life left in an attempt's folder."""
         for name in self.files.list_folder(folder):
@@ -448,58 +406,6 @@ class Staging:
             yield handle
         finally:
             self.files.close(handle)
-
-    @contextmanager
-    def looking(self, work: Work, image_id: str) -> Iterator[None]:
-        """Looks at what an earlier life may have done: if that fails, nothing is certain."""
-        try:
-            yield
-        except OSError as error:
-            if not work.resumed:
-                raise
-            raise OutcomeUnknown(self.error(error, image_id)) from error
-
-    @contextmanager
-    def working(self, work: Work, image_id: str) -> Iterator[None]:
-        """As `translating`; an attempt that is fenced says so, whatever it ran into.
-
-        Only of what is certain: where nobody knows whether its effect is durable, it may have come
-        to it before the fence did.
-        """
-        try:
-            with self.translating(image_id):
-                yield
-        except CountermandError as error:
-            if self.layout.is_fenced(work.attempt):
-                raise self.fenced(work.attempt) from error
-            raise
-
-    def fenced(self, attempt: str) -> AttemptFenced:
-        """Returns the error that says that an attempt was fenced."""
-        return AttemptFenced(attempt=attempt, pool=self.config.pool_id)
-
-    def expect(self, image_id: str, label: Label, generation: int) -> None:
-        """Raises unless an image has a generation; 0 is any."""
-        if generation not in (0, label.generation):
-            raise GenerationMismatch(
-                image=image_id,
-                pool=self.config.pool_id,
-                generation=label.generation,
-                expected=generation,
-                owner=label.moved_by or "an import",
-            )
-
-    @contextmanager
-    def translating(self, image_id: str) -> Iterator[None]:
-        """Turns what the operating system says into our errors."""
-        try:
-            yield
-        except OSError as error:
-            raise self.error(error, image_id) from error
-
-    def error(self, error: OSError, image_id: str) -> CountermandError:
-        """Returns our error for one of the operating system's."""
-        return storage_error(error, pool_id=self.config.pool_id, image_id=image_id)
 
 
 def made(image_id: str, label: Label) -> Made:
