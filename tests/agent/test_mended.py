@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from agent import crash_points
-from agent.drivers import guest, layering, qemu
+from agent.drivers import layering, qemu
 from agent.drivers.csi.node import remove_place
 from agent.drivers.csi.options import read as read_options
 from agent.drivers.driver import Format, PoolConfig
@@ -169,12 +172,26 @@ async def test_a_qcow2_image_that_cannot_even_be_opened_is_damaged(tmp_path, off
     await rig.runner.stop()
 
 
+@contextmanager
+def _open_to_write(path: Path) -> Iterator[None]:
+    """Holds an image as a guest does that runs."""
+    command = ["qemu-io", "-f", "qcow2", str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as guest:
+        assert guest.stdin is not None
+        assert guest.stdout is not None
+        guest.stdin.write(b"write 0 512\n")
+        guest.stdin.flush()
+        assert b"wrote 512" in guest.stdout.readline()
+        yield
+        guest.communicate(b"quit\n")
+
+
 @needs_qemu
 async def test_a_qcow2_image_that_somebody_writes_to_is_not_called_damaged(tmp_path):
     rig = Rig(tmp_path)
     await rig.start()
     path = rig.put("base", content(Format.QCOW2, b"x" * 2**20), image_format=Format.QCOW2)
-    with guest.serving([(path, Format.QCOW2)], image="base", writable=True):
+    with _open_to_write(path):
         verified = await rig.run(attempt_name("verify"), VERIFY)
     assert verified.failure.reason == "TOOL_FAILED", verified.failure
     await rig.runner.stop()
