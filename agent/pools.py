@@ -178,19 +178,24 @@ class Pools:
                 self._close(pool_id, f"its storage has not answered for {OPEN_WAIT_S:g} s")
 
     async def _open(self, config: PoolConfig) -> None:
+        pool_id = config.pool_id
         try:
-            identity = await self._identify(config)
-            opening = partial(self._open_driver, config, identity)
-            self.drivers[config.pool_id] = await self._calls.call(opening)
+            driver = await self._opened(config)
         except Exception as error:  # a driver of somebody else's may raise anything
-            if not isinstance(error, ConfigInvalid):
-                log.exception("pool.defect", extra={"pool": config.pool_id})
-            self._close(config.pool_id, words(error))
+            why = words(error) or repr(error)
+            if not isinstance(error, ConfigInvalid) and self._why(pool_id) != why:
+                log.exception("pool.defect", extra={"pool": pool_id})
+            self._close(pool_id, why)
         else:
-            log.info("pool.open", extra={"pool": config.pool_id})
+            self.drivers[pool_id] = driver
+            log.info("pool.open", extra={"pool": pool_id})
 
-    async def _identify(self, config: PoolConfig) -> str:
-        """Makes sure that storage is the pool it is said to be; a crash in between is nothing."""
+    async def _opened(self, config: PoolConfig) -> Driver:
+        """Opens a pool, once its storage was found to be the pool that it is said to be.
+
+        A crash costs nothing: whoever comes next finds the same identity. It is remembered last,
+        since what could not be opened so far was never served.
+        """
         call, kind = self._calls.call, self._kinds.load(config.driver)
         known = self.identities[config.pool_id]
         found = await call(partial(_look, config, self._kinds))
@@ -198,10 +203,11 @@ class Pools:
             raise _other(config, known=known, found=found, folder=kind.folder(config))
         if not config.read_only:
             found = await call(partial(kind.mark, config, found or self._new_id()))
+        driver = await call(partial(self._open_driver, config, found))
         if found != known or not found:
             await self._journal.transact(partial(_remember, pool_id=config.pool_id, identity=found))
         self.identities[config.pool_id] = found
-        return found
+        return driver
 
     def _closed(self) -> list[str]:
         return [each for each, driver in self.drivers.items() if isinstance(driver, ClosedPool)]

@@ -8,6 +8,7 @@ import os
 import re
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -18,6 +19,7 @@ from agent.closed import ClosedPool
 from agent.drivers import folders as module
 from agent.drivers import qemu
 from agent.drivers.driver import PoolConfig
+from agent.drivers.file import FileDriver
 from agent.drivers.files import RealFiles
 from agent.drivers.plugins import ConfigInvalid, installed
 from agent.executors import DetachedCalls
@@ -102,11 +104,14 @@ async def test_nothing_is_published_where_a_pool_should_be_mounted(tmp_path):
 # -- when the agent starts ----------------------------------------------------------------------
 
 
-async def opened(folder: Path, *configs: PoolConfig, accepted: tuple[str, ...] = ()) -> Pools:
+async def opened(
+    folder: Path, *configs: PoolConfig, accepted: tuple[str, ...] = (), **fields: Any
+) -> Pools:
     """Returns what a start of an agent finds; its journal is in the folder."""
     connection = open_connection(folder / "journal")
     journal = InlineJournal(Journal(connection, new_id=lambda: "one"))
-    pools = Pools(journal, configs, drivers=installed(), new_id=lambda: os.urandom(4).hex())
+    new_id = lambda: os.urandom(4).hex()  # noqa: E731 - as short as it gets
+    pools = Pools(journal, configs, drivers=installed(), new_id=new_id, **fields)
     try:
         await pools.open(accepted)
     finally:
@@ -193,6 +198,19 @@ async def test_what_is_said_of_a_lost_mark_puts_it_back(tmp_path, fast):
     assert said is not None
     (fast.path / "pool.json").write_text(said[1].replace("\\n", "\n"))
     assert await identities(tmp_path, fast) == known
+
+
+async def test_a_new_pool_that_its_driver_refuses_is_refused_each_time(tmp_path, fast):
+    """It was marked, and yet never served: whoever has described it must hear of it."""
+
+    def refuse(_config: PoolConfig, _identity: str) -> FileDriver:
+        raise ConfigInvalid("it holds what this driver cannot serve")
+
+    for _ in range(2):
+        with pytest.raises(ConfigInvalid, match="cannot serve"):
+            await opened(tmp_path, fast, opening=refuse)
+    await identities(tmp_path, fast)
+    assert "cannot serve" in why(await opened(tmp_path, fast, opening=refuse))
 
 
 async def test_a_folder_that_has_gone_says_what_to_do(tmp_path, fast):
