@@ -21,13 +21,21 @@ from coordinator.agents.ears import ears_of
 from coordinator.agents.fleet import Fleet
 from coordinator.agents.forgetting import FORGET_S
 from coordinator.agents.slots import WINDOW
+from coordinator.api.deciding import Deciding
 from coordinator.api.doctor.doctor import Doctor
 from coordinator.api.doctor_service import DoctorService
 from coordinator.api.external_task_service import ExternalTaskService
 from coordinator.api.fences import target_pools
 from coordinator.api.host_service import HostService
+from coordinator.api.reporting import Reporting
+from coordinator.api.shown import Showing
+from coordinator.api.starting import Starting
+from coordinator.api.tokens import Tokens
 from coordinator.api.webhook_service import WebhookService
 from coordinator.api.workflow_service import WorkflowService
+from coordinator.owners.owners import Owners
+from coordinator.owners.reported import Reported
+from coordinator.owners.routing import Routing
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.overdue import fence_for_ever
 from coordinator.runtime.ports import StoreError
@@ -240,15 +248,26 @@ async def _serve(
             window=window,
             forget_s=forget_every.total_seconds(),
         )
-        loop.attach(fleet)
+        reported = Reported(store)
+        await reported.open()
+        owners = Owners(say=loop.hear, reported=reported)
+        loop.attach(Routing(hosts=fleet, owners=owners))
         await fleet.open()
-        working = [asyncio.create_task(loop.run(), name="loop")]
+        working = [
+            asyncio.create_task(loop.run(), name="loop"),
+            asyncio.create_task(owners.run(), name="owners"),
+            asyncio.create_task(reported.run(), name="reported"),
+        ]
         if retention:
             sweeping = sweep_for_ever(store=store, loop=loop, clock=clock, retention=retention)
             working.append(asyncio.create_task(sweeping, name="retention"))
         overdue = fence_for_ever(loop=loop, hosts=fleet, pools=target_pools)
         working.append(asyncio.create_task(overdue, name="overdue"))
         services = _services(loop, store, fleet, watches, clock, retention=retention)
+        tokens = Tokens(opening.token_key)
+        services.append(
+            _external_tasks(loop, store, watches, clock, hosts=fleet, owners=owners, tokens=tokens)
+        )
         doctor = Doctor(
             loop=loop, store=store, connect=connect, cluster_id=opening.cluster_id, clock=clock
         )
@@ -295,6 +314,45 @@ async def _serve(
         spans.stop()
 
 
+def _external_tasks(
+    loop: Loop,
+    store: SqlStore,
+    watches: Watches[Progress],
+    clock: SystemClock,
+    *,
+    hosts: Fleet,
+    owners: Owners,
+    tokens: Tokens,
+) -> Service:
+    """Returns the service for the owners of external tasks."""
+    showing = Showing(loop=loop, store=store, hosts=hosts, watches=watches, retention=None)
+    deciding = Deciding(loop=loop, store=store, showing=showing, clock=clock)
+    reporting = Reporting(
+        loop=loop,
+        store=store,
+        owners=owners,
+        tokens=tokens,
+        watches=watches,
+        deciding=deciding,
+        showing=showing,
+    )
+    return Service(
+        "countermand.v1.ExternalTaskService",
+        add_ExternalTaskServiceServicer_to_server,
+        ExternalTaskService(
+            loop=loop,
+            store=store,
+            owners=owners,
+            reporting=reporting,
+            starting=Starting(
+                store=store, hosts=hosts, clock=clock, showing=showing, deciding=deciding
+            ),
+            deciding=deciding,
+            showing=showing,
+        ),
+    )
+
+
 def _services(
     loop: Loop,
     store: SqlStore,
@@ -321,11 +379,6 @@ def _services(
             "countermand.v1.HostService",
             add_HostServiceServicer_to_server,
             HostService(loop=loop, store=store, hosts=fleet, clock=clock),
-        ),
-        Service(
-            "countermand.v1.ExternalTaskService",
-            add_ExternalTaskServiceServicer_to_server,
-            ExternalTaskService(),
         ),
     ]
 

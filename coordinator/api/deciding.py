@@ -33,6 +33,7 @@ from countermand.rpc.errors import (
     Violation,
 )
 from countermand.rpc.names import task_name, workflow_name
+from countermand.v1 import external_task_pb2 as external_pb
 from countermand.v1 import workflow_pb2 as pb
 
 # Until callers have identities: whoever reaches the loopback address.
@@ -47,6 +48,8 @@ Verb: TypeAlias = (
     | pb.ResumeWorkflowRequest
     | pb.DecideCompensationRequest
     | pb.FenceTaskRequest
+    | external_pb.AddExternalTaskRequest
+    | external_pb.EndExternalWorkflowRequest
 )
 # Makes the event of a request, given the workflow that it is about and who asks.
 EventOf: TypeAlias = Callable[[Workflow, Ask], events.Request]
@@ -58,6 +61,8 @@ ALLOWED = {
     "pause": (S.RUNNING, S.BLOCKED),
     "resume": (S.PAUSING, S.PAUSED),
     "fence": (S.RUNNING, S.PAUSING, S.COMPENSATING, S.BLOCKED, S.ENDING),
+    "add": (S.RUNNING, S.PAUSING, S.PAUSED, S.BLOCKED),
+    "end": (S.RUNNING, S.PAUSING, S.PAUSED, S.BLOCKED, S.ENDING),
 }
 _DECIDED_IN = (S.COMPENSATING, S.BLOCKED)  # compensations
 
@@ -82,7 +87,7 @@ class Deciding:
         self._clock = clock
 
     async def ask(
-        self, workflow_id: str, what: Start | events.Request, request: Request | None = None
+        self, workflow_id: str, what: Start | events.Event, request: Request | None = None
     ) -> Decision:
         """Returns what the loop decided, once it is durable."""
         try:
@@ -115,7 +120,7 @@ class Deciding:
             else:
                 refusal = decision.refusal
             tries += 1
-            if refusal is None or not refusal.outdated or request.etag or tries == TRIES_MAX:
+            if refusal is None or not refusal.outdated or _etag(request) or tries == TRIES_MAX:
                 break  # else: it was made out for a workflow that has moved on meanwhile
         if refusal is None:
             return Taken(workflow=decision.workflow, before=before, event=event)
@@ -159,12 +164,17 @@ class Deciding:
 
 
 def _ask(request: Verb) -> Ask:
+    etag = _etag(request)
     return Ask(
         principal=PRINCIPAL,
-        reason=request.reason,
+        reason=getattr(request, "reason", ""),  # vendors need not say why
         request_id=request.request_id,
-        version=requests.number(request.etag, "etag") if request.etag else 0,
+        version=requests.number(etag, "etag") if etag else 0,
     )
+
+
+def _etag(request: Verb) -> str:
+    return str(getattr(request, "etag", ""))
 
 
 def refused(workflow: Workflow, verb: str, refusal: Refusal) -> CountermandError:

@@ -1,19 +1,283 @@
-"""ExternalTaskService: part of the contract, not served yet.
-
-Nothing is overridden here: gRPC answers UNIMPLEMENTED for every call, and reflection shows them.
-"""
+"""ExternalTaskService: vendors' own tasks, asked for, taken on, reported and ended."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
+from google.protobuf.struct_pb2 import Struct
+
+from coordinator.api import requests
+from coordinator.api.deciding import Deciding
+from coordinator.api.reporting import Reporting
+from coordinator.api.requests import Context
+from coordinator.api.shown import Showing
+from coordinator.api.starting import New, Starting
+from coordinator.runtime.loop import Loop
+from coordinator.runtime.owners import Owners
+from coordinator.runtime.ports import Store
+from coordinator.saga.events import AddRequested, Ask, EndAllRequested
+from coordinator.saga.external import MAIN
+from coordinator.saga.plan import Growth
+from coordinator.saga.workflow import Failure, Retention, Workflow
+from coordinator.wire.external import added_problems, added_task, owner_called, place_of
+from coordinator.wire.failure import failure_from_proto
+from countermand.rpc.errors import (
+    FieldInvalid,
+    NotOwner,
+    TaskNotFound,
+    VerbForbidden,
+    Violation,
+    WorkflowNotFound,
+)
+from countermand.rpc.names import VENDOR_RULE, is_vendor_id, parse_task, task_name, workflow_name
+from countermand.v1 import external_task_pb2 as pb
+from countermand.v1.annotation_pb2 import EFFECT_READ_ONLY
 from countermand.v1.external_task_pb2_grpc import ExternalTaskServiceServicer
+from countermand.v1.workflow_spec_pb2 import Group, Node, Policy, WorkflowSpec
 
 if TYPE_CHECKING:  # the stubs declare every call abstract; at run time each answers by itself
     Base = object
 else:
     Base = ExternalTaskServiceServicer
 
+HEARTBEATS_MAX = 1000  # in one request
+YIELD_EVERY = 100  # heartbeats between two looks at whoever else is due
+
 
 class ExternalTaskService(Base):
-    """Will serve external tasks."""
+    """Serves external tasks to their owners."""
+
+    def __init__(
+        self,
+        *,
+        loop: Loop,
+        store: Store,
+        owners: Owners,
+        reporting: Reporting,
+        starting: Starting,
+        deciding: Deciding,
+        showing: Showing,
+    ) -> None:
+        """Keeps what it asks."""
+        self._loop = loop
+        self._store = store
+        self._owners = owners
+        self._reporting = reporting
+        self._starting = starting
+        self._deciding = deciding
+        self._showing = showing
+
+    # -- a vendor's own workflow ----------------------------------------------------------------
+
+    async def StartExternalWorkflow(
+        self, request: pb.StartExternalWorkflowRequest, context: Context
+    ) -> pb.StartExternalWorkflowResponse:
+        """Starts a workflow of a vendor's own, or returns the one that the same request started."""
+        kept = request.HasField("auto_clear") and not request.auto_clear
+        new = New(
+            id=request.workflow_id,
+            spec=_own_spec(request),
+            input=Struct(),
+            labels=dict(request.labels),
+            owner=request.owner_id,
+            retention=Retention.KEPT if kept else Retention.IN_TIME,
+        )
+        try:
+            workflow = await self._starting.start(new, context)
+        except FieldInvalid as error:
+            raise FieldInvalid(*map(_of_request, error.violations)) from None
+        token = self._reporting.token(request.owner_id, task_name(workflow.id, MAIN))
+        shown = self._showing.basic(workflow)
+        return pb.StartExternalWorkflowResponse(workflow=shown, capability_token=token)
+
+    async def EndExternalWorkflow(
+        self, request: pb.EndExternalWorkflowRequest, context: Context
+    ) -> pb.EndExternalWorkflowResponse:
+        """Ends a workflow of a vendor's own as it is told."""
+        workflow_id = requests.workflow_id(request.name)
+        requests.demand(request, "request_id")
+        self._check_own(await self._showing.find(workflow_id), request.capability_token)
+        failure = None if request.succeeded else _failure_of(request)
+
+        def event(_: Workflow, ask: Ask) -> EndAllRequested:
+            return EndAllRequested(ask=ask, failure=failure, force=request.force)
+
+        taken = await self._deciding.decide(workflow_id, "end", request, event)
+        return pb.EndExternalWorkflowResponse(workflow=self._showing.basic(taken.workflow))
+
+    async def ClearExternalWorkflow(
+        self, request: pb.ClearExternalWorkflowRequest, context: Context
+    ) -> pb.ClearExternalWorkflowResponse:
+        """Removes a settled workflow of a vendor's own."""
+        workflow_id = requests.workflow_id(request.name)
+        try:
+            workflow = await self._showing.find(workflow_id)
+        except WorkflowNotFound:
+            if workflow_id in await self._store.settled([workflow_id]):
+                return pb.ClearExternalWorkflowResponse()  # it was removed before
+            raise
+        self._check_own(workflow, request.capability_token)
+        if not workflow.settled:
+            raise VerbForbidden(
+                name=request.name, state=workflow.state, verb="clear", because="end it first"
+            )
+        await self._store.clear(workflow_id)
+        self._loop.forget_cleared(workflow_id)
+        return pb.ClearExternalWorkflowResponse()
+
+    def _check_own(self, workflow: Workflow, token: str) -> None:
+        """Raises unless a workflow is an external one, and the caller's."""
+        name = workflow_name(workflow.id)
+        if not workflow.about.owner:
+            raise NotOwner(name=name, why="it is no vendor's own workflow, an engine started it")
+        self._reporting.check(token, workflow.about.owner, task_name(workflow.id, MAIN))
+
+    # -- tasks of it, and of others -------------------------------------------------------------
+
+    async def AddExternalTask(
+        self, request: pb.AddExternalTaskRequest, context: Context
+    ) -> pb.AddExternalTaskResponse:
+        """Adds a task under an open group, or under an external task of the caller's."""
+        named = parse_task(request.parent)
+        workflow_id = named[0] if named else requests.workflow_id(request.parent, "parent")
+        requests.demand(request, "request_id")
+
+        def event(workflow: Workflow, ask: Ask) -> AddRequested:
+            self._check_place(workflow, request)
+            if found := tuple(added_problems(workflow.plan, request)):
+                raise FieldInvalid(*found)
+            spec, parent, under = added_task(Growth(workflow.plan), request)
+            return AddRequested(ask=ask, spec=spec, parent=parent, under=under)
+
+        taken = await self._deciding.decide(workflow_id, "add", request, event)
+        index = self._showing.index_of(taken.workflow, request.task_id)
+        return pb.AddExternalTaskResponse(
+            task=self._showing.task(taken.workflow, index),
+            capability_token=self._reporting.token(
+                request.owner_id, task_name(workflow_id, request.task_id)
+            ),
+        )
+
+    def _check_place(self, workflow: Workflow, request: pb.AddExternalTaskRequest) -> None:
+        """Raises unless the caller may add a task there."""
+        index = place_of(workflow.plan.by_name, request.parent)
+        if index is None:
+            raise TaskNotFound(name=request.parent)
+        node = workflow.plan.nodes[index]
+        if node.task is not None:
+            owner = owner_called(node.task)
+            if not owner:
+                raise NotOwner(name=request.parent, why="it is no external task")
+            self._reporting.check(request.capability_token, owner, request.parent)
+        elif node.rules.open is None:
+            raise VerbForbidden(
+                name=request.parent,
+                state=workflow.state,
+                verb="add",
+                because="its spec does not say that the group is open",
+            )
+
+    # -- what waits for an owner ----------------------------------------------------------------
+
+    async def ListExternalTasks(
+        self, request: pb.ListExternalTasksRequest, context: Context
+    ) -> pb.ListExternalTasksResponse:
+        """Returns one page of what waits for an owner, the oldest first."""
+        _check_owner(request.owner_id)
+        after = requests.number(request.page_token, "page_token") if request.page_token else 0
+        size = requests.page_size(request.page_size)
+        waiting = [
+            w for name in self._owners.of(request.owner_id) if (w := self._owners.waiting(name))
+        ]
+        waiting.sort(key=lambda each: each.attempt.intent)
+        later = [each for each in waiting if each.attempt.intent > after]
+        page = later[:size]
+        asked = (self._reporting.asked(each.name) for each in page)
+        return pb.ListExternalTasksResponse(
+            requests=[each for each in asked if each is not None],
+            next_page_token=str(page[-1].attempt.intent) if len(later) > size else "",
+        )
+
+    async def WatchExternalTasks(
+        self, request: pb.WatchExternalTasksRequest, context: Context
+    ) -> AsyncIterator[pb.WatchExternalTasksResponse]:
+        """Streams what waits for an owner, and every change of it."""
+        _check_owner(request.owner_id)
+        async for names in self._owners.watch(request.owner_id):
+            for name in names:
+                asked = self._reporting.asked(name)
+                if asked is not None:
+                    yield pb.WatchExternalTasksResponse(request=asked)
+                else:
+                    yield pb.WatchExternalTasksResponse(closed=name)
+            yield pb.WatchExternalTasksResponse(bookmark=len(self._owners.of(request.owner_id)))
+
+    # -- reports --------------------------------------------------------------------------------
+
+    async def AcceptExternalTask(
+        self, request: pb.AcceptExternalTaskRequest, context: Context
+    ) -> pb.AcceptExternalTaskResponse:
+        """Takes an attempt on."""
+        return await self._reporting.accept(request)
+
+    async def ReportExternalTask(
+        self, request: pb.ReportExternalTaskRequest, context: Context
+    ) -> pb.ReportExternalTaskResponse:
+        """Keeps the progress of an attempt."""
+        return await self._reporting.report(request)
+
+    async def HeartbeatExternalTasks(
+        self, request: pb.HeartbeatExternalTasksRequest, context: Context
+    ) -> pb.HeartbeatExternalTasksResponse:
+        """Hears that attempts are alive."""
+        if len(request.heartbeats) > HEARTBEATS_MAX:
+            why = f"are {len(request.heartbeats)}, more than {HEARTBEATS_MAX}"
+            raise FieldInvalid(Violation("heartbeats", why))
+        answers = []
+        for number, beat in enumerate(request.heartbeats):
+            if number % YIELD_EVERY == YIELD_EVERY - 1:
+                await asyncio.sleep(0)
+            if answer := self._reporting.hear(beat):
+                answers.append(answer)
+        return pb.HeartbeatExternalTasksResponse(answers=answers)
+
+    async def EndExternalTask(
+        self, request: pb.EndExternalTaskRequest, context: Context
+    ) -> pb.EndExternalTaskResponse:
+        """Ends an attempt."""
+        return await self._reporting.end(request)
+
+
+def _check_owner(owner_id: str) -> None:
+    if not is_vendor_id(owner_id):
+        raise FieldInvalid(Violation("owner_id", VENDOR_RULE))
+
+
+def _own_spec(request: pb.StartExternalWorkflowRequest) -> WorkflowSpec:
+    """Returns the spec of a vendor's own workflow: an open group with one task for the whole."""
+    main = Node.ExternalTask(owner_id=request.owner_id, kind=request.kind, effect=EFFECT_READ_ONLY)
+    if request.HasField("heartbeat_timeout"):
+        main.heartbeat_timeout.CopyFrom(request.heartbeat_timeout)
+    policy = Policy(on_failure=Policy.ON_FAILURE_STOP)
+    policy.MergeFrom(request.policy)
+    root = Group(kind=Group.KIND_PARALLEL, open=True, members=[Node(name=MAIN, external_task=main)])
+    return WorkflowSpec(kind=request.kind, root=root, policy=policy)
+
+
+_WHERE = ("spec.root.members[0].external_task.", "spec.")
+
+
+def _of_request(violation: Violation) -> Violation:
+    """Returns what is wrong with the spec that we made as what is wrong with the request."""
+    for prefix in _WHERE:
+        if violation.field.startswith(prefix):
+            return Violation(violation.field.removeprefix(prefix), violation.description)
+    return violation
+
+
+def _failure_of(request: pb.EndExternalWorkflowRequest) -> Failure:
+    if request.HasField("failure"):
+        return failure_from_proto(request.failure)
+    return Failure(reason="ENDED", message="Its owner ended it as failed.")

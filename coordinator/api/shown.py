@@ -18,8 +18,8 @@ from coordinator.runtime.loop import Loop
 from coordinator.runtime.ports import Hosts, HostState, HostView, Store, Stored, WorkflowSummary
 from coordinator.runtime.watch import Watches
 from coordinator.saga.states import TaskState
+from coordinator.saga.workflow import Retention, Workflow
 from coordinator.saga.workflow import Task as TaskRecord
-from coordinator.saga.workflow import Workflow
 from coordinator.wire import view
 from countermand.rpc.errors import TaskNotFound, WorkflowNotFound
 from countermand.rpc.names import task_name, workflow_name
@@ -102,7 +102,7 @@ class Showing:
         shown = view.workflow_to_proto(workflow, self._watches.progress(workflow.id))
         if not workflow.locked and not workflow.settled:
             shown.waits_for = _line(self._loop.lock_view(workflow.id))
-        self._expires(shown)
+        self._expires(shown, workflow.retention)
         return shown
 
     def full(self, workflow: Workflow, stored: Stored) -> pb.Workflow:
@@ -110,7 +110,7 @@ class Showing:
         shown = self.basic(workflow)
         shown.spec.ParseFromString(stored.submission.spec)
         shown.input.CopyFrom(Struct.FromString(stored.submission.input))
-        indices = range(1, min(len(workflow.plan.nodes), 1 + view.TASKS_MAX))
+        indices = view.in_order(workflow.plan)[1 : 1 + view.TASKS_MAX]
         shown.tasks.extend(self.tasks(workflow, indices))
         shown.locks.extend(map(_lock_to_proto, self._loop.lock_view(workflow.id)))
         return shown
@@ -120,13 +120,16 @@ class Showing:
         if known := self._loop.workflow(summary.id):
             return self.basic(known)
         shown = summary_to_proto(summary)
-        self._expires(shown)
+        self._expires(shown, summary.retention)
         return shown
 
-    def _expires(self, shown: pb.Workflow) -> None:
-        if self._retention and shown.HasField("end_time"):
-            end = shown.end_time.ToDatetime() + self._retention
-            shown.expire_time.FromDatetime(end)
+    def _expires(self, shown: pb.Workflow, retention: Retention) -> None:
+        if not shown.HasField("end_time"):
+            return
+        if retention is Retention.AT_ONCE:
+            shown.expire_time.CopyFrom(shown.end_time)
+        elif retention is Retention.IN_TIME and self._retention:
+            shown.expire_time.FromDatetime(shown.end_time.ToDatetime() + self._retention)
 
     # -- tasks ----------------------------------------------------------------------------------
 

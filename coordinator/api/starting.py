@@ -21,7 +21,7 @@ from coordinator.runtime.ports import (
     UsedIdError,
 )
 from coordinator.saga.plan import Plan
-from coordinator.saga.workflow import About, Workflow, fresh_nodes
+from coordinator.saga.workflow import About, Retention, Workflow, fresh_nodes
 from coordinator.wire import view
 from coordinator.wire.spec import check_spec
 from coordinator.wire.values import values_of_struct
@@ -42,6 +42,8 @@ class New:
     input: Struct
     labels: dict[str, str]
     forked_from: str = ""
+    owner: str = ""  # the vendor whose own it is
+    retention: Retention = Retention.IN_TIME
 
     @property
     def hash(self) -> bytes:
@@ -83,8 +85,10 @@ class Starting:
                 tracestate=trace.tracestate if trace else "",
                 input=values_of_struct(new.input),
                 forked_from=new.forked_from,
+                owner=new.owner,
             ),
             plan=plan,
+            retention=new.retention,
             submission=Submission(
                 spec=new.spec.SerializeToString(deterministic=True),
                 input=new.input.SerializeToString(deterministic=True),
@@ -118,7 +122,9 @@ class Starting:
 
     async def _started(self, stored: Stored, new: New) -> Workflow:
         workflow = stored.workflow
-        if stored.submission.hash != new.hash or workflow.about.forked_from != new.forked_from:
+        about = workflow.about
+        same = (about.forked_from, about.owner) == (new.forked_from, new.owner)
+        if stored.submission.hash != new.hash or not same:
             why = "exists with another spec or input"
             raise WorkflowIdTaken(name=workflow_name(workflow.id), why=why)
         return await self._showing.find(workflow.id)

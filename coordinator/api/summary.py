@@ -43,6 +43,7 @@ def summary_to_proto(summary: WorkflowSummary) -> pb.Workflow:
         ],
         forked_from=about.forked_from,
         owner_epoch=summary.owner_epoch,
+        owner_id=about.owner,
     )
 
 

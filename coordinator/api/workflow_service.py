@@ -31,6 +31,7 @@ from coordinator.saga.events import (
     ResumeRequested,
 )
 from coordinator.saga.workflow import Workflow
+from coordinator.wire import view
 from coordinator.wire.failure import failure_from_proto
 from countermand.rpc.errors import Cancelled, FieldInvalid, Violation
 from countermand.v1 import workflow_pb2 as pb
@@ -146,9 +147,9 @@ class WorkflowService(WorkflowServiceServicer):
         limit = requests.page_size(request.page_size)
         wanted = set(request.states)
         tasks: list[Task] = []
-        end = len(workflow.plan.nodes)
-        following = end
-        for index, task in enumerate(self._showing.tasks(workflow, range(start, end)), start):
+        order = view.in_order(workflow.plan)
+        following = end = len(order)
+        for index, task in enumerate(self._showing.tasks(workflow, order[start:]), start):
             if not wanted or task.state in wanted:
                 tasks.append(task)
             if len(tasks) == limit:

@@ -45,7 +45,7 @@ from coordinator.saga.history import GroupMoved, LocksTaken, TaskMoved, Workflow
 from coordinator.saga.plan import Plan
 from coordinator.saga.spec import Lock, Terms
 from coordinator.saga.states import WorkflowState
-from coordinator.saga.workflow import About, Group, Task, Workflow
+from coordinator.saga.workflow import About, Group, Retention, Task, Workflow
 from countermand.rpc.crash import Crash
 from countermand.rpc.errors import Bug, ImageBusy
 from countermand.rpc.names import attempt_name, task_name, workflow_name
@@ -73,6 +73,7 @@ class Start:
     about: About
     plan: Plan
     submission: Submission
+    retention: Retention = Retention.IN_TIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,8 +231,15 @@ class Loop:
     def forget_settled(self, before: datetime) -> None:
         """Forgets workflows that settled before a time: they are no longer stored."""
         for workflow_id, workflow in tuple(self._settled.items()):
-            if workflow.end_time is not None and workflow.end_time < before:
+            at_once = workflow.retention is Retention.AT_ONCE
+            in_time = workflow.retention is Retention.IN_TIME
+            ended = workflow.end_time
+            if at_once or (in_time and ended is not None and ended < before):
                 del self._settled[workflow_id]
+
+    def forget_cleared(self, workflow_id: str) -> None:
+        """Forgets a settled workflow: it is no longer stored."""
+        self._settled.pop(workflow_id, None)
 
     def open_workflows(self) -> Sequence[Workflow]:
         """Returns every open workflow as committed."""
@@ -369,6 +377,7 @@ class Loop:
                 owner_epoch=self._owner_epoch,
                 now=now,
                 locked=not self._locks.would_wait(what.plan.terms.locks),
+                retention=what.retention,
             )
         except Exception as error:
             log.exception("start.failed", extra={"workflow": workflow_name(workflow_id)})

@@ -23,7 +23,7 @@ from coordinator.saga.commands import (
 )
 from coordinator.saga.history import Entry
 from coordinator.saga.states import SETTLED, TaskState, WorkflowState
-from coordinator.saga.workflow import About, Decided, Failure, Workflow
+from coordinator.saga.workflow import About, Decided, Failure, Retention, Workflow
 from countermand.rpc.errors import Bug, StoreUnavailable
 
 
@@ -63,6 +63,7 @@ class Opening:
     cluster_id: str  # made at the first opening, never changes
     owner_epoch: int  # of this life of the coordinator: higher than any before
     next_intent: int  # higher than any ever committed
+    token_key: str = field(repr=False)  # made at the first opening; known to the store only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +210,7 @@ class WorkflowSummary:
     needs: int  # tasks that need somebody
     done: int  # bytes that its actions have done, of those that succeeded
     leftovers: tuple[LeftoverSummary, ...]  # once it is settled
+    retention: Retention
 
     @property
     def settled(self) -> bool:
@@ -222,6 +224,19 @@ class WorkflowPage:
 
     workflows: tuple[WorkflowSummary, ...]
     next: str = ""  # empty at the end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgressRecord:
+    """What the owner of an external task last reported of an attempt that is at work."""
+
+    workflow_id: str
+    task: int
+    number: int
+    done: int
+    total: int  # 0: not known
+    unit: str
+    message: str
 
 
 class Store(Protocol):
@@ -250,9 +265,19 @@ class Store(Protocol):
     async def expire(self, *, before: datetime, limit: int) -> int:
         """Removes workflows that settled before a time, and all that is kept but their ids.
 
-        The oldest go first, at most `limit`; returns how many went. Positions of their events stay
-        gaps. Raises StoreFencedError when another coordinator has opened the store.
+        What is to go at once goes first; what is kept until it is cleared stays. The oldest go
+        first, at most `limit`; returns how many went. Positions of their events stay gaps. Raises
+        StoreFencedError when another coordinator has opened the store.
         """
+
+    async def clear(self, workflow_id: str) -> None:
+        """Removes one settled workflow, as `expire` would; an absent one is a success."""
+
+    async def note_progress(self, records: Sequence[ProgressRecord]) -> None:
+        """Notes what owners reported of some attempts, all or none; the last counts."""
+
+    async def progress(self) -> list[ProgressRecord]:
+        """Returns what owners have reported of attempts of open workflows."""
 
     async def history(self, workflow_id: str, *, after: int, limit: int) -> list[StoredEntry]:
         """Returns a workflow's entries after a sequence, in order."""

@@ -13,13 +13,15 @@ number or waits: `now` brings what the world adds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import assert_never
+from typing import Any, get_args
 
 from coordinator.saga import (
     back,
     ending,
     events,
+    external,
     forward,
     history,
     reports,
@@ -32,7 +34,7 @@ from coordinator.saga.events import Event, Now
 from coordinator.saga.plan import Plan
 from coordinator.saga.states import WORKFLOW_TABLE, WorkflowChange
 from coordinator.saga.turn import Decision, Refusal, Step, Turn, is_blocked, is_busy
-from coordinator.saga.workflow import About, Task, Workflow, fresh_nodes
+from coordinator.saga.workflow import About, Retention, Task, Workflow, fresh_nodes
 
 __all__ = ["Decision", "Refusal", "advance", "quarantine", "restore", "start"]
 
@@ -55,6 +57,7 @@ def start(
     owner_epoch: int,
     now: Now,
     locked: bool = True,
+    retention: Retention = Retention.IN_TIME,
 ) -> Decision:
     """Returns a new workflow whose first tasks are about to start, or that waits for its locks."""
     workflow = Workflow(
@@ -64,6 +67,7 @@ def start(
         nodes=fresh_nodes(plan),
         owner_epoch=owner_epoch,
         locked=locked,
+        retention=retention,
         create_time=now.time,
         update_time=now.time,
     )
@@ -93,38 +97,7 @@ def advance(workflow: Workflow, event: Event, now: Now) -> Decision:
 
 
 def _take(turn: Turn, event: Event) -> None:
-    match event:
-        case events.TimerFired():
-            reports.time_has_come(turn, event)
-        case events.HostChosen():
-            reports.host_is_chosen(turn, event)
-        case events.LocksGranted():
-            _take_locks(turn)
-        case events.CancelRequested():
-            requests.cancel(turn, event)
-        case events.PauseRequested():
-            requests.pause(turn, event)
-        case events.ResumeRequested():
-            requests.go_on(turn, event)
-        case events.CompensationDecided():
-            requests.decide_compensation(turn, event)
-        case events.FenceRequested():
-            requests.fence(turn, event)
-        case events.OwnerChanged():
-            _take_over(turn, event)
-        case (
-            events.AttemptAccepted()
-            | events.AttemptSucceeded()
-            | events.AttemptFailed()
-            | events.AttemptCancelled()
-            | events.AttemptLost()
-            | events.AttemptMissing()
-            | events.AttemptRecalled()
-            | events.FenceRefused()
-        ):
-            reports.hear(turn, event)
-        case _:
-            assert_never(event)
+    _TAKERS[type(event)](turn, event)
 
 
 def _take_late(turn: Turn, event: Event) -> None:
@@ -156,6 +129,24 @@ def _take_over(turn: Turn, event: events.OwnerChanged) -> None:
     turn.owner_epoch = event.owner_epoch
     turn.note(history.OwnerMoved(owner_epoch=event.owner_epoch))
     turn.commands.extend(outstanding(turn.before))
+
+
+_TAKERS: dict[type[Event], Callable[[Turn, Any], None]] = {
+    **dict.fromkeys(get_args(events.AttemptEvent), reports.hear),
+    events.OwnerSilent: reports.owner_is_silent,
+    events.TimerFired: reports.time_has_come,
+    events.HostChosen: reports.host_is_chosen,
+    events.LocksGranted: lambda turn, _: _take_locks(turn),
+    events.CancelRequested: requests.cancel,
+    events.PauseRequested: requests.pause,
+    events.ResumeRequested: requests.go_on,
+    events.CompensationDecided: requests.decide_compensation,
+    events.FenceRequested: requests.fence,
+    events.AddRequested: external.add,
+    events.EndRequested: external.end,
+    events.EndAllRequested: external.end_all,
+    events.OwnerChanged: _take_over,
+}
 
 
 def quarantine(workflow: Workflow, now: Now) -> Decision:

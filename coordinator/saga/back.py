@@ -53,7 +53,7 @@ def turn_group_round(turn: Turn, scope: int, then: GroupChange, cause: Failure) 
 
 def _go_back(turn: Turn, scope: int, *, alone: bool = False) -> None:
     """Stops everything below a node, and begins to make up for it."""
-    for index in range(scope, turn.plan.nodes[scope].end):
+    for index in turn.plan.below(scope):
         record = turn.nodes[index]
         if isinstance(record, Task):
             stop_leaf(turn, index)
@@ -248,22 +248,22 @@ def _group_is_made_up_for(turn: Turn, scope: int, group: Group) -> None:
 
 def begin_another_round(turn: Turn, scope: int) -> None:
     """Makes everything in a group as good as new, and begins it."""
-    for node in turn.plan.nodes[scope : turn.plan.nodes[scope].end]:
-        record = turn.nodes[node.index]
+    for index in turn.plan.below(scope):
+        record = turn.nodes[index]
         if isinstance(record, Task):
-            run_anew(turn, node.index)
+            run_anew(turn, index)
             continue
         if record.state is not GroupState.FORWARD:
-            record = turn.move_group(node.index, GroupChange.AGAIN)
-        if node.index != scope and record.round > 1:
-            turn.nodes[node.index] = replace(record, round=1)
-            turn.changed.add(node.index)
+            record = turn.move_group(index, GroupChange.AGAIN)
+        if index != scope and record.round > 1:
+            turn.nodes[index] = replace(record, round=1, failure=None)
+            turn.changed.add(index)
     turn.later(Step.BEGIN, scope)
 
 
 def begin_no_more_rounds(turn: Turn, scope: int) -> None:
     """Lets groups that are made up for be closed after it: nothing around them goes forward."""
-    for index in range(scope, turn.plan.nodes[scope].end):
+    for index in turn.plan.below(scope):
         group = turn.nodes[index]
         if isinstance(group, Group) and group.then is not None:
             turn.nodes[index] = replace(group, then=GroupChange.CLOSE)

@@ -155,12 +155,16 @@ def _outstanding_of(workflow: Workflow, index: int, task: Task) -> Iterator[Comm
 def run_timer(plan: Plan, index: int, task: Task) -> SetTimer | None:
     """Returns the timer of an attempt whose host does not answer, if its run is bounded.
 
-    While the host answers its agent sees to that. What has no opposite is awaited: were it asked to
-    stop, "never received" would leave nothing that settles it but a fence.
+    While the host answers its agent sees to that; an owner has nobody who does. What has no
+    opposite is awaited: were it asked to stop, "never received" would leave nothing that settles it
+    but a fence.
     """
     spec, last = plan.task(index), task.last
     timeout = spec.policy.run_timeout
-    if task.state is not TaskState.UNKNOWN or timeout is None or spec.effect in IRREVERSIBLE:
+    if timeout is None or spec.effect in IRREVERSIBLE:
+        return None
+    unseen = task.state is TaskState.UNKNOWN
+    if not unseen and not (spec.external and task.state is TaskState.RUNNING):
         return None
     begun = last.start_time or last.create_time
     return SetTimer(timer=Timer.RUN, task=index, number=last.number, time=begun + timeout)

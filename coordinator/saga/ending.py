@@ -115,11 +115,11 @@ def walk(turn: Turn) -> None:
     assert turn.verdict is not None
     succeeded = turn.verdict is WorkflowState.SUCCEEDED
     actions = turn.plan.on_success if succeeded else turn.plan.on_failure
-    tree = turn.nodes[: turn.plan.nodes[0].end]
-    for index, node in enumerate(tree):
+    tree = [(index, turn.nodes[index]) for index in turn.plan.below(0)]
+    for index, node in tree:
         if isinstance(node, Group) and node.state is GroupState.COMPENSATING:
             turn.later(Step.MAKE_UP_FOR, index)
-    at_work = any(isinstance(n, Task) and n.state in UNSETTLED for n in tree)
+    at_work = any(isinstance(n, Task) and n.state in UNSETTLED for _, n in tree)
     if actions >= 0 and not at_work:
         turn.later(Step.BEGIN, actions)
 

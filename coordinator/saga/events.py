@@ -7,8 +7,8 @@ from datetime import datetime
 from enum import StrEnum
 
 from coordinator.saga.commands import Timer
-from coordinator.saga.spec import Lock
-from coordinator.saga.workflow import Failure, Values, no_values
+from coordinator.saga.spec import Lock, TaskSpec
+from coordinator.saga.workflow import BYTES, Failure, Values, no_values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +36,7 @@ class AttemptSucceeded:
     number: int
     output: Values = field(default_factory=no_values)
     done: int = 0
+    unit: str = BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,7 @@ class AttemptFailed:
     number: int
     failure: Failure
     done: int = 0
+    unit: str = BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,7 @@ class AttemptCancelled:
     task: int
     number: int
     done: int = 0
+    unit: str = BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +92,15 @@ class FenceRefused:
     task: int
     number: int
     host: str
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnerSilent:
+    """The owner of an external task does not do what it was asked; its attempt stays open."""
+
+    task: int
+    number: int
     failure: Failure
 
 
@@ -210,6 +222,34 @@ class FenceRequested:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AddRequested:
+    """A vendor wants a task added to an open group, or under an external task of its own."""
+
+    ask: Ask
+    spec: TaskSpec
+    parent: int  # the group that it becomes a member of
+    under: int = -1  # the external task that it is a part of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndRequested:
+    """An owner ends an external task of its own, and with it what was added under it."""
+
+    ask: Ask
+    said: AttemptSucceeded | AttemptFailed | AttemptCancelled
+    force: bool = False  # what is open under it is closed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndAllRequested:
+    """An owner ends a workflow of its own."""
+
+    ask: Ask
+    failure: Failure | None = None  # why it did not succeed
+    force: bool = False  # what is open is closed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OwnerChanged:
     """A coordinator took the workflow over, under a higher epoch."""
 
@@ -226,5 +266,14 @@ AttemptEvent = (
     | AttemptRecalled
     | FenceRefused
 )
-Request = CancelRequested | PauseRequested | ResumeRequested | CompensationDecided | FenceRequested
-Event = AttemptEvent | TimerFired | HostChosen | LocksGranted | Request | OwnerChanged
+Request = (
+    CancelRequested
+    | PauseRequested
+    | ResumeRequested
+    | CompensationDecided
+    | FenceRequested
+    | AddRequested
+    | EndRequested
+    | EndAllRequested
+)
+Event = AttemptEvent | OwnerSilent | TimerFired | HostChosen | LocksGranted | Request | OwnerChanged

@@ -147,7 +147,7 @@ def _lost(turn: Turn, scope: int, failing: int) -> int:
     node = turn.plan.nodes[scope]
     members = node.forward
     # Of ten thousand tasks none is looked at: only a group is made up for, and then dropped.
-    only_tasks = node.end - scope - 1 == len(node.members)
+    only_tasks = len(turn.plan.below(scope)) - 1 == len(node.members)
     going = {m for m in members if _is_going(turn.nodes[m])} if not only_tasks else set()
     if not going and not turn.plan.nodes[failing].before:
         return turn.group(scope).failed + 1
@@ -186,7 +186,7 @@ def recover(turn: Turn, scope: int, failure: Failure) -> None:
     """Stops what a group still does, and runs its recovery tasks once that is at rest."""
     turn.move_group(scope, GroupChange.RECOVER, failure=failure)
     recovery = turn.plan.nodes[scope].recovery
-    for index in range(scope + 1, recovery):
+    for index in turn.plan.work_of(scope):
         if isinstance(turn.nodes[index], Task) and back.scope_of(turn, index) < 0:
             back.stop_leaf(turn, index)
     back.begin_no_more_rounds(turn, scope)

@@ -29,7 +29,7 @@ from coordinator.saga.states import (
     TaskState,
 )
 from coordinator.saga.turn import Step, Turn
-from coordinator.saga.workflow import Group, Task
+from coordinator.saga.workflow import CLOSE, Group, Task
 
 
 def goes_forward(turn: Turn, index: int) -> bool:
@@ -142,6 +142,8 @@ def has_passed(turn: Turn, index: int) -> bool:
     if node.state in PASSED:
         return node.due_time is None
     if turn.plan.is_end_action(index):
+        return node.state in AT_REST
+    if node.decided is not None and node.decided.verb == CLOSE:
         return node.state in AT_REST
     ignored = turn.plan.task(index).policy.on_failure is OnFailure.IGNORE
     return node.state is TaskState.FAILED and ignored and not node.needs_decision
@@ -257,7 +259,7 @@ def followers(plan: Plan, index: int) -> Iterator[int]:
 
 def is_quiet(turn: Turn, scope: int) -> bool:
     """Returns whether nothing is going on any more in a group that is to be recovered."""
-    nodes = turn.nodes[scope + 1 : turn.plan.nodes[scope].recovery]
+    nodes = (turn.nodes[index] for index in turn.plan.work_of(scope))
     return not any(
         node.state is GroupState.COMPENSATING
         if isinstance(node, Group)

@@ -12,7 +12,7 @@ from coordinator.saga.states import (
     TaskState,
     WorkflowState,
 )
-from coordinator.saga.workflow import Failure, Inbound
+from coordinator.saga.workflow import BYTES, Failure, Inbound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +72,24 @@ class AttemptEnded:
     state: AttemptState
     failure: Failure | None = None
     done: int = 0
+    unit: str = BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptAccepted:
+    """An owner has taken on the attempt of a compensation; of an action its task's move tells."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskAdded:
+    """A vendor added an external task."""
+
+    parent: int  # the node that it was added under
+    owner: str
+    kind: str
+    principal: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +154,9 @@ Fact = (
     | TaskMoved
     | GroupMoved
     | AttemptStarted
+    | AttemptAccepted
     | AttemptEnded
+    | TaskAdded
     | FenceMoved
     | RetryScheduled
     | Intervened

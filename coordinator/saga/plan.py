@@ -2,13 +2,13 @@
 
 `compile_plan` numbers the nodes of a tree in its order; each knows its members and what it comes
 after. Recovery tasks are a last member that is begun on its own, end actions are trees of their own
-behind the root's.
+behind the root's. Tasks that are added to a running workflow come last of all: no number changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from coordinator.saga.spec import (
@@ -42,6 +42,7 @@ class Node:
     rules: GroupRules = NO_RULES
     recovery: int = -1  # the group of its recovery tasks
     recovers: bool = False  # it is such a group itself
+    under: int = -1  # of a task that was added: the external task that it is a part of, if any
 
     @property
     def forward(self) -> tuple[int, ...]:
@@ -56,9 +57,10 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A tree in the order of its nodes; the root is node 0, end actions come last."""
+    """A tree in the order of its nodes: the root first, then end actions, then what was added."""
 
     nodes: tuple[Node, ...]
+    planned: int  # nodes that the spec has; the others were added
     by_name: Mapping[str, int] = field(repr=False)
     terms: Terms = NO_TERMS
     on_success: int = -1  # the group of end actions
@@ -72,7 +74,21 @@ class Plan:
 
     def leaves_of(self, index: int) -> Iterator[Node]:
         """Yields the tasks below a node, or the node itself if it is one."""
-        return (n for n in self.nodes[index : self.nodes[index].end] if n.task is not None)
+        return (self.nodes[i] for i in self.below(index) if self.nodes[i].task is not None)
+
+    def below(self, index: int) -> Sequence[int]:
+        """Returns a node and everything below it."""
+        inside = range(index, self.nodes[index].end)
+        if len(self.nodes) == self.planned:
+            return inside
+        added = range(self.planned, len(self.nodes))
+        return (*inside, *(each for each in added if self.nodes[each].parent in inside))
+
+    def work_of(self, scope: int) -> Iterator[int]:
+        """Yields everything below a group, but for its recovery tasks."""
+        recovery = self.nodes[scope].recovery
+        apart = self.below(recovery) if recovery >= 0 else ()
+        return (each for each in self.below(scope) if each != scope and each not in apart)
 
     def task(self, index: int) -> TaskSpec:
         """Returns the spec of a leaf."""
@@ -82,7 +98,60 @@ class Plan:
 
     def is_end_action(self, index: int) -> bool:
         """Returns whether a node is not of the tree itself."""
-        return index >= self.nodes[0].end
+        return self.nodes[0].end <= index < self.planned
+
+    def with_task(self, spec: TaskSpec, *, parent: int, under: int = -1) -> Plan:
+        """Returns the plan with a further member of a group."""
+        growth = Growth(self)
+        growth.add(spec, parent=parent, under=under)
+        return growth.plan()
+
+
+class Growth:
+    """A plan while tasks are added to it."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Begins with everything as it was."""
+        self._before = plan
+        self.nodes = list(plan.nodes)
+        self.by_name = dict(plan.by_name)
+
+    def add(self, spec: TaskSpec, *, parent: int, under: int = -1) -> None:
+        """Adds a member to a group.
+
+        One that is a part of another task stands beside it: it comes after the same, and the same
+        come after it.
+        """
+        index, nodes = len(self.nodes), self.nodes
+        group = nodes[parent]
+        if under >= 0:
+            after, before = nodes[under].after, nodes[under].before
+        else:
+            after = tuple(self.by_name[name] for name in dict.fromkeys(spec.after))
+            before = (group.recovery,) if group.recovery >= 0 else ()
+        apart = group.members[len(group.forward) :]
+        nodes[parent] = replace(group, members=(*group.forward, index, *apart))
+        for earlier in after:
+            nodes[earlier] = replace(nodes[earlier], before=(*nodes[earlier].before, index))
+        for later in before:
+            nodes[later] = replace(nodes[later], after=(*nodes[later].after, index))
+        nodes.append(
+            Node(
+                index=index,
+                end=index + 1,
+                name=spec.name,
+                parent=parent,
+                after=after,
+                before=before,
+                task=spec,
+                under=under,
+            )
+        )
+        self.by_name[spec.name] = index
+
+    def plan(self) -> Plan:
+        """Returns what it has become."""
+        return replace(self._before, nodes=tuple(self.nodes), by_name=dict(self.by_name))
 
 
 ON_SUCCESS = "on-success"  # names of the groups that hold end actions
@@ -105,6 +174,7 @@ def compile_plan(root: GroupSpec, terms: Terms = NO_TERMS) -> Plan:
     nodes = drafts.nodes()
     return Plan(
         nodes=nodes,
+        planned=len(nodes),
         by_name={node.name: node.index for node in nodes},
         terms=terms,
         on_success=ends[0],

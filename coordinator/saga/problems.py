@@ -29,6 +29,7 @@ from coordinator.saga.spec import (
     GroupSpec,
     NodeSpec,
     OnFailure,
+    TaskSpec,
     Terms,
 )
 from coordinator.saga.states import Effect
@@ -73,7 +74,7 @@ def _check_group(
 ) -> None:
     """Checks names, nesting, rules and `after` of one group and of everything below it."""
     _check_name(group, path, paths, found)
-    if not group.members and not group.rules.fan_out:
+    if not group.members and not group.rules.fan_out and not group.rules.open:
         found.append(Problem(field=f"{path}.members", description="needs at least one member"))
     found.extend(_rule_problems(group, path))
     _check_members(group, f"{path}.members", paths, found, depth)
@@ -226,8 +227,9 @@ def _reads(node: Node, path: str) -> Iterator[tuple[Binding | Condition, str]]:
         yield node.when, f"{path.removesuffix('.group')}.when.path"
     if node.task is None:
         return
+    field = "external_task" if node.task.external else "task"
     for number, binding in enumerate(node.task.bindings):
-        yield binding, f"{path}.task.bindings[{number}].source"
+        yield binding, f"{path}.{field}.bindings[{number}].source"
     if node.task.opposite is None:
         return
     for number, binding in enumerate(node.task.opposite.bindings):
@@ -254,7 +256,7 @@ def _effect_problems(plan: Plan, paths: Mapping[str, str]) -> Iterator[Problem]:
     harmful = _Harm(plan)
     for index in plan.irreversible:
         task = plan.task(index)
-        here = f"{paths[task.name]}.task.action"
+        here = f"{paths[task.name]}.{_of_effect(task)}"
         because = f"{task.verb} cannot be made up for"
         if round_ := next(
             (above for above in ancestors(plan, index) if plan.nodes[above].rules.rounds_max > 1),
@@ -277,11 +279,16 @@ def _effect_problems(plan: Plan, paths: Mapping[str, str]) -> Iterator[Problem]:
             if earlier != pivot and precedence.comes_before(earlier, pivot):
                 name = plan.nodes[earlier].name
                 yield Problem(
-                    field=f"{paths[plan.nodes[pivot].name]}.task.action",
+                    field=f"{paths[plan.nodes[pivot].name]}.{_of_effect(plan.task(pivot))}",
                     description=f"is a pivot after {name!r}, which cannot be made up for either: "
                     "there is at most one pivot in a branch, and nothing irreversible before it",
                 )
                 break
+
+
+def _of_effect(task: TaskSpec) -> str:
+    """Returns the field of a node that says what its task does to the world."""
+    return "external_task.effect" if task.external else "task.action"
 
 
 class _Harm:

@@ -7,7 +7,7 @@ from typing import assert_never
 
 from coordinator.saga import back, events, failing, forward, history, starting
 from coordinator.saga.commands import Timer, run_timer, send, start_number, workflow_timer
-from coordinator.saga.spec import IRREVERSIBLE, Retry
+from coordinator.saga.spec import IRREVERSIBLE, Retry, owner_of
 from coordinator.saga.states import (
     BEING_COMPENSATED,
     OUTCOMES,
@@ -90,11 +90,17 @@ def _hear_of_action(turn: Turn, event: events.AttemptEvent) -> None:
 
 
 def _accepted(turn: Turn, index: int) -> None:
-    task = turn.task(index)
-    attempt = task.last
+    turn.put(index, replace(turn.task(index), start_deadline=None))
+    _attempt_runs(turn, index)
+    if turn.plan.task(index).external:
+        bound = run_timer(turn.plan, index, turn.task(index))
+        turn.commands.extend([bound] if bound else [])
+
+
+def _attempt_runs(turn: Turn, index: int) -> None:
+    attempt = turn.task(index).last
     started = attempt.start_time or turn.now.time
     running = replace(attempt, state=AttemptState.RUNNING, start_time=started, failure=None)
-    turn.put(index, replace(task, start_deadline=None))
     turn.put_attempt(index, running)
 
 
@@ -215,7 +221,7 @@ def _stopped_by_others(event: events.AttemptCancelled) -> events.AttemptFailed:
 
 def _failed_late(event: events.AttemptCancelled, failure: Failure) -> events.AttemptFailed:
     return events.AttemptFailed(
-        task=event.task, number=event.number, failure=failure, done=event.done
+        task=event.task, number=event.number, failure=failure, done=event.done, unit=event.unit
     )
 
 
@@ -235,15 +241,41 @@ def _hear_of_compensation(turn: Turn, event: events.AttemptEvent) -> None:
         case events.AttemptLost():
             if turn.task(index).last.state is not AttemptState.UNKNOWN:
                 _attempt_unknown(turn, index, event.failure)
-        case (
-            events.AttemptAccepted()
-            | events.AttemptMissing()
-            | events.AttemptRecalled()
-            | events.FenceRefused()
-        ):
+        case events.AttemptAccepted():
+            if turn.plan.task(index).external:
+                _owner_accepted(turn, index)
+        case events.AttemptMissing() | events.AttemptRecalled() | events.FenceRefused():
             pass  # the intent stands and is seen to until its outcome is known
         case _:
             assert_never(event)
+
+
+def _owner_accepted(turn: Turn, index: int) -> None:
+    """Notes that an owner makes up for a task now; nobody else need be asked for."""
+    task = turn.task(index)
+    if task.last.state is AttemptState.RUNNING and task.state is TaskState.COMPENSATING:
+        return
+    turn.note(history.AttemptAccepted(attempt=task.last.number), index)
+    _attempt_runs(turn, index)
+    if task.state is TaskState.COMPENSATION_BLOCKED:
+        turn.put(index, replace(turn.task(index), compensation_failure=None))
+        turn.move(index, TaskChange.ACCEPTED)
+
+
+def owner_is_silent(turn: Turn, event: events.OwnerSilent) -> None:
+    """Asks for more than an owner does: to make up for what it does not stop; or an operator."""
+    index = event.task
+    task = turn.task(index)
+    last = task.attempts[-1] if task.attempts else None
+    if last is None or last.number != event.number or not last.open:
+        return
+    if task.state is TaskState.CANCELLING:
+        turn.move(index, TaskChange.MISSING)
+        _attempt_unknown(turn, index, event.failure)
+        back.fence(turn, index)
+    elif task.state is TaskState.COMPENSATING:
+        turn.put(index, replace(task, compensation_failure=event.failure))
+        turn.move(index, TaskChange.OVER_BUDGET, event.failure)
 
 
 def compensated(turn: Turn, index: int) -> None:
@@ -292,13 +324,20 @@ def _end_attempt(
         state=state,
         failure=failure,
         done=event.done,
+        unit=event.unit,
         end_time=turn.now.time,
     )
     if isinstance(event, events.AttemptSucceeded):
         attempt = replace(attempt, output=event.output)
     turn.put_attempt(index, attempt)
     turn.note(
-        history.AttemptEnded(attempt=attempt.number, state=state, failure=failure, done=event.done),
+        history.AttemptEnded(
+            attempt=attempt.number,
+            state=state,
+            failure=failure,
+            done=event.done,
+            unit=event.unit,
+        ),
         index,
     )
 
@@ -378,11 +417,14 @@ def _run_is_over(turn: Turn, event: events.TimerFired) -> None:
     due = run_timer(turn.plan, index, task) if task.attempts else None
     if due is None or due.number != event.number or turn.now.time < due.time:
         return  # its host answers again, or it has an outcome
-    timeout = turn.plan.task(index).policy.run_timeout
+    spec = turn.plan.task(index)
+    where = f"on {task.last.host}, which does not answer,"
+    if spec.external:
+        where = f"with {owner_of(task.last.host)}"
     failure = Failure(
         reason=RUN_TIMEOUT,
-        message=f"It ran longer than {timeout} on {task.last.host}, which does not answer, and was "
-        "stopped; nothing is left behind.",
+        message=f"It ran longer than {spec.policy.run_timeout} {where} and was stopped; nothing is "
+        "left behind.",
         retriable=True,
     )
     turn.put(index, replace(task, too_late=failure))

@@ -357,6 +357,8 @@ def _stands_against(turn: Turn, event: events.CompensationDecided, task: Task) -
             return f"an attempt of {name}'s compensation is under way: wait for it, or abandon it"
         action = task.action
         certain = action is not None and action.state is AttemptState.SUCCEEDED
+        if event.verb is verb.REPLACE and turn.plan.task(event.task).external:
+            return f"{name} is an external task: its owner or people make up for it, no verb does"
         if event.verb is verb.REPLACE and not certain:
             return (
                 f"nobody knows whether {name} took effect: only its own opposite can fence it; "

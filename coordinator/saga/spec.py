@@ -21,6 +21,15 @@ NODES_MAX = 10_000  # one transaction starts or cancels them all
 
 IRREVERSIBLE = frozenset({Effect.PIVOT, Effect.FORWARD_ONLY})
 
+# Before the id of an owner, where the id of a host would stand; no host's id has a colon. An owner
+# takes the place of a host in everything that is said of attempts.
+OWNER_PREFIX = "owner:"
+
+
+def owner_of(host: str) -> str:
+    """Returns the owner that stands in the place of a host; empty if it is a host."""
+    return host.removeprefix(OWNER_PREFIX) if host.startswith(OWNER_PREFIX) else ""
+
 
 class GroupKind(StrEnum):
     """How members of a group follow each other."""
@@ -131,6 +140,17 @@ class Opposite:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class External:
+    """What makes a task an external one: its host is an owner, who is asked and reports."""
+
+    outputs: tuple[tuple[str, str], ...] = ()  # what it promises to leave: names with their types
+    checklist: str = ""  # what people do to make up for it; empty: its owner is asked
+    heartbeat_timeout: timedelta | None = None  # without a sign of life for so long: UNKNOWN
+    # As its owner added it to a running workflow; empty: it stands in the spec.
+    added: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec:
     """A leaf of the tree: one verb on one host."""
 
@@ -145,6 +165,8 @@ class TaskSpec:
     bindings: tuple[Binding, ...] = ()
     opposite: Opposite | None = None  # None: the verb's own
     policy: Policy = DEFAULT_POLICY
+    external: External | None = None
+    weight: int = 1  # its share of its parent's progress
     source: str = field(default="", compare=False)  # the path in what was submitted
 
 
@@ -158,6 +180,7 @@ class GroupRules:
     on_failure: OnFailure | None = None  # said by the group itself, and not inherited
     fan_out: bool = False  # its members are the items of a for_each, in order
     nested: bool = False  # it stands for a whole nested workflow
+    open: Policy | None = None  # external tasks may be added to it, and inherit this
 
 
 NO_RULES = GroupRules()

@@ -179,12 +179,13 @@ TASK_TABLE: dict[tuple[TaskState, TaskChange], TaskState] = {
     (T.COMPENSATING, C.OVER_BUDGET): T.COMPENSATION_BLOCKED,
     (T.COMPENSATION_BLOCKED, C.COMPENSATED): T.COMPENSATED,
     (T.COMPENSATION_BLOCKED, C.OVER_BUDGET): T.COMPENSATION_BLOCKED,
+    (T.COMPENSATION_BLOCKED, C.ACCEPTED): T.COMPENSATING,  # an owner that was silent does it now
     # An attempt that was too late is fenced by its compensation: then it failed, certainly.
     (T.COMPENSATING, C.FAILED): T.FAILED,
     (T.COMPENSATING, C.RETRIABLE): T.RETRY_WAIT,
     (T.COMPENSATION_BLOCKED, C.FAILED): T.FAILED,
     (T.COMPENSATION_BLOCKED, C.RETRIABLE): T.RETRY_WAIT,
-    (T.READY, C.ABANDON): T.ABANDONED,  # these four: only end actions
+    (T.READY, C.ABANDON): T.ABANDONED,  # these four: only end actions, and what an owner closes
     (T.STARTING, C.ABANDON): T.ABANDONED,
     (T.RUNNING, C.ABANDON): T.ABANDONED,
     (T.RETRY_WAIT, C.ABANDON): T.ABANDONED,

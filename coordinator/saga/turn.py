@@ -27,7 +27,7 @@ from coordinator.saga.commands import (
 from coordinator.saga.events import Now
 from coordinator.saga.pieces import draft, sealed
 from coordinator.saga.resume import Requirement
-from coordinator.saga.spec import Binding, Value
+from coordinator.saga.spec import Binding, TaskSpec, Value
 from coordinator.saga.states import (
     BEING_COMPENSATED,
     GROUP_TABLE,
@@ -132,6 +132,7 @@ class Turn:
         self.pause = workflow.pause
         self.compensation_held = workflow.compensation_held
         self.input_patches = workflow.input_patches
+        self.retention = workflow.retention
         self.owner_epoch = workflow.owner_epoch
         self.busy = workflow.busy
         self.blocked = workflow.blocked
@@ -183,7 +184,7 @@ class Turn:
 
         A group without tasks passes as soon as it is looked at.
         """
-        nodes = self.nodes[index : self.plan.nodes[index].end]
+        nodes = [self.nodes[each] for each in self.plan.below(index)]
         tasks = (each.touched for each in nodes if isinstance(each, Task))
         if next(tasks, True) or any(tasks):
             return True
@@ -225,6 +226,21 @@ class Turn:
 
     # -- writing down ---------------------------------------------------------------------------
 
+    def add(self, spec: TaskSpec, *, parent: int, under: int = -1) -> int:
+        """Adds a leaf of which nothing has started, and returns its index."""
+        self.plan = self.plan.with_task(spec, parent=parent, under=under)
+        index = len(self.nodes)
+        self.nodes = draft((*self.nodes, Task()))
+        group, all_needed = self.group(parent), not self.plan.nodes[parent].rules.min_success
+        self.nodes[parent] = replace(
+            group,
+            to_pass=group.to_pass + all_needed,
+            open=group.open + 1,
+            not_made_up_for=group.not_made_up_for + 1,
+        )
+        self.changed.add(index)
+        return index
+
     def put(self, index: int, task: Task) -> None:
         """Replaces a leaf; it will be stored."""
         old = self.task(index)
@@ -241,7 +257,7 @@ class Turn:
 
     def forget(self, scope: int) -> None:
         """Sets the counters and marks of a node, and of all below it, as if nothing had begun."""
-        for index in range(scope, self.plan.nodes[scope].end):
+        for index in self.plan.below(scope):
             old = self.nodes[index]
             if isinstance(old, Group):
                 self.nodes[index] = replace(
@@ -376,6 +392,7 @@ class Turn:
         ended = self.before.end_time or (time if self.state in SETTLED else None)
         workflow = replace(
             self.before,
+            plan=self.plan,
             nodes=sealed(self.nodes),
             state=self.state,
             cause=self.cause,
@@ -385,6 +402,7 @@ class Turn:
             pause=self.pause,
             compensation_held=self.compensation_held,
             input_patches=self.input_patches,
+            retention=self.retention,
             owner_epoch=self.owner_epoch,
             version=self.before.version + 1,
             sequence=self.before.sequence + len(self.entries),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from types import MappingProxyType
 
 from coordinator.saga.plan import Plan
@@ -59,8 +60,10 @@ class Inbound:
     previous: Value = None  # of a patch: what it replaced
 
 
+BYTES = "bytes"  # the unit of work, unless an external task says otherwise
 PATCH = "patch"  # the origin of a value that an operator gave
 SKIP = "skip"  # the verb of a decision to go on without a task, also before its turn has come
+CLOSE = "close"  # the verb of a decision to close what is open in something that ends
 BY_POLICY = "policy"  # the principal of a pause that nobody asked for
 PAUSE_BEFORE = "pause-before"  # the verb of a pause that holds a task whose turn has come
 
@@ -90,7 +93,8 @@ class Attempt:
     inbound: tuple[Inbound, ...] = ()
     output: Values = field(default_factory=no_values)
     failure: Failure | None = None
-    done: int = 0  # work done when it ended, in bytes
+    done: int = 0  # work done when it ended, in the unit
+    unit: str = BYTES
     create_time: datetime
     start_time: datetime | None = None
     end_time: datetime | None = None
@@ -206,6 +210,15 @@ class About:
     tracestate: str = ""
     input: Values = field(default_factory=no_values)
     forked_from: str = ""
+    owner: str = ""  # the vendor that started it as its own; empty: it is an engine's
+
+
+class Retention(StrEnum):
+    """When a workflow may be removed, once it is settled."""
+
+    IN_TIME = "IN_TIME"  # once the retention time is over
+    KEPT = "KEPT"  # only when somebody says so
+    AT_ONCE = "AT_ONCE"  # with the next sweep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +240,7 @@ class Workflow:
     pause: Decided | None = None  # why it is held
     compensation_held: bool = False  # the pause holds compensations, too
     input_patches: tuple[Inbound, ...] = ()  # of the input, by path
+    retention: Retention = Retention.IN_TIME
     create_time: datetime
     update_time: datetime
     end_time: datetime | None = None

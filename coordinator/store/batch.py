@@ -39,6 +39,7 @@ from coordinator.wire.history import event_to_proto
 _ABOUT_ATTEMPT = (
     history.TaskMoved,
     history.AttemptStarted,
+    history.AttemptAccepted,
     history.AttemptEnded,
     history.FenceMoved,
     history.ReportedLate,
@@ -158,11 +159,11 @@ def _add_workflow(batch: Batch, each: Merged, key: int) -> None:
     row = workflow_row(workflow, key)
     if each.submission is None:
         batch.workflows.append({**row, "version_before": each.version_before})
-        batch.tasks.extend(
-            task_row(workflow, index, key)
-            for index in sorted(each.changed)
-            if not isinstance(workflow.nodes[index], Group)
-        )
+        added = {e.task for e in each.history if isinstance(e.fact, history.TaskAdded)}
+        for index in sorted(each.changed):
+            if not isinstance(workflow.nodes[index], Group):
+                rows = batch.new_tasks if index in added else batch.tasks
+                rows.append(task_row(workflow, index, key))
         return
     batch.new_workflows.append(row)
     batch.new_submissions.append(submission_row(each.submission, workflow.about, key))

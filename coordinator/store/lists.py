@@ -24,6 +24,7 @@ from sqlalchemy import (
 
 from coordinator.runtime.ports import WorkflowPage, WorkflowQuery, WorkflowSummary
 from coordinator.saga.states import SETTLED, AttemptKind, AttemptState, TaskState, WorkflowState
+from coordinator.saga.workflow import BYTES
 from coordinator.store.summaries import NOTHING, Tally, summary_from
 from coordinator.store.tables import attempts, labels, tasks, workflows
 from coordinator.store.texts import micros
@@ -63,6 +64,7 @@ _DONE = (
         attempts.c.workflow_key.in_(_SOME),
         attempts.c.kind == AttemptKind.ACTION,
         attempts.c.state == AttemptState.SUCCEEDED,
+        attempts.c.unit == BYTES,
         ~exists().where(
             _later.c.workflow_key == attempts.c.workflow_key,
             _later.c.task_index == attempts.c.task_index,

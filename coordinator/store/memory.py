@@ -16,6 +16,7 @@ from coordinator.runtime.ports import (
     HostEvent,
     HostRecord,
     Opening,
+    ProgressRecord,
     Request,
     StoreConflictError,
     Stored,
@@ -27,7 +28,7 @@ from coordinator.runtime.ports import (
     WorkflowQuery,
 )
 from coordinator.runtime.webhooks import Origin, WebhookProgress, WebhookRecord
-from coordinator.saga.workflow import Group, Task, Workflow, fresh_nodes
+from coordinator.saga.workflow import Group, Retention, Task, Workflow, fresh_nodes
 from coordinator.store.batch import (
     Merged,
     merge,
@@ -64,6 +65,7 @@ class Kept:
     cluster_id: str = ""
     owner_epoch: int = 0
     next_intent: int = 1
+    token_key: str = ""
     next_key: int = 1
     records: dict[str, _Record] = field(default_factory=dict)  # in order of creation
     events: list[StoredEntry] = field(default_factory=list)
@@ -73,6 +75,7 @@ class Kept:
     hosts: dict[str, HostRecord] = field(default_factory=dict)
     host_events: list[HostEvent] = field(default_factory=list)
     webhooks: dict[str, WebhookRecord] = field(default_factory=dict)
+    progress: dict[tuple[str, int, int], ProgressRecord] = field(default_factory=dict)
     evidence: dict[tuple[str, str], int] = field(default_factory=dict)  # (workflow, host) → intent
     used_ids: set[str] = field(default_factory=set)  # of workflows that retention has removed
 
@@ -90,6 +93,7 @@ class MemoryStore:
         """Takes a new epoch, and returns what a coordinator needs to begin."""
         kept = self._kept
         kept.cluster_id = kept.cluster_id or self._new_id()
+        kept.token_key = kept.token_key or self._new_id()
         kept.owner_epoch += 1
         kept.next_key = 1 + max((record.key for record in kept.records.values()), default=0)
         self._epoch = kept.owner_epoch
@@ -97,6 +101,7 @@ class MemoryStore:
             cluster_id=kept.cluster_id,
             owner_epoch=kept.owner_epoch,
             next_intent=kept.next_intent,
+            token_key=kept.token_key,
         )
 
     async def commit(self, changes: Sequence[Change]) -> None:
@@ -166,10 +171,11 @@ class MemoryStore:
         if each.settles:
             for row in evidence_rows(new):
                 kept.evidence[row["workflow_id"], row["host_id"]] = row["last_intent"]
+        before = (*old.nodes, *new.nodes[len(old.nodes) :])  # what was added is new
         nodes = (
             _kept_of(now if i in each.changed or old is new else then, fresh)
             for i, (then, now, fresh) in enumerate(
-                zip(old.nodes, new.nodes, fresh_nodes(new.plan), strict=True)
+                zip(before, new.nodes, fresh_nodes(new.plan), strict=True)
             )
         )
         record.workflow = replace(new, nodes=tuple(nodes), busy=0, blocked=0)
@@ -215,18 +221,46 @@ class MemoryStore:
         kept = self._kept
         if kept.owner_epoch != self._epoch:
             raise StoreFencedError(f"its epoch is {kept.owner_epoch}, ours is {self._epoch}")
+        at_once, in_time = Retention.AT_ONCE, Retention.IN_TIME
         ended = (
-            (record.workflow.end_time, record.key, workflow_id)
+            (w.retention is not at_once, w.end_time, record.key, workflow_id)
             for workflow_id, record in kept.records.items()
-            if record.workflow.end_time is not None and record.workflow.end_time < before
+            if (w := record.workflow).end_time is not None
+            and (w.retention is at_once or (w.retention is in_time and w.end_time < before))
         )
-        gone = {workflow_id for _, _, workflow_id in sorted(ended)[:limit]}
+        gone = {workflow_id for *_, workflow_id in sorted(ended)[:limit]}
+        self._remove(gone)
+        return len(gone)
+
+    async def clear(self, workflow_id: str) -> None:
+        """Removes one settled workflow; an absent one is a success."""
+        record = self._kept.records.get(workflow_id)
+        if record is not None and record.workflow.settled:
+            self._remove({workflow_id})
+
+    def _remove(self, gone: set[str]) -> None:
+        kept = self._kept
         for workflow_id in gone:
             del kept.records[workflow_id]
         kept.used_ids |= gone
         kept.events = [entry for entry in kept.events if entry.workflow_id not in gone]
         kept.requests = {id_: said for id_, said in kept.requests.items() if said[1] not in gone}
-        return len(gone)
+        kept.progress = {key: each for key, each in kept.progress.items() if key[0] not in gone}
+
+    async def note_progress(self, records: Sequence[ProgressRecord]) -> None:
+        """Notes what owners reported of some attempts."""
+        for record in records:
+            if record.workflow_id in self._kept.records:
+                self._kept.progress[record.workflow_id, record.task, record.number] = record
+
+    async def progress(self) -> list[ProgressRecord]:
+        """Returns what owners have reported of attempts of open workflows."""
+        records = self._kept.records
+        return [
+            each
+            for each in self._kept.progress.values()
+            if not records[each.workflow_id].workflow.settled
+        ]
 
     async def history(self, workflow_id: str, *, after: int, limit: int) -> list[StoredEntry]:
         """Returns a workflow's entries after a sequence, in order."""

@@ -44,6 +44,7 @@ from coordinator.store.tables import (
     used_ids,
     workflows,
 )
+from coordinator.wire.external import grown
 from countermand.rpc.names import workflow_name
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,11 @@ _WORKFLOWS = (
     .order_by(workflows.c.key)
 )
 _GROUPS = select(groups).where(groups.c.workflow_key.in_(bindparam("keys", expanding=True)))
-_TASKS = select(tasks).where(tasks.c.workflow_key.in_(bindparam("keys", expanding=True)))
+_TASKS = (
+    select(tasks)
+    .where(tasks.c.workflow_key.in_(bindparam("keys", expanding=True)))
+    .order_by(tasks.c.workflow_key, tasks.c.task_index)
+)
 _ATTEMPTS = (
     select(attempts)
     .where(attempts.c.workflow_key.in_(bindparam("keys", expanding=True)))
@@ -126,6 +131,7 @@ def _stored(
     submission = submission_from(row)
     try:
         plan = plans.of(submission.spec, submission.input)
+        plan = grown(plan, [task["added"] for task in parts[0] if task["added"]])
         workflow = workflow_from(row, plan, nodes_from(*parts))
     except Exception:
         log.exception("workflow.unreadable", extra={"workflow": workflow_name(row["id"])})

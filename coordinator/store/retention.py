@@ -2,40 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
 
 from coordinator.runtime.ports import StoreFencedError
+from coordinator.saga.workflow import Retention
 from coordinator.store.tables import events, meta, used_ids, workflows
 from coordinator.store.texts import micros
 
+# Without a word of its end, so that it is found by an index of its own: nearly always nothing.
+_AT_ONCE = (
+    select(workflows.c.key, workflows.c.end_time_us)
+    .where(text(f"retention = '{Retention.AT_ONCE}'"))
+    .limit(bindparam("limit"))
+)
 _OLDEST = (
     select(workflows.c.key)
-    .where(workflows.c.end_time_us < bindparam("before"))
+    .where(workflows.c.end_time_us < bindparam("before"), workflows.c.retention != Retention.KEPT)
     .order_by(workflows.c.end_time_us, workflows.c.key)
     .limit(bindparam("limit"))
 )
-_LAST_POSITION = select(func.max(events.c.position)).where(events.c.workflow_key.in_(_OLDEST))
+_KEYS: BindParameter[Sequence[int]] = bindparam("keys", expanding=True)
+_LAST_POSITION = select(func.max(events.c.position)).where(events.c.workflow_key.in_(_KEYS))
 _KEEP_IDS = insert(used_ids).from_select(
-    ["workflow_id"], select(workflows.c.id).where(workflows.c.key.in_(_OLDEST))
+    ["workflow_id"], select(workflows.c.id).where(workflows.c.key.in_(_KEYS))
 )
 # Everything else of them goes along: the database follows the references.
-_REMOVE = delete(workflows).where(workflows.c.key.in_(_OLDEST))
+_REMOVE = delete(workflows).where(workflows.c.key.in_(_KEYS))
 
 
 def expire(epoch: int, before: datetime, limit: int, connection: Connection) -> int:
-    """Removes workflows that settled before a time, and returns how many.
+    """Removes workflows that settled before a time or are to go at once; returns how many.
 
     Their positions stay gaps; neither these nor their ids are given again. An open workflow has no
     end.
     """
+    marked = connection.execute(_AT_ONCE, {"limit": limit})
+    at_once = [row.key for row in marked if row.end_time_us is not None]
+    oldest = connection.scalars(_OLDEST, {"before": micros(before), "limit": limit})
+    keys = list(dict.fromkeys([*at_once, *oldest]))[:limit]
+    return _remove(epoch, keys, connection)
+
+
+def clear(epoch: int, workflow_id: str, connection: Connection) -> None:
+    """Removes one settled workflow; an absent one is a success."""
+    mine = select(workflows.c.key).where(
+        workflows.c.id == workflow_id, workflows.c.end_time_us.is_not(None)
+    )
+    _remove(epoch, list(connection.scalars(mine)), connection)
+
+
+def _remove(epoch: int, keys: Sequence[int], connection: Connection) -> int:
     known = connection.execute(select(meta.c.owner_epoch, meta.c.expired_position)).one()
     if known.owner_epoch != epoch:
         raise StoreFencedError(f"its epoch is {known.owner_epoch}, ours is {epoch}")
-    oldest = {"before": micros(before), "limit": limit}
-    last: int = connection.scalar(_LAST_POSITION, oldest) or 0
+    if not keys:
+        return 0
+    some = {"keys": keys}
+    last: int = connection.scalar(_LAST_POSITION, some) or 0
     if last > known.expired_position:
         connection.execute(update(meta).values(expired_position=last))
-    connection.execute(_KEEP_IDS, oldest)
-    return connection.execute(_REMOVE, oldest).rowcount
+    connection.execute(_KEEP_IDS, some)
+    return connection.execute(_REMOVE, some).rowcount

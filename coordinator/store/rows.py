@@ -22,7 +22,7 @@ from coordinator.runtime.ports import (
 )
 from coordinator.saga.advance import restore
 from coordinator.saga.plan import Plan, compile_plan
-from coordinator.saga.spec import GroupKind, GroupSpec, Lock, Terms
+from coordinator.saga.spec import GroupKind, GroupSpec, Lock, Terms, owner_of
 from coordinator.saga.states import (
     AttemptKind,
     AttemptState,
@@ -31,7 +31,15 @@ from coordinator.saga.states import (
     TaskState,
     WorkflowState,
 )
-from coordinator.saga.workflow import About, Attempt, Group, Task, Workflow, fresh_nodes
+from coordinator.saga.workflow import (
+    About,
+    Attempt,
+    Group,
+    Retention,
+    Task,
+    Workflow,
+    fresh_nodes,
+)
 from coordinator.store.summaries import summary_text
 from coordinator.store.texts import (
     decided_from,
@@ -80,6 +88,8 @@ def workflow_row(workflow: Workflow, key: int) -> Row:
         "input_patches": inbound_text(workflow.input_patches),
         "more_locks": locks_text(workflow.more_locks),
         "summary": summary_text(workflow) if workflow.settled else None,
+        "owner": workflow.about.owner,
+        "retention": workflow.retention.value,
         "create_time_us": micros(workflow.create_time),
         "update_time_us": micros(workflow.update_time),
         "end_time_us": micros_or_none(workflow.end_time),
@@ -132,6 +142,7 @@ def task_row(workflow: Workflow, index: int, key: int) -> Row:
         "given": values_text(task.given),
         "replacement": task.replacement or None,
         "decided": decided_text(task.decided),
+        "added": (spec.external.added if spec.external else b"") or None,
     }
 
 
@@ -175,6 +186,7 @@ def attempt_row(attempt: Attempt, index: int, key: int) -> Row:
         "output": values_text(attempt.output),
         "failure": failure_text(attempt.failure),
         "done_bytes": attempt.done,
+        "unit": attempt.unit,
         "create_time_us": micros(attempt.create_time),
         "start_time_us": micros_or_none(attempt.start_time),
         "end_time_us": micros_or_none(attempt.end_time),
@@ -187,6 +199,8 @@ def evidence_rows(workflow: Workflow) -> Iterable[Row]:
     for _, task in workflow.tasks():
         for attempt in task.attempts:
             for host in {attempt.host, attempt.fence_host} - {""}:
+                if owner_of(host):
+                    continue  # an owner keeps no journal for us
                 last[host] = max(attempt.intent, last.get(host, 0))
     return [
         {"workflow_id": workflow.id, "host_id": host, "last_intent": intent}
@@ -245,6 +259,7 @@ def workflow_from(row: Mapping[Any, Any], plan: Plan, known: Nodes) -> Workflow:
         compensation_held=bool(row["compensation_held"]),
         input_patches=inbound_from(row["input_patches"]),
         more_locks=locks_from(row["more_locks"]),
+        retention=Retention(row["retention"]),
         create_time=time_from(row["create_time_us"]),
         update_time=time_from(row["update_time_us"]),
         end_time=time_or_none(row["end_time_us"]),
@@ -369,6 +384,7 @@ def _about_from(row: Mapping[Any, Any]) -> About:
         tracestate=said["tracestate"],
         input=said["input"],
         forked_from=row["forked_from"],
+        owner=row["owner"],
     )
 
 
@@ -416,6 +432,7 @@ def _attempt_from(row: RowMapping) -> Attempt:
         output=values_from(row["output"]),
         failure=failure_from(row["failure"]),
         done=row["done_bytes"],
+        unit=row["unit"],
         create_time=time_from(row["create_time_us"]),
         start_time=time_or_none(row["start_time_us"]),
         end_time=time_or_none(row["end_time_us"]),

@@ -19,6 +19,7 @@ from coordinator.runtime.ports import (
     HostEvent,
     HostRecord,
     Opening,
+    ProgressRecord,
     Request,
     StoreConflictError,
     Stored,
@@ -30,7 +31,7 @@ from coordinator.runtime.ports import (
     WorkflowQuery,
 )
 from coordinator.runtime.webhooks import Origin, WebhookProgress, WebhookRecord
-from coordinator.store import lists, queries, retention, webhooks
+from coordinator.store import lists, progress, queries, retention, webhooks
 from coordinator.store.batch import (
     Merged,
     batch_of,
@@ -82,6 +83,15 @@ class SqlStore:
         """Removes workflows that settled before a time, the oldest first."""
         work = partial(retention.expire, self._epoch, before, limit)
         return await self._run.write(partial(self._transact, work))
+
+    async def clear(self, workflow_id: str) -> None:
+        """Removes one settled workflow; an absent one is a success."""
+        work = partial(retention.clear, self._epoch, workflow_id)
+        await self._run.write(partial(self._transact, work))
+
+    async def note_progress(self, records: Sequence[ProgressRecord]) -> None:
+        """Notes what owners reported of some attempts, all or none."""
+        await self._run.write(partial(self._transact, partial(progress.note, tuple(records))))
 
     async def forgotten(self, host_id: str, workflow_ids: Sequence[str]) -> None:
         """Hears that a host keeps no evidence of some workflows any more."""
@@ -236,6 +246,10 @@ class SqlStore:
         """Returns what was done to a host before a position, the last first; empty id: to any."""
         return await self._read(partial(queries.host_events_of, host_id, before, limit))
 
+    async def progress(self) -> list[ProgressRecord]:
+        """Returns what owners have reported of attempts of open workflows."""
+        return await self._read(progress.of_open)
+
     async def webhooks(self) -> list[WebhookRecord]:
         """Returns every webhook, in order of their ids."""
         return await self._read(webhooks.all_webhooks)
@@ -260,17 +274,19 @@ def _open(new_id: Callable[[], str], connection: Connection) -> tuple[Opening, i
     """Returns what a coordinator needs to begin, and the key of the next new workflow."""
     migrate(connection)
     found = connection.execute(select(meta)).mappings().one_or_none()
+    is_new = found is None
     if found is None:
-        opening = Opening(cluster_id=new_id(), owner_epoch=1, next_intent=1)
-        row = {"id": 1, "cluster_id": opening.cluster_id, "owner_epoch": 1, "next_intent": 1}
+        row = {"id": 1, "cluster_id": new_id(), "owner_epoch": 1, "next_intent": 1}
         connection.execute(insert(meta).values(row))
-    else:
-        opening = Opening(
-            cluster_id=found["cluster_id"],
-            owner_epoch=found["owner_epoch"] + 1,
-            next_intent=found["next_intent"],
-        )
-        connection.execute(update(meta).values(owner_epoch=opening.owner_epoch))
+        found = connection.execute(select(meta)).mappings().one()
+    opening = Opening(
+        cluster_id=found["cluster_id"],
+        owner_epoch=found["owner_epoch"] + (not is_new),
+        next_intent=found["next_intent"],
+        token_key=found["token_key"] or f"{new_id()}{new_id()}",
+    )
+    kept = {"owner_epoch": opening.owner_epoch, "token_key": opening.token_key}
+    connection.execute(update(meta).values(kept))
     last_key: int = connection.scalar(select(func.coalesce(func.max(workflows.c.key), 0))) or 0
     return opening, last_key + 1
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from coordinator.runtime.ports import LeftoverSummary, WorkflowSummary
 from coordinator.saga.leftovers import leftovers
 from coordinator.saga.states import AttemptState, TaskState, WorkflowState
-from coordinator.saga.workflow import About, Task, Workflow
+from coordinator.saga.workflow import BYTES, NO_VALUES, About, Retention, Task, Workflow
 from coordinator.store.texts import (
     decided_from,
     encode,
@@ -50,7 +50,9 @@ def tally_of(workflow: Workflow) -> Tally:
     actions = (task.action for task in tasks)
     return Tally(
         counts=dict(Counter(task.state for task in tasks)),
-        done=sum(a.done for a in actions if a and a.state is AttemptState.SUCCEEDED),
+        done=sum(
+            a.done for a in actions if a and a.state is AttemptState.SUCCEEDED and a.unit == BYTES
+        ),
         needs=0 if workflow.settled else sum(map(needs_somebody, tasks)),
         leftovers=tuple(_left(workflow)) if workflow.settled else (),
     )
@@ -74,9 +76,7 @@ def summary_of(workflow: Workflow) -> WorkflowSummary:
     about, tally = workflow.about, tally_of(workflow)
     return WorkflowSummary(
         id=workflow.id,
-        about=_shown(
-            about.kind, about.labels, about.principal, about.traceparent, about.forked_from
-        ),
+        about=_shown(about, about.labels),
         state=workflow.state,
         version=workflow.version,
         sequence=workflow.sequence,
@@ -92,6 +92,7 @@ def summary_of(workflow: Workflow) -> WorkflowSummary:
         needs=tally.needs,
         done=tally.done,
         leftovers=tally.leftovers,
+        retention=workflow.retention,
     )
 
 
@@ -102,7 +103,7 @@ def summary_from(
     tally = _tally_from(row["summary"]) if row["summary"] else counted
     return WorkflowSummary(
         id=row["id"],
-        about=_shown(row["kind"], labels, row["principal"], row["traceparent"], row["forked_from"]),
+        about=_shown(_about_from(row), labels),
         state=WorkflowState(row["state"]),
         version=row["version"],
         sequence=row["sequence"],
@@ -118,24 +119,23 @@ def summary_from(
         needs=tally.needs,
         done=tally.done,
         leftovers=tally.leftovers,
+        retention=Retention(row["retention"]),
     )
 
 
-def _shown(
-    kind: str,
-    labels: Iterable[tuple[str, str]],
-    principal: str,
-    traceparent: str,
-    forked_from: str,
-) -> About:
-    """Returns what lists show of what was said at the start; labels in order of their names."""
+def _about_from(row: Mapping[Any, Any]) -> About:
     return About(
-        kind=kind,
-        labels=tuple(sorted(set(labels))),
-        principal=principal,
-        traceparent=traceparent,
-        forked_from=forked_from,
+        kind=row["kind"],
+        principal=row["principal"],
+        traceparent=row["traceparent"],
+        forked_from=row["forked_from"],
+        owner=row["owner"],
     )
+
+
+def _shown(about: About, labels: Iterable[tuple[str, str]]) -> About:
+    """Returns what lists show of what was said at the start; labels in order of their names."""
+    return replace(about, labels=tuple(sorted(set(labels))), tracestate="", input=NO_VALUES)
 
 
 def summary_text(workflow: Workflow) -> str:

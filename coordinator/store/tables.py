@@ -42,6 +42,7 @@ from coordinator.saga.states import (
     TaskState,
     WorkflowState,
 )
+from coordinator.saga.workflow import BYTES, Retention
 from coordinator.store.columns import (
     PATCHES_BYTES_MAX,
     Position,
@@ -71,6 +72,7 @@ meta = Table(
         nullable=False,
         comment="higher than any ever committed, even those that retention has removed",
     ),
+    Column("token_key", Text, comment="of capability tokens; a secret"),
     Column(
         "expired_position",
         BigInteger,
@@ -204,6 +206,15 @@ workflows = Table(
     json_text("input_patches", "changed fields of its input", PATCHES_BYTES_MAX),
     json_text("more_locks", "images that it was given since it began", PATCHES_BYTES_MAX),
     json_text("summary", "of its tasks, for lists, once it is settled", PATCHES_BYTES_MAX),
+    Column("owner", Text, nullable=False, server_default="", comment="the vendor whose own it is"),
+    Column(
+        "retention",
+        Text,
+        CheckConstraint(among("retention", Retention), name="retention_known"),
+        nullable=False,
+        server_default=Retention.IN_TIME.value,
+        comment="when it may be removed",
+    ),
     Column("create_time_us", BigInteger, nullable=False),
     Column("update_time_us", BigInteger, nullable=False),
     Column("end_time_us", BigInteger, comment="when it settled"),
@@ -216,12 +227,19 @@ workflows = Table(
     Index("workflows_create_time", "create_time_us"),
     comment="What of a workflow changes with every step, and what lists show of it.",
 )
-# Retention takes the oldest that are settled.
+# Retention takes the oldest that are settled, and before them what is to go at once.
 Index(
     "workflows_end_time",
     workflows.c.end_time_us,
     sqlite_where=text("end_time_us IS NOT NULL"),
     postgresql_where=text("end_time_us IS NOT NULL"),
+)
+_AT_ONCE = f"retention = '{Retention.AT_ONCE}'"
+Index(
+    "workflows_at_once",
+    workflows.c.key,
+    sqlite_where=text(_AT_ONCE),
+    postgresql_where=text(_AT_ONCE),
 )
 
 submissions = Table(
@@ -279,6 +297,7 @@ tasks = Table(
     json_text("given", "outputs that an operator gave"),
     Column("replacement", LargeBinary, comment="the action in the place of its compensation"),
     json_text("decided", "what somebody last decided about it"),
+    Column("added", LargeBinary, comment="as a vendor added it; null: it is in the spec"),
     Index("tasks_host", "host", "workflow_key"),
     comment="The leaves of workflows.",
     sqlite_with_rowid=False,
@@ -390,7 +409,8 @@ attempts = Table(
     json_text("inbound", "values bound when it started"),
     json_text("output", "what it left"),
     json_text("failure", "why it failed, or why its outcome is unknown"),
-    Column("done_bytes", BigInteger, nullable=False, comment="work done when it ended"),
+    Column("done_bytes", BigInteger, nullable=False, comment="work done at its end, in the unit"),
+    Column("unit", Text, nullable=False, server_default=BYTES, comment="of the work done"),
     Column("create_time_us", BigInteger, nullable=False),
     Column("start_time_us", BigInteger, comment="when its agent took it"),
     Column("end_time_us", BigInteger, comment="when its outcome was known"),
@@ -408,6 +428,20 @@ attempts = Table(
     comment="Every try of every task.",
     sqlite_with_rowid=False,
 )
+progress = Table(
+    "progress",
+    metadata,
+    workflow_key("its workflow", primary=True),
+    Column("task_index", Integer, primary_key=True),
+    Column("number", Integer, primary_key=True, comment="of the attempt"),
+    Column("done", BigInteger, nullable=False),
+    Column("total", BigInteger, nullable=False, comment="0: not known"),
+    Column("unit", Text, nullable=False),
+    Column("message", Text, nullable=False, comment="a word for people"),
+    comment="What owners of external tasks last reported of attempts that are at work.",
+    sqlite_with_rowid=False,
+)
+
 # One whose outcome is UNKNOWN may stay so for ever, once it was made up for or somebody decided
 # about it: others follow it. Of those that are at work there are never two of a kind.
 AT_WORK = among("state", set(AttemptState) - OUTCOMES - {AttemptState.UNKNOWN})

@@ -52,6 +52,7 @@ _LOCK_KEY: Names = ("pool_id", "image_id", "workflow_key")
 _WORKFLOW_MOVES: Names = (
     *("state", "version", "sequence", "owner_epoch", "cause", "verdict"),
     *("locked", "pause", "compensation_held", "input_patches", "more_locks", "summary"),
+    "retention",
     *("update_time_us", "end_time_us"),
 )
 _TASK_MOVES: Names = (
@@ -59,7 +60,8 @@ _TASK_MOVES: Names = (
     *("needs_decision", "tried", "too_late", "patch", "given", "replacement", "decided"),
 )
 _ATTEMPT_MOVES: Names = (
-    *("state", "fence_host", "output", "failure", "done_bytes", "start_time_us", "end_time_us"),
+    *("state", "fence_host", "output", "failure", "done_bytes", "unit"),
+    *("start_time_us", "end_time_us"),
 )
 # Before the names of values that find a row: SQLAlchemy takes a bare name for a value to be set.
 _OF = "of_"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from operator import attrgetter
 
 from google.protobuf.struct_pb2 import Struct
 
 from coordinator.saga.spec import Binding, Condition, Value
-from coordinator.wire.catalogue import CUSTOM, VERBS, Verb, name_of
-from coordinator.wire.fields import short
+from coordinator.wire.catalogue import CUSTOM, CUSTOM_BYTES_MAX, VERBS, Verb, name_of
 from coordinator.wire.leaves import Leaves, Use
 from coordinator.wire.locks import address_of, source_host_of
 from coordinator.wire.values import (
@@ -20,6 +19,7 @@ from coordinator.wire.values import (
     kind_at,
     scalar_type,
     scalars_of,
+    short,
     value_at,
 )
 from countermand.rpc.errors import Violation
@@ -29,7 +29,6 @@ from countermand.v1.verb_pb2 import Custom
 
 INPUT_BYTES_MAX = 64 * 1024  # larger things are referred to, not carried
 SIZE_BYTES_MAX = 2**50
-CUSTOM_BYTES_MAX = 16 * 1024  # of a plug-in's arguments: the contract's bound
 SECTOR_BYTES = 512  # what every storage can address
 
 # Says what is wrong with placing a task: (host id, pools it names, verb) → a description, or None.
@@ -45,7 +44,7 @@ def value_problems(leaves: Leaves, input_: Struct, hosts: HostsKnown) -> Iterato
     placement = _Placement(hosts)
     for use in leaves.uses:
         yield from placement.problems(use)
-        yield from _argument_problems(use)
+        yield from _argument_problems(use, leaves.promised)
         yield from _binding_problems(use, leaves, input_)
     for path, condition in leaves.conditions:
         yield from _condition_problems(path, condition, leaves, input_)
@@ -99,8 +98,10 @@ _RULES: dict[str, tuple[tuple[str, Callable[[object], Value], _Rule], ...]] = {
 }
 
 
-def _argument_problems(use: Use) -> Iterator[Violation]:
+def _argument_problems(use: Use, promised: Container[str]) -> Iterator[Violation]:
     """Yields arguments that cannot be right, as far as they are known."""
+    if use.name in promised:
+        return  # an external task's are looked at as they were written
     arguments = getattr(use.action, use.verb.name)
     here = f"{use.path}.action.{use.verb.name}"
     for path, get, rule in _RULES[use.verb.name]:
@@ -159,28 +160,37 @@ def _binding_problems(use: Use, leaves: Leaves, input_: Struct) -> Iterator[Viol
         if binding.of_failure:
             found: type | None = str
         elif binding.task:
-            source = leaves.verbs.get(binding.task)
-            if source is None:
-                continue  # there is no such task: said with the structure of the tree
-            found = scalar_type(source.output, binding.path)
-            if is_open(source.output, binding.path):
-                if not is_open(use.verb.arguments, binding.field):
-                    yield Violation(here, _OF_NO_TYPE)
-            elif found is None:
-                yield Violation(here, _not_left(source, binding.path))
+            found, said = _of_output(use, binding, leaves)
+            if said:
+                yield Violation(here, said)
         else:
             value = leaves.given.get(binding.path)
             bound_bytes += len(value.encode()) if isinstance(value, str) else 0
             found = type(value) if value is not None else None
             if found is None:
                 yield Violation(here, _not_given(input_, binding.path))
-        if found is not None and (said := _misfit(use, binding, found, leaves)):
-            yield Violation(here, said)
+        if found is not None and (misfit := _misfit(use, binding, found, leaves)):
+            yield Violation(here, misfit)
     if bound_bytes > INPUT_BYTES_MAX:  # all of it is kept with each attempt
         yield Violation(
             f"{use.path}.bindings",
             f"bring {bound_bytes} bytes together, more than {INPUT_BYTES_MAX}",
         )
+
+
+def _of_output(use: Use, binding: Binding, leaves: Leaves) -> tuple[type | None, str]:
+    """Returns the type of an output that is bound, if it has one; or what is wrong with it."""
+    if binding.task in leaves.promised:
+        found = leaves.promised[binding.task].get(binding.path)
+        return found, "" if found else _not_promised(leaves, binding.task, binding.path)
+    source = leaves.verbs.get(binding.task)
+    if source is None:
+        return None, ""  # there is no such task: said with the structure of the tree
+    if is_open(source.output, binding.path):
+        fits_any = is_open(use.verb.arguments, binding.field)
+        return None, "" if fits_any else _OF_NO_TYPE
+    found = scalar_type(source.output, binding.path)
+    return found, "" if found else _not_left(source, binding.path)
 
 
 _OF_NO_TYPE = "has a type that only its plug-in knows: bind it to arguments.<key> of a Custom"
@@ -208,6 +218,10 @@ def _condition_problems(
     """Yields conditions on what nothing can ever be at."""
     if condition.of_state:
         return
+    if condition.task in leaves.promised:
+        if condition.path not in leaves.promised[condition.task]:
+            yield Violation(path, _not_promised(leaves, condition.task, condition.path))
+        return
     if condition.task:
         source = leaves.verbs.get(condition.task)
         if (
@@ -230,6 +244,11 @@ def _not_left(verb: Verb, path: str) -> str:
     if verb.name == CUSTOM:
         leaves = "values.<key>, as its plug-in says, a key without dots"
     return f"{verb.name} leaves no {path!r}; it leaves: {leaves}"
+
+
+def _not_promised(leaves: Leaves, task: str, path: str) -> str:
+    outputs = ", ".join(leaves.promised[task]) or "nothing"
+    return f"{task} promises no output {path!r}; it promises: {outputs}"
 
 
 def _not_given(input_: Struct, path: str) -> str:

@@ -19,13 +19,13 @@ from countermand.v1 import agent_pb2, annotation_pb2
 from countermand.v1.image_pb2 import ImageAddress
 from countermand.v1.verb_pb2 import Action, Output
 
-_EFFECTS: dict[annotation_pb2.Effect.ValueType, Effect] = {
+EFFECTS: dict[annotation_pb2.Effect.ValueType, Effect] = {
     annotation_pb2.EFFECT_READ_ONLY: Effect.READ_ONLY,
     annotation_pb2.EFFECT_REVERSIBLE: Effect.REVERSIBLE,
     annotation_pb2.EFFECT_PIVOT: Effect.PIVOT,
     annotation_pb2.EFFECT_FORWARD_ONLY: Effect.FORWARD_ONLY,
 }
-_EFFECT_NUMBERS = {effect: number for number, effect in _EFFECTS.items()}
+_EFFECT_NUMBERS = {effect: number for number, effect in EFFECTS.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ def _verb(field: FieldDescriptor) -> Verb:
     return Verb(
         name=field.name,
         rpc=arguments.name,
-        effect=_EFFECTS[rule.effect],
+        effect=EFFECTS[rule.effect],
         opposite=rule.opposite,
         arguments=arguments,
         output=output,
@@ -70,6 +70,7 @@ VERBS: Mapping[str, Verb] = {
 
 
 CUSTOM = "custom"
+CUSTOM_BYTES_MAX = 16 * 1024  # of a plug-in's arguments: the contract's bound
 
 
 def name_of(action: Action) -> str:
@@ -110,7 +111,7 @@ def effect_of(action: Action, bound: Bound = _NOTHING_BOUND) -> Effect:
             safe = bound.get(field, action.revert_image.safety_snapshot_id)
             return Effect.REVERSIBLE if safe else Effect.PIVOT
         case "custom":  # fixed; one that says nothing is refused for that
-            return _EFFECTS.get(action.custom.effect, Effect.PIVOT)
+            return EFFECTS.get(action.custom.effect, Effect.PIVOT)
         case str(name):
             return VERBS[name].effect
         case None:

@@ -110,6 +110,10 @@ class Expansion:
             if not scope.recovers and not scope.end_action:
                 self._check_recovery(node.policy, path)
             return self.leaves.task(node.task, path, name, scope, after=after, when=when)
+        if node.HasField("external_task"):
+            inner = replace(scope, policy=policy)
+            task = node.external_task
+            return self.leaves.external(task, path, name, inner, after=after, when=when)
         inner = replace(scope, policy=policy)
         if node.HasField("group"):
             group = self._group(node.group, f"{path}.group", name, inner, node.policy)
@@ -161,6 +165,7 @@ class Expansion:
                 rounds_max=max(1, group.rounds_max),
                 on_failure=said,
                 fan_out=group.HasField("for_each"),
+                open=scope.policy if group.open else None,
             ),
             source=path,
         )

@@ -1,7 +1,6 @@
 """What is wrong with a spec as it was written, field by field, before anything is expanded.
 
-Collected in the order of the spec. What the contract has and this version does not serve is
-refused, never ignored. A spec that is not `sound` cannot be made a tree of.
+Collected in the order of the spec. A spec that is not `sound` cannot be made a tree of.
 """
 
 from __future__ import annotations
@@ -9,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 
 from coordinator.saga.spec import NODES_MAX, GroupKind
 from coordinator.saga.states import TaskState
 from coordinator.wire.catalogue import VERBS
+from coordinator.wire.external import as_task, external_problems, output_problems
 from coordinator.wire.policies import SHORTEST, SPAN_MAX, policy_problems, span_problems
 from coordinator.wire.sources import (
     INDEX_SUFFIX,
@@ -26,11 +25,12 @@ from coordinator.wire.sources import (
     list_at,
     source_of,
 )
-from coordinator.wire.values import is_fixed, is_open, scalar_type
-from countermand.rpc.errors import CountermandError, FieldUnsupported, Violation
+from coordinator.wire.values import is_fixed, is_open, scalar_type, short
+from countermand.rpc.errors import Violation
 from countermand.rpc.names import ID_RULE, is_id
 from countermand.v1 import verb_pb2
 from countermand.v1 import workflow_spec_pb2 as spec_pb2
+from countermand.v1.annotation_pb2 import EFFECT_REVERSIBLE
 
 KINDS = {
     spec_pb2.Group.KIND_SEQUENCE: GroupKind.SEQUENCE,
@@ -39,10 +39,6 @@ KINDS = {
 ROUNDS_MAX = 1000
 _STATES = frozenset(TaskState)
 
-_UNSERVED: dict[type[Message], tuple[str, ...]] = {
-    spec_pb2.Node: ("external_task",),
-    spec_pb2.Group: ("open",),
-}
 # What only a whole workflow has, not one that is nested in another.
 _WHOLE = ("on_success", "on_failure", "timeout", "lock_policy")
 
@@ -62,7 +58,6 @@ class Fields:
 
     input_: Struct
     violations: list[Violation] = field(default_factory=list)
-    unserved: list[CountermandError] = field(default_factory=list)
     sound: bool = True
     _words: list[str] = field(default_factory=list)  # of the for_each groups around
 
@@ -94,7 +89,6 @@ class Fields:
 
     def _group(self, group: spec_pb2.Group, path: str) -> int:
         """Checks a group; returns how many nodes it becomes."""
-        self._served(group, path)
         if group.kind not in KINDS:
             self.unsound(f"{path}.kind", "is required: KIND_SEQUENCE or KIND_PARALLEL")
         if not 0 <= group.concurrency_max <= NODES_MAX:
@@ -102,6 +96,10 @@ class Fields:
         if not 0 <= group.rounds_max <= ROUNDS_MAX:
             self.wrong(f"{path}.rounds_max", f"must be in 0 to {ROUNDS_MAX}")
         recovery = self._in_order(group.recovery, f"{path}.recovery")
+        if group.open and (
+            group.HasField("for_each") or group.kind != spec_pb2.Group.KIND_PARALLEL
+        ):
+            self.wrong(f"{path}.open", "is for parallel groups without for_each")
         if not group.HasField("for_each"):
             return 1 + recovery + self._nodes(group.members, f"{path}.members")
         words, items = self._for_each(group, f"{path}.for_each")
@@ -155,7 +153,6 @@ class Fields:
 
     def _node(self, node: spec_pb2.Node, path: str) -> int:
         """Checks a node; returns how many it becomes."""
-        self._served(node, path)
         self._id(node.name, f"{path}.name")
         self.violations += policy_problems(node.policy, f"{path}.policy")
         if node.HasField("when"):
@@ -168,7 +165,7 @@ class Fields:
             case "task":
                 self._task(node.task, f"{path}.task")
             case "external_task":
-                self.sound = False  # refused by `served`
+                self._external(node.external_task, f"{path}.external_task")
             case None:
                 self.unsound(path, "needs one of: task, group, external_task, workflow")
         return 1
@@ -198,6 +195,15 @@ class Fields:
             here = f"{path}.compensation"
             self._action(task.compensation.action, task.compensation.bindings, here)
 
+    def _external(self, task: spec_pb2.Node.ExternalTask, path: str) -> None:
+        found = [*external_problems(task, f"{path}."), *output_problems(task, f"{path}.")]
+        if task.effect == EFFECT_REVERSIBLE and not task.WhichOneof("compensation"):
+            why = "needs ask_owner or operator_checklist: how it is made up for"
+            found.append(Violation(f"{path}.effect", why))
+        self.violations += found
+        self.sound = self.sound and not found
+        self._action(as_task(task).action, task.bindings, path)
+
     def _action(
         self, action: verb_pb2.Action, bindings: Sequence[spec_pb2.Binding], path: str
     ) -> None:
@@ -206,7 +212,6 @@ class Fields:
         if verb is None:
             self.unsound(f"{path}.action", "needs a verb, such as copy_image")
             return
-        self._served(getattr(action, verb), f"{path}.action.{verb}")
         filled: set[str] = set()
         for number, binding in enumerate(bindings):
             here = f"{path}.bindings[{number}]"
@@ -242,19 +247,6 @@ class Fields:
             case _:
                 pass
 
-    def _served(self, message: Message, path: str) -> None:
-        for name in _UNSERVED.get(type(message), ()):
-            if any(descriptor.name == name for descriptor, _ in message.ListFields()):
-                self.unserved.append(FieldUnsupported(field=f"{path}.{name}"))
-
     def _id(self, text: str, path: str) -> None:
         if not is_id(text):
             self.wrong(path, f"{short(text)} {ID_RULE}" if text else f"is required and {ID_RULE}")
-
-
-SHORT_CHARACTERS = 100
-
-
-def short(text: str) -> str:
-    """Returns a text in quotes, cut to what fits a message."""
-    return repr(text if len(text) <= SHORT_CHARACTERS else f"{text[:SHORT_CHARACTERS]}…")

@@ -54,6 +54,8 @@ def fill_group(view: Task, workflow: Workflow, index: int) -> None:
     view.kind = Task.KIND_WORKFLOW if node.rules.nested else _KINDS[node.group]
     view.state = TASK_STATES[group_state(workflow, index)]
     view.round = group.round
+    view.weight = 1
+    view.open = node.rules.open is not None
     if failure := failure_to_proto(_failure(workflow, index, group)):
         view.failure.CopyFrom(failure)
 

@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from coordinator.saga import history
 from coordinator.saga.leftovers import STOPPED
 from coordinator.saga.plan import Plan
+from coordinator.saga.spec import owner_of
 from coordinator.saga.states import (
     AttemptKind,
     AttemptState,
@@ -64,7 +65,7 @@ def _leftover(
     undone = spec.effect is Effect.FORWARD_ONLY and fact.reason != STOPPED
     return event_pb2.Leftover(
         task=event.task,
-        host_id=spec.host,
+        host_id=placed(spec.host)[0],
         description=phrase_undone(action) if undone else phrase(action),
         reason=fact.reason,
         create_time=event.time,
@@ -83,8 +84,15 @@ def inbound_to_proto(value: Inbound) -> InboundValue:
     )
 
 
+def placed(host: str) -> tuple[str, str]:
+    """Returns the host and the owner that a place stands for; one of them is empty."""
+    owner = owner_of(host)
+    return ("", owner) if owner else (host, "")
+
+
 _OfAttempt = (
     history.AttemptStarted
+    | history.AttemptAccepted
     | history.AttemptEnded
     | history.FenceMoved
     | history.RetryScheduled
@@ -128,6 +136,16 @@ def _fill(event: event_pb2.HistoryEvent, plan: Plan, entry: history.Entry) -> No
                     failure=failure_to_proto(fact.failure),
                 )
             )
+        case history.TaskAdded():
+            parent = plan.nodes[fact.parent].name if fact.parent else ""
+            event.task_added.CopyFrom(
+                event_pb2.TaskAdded(
+                    parent=f"{event.workflow}/tasks/{parent}" if parent else "",
+                    owner_id=fact.owner,
+                    kind=fact.kind,
+                    principal=fact.principal,
+                )
+            )
         case history.LocksTaken():
             event.locks_taken.SetInParent()
         case history.LeftBehind():
@@ -152,13 +170,17 @@ def _fill(event: event_pb2.HistoryEvent, plan: Plan, entry: history.Entry) -> No
 def _fill_of_attempt(event: event_pb2.HistoryEvent, fact: _OfAttempt) -> None:
     """Sets the event's own part, when it is about an attempt."""
     match fact:
+        case history.AttemptAccepted():
+            event.attempt_accepted.attempt = fact.attempt
         case history.AttemptStarted():
+            host_id, owner_id = placed(fact.host)
             event.attempt_started.CopyFrom(
                 event_pb2.AttemptStarted(
                     attempt=fact.attempt,
                     kind=ATTEMPT_KINDS[fact.kind],
                     compensates=fact.compensates,
-                    host_id=fact.host,
+                    host_id=host_id,
+                    owner_id=owner_id,
                     owner_epoch=fact.owner_epoch,
                 )
             )
@@ -168,7 +190,7 @@ def _fill_of_attempt(event: event_pb2.HistoryEvent, fact: _OfAttempt) -> None:
                     attempt=fact.attempt,
                     state=ATTEMPT_STATES[fact.state],
                     failure=failure_to_proto(fact.failure),
-                    progress=Progress(done=fact.done, unit="bytes") if fact.done else None,
+                    progress=Progress(done=fact.done, unit=fact.unit) if fact.done else None,
                 )
             )
         case history.FenceMoved():

@@ -11,6 +11,7 @@ from coordinator.saga.spec import Binding, Condition, Opposite, TaskSpec, Value
 from coordinator.saga.states import Effect
 from coordinator.saga.workflow import Inbound
 from coordinator.wire.catalogue import VERBS, Bound, Verb, effect_of, name_of
+from coordinator.wire.external import as_task, external_of, promised
 from coordinator.wire.fields import SOURCE_RULE
 from coordinator.wire.locks import Locks
 from coordinator.wire.scope import Repeated, Scope
@@ -78,6 +79,7 @@ class Leaves:
         self.given = values_of_struct(input_)
         self.uses: list[Use] = []
         self.verbs: dict[str, Verb] = {}  # of the action of each task
+        self.promised: dict[str, Mapping[str, type]] = {}  # outputs of each external task
         self.conditions: list[tuple[str, Condition]] = []
         self.locks = Locks()
         self.violations: list[Violation] = []
@@ -113,6 +115,35 @@ class Leaves:
             bindings=tuple(use.bindings.values()),
             opposite=opposite,
             policy=scope.policy,
+            source=path,
+        )
+
+    def external(
+        self,
+        said: spec_pb2.Node.ExternalTask,
+        path: str,
+        name: str,
+        scope: Scope,
+        *,
+        after: tuple[str, ...],
+        when: Condition | None,
+    ) -> TaskSpec:
+        """Returns a leaf that its owner does."""
+        task, external = as_task(said), external_of(said)
+        use, data = self._use(task, task, f"{path}.external_task", name, scope)
+        self.verbs[name], self.promised[name] = use.verb, promised(external)
+        return TaskSpec(
+            name=name,
+            after=after,
+            when=when,
+            host=task.host_id,
+            verb=name_of(use.action),
+            effect=use.effect,
+            action=data,
+            bindings=tuple(use.bindings.values()),
+            policy=scope.policy,
+            external=external,
+            weight=said.weight or 1,
             source=path,
         )
 

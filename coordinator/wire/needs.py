@@ -69,10 +69,15 @@ def _need(workflow: Workflow, index: int, reason: str, message: str) -> Need:
 
 def _blocked(workflow: Workflow, index: int, task: Task) -> str:
     why = _sentence(task.compensation_failure.message) if task.compensation_failure else ""
+    name, external = workflow.plan.nodes[index].name, workflow.plan.task(index).external
+    if external is not None and task.last.open:  # nothing is tried again: somebody must do it
+        done = f"`countermand workflow compensation done {workflow.id} {name}`"
+        lead = "To be done by people: " if external.checklist else ""
+        return f"{lead}{why} Then: {done}; or give it up: abandon."
     return (
         f"Its compensation fails again and again: {why or 'no cause is known.'} It is tried on, "
         "slowly: mend the cause on the host. Or decide: `countermand workflow compensation "
-        f"retry|replace|done|abandon {workflow.id} {workflow.plan.nodes[index].name}`."
+        f"retry|replace|done|abandon {workflow.id} {name}`."
     )
 
 

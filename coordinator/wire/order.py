@@ -106,13 +106,13 @@ def _compensate(
     # Causes are told, and no part of what is asked for: another task may fail between two
     # deliveries of one order, and the agent must know it again.
     header.request_hash = request_hash(request)
-    for cause in islice(_causes(workflow, command.task), CAUSES_MAX):
+    for cause in islice(causes_of(workflow, command.task), CAUSES_MAX):
         request.causes.append(cause)
     request.header.CopyFrom(header)
     return request
 
 
-def _causes(workflow: Workflow, task: int) -> Iterator[FailureMessage]:
+def causes_of(workflow: Workflow, task: int) -> Iterator[FailureMessage]:
     """Yields why a task is made up for, each failure once: the cause first, then what is near."""
     told: set[Failure] = set()
     for failure in _failures(workflow, task):

@@ -1,9 +1,8 @@
 """Specs as submitted: checked whole, then turned into the saga's plan.
 
-`check_spec` raises every violation at once, each with the path of its field; what the contract has
-but this version does not serve is refused, never ignored. `tree_from_spec` and `plan_of` trust what
-was checked. A plan depends on the input as well: the lists of for_each groups, and the images that
-are bound to it.
+`check_spec` raises every violation at once, each with the path of its field. `tree_from_spec` and
+`plan_of` trust what was checked. A plan depends on the input as well: the lists of for_each groups,
+and the images that are bound to it.
 
     fields     as written, before anything is expanded      policies   inherited field by field
     expand     the tree: groups, items, nested workflows    scope      what names mean where
@@ -37,7 +36,6 @@ def check_spec(spec: WorkflowSpec, input_: Struct, hosts: HostsKnown) -> Plan:
 
     Raises:
         FieldInvalid: With every violation.
-        FieldUnsupported: For the first field that this version does not serve.
         PayloadTooLarge: For an input beyond its bound.
     """
     if input_.ByteSize() > INPUT_BYTES_MAX:
@@ -60,8 +58,6 @@ def check_spec(spec: WorkflowSpec, input_: Struct, hosts: HostsKnown) -> Plan:
         )
     if violations:
         raise FieldInvalid(*_distinct(violations))
-    if fields.unserved:
-        raise fields.unserved[0]
     assert expansion is not None, "what cannot be expanded has violations"
     return compile_plan(expansion.root, expansion.terms)
 

@@ -68,7 +68,10 @@ def output_of_values(verb: str, values: Values) -> Output:
     target = getattr(output, verb)
     target.SetInParent()
     for path, value in values.items():
-        _set(target, path, value)
+        if isinstance(target, Struct):
+            target.fields[path].CopyFrom(proto_value(value))
+        else:
+            _set(target, path, value)
     return output
 
 
@@ -250,3 +253,11 @@ def span_from_proto(span: Duration) -> timedelta | None:
         return span.ToTimedelta()
     except (ValueError, OverflowError):
         return None
+
+
+SHORT_CHARACTERS = 100
+
+
+def short(text: str) -> str:
+    """Returns a text in quotes, cut to what fits a message."""
+    return repr(text if len(text) <= SHORT_CHARACTERS else f"{text[:SHORT_CHARACTERS]}…")

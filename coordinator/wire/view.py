@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 
 from coordinator.saga import leftovers as saga_leftovers
 from coordinator.saga import workflow as saga
 from coordinator.saga.leftovers import leftovers
-from coordinator.saga.spec import OnFailure, TaskSpec
+from coordinator.saga.plan import Node, Plan
+from coordinator.saga.spec import OnFailure, TaskSpec, owner_of
 from coordinator.saga.states import (
     BEING_COMPENSATED,
     IN_FLIGHT,
+    PASSED,
     AttemptState,
     Effect,
     TaskState,
@@ -29,6 +32,7 @@ from coordinator.wire.history import (
     TASK_STATES,
     WORKFLOW_STATES,
     inbound_to_proto,
+    placed,
     timestamp,
 )
 from coordinator.wire.needs import needs_of
@@ -42,6 +46,7 @@ from countermand.v1.verb_pb2 import Action
 from countermand.v1.workflow_pb2 import TaskCount, Workflow
 
 TASKS_MAX = 1000  # of a FULL view; beyond it ListTasks pages
+PERCENT = 100
 LEFTOVERS_MAX = 1000  # told of one workflow; the states of its tasks tell of all
 
 # The progress of attempts, by name, as last heard of.
@@ -102,6 +107,7 @@ def workflow_to_proto(workflow: saga.Workflow, progress: ProgressKnown) -> Workf
         ],
         forked_from=workflow.about.forked_from,
         owner_epoch=workflow.owner_epoch,
+        owner_id=workflow.about.owner,
         waits_for=workflow_waits_for(workflow),
     )
 
@@ -123,7 +129,7 @@ def _leftover(workflow: saga.Workflow, left: saga_leftovers.Leftover) -> Leftove
     return Leftover(
         task=task_name(workflow.id, name),
         attempt=attempt_name(workflow.id, name, left.attempt) if left.attempt else "",
-        host_id=left.host,
+        host_id=placed(left.host)[0],
         description=phrase(action) if left.attempt else phrase_undone(action),
         reason=left.reason,
         create_time=timestamp(left.time),
@@ -132,11 +138,32 @@ def _leftover(workflow: saga.Workflow, left: saga_leftovers.Leftover) -> Leftove
 
 def tasks_to_proto(workflow: saga.Workflow, progress: ProgressKnown) -> list[Task]:
     """Returns a workflow's groups and tasks in the order of the tree, without the root."""
-    return [
-        task_to_proto(workflow, node.index, progress)
-        for node in workflow.plan.nodes
-        if node.index > 0
-    ]
+    return [task_to_proto(workflow, index, progress) for index in in_order(workflow.plan)[1:]]
+
+
+def in_order(plan: Plan) -> Sequence[int]:
+    """Returns every node in the order of the tree; what was added comes where it belongs."""
+    if len(plan.nodes) == plan.planned:
+        return range(plan.planned)
+    found: list[int] = []
+    roots = (0, plan.on_success, plan.on_failure)
+    waiting = [root for root in reversed(roots) if root >= 0]
+    parts = parts_of(plan)
+    while waiting:
+        index = waiting.pop()
+        found.append(index)
+        whole = (m for m in plan.nodes[index].members if plan.nodes[m].under < 0)
+        waiting.extend(reversed((*whole, *parts.get(index, ()))))
+    return found
+
+
+def parts_of(plan: Plan) -> Mapping[int, Sequence[int]]:
+    """Returns what was added under each external task."""
+    parts: dict[int, list[int]] = {}
+    for node in plan.nodes[plan.planned :]:
+        if node.under >= 0:
+            parts.setdefault(node.under, []).append(node.index)
+    return parts
 
 
 def task_to_proto(
@@ -146,9 +173,7 @@ def task_to_proto(
     node = workflow.plan.nodes[index]
     view = Task(
         name=task_name(workflow.id, node.name),
-        parent=task_name(workflow.id, workflow.plan.nodes[node.parent].name)
-        if node.parent > 0
-        else "",
+        parent=_parent(workflow, node),
         after=[task_name(workflow.id, workflow.plan.nodes[i].name) for i in node.after],
         progress=_rolled_up(workflow, index, progress),
     )
@@ -163,15 +188,22 @@ def task_to_proto(
     return view
 
 
+def _parent(workflow: saga.Workflow, node: Node) -> str:
+    parent = node.under if node.under >= 0 else node.parent
+    return task_name(workflow.id, workflow.plan.nodes[parent].name) if parent > 0 else ""
+
+
 def _fill_leaf(view: Task, workflow: saga.Workflow, index: int) -> None:
     """Adds what a task has and a group has not."""
     task, spec = workflow.task(index), workflow.plan.task(index)
-    view.kind = Task.KIND_VERB
+    view.kind = Task.KIND_EXTERNAL if spec.external else Task.KIND_VERB
+    view.weight = spec.weight
     view.state = TASK_STATES[task.state]
     view.verb = spec.verb
     view.effect = effect_number(spec.effect)
     view.opposite = _opposite(spec)
-    view.host_id = task.last.host if task.attempts else spec.host
+    view.host_id, view.owner_id = placed(task.last.host if task.attempts else spec.host)
+    view.open = bool(spec.external) and task.state in (TaskState.RUNNING, TaskState.UNKNOWN)
     view.optional_by_policy = spec.policy.on_failure is OnFailure.IGNORE
     view.needs_decision = task.needs_decision
     if task.decided is not None:
@@ -189,6 +221,9 @@ def _fill_leaf(view: Task, workflow: saga.Workflow, index: int) -> None:
 
 
 def _opposite(spec: TaskSpec) -> str:
+    if spec.external is not None and spec.effect is Effect.REVERSIBLE:
+        asked = "people, by its checklist" if spec.external.checklist else owner_of(spec.host)
+        return f"made up for by {asked}"
     if spec.opposite is not None:
         return f"{spec.opposite.verb.replace('_', ' ')}, as its spec says"
     return verb_called(spec.verb).opposite if spec.effect is Effect.REVERSIBLE else ""
@@ -214,7 +249,8 @@ def _fill_context(view: Task, workflow: saga.Workflow, index: int, progress: Pro
     gone = task.state is TaskState.COMPENSATED
     output = task.output or (action.output if action and not gone else {})
     if output:
-        view.output.CopyFrom(output_of_values(field_of(spec.verb), output))
+        named = "external" if spec.external else field_of(spec.verb)
+        view.output.CopyFrom(output_of_values(named, output))
     view.attempts.extend(
         attempt_to_proto(workflow, index, attempt, progress) for attempt in task.attempts
     )
@@ -227,14 +263,17 @@ def attempt_to_proto(
     node = workflow.plan.nodes[index]
     name = attempt_name(workflow.id, node.name, attempt.number)
     action = action_of(workflow, index, attempt)
-    verb = str(action.WhichOneof("verb"))
+    is_external = workflow.plan.task(index).external is not None
+    verb = "external" if is_external else str(action.WhichOneof("verb"))
+    host_id, owner_id = placed(attempt.host)
     return Attempt(
         name=name,
         kind=ATTEMPT_KINDS[attempt.kind],
         compensates=attempt_name(workflow.id, node.name, attempt.compensates)
         if attempt.compensates
         else "",
-        host_id=attempt.host,
+        host_id=host_id,
+        owner_id=owner_id,
         state=ATTEMPT_STATES[attempt.state],
         # What makes up for it by the verb's own opposite, the agent knows itself.
         action=action if attempt.overriding or not attempt.compensates else None,
@@ -255,19 +294,68 @@ def _progress(name: str, attempt: saga.Attempt, progress: ProgressKnown) -> Prog
         return None
     # How much there was to do is kept by the agent only; it is certain where all of it was done.
     total = attempt.done if attempt.state is AttemptState.SUCCEEDED else 0
-    return Progress(done=attempt.done, total=total, unit="bytes")
+    return Progress(done=attempt.done, total=total, unit=attempt.unit)
 
 
 def _rolled_up(workflow: saga.Workflow, index: int, progress: ProgressKnown) -> Progress | None:
-    """Returns the sum of the progress of the actions below a node."""
-    if workflow.plan.nodes[index].task is not None:
-        return _of_action(workflow, index, progress)
+    """Returns how far a node is: in bytes, or by the weights of external tasks among others."""
+    plan = workflow.plan
+    if plan.nodes[index].task is not None:
+        own = _of_action(workflow, index, progress)
+        known = own is not None and (own.total or own.done)
+        return (
+            own if known or not parts_of(plan).get(index) else _weighed(workflow, index, progress)
+        )
+    leaves = list(plan.leaves_of(index))
+    if any(leaf.task is not None and leaf.task.external for leaf in leaves):
+        return _weighed(workflow, index, progress)
     done = total = rate = 0
-    for leaf in workflow.plan.leaves_of(index):
+    for leaf in leaves:
         part = _of_action(workflow, leaf.index, progress)
         if part is not None and part.total:
             done, total, rate = done + part.done, total + part.total, rate + part.rate
     return Progress(done=done, total=total, rate=rate, unit="bytes") if total else None
+
+
+def _weighed(workflow: saga.Workflow, index: int, progress: ProgressKnown) -> Progress:
+    """Returns how far a node is, in hundredths."""
+    share = _Shares(workflow, progress).of(index)
+    return Progress(done=int(share * PERCENT), total=PERCENT, unit="percent")
+
+
+@dataclass(frozen=True, slots=True)
+class _Shares:
+    """How much of nodes is done, from 0 to 1: each member counts by its weight."""
+
+    workflow: saga.Workflow
+    progress: ProgressKnown
+    parts: Mapping[int, Sequence[int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", parts_of(self.workflow.plan))
+
+    def of(self, index: int) -> float:
+        """Returns the share of a node."""
+        plan = self.workflow.plan
+        node = plan.nodes[index]
+        if node.task is None:
+            members = [m for m in node.forward if plan.nodes[m].under < 0]
+            return self._together(members)
+        task = self.workflow.task(index)
+        if task.state in PASSED or (task.decided and task.decided.verb == saga.CLOSE):
+            return 1.0
+        own = _of_action(self.workflow, index, self.progress)
+        if own is not None and own.total:
+            return min(1.0, own.done / own.total)
+        return self._together(self.parts.get(index, ()))
+
+    def _together(self, members: Sequence[int]) -> float:
+        nodes = self.workflow.plan.nodes
+        weights = [task.weight if (task := nodes[m].task) else 1 for m in members]
+        if not weights:
+            return 0.0
+        shares = (weight * self.of(m) for weight, m in zip(weights, members, strict=True))
+        return sum(shares) / sum(weights)
 
 
 def _of_action(workflow: saga.Workflow, index: int, progress: ProgressKnown) -> Progress | None:

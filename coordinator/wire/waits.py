@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from datetime import datetime
 
+from coordinator.saga.spec import owner_of
 from coordinator.saga.states import BEING_COMPENSATED, TaskState
 from coordinator.saga.workflow import BY_POLICY, PAUSE_BEFORE, Decided, Group, Task, Workflow
 
@@ -48,8 +49,27 @@ def task_waits_for(workflow: Workflow, index: int) -> str:
         if record.state is TaskState.READY and workflow.holding:
             return "a resume"
         if record.state is not TaskState.PENDING:
-            return ""
+            return _owner(workflow, index, record)
     return _turn(workflow, index)
+
+
+_ASKED = {
+    TaskState.STARTING: "{owner}, which has not accepted it yet",
+    TaskState.UNKNOWN: "a sign of life of {owner}",
+    TaskState.CANCELLING: "{owner}, which was asked to stop it",
+    TaskState.COMPENSATING: "{owner}, which was asked to make up for it",
+}
+
+
+def _owner(workflow: Workflow, index: int, task: Task) -> str:
+    """Returns what an external task waits for that its owner was asked for, or nothing."""
+    external = workflow.plan.task(index).external
+    if external is None:
+        return ""
+    if task.state is TaskState.COMPENSATION_BLOCKED:
+        return "people, by its checklist" if external.checklist else "a decision, or its owner"
+    asked = _ASKED.get(task.state, "")
+    return asked.format(owner=owner_of(workflow.plan.task(index).host))
 
 
 def _held(workflow: Workflow, task: Task) -> str:

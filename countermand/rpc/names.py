@@ -15,7 +15,11 @@ ID_RULE = "must match [a-z0-9][a-z0-9._-]{0,62}"
 # Of a verb that is a plug-in's. No other verb, and no id, has a slash.
 VERB_RULE = "must be <vendor>/<name>, each [a-z0-9][a-z0-9.-]{0,62}"
 
+# Of an owner, and of what is asked of it: together the name of its verb.
+VENDOR_RULE = "must match [a-z0-9][a-z0-9.-]{0,62}"
+
 _ID = re.compile(ID_PATTERN)
+_VENDOR = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 _VERB = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}/[a-z0-9][a-z0-9.-]{0,62}")
 _WORKFLOW = re.compile(rf"workflows/({ID_PATTERN})")
 _TASK = re.compile(rf"workflows/({ID_PATTERN})/tasks/({ID_PATTERN})")
@@ -57,6 +61,11 @@ def is_id(text: str) -> bool:
 def is_custom_verb(text: str) -> bool:
     """Returns whether a text is the name of a plug-in's verb."""
     return _VERB.fullmatch(text) is not None
+
+
+def is_vendor_id(text: str) -> bool:
+    """Returns whether a text can stand on either side of the slash in such a name."""
+    return _VENDOR.fullmatch(text) is not None
 
 
 def workflow_name(workflow_id: str) -> str:

@@ -222,15 +222,6 @@ FIELD_INVALID: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
 }
 
-# Part of the contract, not served yet: refused, never ignored.
-UNSUPPORTED: dict[str, Change] = {
-    "external-task": lambda r: r.spec.root.members.add(
-        name="ext", external_task=Node.ExternalTask(owner_id="v", kind="k")
-    ),
-    "open-group": put(lambda q: q.spec.root.members[0].group, open=True),
-}
-
-
 def repeat(request: StartWorkflowRequest) -> None:
     """Lets a copy be made for each item of a list."""
     each = request.spec.root.members.add(name="each").group
@@ -314,14 +305,6 @@ async def test_an_invalid_field_is_named(cluster, stubs, case, call):
     error = await refused(answer)
     assert (error.code, error.reason) == ("INVALID_ARGUMENT", "FIELD_INVALID")
     assert error.fields == fields
-    assert_untouched(cluster)
-
-
-@pytest.mark.parametrize("case", UNSUPPORTED)
-async def test_what_is_not_served_is_never_ignored(cluster, stubs, case):
-    error = await refused(stubs.workflows.StartWorkflow(request(UNSUPPORTED[case])))
-    assert (error.code, error.reason) == ("UNIMPLEMENTED", "FIELD_UNSUPPORTED")
-    assert error.metadata["field"].startswith("spec")
     assert_untouched(cluster)
 
 

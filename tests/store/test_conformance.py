@@ -47,15 +47,17 @@ async def everything(store: Store) -> object:
 # -- opening --------------------------------------------------------------------------------------
 
 
-async def test_each_life_has_a_higher_epoch_and_the_same_cluster(live: Life):
+async def test_each_life_has_a_higher_epoch_the_same_cluster_and_the_same_key(live: Life):
     openings = []
     for _ in range(3):
         store = live()
         openings.append(await store.open())
         await store.close()
 
+    key = openings[0].token_key
     assert openings == [
-        Opening(cluster_id="id-1", owner_epoch=epoch, next_intent=1) for epoch in (1, 2, 3)
+        Opening(cluster_id="id-1", owner_epoch=epoch, next_intent=1, token_key=key)
+        for epoch in (1, 2, 3)
     ]
 
 

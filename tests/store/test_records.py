@@ -24,6 +24,7 @@ from coordinator.saga.workflow import (
     Failure,
     Group,
     Inbound,
+    Retention,
     Task,
     Workflow,
 )
@@ -50,6 +51,7 @@ ACTION = Attempt(
     output=INPUT,
     failure=FAILURE,
     done=2**40,
+    unit="volumes",
     create_time=BEGIN,
     start_time=LATER,
     end_time=LATER,
@@ -136,6 +138,7 @@ def written(walk: Walk) -> Change:
         cause=FAILURE,
         verdict=WorkflowState.FAILED,
         locked=False,
+        retention=Retention.KEPT,
         pause=DECIDED,
         compensation_held=True,
         input_patches=PATCHED,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
+from typing import Any
 
 from coordinator.runtime.ports import Change, Request, Submission
 from coordinator.saga import events, resume
@@ -239,7 +240,7 @@ class Walk:
 
     def _report(self, index: int, number: int) -> events.Event:
         random = self.random
-        about = {"task": index, "number": number}
+        about: dict[str, Any] = {"task": index, "number": number}
         match random.choices(range(6), (50, 100, 15, 1, 12, 4))[0]:
             case 0:
                 return events.AttemptAccepted(**about)

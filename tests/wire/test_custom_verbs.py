@@ -16,8 +16,7 @@ from coordinator.saga.plan import Plan
 from coordinator.saga.spec import Lock
 from coordinator.saga.states import Effect, TaskState
 from coordinator.saga.workflow import Inbound, Task
-from coordinator.wire.arguments import CUSTOM_BYTES_MAX
-from coordinator.wire.catalogue import phrase, phrase_undone
+from coordinator.wire.catalogue import CUSTOM_BYTES_MAX, phrase, phrase_undone
 from coordinator.wire.order import call_of
 from coordinator.wire.values import values_of_output
 from countermand.client.spec import action_of, equals, image, task

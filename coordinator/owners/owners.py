@@ -1,0 +1,301 @@
+"""What waits for owners of external tasks, who watches, and what comes of their silence.
+
+It holds nothing that is not in the workflows as committed: an attempt of an external task waits for
+its owner for as long as its outcome is open. Orders only say that something is to be done about it;
+after a restart they are delivered again, and find it here as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+from coordinator.owners.reported import Reported
+from coordinator.owners.silence import Silence
+from coordinator.runtime.owners import Key, Waiting
+from coordinator.runtime.ports import Order, ProgressRecord
+from coordinator.saga.commands import (
+    Recall,
+    SendAction,
+    SendCancel,
+    SendCompensation,
+    SendFence,
+)
+from coordinator.saga.events import (
+    AttemptAccepted,
+    AttemptCancelled,
+    AttemptEvent,
+    AttemptLost,
+    AttemptRecalled,
+    FenceRefused,
+    OwnerSilent,
+)
+from coordinator.saga.spec import owner_of
+from coordinator.saga.states import (
+    BEING_COMPENSATED,
+    UNSETTLED,
+    AttemptKind,
+    AttemptState,
+    Effect,
+    TaskState,
+)
+from coordinator.saga.workflow import Failure, Workflow
+from countermand.rpc.names import attempt_name
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_LAPSED = "HEARTBEAT_LAPSED"
+OWNER_SILENT = "OWNER_SILENT"
+OPERATOR_CHECKLIST = "OPERATOR_CHECKLIST"
+PATIENCE_S = 600.0  # with an owner that was asked to stop or to make up for something
+QUIET_S = 30.0  # a watch says that it is alive
+
+Say = Callable[[str, AttemptEvent | OwnerSilent], None]  # (workflow id, fact)
+Slot = tuple[str, int]  # a task: workflow id, index
+
+
+class Watcher:
+    """Somebody who watches what waits for one owner: the names that have changed since."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """Begins with everything that waits."""
+        self._changed = dict.fromkeys(names)
+        self._woken = asyncio.Event()
+
+    def changed(self, name: str) -> None:
+        """Hears that something about an attempt is different."""
+        self._changed[name] = None
+        self._woken.set()
+
+    def take(self) -> list[str]:
+        """Returns the names that have changed, each once."""
+        names = list(self._changed)
+        self._changed.clear()
+        self._woken.clear()
+        return names
+
+    async def wait(self, timeout_s: float) -> None:
+        """Waits until something has changed, or the time is over."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
+
+
+class Owners:
+    """What waits for owners; it takes orders as lines to hosts do."""
+
+    def __init__(self, *, say: Say, reported: Reported) -> None:
+        """Waits for nobody yet."""
+        self._say = say
+        self._reported = reported
+        self._by_slot: dict[Slot, Waiting] = {}
+        self._by_name: dict[str, Waiting] = {}
+        self._by_workflow: dict[str, set[int]] = {}
+        self._by_owner: dict[str, dict[str, None]] = {}  # names, the oldest first
+        self._watchers: dict[str, set[Watcher]] = {}
+        self._silence: Silence[str] = Silence(self._is_silent)
+
+    async def run(self) -> None:
+        """Sees to it that silence is noticed, until cancelled."""
+        await self._silence.run()
+
+    # -- for the service ------------------------------------------------------------------------
+
+    def waiting(self, name: str) -> Waiting | None:
+        """Returns an attempt that waits for its owner."""
+        return self._by_name.get(name)
+
+    def of(self, owner: str) -> Sequence[str]:
+        """Returns the names of what waits for an owner, the oldest first."""
+        return tuple(self._by_owner.get(owner, ()))
+
+    def count(self) -> Mapping[str, int]:
+        """Returns how many attempts wait for each owner."""
+        return {owner: len(names) for owner, names in self._by_owner.items()}
+
+    async def watch(self, owner: str) -> AsyncIterator[Sequence[str]]:
+        """Yields names: first of everything that waits, then of what changes; or none for long.
+
+        A slow reader misses nothing: what changed twice is told once.
+        """
+        watcher = Watcher(self.of(owner))
+        self._watchers.setdefault(owner, set()).add(watcher)
+        try:
+            yield watcher.take()
+            while True:
+                await watcher.wait(QUIET_S)
+                yield watcher.take()
+        finally:
+            self._watchers[owner].discard(watcher)
+            if not self._watchers[owner]:
+                del self._watchers[owner]
+
+    def heard(self, name: str) -> AttemptState | None:
+        """Hears a sign of life of an attempt; returns where it is, None if it waits for nobody."""
+        waiting = self._by_name.get(name)
+        if waiting is None:
+            return None
+        self._silence.hear(name)
+        if waiting.state is TaskState.UNKNOWN and waiting.accepted:
+            event = AttemptAccepted(task=waiting.index, number=waiting.attempt.number)
+            self._say(waiting.workflow_id, event)
+        return waiting.attempt.state
+
+    def progress(self, key: Key) -> ProgressRecord | None:
+        """Returns the last progress that was reported of an attempt."""
+        return self._reported.get(key)
+
+    async def report(self, record: ProgressRecord) -> ProgressRecord:
+        """Keeps a report, and returns what is known once that is durable."""
+        return await self._reported.report(record)
+
+    # -- orders ---------------------------------------------------------------------------------
+
+    def deliver(self, order: Order) -> None:
+        """Takes an order; returns at once."""
+        workflow, command = order.workflow, order.command
+        if isinstance(command, SendAction | SendCancel | SendCompensation):
+            self._look_at(workflow, command.task)
+        waiting = self._by_slot.get((workflow.id, command.task))
+        if waiting is None or waiting.attempt.number != command.number:
+            return
+        match command:
+            case SendCancel() if not waiting.accepted or _leaves_nothing(waiting):
+                said = AttemptCancelled(task=command.task, number=command.number)
+                self._say(workflow.id, said)
+            case SendCompensation() if checklist_of(waiting):
+                self._ask_people(waiting)
+            case Recall() if not waiting.accepted:
+                self._say(workflow.id, AttemptRecalled(task=command.task, number=command.number))
+            case SendFence():
+                self._refuse_fence(waiting, command)
+            case _:
+                pass
+
+    def moved(self, workflow: Workflow, changed: frozenset[int]) -> None:
+        """Hears that a workflow has changed."""
+        mine = self._by_workflow.get(workflow.id)
+        if mine is not None and workflow.settled:
+            for index in tuple(mine):
+                self._forget((workflow.id, index))
+            return
+        for index in changed:
+            spec = workflow.plan.nodes[index].task
+            if spec is not None and spec.external is not None:
+                self._look_at(workflow, index)
+
+    def _look_at(self, workflow: Workflow, index: int) -> None:
+        """Keeps what waits for an owner as the workflow says."""
+        task, slot = workflow.task(index), (workflow.id, index)
+        owner = owner_of(task.last.host) if task.attempts else ""
+        waits = owner and not workflow.settled and task.last.open and task.state in UNSETTLED
+        known = self._by_slot.get(slot)
+        if known is not None and (not waits or known.attempt.number != task.last.number):
+            self._forget(slot)
+        if waits:
+            name = attempt_name(workflow.id, workflow.plan.nodes[index].name, task.last.number)
+            waiting = Waiting(
+                workflow_id=workflow.id,
+                index=index,
+                owner=owner,
+                name=name,
+                spec=workflow.plan.task(index),
+                state=task.state,
+                attempt=task.last,
+            )
+            self._by_slot[slot] = self._by_name[name] = waiting
+            self._by_workflow.setdefault(workflow.id, set()).add(index)
+            self._by_owner.setdefault(owner, {}).setdefault(name)
+            self._tell(owner, name)
+            self._wait_for(waiting)
+
+    def _forget(self, slot: Slot) -> None:
+        waiting = self._by_slot.pop(slot, None)
+        if waiting is None:
+            return
+        del self._by_name[waiting.name]
+        of_owner, of_workflow = self._by_owner[waiting.owner], self._by_workflow[slot[0]]
+        del of_owner[waiting.name]
+        of_workflow.discard(slot[1])
+        if not of_owner:
+            del self._by_owner[waiting.owner]
+        if not of_workflow:
+            del self._by_workflow[slot[0]]
+        self._silence.forget(waiting.name)
+        self._reported.drop(waiting.key)
+        self._tell(waiting.owner, waiting.name)
+
+    def _tell(self, owner: str, name: str) -> None:
+        for watcher in self._watchers.get(owner, ()):
+            watcher.changed(name)
+
+    # -- silence --------------------------------------------------------------------------------
+
+    def _wait_for(self, waiting: Waiting) -> None:
+        """Says how long its owner may be silent, as things are."""
+        assert waiting.spec.external is not None, waiting.name
+        said = waiting.spec.external.heartbeat_timeout
+        patience_s = said.total_seconds() if said is not None else PATIENCE_S
+        is_asked = waiting.state in (TaskState.CANCELLING, TaskState.COMPENSATING)
+        if (is_asked and not checklist_of(waiting)) or (
+            waiting.state is TaskState.RUNNING and said is not None
+        ):
+            self._silence.wait_for(waiting.name, patience_s, phase=waiting.state)
+        else:  # not accepted yet, or nobody is expected to say anything
+            self._silence.forget(waiting.name)
+
+    def _is_silent(self, name: str) -> None:
+        """Says what comes of an owner that has not been heard for too long."""
+        waiting = self._by_name[name]
+        index, number, state = waiting.index, waiting.attempt.number, waiting.state
+        log.info("owner.silent", extra={"attempt": name, "owner": waiting.owner, "state": state})
+        if state is TaskState.RUNNING:
+            failure = Failure(
+                reason=HEARTBEAT_LAPSED,
+                message=f"{waiting.owner} has given no sign of life for too long. It can still "
+                "report; or decide in its place.",
+                attempt=name,
+            )
+            self._say(waiting.workflow_id, AttemptLost(task=index, number=number, failure=failure))
+            return
+        what = "stop" if state is TaskState.CANCELLING else "make up for"
+        failure = Failure(
+            reason=OWNER_SILENT,
+            message=f"{waiting.owner} was asked to {what} it and does not answer: wake it up, or "
+            "see for yourself what is left.",
+            retriable=True,
+            attempt=name,
+        )
+        self._say(waiting.workflow_id, OwnerSilent(task=index, number=number, failure=failure))
+
+    def _ask_people(self, waiting: Waiting) -> None:
+        assert waiting.spec.external is not None, waiting.name
+        failure = Failure(
+            reason=OPERATOR_CHECKLIST,
+            message=waiting.spec.external.checklist,
+            attempt=waiting.name,
+        )
+        event = OwnerSilent(task=waiting.index, number=waiting.attempt.number, failure=failure)
+        self._say(waiting.workflow_id, event)
+
+    def _refuse_fence(self, waiting: Waiting, command: SendFence) -> None:
+        failure = Failure(reason="NOT_A_HOST", message=f"{waiting.owner} is no host.")
+        event = FenceRefused(
+            task=command.task, number=command.number, host=command.host, failure=failure
+        )
+        self._say(waiting.workflow_id, event)
+
+
+def _leaves_nothing(waiting: Waiting) -> bool:
+    """Returns whether an attempt has no effect, whatever its owner does."""
+    is_action = waiting.attempt.kind is AttemptKind.ACTION
+    return is_action and waiting.spec.effect is Effect.READ_ONLY
+
+
+def checklist_of(waiting: Waiting) -> str:
+    """Returns what people do to make up for a task, if that is what is asked."""
+    external = waiting.spec.external
+    return external.checklist if external and waiting.state in BEING_COMPENSATED else ""

@@ -1,0 +1,97 @@
+"""Progress that owners report: kept by the store before it is answered, many in one write."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from coordinator.runtime.owners import Key
+from coordinator.runtime.ports import ProgressRecord, Store, StoreError
+
+log = logging.getLogger(__name__)
+
+class Reported:
+    """The latest progress of attempts that are at work, and a writer of it."""
+
+    def __init__(self, store: Store) -> None:
+        """Knows nothing yet; `open` reads what was kept."""
+        self._store = store
+        self._known: dict[Key, ProgressRecord] = {}
+        self._unwritten: dict[Key, ProgressRecord] = {}
+        self._written: asyncio.Future[None] | None = None  # of what is not being written yet
+        self._woken = asyncio.Event()
+
+    async def open(self) -> None:
+        """Reads what an earlier life has kept."""
+        for record in await self._store.progress():
+            self._known[key_of(record)] = record
+
+    def get(self, key: Key) -> ProgressRecord | None:
+        """Returns the last progress of an attempt."""
+        return self._known.get(key)
+
+    def drop(self, key: Key) -> None:
+        """Forgets an attempt that is over."""
+        self._known.pop(key, None)
+        self._unwritten.pop(key, None)
+
+    async def report(self, record: ProgressRecord) -> ProgressRecord:
+        """Keeps a report, and returns what is known once that is durable.
+
+        Raises:
+            StoreError: It could not be written; it is tried again with the next one.
+        """
+        key = key_of(record)
+        known = merged(self._known.get(key), record)
+        self._known[key] = self._unwritten[key] = known
+        if self._written is None:
+            self._written = asyncio.get_running_loop().create_future()
+        self._woken.set()
+        await asyncio.shield(self._written)
+        return known
+
+    async def run(self) -> None:
+        """Writes what was reported, until cancelled."""
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            records, written = self._unwritten, self._written
+            self._unwritten, self._written = {}, None
+            try:
+                await self._store.note_progress(list(records.values()))
+            except StoreError as error:
+                log.warning("progress.not_written", extra={"error": str(error)})
+                self._unwritten = records | self._unwritten
+                self._answer(written, error)
+            else:
+                self._answer(written, None)
+
+    @staticmethod
+    def _answer(written: asyncio.Future[None] | None, error: StoreError | None) -> None:
+        if written is None or written.done():
+            return
+        if error is None:
+            written.set_result(None)
+        else:
+            written.set_exception(error)
+            written.exception()  # those who wait take it; there may be none any more
+
+
+def key_of(record: ProgressRecord) -> Key:
+    """Returns the attempt that a record is about."""
+    return record.workflow_id, record.task, record.number
+
+
+def merged(known: ProgressRecord | None, said: ProgressRecord) -> ProgressRecord:
+    """Returns what is known once something was said: less than before is not believed."""
+    if known is None or known.unit != said.unit or said.done >= known.done:
+        return said
+    return ProgressRecord(
+        workflow_id=said.workflow_id,
+        task=said.task,
+        number=said.number,
+        done=known.done,
+        total=known.total,
+        unit=known.unit,
+        message=said.message,
+    )

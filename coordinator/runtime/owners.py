@@ -1,0 +1,63 @@
+"""What is asked of the owners of external tasks, as the services see it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from coordinator.runtime.ports import ProgressRecord
+from coordinator.saga.spec import TaskSpec
+from coordinator.saga.states import AttemptState, TaskState
+from coordinator.saga.workflow import Attempt
+
+Key = tuple[str, int, int]  # an attempt: workflow id, index of its task, number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """One attempt that waits for its owner, as committed."""
+
+    workflow_id: str
+    index: int  # of its task
+    owner: str
+    name: str
+    spec: TaskSpec
+    state: TaskState
+    attempt: Attempt
+
+    @property
+    def key(self) -> Key:
+        """Returns the attempt as progress is kept by it."""
+        return self.workflow_id, self.index, self.attempt.number
+
+    @property
+    def accepted(self) -> bool:
+        """Returns whether its owner has taken it on, and may be at work."""
+        return self.attempt.start_time is not None
+
+
+class Owners(Protocol):
+    """What waits for the owners of external tasks."""
+
+    def waiting(self, name: str) -> Waiting | None:
+        """Returns an attempt that waits for its owner."""
+
+    def of(self, owner: str) -> Sequence[str]:
+        """Returns the names of what waits for an owner, the oldest first."""
+
+    def watch(self, owner: str) -> AsyncIterator[Sequence[str]]:
+        """Yields names: first of everything that waits, then of what changes; or none for long."""
+
+    def heard(self, name: str) -> AttemptState | None:
+        """Hears a sign of life of an attempt; returns where it is, None if it waits for nobody."""
+
+    def progress(self, key: Key) -> ProgressRecord | None:
+        """Returns the last progress that was reported of an attempt."""
+
+    async def report(self, record: ProgressRecord) -> ProgressRecord:
+        """Keeps a report, and returns what is known once that is durable.
+
+        Raises:
+            StoreError: It could not be written.
+        """

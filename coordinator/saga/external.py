@@ -1,0 +1,237 @@
+"""What vendors ask of a workflow: to add tasks, and to end their own with what is under them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import islice
+
+from coordinator.saga import back, ending, events, forward, history, reports
+from coordinator.saga.plan import Plan, ancestors
+from coordinator.saga.spec import owner_of
+from coordinator.saga.states import (
+    AT_REST,
+    BEING_COMPENSATED,
+    IN_FLIGHT,
+    AttemptState,
+    Effect,
+    GroupState,
+    TaskChange,
+    TaskState,
+    WorkflowChange,
+    WorkflowState,
+)
+from coordinator.saga.turn import Refusal, Step, Turn
+from coordinator.saga.workflow import CLOSE, Decided, Failure, Retention
+
+MAIN = "main"  # the task that stands for the whole of a vendor's own workflow
+NAMED_MAX = 5  # open tasks named in a refusal: more would not help
+
+_W = WorkflowState
+_GROWING = (_W.RUNNING, _W.PAUSING, _W.PAUSED, _W.BLOCKED)
+_ENDABLE = (*_GROWING, _W.ENDING)
+
+
+def _refuse(turn: Turn, because: str, allowed: tuple[WorkflowState, ...] = _GROWING) -> None:
+    turn.refusal = Refusal(state=turn.state, allowed=allowed, because=because)
+
+
+# -- adding ---------------------------------------------------------------------------------------
+
+
+def add(turn: Turn, event: events.AddRequested) -> None:
+    """Adds a task; it begins at once if its turn has come."""
+    if because := _stands_against(turn, event):
+        _refuse(turn, because)
+        return
+    spec, kind = event.spec, event.spec.verb.partition("/")[2]
+    index = turn.add(spec, parent=event.parent, under=event.under)
+    place = event.under if event.under >= 0 else event.parent
+    said = history.TaskAdded(
+        parent=place, owner=owner_of(spec.host), kind=kind, principal=event.ask.principal
+    )
+    turn.note(said, index)
+    if turn.holding or not _is_begun(turn, event.parent):
+        return  # whoever lets its group go on finds it
+    if event.under >= 0:
+        _begin_part(turn, index, event.parent)
+    elif all(forward.has_passed(turn, earlier) for earlier in turn.plan.nodes[index].after):
+        forward.offer(turn, index)
+
+
+def _stands_against(turn: Turn, event: events.AddRequested) -> str:
+    """Returns why a task cannot be added where it is wanted, or nothing."""
+    name = turn.plan.nodes[event.parent].name
+    if event.spec.name in turn.plan.by_name:
+        return f"a task {event.spec.name} was added meanwhile"
+    if turn.state not in _GROWING or not forward.goes_forward(turn, event.parent):
+        return f"{name} goes forward no more"
+    group = turn.group(event.parent)
+    if group.state is not GroupState.FORWARD or group.open == 0:
+        return f"{name} is done"
+    if event.under >= 0:
+        name = turn.plan.nodes[event.under].name
+        task = turn.task(event.under)
+        if task.state not in (TaskState.RUNNING, TaskState.UNKNOWN):
+            return f"{name} is {task.state}: tasks are added to one that is at work"
+        return ""
+    if group.to_pass <= 0 and turn.plan.nodes[event.parent].forward:
+        return f"{name} has passed"
+    for earlier in event.spec.after:
+        state = turn.task(turn.plan.by_name[earlier]).state
+        if state in AT_REST and not forward.has_passed(turn, turn.plan.by_name[earlier]):
+            return f"{earlier} is {state}, and nothing comes after it any more"
+    return ""
+
+
+def _begin_part(turn: Turn, index: int, parent: int) -> None:
+    """Begins a part of what is at work: it does not wait for a place that the whole one has."""
+    if turn.plan.nodes[parent].rules.concurrency_max:
+        group = turn.group(parent)
+        turn.nodes[parent] = replace(group, at_work=group.at_work + 1)
+    turn.later(Step.BEGIN, index)
+
+
+def _is_begun(turn: Turn, group: int) -> bool:
+    """Returns whether the turn of a group has come."""
+    for index in ancestors(turn.plan, group):
+        node = turn.plan.nodes[index]
+        if not all(forward.has_passed(turn, earlier) for earlier in node.after):
+            return False
+        waits = turn.group(node.parent).waiting if node.parent >= 0 else ()
+        if index in waits:
+            return False
+    return turn.locked
+
+
+# -- ending ---------------------------------------------------------------------------------------
+
+
+def end(turn: Turn, event: events.EndRequested) -> None:
+    """Ends an external task; what was added under it ends before it, or is closed."""
+    open_ = list(_open(turn, _parts(turn.plan, event.said.task)))
+    if open_ and isinstance(event.said, events.AttemptSucceeded) and not event.force:
+        _refuse(turn, _still_open(turn, open_), _ENDABLE)
+        return
+    if event.force:
+        _close(turn, event.ask, open_)
+    reports.hear(turn, event.said)
+
+
+def end_all(turn: Turn, event: events.EndAllRequested) -> None:
+    """Ends a vendor's own workflow as it is told."""
+    main = turn.plan.by_name[MAIN]
+    open_ = [i for i in _open(turn, turn.plan.below(0)) if i != main]
+    if turn.state not in _ENDABLE or turn.going_back:
+        _refuse(turn, "it is being made up for, or has ended", _ENDABLE)
+        return
+    if event.failure is None and turn.cause is not None:
+        _refuse(turn, f"it has failed: {turn.cause.message}", _ENDABLE)
+        return
+    if open_ and not event.force:
+        _refuse(turn, _still_open(turn, open_), _ENDABLE)
+        return
+    _note(turn, event.ask, "end")
+    if event.force:
+        turn.retention = Retention.AT_ONCE
+        if turn.holding:
+            turn.pause, turn.compensation_held = None, False
+            turn.move_workflow(WorkflowChange.RESUME)
+        _close(turn, event.ask, open_)
+    number = len(turn.task(main).attempts)
+    if event.failure is not None:
+        _end_main(turn, main, event.failure)
+    elif turn.task(main).state in IN_FLIGHT:
+        reports.hear(turn, events.AttemptSucceeded(task=main, number=number))
+
+
+def _end_main(turn: Turn, main: int, failure: Failure) -> None:
+    """Fails the whole workflow and keeps what was done in it."""
+    if turn.cause is None:
+        ending.stop(turn, failure)
+    task = turn.task(main)
+    if task.attempts and task.last.open:
+        said = events.AttemptFailed(task=main, number=task.last.number, failure=failure)
+        reports.hear(turn, said)
+
+
+def _parts(plan: Plan, index: int) -> Iterable[int]:
+    """Returns what was added under a task, and under that."""
+    found = {index}
+    for node in plan.nodes[plan.planned :]:  # a part is always added after what it is a part of
+        if node.under in found:
+            found.add(node.index)
+            yield node.index
+
+
+def _open(turn: Turn, indices: Iterable[int]) -> Iterable[int]:
+    """Yields the leaves of which something is still to come."""
+    for index in indices:
+        if turn.plan.nodes[index].task is None:
+            continue
+        task = turn.task(index)
+        if task.state not in AT_REST or task.needs_decision:
+            yield index
+
+
+def _still_open(turn: Turn, open_: list[int]) -> str:
+    names = ", ".join(turn.plan.nodes[index].name for index in islice(open_, NAMED_MAX))
+    more = f" and {len(open_) - NAMED_MAX} more" if len(open_) > NAMED_MAX else ""
+    return f"{names}{more} must end first, or be closed by force"
+
+
+def _note(turn: Turn, ask: events.Ask, verb: str) -> Decided:
+    said = history.Intervened(
+        verb=verb, principal=ask.principal, reason=ask.reason, request_id=ask.request_id
+    )
+    turn.note(said)
+    return Decided(verb=verb, principal=ask.principal, reason=ask.reason, time=turn.now.time)
+
+
+def _close(turn: Turn, ask: events.Ask, indices: list[int]) -> None:
+    """Closes what is open: as CANCELLED, or as ABANDONED where its owner may have left something.
+
+    All of it first: what comes after another one of them must not begin.
+    """
+    if not indices:
+        return
+    decided = _note(turn, ask, CLOSE)
+    for index in indices:
+        _close_one(turn, index, decided)
+    for index in indices:
+        if forward.goes_forward(turn, index):
+            forward.done(turn, index)
+        else:
+            reports.at_rest(turn, index)
+
+
+def _close_one(turn: Turn, index: int, decided: Decided) -> None:
+    task = turn.task(index)
+    effect = turn.plan.task(index).effect
+    begun = bool(task.attempts) and task.last.open and task.last.start_time is not None
+    leaves = begun and task.state in IN_FLIGHT and effect is not Effect.READ_ONLY
+    closed = replace(
+        task, decided=decided, needs_decision=False, due_time=None, start_deadline=None,
+        too_late=None,
+    )  # fmt: skip
+    turn.put(index, closed)
+    if leaves or task.state in BEING_COMPENSATED:
+        back.withdraw(turn, index)
+        turn.move(index, TaskChange.ABANDON)
+        turn.note(history.LeftBehind(reason=decided.reason), index)
+    elif task.state in IN_FLIGHT:
+        _take_back(turn, index)
+    elif task.state is not TaskState.FAILED:
+        turn.move(index, TaskChange.STOP, task.failure)
+
+
+def _take_back(turn: Turn, index: int) -> None:
+    """Cancels an attempt that has no effect, whatever its owner does."""
+    last = turn.task(index).last
+    if turn.task(index).state is not TaskState.CANCELLING:
+        turn.move(index, TaskChange.STOP)
+    cancelled = AttemptState.CANCELLED
+    turn.put_attempt(index, replace(last, state=cancelled, end_time=turn.now.time))
+    turn.note(history.AttemptEnded(attempt=last.number, state=cancelled), index)
+    turn.move(index, TaskChange.CANCELLED)
+    back.withdraw_order(turn, index)
