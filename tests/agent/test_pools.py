@@ -226,10 +226,10 @@ async def test_a_folder_that_has_gone_says_what_to_do(tmp_path, fast):
 
 async def test_a_pool_is_served_as_soon_as_its_storage_answers(tmp_path, monkeypatch):
     """What keeps it waiting keeps nobody else, and is told of as failing."""
-    monkeypatch.setattr(pools_module, "OPEN_WAIT_S", 0.05)
     rig = Rig(tmp_path, options={"fast": {}, "other": {}})
     await rig.start()
     await rig.runner.stop()
+    monkeypatch.setattr(pools_module, "OPEN_WAIT_S", 0.05)
     answers = threading.Event()
 
     class Hanging(RealFiles):
@@ -241,6 +241,7 @@ async def test_a_pool_is_served_as_soon_as_its_storage_answers(tmp_path, monkeyp
     rig.files = Hanging()
     rig.calls = DetachedCalls("open")
     await rig.start()
+    await rig.opening._tasks["other"]  # however slow this machine is
     service = AgentService(rig.runner, now=lambda: NOW, version="1")
     told = (await service.GetHost(GetHostRequest(), None)).host.pools
     reasons = {pool.pool_id: pool.problem.reason for pool in told}
