@@ -511,7 +511,7 @@ async def test_each_block_is_compared_with_what_its_host_has_read(rig, service, 
     """The line may break anywhere, between the data of a block and its leaf as well."""
     rig.put("large", LARGE)
     way = await ticket(rig, service, "fast/large")
-    leaves = []
+    leaves: list[int | None] = []  # None: it broke
 
     async def breaking(sent, request):
         is_first, count = not leaves, 0
