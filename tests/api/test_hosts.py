@@ -299,7 +299,7 @@ async def test_an_agent_that_turns_out_to_be_anothers_gets_nothing(cluster, stub
 
     async def is_told() -> bool:
         host = (await stubs.hosts.GetHost(pb.HostServiceGetHostRequest(name="hosts/twin"))).host
-        return host.problem.reason == "AGENT_TAKEN" and host.problem.metadata["name"] == "hosts/b"
+        return (host.problem.reason, host.problem.metadata["name"]) == ("AGENT_TAKEN", "hosts/b")
 
     await until(is_told, "the refusal")
     assert await state_of(stubs, "twin") != "READY"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,8 @@ def test_a_host_that_says_nothing_has_no_rate(state, silent_s, rate):
     watches: Watches[Progress] = Watches()
     progress = Progress(done=1, total=9, rate=7, unit="bytes")
     watches.heard_progress("w", "workflows/w/tasks/one/attempts/1", progress)
-    hosts = Hosts(state, silent_s)
-    showing = Showing(loop=None, store=None, hosts=hosts, watches=watches, retention=None)
+    nobody: Any = None  # neither is asked for a workflow that is at hand
+    hosts: Any = Hosts(state, silent_s)
+    showing = Showing(loop=nobody, store=nobody, hosts=hosts, watches=watches, retention=None)
     shown = showing.task(told.workflow, told.index("one"))
     assert (shown.progress.rate, shown.progress.done) == (rate, 1)
