@@ -39,7 +39,8 @@ SHORT_BYTES = 16 * 1024  # what is shorter stays in the page cache
 
 # What is as long takes turns in a pool, one read and one write at a time; where several files are
 # read or written that way, in pieces of just that. Twice as long, others wait twice as long; half
-# as long, copies lose more than they do already (a quarter of their speed).
+# as long, copies lose more than they do already: a quarter of their speed, and up to a half where
+# the cores are busy with other things.
 PIECE_BYTES = 512 * 1024
 _TURNS = 2
 
