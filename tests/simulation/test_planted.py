@@ -57,11 +57,10 @@ def test_finds_a_request_that_leaves_before_its_commit(monkeypatch: Patch) -> No
 def test_finds_a_missing_tombstone(monkeypatch: Patch) -> None:
     """Planted: the agent forgets to bury what it compensates (S-Z2)."""
     monkeypatch.setattr("agent.admission._bury", lambda *_: None)
-    # What is lost comes after all, much later; the watermark would keep most of it out as well.
+    # What is lost comes after all, much later; the watermark keeps most of it out as well, not all.
     late = Faults(
         message_lost=0.3,
         lost_found_again=1.0,
-        forget_s=0,
         crash_point=0.0,
         kill_every_s=1e9,
         cut_every_s=1e9,
