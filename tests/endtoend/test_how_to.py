@@ -26,6 +26,7 @@ pytestmark = [
         "use-a-csi-plug-in",
         "check-an-agent",
         "copy-across-hosts",
+        "get-told-by-webhook",
     ],
 )
 def test_every_command_of_a_page_works_and_says_what_the_page_says(name, tmp_path, monkeypatch):
