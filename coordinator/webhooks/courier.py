@@ -29,7 +29,7 @@ from countermand.v1.attempt_pb2 import Progress
 log = logging.getLogger(__name__)
 
 GATHER_S = 0.02  # after a hint: under load a page then holds more than one commit
-QUIET_S = 60.0  # to wait for a hint: without one there is nothing to be read
+QUIET_S = 15.0  # without a hint: looks all the same
 READ_RETRY_S = 1.0  # the store is busy, or failed
 
 
@@ -112,7 +112,11 @@ class Courier:
                 return
             self._moves(position=event.position)
         self._missed(page.end)
-        if page.last and await self._world.hints.wait(seen, QUIET_S) != seen:
+        if not page.last:
+            return
+        if await self._world.hints.wait(seen, QUIET_S) == seen:
+            self._world.pages.forget()
+        else:
             await asyncio.sleep(GATHER_S)
 
     async def _delivered(self, event: Envelope) -> bool:

@@ -40,6 +40,10 @@ class Pages:
         await asyncio.gather(*self._read.values(), return_exceptions=True)
         self._read.clear()
 
+    def forget(self) -> None:
+        """Reads everything anew from now on; whoever waits for a page gets it."""
+        self._read = {place: reading for place, reading in self._read.items() if not reading.done()}
+
     async def after(self, position: int, hints: int) -> Page:
         """Returns what follows a position.
 

@@ -13,7 +13,7 @@ import pytest
 
 from coordinator.runtime import crash_points
 from coordinator.runtime.ports import StoreError
-from coordinator.webhooks import answers, pages, receivers
+from coordinator.webhooks import answers, courier, pages, receivers
 from tests.store.walks import Walk
 from tests.tls import Authority, needs_openssl
 from tests.webhooks.receiver import Receiver, data_of, position, receiver
@@ -131,6 +131,16 @@ async def test_from_now_on_means_nothing_of_before():
         last = await one.store.position()
         await to.until(lambda: last in to.positions)
         assert min(to.positions) == before + 1
+
+
+async def test_what_nobody_hinted_at_is_found_all_the_same(monkeypatch):
+    monkeypatch.setattr(courier, "QUIET_S", 0.002)
+    async with receiver() as to, world() as one:
+        await one.add(to)
+        await one.walk("a")
+        await one.until(lambda view: view.behind == 0)
+        await one.store.commit([Walk("b").change])
+        await told(one, to)
 
 
 async def test_a_ping_is_an_event_too_and_changes_nothing():
