@@ -285,8 +285,9 @@ def _data(content: Content, extents: array[int], leaves: _Leaves | None) -> _Bat
 
 def _pieces(extents: array[int]) -> Iterator[tuple[int, int, int | None]]:
     """Yields where each piece of data begins and ends, and where the next one begins."""
-    begins = (*extents[2::2], None)
-    for begin, end, following in zip(extents[::2], extents[1::2], begins, strict=True):
+    following_begins = (*extents[2::2], None)
+    # Not strict: of what holds no data at all there is nothing that the None could follow.
+    for begin, end, following in zip(extents[::2], extents[1::2], following_begins, strict=False):
         offset = begin
         while offset < end:
             # Cut at multiples of a piece, so that what is written is aligned.
