@@ -35,7 +35,7 @@ TOLD = WebhookProgress(
 
 
 async def reopened(live) -> SqlStore | MemoryStore:
-    store = live()
+    store: SqlStore | MemoryStore = live()
     await store.open()
     return store
 
