@@ -106,12 +106,17 @@ class Courier:
         """Delivers one page, and waits for more if there is none."""
         seen = self._world.hints.changes
         page = await self._world.pages.after(self.record.progress.position, seen)
+        position = self.record.progress.position  # of the last event that was looked at
         for event in page.events:
-            self._missed(event.position - 1)
+            if event.position > position + 1:
+                self._missed(position, event.position - 1)
+            position = event.position
             if wanted(self.record, event) and not await self._delivered(event):
                 return
-            self._moves(position=event.position)
-        self._missed(page.end)
+        if page.end > position:
+            self._missed(position, page.end)
+        elif position > self.record.progress.position:
+            self._moves(position=position)
         if not page.last:
             return
         if await self._world.hints.wait(seen, QUIET_S) == seen:
@@ -155,17 +160,17 @@ class Courier:
             disabled=answer.gone,
             next_try_time=None if answer.gone else now + wait,
         )
-        told = {**self._named, "failures": failures, "http_status": answer.status}
+        reason = answer.failure.reason if answer.failure else ""
+        told = {**self._named, "failures": failures, "reason": reason}
+        told["http_status"] = answer.status
         log.warning("webhook.gone" if answer.gone else "webhook.failed", extra=told)
         if not answer.gone:
             await asyncio.sleep(wait.total_seconds())
 
-    def _missed(self, until: int) -> None:
-        """Notes that nothing is kept of what is between here and a position."""
-        gap = until - self.record.progress.position
-        if gap > 0:
-            log.warning("webhook.missed", extra={**self._named, "events": gap})
-            self._moves(position=until, missed=self.record.progress.missed + gap)
+    def _missed(self, after: int, until: int) -> None:
+        """Notes that nothing is kept of what is between two positions."""
+        self._moves(position=until, missed=self.record.progress.missed + until - after)
+        log.warning("webhook.missed", extra={**self._named, "events": until - after})
 
     def _moves(self, **changes: object) -> None:
         progress: WebhookProgress = replace(self.record.progress, **changes)  # type: ignore[arg-type]

@@ -20,24 +20,15 @@ TYPE_PREFIX = "io.countermand."
 PING = f"{TYPE_PREFIX}webhook.ping"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Envelope:
     """One event on its way, whoever it goes to; made into JSON once, and only if it goes."""
 
     cluster_id: str
-    workflow_id: str
+    position: int  # its place in the history
+    type: str  # what it is called, without the prefix
     event: HistoryEvent
     origin: Origin
-
-    @property
-    def position(self) -> int:
-        """Returns its place in the history."""
-        return self.event.position
-
-    @cached_property
-    def type(self) -> str:
-        """Returns what it is called, without the prefix."""
-        return type_of(self.event)
 
     @property
     def id(self) -> str:
@@ -73,7 +64,11 @@ def envelope(cluster_id: str, stored: StoredEntry, origin: Origin) -> Envelope:
     event = HistoryEvent.FromString(stored.payload)
     event.position = stored.position
     return Envelope(
-        cluster_id=cluster_id, workflow_id=stored.workflow_id, event=event, origin=origin
+        cluster_id=cluster_id,
+        position=stored.position,
+        type=type_of(event),
+        event=event,
+        origin=origin,
     )
 
 

@@ -72,7 +72,7 @@ class HttpPost:
         except TimeoutError:
             return unanswered(f"not within {self._timeout_s:g} s", took())
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return unanswered(str(error) or type(error).__name__, took())
+            return unanswered(_why(error), took())
 
     async def _opened(self) -> aiohttp.ClientSession:
         async with self._opening:
@@ -98,3 +98,12 @@ async def _bounded(response: aiohttp.ClientResponse) -> bytes:
     while len(said) <= ANSWER_BYTES_MAX and not response.content.at_eof():
         said += await response.content.read(ANSWER_BYTES_MAX)
     return said[:ANSWER_BYTES_MAX]
+
+
+def _why(error: Exception) -> str:
+    """Returns what went wrong on the way, without the library's own words around it."""
+    for name in ("certificate_error", "os_error"):
+        cause = getattr(error, name, None)
+        if isinstance(cause, Exception):
+            return getattr(cause, "strerror", None) or str(cause)
+    return str(error) or type(error).__name__

@@ -6,9 +6,11 @@ state, everything else by its field of `HistoryEvent`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
 
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 
 from countermand.v1.event_pb2 import HistoryEvent
 
@@ -33,13 +35,12 @@ def type_of(event: HistoryEvent) -> str:
     """Returns what an event is called."""
     kind = event.WhichOneof("event")
     if kind is None:  # of a newer version, after which this one was put back
-        return f"{_about(event)}.unknown"
-    subject, word = _split(kind, _about(event))
-    enum = _STATES.get(kind)
-    if enum is None:
-        return f"{subject}.{word}"
-    detail = getattr(event, kind)
-    return f"{subject}.{_word(enum, getattr(detail, _moved(detail.DESCRIPTOR.fields_by_name)))}"
+        return f"{TASK if event.task else WORKFLOW}.unknown"
+    states = _STATES.get(kind)
+    if states is None:
+        return _PLAIN[kind, bool(event.task)]
+    number = getattr(getattr(event, kind), states.field)
+    return states.types.get(number) or f"{states.subject}.{number}"
 
 
 def problem_of(wanted: str) -> str:
@@ -48,8 +49,10 @@ def problem_of(wanted: str) -> str:
         return ""
     subject, dot, _ = wanted.partition(".")
     if dot and subject in _SUBJECTS:
-        known = ", ".join(sorted(name for name in TYPES if name.startswith(f"{subject}.")))
-        return f"there is no {wanted!r}; of {subject} there are {known}"
+        known = sorted(name for name in TYPES if name.startswith(f"{subject}."))
+        close = get_close_matches(wanted, known, n=1)
+        hint = f": did you mean {close[0]}?" if close else "."
+        return f"there is no {wanted!r}{hint} Of {subject} there are {', '.join(known)}"
     subjects = ", ".join(f"{subject}.*" for subject in _SUBJECTS)
     return f"{wanted!r} is no type of event: write {ENDS[0]}, or all of {subjects}, or *"
 
@@ -57,10 +60,6 @@ def problem_of(wanted: str) -> str:
 def fits(event_type: str, wanted: Iterable[str]) -> bool:
     """Returns whether a type is among those asked for."""
     return not {"*", event_type, f"{event_type.partition('.')[0]}.*"}.isdisjoint(wanted)
-
-
-def _about(event: HistoryEvent) -> str:
-    return TASK if event.task else WORKFLOW
 
 
 def _split(kind: str, otherwise: str) -> tuple[str, str]:
@@ -71,38 +70,40 @@ def _split(kind: str, otherwise: str) -> tuple[str, str]:
     return _ONLY.get(kind, otherwise), kind
 
 
-def _moved(fields: Iterable[str]) -> str:
-    """Returns the field with the state that something is in now."""
-    return "after" if "after" in fields else "state"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _States:
+    """What a kind of event is called by where it leads."""
+
+    subject: str
+    field: str  # with the state that something is in now
+    types: Mapping[int, str]
 
 
-def _state_of(kind: FieldDescriptor) -> EnumDescriptor | None:
+def _states_of(kind: FieldDescriptor) -> _States | None:
     """Returns the states that an event may tell; none if it tells no change to one."""
     assert kind.message_type is not None, kind.name
     fields = kind.message_type.fields_by_name
-    first, _, rest = kind.name.partition("_")
-    if first not in _SUBJECTS or rest not in {"state_changed", "ended"}:
+    subject, _, rest = kind.name.partition("_")
+    if subject not in _SUBJECTS or rest not in {"state_changed", "ended"}:
         return None
-    return fields[_moved(fields)].enum_type
+    field = "after" if "after" in fields else "state"
+    enum = fields[field].enum_type
+    assert enum is not None, kind.name
+    # WORKFLOW_STATE_SUCCEEDED is "succeeded". The first one is never sent.
+    words = {
+        n: v.name.rpartition("STATE_")[2].lower() for n, v in enum.values_by_number.items() if n
+    }
+    types = {number: f"{subject}.{word}" for number, word in words.items()}
+    return _States(subject=subject, field=field, types=types)
 
 
-def _word(enum: EnumDescriptor, number: int) -> str:
-    """Returns a state as a word: WORKFLOW_STATE_SUCCEEDED is "succeeded"."""
-    value = enum.values_by_number.get(number)
-    return value.name.rpartition("STATE_")[2].lower() if value else str(number)
-
-
-def _types() -> Iterator[str]:
-    for kind in _KINDS:
-        enum = _STATES.get(kind.name)
-        for otherwise in (WORKFLOW, TASK):
-            subject, word = _split(kind.name, otherwise)
-            if enum is None:
-                yield f"{subject}.{word}"
-            else:
-                yield from (f"{subject}.{_word(enum, n)}" for n in enum.values_by_number if n)
-
-
-_STATES = {kind.name: enum for kind in _KINDS if (enum := _state_of(kind))}
-TYPES = frozenset(_types())
+# Made once: every event that is committed is looked at.
+_STATES = {kind.name: states for kind in _KINDS if (states := _states_of(kind))}
+_PLAIN = {
+    (kind.name, is_task): ".".join(_split(kind.name, TASK if is_task else WORKFLOW))
+    for kind in _KINDS
+    if kind.name not in _STATES
+    for is_task in (False, True)
+}
+TYPES = frozenset(_PLAIN.values()).union(*(states.types.values() for states in _STATES.values()))
 _WANTED = TYPES | {"*"} | {f"{subject}.*" for subject in _SUBJECTS}

@@ -110,7 +110,7 @@ def add(
 @shared_options()
 @click.pass_obj
 def list_(settings: Settings) -> None:
-    """List the webhooks: how far behind each is, and what is wrong."""
+    """List the webhooks, and what is wrong."""
 
     async def work(client: Client) -> None:
         _show(settings, [found async for found in client.webhooks.list()])
@@ -123,7 +123,7 @@ def list_(settings: Settings) -> None:
 @shared_options()
 @click.pass_obj
 def get(settings: Settings, webhook_id: str) -> None:
-    """Show one webhook: what it asks for, and how telling it goes."""
+    """Show one webhook, and how telling it goes."""
 
     async def work(client: Client) -> None:
         from countermand.cli.output import show_one
@@ -142,9 +142,10 @@ def get(settings: Settings, webhook_id: str) -> None:
 @shared_options()
 @click.pass_obj
 def ping(settings: Settings, webhook_id: str) -> None:
-    """Send a test event, and say what came of it; exit code 1 if it was not taken.
+    """Send a test event, and say what came of it.
 
-    It is signed like any other, of type io.countermand.webhook.ping, and sent once.
+    It is signed like any other, of type io.countermand.webhook.ping, and sent once. Exit code 1 if
+    it was not taken.
     """
 
     async def work(client: Client) -> int:
@@ -156,7 +157,7 @@ def ping(settings: Settings, webhook_id: str) -> None:
             show_json(answer)
         elif settings.output == "table":
             took_ms = answer.call_duration.ToTimedelta().total_seconds() * 1000
-            look = Look("refused", "✗", "bad") if answer.HasField("failure") else None
+            look = Look("not taken", "✗", "bad") if answer.HasField("failure") else None
             words = paint(look or Look("taken", "✓", "good"))
             status = f"HTTP {answer.http_status}" if answer.http_status else "no answer"
             click.echo(f"{webhook_id}  {words}  {status} after {took_ms:.0f} ms")
@@ -276,7 +277,7 @@ def _row(found: Webhook) -> Row:
         found.name.removeprefix("webhooks/"),
         webhook_look(found.state),
         f"{found.behind}",
-        ",".join(found.event_types),
+        found.event_types[0] + (f" +{more}" if (more := len(found.event_types) - 1) else ""),
         found.url,
         one_line(said(found.failure)) if found.HasField("failure") else "",
     )

@@ -88,7 +88,7 @@ async def test_everything_that_is_wrong_is_said_at_once(client):
         "secret",
         "labels['Ä']",
     ]
-    assert "workflow.succeeded" in found["event_types[1]"]
+    assert "did you mean workflow.succeeded? Of workflow there are" in found["event_types[1]"]
     assert "workflow.*, task.*, group.*, attempt.*, or *" in found["event_types[2]"]
     assert "hunter2" not in str(found)
 

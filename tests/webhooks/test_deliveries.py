@@ -264,6 +264,7 @@ async def test_a_receiver_that_comes_back_hears_everything():
         down = (await one.view()).record.progress.failure
         assert down is not None
         assert down.reason == "RECEIVER_UNREACHABLE"
+        assert down.message.startswith("The receiver does not answer (Connect call failed")
         async with receiver(port=port) as again:
             whole = await history(one)
             await again.until(lambda: [*to.positions, *again.positions] == whole)
