@@ -10,6 +10,7 @@ from coordinator.runtime.ports import ProgressRecord, Store, StoreError
 
 log = logging.getLogger(__name__)
 
+
 class Reported:
     """The latest progress of attempts that are at work, and a writer of it."""
 

@@ -222,6 +222,7 @@ FIELD_INVALID: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
 }
 
+
 def repeat(request: StartWorkflowRequest) -> None:
     """Lets a copy be made for each item of a list."""
     each = request.spec.root.members.add(name="each").group
