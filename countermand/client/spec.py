@@ -26,6 +26,7 @@ from countermand.client.policies import duration, policy, retry
 from countermand.client.spec_json import mistakes
 from countermand.rpc.errors import FieldInvalid, Violation
 from countermand.v1 import verb_pb2 as verb
+from countermand.v1.annotation_pb2 import Effect
 from countermand.v1.image_pb2 import ImageAddress
 from countermand.v1.workflow_spec_pb2 import (
     Binding,
@@ -43,6 +44,7 @@ __all__ = [
     "compensate_by",
     "dump_spec",
     "equals",
+    "external_task",
     "for_each",
     "image",
     "load_spec",
@@ -138,18 +140,23 @@ def parallel(
     *members: Node,
     concurrency_max: int = 0,
     min_success: int = 0,
+    open: bool = False,  # noqa: A002  # the contract's word
     recovery: Sequence[Node] = (),
     rounds_max: int = 0,
     policy: Policy | None = None,
     after: Sequence[str] = (),
     when: Condition | None = None,
 ) -> Node:
-    """Returns a group whose members run together, but for what their `after` says."""
+    """Returns a group whose members run together, but for what their `after` says.
+
+    To one that is open, vendors may add external tasks of their own until it has passed.
+    """
     group = Group(
         kind=Group.KIND_PARALLEL,
         members=members,
         concurrency_max=concurrency_max,
         min_success=min_success,
+        open=open,
         recovery=recovery,
         rounds_max=rounds_max,
     )
@@ -228,6 +235,58 @@ def task(
         compensation=compensation,
     )
     return Node(name=name, task=leaf, policy=policy, after=after, when=when)
+
+
+def external_task(
+    name: str,
+    *,
+    owner: str,
+    kind: str,
+    effect: Effect.ValueType,
+    arguments: Mapping[str, str] | None = None,
+    bindings: Bindings | None = None,
+    outputs: Mapping[str, str] | None = None,
+    checklist: str = "",
+    weight: int = 0,
+    heartbeat_timeout: timedelta | None = None,
+    policy: Policy | None = None,
+    after: Sequence[str] = (),
+    when: Condition | None = None,
+) -> Node:
+    """Returns a task that somebody outside does and reports.
+
+    external_task("clone", owner="acme", kind="clone-volume", effect=Effect.EFFECT_REVERSIBLE,
+                  bindings={"arguments.volume": "input.volume"}, outputs={"volume": "string"})
+
+    Args:
+        name: Its id.
+        owner: Who does it, by the id under which they watch.
+        kind: What is asked, in the owner's own words.
+        effect: What it does to the world.
+        arguments: Named arguments.
+        bindings: Arguments that are filled when it starts, "arguments.<name>" by their sources.
+        outputs: What it promises to leave: "string", "int64", "double" or "bool" by the name.
+        checklist: What people do to make up for it; by default its owner is asked to.
+        weight: Its share of the group's progress; 0 means 1.
+        heartbeat_timeout: Without a sign of life for this long it is UNKNOWN.
+        policy: What a failure makes of it, how often it is tried, how long it may take.
+        after: Siblings that it comes after.
+        when: Whether it is done at all.
+    """
+    asks_owner = effect == Effect.EFFECT_REVERSIBLE and not checklist
+    leaf = Node.ExternalTask(
+        owner_id=owner,
+        kind=kind,
+        effect=effect,
+        arguments=arguments,
+        bindings=_bindings(bindings),
+        outputs=outputs,
+        ask_owner=True if asks_owner else None,
+        operator_checklist=checklist or None,
+        weight=weight,
+        heartbeat_timeout=duration(heartbeat_timeout),
+    )
+    return Node(name=name, external_task=leaf, policy=policy, after=after, when=when)
 
 
 def compensate_by(action: Verb, *, bindings: Bindings | None = None) -> Compensation:

@@ -89,6 +89,10 @@ def _field(value: Json, field: FieldDescriptor, path: str) -> Iterator[Violation
     if is_map:
         if not isinstance(value, dict):
             yield Violation(path, f"must be an object {{…}}, not {_shown(value)}")
+            return
+        for key, text in value.items():  # every map of the contract holds texts
+            if not isinstance(text, str):
+                yield Violation(f"{path}.{key}", f'must be a text: write "{_plain(text)}"')
         return
     if not field.is_repeated:
         yield from _single(value, field, path)
@@ -148,6 +152,12 @@ def _unknown(name: str, descriptor: Descriptor) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     meant = f": is {near[0]} meant?" if near else f"; {what} has {', '.join(known)}"
     return f"there is no such field{meant}"
+
+
+def _plain(value: Json) -> str:
+    """Returns a value as a text that would stand in its place."""
+    is_plain = isinstance(value, bool | int | float)
+    return json.dumps(value) if is_plain else "…"
 
 
 def _shown(value: Json) -> str:

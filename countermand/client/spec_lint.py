@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from google.protobuf.message import Message
 
+from countermand.client.spec_external import external_problems, not_promised
 from countermand.client.spec_fields import (
     descriptor_of,
     effect_of,
@@ -134,6 +135,8 @@ class _Lint:
             self.wrong(f"{path}.kind", "is required: KIND_SEQUENCE or KIND_PARALLEL")
         if not group.members and not group.open:
             self.wrong(f"{path}.members", "needs at least one member")
+        if group.open and (group.HasField("for_each") or group.kind == Group.KIND_SEQUENCE):
+            self.wrong(f"{path}.open", "is for parallel groups without for_each")
         if group.kind == Group.KIND_SEQUENCE:
             for name in ("concurrency_max", "min_success"):
                 if getattr(group, name):
@@ -188,10 +191,7 @@ class _Lint:
             case "task":
                 self._task(node, f"{path}.task", scope)
             case "external_task":
-                bindings = node.external_task.bindings
-                for number, binding in enumerate(bindings):
-                    here = f"{path}.external_task.bindings[{number}].source"
-                    self._source(binding.source, here, scope)
+                self._external(node.external_task, f"{path}.external_task", scope)
             case "workflow":
                 self._nested(node.workflow, f"{path}.workflow", scope)
             case None:
@@ -217,6 +217,16 @@ class _Lint:
                 self.warn(f"{path}.action", said)
             if task.HasField("compensation"):
                 self.warn(f"{path}.compensation", f"{name} is never made up for: it goes forward")
+
+    def _external(self, task: Node.ExternalTask, path: str, scope: _Scope) -> None:
+        for name, said in external_problems(task):
+            self.wrong(f"{path}.{name}", said)
+        for number, binding in enumerate(task.bindings):
+            self._source(binding.source, f"{path}.bindings[{number}].source", scope)
+        final = task.effect in {Effect.EFFECT_PIVOT, Effect.EFFECT_FORWARD_ONLY}
+        if final and scope.policy.retry.attempts_max <= 1:
+            said = f"{task.kind} cannot be made up for, and is asked for once: give it a retry"
+            self.warn(f"{path}.effect", said)
 
     def _compensation(self, node: Node, path: str, scope: _Scope) -> None:
         compensation = node.task.compensation
@@ -333,6 +343,8 @@ class _Lint:
             self.wrong(path, f"there is no task {name!r} in this spec{near(name, list(tasks))}")
         elif output and node.HasField("task"):
             self._left_by(node, output, path)
+        elif output and (said := not_promised(name, node, output)):
+            self.wrong(path, said)
 
     def _left_by(self, node: Node, output: str, path: str) -> None:
         verb = node.task.action.WhichOneof("verb")
