@@ -22,6 +22,7 @@ from countermand.rpc.channel import CHANGE_TIMEOUT_S, open_channel
 from countermand.rpc.errors import Busy, CoordinatorUnavailable, CountermandError, WatcherTooSlow
 from countermand.rpc.interceptors import trace_metadata
 from countermand.v1.doctor_pb2_grpc import DoctorServiceStub
+from countermand.v1.external_task_pb2_grpc import ExternalTaskServiceStub
 from countermand.v1.host_pb2_grpc import HostServiceStub
 from countermand.v1.webhook_pb2_grpc import WebhookServiceStub
 from countermand.v1.workflow_pb2_grpc import WorkflowServiceStub
@@ -69,6 +70,7 @@ class Calls:
         self.hosts = HostServiceStub(self._channel)
         self.doctor = DoctorServiceStub(self._channel)
         self.webhooks = WebhookServiceStub(self._channel)
+        self.external_tasks = ExternalTaskServiceStub(self._channel)
 
     async def close(self) -> None:
         """Closes the channel; calls in flight are cancelled, their workflows go on."""
