@@ -28,7 +28,7 @@ from countermand.v1.attempt_pb2 import Progress
 
 log = logging.getLogger(__name__)
 
-GATHER_S = 0.02  # after a hint: under load a page then holds more than one commit
+GATHER_S = 0.1  # after a hint: under load a page then holds many commits
 QUIET_S = 15.0  # without a hint: looks all the same
 READ_RETRY_S = 1.0  # the store is busy, or failed
 

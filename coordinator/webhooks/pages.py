@@ -65,16 +65,20 @@ class Pages:
             raise
 
     async def _page(self, position: int) -> Page:
-        # First: what is committed after this is not taken for removed.
-        top = await self._store.position()
         entries = await self._store.events(after=position, limit=PAGE)
+        top = position
+        if not entries:
+            # Nothing new, or all of it removed. The position comes first: what is committed after
+            # it was read must not be taken for removed.
+            top = await self._store.position()
+            entries = await self._store.events(after=position, limit=PAGE)
         origins = await self._origins_of({entry.workflow_id for entry in entries})
         events = tuple(
             envelope(self._cluster_id, entry, origins[entry.workflow_id])
             for entry in entries
             if entry.workflow_id in origins  # or it was removed between the two readings
         )
-        end = entries[-1].position if entries else max(top, position)
+        end = entries[-1].position if entries else top
         return Page(events=events, end=end, last=len(entries) < PAGE)
 
     async def _origins_of(self, workflow_ids: set[str]) -> Mapping[str, Origin]:

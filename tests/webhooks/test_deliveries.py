@@ -25,6 +25,7 @@ def quick(monkeypatch):
     """Tries again soon: what is waited for is counted, never timed."""
     monkeypatch.setattr(answers, "_RETRY_S", 0.002)
     monkeypatch.setattr(receivers, "NOTE_S", 0.002)
+    monkeypatch.setattr(courier, "GATHER_S", 0.002)
 
 
 async def history(one: World) -> list[int]:
