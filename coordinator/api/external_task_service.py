@@ -10,7 +10,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from coordinator.api import requests
 from coordinator.api.deciding import Deciding
-from coordinator.api.reporting import Reporting
+from coordinator.api.reporting import Reporting, failure_of
 from coordinator.api.requests import Context
 from coordinator.api.shown import Showing
 from coordinator.api.starting import New, Starting
@@ -22,7 +22,6 @@ from coordinator.saga.external import MAIN
 from coordinator.saga.plan import Growth
 from coordinator.saga.workflow import Failure, Retention, Workflow
 from coordinator.wire.external import added_problems, added_task, owner_called, place_of
-from coordinator.wire.failure import failure_from_proto
 from countermand.rpc.errors import (
     FieldInvalid,
     NotOwner,
@@ -87,7 +86,8 @@ class ExternalTaskService(Base):
         try:
             workflow = await self._starting.start(new, context)
         except FieldInvalid as error:
-            raise FieldInvalid(*map(_of_request, error.violations)) from None
+            found = {said.field: said for said in map(_of_request, error.violations)}
+            raise FieldInvalid(*found.values()) from None
         token = self._reporting.token(request.owner_id, task_name(workflow.id, MAIN))
         shown = self._showing.basic(workflow)
         return pb.StartExternalWorkflowResponse(workflow=shown, capability_token=token)
@@ -99,7 +99,7 @@ class ExternalTaskService(Base):
         workflow_id = requests.workflow_id(request.name)
         requests.demand(request, "request_id")
         self._check_own(await self._showing.find(workflow_id), request.capability_token)
-        failure = None if request.succeeded else _failure_of(request)
+        failure = _failure_of(request)
 
         def event(_: Workflow, ask: Ask) -> EndAllRequested:
             return EndAllRequested(ask=ask, failure=failure, force=request.force)
@@ -257,7 +257,12 @@ def _check_owner(owner_id: str) -> None:
 
 def _own_spec(request: pb.StartExternalWorkflowRequest) -> WorkflowSpec:
     """Returns the spec of a vendor's own workflow: an open group with one task for the whole."""
-    main = Node.ExternalTask(owner_id=request.owner_id, kind=request.kind, effect=EFFECT_READ_ONLY)
+    main = Node.ExternalTask(
+        owner_id=request.owner_id,
+        kind=request.kind,
+        description=request.description,
+        effect=EFFECT_READ_ONLY,
+    )
     if request.HasField("heartbeat_timeout"):
         main.heartbeat_timeout.CopyFrom(request.heartbeat_timeout)
     policy = Policy(on_failure=Policy.ON_FAILURE_STOP)
@@ -277,7 +282,12 @@ def _of_request(violation: Violation) -> Violation:
     return violation
 
 
-def _failure_of(request: pb.EndExternalWorkflowRequest) -> Failure:
+def _failure_of(request: pb.EndExternalWorkflowRequest) -> Failure | None:
+    """Returns why a workflow did not succeed; None if it did."""
     if request.HasField("failure"):
-        return failure_from_proto(request.failure)
+        if request.succeeded:
+            raise FieldInvalid(Violation("failure", "is for one that has not succeeded"))
+        return failure_of(request.failure, "")
+    if request.succeeded:
+        return None
     return Failure(reason="ENDED", message="Its owner ended it as failed.")

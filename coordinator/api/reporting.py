@@ -31,12 +31,12 @@ from coordinator.saga.events import (
     Event,
 )
 from coordinator.saga.states import BEING_COMPENSATED, AttemptKind, AttemptState, TaskState
-from coordinator.saga.workflow import BYTES, Attempt, Workflow
+from coordinator.saga.workflow import BYTES, Attempt, Failure, Workflow
 from coordinator.wire.asked import request_to_proto
-from coordinator.wire.external import broken_promises, owner_called
+from coordinator.wire.external import broken_promises, left_problems, owner_called
 from coordinator.wire.failure import failure_from_proto
 from coordinator.wire.history import ATTEMPT_STATES
-from coordinator.wire.values import doubled, values_of_struct
+from coordinator.wire.values import values_of_struct
 from coordinator.wire.view import attempt_to_proto
 from countermand.rpc.errors import (
     AttemptClosed,
@@ -53,6 +53,7 @@ from countermand.rpc.names import AttemptName, parse_attempt
 from countermand.v1 import external_task_pb2 as pb
 from countermand.v1.attempt_pb2 import Attempt as AttemptMessage
 from countermand.v1.attempt_pb2 import Progress
+from countermand.v1.failure_pb2 import Failure as FailureMessage
 
 log = logging.getLogger(__name__)
 
@@ -289,17 +290,14 @@ class Reporting:
                     raise PayloadTooLarge(
                         field="output", size_bytes=size, size_bytes_max=OUTPUT_BYTES_MAX
                     )
-                if path := doubled(request.output):
-                    raise FieldInvalid(Violation("output", f"{path!r} leads to two values"))
+                if found := tuple(left_problems(request.output)):
+                    raise FieldInvalid(*found)
                 output = values_of_struct(request.output)
                 return AttemptSucceeded(
                     task=task, number=number, done=done, unit=unit, output=output
                 )
             case "failure":
-                if not _REASON.fullmatch(request.failure.reason):
-                    why = "must be upper case, such as ARRAY_FULL"
-                    raise FieldInvalid(Violation("failure.reason", why))
-                failure = failure_from_proto(request.failure, attempt=request.attempt)
+                failure = failure_of(request.failure, request.attempt)
                 return AttemptFailed(
                     task=task, number=number, done=done, unit=unit, failure=failure
                 )
@@ -354,6 +352,26 @@ class Reporting:
     def _shown(self, named: _Named) -> AttemptMessage:
         progress = self._watches.progress(named.name.workflow_id)
         return attempt_to_proto(named.workflow, named.index, named.attempt, progress)
+
+
+def failure_of(message: FailureMessage, attempt: str) -> Failure:
+    """Returns a failure that an owner tells of its attempt, or of all of them.
+
+    Raises:
+        FieldInvalid: It says too little, or too much.
+    """
+    found = []
+    if not _REASON.fullmatch(message.reason):
+        found.append(Violation("failure.reason", "must be upper case, such as ARRAY_FULL"))
+    if len(message.message.encode()) > MESSAGE_BYTES_MAX:
+        found.append(Violation("failure.message", f"is longer than {MESSAGE_BYTES_MAX} bytes"))
+    size = sum(len(key.encode()) + len(text.encode()) for key, text in message.metadata.items())
+    if size > MESSAGE_BYTES_MAX:
+        found.append(Violation("failure.metadata", f"has more than {MESSAGE_BYTES_MAX} bytes"))
+    if found:
+        raise FieldInvalid(*found)
+    # Of its own attempt only: what it says of others is none of its business.
+    return replace(failure_from_proto(message), attempt=attempt, host="")
 
 
 def _is_for_people(waiting: Waiting) -> bool:

@@ -124,8 +124,10 @@ class Starting:
         workflow = stored.workflow
         about = workflow.about
         same = (about.forked_from, about.owner) == (new.forked_from, new.owner)
+        # What was ended by force is removed at once, whatever was said when it began.
+        same = same and workflow.retention in (new.retention, Retention.AT_ONCE)
         if stored.submission.hash != new.hash or not same:
-            why = "exists with another spec or input"
+            why = "exists with another spec or input, or as somebody else's"
             raise WorkflowIdTaken(name=workflow_name(workflow.id), why=why)
         return await self._showing.find(workflow.id)
 

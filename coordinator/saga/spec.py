@@ -146,6 +146,7 @@ class External:
     outputs: tuple[tuple[str, str], ...] = ()  # what it promises to leave: names with their types
     checklist: str = ""  # what people do to make up for it; empty: its owner is asked
     heartbeat_timeout: timedelta | None = None  # without a sign of life for so long: UNKNOWN
+    description: str = ""  # for people
     # As its owner added it to a running workflow; empty: it stands in the spec.
     added: bytes = b""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
+from math import isfinite
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
@@ -39,6 +40,7 @@ from countermand.v1.verb_pb2 import Action, Custom
 WEIGHT_MAX = 1_000_000
 OUTPUTS_MAX = 64
 CHECKLIST_BYTES_MAX = 4096
+DESCRIPTION_BYTES_MAX = 1024
 HEARTBEAT_MIN = timedelta(seconds=1)
 TYPES: Mapping[str, type] = {name: kind for kind, name in TYPE_NAMES.items()}
 
@@ -55,6 +57,8 @@ def external_problems(said: _Said, path: str) -> Iterator[Violation]:
         if not is_vendor_id(text):
             why = f"{short(text)} {VENDOR_RULE}" if text else f"is required and {VENDOR_RULE}"
             yield Violation(f"{path}{name}", why)
+    if len(said.description.encode()) > DESCRIPTION_BYTES_MAX:
+        yield Violation(f"{path}description", f"is longer than {DESCRIPTION_BYTES_MAX} bytes")
     if not 0 <= said.weight <= WEIGHT_MAX:
         yield Violation(f"{path}weight", f"must be in 0 to {WEIGHT_MAX}; 0 means 1")
     if (size := arguments_of(said).ByteSize()) > CUSTOM_BYTES_MAX:
@@ -129,12 +133,28 @@ def external_of(said: _Said) -> External:
         outputs=tuple(sorted(outputs.items())),
         checklist=said.operator_checklist,
         heartbeat_timeout=_span(said, "heartbeat_timeout"),
+        description=said.description,
     )
 
 
 def _span(said: _Said, name: str) -> timedelta | None:
     span: Duration = getattr(said, name)
     return span_from_proto(span) if said.HasField(name) else None  # type: ignore[arg-type]
+
+
+def left_problems(output: Struct) -> Iterator[Violation]:
+    """Yields what is wrong with what an owner says that it left: it is to be found by its keys."""
+    for key, value in output.fields.items():
+        kind = value.WhichOneof("kind")
+        if not is_key(key):
+            yield Violation(f"output[{short(key)}]", f"is a key that {KEY_RULE}")
+        elif kind == "number_value" and not isfinite(value.number_value):
+            yield Violation(f"output.{key}", "must be a finite number")
+        elif kind not in _PLAIN:
+            yield Violation(f"output.{key}", "must be a text, a number, true or false")
+
+
+_PLAIN = frozenset({"string_value", "number_value", "bool_value"})
 
 
 def promised(external: External) -> Mapping[str, type]:

@@ -197,6 +197,7 @@ def _fill_leaf(view: Task, workflow: saga.Workflow, index: int) -> None:
     """Adds what a task has and a group has not."""
     task, spec = workflow.task(index), workflow.plan.task(index)
     view.kind = Task.KIND_EXTERNAL if spec.external else Task.KIND_VERB
+    view.description = spec.external.description if spec.external else ""
     view.weight = spec.weight
     view.state = TASK_STATES[task.state]
     view.verb = spec.verb
