@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import click
 
 from countermand.cli.settings import Settings
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from countermand.client import Client
     from countermand.rpc.errors import CountermandError
     from countermand.v1.workflow_pb2 import Workflow
@@ -23,6 +25,8 @@ FAILED = 1
 COMPENSATED = 3
 ATTENTION = 4
 TIMED_OUT = 124
+Door = TypeVar("Door")
+
 INTERRUPTED = 130  # as shells say: 128 + SIGINT
 
 # A person who mistyped the address should hear of it before they wonder.
@@ -38,16 +42,33 @@ def run(
     patience: timedelta = PATIENCE,
 ) -> NoReturn:
     """Runs the work with an open client, and exits with the code it returns."""
+
+    def client() -> type[Client]:
+        from countermand.client import Client
+
+        return Client
+
+    run_with(settings, client, work, patience=patience)
+
+
+def run_with(
+    settings: Settings,
+    door: Callable[[], Callable[..., AbstractAsyncContextManager[Door]]],
+    work: Callable[[Door], Awaitable[int | None]],
+    *,
+    patience: timedelta = PATIENCE,
+) -> NoReturn:
+    """Runs the work with another door to the coordinator than a client; `door` imports it."""
     import asyncio
     import os
 
     # Before gRPC is loaded: its notes about lost connections would tear the live tree.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    from countermand.client import Client
+    opened = door()
     from countermand.rpc.errors import CountermandError
 
     async def connected() -> int | None:
-        async with Client(settings.coordinator, patience=patience) as client:
+        async with opened(settings.coordinator, patience=patience) as client:
             seconds = settings.timeout.total_seconds() if settings.timeout else None
             async with asyncio.timeout(seconds):
                 return await work(client)

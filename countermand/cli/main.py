@@ -98,6 +98,10 @@ def _say_unwritten(error: OSError) -> None:
             "countermand.cli.template:template",
             "Look at the workflows that come with it, and fill them in.",
         ),
+        "external": (
+            "countermand.cli.external:external",
+            "Look at what waits for vendors, and do their part by hand.",
+        ),
         "host": ("countermand.cli.host:host", "Add, look at and remove hosts."),
         "webhook": (
             "countermand.cli.webhook:webhook",

@@ -56,6 +56,8 @@ def _effect_problems(task: Node.ExternalTask) -> Iterator[tuple[str, str]]:
     if not task.effect:
         names = ", ".join(Effect.keys()[1:])
         yield "effect", f"is required: what it does to the world, one of {names}"
+    elif task.effect == Effect.EFFECT_REVERSIBLE and not how:
+        yield "effect", "needs ask_owner or operator_checklist: how it is made up for"
     elif task.effect != Effect.EFFECT_REVERSIBLE and how:
         said = f"is for EFFECT_REVERSIBLE; with {Effect.Name(task.effect)} leave it out"
         yield how, said

@@ -1,0 +1,106 @@
+"""`countermand external`: what waits for vendors, and their part of it by hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from countermand.cli.exits import PATIENCE_WHEN_FOLLOWING
+from countermand.cli.external_options import doing, owner_option
+from countermand.cli.external_own import add, clear, finish, start
+from countermand.cli.external_reports import accept, end, heartbeat, progress
+from countermand.cli.settings import OrderedGroup, Settings, examples, shared_options
+
+if TYPE_CHECKING:
+    from countermand.cli.external_calls import Vendor
+
+HEADS = ("TASK", "ASKED", "KIND", "ACCEPTED", "AGE", "PROGRESS", "MESSAGE")
+
+
+@click.group(
+    cls=OrderedGroup,
+    epilog=examples(
+        "countermand external list --owner acme",
+        "countermand external accept vm-42/clone",
+        "countermand external progress vm-42/clone 12/40 --unit volumes",
+        "countermand external end vm-42/clone --output volume=lun-7",
+    ),
+)
+def external() -> None:
+    """Look at what waits for vendors, and do a vendor's part by hand.
+
+    An external task is done by its owner: a vendor's program, or somebody with these commands. It
+    is named WORKFLOW/TASK. Its owner accepts it, and only then begins; reports how far it is; and
+    ends it. What is asked may be to start, to cancel what was started, or to compensate it.
+
+    Each report needs the task's capability token; left out, it is looked up.
+    """
+
+
+@external.command(
+    "list",
+    epilog=examples(
+        "countermand external list --owner acme",
+        "countermand external list --owner acme -o name",
+    ),
+)
+@owner_option
+@shared_options()
+@click.pass_obj
+def list_(settings: Settings, owner: str) -> None:
+    """List what waits for an owner, the oldest first.
+
+    What it has accepted and works on is listed, too. With -o json everything that is asked: the
+    arguments, what to make up for and why, the capability token.
+    """
+
+    async def work(vendor: Vendor) -> None:
+        from countermand.cli.external_words import request_row
+        from countermand.cli.output import show_all
+
+        show_all(
+            settings,
+            await vendor.waiting(owner),
+            heads=HEADS,
+            row=request_row,
+            name=lambda request: request.attempt,
+            nothing=f"Nothing waits for {owner}. Follow it: {_watch(owner)}",
+        )
+
+    doing(settings, work)
+
+
+@external.command(
+    epilog=examples(
+        "countermand external watch --owner acme",
+        "countermand external watch --owner acme -o json | my-plug-in",
+    )
+)
+@owner_option
+@shared_options()
+@click.pass_obj
+def watch(settings: Settings, owner: str) -> None:
+    """Follow what waits for an owner: first all of it, then every change.
+
+    A line for each; with -o json an object a line, a request with all that is asked or the name of
+    an attempt that is closed. Survives restarts of the coordinator. Ctrl-C stops the watching and
+    nothing else.
+    """
+
+    async def work(vendor: Vendor) -> None:
+        from countermand.cli.external_words import show_update
+
+        await vendor.waiting(owner)  # a wrong owner or address is an error and not an empty screen
+        async for update in vendor.watch(owner):
+            show_update(settings, update)
+
+    doing(settings, work, patience=PATIENCE_WHEN_FOLLOWING)
+
+
+def _watch(owner: str) -> str:
+    return f"countermand external watch --owner {owner}"
+
+
+for command in (accept, progress, heartbeat, end, start, add, finish, clear):
+    external.add_command(command)

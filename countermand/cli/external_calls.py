@@ -1,0 +1,195 @@
+"""What people ask on behalf of an owner of external tasks, one call at a time.
+
+A vendor's program uses `countermand.client.external`, which heartbeats and goes on by itself; this
+is for hands and scripts: it finds out what they would have to look up, and asks once.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import click
+from grpc.aio import AioRpcError
+
+from countermand.cli.external_words import promised_in
+from countermand.cli.words import task_look
+from countermand.client.calls import Calls
+from countermand.client.run import PAGE_SIZE, Run
+from countermand.rpc import names
+from countermand.rpc.channel import READ_TIMEOUT_S
+from countermand.rpc.errors import AttemptClosed, CoordinatorUnavailable, NotOwner
+from countermand.rpc.interceptors import trace_metadata
+from countermand.v1 import external_task_pb2 as pb
+from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_pb2 import Workflow, WorkflowView
+
+MAIN = "main"  # the task that stands for the whole of a vendor's own workflow
+_SHORT = re.compile(r"([^/]+)/([^/]+)(?:/(\d+))?")
+
+
+class Place(NamedTuple):
+    """An attempt of an external task, and what proves the right to report on it."""
+
+    attempt: str
+    token: str
+
+
+class Vendor:
+    """A connection to one coordinator, for what owners do; use it in `async with`."""
+
+    def __init__(self, address: str, *, patience: timedelta) -> None:
+        """Opens the channel, which connects at the first call."""
+        self.calls = Calls(address, patience=patience, randomness=random.Random())  # noqa: S311 - jitter
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.calls.close()
+
+    def run(self, workflow: str) -> Run:
+        """Returns a workflow by its id or its whole name."""
+        return Run(self.calls, workflow if "/" in workflow else names.workflow_name(workflow))
+
+    # -- what waits -----------------------------------------------------------------------------
+
+    async def waiting(self, owner: str) -> list[pb.ExternalRequest]:
+        """Returns what waits for an owner, the oldest first."""
+        request = pb.ListExternalTasksRequest(owner_id=owner, page_size=PAGE_SIZE)
+        method = self.calls.external_tasks.ListExternalTasks
+        found: list[pb.ExternalRequest] = []
+        while True:
+            page = await self.calls.unary(method, request, timeout_s=READ_TIMEOUT_S)
+            found += page.requests
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+    async def watch(self, owner: str) -> AsyncIterator[pb.WatchExternalTasksResponse]:
+        """Yields what waits for an owner and every change of it, for ever; nothing comes twice.
+
+        After a lost connection all that waits comes again: what is as it was is passed over, and
+        what waits no more is told as closed.
+        """
+        known: dict[str, bytes] = {}
+        patience = self.calls.patience()
+        request = pb.WatchExternalTasksRequest(owner_id=owner)
+        while True:
+            seen: set[str] | None = set()
+            call = self.calls.external_tasks.WatchExternalTasks(request, metadata=trace_metadata())
+            try:
+                async for update in call:
+                    patience.reset()
+                    if update.HasField("bookmark"):
+                        for gone in sorted(known.keys() - seen) if seen is not None else ():
+                            del known[gone]
+                            yield pb.WatchExternalTasksResponse(closed=gone)
+                        seen = None
+                    elif _is_news(update, known, seen):
+                        yield update
+                # A server that shuts down may end the stream as if all were said.
+                await patience.wait_or_raise(CoordinatorUnavailable(address=self.calls.address))
+            except AioRpcError as raised:
+                await patience.wait_or_raise(self.calls.error(raised))
+            finally:
+                call.cancel()
+
+    # -- which attempt, and by what right ---------------------------------------------------------
+
+    async def place(self, text: str, token: str) -> Place:
+        """Returns the attempt that a person means, with its token.
+
+        Raises:
+            AttemptClosed: It waits for nobody.
+            NotOwner: It is no external task.
+        """
+        workflow_id, task_id, number = _parts(text)
+        if token and number:
+            return Place(names.attempt_name(workflow_id, task_id, number), token)
+        task = await self.run(workflow_id).task(task_id)
+        if not task.owner_id:
+            raise NotOwner(name=task.name, why="it is no external task")
+        number = number or len(task.attempts)
+        attempt = names.attempt_name(workflow_id, task_id, number)
+        if token and number:
+            return Place(attempt, token)
+        found = [r for r in await self.waiting(task.owner_id) if r.attempt == attempt]
+        if not found:
+            raise AttemptClosed(attempt=attempt if number else task.name, why=_why_not(task))
+        return Place(attempt, found[0].capability_token)
+
+    async def token_of(self, task: str, token: str) -> str:
+        """Returns the token of a task that waits for its owner; empty if there is none to find."""
+        parsed = names.parse_task(task)
+        if token or parsed is None:
+            return token
+        found = await self.run(parsed[0]).task(parsed[1])
+        if found.kind != Task.KIND_EXTERNAL:
+            return ""
+        return (await self.place(f"{parsed[0]}/{parsed[1]}", "")).token
+
+    async def own_token(self, workflow: Workflow, token: str) -> str:
+        """Returns the token of a vendor's own workflow, as far as it still can be found."""
+        if token or not workflow.owner_id:
+            return token  # of what is no vendor's own, the coordinator says so
+        lead = f"{workflow.name}/tasks/{MAIN}/attempts/"
+        waiting = await self.waiting(workflow.owner_id)
+        found = [each.capability_token for each in waiting if each.attempt.startswith(lead)]
+        if not found:
+            raise click.UsageError(
+                f"{workflow.name} waits for {workflow.owner_id} no more: give the --token that "
+                "`countermand external start` has shown"
+            )
+        return found[0]
+
+    async def promised(self, attempt: str) -> dict[str, str]:
+        """Returns the outputs that a task of a spec promises, with their types."""
+        parsed = names.parse_attempt(attempt)
+        assert parsed is not None, attempt
+        workflow = await self.run(parsed.workflow_id).get(WorkflowView.WORKFLOW_VIEW_FULL)
+        return promised_in(workflow.spec, parsed.task_id)
+
+
+def _is_news(
+    update: pb.WatchExternalTasksResponse, known: dict[str, bytes], seen: set[str] | None
+) -> bool:
+    """Notes an update; returns whether it says anything new."""
+    if update.HasField("closed"):
+        return known.pop(update.closed, None) is not None
+    name, said = update.request.attempt, update.request.SerializeToString(deterministic=True)
+    if seen is not None:
+        seen.add(name)
+    is_news = known.get(name) != said
+    known[name] = said
+    return is_news
+
+
+def _parts(text: str) -> tuple[str, str, int]:
+    """Returns workflow, task and attempt (0: the newest) as they are named."""
+    if attempt := names.parse_attempt(text):
+        return attempt.workflow_id, attempt.task_id, attempt.number
+    if task := names.parse_task(text):
+        return *task, 0
+    if short := _SHORT.fullmatch(text):
+        return short[1], short[2], int(short[3] or 0)
+    raise click.UsageError(
+        f"{text!r} names no external task: write WORKFLOW/TASK, WORKFLOW/TASK/ATTEMPT or the "
+        "whole name, as `countermand external list -o name` shows it"
+    )
+
+
+def _why_not(task: Task) -> str:
+    word = task_look(task.state).word
+    if task.state == Task.STATE_COMPENSATION_BLOCKED:
+        return f"it is {word} and waits for {task.waits_for}"
+    return f"it is {word}, and waits for {task.owner_id} no more"

@@ -1,0 +1,293 @@
+"""`countermand external start|add|finish|clear`: a vendor's own workflows, and tasks it adds."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import click
+
+from countermand.cli.arguments import label_pair, pair
+from countermand.cli.external_options import (
+    POLICIES,
+    doing,
+    failure_of,
+    failure_options,
+    heartbeat_option,
+    owner_option,
+    token_option,
+)
+from countermand.cli.settings import Settings, Span, examples, shared_options
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from countermand.cli.external_calls import Vendor
+    from countermand.v1.workflow_spec_pb2 import Policy
+
+_on_failure = click.option(
+    "--on-failure", type=click.Choice(POLICIES), help="What the failure of a task makes of it."
+)
+
+
+@click.command(
+    epilog=examples(
+        "countermand external start rebalance-7 --owner acme --kind array-rebalance",
+        "countermand external start rebalance-7 --owner acme --kind array-rebalance "
+        "--heartbeat 1m --label array=3 --keep",
+    )
+)
+@click.argument("workflow_id", metavar="ID")
+@owner_option
+@click.option("--kind", required=True, help="What it is, in the vendor's own words.")
+@click.option("--description", default="", help="For people.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="May be repeated.")
+@click.option("--keep", is_flag=True, help="Never remove it by itself: `external clear` does.")
+@_on_failure
+@heartbeat_option
+@shared_options()
+@click.pass_obj
+def start(
+    settings: Settings,
+    workflow_id: str,
+    *,
+    owner: str,
+    kind: str,
+    description: str,
+    labels: tuple[str, ...],
+    keep: bool,
+    on_failure: str | None,
+    heartbeat: timedelta | None,
+) -> None:
+    """Start a workflow of a vendor's own, to be seen beside all others.
+
+    It has one task, main, that stands for the whole; further ones are added with `external add`. By
+    default the failure of one ends it as failed, and what was done is kept. Repeating it is
+    harmless. The token that is shown is needed to end it, and can be looked up while it is open.
+    """
+    pairs = dict(label_pair(label) for label in labels)
+
+    async def work(vendor: Vendor) -> None:
+        from countermand.v1.external_task_pb2 import StartExternalWorkflowRequest
+
+        request = StartExternalWorkflowRequest(
+            workflow_id=workflow_id,
+            kind=kind,
+            owner_id=owner,
+            description=description,
+            labels=pairs,
+            policy=_policy(on_failure),
+        )
+        if keep:
+            request.auto_clear = False
+        if heartbeat is not None:
+            request.heartbeat_timeout.FromTimedelta(heartbeat)
+        method = vendor.calls.external_tasks.StartExternalWorkflow
+        answer = await vendor.calls.change(method, request)
+        if settings.output == "table":
+            click.echo(f"Started {answer.workflow.name}. Follow it: {_watch(workflow_id)}")
+            click.echo(f"  accept it:  countermand external accept {workflow_id}/main")
+            click.echo(f"  token:      {answer.capability_token}")
+        else:
+            _show(settings, answer, answer.workflow.name)
+
+    doing(settings, work)
+
+
+@click.command(
+    epilog=examples(
+        "countermand external add rebalance-7/main move-lun-3 --owner acme --kind move-lun",
+        "countermand external add vm-42/copies mirror --owner acme --kind mirror-volume "
+        "--effect reversible --arg volume=lun-7 --weight 3",
+    )
+)
+@click.argument("parent", metavar="WORKFLOW[/PARENT]")
+@click.argument("task_id", metavar="TASK")
+@owner_option
+@click.option("--kind", required=True, help="What it is, in the owner's own words.")
+@click.option("--description", default="", help="For people.")
+@click.option(
+    "--effect",
+    type=click.Choice(("read-only", "reversible")),
+    default="read-only",
+    show_default=True,
+    help="What it does to the world.",
+)
+@click.option("--checklist", default="", help="How people make up for it, instead of its owner.")
+@click.option("--arg", "arguments", multiple=True, metavar="KEY=VALUE", help="May be repeated.")
+@click.option("--after", multiple=True, metavar="TASK", help="A task of its group to come after.")
+@click.option("--weight", default=1, show_default=True, help="Its share of the parent's progress.")
+@click.option("--run-timeout", type=Span(), help="It must end within this.")
+@_on_failure
+@heartbeat_option
+@token_option
+@shared_options()
+@click.pass_obj
+def add(
+    settings: Settings,
+    parent: str,
+    task_id: str,
+    *,
+    owner: str,
+    kind: str,
+    description: str,
+    effect: str,
+    checklist: str,
+    arguments: tuple[str, ...],
+    after: tuple[str, ...],
+    weight: int,
+    run_timeout: timedelta | None,
+    on_failure: str | None,
+    heartbeat: timedelta | None,
+    token: str,
+) -> None:
+    """Add a task under an open group, or under an external task that is at work.
+
+    PARENT is the group or the task; without one it is the workflow's root. It begins at once,
+    unless it comes after others.
+    """
+    if checklist and effect != "reversible":
+        raise click.UsageError("--checklist says how to make up for it: add --effect reversible")
+    given = dict(pair(text, "--arg") for text in arguments)
+
+    async def work(vendor: Vendor) -> None:
+        from countermand.client.run import new_request_id
+        from countermand.v1.annotation_pb2 import Effect
+        from countermand.v1.external_task_pb2 import AddExternalTaskRequest
+
+        place = parent_name(parent)
+        request = AddExternalTaskRequest(
+            parent=place,
+            task_id=task_id,
+            owner_id=owner,
+            kind=kind,
+            description=description,
+            weight=weight,
+            effect=Effect.Value(f"EFFECT_{effect.replace('-', '_').upper()}"),
+            after=after,
+            arguments=given,
+            request_id=new_request_id(),
+            capability_token=await vendor.token_of(place, token),
+            on_failure=_policy(on_failure).on_failure,
+        )
+        if checklist:
+            request.operator_checklist = checklist
+        for name, span in (("heartbeat_timeout", heartbeat), ("run_timeout", run_timeout)):
+            if span is not None:
+                getattr(request, name).FromTimedelta(span)
+        method = vendor.calls.external_tasks.AddExternalTask
+        answer = await vendor.calls.change(method, request)
+        if settings.output == "table":
+            where = f"{answer.task.name.split('/')[1]}/{task_id}"
+            click.echo(f"Added {answer.task.name}.")
+            click.echo(f"  accept it:  countermand external accept {where}")
+            click.echo(f"  token:      {answer.capability_token}")
+        else:
+            _show(settings, answer, answer.task.name)
+
+    doing(settings, work)
+
+
+@click.command(
+    epilog=examples(
+        "countermand external finish rebalance-7",
+        "countermand external finish rebalance-7 --failed ARRAY_LOST --message 'array 3 is gone'",
+        "countermand external finish rebalance-7 --force",
+    )
+)
+@click.argument("workflow", metavar="WORKFLOW")
+@failure_options
+@click.option("--force", is_flag=True, help="Close open tasks; it is removed with the next sweep.")
+@token_option
+@shared_options()
+@click.pass_obj
+def finish(
+    settings: Settings, workflow: str, *, failed: str | None, message: str, force: bool, token: str
+) -> None:
+    """End a workflow of a vendor's own, as succeeded unless it has failed.
+
+    Its tasks must have ended; --force closes those that are open as cancelled, and leaves finished
+    ones as they are.
+    """
+    if failed is None and message:
+        raise click.UsageError("--message says more about --failed REASON: add it")
+
+    async def work(vendor: Vendor) -> None:
+        from countermand.cli.steer import say_state
+        from countermand.client.run import new_request_id
+        from countermand.v1.external_task_pb2 import EndExternalWorkflowRequest
+
+        found = await vendor.run(workflow).get()
+        request = EndExternalWorkflowRequest(
+            name=found.name,
+            succeeded=failed is None,
+            force=force,
+            request_id=new_request_id(),
+            capability_token=await vendor.own_token(found, token),
+        )
+        if failed is not None:
+            request.failure.CopyFrom(failure_of(failed, message))
+        method = vendor.calls.external_tasks.EndExternalWorkflow
+        say_state(settings, (await vendor.calls.change(method, request)).workflow)
+
+    doing(settings, work)
+
+
+@click.command(epilog=examples("countermand external clear rebalance-7 --token $TOKEN"))
+@click.argument("workflow", metavar="WORKFLOW")
+@token_option
+@shared_options()
+@click.pass_obj
+def clear(settings: Settings, workflow: str, token: str) -> None:
+    """Remove a vendor's own workflow that is over, before its retention time is.
+
+    Needs the token that `external start` has shown. One that is removed already is a success.
+    """
+
+    async def work(vendor: Vendor) -> None:
+        from countermand.rpc.errors import WorkflowNotFound
+        from countermand.v1.external_task_pb2 import ClearExternalWorkflowRequest
+
+        run = vendor.run(workflow)
+        request = ClearExternalWorkflowRequest(name=run.name, capability_token=token)
+        if not token:
+            with contextlib.suppress(WorkflowNotFound):  # removed before: the coordinator knows
+                request.capability_token = await vendor.own_token(await run.get(), token)
+        method = vendor.calls.external_tasks.ClearExternalWorkflow
+        await vendor.calls.change(method, request)
+        if settings.output == "table":
+            click.echo(f"Cleared {run.name}.")
+
+    doing(settings, work)
+
+
+def parent_name(text: str) -> str:
+    """Returns the whole name of a group, a task or a workflow."""
+    if text.startswith("workflows/"):
+        return text
+    workflow_id, slash, task_id = text.partition("/")
+    return f"workflows/{workflow_id}/tasks/{task_id}" if slash else f"workflows/{workflow_id}"
+
+
+def _policy(on_failure: str | None) -> Policy:
+    from countermand.v1.workflow_spec_pb2 import Policy
+
+    if on_failure is None:
+        return Policy()
+    word = f"ON_FAILURE_{on_failure.replace('-', '_').upper()}"
+    return Policy(on_failure=Policy.OnFailure.Value(word))
+
+
+def _show(settings: Settings, answer: Message, name: str) -> None:
+    from countermand.cli.output import as_json
+
+    if settings.output == "json":
+        click.echo(json.dumps(as_json(answer), indent=2, ensure_ascii=False))
+    else:
+        click.echo(name)
+
+
+def _watch(workflow_id: str) -> str:
+    return f"countermand workflow watch {workflow_id}"

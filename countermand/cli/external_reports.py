@@ -1,0 +1,230 @@
+"""`countermand external accept|progress|heartbeat|end`: reports about one attempt."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import click
+
+from countermand.cli.arguments import pair, plain
+from countermand.cli.external_options import doing, failure_of, failure_options, token_option
+from countermand.cli.settings import Settings, examples, shared_options
+
+if TYPE_CHECKING:
+    from countermand.cli.external_calls import Vendor
+    from countermand.v1.attempt_pb2 import Progress
+    from countermand.v1.external_task_pb2 import EndExternalTaskRequest
+
+_AMOUNT = re.compile(r"(\d+)(B|[KMGTP]iB)?(?:/(\d+)(B|[KMGTP]iB)?)?|(\d{1,3})%")
+_POWERS = {unit: 1024**power for power, unit in enumerate(("B", "KiB", "MiB", "GiB", "TiB", "PiB"))}
+PARTS = "parts"
+
+
+@click.command(
+    epilog=examples(
+        "countermand external accept vm-42/clone",
+        "countermand external accept vm-42/clone --token $TOKEN",
+    )
+)
+@click.argument("task", metavar="WORKFLOW/TASK")
+@token_option
+@shared_options()
+@click.pass_obj
+def accept(settings: Settings, task: str, token: str) -> None:
+    """Accept a task: its work may begin once this has answered.
+
+    Says what is asked, whole. What was not accepted has no effect, and is cancelled without asking;
+    of what was, only its owner can say how it ended. Repeating it is harmless.
+    """
+
+    async def work(vendor: Vendor) -> None:
+        from countermand.cli.external_words import describe_request
+        from countermand.cli.output import show_json
+        from countermand.v1.external_task_pb2 import AcceptExternalTaskRequest
+
+        place = await vendor.place(task, token)
+        request = AcceptExternalTaskRequest(attempt=place.attempt, capability_token=place.token)
+        answer = await vendor.calls.change(vendor.calls.external_tasks.AcceptExternalTask, request)
+        if settings.output == "json":
+            show_json(answer)
+        elif settings.output == "name":
+            click.echo(answer.attempt.name)
+        else:
+            describe_request(answer.request)
+
+    doing(settings, work)
+
+
+@click.command(
+    epilog=examples(
+        "countermand external progress vm-42/clone 12/40 --unit volumes",
+        "countermand external progress vm-42/clone 60% --message 'second half of the mirror'",
+        "countermand external progress vm-42/clone 3GiB/10GiB",
+    )
+)
+@click.argument("task", metavar="WORKFLOW/TASK")
+@click.argument("done", metavar="DONE[/TOTAL]|PERCENT%")
+@click.option("--unit", help=f"What is counted. [default: bytes if sizes are given, else {PARTS}]")
+@click.option("--message", default="", help="What is being done, for people.")
+@token_option
+@shared_options()
+@click.pass_obj
+def progress(
+    settings: Settings, task: str, *, done: str, unit: str | None, message: str, token: str
+) -> None:
+    """Report how far a task is; it counts as a sign of life.
+
+    Progress only grows: a lower one changes nothing but the message.
+    """
+    said = (done, unit, message)
+    _amounts(*said[:2])  # what cannot be meant is refused before anything is asked
+
+    async def work(vendor: Vendor) -> int:
+        from countermand.cli.external_words import show_attempt
+        from countermand.v1.external_task_pb2 import ReportExternalTaskRequest
+
+        place = await vendor.place(task, token)
+        request = ReportExternalTaskRequest(
+            attempt=place.attempt, capability_token=place.token, progress=_progress(*said)
+        )
+        answer = await vendor.calls.change(vendor.calls.external_tasks.ReportExternalTask, request)
+        return show_attempt(settings, answer.attempt)
+
+    doing(settings, work)
+
+
+@click.command(
+    epilog=examples(
+        "countermand external heartbeat vm-42/clone",
+        "while countermand external heartbeat vm-42/clone -o name; do sleep 10; done",
+    )
+)
+@click.argument("task", metavar="WORKFLOW/TASK")
+@token_option
+@shared_options()
+@click.pass_obj
+def heartbeat(settings: Settings, task: str, token: str) -> None:
+    """Say that the work on a task is alive; exit code 1 once it is to be stopped or is over."""
+
+    async def work(vendor: Vendor) -> int:
+        from countermand.cli.external_words import show_attempt
+        from countermand.v1.attempt_pb2 import Attempt
+        from countermand.v1.external_task_pb2 import HeartbeatExternalTasksRequest
+
+        place = await vendor.place(task, token)
+        request = HeartbeatExternalTasksRequest()
+        request.heartbeats.add(attempt=place.attempt, capability_token=place.token)
+        method = vendor.calls.external_tasks.HeartbeatExternalTasks
+        answers = (await vendor.calls.change(method, request)).answers
+        state = answers[0].state if answers else Attempt.STATE_RUNNING
+        if not state:
+            from countermand.rpc.errors import AttemptClosed
+
+            raise AttemptClosed(attempt=place.attempt, why="nobody waits for it, or not for you")
+        return show_attempt(settings, Attempt(name=place.attempt, state=state))
+
+    doing(settings, work)
+
+
+@click.command(
+    epilog=examples(
+        "countermand external end vm-42/clone --output volume=lun-7 --output size_gib=40",
+        "countermand external end vm-42/clone --failed ARRAY_FULL --message 'array 3 is full'",
+        "countermand external end vm-42/clone --cancelled",
+    )
+)
+@click.argument("task", metavar="WORKFLOW/TASK")
+@click.option(
+    "--output", "outputs", multiple=True, metavar="KEY=VALUE", help="What it left; repeatable."
+)
+@failure_options
+@click.option("--retriable", is_flag=True, help="With --failed: another attempt may end better.")
+@click.option("--cancelled", is_flag=True, help="It was stopped, as asked; nothing is left behind.")
+@click.option("--force", is_flag=True, help="Close what was added under it and is open.")
+@click.option("--report-id", help="A UUID that makes a repeat harmless. [default: a new one]")
+@token_option
+@shared_options(form=("-o",))
+@click.pass_obj
+def end(
+    settings: Settings,
+    task: str,
+    *,
+    outputs: tuple[str, ...],
+    failed: str | None,
+    message: str,
+    retriable: bool,
+    cancelled: bool,
+    force: bool,
+    report_id: str | None,
+    token: str,
+) -> None:
+    """End a task: with what it left, with a failure, or as stopped.
+
+    Without more it has succeeded; what its spec promises must be given. A value is a number, true
+    or false where it looks like one and its spec promises no text. A compensation ends with
+    nothing, or with a failure: it is then asked for again.
+    """
+    if sum((bool(outputs), failed is not None, cancelled)) > 1:
+        raise click.UsageError("--output, --failed and --cancelled exclude each other")
+    if failed is None and (retriable or message):
+        raise click.UsageError("--message and --retriable say more about --failed REASON: add it")
+    given = dict(pair(text, "--output") for text in outputs)
+
+    async def work(vendor: Vendor) -> None:
+        from countermand.cli.external_words import show_attempt
+        from countermand.client.run import new_request_id
+        from countermand.v1.external_task_pb2 import EndExternalTaskRequest
+
+        place = await vendor.place(task, token)
+        request = EndExternalTaskRequest(
+            attempt=place.attempt,
+            capability_token=place.token,
+            report_id=report_id or new_request_id(),
+            force=force,
+        )
+        if failed is not None:
+            request.failure.CopyFrom(failure_of(failed, message, retriable=retriable))
+        elif cancelled:
+            request.cancelled = True
+        else:
+            await _fill_output(vendor, request, given)
+        answer = await vendor.calls.change(vendor.calls.external_tasks.EndExternalTask, request)
+        show_attempt(settings, answer.attempt)
+
+    doing(settings, work)
+
+
+async def _fill_output(
+    vendor: Vendor, request: EndExternalTaskRequest, given: dict[str, str]
+) -> None:
+    """Adds what was left: texts stay texts where the spec promises them."""
+    types = await vendor.promised(request.attempt) if given else {}
+    request.output.SetInParent()
+    for key, text in given.items():
+        is_text = types.get(key) == "string"
+        request.output[key] = text.removeprefix('"').removesuffix('"') if is_text else plain(text)
+
+
+def _progress(done: str, unit: str | None, message: str) -> Progress:
+    from countermand.v1.attempt_pb2 import Progress
+
+    number, total, counted = _amounts(done, unit)
+    return Progress(done=number, total=total, unit=counted, message=message)
+
+
+def _amounts(done: str, unit: str | None) -> tuple[int, int, str]:
+    """Returns how much is done, of how much, of what: "12/40", "60%", "3GiB/10GiB"."""
+    match = _AMOUNT.fullmatch(done)
+    if match is None:
+        raise click.UsageError(f"{done!r} is no progress: write 12/40, 60%, 12 or 3GiB/10GiB")
+    if match[5]:
+        if unit not in (None, "percent") or int(match[5]) > 100:  # noqa: PLR2004 - hundredths
+            raise click.UsageError(f"{done!r} is in percent: from 0% to 100%, without --unit")
+        return int(match[5]), 100, "percent"
+    sizes = match[2] or match[4]
+    if sizes and unit not in (None, "bytes"):
+        raise click.UsageError(f"{done!r} is a size, and no number of {unit}")
+    number = int(match[1]) * _POWERS[match[2] or "B"]
+    total = int(match[3] or 0) * _POWERS[match[4] or "B"]
+    return number, total, unit or ("bytes" if sizes else PARTS)
