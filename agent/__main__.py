@@ -115,7 +115,8 @@ def serve_command(
 
     A pool's options: driver=NAME (file, if none is named), read_only, shared (several
     hosts reach it), quota=SIZE, bandwidth=SIZE (per second), flush=SIZE (how much a crash
-    may cost), attempts_max=N, and those of its driver: countermand-agent drivers lists them.
+    may cost), attempts_max=N, journals_beside (copies leave gaps for flushes; found out, if
+    left out), and those of its driver: countermand-agent drivers lists them.
     A folder must exist; the first agent that serves it marks it with a pool.json.
     Without TLS it answers on this machine's own addresses only.
     """
@@ -167,7 +168,9 @@ async def _serve(
     )
     looks = _threads(pools, THREADS_PER_POOL, "look")
     serves = _threads(pools, STREAMS_MAX, "serve")
-    opened = Pools(journal, pools, drivers=drivers, new_id=_new_id, calls=DetachedCalls("open"))
+    opened = Pools(
+        journal, pools, drivers=drivers, new_id=_new_id, calls=DetachedCalls("open"), data=data
+    )
     await opened.open(accepted)
     runner = Runner(
         journal=journal,

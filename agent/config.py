@@ -16,7 +16,11 @@ _BARE_BYTES_MIN = 2**20  # fewer without a unit are GiB that somebody has forgot
 _SIZE = re.compile(r"(\d+)\s*([KMGT]iB|)")
 
 # What may be written about every pool; whatever else is its driver's to know.
-FLAGS = {"read_only": "nothing is ever written to it", "shared": "several hosts reach it"}
+FLAGS = {
+    "read_only": "nothing is ever written to it",
+    "shared": "several hosts reach it",
+    "journals_beside": "journals lie on its disk",
+}
 SIZES = {
     "quota": "quota_bytes",
     "bandwidth": "bandwidth_bytes_per_s",
@@ -98,6 +102,7 @@ def _make_pool(
         path=path,
         read_only=flags.get("read_only", False),
         shared=flags.get("shared", False),
+        journals_beside=flags.get("journals_beside"),
         quota_bytes=sizes.get("quota_bytes"),
         bandwidth_bytes_per_s=sizes.get("bandwidth_bytes_per_s"),
         attempts_max=counts.get("attempts_max"),

@@ -15,10 +15,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from agent.closed import ClosedPool
+from agent.disks import may_share
 from agent.drivers.driver import Driver, PoolConfig
 from agent.drivers.folders import words
 from agent.drivers.layout import MARK, Mark
@@ -114,14 +116,16 @@ class Pools:
         new_id: Callable[[], str],
         calls: Calls | None = None,
         opening: Callable[[PoolConfig, str], Driver] | None = None,
+        data: Path | None = None,
     ) -> None:
-        """Opens none yet; calls storage that may hang."""
+        """Opens none yet; calls storage that may hang. The data are the journal's folder."""
         self._journal = journal
         self._configs = {config.pool_id: config for config in configs}
         self._kinds = drivers
         self._new_id = new_id
         self._calls = calls or InlineExecutor()
         self._open_driver = opening or drivers.open
+        self._data = data
         self._tasks: dict[str, asyncio.Task[None]] = {}
         # Both are as they are now, whoever holds them.
         self.drivers: dict[str, Driver] = {}
@@ -188,7 +192,8 @@ class Pools:
             self._close(pool_id, why)
         else:
             self.drivers[pool_id] = driver
-            log.info("pool.open", extra={"pool": pool_id})
+            beside = bool(driver.config.journals_beside)
+            log.info("pool.open", extra={"pool": pool_id, "journals_beside": beside})
 
     async def _opened(self, config: PoolConfig) -> Driver:
         """Opens a pool, once its storage was found to be the pool that it is said to be.
@@ -203,11 +208,19 @@ class Pools:
             raise _other(config, known=known, found=found, folder=kind.folder(config))
         if not config.read_only:
             found = await call(partial(kind.mark, config, found or self._new_id()))
-        driver = await call(partial(self._open_driver, config, found))
+        driver = await call(lambda: self._open_driver(self._placed(config), found))
         if found != known or not found:
             await self._journal.transact(partial(_remember, pool_id=config.pool_id, identity=found))
         self.identities[config.pool_id] = found
         return driver
+
+    def _placed(self, config: PoolConfig) -> PoolConfig:
+        """Returns a pool that says whether a journal lies on its disk: known once it is mounted."""
+        folder = self._kinds.load(config.driver).folder(config)
+        # What is not in the pool's own folder lies where only its driver knows.
+        if config.journals_beside is not None or self._data is None or folder != config.path:
+            return config
+        return replace(config, journals_beside=may_share(config.path, self._data))
 
     def _closed(self) -> list[str]:
         return [each for each, driver in self.drivers.items() if isinstance(driver, ClosedPool)]

@@ -166,7 +166,8 @@ def _open(pool: PoolConfig, identity: str) -> FileDriver:
             " mounted? Any other file system is served by driver file"
         )
     _refuse_qcow2(pool, Layout(pool.pool_id, pool.path, RealFiles()))
-    staging = SubvolumeStaging(pool, RealFiles(), identity)
+    files = RealFiles(journals_beside=pool.journals_beside)
+    staging = SubvolumeStaging(pool, files, identity)
     return FileDriver(pool, staging.files, staging=staging, formats=(Format.RAW,))
 
 

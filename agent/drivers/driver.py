@@ -47,6 +47,8 @@ class PoolConfig:
     shared: bool = False
     quota_bytes: int | None = None
     bandwidth_bytes_per_s: int | None = None
+    # A journal lies on its disk, and must not wait long for data; None: nobody has found out.
+    journals_beside: bool | None = None
     attempts_max: int | None = None  # None: as many as the host runs at all
     flush_bytes: int = FLUSH_BYTES
     options: Mapping[str, str] = field(default_factory=dict)  # the driver's own

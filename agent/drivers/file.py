@@ -122,6 +122,8 @@ class FileDriver:
             fencing.remove_fence(self._staging, attempt)
 
 
-FILE = FolderType(
-    verbs=VERBS, opening=lambda pool, identity: FileDriver(pool, RealFiles(), identity)
-)
+def _open(pool: PoolConfig, identity: str) -> FileDriver:
+    return FileDriver(pool, RealFiles(journals_beside=pool.journals_beside), identity)
+
+
+FILE = FolderType(verbs=VERBS, opening=_open)

@@ -161,13 +161,15 @@ class RealFiles:
 
     ahead: Ahead = staticmethod(threaded)
 
-    def __init__(self) -> None:
+    def __init__(self, *, journals_beside: bool | None = False) -> None:
         """Reads and writes as any file system can, before it is tuned to one."""
-        self._data = DataIO()
+        self._journals_beside = bool(journals_beside)
+        self._data = DataIO(journals_beside=self._journals_beside)
 
     def tune(self, folder: Path, *, sample: Path | None = None) -> None:
         """Finds out how data is best read and written below a folder; with a sample, only read."""
-        self._data = DataIO(probe(folder, sample))
+        mode = probe(folder, sample)
+        self._data = DataIO(mode, journals_beside=self._journals_beside)
 
     def open_to_read(self, path: Path) -> int:
         """Opens an existing file."""

@@ -12,9 +12,9 @@ Short reads and writes, such as labels, are always buffered: they are wanted aga
 
 Copies are not alone on a disk, and a disk serves in the order of asking: whoever else flushes, such
 as a journal, waits behind all that they have under way. So long reads and writes take turns. One
-copy alone has only so much write-back left running, and loses nothing by it. Several of them read
-and write in short pieces past the page cache, so that what is under way is known: two pieces, and
-nothing that the kernel reads ahead or writes back by itself.
+copy alone has only so much write-back left running, and loses nothing by it. Several of them beside
+a journal read and write in short pieces past the page cache, so that what is under way is known:
+two pieces, and nothing that the kernel reads ahead or writes back by itself.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ PAGE_BYTES = mmap.PAGESIZE
 SHORT_BYTES = 16 * 1024  # what is shorter stays in the page cache
 
 # What is as long takes turns in a pool, one read and one write at a time; where several files are
-# read or written that way, in pieces of just that. Twice as long, others wait twice as long; half
-# as long, copies lose more than they do already: a quarter of their speed, and up to a half where
-# the cores are busy with other things.
+# read or written that way beside a journal, in pieces of just that. Twice as long, others wait
+# twice as long; half as long, copies lose more than they do already: a quarter of their speed, and
+# up to a half where the cores are busy with other things.
 PIECE_BYTES = 512 * 1024
 _TURNS = 2
 
@@ -86,9 +86,10 @@ def probe(folder: Path, sample: Path | None = None) -> Mode:
 class DataIO:
     """Reads and writes in one mode; used from several threads, also on one file."""
 
-    def __init__(self, mode: Mode = Mode.BUFFERED) -> None:
+    def __init__(self, mode: Mode = Mode.BUFFERED, *, journals_beside: bool = False) -> None:
         """Begins with no file."""
         self.mode = mode
+        self.journals_beside = journals_beside
         self._lock = threading.Lock()
         self._direct: dict[int, int | None] = {}  # by handle: the same file past the page cache
         self._read_from: set[int] = set()  # handles of files with long reads
@@ -117,7 +118,8 @@ class DataIO:
 
     def _share(self, view: memoryview) -> tuple[memoryview, Mode]:
         """Returns how much to read or write in one turn, and how."""
-        if len(self._read_from) <= 1 and len(self._behind) <= 1:
+        alone = len(self._read_from) <= 1 and len(self._behind) <= 1
+        if alone or not self.journals_beside:
             return view, self.mode
         mode = Mode.DIRECT if self.mode is Mode.UNCACHED else self.mode
         return view[:PIECE_BYTES], mode

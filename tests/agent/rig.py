@@ -115,6 +115,7 @@ class Rig:
             new_id=lambda: str(uuid.uuid4()),
             calls=self.calls,
             opening=lambda pool, identity: self._open(pool, identity, drivers),
+            data=self.folder,
         )
         await self.opening.open()
         self.pools = self.opening.drivers

@@ -27,8 +27,8 @@ def test_a_pool_is_described_in_one_word():
         bandwidth_bytes_per_s=64 * 2**20,
         flush_bytes=8 * 2**20,
     )
-    assert parse_pool("t=/srv/t,read_only", installed()) == PoolConfig(
-        pool_id="t", path=Path("/srv/t"), read_only=True
+    assert parse_pool("t=/srv/t,read_only,journals_beside=false", installed()) == PoolConfig(
+        pool_id="t", path=Path("/srv/t"), read_only=True, journals_beside=False
     )
 
 

@@ -511,6 +511,16 @@ def test_names_are_short_and_of_one_attempt_only():
     assert max(map(len, names)) <= 63
 
 
+@pytest.mark.parametrize(("said", "expected"), [(None, False), (True, True)])
+async def test_journals_are_beside_no_pool_but_one_that_says_so(host, tmp_path, said, expected):
+    """The labels lie on the journal's disk; where the volumes are, only the plug-in knows."""
+    described = host.config(tmp_path / "fast") | {"journals_beside": said}
+    rig = Rig(tmp_path, options={"fast": described}, locate=host.locate)
+    await rig.start()
+    assert rig.pools["fast"].pool.files._data.journals_beside is expected
+    await rig.runner.stop()
+
+
 # -- helpers ---------------------------------------------------------------------------------------
 
 

@@ -17,9 +17,9 @@ SIZE = 3 * SHORT_BYTES + 700  # ends within a page
 class OneMode(RealFiles):
     """A file system that is read and written in one mode."""
 
-    def __init__(self, mode: Mode) -> None:
+    def __init__(self, mode: Mode, *, journals_beside: bool = False) -> None:
         super().__init__()
-        self._data = DataIO(mode)
+        self._data = DataIO(mode, journals_beside=journals_beside)
 
 
 def refusing(*refused: str):
@@ -91,10 +91,10 @@ def test_every_mode_reads_what_it_wrote(kind, mode, mount):
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "tmpfs"])
 @pytest.mark.parametrize("mode", Mode)
-def test_several_files_are_read_and_written_in_short_pieces(kind, mode, mount):
+def test_several_files_beside_a_journal_are_read_and_written_in_short_pieces(kind, mode, mount):
     """Whoever flushes to the same disk waits for no more than these."""
     folder = mount(kind)
-    files = OneMode(mode)
+    files = OneMode(mode, journals_beside=True)
     contents = [os.urandom(2 * PIECE_BYTES + 700) for _ in range(3)]
     handles = [files.open_to_write(folder / str(number)) for number in range(3)]
     view = aligned_buffer(len(contents[0]))
@@ -115,6 +115,22 @@ def test_several_files_are_read_and_written_in_short_pieces(kind, mode, mount):
     assert files._data.read(handles[0], view, 0) > PIECE_BYTES
     assert files._data.write(handles[0], view, 0) > PIECE_BYTES
     files.close(handles[0])
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_where_no_journal_waits_several_files_are_read_and_written_whole(mode, mount):
+    folder = mount("ext4")
+    files = OneMode(mode)
+    view = aligned_buffer(4 * PIECE_BYTES)
+    handles = [files.open_to_write(folder / str(number)) for number in range(3)]
+    for handle in handles:
+        assert files._data.write(handle, view, 0) == len(view)
+    for handle in handles:
+        assert files._data.read(handle, view, 0) == len(view)
+    directly = handles if mode is Mode.DIRECT else []  # and nothing else past the page cache
+    assert sorted(files._data._direct) == directly
+    for handle in handles:
+        files.close(handle)
 
 
 def open_files() -> int:

@@ -74,7 +74,16 @@ def sloppy(pool: PoolConfig, identity: str) -> Driver:
 SLOPPY = FolderType(verbs=frozenset({"create_image"}), opening=sloppy)
 NOTHING = "not a driver"
 
-ORDER = ("driver", "read_only", "shared", "quota", "bandwidth", "flush", "attempts_max")
+ORDER = (
+    "driver",
+    "read_only",
+    "shared",
+    "quota",
+    "bandwidth",
+    "flush",
+    "attempts_max",
+    "journals_beside",
+)
 
 
 def declared(**values: str) -> Drivers:

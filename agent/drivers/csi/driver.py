@@ -136,7 +136,8 @@ class CsiType:
             identity = self.mark(pool, str(uuid.uuid4()))
         options = options_of.read(pool)
         _take_targets(pool, options, identity)
-        return CsiDriver(pool, options, RealFiles(), identity)
+        files = RealFiles(journals_beside=pool.journals_beside)
+        return CsiDriver(pool, options, files, identity)
 
 
 def _labels(pool: PoolConfig) -> PoolConfig:

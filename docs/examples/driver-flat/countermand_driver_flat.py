@@ -72,7 +72,7 @@ class FlatDriver:
         self.config = config
         self.verbs = VERBS
         self._identity = identity
-        self._files = RealFiles()
+        self._files = RealFiles(journals_beside=config.journals_beside)
         self._staging = config.path / ".staging"
         if not config.read_only:
             self._staging.mkdir(exist_ok=True)
