@@ -258,15 +258,25 @@ async def _serve(
             asyncio.create_task(owners.run(), name="owners"),
             asyncio.create_task(reported.run(), name="reported"),
         ]
-        if retention:
-            sweeping = sweep_for_ever(store=store, loop=loop, clock=clock, retention=retention)
-            working.append(asyncio.create_task(sweeping, name="retention"))
+        # Where everything is kept for ever, what was ended by force is removed all the same.
+        kept = retention or RETENTION_MAX
+        sweeping = sweep_for_ever(store=store, loop=loop, clock=clock, retention=kept)
+        working.append(asyncio.create_task(sweeping, name="retention"))
         overdue = fence_for_ever(loop=loop, hosts=fleet, pools=target_pools)
         working.append(asyncio.create_task(overdue, name="overdue"))
         services = _services(loop, store, fleet, watches, clock, retention=retention)
         tokens = Tokens(opening.token_key)
         services.append(
-            _external_tasks(loop, store, watches, clock, hosts=fleet, owners=owners, tokens=tokens)
+            _external_tasks(
+                loop,
+                store,
+                watches,
+                clock,
+                hosts=fleet,
+                owners=owners,
+                tokens=tokens,
+                retention=retention,
+            )
         )
         doctor = Doctor(
             loop=loop, store=store, connect=connect, cluster_id=opening.cluster_id, clock=clock
@@ -323,9 +333,10 @@ def _external_tasks(
     hosts: Fleet,
     owners: Owners,
     tokens: Tokens,
+    retention: timedelta,
 ) -> Service:
     """Returns the service for the owners of external tasks."""
-    showing = Showing(loop=loop, store=store, hosts=hosts, watches=watches, retention=None)
+    showing = Showing(loop=loop, store=store, hosts=hosts, watches=watches, retention=retention)
     deciding = Deciding(loop=loop, store=store, showing=showing, clock=clock)
     reporting = Reporting(
         loop=loop,

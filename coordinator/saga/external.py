@@ -25,6 +25,7 @@ from coordinator.saga.turn import Refusal, Step, Turn
 from coordinator.saga.workflow import CLOSE, Decided, Failure, Retention
 
 MAIN = "main"  # the task that stands for the whole of a vendor's own workflow
+FORCED = "Its owner ended by force what it is a part of."  # vendors need not say why
 NAMED_MAX = 5  # open tasks named in a refusal: more would not help
 
 _W = WorkflowState
@@ -195,7 +196,7 @@ def _close(turn: Turn, ask: events.Ask, indices: list[int]) -> None:
     """
     if not indices:
         return
-    decided = _note(turn, ask, CLOSE)
+    decided = _note(turn, replace(ask, reason=ask.reason or FORCED), CLOSE)
     for index in indices:
         _close_one(turn, index, decided)
     for index in indices:

@@ -35,7 +35,7 @@ def _reason(workflow: Workflow, index: int, task: Task) -> str:
     """Returns why a task leaves something behind, or nothing."""
     effect = workflow.plan.task(index).effect
     if task.state is TaskState.ABANDONED:
-        return task.decided.reason if task.decided else TaskState.ABANDONED
+        return (task.decided.reason if task.decided else "") or TaskState.ABANDONED
     if task.state is TaskState.SUCCEEDED:
         kept = workflow.verdict is WorkflowState.FAILED and effect is not Effect.READ_ONLY
         return STOPPED if kept and not workflow.plan.is_end_action(index) else ""
