@@ -1,0 +1,101 @@
+"""How work on an external task ends: what an exception becomes, and what stops it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct
+
+from countermand.rpc.errors import FieldInvalid, Violation
+from countermand.v1.failure_pb2 import Failure
+
+MESSAGE_CHARACTERS_MAX = 2000  # of 4096 bytes, whatever alphabet it is in
+REASON_CHARACTERS_MAX = 63
+
+_REASON = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+class TaskFailed(Exception):
+    """Raise it in the work on a task to say exactly why it failed."""
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        retriable: bool = False,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Keeps what is stored as the failure.
+
+        Args:
+            reason: Stable, upper case, for programs, such as "ARRAY_FULL".
+            message: For people: what happened, and what to do next.
+            retriable: Whether another attempt with the same arguments may end better.
+            metadata: The words of the message that vary, for programs.
+        """
+        self.reason = reason
+        self.retriable = retriable
+        self.metadata = dict(metadata or {})
+        super().__init__(message)
+
+
+class TaskStopped(Exception):
+    """The work on a task is to stop: it was cancelled, timed out, or nobody waits for it."""
+
+    reason = "STOPPED"
+
+    def __init__(self, attempt: str, why: str = "is to be stopped") -> None:
+        """Keeps which attempt."""
+        self.attempt = attempt
+        super().__init__(f"{attempt} {why}")
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Returns the failure that an exception stands for.
+
+    Its own `reason`, `retriable` and `metadata` are taken where it has them; else the reason is
+    made of its type's name: FileNotFoundError is FILE_NOT_FOUND_ERROR, and not retriable.
+    """
+    reason = getattr(error, "reason", "")
+    if not isinstance(reason, str) or not _REASON.fullmatch(reason):
+        reason = _reason_of_type(type(error).__name__)
+    metadata = getattr(error, "metadata", None)
+    return Failure(
+        reason=reason,
+        message=(str(error) or type(error).__name__)[:MESSAGE_CHARACTERS_MAX],
+        retriable=bool(getattr(error, "retriable", False)),
+        metadata={str(key): str(value) for key, value in metadata.items()}
+        if isinstance(metadata, Mapping)
+        else {},
+    )
+
+
+def _reason_of_type(name: str) -> str:
+    words = _HUMP.sub("_", name).upper()
+    reason = re.sub(r"[^A-Z0-9_]", "", words).lstrip("_0123456789")[:REASON_CHARACTERS_MAX]
+    return reason or "ERROR"
+
+
+def struct_of(outputs: Mapping[str, object]) -> Struct:
+    """Returns outputs as the contract carries them: texts, numbers, true, false, lists, objects.
+
+    Raises:
+        FieldInvalid: They hold something else.
+    """
+    try:
+        return json_format.ParseDict(dict(outputs), Struct())
+    except (json_format.ParseError, TypeError, ValueError) as error:
+        raise FieldInvalid(Violation("output", str(error))) from None
+
+
+def values_of(struct: Struct) -> dict[str, object]:
+    """Returns what a message carries; whole numbers as int."""
+    return {key: _whole(value) for key, value in json_format.MessageToDict(struct).items()}
+
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value

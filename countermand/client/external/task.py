@@ -1,0 +1,377 @@
+"""One attempt of an external task while its owner works on it.
+
+`async with` takes it on, says that it is alive, and ends it: as SUCCEEDED when the body is done, as
+FAILED when an exception leaves it, as CANCELLED once it has stopped as it was asked. Both FAILED
+and CANCELLED promise that no effect is left behind: `clean_up` is called before they are said, and
+without one the body itself must have seen to it. What is no `Exception` (KeyboardInterrupt, a
+cancelled asyncio task) means that this process goes: nothing is said, and its next life goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeAlias, Unpack
+
+from countermand.client.external.outcome import TaskStopped, failure_of, struct_of, values_of
+from countermand.client.external.ties import Ties
+from countermand.rpc.errors import (
+    AttemptClosed,
+    CountermandError,
+    FieldInvalid,
+    PayloadTooLarge,
+    StateForbids,
+)
+from countermand.v1.attempt_pb2 import Attempt, Progress
+from countermand.v1.external_task_pb2 import (
+    AcceptExternalTaskRequest,
+    EndExternalTaskRequest,
+    ExternalRequest,
+    ReportExternalTaskRequest,
+)
+
+if TYPE_CHECKING:
+    from countermand.client.external.added import AddedTask, Words
+
+log = logging.getLogger(__name__)
+
+# People see no more than two changes a second, and each one is written to a disk.
+REPORT_EVERY_S = 0.5
+# What is left behind may need somebody: it is tried again, for as long as that takes.
+CLEAN_UP_DELAY_S = 1.0
+CLEAN_UP_DELAY_S_MAX = 60.0
+
+CleanUp: TypeAlias = Callable[["AcceptedTask"], Awaitable[object]]
+
+
+class AcceptedTask:
+    """What is asked about one attempt, and what its owner says of it; use it in `async with`."""
+
+    def __init__(
+        self,
+        ties: Ties,
+        request: ExternalRequest,
+        *,
+        clean_up: CleanUp | None = None,
+        interrupt: bool = True,
+        whole: AcceptedTask | None = None,
+    ) -> None:
+        """Keeps what is asked; nothing is said of it yet."""
+        self._ties = ties
+        self._clean_up = clean_up
+        self._interrupt = interrupt
+        self._whole = whole
+        self.request = request
+        # Whether an earlier life of this process has accepted it, and may have begun.
+        self.resumed = request.accepted
+        # Whether it has SUCCEEDED before, of one that was added again by a repeat: do nothing.
+        self.done = False
+        # What it leaves; later tasks may be bound to it.
+        self.outputs: dict[str, object] = {}
+        # Set when it is to stop.
+        self.stopping = asyncio.Event()
+        self._closed = False  # nobody waits for it any more
+        self._ending = False
+        self._worker: asyncio.Task[object] | None = None  # whom a stop interrupts
+        self._baseline = 0
+        self._interrupted = False
+        self._busy = 0  # parts that are being taken on or ended
+        self._progress: Progress | None = None
+        self._reported: Progress | None = None
+        self._reporter: asyncio.Task[None] | None = None
+
+    # -- what is asked --------------------------------------------------------------------------
+
+    @property
+    def attempt(self) -> str:
+        """Returns the name of this attempt."""
+        return self.request.attempt
+
+    @property
+    def action(self) -> str:
+        """Returns the attempt whose effect is meant: in a compensation, the one to make up for.
+
+        Mark with it whatever is made, so that exactly that is found again and taken back.
+        """
+        return self.request.compensates or self.request.attempt
+
+    @property
+    def kind(self) -> str:
+        """Returns what to do, in the owner's own words."""
+        return self.request.task_kind
+
+    @property
+    def arguments(self) -> Mapping[str, str]:
+        """Returns the arguments, bindings resolved."""
+        return self.request.arguments
+
+    @property
+    def left(self) -> dict[str, object]:
+        """Returns the outputs of the action, in a compensation; empty if it gave none."""
+        return values_of(self.request.output)
+
+    @property
+    def is_compensation(self) -> bool:
+        """Returns whether it is to make up for an attempt."""
+        return self.request.kind == ExternalRequest.KIND_COMPENSATE
+
+    # -- stopping -------------------------------------------------------------------------------
+
+    @property
+    def stop_requested(self) -> bool:
+        """Returns whether the work is to stop, also because what it is a part of is, or all is."""
+        whole = self._whole is not None and self._whole.stop_requested
+        return self.stopping.is_set() or whole or self._ties.leaving
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Returns whether the work was interrupted, or what it is a part of."""
+        whole = self._whole is not None and self._whole.is_interrupted
+        return self._interrupted or whole
+
+    def check(self) -> None:
+        """Raises TaskStopped if the work is to stop; call it wherever that is possible."""
+        if self.stop_requested:
+            raise TaskStopped(self.attempt)
+
+    def ask_stop(self) -> None:
+        """Hears that it is to stop."""
+        if not self.stopping.is_set() and not self._ending:
+            self.stopping.set()
+            self._interrupt_worker()
+
+    def _interrupt_worker(self) -> None:
+        """Interrupts the body, unless it is taking a part on or ending it: that is soon over."""
+        if self._worker is not None and not self._busy and not self._interrupted:
+            self._interrupted = True
+            self._worker.cancel()
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """Puts off interrupts of what this is a part of: what it says must be answered."""
+        whole = self._whole
+        if whole is None:
+            yield
+            return
+        with whole._undisturbed():  # noqa: SLF001 - its own class
+            whole._busy += 1  # noqa: SLF001
+            try:
+                yield
+            finally:
+                whole._busy -= 1  # noqa: SLF001
+                if whole.stopping.is_set():
+                    whole._interrupt_worker()  # noqa: SLF001
+
+    def close(self) -> None:
+        """Hears that nobody waits for it any more. A compensation goes on: it does no harm."""
+        self._closed = True
+        if not self.is_compensation:
+            self.ask_stop()
+
+    # -- parts ----------------------------------------------------------------------------------
+
+    def part(
+        self, kind: str, *, clean_up: CleanUp | None = None, **wanted: Unpack[Words]
+    ) -> AddedTask:
+        """Adds a task under this one, to be done and ended within an `async with`.
+
+        async with task.part("copy-metadata", weight=3) as copying:
+            copying.report(5, 10, unit="files")
+
+        Args:
+            kind: What it is, in the owner's own words.
+            clean_up: As of `Owner.accept`.
+            wanted: What else is said of it, see `Words`; its id is "<id of this>.<kind>" unless
+                `task_id` says otherwise.
+        """
+        from countermand.client.external.added import part  # noqa: PLC0415 - made of these itself
+
+        return part(self._ties, self, kind, wanted, clean_up=clean_up, interrupt=self._interrupt)
+
+    # -- progress -------------------------------------------------------------------------------
+
+    def report(self, done: int, total: int = 0, *, unit: str = "", message: str = "") -> None:
+        """Says how far the work is; returns at once. At most two a second are sent, and the last.
+
+        Args:
+            done: Work done, in the unit; less than before is ignored by the coordinator.
+            total: All the work; 0: not known.
+            unit: What is counted, such as "volumes"; "bytes" unless given.
+            message: A word for people, at most 4 KiB.
+        """
+        self._progress = Progress(done=done, total=total, unit=unit, message=message)
+        if self._reporter is None or self._reporter.done():
+            self._reporter = asyncio.create_task(self._report_now_and_then())
+
+    async def _report_now_and_then(self) -> None:
+        while self._progress is not self._reported:
+            await self._report()
+            await asyncio.sleep(REPORT_EVERY_S)
+
+    async def _report(self) -> None:
+        """Sends the last progress, also when it changes while the coordinator is away."""
+        sent = self._progress
+
+        def request() -> ReportExternalTaskRequest:
+            nonlocal sent
+            sent = self._progress
+            return ReportExternalTaskRequest(
+                attempt=self.attempt, capability_token=self.request.capability_token, progress=sent
+            )
+
+        method = self._ties.calls.external_tasks.ReportExternalTask
+        try:
+            answer = await self._ties.ask_anew(method, request)
+        except AttemptClosed:
+            self.close()
+        except CountermandError as error:  # a word too long must not end hours of work
+            log.warning("report.refused", extra={"attempt": self.attempt, "why": error.message})
+        else:
+            if answer.attempt.state == Attempt.STATE_CANCELLING:
+                self.ask_stop()
+        self._reported = sent
+
+    async def _flush(self) -> None:
+        """Sends the last progress, unless it was."""
+        if self._reporter is not None:
+            self._reporter.cancel()
+            await asyncio.gather(self._reporter, return_exceptions=True)
+        if self._progress is not self._reported and not self._closed:
+            await self._report()
+
+    # -- taking on ------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Takes the attempt on.
+
+        Raises:
+            TaskStopped: It is to be stopped; that was done, and said.
+        """
+        self._ties.waiting.hold(self.attempt, self)
+        try:
+            with self._undisturbed():
+                await self._accept()
+                if self.stopping.is_set() and (self._clean_up or not self.resumed):
+                    await self._fail(TaskStopped(self.attempt))
+                    self.check()
+        except BaseException:
+            self._let_go()
+            raise
+        if self._interrupt and not self.is_compensation and not self.stopping.is_set():
+            self._worker = asyncio.current_task()
+            assert self._worker is not None, self.attempt
+            self._baseline = self._worker.cancelling()
+        return self
+
+    async def _accept(self) -> None:
+        if self.request.kind == ExternalRequest.KIND_CANCEL:
+            self.stopping.set()
+            return
+        request = AcceptExternalTaskRequest(
+            attempt=self.attempt, capability_token=self.request.capability_token
+        )
+        method = self._ties.calls.external_tasks.AcceptExternalTask
+        try:
+            self.request = (await self._ties.ask(method, request)).request
+        except StateForbids:  # it is to be stopped
+            self.stopping.set()
+        except AttemptClosed:
+            self._ties.waiting.over(self.attempt)
+            raise TaskStopped(self.attempt, "is over") from None
+
+    # -- ending ---------------------------------------------------------------------------------
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Ends the attempt, unless this process goes."""
+        ours = await self._is_our_interrupt(error)
+        self._worker = None
+        try:
+            with self._undisturbed():
+                if ours:
+                    await self._fail(TaskStopped(self.attempt))
+                elif error is None:
+                    await self._succeed()
+                elif isinstance(error, Exception) and not self._is_left_to_next_life(error):
+                    await self._fail(error)
+        finally:
+            self._let_go()
+        if ours:
+            raise TaskStopped(self.attempt) from None
+
+    async def _is_our_interrupt(self, error: BaseException | None) -> bool:
+        """Returns whether it is a stop of ours, or of the whole, that cancelled the body."""
+        others = 0
+        if self._interrupted:
+            assert self._worker is not None, self.attempt
+            others = self._worker.uncancel() - self._baseline
+            if not isinstance(error, asyncio.CancelledError):
+                with suppress(asyncio.CancelledError):  # on its way, if the body did not await
+                    await asyncio.sleep(0)
+        if not isinstance(error, asyncio.CancelledError) or others > 0:
+            return False
+        return self.is_interrupted
+
+    def _is_left_to_next_life(self, error: Exception) -> bool:
+        return isinstance(error, TaskStopped) and self._ties.leaving and not self.stopping.is_set()
+
+    async def _succeed(self) -> None:
+        try:
+            output = struct_of(self.outputs)
+            await self._end(EndExternalTaskRequest(output=output))
+        except (FieldInvalid, PayloadTooLarge) as refused:
+            # Not what was promised: it has taken effect all the same.
+            if self._clean_up is not None and not self.is_compensation:
+                await self._fail(refused)
+            raise
+
+    async def _fail(self, error: Exception) -> None:
+        """Says that the work has failed, or stopped as asked; nothing is left behind by then."""
+        if self._closed:
+            return  # somebody has decided what becomes of it
+        if not self.is_compensation:
+            await self._cleaned()
+        request = EndExternalTaskRequest(failure=failure_of(error))
+        is_stop = isinstance(error, TaskStopped) and self.stop_requested
+        if is_stop and not self.is_compensation:
+            request = EndExternalTaskRequest(cancelled=True)
+        try:
+            await self._end(request)
+        except AttemptClosed as closed:
+            log.info("end.late", extra={"attempt": self.attempt, "why": closed.message})
+
+    async def _cleaned(self) -> None:
+        """Returns once nothing is left behind of what the body has done."""
+        delay_s = CLEAN_UP_DELAY_S
+        while self._clean_up is not None and not self._closed:
+            try:
+                await self._clean_up(self)
+            except Exception:
+                log.exception("clean_up.failed", extra={"attempt": self.attempt})
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, CLEAN_UP_DELAY_S_MAX)
+            else:
+                return
+
+    async def _end(self, request: EndExternalTaskRequest) -> None:
+        """Ends the attempt; with one report id, however often it must be said."""
+        self._ending = True
+        await self._flush()
+        request.attempt = self.attempt
+        request.capability_token = self.request.capability_token
+        request.report_id = str(uuid.uuid4())
+        await self._ties.ask(self._ties.calls.external_tasks.EndExternalTask, request)
+        self._ties.waiting.over(self.attempt)
+
+    def _let_go(self) -> None:
+        if self._reporter is not None:
+            self._reporter.cancel()
+        self._ties.waiting.let_go(self.attempt)

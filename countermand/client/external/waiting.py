@@ -1,0 +1,165 @@
+"""What waits for one owner, as its watch tells: kept whole over lost connections."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+from grpc.aio import AioRpcError
+
+from countermand.client.calls import Calls
+from countermand.client.external.heartbeats import Alive, Heartbeats
+from countermand.rpc.errors import CoordinatorUnavailable, CountermandError
+from countermand.rpc.interceptors import trace_metadata
+from countermand.v1.external_task_pb2 import (
+    ExternalRequest,
+    WatchExternalTasksRequest,
+    WatchExternalTasksResponse,
+)
+
+log = logging.getLogger(__name__)
+
+
+class Waiting:
+    """The latest that is asked about each attempt, and what of it this process works on."""
+
+    def __init__(self, calls: Calls, owner_id: str, heartbeats: Heartbeats) -> None:
+        """Knows of nothing yet."""
+        self._calls = calls
+        self._owner_id = owner_id
+        self._heartbeats = heartbeats
+        self.requests: dict[str, ExternalRequest] = {}
+        self._held: dict[str, Alive] = {}
+        self._listeners: set[_Listener] = set()
+        self._broken: CountermandError | None = None
+
+    # -- what this process works on -------------------------------------------------------------
+
+    def hold(self, name: str, alive: Alive) -> None:
+        """Works on an attempt from now on.
+
+        Raises:
+            RuntimeError: This process does so already.
+        """
+        if name in self._held:
+            raise RuntimeError(f"{name} is worked on in this process already")
+        self._held[name] = alive
+        self._heartbeats.add(name, alive)
+
+    def let_go(self, name: str) -> None:
+        """Works on an attempt no more; listeners look at it again, if it still waits."""
+        self._held.pop(name, None)
+        self._heartbeats.drop(name)
+        self._tell(name)
+
+    def is_held(self, name: str) -> bool:
+        """Returns whether this process works on an attempt."""
+        return name in self._held
+
+    def over(self, name: str) -> None:
+        """Hears that an attempt was ended: the watch will say so as well, later."""
+        self.requests.pop(name, None)
+
+    # -- listening ------------------------------------------------------------------------------
+
+    async def changes(self) -> AsyncIterator[str]:
+        """Yields the names of what waits, then of what changes, each at least once.
+
+        Raises:
+            CountermandError: The watch was refused for good.
+        """
+        listener = _Listener(self.requests)
+        self._listeners.add(listener)
+        try:
+            while True:
+                for name in listener.take():
+                    yield name
+                if self._broken is not None:
+                    raise self._broken
+                await listener.woken.wait()
+        finally:
+            self._listeners.discard(listener)
+
+    def _tell(self, name: str) -> None:
+        for listener in self._listeners:
+            listener.names[name] = None
+            listener.woken.set()
+
+    # -- the watch ------------------------------------------------------------------------------
+
+    async def follow(self) -> None:
+        """Watches until cancelled, or refused for good."""
+        patience = self._calls.patience()
+        while True:
+            call = self._calls.external_tasks.WatchExternalTasks(
+                WatchExternalTasksRequest(owner_id=self._owner_id), metadata=trace_metadata()
+            )
+            life = _Life(frozenset(self._held))
+            try:
+                async for update in call:
+                    patience.reset()
+                    self._hear(life, update)
+                # A server that shuts down may end a watch as if all were said.
+                error: CountermandError = CoordinatorUnavailable(address=self._calls.address)
+            except AioRpcError as raised:
+                error = self._calls.error(raised)
+            finally:
+                call.cancel()
+            try:
+                await patience.wait_or_raise(error)
+            except CountermandError as final:
+                log.error("owner.watch_refused", extra={"reason": final.reason})  # noqa: TRY400
+                self._broken = final
+                for listener in self._listeners:
+                    listener.woken.set()
+                return
+
+    def _hear(self, life: _Life, update: WatchExternalTasksResponse) -> None:
+        match update.WhichOneof("update"):
+            case "request":
+                name = update.request.attempt
+                life.named.add(name)
+                self.requests[name] = update.request
+                held = self._held.get(name)
+                if held is not None and update.request.kind == ExternalRequest.KIND_CANCEL:
+                    held.ask_stop()
+                self._tell(name)
+            case "closed":
+                life.named.add(update.closed)
+                self._closed(update.closed)
+            case "bookmark" if not life.is_complete:
+                life.is_complete = True
+                for name in self.requests.keys() - life.named:
+                    self._closed(name)
+                for name in life.held_before - life.named:
+                    self._heartbeats.hurry(name)  # it says for sure what became of it
+
+    def _closed(self, name: str) -> None:
+        self.requests.pop(name, None)
+        if (held := self._held.get(name)) is not None:
+            held.close()
+        self._tell(name)
+
+
+class _Life:
+    """One connection of the watch."""
+
+    def __init__(self, held_before: frozenset[str]) -> None:
+        self.held_before = held_before
+        self.named: set[str] = set()
+        self.is_complete = False
+
+
+class _Listener:
+    """Somebody who is told which names have changed since."""
+
+    def __init__(self, names: dict[str, ExternalRequest]) -> None:
+        self.names: dict[str, None] = dict.fromkeys(names)
+        self.woken = asyncio.Event()
+
+    def take(self) -> list[str]:
+        names = list(self.names)
+        self.names.clear()
+        self.woken.clear()
+        return names
