@@ -14,6 +14,7 @@ import pytest
 from coordinator.runtime import crash_points
 from coordinator.runtime.ports import StoreError
 from coordinator.webhooks import answers, courier, pages, receivers
+from coordinator.webhooks.envelope import wanted
 from tests.store.walks import Walk
 from tests.tls import Authority, needs_openssl
 from tests.webhooks.receiver import Receiver, data_of, position, receiver
@@ -391,6 +392,25 @@ async def test_a_store_that_fails_stops_nothing(monkeypatch):
         top = await one.store.position()
         await one.noted(lambda noted: noted.position == top)
         assert to.ids == list(dict.fromkeys(to.ids))
+
+
+async def test_a_defect_of_ours_stops_no_other_and_is_shown(monkeypatch):
+    def breaks(record, event) -> bool:
+        assert record.id != "broken" or event.position < 3
+        return wanted(record, event)
+
+    monkeypatch.setattr(courier, "wanted", breaks)
+    async with receiver() as to, receiver() as other, world() as one:
+        await one.add(to, "broken")
+        await one.add(other)
+        await one.walk("a")
+        await told(one, other)
+        await one.until(lambda view: view.record.progress.failures > 1, "broken")
+        progress = (await one.view("broken")).record.progress
+        assert progress.failure is not None
+        assert (progress.failure.reason, to.positions) == ("BUG", [1, 2])
+        monkeypatch.setattr(courier, "wanted", wanted)
+        await told(one, to)
 
 
 # -- retention, and going back --------------------------------------------------------------------
