@@ -27,7 +27,7 @@ from coordinator.api.doctor_service import DoctorService
 from coordinator.api.external_task_service import ExternalTaskService
 from coordinator.api.fences import target_pools
 from coordinator.api.host_service import HostService
-from coordinator.api.reporting import Reporting
+from coordinator.api.reporting import Reporting, progress_to_proto
 from coordinator.api.shown import Showing
 from coordinator.api.starting import Starting
 from coordinator.api.tokens import Tokens
@@ -250,7 +250,13 @@ async def _serve(
         )
         reported = Reported(store)
         await reported.open()
-        owners = Owners(say=loop.hear, reported=reported)
+        owners = Owners(
+            say=loop.hear,
+            show=lambda workflow_id, attempt, record: watches.heard_progress(
+                workflow_id, attempt, progress_to_proto(record)
+            ),
+            reported=reported,
+        )
         loop.attach(Routing(hosts=fleet, owners=owners))
         await fleet.open()
         working = [

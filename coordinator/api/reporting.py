@@ -130,7 +130,8 @@ class Reporting:
         if workflow.task(waiting.index).last.number != waiting.attempt.number:
             return None  # it has moved on this very moment
         token = self.token(waiting.owner, name.rpartition("/attempts/")[0])
-        progress = _progress_to_proto(self._owners.progress(waiting.key))
+        kept = self._owners.progress(waiting.key)
+        progress = progress_to_proto(kept) if kept else None
         return request_to_proto(workflow, waiting.index, token, progress)
 
     async def _named(self, name: str, token: str) -> _Named:
@@ -156,13 +157,15 @@ class Reporting:
     def _open(self, named: _Named) -> Waiting:
         """Returns an attempt whose outcome is still to come; raises AttemptClosed."""
         waiting = self._owners.waiting(str(named.name))
-        if waiting is None or _is_for_people(waiting):
+        if waiting is None:
             raise self._closed(named)
+        if _is_for_people(waiting):
+            raise self._closed(named, "people make up for it, by its checklist")
         return waiting
 
-    def _closed(self, named: _Named) -> AttemptClosed:
+    def _closed(self, named: _Named, why: str = "") -> AttemptClosed:
         task = named.workflow.task(named.index)
-        why = f"it is {named.attempt.state}, and its task {task.state}"
+        why = why or f"it is {named.attempt.state}, and its task {task.state}"
         if named.attempt.number < len(task.attempts):
             why += f"; attempt {len(task.attempts)} has followed"
         log.warning("report.refused", extra={"attempt": str(named.name), "why": why})
@@ -218,8 +221,7 @@ class Reporting:
             message=said.message,
         )
         self._owners.heard(request.attempt)
-        known = _progress_to_proto(await self._owners.report(record))
-        assert known is not None, request.attempt
+        known = progress_to_proto(await self._owners.report(record))
         known.rate = said.rate
         self._watches.heard_progress(named.name.workflow_id, request.attempt, known)
         return pb.ReportExternalTaskResponse(attempt=self._shown(named))
@@ -230,7 +232,7 @@ class Reporting:
         """Hears one sign of life; returns what became of the attempt unless it is at work."""
         waiting = self._owners.waiting(beat.attempt)
         state: AttemptState | None = None
-        if waiting is not None:
+        if waiting is not None and not _is_for_people(waiting):
             task = beat.attempt.rpartition("/attempts/")[0]
             if self._tokens.is_of(beat.capability_token, waiting.owner, task):
                 state = self._owners.heard(beat.attempt)
@@ -248,8 +250,9 @@ class Reporting:
             return pb.EndExternalTaskResponse(attempt=self._shown(await self._newest(named)))
         said = self._said(request, named)
         waiting = self._owners.waiting(request.attempt)
-        if waiting is None or _is_for_people(waiting):
+        if waiting is None:
             return await self._end_late(named, said)
+        self._open(named)
         self._check_end(waiting, said)
         event: Event = said
         if named.attempt.kind is AttemptKind.ACTION:
@@ -379,9 +382,8 @@ def _is_for_people(waiting: Waiting) -> bool:
     return bool(external and external.checklist) and waiting.state in BEING_COMPENSATED
 
 
-def _progress_to_proto(progress: ProgressRecord | None) -> Progress | None:
-    if progress is None:
-        return None
+def progress_to_proto(progress: ProgressRecord) -> Progress:
+    """Returns progress that was reported."""
     return Progress(
         done=progress.done, total=progress.total, unit=progress.unit, message=progress.message
     )

@@ -52,6 +52,7 @@ PATIENCE_S = 600.0  # with an owner that was asked to stop or to make up for som
 QUIET_S = 30.0  # a watch says that it is alive
 
 Say = Callable[[str, AttemptEvent | OwnerSilent], None]  # (workflow id, fact)
+Show = Callable[[str, str, ProgressRecord], None]  # (workflow id, attempt, how far)
 Slot = tuple[str, int]  # a task: workflow id, index
 
 
@@ -87,9 +88,10 @@ class Watcher:
 class Owners:
     """What waits for owners; it takes orders as lines to hosts do."""
 
-    def __init__(self, *, say: Say, reported: Reported) -> None:
+    def __init__(self, *, say: Say, show: Show, reported: Reported) -> None:
         """Waits for nobody yet."""
         self._say = say
+        self._show = show
         self._reported = reported
         self._by_slot: dict[Slot, Waiting] = {}
         self._by_name: dict[str, Waiting] = {}
@@ -209,6 +211,8 @@ class Owners:
             self._by_slot[slot] = self._by_name[name] = waiting
             self._by_workflow.setdefault(workflow.id, set()).add(index)
             self._by_owner.setdefault(owner, {}).setdefault(name)
+            if known is None and (kept := self._reported.get(waiting.key)):
+                self._show(workflow.id, name, kept)  # an earlier life has heard it
             self._tell(owner, name)
             self._wait_for(waiting)
 
