@@ -6,7 +6,7 @@ an input is what bindings and conditions read.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Literal
@@ -14,15 +14,17 @@ from typing import Literal
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.struct_pb2 import Value as ProtoValue
 
-from coordinator.saga.spec import Binding, Value
+from coordinator.saga.spec import Binding, TaskSpec, Value
 from coordinator.saga.workflow import Workflow
 from coordinator.wire.arguments import custom_problems
 from coordinator.wire.catalogue import CUSTOM, VERBS, field_of, verb_called
+from coordinator.wire.external import is_key, promised
 from coordinator.wire.values import TYPE_NAMES, holds, is_open, scalar_type, scalars_of
 from countermand.rpc.errors import Violation
 from countermand.rpc.names import ID_RULE, is_id
 from countermand.v1.verb_pb2 import Action
 
+ARGUMENTS = "arguments."  # what leads to those of an external task
 FIELDS_NAMED_MAX = 12  # that are offered in place of one that there is none of
 
 # A field of these names is an id, in every verb.
@@ -51,11 +53,22 @@ def given_patch(
 ) -> Given:
     """Reads changed fields of the action of a task, or of those in a group."""
     given = Given()
-    actions = _actions(workflow, index)
+    actions, externals = _actions(workflow, index), _externals(workflow, index)
     for key, raw in sorted(patch.items()):
         value, problem = _patched(actions, key, raw)
+        if not problem and externals:
+            value, problem = _argued(externals, key, raw)
         given.put(path, key, value, problem)
     return given
+
+
+def _argued(externals: Sequence[TaskSpec], key: str, raw: ProtoValue) -> tuple[Value, str | None]:
+    """Returns the new value of an argument of external tasks: they have nothing else."""
+    if not key.startswith(ARGUMENTS) or not is_key(key.removeprefix(ARGUMENTS)):
+        found = (Action.FromString(spec.action).custom.arguments for spec in externals)
+        known = {f"{ARGUMENTS}{name}" for arguments in found for name in arguments}
+        return None, _no_field(f"{externals[0].name} is asked by its arguments only", known)
+    return _read(raw, None, None)
 
 
 def _patched(actions: Mapping[str, Action], key: str, raw: ProtoValue) -> tuple[Value, str | None]:
@@ -109,18 +122,27 @@ def written(workflow: Workflow, index: int, key: str) -> Value:
 def given_outputs(workflow: Workflow, index: int, outputs: Mapping[str, Value], path: str) -> Given:
     """Checks outputs against what the verb of a task, or of one in a group, leaves.
 
-    Types are not: whether a value is needed, and of which type, is told with all else that is.
+    Of verbs, types are not: whether a value is needed, and of which type, is told with all else
+    that is. What an owner promised is bound to fields that take anything.
     """
     given = Given()
     verbs = [verb_called(verb) for verb in _actions(workflow, index)]
+    external = {k: t for spec in _externals(workflow, index) for k, t in _promised(spec).items()}
     for key, value in sorted(outputs.items()):
+        if key in external:
+            kind = external[key]
+            fits = type(_as(kind, value)) is kind
+            said = None if fits else f"must be {_WANTED[kind]}: so it is promised"
+            given.put(f"{path}.outputs", key, _as(kind, value), said)
+            continue
         if any(is_open(verb.output, key) for verb in verbs):
             given.put(f"{path}.outputs", key, value, None)
             continue
         kinds = [kind for verb in verbs if (kind := scalar_type(verb.output, key)) is not None]
         if not kinds:
-            names = {name for verb in verbs for name in scalars_of(verb.output)}
-            said = _no_field(f"{verbs[0].name} leaves no {key!r}", names)
+            names = {*external, *(name for verb in verbs for name in scalars_of(verb.output))}
+            who = verbs[0].name if verbs else workflow.plan.nodes[index].name
+            said = _no_field(f"{who} leaves no {key!r}", names)
             given.put(f"{path}.outputs", key, None, said)
             continue
         given.put(f"{path}.outputs", key, _as(kinds[0], value), None)
@@ -166,13 +188,29 @@ def _readers(workflow: Workflow) -> Iterator[tuple[str, str]]:
 
 
 def _actions(workflow: Workflow, index: int) -> dict[str, Action]:
-    """Returns one action of each verb in a task or group."""
+    """Returns one action of each verb of hosts in a task or group."""
     found: dict[str, Action] = {}
     for leaf in workflow.plan.leaves_of(index):
         assert leaf.task is not None, leaf.name
-        if leaf.task.verb not in found:
+        if leaf.task.external is None and leaf.task.verb not in found:
             found[leaf.task.verb] = Action.FromString(leaf.task.action)
     return found
+
+
+def is_external(workflow: Workflow, index: int) -> bool:
+    """Returns whether a task, or one in a group, is done by an owner rather than on a host."""
+    return bool(_externals(workflow, index))
+
+
+def _externals(workflow: Workflow, index: int) -> list[TaskSpec]:
+    """Returns the external tasks in a task or group."""
+    leaves = (leaf.task for leaf in workflow.plan.leaves_of(index))
+    return [task for task in leaves if task is not None and task.external is not None]
+
+
+def _promised(spec: TaskSpec) -> Mapping[str, type]:
+    assert spec.external is not None, spec.name
+    return promised(spec.external)
 
 
 # -- one value ----------------------------------------------------------------------------------

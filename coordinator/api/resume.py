@@ -18,6 +18,7 @@ from coordinator.api.patches import (
     given_input,
     given_outputs,
     given_patch,
+    is_external,
     written,
 )
 from coordinator.runtime.ports import Hosts
@@ -97,7 +98,9 @@ class _Decoding:
                 assert_never(kind)
 
     def _rerun(self, index: int, rerun: pb.ResumeDecision.Rerun, path: str) -> Rerun:
-        if rerun.host_id and (
+        if rerun.host_id and is_external(self.workflow, index):
+            self._wrong(f"{path}.host_id", "is for tasks on hosts: an owner does this one")
+        elif rerun.host_id and (
             problem := self.hosts.placement_problem(rerun.host_id, frozenset(), "")
         ):
             self._wrong(f"{path}.host_id", problem)
