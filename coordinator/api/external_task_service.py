@@ -19,7 +19,6 @@ from coordinator.runtime.owners import Owners
 from coordinator.runtime.ports import Store
 from coordinator.saga.events import AddRequested, Ask, EndAllRequested
 from coordinator.saga.external import MAIN
-from coordinator.saga.plan import Growth
 from coordinator.saga.workflow import Failure, Retention, Workflow
 from coordinator.wire.external import added_problems, added_task, owner_called, place_of
 from countermand.rpc.errors import (
@@ -148,7 +147,7 @@ class ExternalTaskService(Base):
             self._check_place(workflow, request)
             if found := tuple(added_problems(workflow.plan, request)):
                 raise FieldInvalid(*found)
-            spec, parent, under = added_task(Growth(workflow.plan), request)
+            spec, parent, under = added_task(workflow.plan, request)
             return AddRequested(ask=ask, spec=spec, parent=parent, under=under)
 
         taken = await self._deciding.decide(workflow_id, "add", request, event)

@@ -158,11 +158,10 @@ def _end_main(turn: Turn, main: int, failure: Failure) -> None:
 
 def _parts(plan: Plan, index: int) -> Iterable[int]:
     """Returns what was added under a task, and under that."""
-    found = {index}
-    for node in plan.nodes[plan.planned :]:  # a part is always added after what it is a part of
-        if node.under in found:
-            found.add(node.index)
-            yield node.index
+    found = [index]
+    for each in found:  # it grows meanwhile
+        found.extend(plan.parts.get(each, ()))
+    return sorted(found[1:])
 
 
 def _open(turn: Turn, indices: Iterable[int]) -> Iterable[int]:

@@ -88,6 +88,16 @@ class PiecesDraft(Sequence[T]):
             self._pieces[place] = self._lists[place] = list(self._pieces[place])
         self._lists[place][within] = value
 
+    def append(self, value: T) -> None:
+        """Adds one."""
+        place = self._length // PIECE
+        if place == len(self._pieces):
+            self._pieces.append(())
+        if place not in self._lists:
+            self._pieces[place] = self._lists[place] = list(self._pieces[place])
+        self._lists[place].append(value)
+        self._length += 1
+
     def __len__(self) -> int:
         """Returns how many there are."""
         return self._length

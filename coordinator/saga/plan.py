@@ -66,6 +66,7 @@ class Plan:
     on_success: int = -1  # the group of end actions
     on_failure: int = -1
     irreversible: tuple[int, ...] = ()  # leaves that cannot be made up for
+    parts: Mapping[int, tuple[int, ...]] = field(default_factory=dict)  # added under a task, by it
 
     @property
     def leaves(self) -> Iterator[Node]:
@@ -108,13 +109,21 @@ class Plan:
 
 
 class Growth:
-    """A plan while tasks are added to it."""
+    """A plan while tasks are added to it.
+
+    What each addition makes longer is a list until all are known: a workflow may be loaded with
+    ten thousand of them.
+    """
 
     def __init__(self, plan: Plan) -> None:
         """Begins with everything as it was."""
         self._before = plan
-        self.nodes = list(plan.nodes)
+        self.nodes = list(plan.nodes)  # without what is in the lists
         self.by_name = dict(plan.by_name)
+        self._parts: dict[int, list[int]] = {}
+        self._members: dict[int, list[int]] = {}
+        self._earlier: dict[int, list[int]] = {}
+        self._later: dict[int, list[int]] = {}
 
     def add(self, spec: TaskSpec, *, parent: int, under: int = -1) -> None:
         """Adds a member to a group.
@@ -125,16 +134,18 @@ class Growth:
         index, nodes = len(self.nodes), self.nodes
         group = nodes[parent]
         if under >= 0:
-            after, before = nodes[under].after, nodes[under].before
+            after = tuple(self._earlier.get(under, nodes[under].after))
+            before = tuple(self._later.get(under, nodes[under].before))
+            self._parts.setdefault(under, list(self._before.parts.get(under, ()))).append(index)
         else:
             after = tuple(self.by_name[name] for name in dict.fromkeys(spec.after))
             before = (group.recovery,) if group.recovery >= 0 else ()
-        apart = group.members[len(group.forward) :]
-        nodes[parent] = replace(group, members=(*group.forward, index, *apart))
+        members = self._members.setdefault(parent, list(group.members))
+        members.insert(len(members) - (group.recovery >= 0), index)
         for earlier in after:
-            nodes[earlier] = replace(nodes[earlier], before=(*nodes[earlier].before, index))
+            self._later.setdefault(earlier, list(nodes[earlier].before)).append(index)
         for later in before:
-            nodes[later] = replace(nodes[later], after=(*nodes[later].after, index))
+            self._earlier.setdefault(later, list(nodes[later].after)).append(index)
         nodes.append(
             Node(
                 index=index,
@@ -150,8 +161,22 @@ class Growth:
         self.by_name[spec.name] = index
 
     def plan(self) -> Plan:
-        """Returns what it has become."""
-        return replace(self._before, nodes=tuple(self.nodes), by_name=dict(self.by_name))
+        """Returns what it has become; nothing is added any more."""
+        for index in {*self._members, *self._earlier, *self._later}:
+            node = self.nodes[index]
+            self.nodes[index] = replace(
+                node,
+                members=tuple(self._members.get(index, node.members)),
+                after=tuple(self._earlier.get(index, node.after)),
+                before=tuple(self._later.get(index, node.before)),
+            )
+        parts = {index: tuple(parts) for index, parts in self._parts.items()}
+        return replace(
+            self._before,
+            nodes=tuple(self.nodes),
+            by_name=self.by_name,
+            parts={**self._before.parts, **parts},
+        )
 
 
 ON_SUCCESS = "on-success"  # names of the groups that hold end actions

@@ -230,7 +230,7 @@ class Turn:
         """Adds a leaf of which nothing has started, and returns its index."""
         self.plan = self.plan.with_task(spec, parent=parent, under=under)
         index = len(self.nodes)
-        self.nodes = draft((*self.nodes, Task()))
+        self.nodes.append(Task())
         group, all_needed = self.group(parent), not self.plan.nodes[parent].rules.min_success
         self.nodes[parent] = replace(
             group,

@@ -215,7 +215,7 @@ def place_of(by_name: Mapping[str, int], parent: str) -> int | None:
     return by_name.get(named[1]) if named else 0
 
 
-def added_task(growth: Growth, request: AddExternalTaskRequest) -> tuple[TaskSpec, int, int]:
+def added_task(growth: Growth | Plan, request: AddExternalTaskRequest) -> tuple[TaskSpec, int, int]:
     """Returns a task that was checked, the group it is a member of, and what it is a part of."""
     place = place_of(growth.by_name, request.parent)
     assert place is not None, request.parent
@@ -241,7 +241,9 @@ def added_task(growth: Growth, request: AddExternalTaskRequest) -> tuple[TaskSpe
     return spec, group, under
 
 
-def _policy(growth: Growth, group: int, under: int, request: AddExternalTaskRequest) -> Policy:
+def _policy(
+    growth: Growth | Plan, group: int, under: int, request: AddExternalTaskRequest
+) -> Policy:
     """Returns what a task inherits: of a group all, of a task what a failure makes of it."""
     inherited = growth.nodes[group].rules.open or DEFAULT_POLICY
     if under >= 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
@@ -148,22 +148,12 @@ def in_order(plan: Plan) -> Sequence[int]:
     found: list[int] = []
     roots = (0, plan.on_success, plan.on_failure)
     waiting = [root for root in reversed(roots) if root >= 0]
-    parts = parts_of(plan)
     while waiting:
         index = waiting.pop()
         found.append(index)
         whole = (m for m in plan.nodes[index].members if plan.nodes[m].under < 0)
-        waiting.extend(reversed((*whole, *parts.get(index, ()))))
+        waiting.extend(reversed((*whole, *plan.parts.get(index, ()))))
     return found
-
-
-def parts_of(plan: Plan) -> Mapping[int, Sequence[int]]:
-    """Returns what was added under each external task."""
-    parts: dict[int, list[int]] = {}
-    for node in plan.nodes[plan.planned :]:
-        if node.under >= 0:
-            parts.setdefault(node.under, []).append(node.index)
-    return parts
 
 
 def task_to_proto(
@@ -223,8 +213,11 @@ def _fill_leaf(view: Task, workflow: saga.Workflow, index: int) -> None:
 
 def _opposite(spec: TaskSpec) -> str:
     if spec.external is not None and spec.effect is Effect.REVERSIBLE:
-        asked = "people, by its checklist" if spec.external.checklist else owner_of(spec.host)
-        return f"made up for by {asked}"
+        return (
+            "people, by its checklist"
+            if spec.external.checklist
+            else f"asking {owner_of(spec.host)}"
+        )
     if spec.opposite is not None:
         return f"{spec.opposite.verb.replace('_', ' ')}, as its spec says"
     return verb_called(spec.verb).opposite if spec.effect is Effect.REVERSIBLE else ""
@@ -304,9 +297,7 @@ def _rolled_up(workflow: saga.Workflow, index: int, progress: ProgressKnown) -> 
     if plan.nodes[index].task is not None:
         own = _of_action(workflow, index, progress)
         known = own is not None and (own.total or own.done)
-        return (
-            own if known or not parts_of(plan).get(index) else _weighed(workflow, index, progress)
-        )
+        return own if known or index not in plan.parts else _weighed(workflow, index, progress)
     leaves = list(plan.leaves_of(index))
     if any(leaf.task is not None and leaf.task.external for leaf in leaves):
         return _weighed(workflow, index, progress)
@@ -330,10 +321,6 @@ class _Shares:
 
     workflow: saga.Workflow
     progress: ProgressKnown
-    parts: Mapping[int, Sequence[int]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "parts", parts_of(self.workflow.plan))
 
     def of(self, index: int) -> float:
         """Returns the share of a node."""
@@ -348,7 +335,7 @@ class _Shares:
         own = _of_action(self.workflow, index, self.progress)
         if own is not None and own.total:
             return min(1.0, own.done / own.total)
-        return self._together(self.parts.get(index, ()))
+        return self._together(plan.parts.get(index, ()))
 
     def _together(self, members: Sequence[int]) -> float:
         nodes = self.workflow.plan.nodes

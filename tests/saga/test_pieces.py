@@ -37,6 +37,24 @@ def test_a_draft_does_what_a_list_does(length: int):
         before, known = after, tuple(values)
 
 
+@pytest.mark.parametrize("length", [SHORT_MAX, *LENGTHS])
+def test_a_draft_grows_as_a_list_does(length: int):
+    values = list(range(length))
+    before = sealed(draft(values))
+    for round_ in range(1, 4):
+        known = tuple(values)
+        changed = draft(before)
+        for value in (-round_, -round_ * 10):
+            changed.append(value)
+            values.append(value)
+        changed[length] = values[length] = round_ * 100
+        after = sealed(changed)
+        assert tuple(before) == known, "what was before has changed"
+        assert list(changed) == values
+        assert [after[at] for at in range(-len(values), len(values))] == values * 2
+        before = after
+
+
 def test_a_change_shares_everything_but_its_piece():
     before = sealed(draft(range(9_999)))
     changed = draft(before)
