@@ -1,5 +1,5 @@
 # Every target prepares what it needs: .venv from pyproject.toml, the stubs from protos/.
-# ARGS= is handed on:  make test ARGS="-k lease"   make run ARGS=--keep
+# ARGS= is handed on:  make test ARGS="-k lease"   make run SCENARIO=external ARGS=--keep
 
 # The first Python that is new enough; or name one: make test PYTHON=/path/to/python3.11
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -21,8 +21,8 @@ MAKEFLAGS += --no-print-directory
 help: ## Says what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-run: $(STUBS) ## Runs the demo: a coordinator and three agents on loopback, one copy fails, its siblings are compensated
-	@$(BIN)/countermand demo $(ARGS)
+run: $(STUBS) ## Runs the demo: a coordinator and three agents on loopback, one copy fails, its siblings are compensated; SCENARIO=external: with a vendor's work
+	@$(BIN)/countermand demo $(if $(SCENARIO),--scenario $(SCENARIO)) $(ARGS)
 
 test: $(STUBS) ## Runs the tests on every core (JOBS=1: on one); make test ARGS="-m 'not slow'" leaves out the long ones
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)

@@ -43,7 +43,7 @@ def demo_processes(folder: Path) -> list[str]:
             line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue  # it has just ended
-        if str(folder) in line and "serve" in line:
+        if str(folder) in line and ("serve" in line or "demo.array" in line):
             found.append(line)
     return found
 
@@ -100,4 +100,41 @@ def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path) -> None:
         process.stdout.read()
         assert process.wait() != 0
     assert list(tmp_path.glob(f"{PREFIX}*")) == []
+    assert demo_processes(tmp_path) == []
+
+
+def test_a_vendors_work_is_done_made_up_for_and_goes_on_after_it_was_killed(tmp_path: Path) -> None:
+    """S-V26, S-V29: a vendor's process in the middle of a workflow, killed and started again."""
+    code, said = played(scenario="external", keep=True)
+    assert code == 0, said
+    for words in (
+        "clone.east: acme adds it under clone",
+        "✓ vm-1 succeeded",
+        "✓ the check read clones/vm-1-disk, as acme said that it was made",
+        "DIGEST_MISMATCH",
+        "clone by acme: asked to make up for it",
+        "✓ acme was asked to make up for its clone, and did; then host-a deleted its copy",
+        "✓ all pools and acme's own disk before = after",
+        "ended by SIGKILL in the middle of its work",
+        "clone by acme: ? unknown",
+        "clone by acme: a sign of life, it goes on",
+        "✓ acme died by SIGKILL with 16 of 32 extents cloned",
+        "✓ its next life cloned the other 16, and no more",
+        "✓ vm-3 succeeded",
+        "✓ everything held",
+    ):
+        assert words in said, words
+    assert "✗ does not hold" not in said
+    (folder,) = tmp_path.glob(f"{PREFIX}*")
+    # Looked at once more, by other means than the demo's own: what is on disk, and only that.
+    template = (folder / "pools/templates/images/debian/data.raw").read_bytes()
+    clones = {path.parent.name: path for path in folder.glob("pools/clones/images/*/data.raw")}
+    assert clones.keys() == {"vm-1-disk", "vm-3-disk"}
+    assert all(path.read_bytes() == template for path in clones.values())
+    assert {path.name for path in (folder / "acme/volumes").iterdir()} == clones.keys()
+    assert {path.name for path in (folder / "acme").iterdir()} == {"volumes"}
+    assert {path.name for path in (folder / "pools/array/images").iterdir()} == {
+        "vm-1-seed",
+        "vm-3-seed",
+    }
     assert demo_processes(tmp_path) == []

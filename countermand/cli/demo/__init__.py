@@ -1,4 +1,4 @@
-"""The command `countermand demo`: half a minute, three real copies, one crash, one proof."""
+"""The command `countermand demo`: half a minute, real images, a crash, a proof."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from countermand.cli.settings import checked_picture, examples
     epilog=examples(
         "countermand demo",
         "countermand demo --scenario compensation --svg vm-2.svg",
+        "countermand demo --scenario external",
         "countermand demo --fast --keep",
     )
 )
 @click.option(
     "--scenario",
-    type=click.Choice(["all", "success", "compensation"]),
+    type=click.Choice(["all", "success", "compensation", "external"]),
     default="all",
     show_default=True,
-    help="Which part of the story.",
+    help="Which story: copies, of which one fails, in whole or in part; or a vendor's work.",
 )
 @click.option("--fast", is_flag=True, help="With smaller images: for a hurry, and for tests.")
 @click.option("--keep", is_flag=True, help="Keeps the folder: pools, journals, store and logs.")
@@ -49,6 +50,9 @@ def demo(
     Starts a coordinator and three agents as processes of your own on free ports of this machine,
     copies real images, fills a pool, kills the coordinator, and compares all bytes at the end. No
     root, no container; about half a minute.
+
+    With --scenario external it is another story: a vendor's process clones a disk in the middle of
+    our workflow. Once it goes well, once it is made up for, and once the vendor is killed half-way.
     """
     from countermand.cli.demo.stage import Options, play
 

@@ -99,7 +99,7 @@ class Child:
     async def _read_on(self) -> None:
         """Keeps its output from filling the pipe, which would stop it."""
         assert self.process.stdout is not None
-        with self.log.open("ab") as log:
+        with self.log.open("ab", buffering=0) as log:  # read while it is written
             while line := await self.process.stdout.readline():
                 log.write(line)
 

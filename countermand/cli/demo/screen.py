@@ -85,10 +85,10 @@ class Screen:
         self.console.print()
         terminal.draw(timeline, self.console)
 
-    def listings(self, before: Listing, after: Listing) -> None:
-        """Prints what was in the pools before and after, side by side."""
+    def listings(self, before: Listing, after: Listing, *, where: str = "in the pools") -> None:
+        """Prints what was there before and after, side by side."""
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-        table.add_column("    in the pools", no_wrap=True, overflow="ellipsis")
+        table.add_column(f"    {where}", no_wrap=True, overflow="ellipsis")
         table.add_column("on disk", no_wrap=True, justify="right", min_width=8)
         for head in ("before", "after"):
             table.add_column(head, no_wrap=True, min_width=DIGITS)

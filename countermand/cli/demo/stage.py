@@ -21,18 +21,20 @@ from typing import Final
 
 from rich.console import Console
 
-from countermand.cli.demo import story
+from countermand.cli.demo import array, story, vendor_story
 from countermand.cli.demo.images import best_format
 from countermand.cli.demo.processes import Processes, ProcessFailed
 from countermand.cli.demo.screen import Screen
 from countermand.cli.demo.site import Site
 from countermand.cli.demo.story import Told, Verdicts
 from countermand.cli.demo.tempo import FAST, NORMAL
+from countermand.cli.demo.vendor_site import VENDOR_FAST, VENDOR_NORMAL, VendorSite
 from countermand.client import Client
 from countermand.rpc.errors import CountermandError
 
 PREFIX: Final = "countermand-demo-"
 FAILED: Final = 1
+EXTERNAL: Final = "external"  # the scenario with a vendor
 INTERRUPTED: Final = 130  # as shells have it: 128 + SIGINT
 
 
@@ -75,32 +77,51 @@ async def _play(options: Options, screen: Screen, folder: Path) -> int:
     loop.add_signal_handler(signal.SIGTERM, playing.cancel)
     begin = time.monotonic()
     verdicts = Verdicts(screen)
-    with_success = options.scenario != "compensation"
+    tell = _with_a_vendor if options.scenario == EXTERNAL else _copies
+    async with Processes(folder / "logs") as processes, asyncio.timeout(_patience_s()):
+        site, told = await tell(options, screen, verdicts, folder, processes)
+    _close(options, screen, site, told)
+    return _verdict(screen, verdicts, time.monotonic() - begin)
+
+
+async def _copies(
+    options: Options, screen: Screen, verdicts: Verdicts, folder: Path, processes: Processes
+) -> tuple[Site, Told | None]:
+    """Tells of copies that succeed, and of one that fails while the coordinator is killed."""
     screen.title("Countermand: storage workflows that make up for what they did when they fail")
     screen.fact("folder", str(folder))
     told: Told | None = None
-    async with Processes(folder / "logs") as processes, asyncio.timeout(_patience_s()):
-        tempo = FAST if options.fast else NORMAL
-        site = Site(folder, tempo, best_format(), processes)
-        await story.set_up(site, screen, with_success=with_success)
-        assert site.coordinator is not None
-        async with Client(site.coordinator.address) as client:
-            await site.add_hosts(client)
-            if with_success:
-                await story.succeed(site, client, screen, verdicts)
-            if options.scenario != "success":
-                told = await story.compensate(
-                    site, client, screen, verdicts, after_success=with_success
-                )
-    _close(options, screen, site, told)
-    return _verdict(screen, verdicts, time.monotonic() - begin)
+    with_success = options.scenario != "compensation"
+    site = Site(folder, FAST if options.fast else NORMAL, best_format(), processes)
+    await story.set_up(site, screen, with_success=with_success)
+    assert site.coordinator is not None
+    async with Client(site.coordinator.address) as client:
+        await site.add_hosts(client)
+        if with_success:
+            await story.succeed(site, client, screen, verdicts)
+        if options.scenario != "success":
+            told = await story.compensate(
+                site, client, screen, verdicts, after_success=with_success
+            )
+    return site, told
+
+
+async def _with_a_vendor(
+    options: Options, screen: Screen, verdicts: Verdicts, folder: Path, processes: Processes
+) -> tuple[VendorSite, Told | None]:
+    """Tells of a vendor's work in the middle of a workflow."""
+    screen.title("Countermand: a vendor's own work in the middle of a workflow, as safe as ours")
+    screen.fact("folder", str(folder))
+    tempo = VENDOR_FAST if options.fast else VENDOR_NORMAL
+    site = VendorSite(folder, tempo, processes)
+    return site, await vendor_story.play(site, screen, verdicts)
 
 
 def _patience_s() -> float:
     return story.PATIENCE.total_seconds()
 
 
-def _close(options: Options, screen: Screen, site: Site, told: Told | None) -> None:
+def _close(options: Options, screen: Screen, site: Site | VendorSite, told: Told | None) -> None:
     """Writes the picture, and says what to do next."""
     if told is not None:
         path = options.picture or _picture_path(options, site.folder)
@@ -110,11 +131,7 @@ def _close(options: Options, screen: Screen, site: Site, told: Told | None) -> N
     assert site.coordinator is not None
     screen.title("Next")
     if not options.keep:
-        commands = {
-            typed("demo", "--keep"): "keeps the folder to look into",
-            typed("demo", "--scenario", "compensation"): "only the failure",
-            typed("--help"): "everything else",
-        }
+        commands = _commands(options)
         width = max(map(len, commands))
         for command, what in commands.items():
             screen.command(f"{command:<{width}}   # {what}")
@@ -126,7 +143,25 @@ def _close(options: Options, screen: Screen, site: Site, told: Told | None) -> N
     screen.command(f"export COUNTERMAND_COORDINATOR={address}")
     screen.command(typed("workflow", "list"))
     screen.command(typed("workflow", "get", "vm-2" if told is not None else "vm-1"))
+    if options.scenario == EXTERNAL:
+        screen.command(typed("workflow", "timeline", "vm-3"))
     screen.command(f"ls -R {site.folder / 'pools'}; cat {site.folder / 'logs'}/*.log")
+
+
+def _commands(options: Options) -> dict[str, str]:
+    """Returns what to try next, each with what it is for."""
+    if options.scenario == EXTERNAL:
+        return {
+            typed("demo", "--scenario", EXTERNAL, "--keep"): "keeps the folder to look into",
+            typed("external", "--help"): "a vendor's part by hand",
+            f"less {_from_here(Path(array.__file__))}": "the vendor's whole program",
+        }
+    return {
+        typed("demo", "--keep"): "keeps the folder to look into",
+        typed("demo", "--scenario", "compensation"): "only the failure",
+        typed("demo", "--scenario", EXTERNAL): "a vendor's work in the middle of ours",
+        typed("--help"): "everything else",
+    }
 
 
 def typed(*arguments: str, name: str = "countermand") -> str:
@@ -136,10 +171,14 @@ def typed(*arguments: str, name: str = "countermand") -> str:
     lies below, as .venv does.
     """
     if shutil.which(name) is None:
-        beside = Path(sys.executable).with_name(name)
-        here = Path.cwd()
-        name = str(beside.relative_to(here) if beside.is_relative_to(here) else beside)
+        name = _from_here(Path(sys.executable).with_name(name))
     return " ".join((name, *arguments))
+
+
+def _from_here(path: Path) -> str:
+    """Returns a path from where the demo was started, if it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _picture_path(options: Options, folder: Path) -> Path:

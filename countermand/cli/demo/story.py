@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from countermand.cli.demo import proof
-from countermand.cli.demo.board import Board
+from countermand.cli.demo.board import LEAVES, Board
 from countermand.cli.demo.screen import Screen
 from countermand.cli.demo.site import IN_THE_MIDDLE, Site
 from countermand.cli.demo.tempo import HOSTS, pool_of
@@ -171,7 +171,7 @@ async def read(run: Run) -> Told:
     workflow = await run.get(WorkflowView.WORKFLOW_VIEW_FULL)
     for task in workflow.tasks:
         task_id = names.parse_task(task.name)
-        if task_id and task.kind == Task.KIND_VERB:  # only the task itself tells its output
+        if task_id and task.kind in LEAVES:  # only the task itself tells its output
             task.CopyFrom(await run.task(task_id[1]))
     return Told(workflow, [event async for event in run.events()])
 
