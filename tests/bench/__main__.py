@@ -18,11 +18,11 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from tests.bench import memory, scale, settled, starting, workloads
+from tests.bench import external, memory, scale, settled, starting, workloads
 from tests.bench.figures import Figure, judge, show, write
 
 BUILD = Path("build/bench")
-PARTS = ("starting", "memory", "workloads", "scale", "settled")
+PARTS = ("starting", "memory", "workloads", "external", "scale", "settled")
 SETTLED = 1_000_000  # about a minute and 2.5 GiB
 
 
@@ -60,6 +60,12 @@ def _measure(part: str, asked: argparse.Namespace) -> Callable[[Path], list[Figu
         "starting": lambda folder: starting.measure(folder, asked.starts),
         "memory": lambda folder: memory.measure(folder, asked.rounds),
         "workloads": lambda folder: workloads.measure(folder, asked.rounds, asked.seconds),
+        "external": lambda folder: external.measure(
+            folder,
+            external.Extent(
+                tasks=asked.external_tasks, seconds=asked.external_seconds, rounds=asked.rounds
+            ),
+        ),
         "scale": lambda folder: scale.measure(folder, asked.rounds),
         "settled": lambda folder: settled.measure(folder, asked.rounds, asked.settled),
     }[part]
@@ -74,6 +80,18 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="runs of each workload (default 3)")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each run (default 3)")
     parser.add_argument("--starts", type=int, default=7, help="starts of each command (default 7)")
+    parser.add_argument(
+        "--external-tasks",
+        type=int,
+        default=external.TASKS,
+        help=f"external tasks that are open at once (default {external.TASKS})",
+    )
+    parser.add_argument(
+        "--external-seconds",
+        type=float,
+        default=external.SECONDS,
+        help=f"of their heartbeats, each way (default {external.SECONDS:.0f}: nine minutes in all)",
+    )
     parser.add_argument(
         "--settled",
         type=int,

@@ -55,6 +55,7 @@ def test_figures_are_written_with_all_their_runs(tmp_path):
 def test_every_part_runs(tmp_path):
     file = tmp_path / "figures.json"
     brief = ["--rounds", "1", "--seconds", "0.1", "--starts", "1", "--settled", "2000"]
+    brief += ["--external-tasks", "50", "--external-seconds", "1"]
 
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench", *brief, "--json", str(file)],
@@ -64,8 +65,10 @@ def test_every_part_runs(tmp_path):
     )
 
     assert done.returncode == 0, done.stderr
-    parts = {"starting", "memory", "workloads", "scale", "settled"}
-    assert set(json.loads(file.read_text())["parts"]) == parts
+    parts = json.loads(file.read_text())["parts"]
+    assert set(parts) == {"starting", "memory", "workloads", "external", "scale", "settled"}
+    judged = [each["median"] for each in parts["external"] if "wrongly judged" in each["name"]]
+    assert judged == [0, 0], "with each its own layout"
     assert "goals met." in done.stdout
 
 
