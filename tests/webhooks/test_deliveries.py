@@ -17,7 +17,7 @@ from coordinator.webhooks import answers, courier, pages, receivers
 from coordinator.webhooks.envelope import wanted
 from tests.store.walks import Walk
 from tests.tls import Authority, needs_openssl
-from tests.webhooks.receiver import Receiver, data_of, position, receiver
+from tests.webhooks.receiver import SECRET, Receiver, data_of, position, receiver
 from tests.webhooks.rig import ENDS, World, world
 
 
@@ -179,6 +179,20 @@ async def test_what_is_refused_is_sent_again_in_order_until_it_is_taken():
         assert progress.failure_time is not None
 
 
+@pytest.mark.parametrize("status", [301, 303, 307, 308])
+async def test_nobody_is_sent_elsewhere(status):
+    async with receiver() as to, receiver() as elsewhere, world() as one:
+        to.answers.append((status, {"Location": elsewhere.url}))
+        await one.add(to)
+        await one.walk("a")
+        await told(one, to)
+        to.answers.append((status, {"Location": elsewhere.url}))
+        failed = await one.receivers.ping("one")
+        assert failed.failure is not None
+        assert f"a redirect to {elsewhere.url}, which is not followed" in failed.failure.message
+        assert elsewhere.calls == 0
+
+
 async def test_a_failure_is_shown_with_its_cause_and_the_next_try(monkeypatch):
     monkeypatch.setattr(answers, "_RETRY_S", 60.0)
     async with receiver() as to, world() as one:
@@ -201,7 +215,7 @@ async def test_a_failure_is_shown_with_its_cause_and_the_next_try(monkeypatch):
 
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_receiver_is_left_alone_for_as_long_as_it_asks(status):
-    async with receiver() as to, world() as one:
+    async with receiver() as to, receiver() as other, world() as one:
         to.answers.append((status, {"Retry-After": "3600"}))
         await one.add(to)
         await one.walk("a")
@@ -214,6 +228,8 @@ async def test_a_receiver_is_left_alone_for_as_long_as_it_asks(status):
 
         async with world(one.kept) as two:  # also after a restart
             await two.walk("b")
+            await two.add(other, "other")
+            await told(two, other)  # there was time enough to call the first one, too
             assert to.calls == 1
             await two.receivers.resume("one")
             await told(two, to)
@@ -250,6 +266,7 @@ async def test_one_that_is_gone_is_disabled_until_it_is_resumed():
             assert view.record.progress.failure is not None
             assert view.record.progress.failure.reason == "RECEIVER_GONE"
             await two.receivers.resume("one")
+            assert [w.progress.disabled for w in await two.store.webhooks()] == [False]
             await told(two, to)
             assert not (await two.view()).record.progress.disabled
 
@@ -474,6 +491,7 @@ async def test_both_secrets_sign_while_a_receiver_changes_over():
     async with receiver() as to, world() as one:
         await one.add(to)
         await one.receivers.replace_secret("one", new, overlap=timedelta(days=1))
+        assert [(w.secret, w.old_secret) for w in await one.store.webhooks()] == [(new, SECRET)]
         await one.walk("a")
         await told(one, to)
         assert len(to.bodies[0][0]["webhook-signature"].split()) == 2
