@@ -30,6 +30,8 @@ from coordinator.saga.events import (
     EndRequested,
     Event,
 )
+from coordinator.saga.reports import RUN_TIMEOUT
+from coordinator.saga.starting import START_TIMEOUT
 from coordinator.saga.states import BEING_COMPENSATED, AttemptKind, AttemptState, TaskState
 from coordinator.saga.workflow import BYTES, Attempt, Failure, Workflow
 from coordinator.wire.asked import request_to_proto
@@ -60,6 +62,7 @@ log = logging.getLogger(__name__)
 OUTPUT_BYTES_MAX = 64 * 1024
 MESSAGE_BYTES_MAX = 4096
 UNIT_CHARACTERS_MAX = 63
+_STOPPED = frozenset({RUN_TIMEOUT, START_TIMEOUT, "CANCELLED"})
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
 
 Said = AttemptSucceeded | AttemptFailed | AttemptCancelled
@@ -265,15 +268,14 @@ class Reporting:
                 raise
             now = (await self._newest(named)).workflow
         ended = named.now(now)
-        if ended.attempt.state is not _STATES[type(said)]:
+        if not _is_known(ended.attempt, said):
             raise self._closed(ended)
         return pb.EndExternalTaskResponse(attempt=self._shown(ended))
 
     async def _end_late(self, named: _Named, said: Said) -> pb.EndExternalTaskResponse:
         """Answers an end of what is over: the same one again is a success, another is refused."""
         named = await self._newest(named)
-        state = _STATES[type(said)]
-        same = named.attempt.state is state
+        same = _is_known(named.attempt, said)
         if same and isinstance(said, AttemptSucceeded):
             same = dict(named.attempt.output) == dict(said.output)
         if same:
@@ -375,6 +377,14 @@ def failure_of(message: FailureMessage, attempt: str) -> Failure:
         raise FieldInvalid(*found)
     # Of its own attempt only: what it says of others is none of its business.
     return replace(failure_from_proto(message), attempt=attempt, host="")
+
+
+def _is_known(attempt: Attempt, said: Said) -> bool:
+    """Returns whether an attempt has ended as its owner says."""
+    if isinstance(said, AttemptCancelled) and attempt.state is AttemptState.FAILED:
+        # It was stopped, for a reason that makes it a failure: nothing is left behind either way.
+        return attempt.failure is not None and attempt.failure.reason in _STOPPED
+    return attempt.state is _STATES[type(said)]
 
 
 def _is_for_people(waiting: Waiting) -> bool:

@@ -144,6 +144,7 @@ class Owners:
         if waiting.state is TaskState.UNKNOWN and waiting.accepted:
             event = AttemptAccepted(task=waiting.index, number=waiting.attempt.number)
             self._say(waiting.workflow_id, event)
+            return AttemptState.RUNNING  # it is, as soon as that is committed
         return waiting.attempt.state
 
     def progress(self, key: Key) -> ProgressRecord | None:

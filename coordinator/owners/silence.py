@@ -13,8 +13,10 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
-LATE_S = 0.5  # a wake-up that comes later than this: nobody could be heard meanwhile
+LOOKS = 4  # on the way to whoever is due next: of a halt of ours little more than a fourth counts
+LOOK_S_MIN = 0.1  # between two looks; how much later than that somebody may be judged
 WAIT_S_MAX = 3600.0
+LATE_S = 0.25  # a wake-up that comes later than this: nobody could be heard meanwhile
 
 
 class Silence(Generic[K]):
@@ -26,8 +28,12 @@ class Silence(Generic[K]):
         self._heard: dict[K, float] = {}
         self._patience: dict[K, tuple[float, Hashable]] = {}
         self._due: list[tuple[float, int, K]] = []  # looked at again: it may have been heard since
+        self._number: dict[K, int] = {}  # which of these counts
         self._count = 0
-        self._deaf_until = 0.0
+        # Time in which we listened, which is what counts, and up to when it was reckoned.
+        self._listened_s = 0.0
+        self._reckoned_s: float | None = None
+        self._planned_s = 0.0  # how long we meant to sleep since
         self._woken = asyncio.Event()
 
     def wait_for(self, key: K, patience_s: float, *, phase: Hashable = None) -> None:
@@ -35,7 +41,7 @@ class Silence(Generic[K]):
         if self._patience.get(key) != (patience_s, phase):
             self._patience[key] = patience_s, phase
             self._heard[key] = self._now()
-            self._push(key, self._now() + patience_s)
+            self._push(key, self._heard[key] + patience_s)
 
     def hear(self, key: K) -> None:
         """Hears a sign of life."""
@@ -45,30 +51,36 @@ class Silence(Generic[K]):
     def forget(self, key: K) -> None:
         """Waits for somebody no more."""
         self._patience.pop(key, None)
+        self._number.pop(key, None)
         self._heard.pop(key, None)
 
     async def run(self) -> None:
         """Says who is silent, until cancelled."""
-        self._deaf_until = self._now()
+        self._reckon(0.0)
         while True:
             self._woken.clear()
-            next_s = min(self._due[0][0], self._now() + WAIT_S_MAX) if self._due else None
+            next_s = (self._due[0][0] - self._listened_s) / LOOKS if self._due else WAIT_S_MAX
+            self._planned_s = min(max(next_s, LOOK_S_MIN), WAIT_S_MAX)
             try:
-                async with asyncio.timeout_at(next_s):
+                async with asyncio.timeout(self._planned_s):
                     await self._woken.wait()
             except TimeoutError:
                 pass
-            if next_s is not None and self._now() - next_s > LATE_S:
-                self._deaf_until = self._now()
+            self._reckon(self._now())
             self._look()
+
+    def _reckon(self, listened_s: float) -> None:
+        self._listened_s = listened_s
+        self._reckoned_s = asyncio.get_running_loop().time()
+        self._planned_s = 0.0
 
     def _look(self) -> None:
         now = self._now()
         while self._due and self._due[0][0] <= now:
-            _, _, key = heapq.heappop(self._due)
-            if key not in self._patience:
-                continue
-            due_s = max(self._heard[key], self._deaf_until) + self._patience[key][0]
+            _, number, key = heapq.heappop(self._due)
+            if self._number.get(key) != number:
+                continue  # forgotten, or waited for anew since
+            due_s = self._heard[key] + self._patience[key][0]
             if due_s > now:
                 self._push(key, due_s)
             else:
@@ -77,10 +89,14 @@ class Silence(Generic[K]):
 
     def _push(self, key: K, due_s: float) -> None:
         self._count += 1
+        self._number[key] = self._count
         heapq.heappush(self._due, (due_s, self._count, key))
         if self._due[0][2] == key:
             self._woken.set()
 
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
+    def _now(self) -> float:
+        """Returns how long we have listened; not at all before `run` has begun."""
+        if self._reckoned_s is None:
+            return self._listened_s
+        passed_s = asyncio.get_running_loop().time() - self._reckoned_s
+        return self._listened_s + min(passed_s, self._planned_s + LATE_S)

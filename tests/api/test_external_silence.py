@@ -1,0 +1,230 @@
+"""Owners that say nothing: nobody takes it for an outcome, and whoever speaks again is heard."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+
+from countermand.client.spec import parallel, policy
+from countermand.rpc.names import attempt_name, task_name, workflow_name
+from countermand.v1 import workflow_pb2 as wpb
+from countermand.v1.task_pb2 import Task
+from tests.api.calls import Stubs, cancel, refused, state
+from tests.api.steering import events, states, task
+from tests.api.vendors import (
+    ARRAY_FULL,
+    CANCEL,
+    COMPENSATE,
+    READ_ONLY,
+    Vendor,
+    beside,
+    external,
+    plan_of,
+    seconds,
+    struct,
+    vendor_at,
+    word,
+)
+from tests.endtoend.cluster import Cluster, until
+
+SHORT = seconds(1)  # the shortest that may be said
+
+
+@pytest.fixture
+async def acme(cluster: Cluster):
+    async with vendor_at(cluster.coordinator.address, "acme") as vendor:
+        yield vendor
+
+
+async def becomes(stubs: Stubs, workflow_id: str, task_id: str, word_: str) -> Task:
+    async def is_so() -> bool:
+        return (await states(stubs, workflow_id))[task_id] == word_
+
+    await until(is_so, f"{task_id} of {workflow_id} to be {word_}")
+    return await task(stubs, workflow_id, task_id)
+
+
+async def test_a_lapsed_heartbeat_is_no_outcome(stubs: Stubs, acme: Vendor):
+    """S-V29: UNKNOWN; a heartbeat, a report, an accept, or the end itself brings it back."""
+    names = ("beats", "reports", "accepts", "ends", "fails", "cancels")
+    tasks = (external(name, heartbeat_timeout=SHORT) for name in names)
+    calm = external("calm", effect=READ_ONLY)  # of one that promised no heartbeat none is expected
+    waits = external("waits", heartbeat_timeout=SHORT)  # nor of one that was not accepted
+    optional = policy(on_failure=4)
+    await stubs.start("lapses", beside(*tasks, calm, waits, policy=optional))
+    attempts = {name: await acme.take("lapses", name) for name in (*names, "calm")}
+    await asyncio.gather(*(becomes(stubs, "lapses", name, "UNKNOWN") for name in names))
+    shown = await task(stubs, "lapses", "beats")
+    assert shown.failure.reason == "HEARTBEAT_LAPSED"
+    assert "acme has given no sign of life" in shown.failure.message
+    assert shown.waits_for == "a sign of life of acme"
+    assert shown.open
+    found = await states(stubs, "lapses")
+    assert (found["calm"], found["waits"]) == ("RUNNING", "STARTING")
+    assert state(await stubs.get("lapses")) == "RUNNING"
+
+    assert await acme.beat(attempts["beats"]) == {}
+    assert (await acme.accept(attempts["accepts"])).request.accepted
+    await acme.report(attempts["reports"], 1, 2)
+    for name in ("beats", "reports", "accepts"):
+        back = await becomes(stubs, "lapses", name, "RUNNING")
+        assert back.failure.reason == ""
+        [one] = back.attempts
+        assert one.start_time.ToDatetime() >= one.create_time.ToDatetime()
+        await acme.end(attempts[name])
+    await acme.end(attempts["ends"], output=struct(a=1))
+    await acme.end(attempts["fails"], failure=ARRAY_FULL)
+    await acme.end(attempts["cancels"], cancelled=True)  # by nobody's wish: it has failed
+    await acme.end(attempts["calm"])
+    await acme.does("lapses", "waits")
+    assert state(await stubs.wait("lapses")) == "SUCCEEDED"
+    found = await states(stubs, "lapses")
+    assert {found[name] for name in ("beats", "reports", "accepts", "ends")} == {"SUCCEEDED"}
+    assert (found["fails"], found["cancels"]) == ("FAILED", "FAILED")
+
+
+async def test_heartbeats_keep_it_at_work(stubs: Stubs, acme: Vendor):
+    """While another one, which is silent, lapses again and again."""
+    spec = beside(*(external(name, heartbeat_timeout=SHORT) for name in ("lively", "silent")))
+    await stubs.start("beats", spec)
+    lively, silent = [await acme.take("beats", name) for name in ("lively", "silent")]
+
+    async def beat() -> None:
+        while True:
+            await acme.beat(lively)
+            await asyncio.sleep(0.2)
+
+    beating = asyncio.create_task(beat())
+    await becomes(stubs, "beats", "silent", "UNKNOWN")
+    await acme.beat(silent)
+    await becomes(stubs, "beats", "silent", "RUNNING")
+    await becomes(stubs, "beats", "silent", "UNKNOWN")
+    beating.cancel()
+    history = await events(stubs, "beats")
+    lost = {
+        e.task.rpartition("/")[2]
+        for e in history
+        if e.task_state_changed.after == Task.STATE_UNKNOWN
+    }
+    assert lost == {"silent"}
+    await acme.end(lively)
+    await acme.end(silent)
+    assert state(await stubs.wait("beats")) == "SUCCEEDED"
+
+
+async def test_a_run_timeout_asks_it_to_stop_and_is_then_the_failure(stubs: Stubs, acme: Vendor):
+    """One that was done before it heard of that has succeeded; the same of any other verb."""
+    spec = plan_of(external("slow", policy=policy(run_timeout=seconds(0.3))))
+    await stubs.start("slow", spec)
+    attempt = await acme.take("slow", "slow")
+    asked = await acme.asked("slow", "slow", CANCEL)
+    assert asked.attempt == attempt
+    await acme.end(attempt, cancelled=True)
+    ended = await stubs.wait("slow")
+    assert (state(ended), ended.cause.reason) == ("COMPENSATED", "RUN_TIMEOUT")
+    assert "acme" in ended.cause.message
+
+    await stubs.start("slower", spec)
+    attempt = await acme.take("slower", "slow")
+    await acme.asked("slower", "slow", CANCEL)
+    await acme.end(attempt, output=struct(volume="v"))
+    assert state(await stubs.wait("slower")) == "SUCCEEDED"
+
+
+async def test_an_owner_that_never_stops_is_asked_to_make_up_and_then_people_are(
+    stubs: Stubs, acme: Vendor
+):
+    """Its late answer is still taken; and what it says of the first attempt changes nothing."""
+    await stubs.start("deaf", plan_of(external("deaf", heartbeat_timeout=SHORT)))
+    attempt = await acme.take("deaf", "deaf")
+    await stubs.workflows.CancelWorkflow(cancel("deaf"))
+    asked = await acme.asked("deaf", "deaf", COMPENSATE)
+    assert (asked.attempt, asked.compensates) == (attempt_name("deaf", "deaf", 2), attempt)
+    assert [each.reason for each in asked.causes][-1:] == ["CANCELLED"], asked.causes
+    shown = await becomes(stubs, "deaf", "deaf", "COMPENSATION_BLOCKED")
+    assert shown.compensation_failure.reason == "OWNER_SILENT"
+    assert shown.waits_for == "a decision, or its owner"
+    blocked = await stubs.get("deaf")
+    assert state(blocked) == "BLOCKED"
+    assert "does not answer" in blocked.needs[0].message
+    assert [r.attempt for r in await acme.requests() if "/deaf/" in r.attempt] == [asked.attempt]
+    late = await refused(acme.end(attempt))
+    assert late.reason == "ATTEMPT_CLOSED"
+    assert state(await stubs.get("deaf")) == "BLOCKED"
+    await acme.accept(asked.attempt)
+    assert (await becomes(stubs, "deaf", "deaf", "COMPENSATING")).compensation_failure.reason == ""
+    assert state(await stubs.get("deaf")) == "COMPENSATING"
+    await becomes(stubs, "deaf", "deaf", "COMPENSATION_BLOCKED")
+    assert word((await acme.end(asked.attempt)).state) == "SUCCEEDED"
+    assert state(await stubs.wait("deaf")) == "COMPENSATED"
+
+
+@pytest.mark.parametrize("how", ["done", "abandon"])
+async def test_an_operator_decides_in_the_place_of_a_silent_owner(
+    stubs: Stubs, acme: Vendor, how: str
+):
+    name = f"gone-{how}"
+    await stubs.start(name, plan_of(external("gone", heartbeat_timeout=SHORT)))
+    attempt = await acme.take(name, "gone")
+    await becomes(stubs, name, "gone", "UNKNOWN")
+    await stubs.workflows.CancelWorkflow(cancel(name))
+    await becomes(stubs, name, "gone", "COMPENSATION_BLOCKED")
+    verb = wpb.DecideCompensationRequest
+    said = {"done": {"mark_done": verb.MarkDone()}, "abandon": {"abandon": verb.Abandon()}}[how]
+    await stubs.workflows.DecideCompensation(
+        verb(task=task_name(name, "gone"), request_id=str(uuid4()), reason="by hand", **said)  # type: ignore[arg-type]
+    )
+    ended = await stubs.wait(name)
+    assert state(ended) == {"done": "COMPENSATED", "abandon": "FAILED"}[how]
+    assert len(ended.leftovers) == (1 if how == "abandon" else 0)
+    for late in (acme.end(attempt), acme.end(attempt_name(name, "gone", 2))):
+        assert (await refused(late)).reason == "ATTEMPT_CLOSED"
+    assert (await stubs.get(name)).state == ended.state
+
+
+async def test_its_own_workflow_can_be_ended_although_it_was_silent(stubs: Stubs, acme: Vendor):
+    """S-V29: "main" is UNKNOWN, what is under it goes on, and it ends as it is told."""
+    await acme.starts("quiet", heartbeat_timeout=SHORT)
+    await acme.take("quiet", "main")
+    await becomes(stubs, "quiet", "main", "UNKNOWN")
+    assert state(await stubs.get("quiet")) == "RUNNING"
+    await acme.adds(workflow_name("quiet"), "step")
+    await acme.adds(task_name("quiet", "main"), "part")
+    await acme.does("quiet", "step")
+    await acme.does("quiet", "part")
+    await acme.ends_all("quiet")
+    assert state(await stubs.wait("quiet")) == "SUCCEEDED"
+
+
+async def test_a_silence_of_ours_judges_nobody(cluster: Cluster, stubs: Stubs, acme: Vendor):
+    """The coordinator stands still for longer than any heartbeat may stay out; they go on."""
+    names = [f"t-{number}" for number in range(20)]
+    tasks = (external(name, heartbeat_timeout=SHORT, effect=READ_ONLY) for name in names)
+    await stubs.start("frozen", plan_of(parallel("all-of-them", *tasks)))
+    await acme.asked("frozen", names[-1])
+    await acme.requests()
+    attempts = [attempt_name("frozen", name, 1) for name in names]
+    await asyncio.gather(*map(acme.accept, attempts))
+    answered: list[dict[str, str]] = []
+
+    async def beat() -> None:
+        while True:
+            answered.append(await acme.beat(*attempts))
+            await asyncio.sleep(0.2)
+
+    beating = asyncio.create_task(beat())
+    await until(lambda: len(answered) > 1, "the first heartbeats")
+    for still_s in (1.2, 2.5):
+        cluster.coordinator.freeze()
+        await asyncio.sleep(still_s)  # what is tested is that this time passes
+        seen = len(answered)
+        cluster.coordinator.thaw()
+        await until(lambda seen=seen: len(answered) > seen + 6, "heartbeats after it")
+    beating.cancel()
+    assert [each for each in answered if each] == []
+    history = await events(stubs, "frozen")
+    assert not [e for e in history if e.task_state_changed.after == Task.STATE_UNKNOWN]
+    await asyncio.gather(*map(acme.end, attempts))
+    assert state(await stubs.wait("frozen")) == "SUCCEEDED"
