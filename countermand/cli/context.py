@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import click
 from google.protobuf import json_format
 
-from countermand.cli.output import amount, clock, paint, said, table, value_words
-from countermand.cli.tables import task_id, verb_of, why
+from countermand.cli.output import clock, indented, paint, progress_words, said, table, value_words
+from countermand.cli.tables import GROUPS, last_said, task_id, verb_of, why
 from countermand.cli.words import attempt_look, task_look
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.task_pb2 import InboundValue, Task
@@ -33,15 +33,22 @@ def describe_task(task: Task) -> None:
             table(("OUTPUT", "VALUE"), rows)
     if task.attempts:
         click.echo()
-        heads = ("ATTEMPT", "KIND", "STATE", "HOST", "BEGAN", "WHY")
+        where = "OWNER" if task.owner_id else "HOST"
+        heads = ("ATTEMPT", "KIND", "STATE", where, "BEGAN", "WHY")
         table(heads, [_attempt(each) for each in task.attempts])
 
 
 def _about(task: Task) -> Iterator[str]:
     if words := why(task):
-        yield words
+        yield indented(words)
+    if message := last_said(task):
+        yield f"last said: {message}"
     if task.needs_decision:
         yield "needs a decision: countermand workflow requirements says which are possible"
+    if task.weight > 1:
+        yield f"weight {task.weight}: its share of its group's progress"
+    if task.open and task.kind in GROUPS:
+        yield "open: vendors may add tasks to it"
     if task.round > 1:
         yield f"round {task.round}"
     if task.HasField("decided"):
@@ -65,6 +72,8 @@ def _inbound(each: InboundValue) -> tuple[str, str, str]:
 
 def _flat(left: object, prefix: str) -> Iterator[tuple[str, str]]:
     if not isinstance(left, dict):
+        if isinstance(left, float) and left.is_integer():
+            left = int(left)  # an owner's outputs are carried as JSON has numbers
         yield prefix, left if isinstance(left, str) else json.dumps(left)
         return
     for key, value in left.items():
@@ -73,13 +82,13 @@ def _flat(left: object, prefix: str) -> Iterator[tuple[str, str]]:
 
 def _attempt(attempt: Attempt) -> tuple[str, ...]:
     number = attempt.name.rpartition("/")[2]
-    done = amount(attempt.progress.done, attempt.progress.unit) if attempt.progress.done else ""
+    done = progress_words(attempt.progress) if attempt.progress.done else ""
     failure = f"{attempt.failure.reason}: {said(attempt.failure)}" if attempt.failure.reason else ""
     return (
         number,
         _VERBS.get(attempt.kind, "?"),
         str(attempt_look(attempt.state)),
-        attempt.host_id or "-",
+        attempt.host_id or attempt.owner_id or "-",
         clock(attempt.create_time),
         failure or done,
     )

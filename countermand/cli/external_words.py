@@ -133,6 +133,8 @@ def _next(request: ExternalRequest) -> Iterator[str]:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -145,8 +147,8 @@ def show_attempt(settings: Settings, attempt: Attempt) -> int:
         click.echo(attempt.name)
     else:
         words = [f"{short(attempt.name)}  {paint(attempt_look(attempt.state))}"]
-        words += [progress_words(attempt.progress), attempt.progress.message]
-        click.echo("  ".join(one_line(word) for word in words if word))
+        words += [progress_words(attempt.progress), one_line(attempt.progress.message)]
+        click.echo("  ".join(word for word in words if word))
         if attempt.state == Attempt.STATE_CANCELLING:
             end = f"countermand external end {short(attempt.name)} --cancelled"
             click.echo(f"It is to be stopped: leave nothing behind, then {end}", err=True)

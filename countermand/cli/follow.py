@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 
 import click
 
+from countermand.cli.drawing.phrases import on
 from countermand.cli.exits import at_rest, code_of
 from countermand.cli.lines import Pace, show_event
-from countermand.cli.output import paint, show_json
+from countermand.cli.output import indented, paint, show_json
 from countermand.cli.settings import Settings
 from countermand.cli.words import workflow_look
 from countermand.client import Run
@@ -118,8 +119,9 @@ async def verdict(run: Run, workflow: Workflow) -> str:
         case WorkflowState.WORKFLOW_STATE_COMPENSATED | WorkflowState.WORKFLOW_STATE_FAILED:
             return f"{look}  {await run.failed(workflow)}"
         case WorkflowState.WORKFLOW_STATE_SUCCEEDED if workflow.leftovers:
-            left = ", ".join(f"{one.description} on {one.host_id}" for one in workflow.leftovers)
+            left = ", ".join(f"{one.description}{on(one.host_id)}" for one in workflow.leftovers)
             return f"{look}  {workflow.name}. Left behind: {left}."
         case _:
-            needs = "".join(f"\n  needs somebody: {need.message}" for need in workflow.needs)
+            told = (indented(need.message) for need in workflow.needs)
+            needs = "".join(f"\n  needs somebody: {said}" for said in told)
             return f"{look}  {workflow.name}{needs}"

@@ -10,7 +10,15 @@ from typing import Final
 import click
 
 from countermand.cli.drawing import phrases
-from countermand.cli.output import as_json, clock, paint, progress_words, said, value_words
+from countermand.cli.output import (
+    as_json,
+    clock,
+    one_line,
+    paint,
+    progress_words,
+    said,
+    value_words,
+)
 from countermand.cli.settings import Settings
 from countermand.cli.tables import task_id
 from countermand.cli.words import attempt_look, task_look, workflow_look
@@ -22,6 +30,7 @@ from countermand.v1.event_pb2 import (
     GroupStateChanged,
     HistoryEvent,
     Intervention,
+    TaskAdded,
 )
 from countermand.v1.failure_pb2 import Failure
 from countermand.v1.workflow_pb2 import AttemptProgress
@@ -82,6 +91,10 @@ def words(event: HistoryEvent) -> str:
 
 def _other_words(event: HistoryEvent) -> str:
     match event.WhichOneof("event"):
+        case "task_added":
+            return _added(event.task_added)
+        case "attempt_accepted":
+            return f"attempt {event.attempt_accepted.attempt} accepted by its owner"
         case "locks_taken":
             return "holds all its images"
         case "owner_changed":
@@ -96,7 +109,7 @@ def _other_words(event: HistoryEvent) -> str:
             return f"too late, changed nothing: attempt {late.attempt} {attempt_look(late.state)}"
         case "leftover_recorded":
             left = event.leftover_recorded.leftover
-            return f"left behind on {left.host_id}: {left.description}"
+            return f"left behind{phrases.on(left.host_id)}: {left.description}"
         case _:
             return "something this version has no words for"
 
@@ -152,7 +165,15 @@ def _started(started: AttemptStarted) -> str:
         what = f"attempt {started.attempt} makes up for attempt {started.compensates}"
     else:
         what = f"attempt {started.attempt} goes out"
-    return f"{what} on {started.host_id}" if started.host_id else what
+    if started.owner_id:
+        return f"{what}, asked of {started.owner_id}"
+    return what + phrases.on(started.host_id)
+
+
+def _added(added: TaskAdded) -> str:
+    under = f" under {task_id(added.parent)}" if added.parent else ""
+    by = f" by {added.principal}" if added.principal else ""
+    return f"added{under}{by}: {added.owner_id}: {added.kind}"
 
 
 def _ended(ended: AttemptEnded) -> str:
@@ -162,4 +183,4 @@ def _ended(ended: AttemptEnded) -> str:
 
 
 def _because(failure: Failure) -> str:
-    return f": {said(failure)} ({failure.reason})" if failure.reason else ""
+    return f": {one_line(said(failure))} ({failure.reason})" if failure.reason else ""

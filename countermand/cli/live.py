@@ -13,14 +13,14 @@ from rich.live import Live
 from rich.text import Text
 
 from countermand.cli.output import amount, progress_words
-from countermand.cli.tables import depths_of, task_id, why
+from countermand.cli.tables import depths_of, last_said, task_id, verb_of, waits, why
 from countermand.cli.words import Look, task_look, workflow_look
 from countermand.client.failed import how_made_up
 from countermand.client.run import GROUPS, PAGE_SIZE, Run
 from countermand.rpc import names
 from countermand.rpc.errors import CountermandError
 from countermand.v1.attempt_pb2 import Attempt
-from countermand.v1.event_pb2 import GroupStateChanged, HistoryEvent
+from countermand.v1.event_pb2 import GroupStateChanged, HistoryEvent, TaskAdded
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import AttemptProgress, Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
@@ -108,15 +108,26 @@ class Picture:
         """Starts from what was read; updates are applied on top."""
         self.workflow = workflow
         self.tasks = {task.name: task for task in tasks}
-        self.depths = depths_of(tasks)
-        widths = (2 * self.depths[task.name] + len(task_id(task.name)) for task in tasks)
-        self._width = min(max(widths, default=0), NAME_WIDTH_MAX)
+        self._measure()
         # Group → how many members are in each state: a group of ten thousand moves in one step.
         self._members: dict[str, Counter[Task.State.ValueType]] = {}
         for task in tasks:
-            self._members.setdefault(task.parent, Counter())[_counted(task)] += 1
+            self._members.setdefault(self._group_of(task), Counter())[_counted(task)] += 1
         # Groups of which something became beside their members' states.
         self._special: set[str] = set()
+
+    def _measure(self) -> None:
+        """Works out how the tree is laid out."""
+        self.depths = depths_of(list(self.tasks.values()))
+        widths = (2 * depth + len(task_id(name)) for name, depth in self.depths.items())
+        self._width = min(max(widths, default=0), NAME_WIDTH_MAX)
+
+    def _group_of(self, task: Task) -> str:
+        """Returns the group that counts a task: what is a part of another is a member beside it."""
+        parent = self.tasks.get(task.parent)
+        while parent is not None and parent.kind == Task.KIND_EXTERNAL:
+            task, parent = parent, self.tasks.get(parent.parent)
+        return task.parent
 
     def apply(self, event: HistoryEvent) -> None:
         """Takes one fact in; facts that do not show are passed over."""
@@ -129,21 +140,46 @@ class Picture:
             case "task_state_changed" if task is not None:
                 moved = event.task_state_changed
                 self._move(task, moved.after)
-                task.waits_for = moved.waits_for
+                task.waits_for = moved.waits_for or _asks_for(task)
                 if moved.HasField("failure"):
                     task.failure.CopyFrom(moved.failure)
             case "group_state_changed" if task is not None:
                 self._move_group(task, event.group_state_changed)
+            case "task_added" if task is None:
+                self._add(event.task, event.task_added)
             case "locks_taken":
                 self.workflow.waits_for = ""
             case "attempt_started" if task is not None:
                 task.host_id = event.attempt_started.host_id or task.host_id
+                task.owner_id = event.attempt_started.owner_id or task.owner_id
                 if event.attempt_started.kind == Attempt.KIND_ACTION:
                     task.progress.Clear()
             case "attempt_ended" if task is not None and event.attempt_ended.HasField("progress"):
                 task.progress.CopyFrom(event.attempt_ended.progress)
             case _:
                 pass
+
+    def _add(self, name: str, added: TaskAdded) -> None:
+        """Takes in a task that a vendor added: it comes last below its parent."""
+        task = Task(
+            name=name,
+            parent=added.parent,
+            kind=Task.KIND_EXTERNAL,
+            state=Task.STATE_PENDING,
+            owner_id=added.owner_id,
+            verb=f"{added.owner_id}/{added.kind}",
+        )
+        order = list(self.tasks)
+        depth, place = self.depths.get(added.parent, -1), len(order)
+        if added.parent in self.tasks:
+            place = order.index(added.parent) + 1
+            while place < len(order) and self.depths[order[place]] > depth:
+                place += 1
+        tasks = list(self.tasks.values())
+        tasks.insert(place, task)
+        self.tasks = {each.name: each for each in tasks}
+        self._measure()
+        self._members.setdefault(self._group_of(task), Counter())[task.state] += 1
 
     def advance(self, update: AttemptProgress) -> None:
         """Takes in how far an attempt is."""
@@ -161,6 +197,8 @@ class Picture:
                 task.needs_decision = seen.needs_decision
                 task.round = seen.round
                 task.progress.rate = seen.progress.rate
+                if task.kind in GROUPS:  # rolled up from members, of which no event tells
+                    task.progress.CopyFrom(seen.progress)
 
     def look_at(self, workflow: Workflow) -> None:
         """Takes in what the whole workflow waits for, and what it needs."""
@@ -170,12 +208,13 @@ class Picture:
 
     def _move(self, task: Task, state: Task.State.ValueType) -> None:
         """Moves a task, and the groups above it along."""
-        members = self._members[task.parent]
+        above = self._group_of(task)
+        members = self._members[above]
         members[_counted(task)] -= 1
         task.state = state
         task.needs_decision = False  # said again when it is looked at again
         members[_counted(task)] += 1
-        group = self.tasks.get(task.parent)
+        group = self.tasks.get(above)
         if group is not None and group.name not in self._special:
             self._move(group, rolled_up(found for found, count in members.items() if count))
 
@@ -262,10 +301,15 @@ def _needs(workflow: Workflow) -> list[Text]:
     """Returns what it needs from somebody, the first few."""
     if workflow.state not in _NEEDY:
         return []
-    return [
-        Text(f"  needs somebody: {need.message}", style="yellow", no_wrap=True, overflow="ellipsis")
-        for need in workflow.needs[:NEEDS_MAX]
-    ]
+    shown: list[Text] = []
+    for need in workflow.needs[:NEEDS_MAX]:
+        # A checklist is several lines, and of use only whole.
+        for number, line in enumerate(need.message.splitlines()):
+            lead = "    " if number else "  needs somebody: "
+            text = Text(f"{lead}{line}", style="yellow", overflow="ellipsis")
+            text.no_wrap = "\n" not in need.message
+            shown.append(text)
+    return shown
 
 
 def _line(task: Task, depth: int, width: int) -> Text:
@@ -278,20 +322,31 @@ def _line(task: Task, depth: int, width: int) -> Text:
         text.append(f"round {task.round}  ", style="default")
     if task.host_id:
         text.append(f"@{task.host_id}  ", style="default")
+    elif task.owner_id:
+        text.append(f"{verb_of(task)}  ", style="default")
     if task.state in _MADE_UP and (how := how_made_up(task)):
         text.append(how)
         if task.waits_for:
-            text.append(f"  {task.waits_for}", style="yellow")
+            text.append(f"  {waits(task)}", style="yellow")
     elif task.state == Task.STATE_RUNNING and task.progress.total:
         text.append_text(_bar(task.progress.done, task.progress.total))
         text.append(f"  {progress_words(task.progress)}", style="default")
         if task.waits_for:
-            text.append(f"  {task.waits_for}", style="yellow")
+            text.append(f"  {waits(task)}", style="yellow")
+        elif message := last_said(task):
+            text.append(f"  {message}", style="default")
     else:
-        text.append(why(task) or _done(task), style=None if why(task) else "default")
+        told = last_said(task) or _done(task)
+        text.append(why(task) or told, style=None if why(task) else "default")
     text.no_wrap = True
     text.overflow = "ellipsis"
     return text
+
+
+def _asks_for(task: Task) -> str:
+    """Returns what an external task waits for from the moment on that its owner is asked."""
+    asked = task.kind == Task.KIND_EXTERNAL and task.state == Task.STATE_STARTING
+    return f"{task.owner_id}, which has not accepted it yet" if asked else ""
 
 
 def _done(task: Task) -> str:

@@ -138,10 +138,13 @@ def date(time: Timestamp) -> str:
 
 
 def progress_words(progress: Progress) -> str:
-    """Returns how far something is, in words: "45%  120 MiB/s  ETA 12 s"."""
+    """Returns how far something is: "45%  120 MiB/s  ETA 12 s", "60%", "12/40 volumes"."""
     if not progress.total:
         return amount(progress.done, progress.unit) if progress.done else ""
-    parts = [f"{progress.done * 100 // progress.total}%"]
+    if progress.unit in {"", "bytes", phrases.PERCENT}:
+        parts = [f"{progress.done * 100 // progress.total}%"]
+    else:  # an owner counts what it likes
+        parts = [f"{progress.done}/{progress.total} {progress.unit}"]
     if progress.rate and progress.done < progress.total:
         parts.append(f"{amount(progress.rate, progress.unit)}/s")
         left_s = (progress.total - progress.done) / progress.rate
@@ -151,7 +154,13 @@ def progress_words(progress: Progress) -> str:
 
 def amount(number: int, unit: str) -> str:
     """Returns an amount of work with its unit."""
-    return phrases.size(number) if unit in {"", "bytes"} else f"{number} {unit}"
+    return phrases.amount(number, unit)
+
+
+def indented(said: str, lead: str = "    ") -> str:
+    """Returns a text of several lines with all but its first indented, as a checklist has them."""
+    first, *others = said.splitlines() or [""]
+    return "\n".join([first, *(f"{lead}{line}".rstrip() for line in others)])
 
 
 def value_words(value: Value) -> str:

@@ -7,7 +7,17 @@ from collections.abc import Sequence
 import click
 
 from countermand.cli.drawing import phrases
-from countermand.cli.output import Row, age, amount, one_line, paint, progress_words, said, show_all
+from countermand.cli.output import (
+    Row,
+    age,
+    amount,
+    indented,
+    one_line,
+    paint,
+    progress_words,
+    said,
+    show_all,
+)
 from countermand.cli.settings import Settings
 from countermand.cli.words import WORKFLOW, task_look, workflow_look
 from countermand.rpc import names
@@ -31,6 +41,9 @@ KINDS = {
     Task.KIND_EXTERNAL: "external",
 }
 
+# They are where their members are.
+GROUPS = frozenset({Task.KIND_SEQUENCE, Task.KIND_PARALLEL, Task.KIND_WORKFLOW})
+
 # An attempt is out, and what it waits for is a sentence: "host-a has not answered for 12 s".
 IN_FLIGHT = frozenset(
     {
@@ -41,6 +54,8 @@ IN_FLIGHT = frozenset(
         Task.STATE_COMPENSATING,
     }
 )
+
+NEVER_BEGUN = frozenset({Task.STATE_PENDING, Task.STATE_READY, Task.STATE_STARTING})
 
 # What went wrong before it came to this matters no more; its attempts still tell.
 NO_NEWS = frozenset({Task.STATE_SUCCEEDED, Task.STATE_SKIPPED, Task.STATE_COMPENSATED})
@@ -83,7 +98,7 @@ def show_tasks(settings: Settings, found: Sequence[Task]) -> None:
             task.host_id or "-",
             verb_of(task),
             _how_far(task),
-            one_line(f"{_marks(task)}{why(task)}"),
+            one_line(f"{_marks(task)}{why(task) or last_said(task)}"),
         ),
         name=lambda task: task.name,
         nothing="No tasks.",
@@ -113,10 +128,11 @@ def describe(one: Workflow, tasks: Sequence[Task]) -> None:
             if need.task and task_id(need.task) not in need.message
             else ""
         )
-        click.echo(f"  needs somebody: {about}{need.message} ({need.reason})")
+        click.echo(f"  needs somebody: {about}{indented(need.message)} ({need.reason})")
     for leftover in one.leftovers:
         because = f" ({leftover.reason})" if leftover.reason else ""
-        click.echo(f"  left behind on {leftover.host_id}: {leftover.description}{because}")
+        where = phrases.on(leftover.host_id)
+        click.echo(f"  left behind{where}: {leftover.description}{because}")
     for lock in one.locks:
         click.echo(f"  {_lock(lock)}")
     click.echo()
@@ -139,8 +155,16 @@ def task_id(name: str) -> str:
 
 
 def verb_of(task: Task) -> str:
-    """Returns what a task is, in a word or two."""
-    return task.verb.replace("_", " ") or KINDS.get(task.kind, "-")
+    """Returns what a task is, in a word or two: "copy image", "acme: clone-volume"."""
+    if task.kind == Task.KIND_EXTERNAL:
+        return task.verb.replace("/", ": ", 1)
+    words = task.verb.replace("_", " ") or KINDS.get(task.kind, "-")
+    return f"{words}, open" if task.open and task.kind in GROUPS else words
+
+
+def last_said(task: Task) -> str:
+    """Returns what an owner last said about a task that it works on."""
+    return task.progress.message if task.state in IN_FLIGHT else ""
 
 
 def why(task: Task) -> str:
@@ -151,13 +175,18 @@ def why(task: Task) -> str:
     """
     # "attempt 3, due …" is a wait by itself, and the failure before it is the news.
     if task.state in IN_FLIGHT and task.waits_for and not task.waits_for.startswith("attempt "):
-        return task.waits_for
+        return waits(task)
     over = task.state in NO_NEWS
     if task.HasField("compensation_failure") and not over:
         return f"{task.compensation_failure.reason}: {said(task.compensation_failure)}"
     if task.HasField("failure") and not over:
         return f"{task.failure.reason}: {said(task.failure)}"
     return f"waits for {task.waits_for}" if task.waits_for else ""
+
+
+def waits(task: Task) -> str:
+    """Returns what keeps an attempt that is out; of an owner it is waited for, as a phrase."""
+    return f"waits for {task.waits_for}" if task.kind == Task.KIND_EXTERNAL else task.waits_for
 
 
 def _marks(task: Task) -> str:
@@ -174,6 +203,8 @@ def _marks(task: Task) -> str:
 
 def _how_far(task: Task) -> str:
     """Returns how far a task is; of one that failed only the amount: it never was at 100%."""
+    if task.kind == Task.KIND_EXTERNAL and task.state in NEVER_BEGUN:
+        return ""  # of what is not begun nothing is done
     if task.state in {Task.STATE_FAILED, Task.STATE_CANCELLED}:
         return amount(task.progress.done, task.progress.unit) if task.progress.done else ""
     return progress_words(task.progress)

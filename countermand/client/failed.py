@@ -55,7 +55,12 @@ class WorkflowFailed(Exception):
 
     def _left_behind(self) -> str:
         if self.leftovers:
-            left = [f"{leftover.description} on {leftover.host_id}" for leftover in self.leftovers]
+            left = [
+                f"{leftover.description} on {leftover.host_id}"
+                if leftover.host_id
+                else leftover.description  # an owner's: it names the owner
+                for leftover in self.leftovers
+            ]
             return f"Left behind: {_listing(left)}."
         if not self._clean():
             return "What was done is kept."

@@ -36,8 +36,8 @@ class Caption:
 
 def heading(timeline: Timeline) -> str:
     """Returns what is drawn: kind, id, duration and hosts."""
-    hosts = phrases.count(len(timeline.hosts), "host")
-    return f"{timeline.kind} {timeline.workflow_id}, {phrases.duration(timeline.end_s)}, {hosts}"
+    where = phrases.places(len(timeline.hosts), len(timeline.owners))
+    return f"{timeline.kind} {timeline.workflow_id}, {phrases.duration(timeline.end_s)}, {where}"
 
 
 def verdict_look(timeline: Timeline) -> Look:
@@ -94,7 +94,8 @@ def row_sentence(row: Row) -> str:
         again = f", round {row.round}" if row.round > 1 else ""
         return f"group {row.task_id}: {task_look(row.state).word}{again}"
     again = f"; since then {task_look(row.state).word}" if row.state in MADE_UP_FOR else ""
-    return f"{row.task_id} on {row.host_id or 'no host yet'}: {of_row(row).words}{again}"
+    where = phrases.on(row.host_id or "no host yet", is_owner=row.is_external)
+    return f"{row.task_id}{where}: {of_row(row).words}{again}"
 
 
 def of_marker(marker: Marker) -> str:
@@ -107,7 +108,7 @@ def of_marker(marker: Marker) -> str:
 
 def lane_sentence(row: LaneRow) -> str:
     """Returns a row of the compensation lane in one sentence."""
-    about = f"compensation of {row.task_id} on {row.host_id}"
+    about = f"compensation of {row.task_id}{phrases.on(row.host_id, is_owner=row.is_external)}"
     return f"{about}: {row.phrase}, {of_lane_row(row).words}"
 
 
@@ -122,10 +123,11 @@ def bar_sentence(bar: Bar, row: Row | LaneRow) -> str:
             what = f"attempt {bar.number}: {row.verb}"
     amount = f", {_amount(bar)}" if bar.done else ""
     cause = f". {bar.message}" if bar.message else ""
-    return f"{row.task_id} on {bar.host_id}, {what}, {look.word}, {times}{amount}{cause}"
+    where = phrases.on(bar.host_id, is_owner=bar.is_external)
+    return f"{row.task_id}{where}, {what}, {look.word}, {times}{amount}{cause}"
 
 
 def _amount(bar: Bar) -> str:
-    if not bar.done:
-        return ""
-    return phrases.size(bar.done) if bar.unit == "bytes" else f"{bar.done} {bar.unit}"
+    if bar.unit == phrases.PERCENT and bar.state == Attempt.STATE_SUCCEEDED:
+        return ""  # all of it, whatever was said last
+    return phrases.amount(bar.done, bar.unit) if bar.done else ""

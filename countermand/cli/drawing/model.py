@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from countermand.cli.drawing import phrases
+
 SegmentKind = Literal["run", "stopping", "unknown"]
 MarkerKind = Literal["failure", "restart", "intervention"]
 
@@ -27,13 +29,14 @@ class Bar:
     """One attempt."""
 
     number: int
-    host_id: str
+    host_id: str  # or the owner, if it is an external one
     start_s: float
     end_s: float
     state: int
     segments: tuple[Segment, ...]
     done: int = 0
     unit: str = "bytes"
+    is_external: bool = False
     reason: str = ""
     message: str = ""
     # For a compensation: the number of the attempt that it makes up for.
@@ -64,6 +67,7 @@ class Row:
     is_group: bool = False
     # The round that a group is in, from 1.
     round: int = 0
+    is_external: bool = False  # its host is an owner then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +84,7 @@ class LaneRow:
     bars: tuple[Bar, ...]
     # Since when it needs somebody, and until when; None if it never did.
     blocked: tuple[float, float] | None = None
+    is_external: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +115,12 @@ class Fact:
     task_id: str
     host_id: str
     words: str
+    is_external: bool = False
+
+    @property
+    def where(self) -> str:
+        """Returns where, as the end of some words."""
+        return phrases.on(self.host_id, is_owner=self.is_external)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +161,13 @@ class Timeline:
     @property
     def hosts(self) -> tuple[str, ...]:
         """Returns every host that worked for it, in order of their ids."""
-        return tuple(sorted({bar.host_id for bar in self.bars if bar.host_id}))
+        found = {bar.host_id for bar in self.bars if not bar.is_external}
+        return tuple(sorted(found - {""}))
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """Returns every owner that worked for it, in order of their ids."""
+        return tuple(sorted({bar.host_id for bar in self.bars if bar.is_external}))
 
     @property
     def lane_start_s(self) -> float | None:

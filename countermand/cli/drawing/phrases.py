@@ -8,6 +8,8 @@ from typing import Final
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _STEP: Final = 1024
 
+PERCENT: Final = "percent"
+
 # What an attempt did, by its verb: "copied 158 MiB". Others say the outcome's word.
 _DONE: Final = {
     "create_image": "created",
@@ -56,6 +58,24 @@ def count(number: int, noun: str) -> str:
 def listing(words: list[str]) -> str:
     """Returns words as a sentence has them: "a, b and c"."""
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else ""
+
+
+def on(place: str, *, is_owner: bool = False) -> str:
+    """Returns where something is, as the end of some words: " on host-a", " with acme"."""
+    return f" {'with' if is_owner else 'on'} {place}" if place else ""
+
+
+def places(hosts: int, owners: int) -> str:
+    """Returns where a workflow ran: "2 hosts", "1 host and with 2 owners", "with 1 owner"."""
+    parts = [count(hosts, "host")] if hosts or not owners else []
+    return " and ".join([*parts, *([f"with {count(owners, 'owner')}"] if owners else [])])
+
+
+def amount(number: int, unit: str) -> str:
+    """Returns an amount of work: "158 MiB", "60%", "12 volumes"."""
+    if unit in {"", "bytes"}:
+        return size(number)
+    return f"{number}%" if unit == PERCENT else f"{number} {unit}"
 
 
 def did(verb: str) -> str:

@@ -36,8 +36,8 @@ def draw(timeline: Timeline, left: float, right: float) -> tuple[str, float]:
     look = captions.verdict_look(timeline)
     words = f"{look.glyph} {look.word.upper()}"
     pill = width_of(words, 18) + 20  # capitals are wide
-    hosts = phrases.count(len(timeline.hosts), "host")
-    about = f"{phrases.duration(timeline.end_s)} on {hosts}"
+    places = phrases.places(len(timeline.hosts), len(timeline.owners))
+    about = f"{phrases.duration(timeline.end_s)} {'on ' if timeline.hosts else ''}{places}"
     parts = [
         tag("rect", x=left, y=26, width=pill, height=30, rx=15, class_=look.tone),
         tag(
@@ -102,7 +102,7 @@ def _column(column: _Column, x: float, width: float) -> Iterator[tuple[str, floa
         return
     for fact in column.facts[:FACTS_MAX]:
         yield column.glyph, x, y, f"strong {column.tone}"
-        where = f" on {fact.host_id}" if fact.host_id else ""
+        where = fact.where
         yield fit(f"{fact.task_id or 'the workflow'}{where}", width - 18, 13.5), x + 18, y, "strong"
         for line in wrap(fact.words, width - 18, 2):
             y += LINE

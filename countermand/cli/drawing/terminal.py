@@ -105,16 +105,16 @@ def banner(timeline: Timeline) -> list[Text]:
     )
     lines = [title, Text(timeline.verdict.sentence)]
     left = timeline.verdict.left
-    lines += [
-        Text(f"left on {fact.host_id}: {fact.words} ({fact.task_id})", "red") for fact in left
-    ]
+    lines += [Text(f"left{fact.where}: {fact.words} ({fact.task_id})", "red") for fact in left]
     return lines
 
 
 def _measure(timeline: Timeline, width: int) -> _Page:
     names = [row.depth * 2 + len(row.task_id) + 2 for row in timeline.rows] or [8]
     name = min(max(*names, 14), NAME_MAX, max(width // 3, 10))
-    host = min(max((len(host) for host in timeline.hosts), default=0), max(width // 8, 6))
+    owners = (row.host_id for row in timeline.rows if row.is_external)
+    places = (*timeline.hosts, *owners)
+    host = min(max((len(place) for place in places), default=0), max(width // 8, 6))
     said = [len(str(captions.of_row(row))) for row in timeline.rows]
     said += [len(str(captions.of_lane_row(row))) for row in timeline.lane]
     words = min(max(said, default=0), WORDS_MAX)

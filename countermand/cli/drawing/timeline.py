@@ -6,7 +6,7 @@ its end. Pure: the same history gives the same timeline, and so the same drawing
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
@@ -79,7 +79,8 @@ class _Story:
 class _Reader:
     """Reads a history once, from front to back."""
 
-    def __init__(self) -> None:
+    def __init__(self, owners: Mapping[str, str]) -> None:
+        self.owners = owners  # of external tasks, by the task
         self.start: datetime | None = None
         self.now_s = 0.0
         self.stories: dict[str, _Story] = {}
@@ -97,7 +98,7 @@ class _Reader:
             case WorkflowStateChanged() as change:
                 self.changes.append((self.now_s, change.after))
             case TaskStateChanged() as change:
-                self._task_changed(story, change)
+                self._task_changed(task_id, story, change)
             case AttemptStarted() as started:
                 story.tries[started.attempt] = _Try(started, self.now_s)
                 if started.kind == Attempt.KIND_COMPENSATION:
@@ -116,10 +117,16 @@ class _Reader:
         elif event.HasField("retry_scheduled"):
             self._wait(story, WAITING[Task.STATE_RETRY_WAIT])
 
-    def _task_changed(self, story: _Story, change: TaskStateChanged) -> None:
+    def _waited(self, task_id: str, change: TaskStateChanged) -> str:
+        if change.waits_for:
+            return f"waited for {change.waits_for}"
+        if change.after == Task.STATE_STARTING and task_id in self.owners:
+            return f"waited for {self.owners[task_id]} to accept it"
+        return WAITING[change.after]
+
+    def _task_changed(self, task_id: str, story: _Story, change: TaskStateChanged) -> None:
         if change.after in WAITING:
-            words = f"waited for {change.waits_for}" if change.waits_for else WAITING[change.after]
-            self._wait(story, words)
+            self._wait(story, self._waited(task_id, change))
         else:
             self._stop_waiting(story)
         if change.after == Task.STATE_COMPENSATION_BLOCKED:
@@ -187,7 +194,7 @@ def timeline(
 
     `now` is where the open bars of an unsettled workflow end; without it, at its last event.
     """
-    reader = _Reader()
+    reader = _Reader({_task_id(task): task.owner_id for task in workflow.tasks if task.owner_id})
     for event in sorted(events, key=lambda event: event.sequence):
         reader.read(event)
     settled = workflow.state in SETTLED
@@ -238,8 +245,9 @@ def _row(task: Task, depth: int, reader: _Reader) -> Row:
         task_id=task_id,
         depth=depth,
         state=task.state,
-        host_id=bars[-1].host_id if bars else task.host_id,
-        verb=task.verb,
+        host_id=bars[-1].host_id if bars else task.owner_id or task.host_id,
+        verb=task.verb.removeprefix(f"{task.owner_id}/") if task.owner_id else task.verb,
+        is_external=bool(task.owner_id),
         opposite=task.opposite,
         waits=tuple(wait for wait in story.waits if wait.start_s < turn_s),
         bars=bars,
@@ -263,6 +271,7 @@ def _lane_row(task: Task, reader: _Reader) -> LaneRow | None:
         waits=tuple(wait for wait in story.waits if wait.start_s >= bars[0].start_s),
         bars=bars,
         blocked=_blocked(story, reader.now_s),
+        is_external=bool(task.owner_id),
     )
 
 
@@ -284,6 +293,8 @@ def _bars(task: Task, story: _Story, kind: Attempt.Kind.ValueType, now_s: float)
         if attempt.started.kind != kind:
             continue
         waiting = attempt.run_s is None and attempt.end_s is None and attempt.unknown_s is None
+        if attempt.started.owner_id and attempt.run_s is None:
+            waiting = True  # what no owner has accepted has never begun
         if kind == Attempt.KIND_ACTION and waiting:
             continue  # all that there is of it so far is a wait
         bar = _bar(number, attempt, now_s)
@@ -301,7 +312,8 @@ def _bar(number: int, attempt: _Try, now_s: float) -> Bar:
     ended = attempt.ended or AttemptEnded(state=Attempt.STATE_RUNNING)
     return Bar(
         number=number,
-        host_id=attempt.started.host_id,
+        host_id=attempt.started.owner_id or attempt.started.host_id,
+        is_external=bool(attempt.started.owner_id),
         start_s=start_s,
         end_s=end_s,
         state=ended.state,

@@ -36,12 +36,13 @@ def verdict(workflow: Workflow, rows: Sequence[Row], lane: Sequence[LaneRow]) ->
         Fact(
             task_id=row.task_id,
             host_id=row.host_id,
+            is_external=row.is_external,
             words=row.phrase + MADE_UP_FOR.get(row.state, ": under way"),
         )
         for row in _in_order(lane)
     )
     clean = tuple(
-        Fact(task_id=row.task_id, host_id=row.host_id, words=words)
+        Fact(task_id=row.task_id, host_id=row.host_id, is_external=row.is_external, words=words)
         for row in rows
         if workflow.HasField("cause") and row.bars and (words := CLEAN.get(row.bars[-1].state))
     )
@@ -67,7 +68,12 @@ def verdict(workflow: Workflow, rows: Sequence[Row], lane: Sequence[LaneRow]) ->
 def _failed(workflow: Workflow, rows: Sequence[Row]) -> tuple[Fact, ...]:
     """Returns the cause first, then whatever else failed."""
     facts = [
-        Fact(task_id=row.task_id, host_id=bar.host_id, words=phrases.why(bar.message) or bar.reason)
+        Fact(
+            task_id=row.task_id,
+            host_id=bar.host_id,
+            is_external=bar.is_external,
+            words=phrases.why(bar.message) or bar.reason,
+        )
         for row in rows
         if (bar := _last_failed(row))
     ]
@@ -96,10 +102,11 @@ def _order(cause: Failure) -> Fact:
 def _fact(cause: Failure, rows: Sequence[Row]) -> Fact:
     attempt = names.parse_attempt(cause.attempt)
     task_id = attempt.task_id if attempt else ""
-    hosts = {row.task_id: row.host_id for row in rows}
+    row = next((row for row in rows if row.task_id == task_id), None)
     return Fact(
         task_id=task_id,
-        host_id=cause.host_id or hosts.get(task_id, ""),
+        host_id=cause.host_id or (row.host_id if row else ""),
+        is_external=bool(row and row.is_external),
         words=phrases.why(cause.message) or cause.reason,
     )
 
@@ -119,13 +126,12 @@ def _sentence(
         ordered = ": ".join(filter(None, (who, cause.words)))
         return f"{ordered}. {_since_then(workflow, lane, left)}"
     what = f"{cause.task_id} failed" if cause.task_id else "The workflow failed"
-    where = f" on {cause.host_id}" if cause.host_id else ""
-    return f"{what}{where}: {cause.words}. {_since_then(workflow, lane, left)}"
+    return f"{what}{cause.where}: {cause.words}. {_since_then(workflow, lane, left)}"
 
 
 def _since_then(workflow: Workflow, lane: Sequence[LaneRow], left: Sequence[Fact]) -> str:
     done = [
-        f"{row.task_id} on {row.host_id}"
+        f"{row.task_id}{phrases.on(row.host_id, is_owner=row.is_external)}"
         for row in _in_order(lane)
         if row.state == Task.STATE_COMPENSATED
     ]
@@ -153,16 +159,23 @@ def _went_well(workflow: Workflow, rows: Sequence[Row]) -> str:
     """Returns the sentence for a workflow that has not failed."""
     tasks = [row for row in rows if not row.is_group]
     rested = [row for row in tasks if row.state in {Task.STATE_SUCCEEDED, Task.STATE_SKIPPED}]
-    hosts = phrases.count(len({row.host_id for row in tasks if row.host_id}), "host")
     if workflow.state != WorkflowState.WORKFLOW_STATE_SUCCEEDED:
         word = workflow_look(workflow.state).word
-        return f"{len(rested)} of {phrases.count(len(tasks), 'task')} on {hosts}; it is {word}."
+        tried = f"{len(rested)} of {phrases.count(len(tasks), 'task')}"
+        return f"{tried} {_places(tasks)}; it is {word}."
     done = [row for row in tasks if row.state == Task.STATE_SUCCEEDED]
-    hosts = phrases.count(len({row.host_id for row in done if row.host_id}), "host")
     copied = sum(bar.done for row in done for bar in row.bars[-1:] if row.verb == "copy_image")
     data = f", {phrases.size(copied)} copied" if copied else ""
     skipped = sum(row.state == Task.STATE_SKIPPED for row in tasks)
     failed = sum(row.state == Task.STATE_FAILED for row in tasks)
     parts = [f"{skipped} skipped" if skipped else "", f"{failed} failed" if failed else ""]
     rest = "; ".join(["", *filter(None, parts)])
-    return f"{phrases.count(len(done), 'task')} on {hosts} took effect{data}{rest}."
+    return f"{phrases.count(len(done), 'task')} {_places(done)} took effect{data}{rest}."
+
+
+def _places(rows: Sequence[Row]) -> str:
+    """Returns on how many hosts and with how many owners rows are."""
+    hosts = {row.host_id for row in rows if row.host_id and not row.is_external}
+    owners = {row.host_id for row in rows if row.is_external}
+    lead = "on " if hosts or not owners else ""
+    return lead + phrases.places(len(hosts), len(owners))
