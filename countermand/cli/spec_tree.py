@@ -64,10 +64,19 @@ def _words(node: Node) -> str:
         case "workflow":
             return f"the workflow {node.workflow.kind}"
         case "external_task":
-            task = node.external_task
-            return f"{task.kind} by {task.owner_id}: {EFFECTS.get(task.effect, '-')}"
+            return _external_words(node.external_task)
         case _:
             return _task_words(node.task)
+
+
+def _external_words(task: Node.ExternalTask) -> str:
+    """Returns what somebody outside does, as tables name it, and who makes up for it."""
+    if task.effect != Effect.EFFECT_REVERSIBLE:
+        how = EFFECTS.get(task.effect, "-")
+    else:
+        people = "people, by its checklist"
+        how = f"made up for by: {people if task.operator_checklist else f'asking {task.owner_id}'}"
+    return f"{task.owner_id}: {task.kind}; {how}"
 
 
 def _group_words(group: Group, policy: Policy) -> str:
@@ -76,6 +85,8 @@ def _group_words(group: Group, policy: Policy) -> str:
         words.append(f"each {group.for_each.item} of {group.for_each.items}")
         if len(group.members) > 1:
             words.append("its members in order")
+    if group.open:
+        words.append("open: vendors may add tasks")
     if policy.on_failure in _FAILURES:
         words.append(_FAILURES[policy.on_failure])
     return f": {', '.join(words)}"

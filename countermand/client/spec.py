@@ -273,7 +273,6 @@ def external_task(
         after: Siblings that it comes after.
         when: Whether it is done at all.
     """
-    asks_owner = effect == Effect.EFFECT_REVERSIBLE and not checklist
     leaf = Node.ExternalTask(
         owner_id=owner,
         kind=kind,
@@ -281,11 +280,13 @@ def external_task(
         arguments=arguments,
         bindings=_bindings(bindings),
         outputs=outputs,
-        ask_owner=True if asks_owner else None,
-        operator_checklist=checklist or None,
         weight=weight,
         heartbeat_timeout=duration(heartbeat_timeout),
     )
+    if checklist:
+        leaf.operator_checklist = checklist
+    elif effect == Effect.EFFECT_REVERSIBLE:
+        leaf.ask_owner = True
     return Node(name=name, external_task=leaf, policy=policy, after=after, when=when)
 
 

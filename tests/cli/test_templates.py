@@ -37,6 +37,7 @@ SHIPPED = (
     "create-snapshot",
     "live-storage-migration",
     "move-disk",
+    "rapid-clone",
     "remove-snapshot",
 )
 DISK = ("--input", "disks.0.source=slow/a", "--input", "disks.0.target=fast/a")
