@@ -257,6 +257,7 @@ async def _serve(
             ),
             reported=reported,
         )
+        owners.open(loop.open_workflows())
         loop.attach(Routing(hosts=fleet, owners=owners))
         await fleet.open()
         working = [

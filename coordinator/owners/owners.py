@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
 from coordinator.owners.reported import Reported
 from coordinator.owners.silence import Silence
@@ -99,6 +99,11 @@ class Owners:
         self._by_owner: dict[str, dict[str, None]] = {}  # names, the oldest first
         self._watchers: dict[str, set[Watcher]] = {}
         self._silence: Silence[str] = Silence(self._is_silent)
+
+    def open(self, workflows: Iterable[Workflow]) -> None:
+        """Takes up what waited before a restart: nobody must be told meanwhile that it is over."""
+        for workflow in workflows:
+            self.moved(workflow, frozenset(range(len(workflow.plan.nodes))))
 
     async def run(self) -> None:
         """Sees to it that silence is noticed, until cancelled."""
