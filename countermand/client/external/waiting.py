@@ -130,10 +130,10 @@ class Waiting:
                 self._closed(update.closed)
             case "bookmark" if not life.is_complete:
                 life.is_complete = True
-                for name in self.requests.keys() - life.named:
-                    self._closed(name)
                 for name in life.held_before - life.named:
                     self._heartbeats.hurry(name)  # it says for sure what became of it
+                for name in self.requests.keys() - life.named - self._held.keys():
+                    self._closed(name)
 
     def _closed(self, name: str) -> None:
         self.requests.pop(name, None)
