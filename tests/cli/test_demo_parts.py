@@ -1,19 +1,26 @@
 """The parts of the demo, each by itself; the whole of it is tests/endtoend/test_demo.py."""
 
 import asyncio
+import io
 import signal
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from countermand.cli.demo import images, proof, stage
+from countermand.cli.demo.array import CONTROLLERS, EXTENT_BYTES, Volume
 from countermand.cli.demo.board import Board
 from countermand.cli.demo.processes import Processes, ProcessFailed
 from countermand.cli.demo.tempo import FAST, NORMAL, Tempo
-from countermand.v1.attempt_pb2 import Progress
+from countermand.cli.demo.tree import Tree, picture, shortened
+from countermand.client.external import TaskFailed
+from countermand.v1.attempt_pb2 import Attempt, Progress
+from countermand.v1.event_pb2 import HistoryEvent, TaskAdded
+from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import AttemptProgress, WatchWorkflowResponse
-from tests.cli.histories import MIB, compensated
+from tests.cli.histories import MIB, Tale, compensated
 
 READY = 'print(\'{"event": "x.ready", "address": "127.0.0.1:1"}\', flush=True)'
 WAIT = "import time; time.sleep(600)"
@@ -168,6 +175,77 @@ def test_an_attempt_that_has_ended_makes_no_progress() -> None:
     late = AttemptProgress(attempt=name, progress=Progress(done=84, total=100, rate=42))
 
     assert list(board.apply(WatchWorkflowResponse(progress=late))) == []
+
+
+# -- the tree, and the vendor's volumes ----------------------------------------------------------
+
+
+def clone_half_way() -> Tale:
+    tale = Tale("vm-1")
+    tale.plant("seed", host="host-a").state = Task.STATE_SUCCEEDED
+    clone = tale.plant("clone", kind=Task.KIND_EXTERNAL, verb="clone", owner_id="acme")
+    clone.progress.CopyFrom(Progress(done=50, total=100, unit="percent"))
+    east = tale.plant("clone.east", parent="clone", kind=Task.KIND_EXTERNAL, owner_id="acme")
+    east.progress.CopyFrom(Progress(done=24, total=48, unit="extents"))
+    clone.state = east.state = Task.STATE_RUNNING
+    tale.plant("check", host="host-a")
+    tale.workflow.progress.CopyFrom(Progress(done=40, total=100, unit="percent"))
+    return tale
+
+
+@pytest.mark.parametrize("width", [100, 62])
+def test_a_tree_shows_whose_work_it_is_and_how_far_as_wide_as_there_is_room(width: int) -> None:
+    tale, console = clone_half_way(), Console(width=width, record=True, file=io.StringIO())
+    console.print(picture(Tree(tale.workflow, list(tale.tasks.values())), console))
+    lines = console.export_text().splitlines()
+    assert [line.split()[:3] for line in lines[:4]] == [
+        ["✓", "seed", "host-a"],
+        ["▸", "clone", "acme"],
+        ["▸", "clone.east", "acme"],
+        ["·", "check", "host-a"],
+    ]
+    assert lines[2].startswith("    ▸ clone.east")
+    assert lines[2].endswith(" 50%, 24 of 48 extents")
+    assert lines[4].endswith(" 40% of all, by weight")
+    assert max(map(len, lines)) <= width
+
+
+def test_a_pipe_hears_what_a_vendor_adds_before_it_is_read() -> None:
+    tale, tree = clone_half_way(), Tree()
+    assert list(tree.look(tale.workflow, [tale.tasks["clone"]])) == ["vm-1 as a whole: 40%"]
+    name = f"{tale.workflow.name}/tasks/clone.west"
+    added = TaskAdded(parent=tale.tasks["clone"].name, owner_id="acme")
+    said = tree.apply(WatchWorkflowResponse(event=HistoryEvent(task=name, task_added=added)))
+    assert list(said) == ["clone.west: acme adds it under clone"]
+    event = HistoryEvent(task=name)
+    event.attempt_ended.attempt, event.attempt_ended.state = 1, Attempt.STATE_SUCCEEDED
+    event.attempt_ended.progress.CopyFrom(Progress(done=24, total=24, unit="extents"))
+    said = tree.apply(WatchWorkflowResponse(event=event))
+    assert list(said) == ["clone.west by acme: ✓ done, 24 extents"]
+    late = AttemptProgress(attempt=f"{name}/attempts/1", progress=Progress(done=12, total=24))
+    assert list(tree.apply(WatchWorkflowResponse(progress=late))) == []
+
+
+def test_a_digest_in_a_sentence_is_told_by_its_first_digits() -> None:
+    assert shortened(f"blake3-4m:{'0a' * 32}, not 12 of 48") == "blake3-4m:0a0a0a0a…, not 12 of 48"
+
+
+def test_a_volume_is_made_once_by_one_attempt_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(bytes(EXTENT_BYTES) + b"x" * EXTENT_BYTES)
+    volume = Volume(tmp_path / "volume")
+    for _life in range(2):
+        volume.make(2 * EXTENT_BYTES, "attempt-1")
+        with pytest.raises(TaskFailed):
+            volume.make(2 * EXTENT_BYTES, "attempt-2")
+        for extent in range(2):
+            volume.clone_extent(source, extent)
+    assert volume.content.read_bytes() == source.read_bytes()
+    assert volume.content.stat().st_blocks * 512 < 2 * EXTENT_BYTES  # the hole is one still
+    volume.note(CONTROLLERS[0], 1)
+    assert (volume.done(CONTROLLERS[0]), volume.is_half_done) == (1, True)
+    volume.flip_bit()
+    assert volume.content.read_bytes() != source.read_bytes()
 
 
 def test_a_command_to_type_is_one_that_the_shell_finds(monkeypatch, tmp_path) -> None:

@@ -143,9 +143,13 @@ def _close(options: Options, screen: Screen, site: Site | VendorSite, told: Told
     screen.command(f"export COUNTERMAND_COORDINATOR={address}")
     screen.command(typed("workflow", "list"))
     screen.command(typed("workflow", "get", "vm-2" if told is not None else "vm-1"))
-    if options.scenario == EXTERNAL:
+    if isinstance(site, VendorSite):
         screen.command(typed("workflow", "timeline", "vm-3"))
-    screen.command(f"ls -R {site.folder / 'pools'}; cat {site.folder / 'logs'}/*.log")
+    where = [site.folder / "pools"]
+    if isinstance(site, VendorSite):
+        where.append(site.own)
+    listing = " ".join(shlex.quote(str(path)) for path in where)
+    screen.command(f"ls -R {listing}; cat {shlex.quote(str(site.folder / 'logs'))}/*.log")
 
 
 def _commands(options: Options) -> dict[str, str]:

@@ -48,12 +48,15 @@ class Tree:
     workflow: Workflow = field(default_factory=Workflow)
     tasks: Sequence[Task] = ()
     _told: dict[str, float] = field(default_factory=dict)
-    _compensations: set[str] = field(default_factory=set)  # attempts
+    _owners: dict[str, str] = field(default_factory=dict)  # of tasks; what is added is news first
     _added: set[str] = field(default_factory=set)  # tasks
+    _compensations: set[str] = field(default_factory=set)  # attempts
+    _over: set[str] = field(default_factory=set)  # attempts
 
     def look(self, workflow: Workflow, tasks: Sequence[Task]) -> Iterator[str]:
         """Takes in what was read; yields a sentence where the whole is a quarter further."""
         self.workflow, self.tasks = workflow, tasks
+        self._owners |= {task.name: task.owner_id for task in tasks if task.owner_id}
         share = share_of(workflow.progress)
         if self._is_news(workflow.name, share):
             yield f"{workflow.name.removeprefix('workflows/')} as a whole: {share:.0%}"
@@ -64,7 +67,7 @@ class Tree:
             case "progress":
                 progress, attempt = update.progress.progress, update.progress.attempt
                 parsed, share = names.parse_attempt(attempt), share_of(progress)
-                if parsed and self._is_news(attempt, share):
+                if parsed and attempt not in self._over and self._is_news(attempt, share):
                     yield f"{parsed.task_id}: {share:.0%}{_of(progress)}"
             case "event":
                 yield from self._event(update.event)
@@ -86,6 +89,7 @@ class Tree:
                 yield f"{event.workflow.removeprefix('workflows/')}: {look}"
             case "task_added":
                 self._added.add(event.task)
+                self._owners[event.task] = event.task_added.owner_id
                 below = task_id(event.task_added.parent)
                 yield f"{task_id(event.task)}: {event.task_added.owner_id} adds it under {below}"
             case "attempt_started":
@@ -95,6 +99,7 @@ class Tree:
             case "task_state_changed":
                 yield from self._moved(event.task, about, event.task_state_changed)
             case "attempt_ended" if event.attempt_ended.state != Attempt.STATE_UNKNOWN:
+                self._over.add(f"{event.task}/attempts/{event.attempt_ended.attempt}")
                 yield f"{about}: {self._ended(event.task, event.attempt_ended)}"
             case _:
                 return
@@ -103,8 +108,8 @@ class Tree:
         by = started.owner_id
         about = f"{task_id(task)} {f'by {by}' if by else f'on {started.host_id}'}"
         if started.kind == Attempt.KIND_COMPENSATION:
-            self._compensations.add(f"{task}/{started.attempt}")
-            yield f"{about}: {'asked to make up for it' if by else self._opposite(task)}"
+            self._compensations.add(f"{task}/attempts/{started.attempt}")
+            yield f"{about}: {'asked to make up for it' if by else self._task(task).opposite}"
         elif task not in self._added:
             yield f"{about}: {'asked for it' if by else 'started'}"
 
@@ -113,32 +118,30 @@ class Tree:
             yield f"{about}: {task_look(moved.after)}: {phrases.why(moved.failure.message)}"
         elif moved.after == Task.STATE_RUNNING and moved.before == Task.STATE_UNKNOWN:
             yield f"{about}: a sign of life, it goes on"
-        elif moved.after == Task.STATE_RUNNING and self._owner(task) and task not in self._added:
+        elif moved.after == Task.STATE_RUNNING and task in self._owners.keys() - self._added:
             yield f"{about}: takes it on"
 
     def _ended(self, task: str, ended: AttemptEnded) -> str:
-        is_compensation = f"{task}/{ended.attempt}" in self._compensations
+        is_compensation = f"{task}/attempts/{ended.attempt}" in self._compensations
         if is_compensation and ended.state == Attempt.STATE_SUCCEEDED:
             return f"{task_look(Task.STATE_COMPENSATED).glyph} done"
         glyph = attempt_look(ended.state).glyph
         if ended.state == Attempt.STATE_FAILED:
             return f"{glyph} {shortened(phrases.why(ended.failure.message))}"
-        verb = next((each.verb for each in self.tasks if each.name == task), "")
+        verb = self._task(task).verb
         done = amount(ended.progress.done, ended.progress.unit) if ended.progress.done else ""
         return f"{glyph} {', '.join(filter(None, (phrases.did(verb) or 'done', done)))}"
 
     def _called(self, name: str) -> str:
         """Returns a task with who does it: "seed on host-a", "clone by acme"."""
-        if owner := self._owner(name):
+        if owner := self._owners.get(name):
             return f"{task_id(name)} by {owner}"
-        host = next((each.host_id for each in self.tasks if each.name == name), "")
+        host = self._task(name).host_id
         return f"{task_id(name)} on {host}" if host else task_id(name)
 
-    def _owner(self, name: str) -> str:
-        return next((each.owner_id for each in self.tasks if each.name == name), "")
-
-    def _opposite(self, name: str) -> str:
-        return next((each.opposite for each in self.tasks if each.name == name), "")
+    def _task(self, name: str) -> Task:
+        """Returns what is known of a task; an empty one of what was not read yet."""
+        return next((task for task in self.tasks if task.name == name), Task())
 
 
 async def follow(
