@@ -349,7 +349,8 @@ class _Shares:
 def _of_action(workflow: saga.Workflow, index: int, progress: ProgressKnown) -> Progress | None:
     task = workflow.task(index)
     action = task.action if task.attempts else None
-    if action is None:
+    if action is None or (action.open and not progress):
         return None
-    name = attempt_name(workflow.id, workflow.plan.nodes[index].name, action.number)
-    return _progress(name, action, progress)
+    name = workflow.plan.nodes[index].name  # of what is open, its attempt is looked up by name
+    attempt = attempt_name(workflow.id, name, action.number) if action.open else ""
+    return _progress(attempt, action, progress)
