@@ -33,8 +33,9 @@ from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import GetWorkflowRequest, ListTasksRequest, WorkflowView
 from countermand.v1.workflow_pb2_grpc import WorkflowServiceStub
 from tests.bench.figures import Figure, Goal, at_most
+from tests.bench.memory import BASE_MIB, TASK_MIB
 from tests.bench.offered import Call, Others, percentile
-from tests.bench.processes import Process, start_agent, start_coordinator
+from tests.bench.processes import Process, machine_cpu_s, start_agent, start_coordinator
 from tests.bench.vendor import OWNER, PAGE, Vendor
 
 if TYPE_CHECKING:
@@ -49,7 +50,6 @@ ASKED = 5  # times for each view
 WAYS = {f"{BATCH} a request": BATCH, "one a request": 1}
 
 NONE = at_most(0)
-TASK_KIB = at_most(4)
 GROWTH = at_most(2)
 
 
@@ -112,20 +112,27 @@ class Life:
     """One life of the coordinator, and everybody around it."""
 
     coordinator: Process
+    agent: Process
     client: Client
     vendor: Vendor
     others: Others
     runs: Runs
     ask: WorkflowServiceAsyncStub
 
+    def strangers_s(self) -> float:
+        """Returns the CPU time that was spent by what is none of ours."""
+        ours = self.coordinator.cpu_s() + self.agent.cpu_s() + time.process_time()
+        return machine_cpu_s() - ours
+
 
 @asynccontextmanager
-async def _life(folder: Path, runs: Runs) -> AsyncIterator[Life]:
+async def _life(folder: Path, agent: Process, runs: Runs) -> AsyncIterator[Life]:
     with start_coordinator(folder) as coordinator:
         address = coordinator.address
         async with Client(address) as client, open_channel(address) as channel:
             yield Life(
                 coordinator=coordinator,
+                agent=agent,
                 client=client,
                 vendor=Vendor(ExternalTaskServiceStub(channel)),
                 others=Others(client),
@@ -136,7 +143,7 @@ async def _life(folder: Path, runs: Runs) -> AsyncIterator[Life]:
 
 async def _lives(folder: Path, runs: Runs, layout: str, extent: Extent) -> None:
     with start_agent(folder) as agent:
-        async with _life(folder, runs) as first:
+        async with _life(folder, agent, runs) as first:
             await first.client.hosts.add("host", agent.address)
             await first.vendor.fall_silent(first.client, "silent-1")
             await _alone(first, extent.round_s)
@@ -148,7 +155,7 @@ async def _lives(folder: Path, runs: Runs, layout: str, extent: Extent) -> None:
             await _report(first, extent.round_s)
             await _views(first, names[-1])
             os.kill(first.coordinator.pid, signal.SIGKILL)
-        async with _life(folder, runs) as second:
+        async with _life(folder, agent, runs) as second:
             second.vendor.tasks.extend(first.vendor.tasks)
             await _restarted(second, names[-1], extent.seconds)
             await second.vendor.fall_silent(second.client, "silent-2")
@@ -195,9 +202,10 @@ async def _accept(life: Life) -> None:
         await vendor.accept_all()
     runs.note("tasks accepted", "tasks/s", len(vendor.tasks) / (time.perf_counter() - began))
     memory = life.coordinator.memory()
-    runs.note(f"RSS, {len(vendor.tasks)} tasks", "MiB", memory.rss)
+    goal = at_most(BASE_MIB + len(vendor.tasks) * TASK_MIB)
+    runs.note(f"RSS, {len(vendor.tasks)} tasks", "MiB", memory.rss, goal)
     grown = (memory.rss - idle) * 1024 / len(vendor.tasks)
-    runs.note("RSS, grown per task", "KiB", grown, TASK_KIB)
+    runs.note("RSS, grown per task", "KiB", grown)
 
 
 async def _beside(life: Life, way: str, batch: int, seconds: float) -> None:
@@ -205,6 +213,7 @@ async def _beside(life: Life, way: str, batch: int, seconds: float) -> None:
     runs, vendor, coordinator = life.runs, life.vendor, life.coordinator
     took_ms: list[float] = []
     sent, before, began = vendor.sent, coordinator.cpu_s(), time.perf_counter()
+    strangers_s = life.strangers_s()
     async with vendor.beating(batch, took_ms), life.others.asking():
         await asyncio.sleep(seconds)
     elapsed_s = time.perf_counter() - began
@@ -218,6 +227,8 @@ async def _beside(life: Life, way: str, batch: int, seconds: float) -> None:
     slowest = "slowest" if batch > 1 else "p99"
     runs.note(f"{way}: a request, {slowest}", "ms", percentile(took_ms, 99))
     life.others.note(runs.note, way)
+    strangers = max(0.0, life.strangers_s() - strangers_s) / elapsed_s
+    runs.note(f"{way}: strangers on this machine", f"of {os.cpu_count()} cores", strangers)
 
 
 async def _report(life: Life, seconds: float) -> None:
