@@ -6,19 +6,22 @@ and what must not is read from the disks: after a failure every byte of every po
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import re
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from countermand.client.external import AcceptedTask, Handler, Owner, TaskFailed
 from countermand.client.spec_json import Json
 from countermand.client.templates import load
 from countermand.v1.workflow_pb2 import Workflow
@@ -286,6 +289,124 @@ async def test_a_removal_goes_on_once_its_cause_is_gone(cluster, machine):
 
     assert settled.state == WorkflowState.WORKFLOW_STATE_SUCCEEDED, settled
     assert contents(cluster) == before
+
+
+# -- rapid-clone --------------------------------------------------------------------------------
+
+
+class Outside:
+    """An array and an engine: what they hold are files, and machines that run."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self.cluster = cluster
+        self.folder = folder
+        self.machines = {"old"}
+        self.running = {"old"}
+        self.attached: set[str] = set()
+        self.full = ""  # the volume for which the array has no room
+        folder.mkdir()
+
+    @property
+    def volumes(self) -> dict[str, str]:
+        """Returns a digest of every volume and note of the array."""
+        found = sorted(self.folder.iterdir())
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+    async def clone(self, task: AcceptedTask) -> dict[str, object]:
+        said = task.arguments
+        task.report(1, 2, unit="extents", message="half of it")
+        if said["volume"] == self.full:
+            raise TaskFailed("ARRAY_FULL", "There is no room on the array.")
+        base = self.cluster.data_of(f"{said['base_pool']}/{said['base_image']}")
+        shutil.copyfile(base, self.folder / said["volume"])
+        return {"volume_id": f"lun-{said['volume']}"}
+
+    async def drop(self, task: AcceptedTask) -> None:
+        (self.folder / task.arguments["volume"]).unlink(missing_ok=True)
+
+    async def note(self, task: AcceptedTask) -> None:
+        said = task.arguments
+        (self.folder / f"{said['volume_id']}.of").write_text(said["vm"], encoding="utf-8")
+
+    async def forget(self, task: AcceptedTask) -> None:
+        (self.folder / f"{task.arguments['volume_id']}.of").unlink(missing_ok=True)
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Has both at work."""
+
+        def done(things: set[str], field: str, *, adds: bool) -> Handler:
+            async def put(task: AcceptedTask) -> None:
+                things.add(task.arguments[field])
+
+            async def take(task: AcceptedTask) -> None:
+                things.discard(task.arguments[field])
+
+            return Handler(put, take) if adds else Handler(take, put)
+
+        address = self.cluster.coordinator.address
+        array = {
+            "clone-volume": Handler(start=self.clone, compensate=self.drop),
+            "update-metadata": Handler(start=self.note, compensate=self.forget),
+        }
+        engine = {
+            "shut-down-vm": done(self.running, "vm", adds=False),
+            "create-vm": done(self.machines, "vm", adds=True),
+            "attach-volume": done(self.attached, "volume", adds=True),
+        }
+        async with Owner(address, "array") as one, Owner(address, "engine") as other:
+            serving = [
+                asyncio.create_task(owner.serve(kinds))
+                for owner, kinds in ((one, array), (other, engine))
+            ]
+            try:
+                yield
+            finally:
+                for each in serving:
+                    each.cancel()
+                await asyncio.wait(serving)
+
+
+def clones(machine: str) -> list[Json]:
+    return [
+        {"source": f"slow/{machine}.{n}", "base": f"fast/{machine}.base.{n}", "volume": f"new.{n}"}
+        for n in range(2)
+    ]
+
+
+async def test_a_machine_is_cloned_by_an_array(cluster, machine, tmp_path):
+    """S-V26: three parties, one workflow; what each of them says is one tree."""
+    outside = Outside(cluster, tmp_path / "array")
+    given = {"vm": "old", "new_vm": "new", "disks": clones(machine)}
+    async with outside.serving():
+        await succeeded(cluster, submit(cluster, "rapid-clone", machine, **given))
+
+    found = contents(cluster)
+    for n in range(2):
+        base = found[f"fast/{machine}.base.{n}"]
+        assert found[f"slow/{machine}.{n}"] == base == outside.volumes[f"new.{n}"]
+    assert (outside.running, outside.machines) == (set(), {"old", "new"})
+    assert outside.attached == {"new.0", "new.1"}
+    assert {"lun-new.0.of", "lun-new.1.of"} < outside.volumes.keys()
+    async with cluster.client() as client:
+        clone = await client.run(machine).task("clone.0")
+    assert (clone.owner_id, clone.progress.unit, clone.weight) == ("array", "extents", 4)
+
+
+async def test_of_a_clone_nothing_is_left_on_either_side_when_the_array_is_full(
+    cluster, machine, tmp_path
+):
+    outside = Outside(cluster, tmp_path / "array")
+    outside.full = "new.1"
+    given = {"vm": "old", "new_vm": "new", "disks": clones(machine)}
+    async with outside.serving():
+        run = submit(cluster, "rapid-clone", machine, **given)
+        tasks = await made_up_for(cluster, run, "ARRAY_FULL")
+
+    assert (tasks["shut-down"], tasks["coalesce.1"]) == ("COMPENSATED", "COMPENSATED")
+    assert (tasks["clone.1"], tasks["create-vm"]) == ("FAILED", "CANCELLED")
+    assert outside.volumes == {}
+    assert (outside.running, outside.machines, outside.attached) == ({"old"}, {"old"}, set())
 
 
 # -- the pages ----------------------------------------------------------------------------------
