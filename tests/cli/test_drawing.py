@@ -129,6 +129,25 @@ def test_an_unknown_outcome_is_a_stretch_of_its_own() -> None:
     assert bar.state == Attempt.STATE_SUCCEEDED
 
 
+def test_an_outcome_is_unknown_only_until_there_is_a_sign_of_life() -> None:
+    tale = Tale("vm-14")
+    tale.plant("clone", kind=Task.KIND_EXTERNAL, owner_id="acme")
+    tale.begin()
+    tale.starts(0.0, "clone", run_s=0.5)
+    tale.task(2.0, "clone", Task.STATE_UNKNOWN, n=1)
+    tale.task(3.0, "clone", Task.STATE_RUNNING, n=1)
+    tale.task(4.0, "clone", Task.STATE_CANCELLING, n=1)
+    tale.ends(5.0, "clone", "CANCELLED")
+    tale.moves(5.0, WorkflowState.WORKFLOW_STATE_COMPENSATED)
+    bar = drawn(tale).rows[0].bars[0]
+    assert [(part.kind, part.start_s, part.end_s) for part in bar.segments] == [
+        ("run", 0.5, 2.0),
+        ("unknown", 2.0, 3.0),
+        ("run", 3.0, 4.0),
+        ("stopping", 4.0, 5.0),
+    ]
+
+
 # -- the verdict ---------------------------------------------------------------------------------
 
 
