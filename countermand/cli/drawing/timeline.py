@@ -44,6 +44,12 @@ WAITING: Final = {
     Task.STATE_STARTING: "waited for the agent",
     Task.STATE_RETRY_WAIT: "waited before the next attempt",
 }
+# What an attempt is from then on.
+TURNS: Final[Mapping[int, SegmentKind]] = {
+    Task.STATE_RUNNING: "run",
+    Task.STATE_CANCELLING: "stopping",
+    Task.STATE_UNKNOWN: "unknown",
+}
 SETTLED: Final = frozenset(
     {
         WorkflowState.WORKFLOW_STATE_SUCCEEDED,
@@ -60,8 +66,8 @@ class _Try:
     started: AttemptStarted
     intent_s: float
     run_s: float | None = None
-    stopping_s: float | None = None
-    unknown_s: float | None = None
+    # From when on it was what: also back at work, after a sign of life.
+    turns: list[tuple[float, SegmentKind]] = field(default_factory=list)
     ended: AttemptEnded | None = None
     end_s: float | None = None
 
@@ -134,13 +140,10 @@ class _Reader:
         elif story.blocked and story.blocked[1] is None:
             story.blocked = (story.blocked[0], self.now_s)
         last = story.tries.get(change.attempt or max(story.tries, default=0))
-        if last and last.end_s is None:
+        if last and last.end_s is None and change.after in TURNS:
+            last.turns.append((self.now_s, TURNS[change.after]))
             if change.after == Task.STATE_RUNNING and last.run_s is None:
                 last.run_s = self.now_s
-            elif change.after == Task.STATE_CANCELLING:
-                last.stopping_s = self.now_s
-            elif change.after == Task.STATE_UNKNOWN and last.unknown_s is None:
-                last.unknown_s = self.now_s
 
     def _attempt_ended(self, task_id: str, story: _Story, ended: AttemptEnded) -> None:
         attempt = story.tries.get(ended.attempt)
@@ -148,7 +151,7 @@ class _Reader:
             return
         attempt.ended = ended
         if ended.state == Attempt.STATE_UNKNOWN:
-            attempt.unknown_s = attempt.unknown_s or self.now_s
+            attempt.turns.append((self.now_s, "unknown"))
             return
         attempt.end_s = self.now_s
         if ended.state == Attempt.STATE_FAILED:
@@ -292,7 +295,8 @@ def _bars(task: Task, story: _Story, kind: Attempt.Kind.ValueType, now_s: float)
     for number, attempt in sorted(story.tries.items()):
         if attempt.started.kind != kind:
             continue
-        waiting = attempt.run_s is None and attempt.end_s is None and attempt.unknown_s is None
+        unknown = any(kind == "unknown" for _, kind in attempt.turns)
+        waiting = attempt.run_s is None and attempt.end_s is None and not unknown
         if attempt.started.owner_id and attempt.run_s is None:
             waiting = True  # what no owner has accepted has never begun
         if kind == Attempt.KIND_ACTION and waiting:
@@ -328,11 +332,9 @@ def _bar(number: int, attempt: _Try, now_s: float) -> Bar:
 
 def _segments(attempt: _Try, start_s: float, end_s: float) -> Iterable[Segment]:
     cuts: list[tuple[float, SegmentKind]] = [(start_s, "run")]
-    if attempt.stopping_s is not None:
-        cuts.append((max(attempt.stopping_s, start_s), "stopping"))
-    if attempt.unknown_s is not None:
-        cuts.append((max(attempt.unknown_s, start_s), "unknown"))
-    cuts.sort(key=lambda cut: cut[0])
+    for at_s, kind in attempt.turns:
+        if kind != cuts[-1][1]:
+            cuts.append((max(at_s, start_s), kind))
     for (left, kind), (right, _) in zip(cuts, [*cuts[1:], (end_s, "run")], strict=True):
         if right > left or len(cuts) == 1:
             yield Segment(kind=kind, start_s=left, end_s=right)
