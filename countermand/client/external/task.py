@@ -251,6 +251,10 @@ class AcceptedTask:
         Raises:
             TaskStopped: It is to be stopped; that was done, and said.
         """
+        if self.is_compensation and self._ties.waiting.is_held(self.action):
+            # What is to be made up for has not stopped yet. Without a sign of life meanwhile, it is
+            # shown as BLOCKED if that takes too long.
+            await self._ties.waiting.released(self.action)
         self._ties.waiting.hold(self.attempt, self)
         try:
             with self._undisturbed():

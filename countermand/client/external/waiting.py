@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from grpc.aio import AioRpcError
 
@@ -53,6 +53,12 @@ class Waiting:
         self._heartbeats.drop(name)
         self._tell(name)
 
+    async def released(self, name: str) -> None:
+        """Returns once this process does not work on an attempt."""
+        async for _ in self.changes():
+            if name not in self._held:
+                return
+
     def is_held(self, name: str) -> bool:
         """Returns whether this process works on an attempt."""
         return name in self._held
@@ -69,7 +75,7 @@ class Waiting:
         Raises:
             CountermandError: The watch was refused for good.
         """
-        listener = _Listener(self.requests)
+        listener = _Listener([*self.requests, *self._held])
         self._listeners.add(listener)
         try:
             while True:
@@ -154,7 +160,7 @@ class _Life:
 class _Listener:
     """Somebody who is told which names have changed since."""
 
-    def __init__(self, names: dict[str, ExternalRequest]) -> None:
+    def __init__(self, names: Iterable[str]) -> None:
         self.names: dict[str, None] = dict.fromkeys(names)
         self.woken = asyncio.Event()
 
