@@ -75,7 +75,8 @@ def progress(
 ) -> None:
     """Report how far a task is; it counts as a sign of life.
 
-    Progress only grows: a lower one changes nothing but the message.
+    Progress only grows: a lower one changes nothing but the message. The exit code is 1 once the
+    task is to be stopped.
     """
     said = (done, unit, message)
     _amounts(*said[:2])  # what cannot be meant is refused before anything is asked

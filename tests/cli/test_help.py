@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from countermand.cli.compensation import compensation
+from countermand.cli.external import external
 from countermand.cli.host import host
 from countermand.cli.main import main
 from countermand.cli.webhook import webhook
@@ -15,7 +16,7 @@ from countermand.cli.workflow import workflow
 
 LEAVES = [
     (group, name)
-    for group in (workflow, host, webhook)
+    for group in (workflow, external, host, webhook)
     for name, command in group.commands.items()
     if not isinstance(command, click.Group)
 ]

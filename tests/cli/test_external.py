@@ -1,0 +1,276 @@
+"""`countermand external`, and how external tasks look, with a real coordinator."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from click.testing import CliRunner
+
+from countermand.cli.main import main
+
+CHECKLIST = "Remove the label on the array.\nThen look into its audit log."
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> Iterator[str]:
+    data = tmp_path_factory.mktemp("coordinator")
+    command = [sys.executable, "-m", "coordinator", "serve", "--data", str(data)]
+    with (
+        (data / "log").open("w") as log,
+        subprocess.Popen(
+            [*command, "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=log, text=True
+        ) as process,
+    ):
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())["address"]
+        process.terminate()
+
+
+class Shell:
+    """One owner's terminal; the owner and the workflow are called as the test."""
+
+    def __init__(self, address: str, name: str) -> None:
+        self.name = name
+        self._environment = {"COUNTERMAND_COORDINATOR": address, "COUNTERMAND_OWNER": name}
+
+    def __call__(self, *words: str, code: int = 0, given: str | None = None) -> str:
+        """Runs a command, of which "@" is the workflow; returns what it says."""
+        args = [word.replace("@", self.name) for word in words]
+        done = CliRunner().invoke(main, args, input=given, env=self._environment)
+        assert done.exit_code == code, done.output
+        return done.output
+
+    def external(self, *words: str, code: int = 0) -> str:
+        return self("external", *words, code=code)
+
+    def json(self, *words: str) -> object:
+        return json.loads(self(*words, "-o", "json"))
+
+    def submit(self, *members: dict[str, object], **group: object) -> None:
+        """Starts a workflow of these tasks, in order unless the group is another."""
+        root = {"kind": "KIND_SEQUENCE", "members": list(members), **group}
+        self("workflow", "submit", "-", "--id", "@", given=json.dumps({"kind": "d", "root": root}))
+
+    def task(self, name: str, **fields: object) -> dict[str, object]:
+        said = {"owner_id": self.name, "kind": f"do-{name}", "effect": "EFFECT_READ_ONLY"}
+        if "operator_checklist" in fields or "ask_owner" in fields:
+            said["effect"] = "EFFECT_REVERSIBLE"
+        return {"name": name, "external_task": said | fields}
+
+    def do(self, name: str) -> None:
+        self.external("accept", f"@/{name}")
+        self.external("end", f"@/{name}")
+
+
+@pytest.fixture
+def shell(address, request):
+    name = request.node.name.removeprefix("test_").replace("_", "-")[:40].rstrip("-")
+    return Shell(address, name)
+
+
+def lines(text: str) -> list[str]:
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+# -- a vendor's part, by hand -------------------------------------------------------------------
+
+
+def test_a_task_is_done_by_hand_from_the_list_to_its_end(shell):
+    """S-V26: nobody has to look a token up."""
+    bound = {"field": "arguments.v", "source": "tasks.clone.output.volume"}
+    shell.submit(
+        shell.task("clone", arguments={"source": "lun-1"}, outputs={"volume": "string"}),
+        shell.task(
+            "use", bindings=[{"field": "arguments.v", "source": "tasks.clone.output.volume"}]
+        ),
+    )
+    [_, row] = lines(shell.external("list"))
+    assert row.startswith(f"{shell.name}/clone ▸ start do-clone no ")
+
+    said = lines(shell.external("accept", "@/clone"))
+    assert said[0] == f"{shell.name}/clone ▸ start do-clone"
+    assert "source lun-1" in said
+    assert f"countermand external end {shell.name}/clone --output KEY=VALUE" in said
+
+    progress = ("progress", "@/clone", "12/40", "--unit", "volumes", "--message", "second shelf")
+    said = shell.external(*progress)
+    assert lines(said) == [f"{shell.name}/clone ▸ running 12/40 volumes second shelf"]
+    assert lines(shell.external("list"))[1].endswith("12/40 volumes second shelf")
+
+    # What looks like a number stays a text, since the spec promises one.
+    shell.external("end", "@/clone", "--output", "volume=7")
+    shell.external("accept", "@/use")
+    [asked] = shell.json("external", "list")  # type: ignore[misc]
+    assert asked["arguments"] == {"v": "7"}
+    shell.external("end", "@/use")
+    assert shell("workflow", "wait", "@", "-o", "name") == f"workflows/{shell.name}\n"
+    assert shell.external("list").startswith(f"Nothing waits for {shell.name}. Follow it:")
+
+
+def test_an_output_that_was_promised_is_asked_for(shell):
+    shell.submit(shell.task("clone", outputs={"size": "int64"}))
+    shell.external("accept", "@/clone")
+
+    assert "output.size: was promised, as int64" in shell.external("end", "@/clone", code=1)
+    shell.external("end", "@/clone", "--output", "size=4")
+    assert "size 4" in lines(shell("workflow", "task", "@", "clone"))
+
+
+def test_what_failed_is_made_up_for_by_its_owner_and_by_people(shell):
+    """A compensation waits like a start; a checklist is for people, and is shown whole."""
+    shell.submit(
+        shell.task("clone", ask_owner=True, outputs={"volume": "string"}),
+        shell.task("label", operator_checklist=CHECKLIST),
+        shell.task("use"),
+    )
+    shell.external("accept", "@/clone")
+    shell.external("end", "@/clone", "--output", "volume=lun-7")
+    shell.do("label")
+    shell.external("accept", "@/use")
+    shell.external("end", "@/use", "--failed", "NO_HOST", "--message", "no host has room")
+
+    assert shell("workflow", "wait", "@", code=4)
+    said = shell("workflow", "get", "@")
+    assert "needs somebody: To be done by people: Remove the label on the array.\n" in said
+    assert "\n    Then look into its audit log. Then: `countermand workflow compensation" in said
+    assert shell.external("list").startswith("Nothing waits")  # people's is not its owner's
+
+    shell("workflow", "compensation", "done", "@", "label", "--reason", "did it")
+    row = lines(shell.external("list"))[1]
+    assert row.startswith(f"{shell.name}/clone ↶ compensate do-clone no ")
+    assert row.endswith("because NO_HOST: no host has room")
+    said = lines(shell.external("accept", "@/clone"))
+    assert "makes up for attempt 1" in said
+    assert "volume lun-7" in said
+    shell.external("end", "@/clone")
+
+    end = shell("workflow", "wait", "@", code=3)
+    assert "Made up for: label (marked done by local: did it)" in end
+    assert f"clone (asking {shell.name})" in end
+    drawn = shell("workflow", "timeline", "@")
+    assert f"use failed with {shell.name}: no host has room." in " ".join(drawn.split())
+    assert "with 1 owner" in " ".join(drawn.split())
+    assert " on ." not in drawn
+
+
+def test_what_is_cancelled_is_stopped_by_its_owner(shell):
+    shell.submit(shell.task("first", ask_owner=True), shell.task("then", ask_owner=True))
+    shell.external("accept", "@/first")
+    shell("workflow", "cancel", "@", "--reason", "wrong machine")
+
+    row = lines(shell.external("list"))[1]
+    assert row.startswith(f"{shell.name}/first ◐ cancel do-first yes ")
+    said = shell.external("progress", "@/first", "1/2", code=1)
+    assert "It is to be stopped: leave nothing behind, then countermand external end" in said
+    shell.external("heartbeat", "@/first", code=1)
+    shell.external("end", "@/first", "--cancelled")
+    assert shell("workflow", "wait", "@", "-o", "name", code=3)
+    assert "it is cancelled" in shell.external("end", "@/first", "--cancelled", code=1)
+
+
+def test_a_token_is_taken_from_the_environment_and_a_wrong_one_is_refused(shell):
+    """S-V30: and nothing has changed."""
+    shell.submit(shell.task("clone"))
+    [asked] = shell.json("external", "list")  # type: ignore[misc]
+    whole = asked["attempt"]
+
+    refused = shell.external("accept", whole, "--token", "made-up", code=1)
+    assert "(NOT_OWNER)" in refused
+    assert shell.json("external", "list")[0].get("accepted") is None  # type: ignore[index]
+    shell.external("accept", whole, "--token", asked["capability_token"])
+    assert shell.json("external", "list")[0]["accepted"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("accept", "nowhere"), "names no external task: write WORKFLOW/TASK"),
+        (("accept", "nowhere/at-all"), "There is no workflow workflows/nowhere"),
+        (("progress", "a/b", "much"), "is no progress: write 12/40, 60%, 12 or 3GiB/10GiB"),
+        (("progress", "a/b", "160%"), "from 0% to 100%"),
+        (("progress", "a/b", "1GiB", "--unit", "volumes"), "is a size, and no number of volumes"),
+        (("end", "a/b", "--cancelled", "--failed", "X"), "exclude each other"),
+        (("end", "a/b", "--message", "x"), "say more about --failed REASON"),
+        (("end", "a/b", "--output", "volume"), "write FIELD=VALUE"),
+        (("list", "--owner", "Acme"), "must match"),
+    ],
+)
+def test_what_cannot_be_meant_says_what_to_write(shell, words, said):
+    done = CliRunner().invoke(main, ["external", *words], env=shell._environment)
+
+    assert done.exit_code in (1, 2), done.output
+    assert said in " ".join(done.output.split())
+
+
+# -- a vendor's own workflow --------------------------------------------------------------------
+
+
+def test_a_vendors_own_workflow_grows_and_ends(shell):
+    """S-V26 S-V28: parts roll up by their weights; what is open keeps it from ending."""
+    started = shell.external("start", "@", "--kind", "rebalance")
+    assert lines(started)[1] == f"accept it: countermand external accept {shell.name}/main"
+    shell.external("accept", "@/main")
+    shell.external("add", "@/main", "shelf-1", "--kind", "move-shelf", "--weight", "3")
+    shell.external("add", "@/main", "shelf-2", "--kind", "move-shelf")
+    shell.do("shelf-1")
+
+    said = lines(shell("workflow", "tasks", "@"))
+    assert f"main ▸ running - {shell.name}: rebalance 75%" in said
+    assert f"shelf-1 ✓ succeeded - {shell.name}: move-shelf" in said
+    waits = f"waits for {shell.name}, which has not accepted it yet"
+    assert f"shelf-2 ◌ starting - {shell.name}: move-shelf {waits}" in said
+
+    refused = shell.external("finish", "@", code=1)
+    assert "shelf-2 must end first, or be closed by force" in refused
+    shell.do("shelf-2")
+    assert "✓ succeeded" in shell.external("finish", "@")
+    token = started.split()[-1]
+    assert "give the --token" in shell.external("clear", "@", code=2)
+    shell.external("clear", "@", "--token", token)
+    shell.external("clear", "@", "--token", token)
+    assert "There is no workflow" in shell("workflow", "get", "@", code=1)
+
+
+def test_an_own_workflow_ends_by_force_and_as_failed(shell):
+    """S-V28: what is open is closed as cancelled."""
+    shell.external("start", "@", "--kind", "rebalance", "--keep")
+    shell.external("add", "@", "beside", "--kind", "other")
+    shell.external("finish", "@", "--failed", "ARRAY_LOST", "--message", "it is gone", "--force")
+
+    assert "cause: it is gone (ARRAY_LOST)" in shell("workflow", "get", "@")
+    said = lines(shell("workflow", "tasks", "@"))
+    assert any(line.startswith("beside ⊘ cancelled") for line in said)
+
+
+def test_a_task_is_added_to_an_open_group_of_another(shell):
+    group = {"kind": "KIND_PARALLEL", "open": True, "members": [shell.task("planned")]}
+    shell.submit({"name": "extras", "group": group})
+
+    assert any("parallel, open" in line for line in lines(shell("workflow", "tasks", "@")))
+    added = shell.external("add", "@/extras", "mirror", "--kind", "mirror", "--arg", "to=b")
+    assert f"Added workflows/{shell.name}/tasks/mirror." in added
+    [_, mirror] = shell.json("external", "list")  # type: ignore[misc]
+    assert mirror["arguments"] == {"to": "b"}
+    assert "open" in shell("workflow", "task", "@", "extras")
+    refused = shell.external("add", "@", "elsewhere", "--kind", "mirror", code=1)
+    assert "its spec does not say that the group is open" in refused
+
+
+def test_a_watch_tells_what_waits_and_every_change_as_it_comes(shell, address):
+    """And what is closed; in a pipe at once, an object a line."""
+    shell.submit(shell.task("clone"))
+    command = [sys.executable, "-m", "countermand.cli", "external", "watch", "-o", "json"]
+    where = ["--coordinator", address, "--owner", shell.name]
+    with subprocess.Popen([*command, *where], stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        first = json.loads(watching.stdout.readline())
+        assert first["request"]["attempt"].endswith("/tasks/clone/attempts/1")
+        shell.external("accept", "@/clone")
+        assert json.loads(watching.stdout.readline())["request"]["accepted"]
+        shell.external("end", "@/clone")
+        assert json.loads(watching.stdout.readline()) == {"closed": first["request"]["attempt"]}
+        watching.terminate()
