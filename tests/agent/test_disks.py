@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,8 +19,9 @@ import pytest
 from agent import disks
 from agent.disks import may_share
 from agent.drivers.driver import PoolConfig
-from agent.drivers.file import FileDriver
-from agent.drivers.plugins import installed
+from agent.drivers.file import FILE, VERBS, FileDriver
+from agent.drivers.folders import FolderType
+from agent.drivers.plugins import GROUP, Drivers, installed
 from agent.journal import InlineJournal, Journal, open_connection
 from agent.pools import Pools
 from tests.agent.mounts import Mount, mounted
@@ -178,10 +181,13 @@ async def beside(config: PoolConfig, data: Path | None) -> bool:
     return found
 
 
-async def beside_each(configs: list[PoolConfig], data: Path | None) -> list[bool]:
+async def beside_each(
+    configs: list[PoolConfig], data: Path | None, drivers: Drivers | None = None
+) -> list[bool]:
     connection = open_connection(configs[0].path.parent / "journal.sqlite")
     journal = InlineJournal(Journal(connection, new_id=lambda: "one"))
-    pools = Pools(journal, configs, drivers=installed(), new_id=lambda: "id", data=data)
+    drivers = drivers or installed()
+    pools = Pools(journal, configs, drivers=drivers, new_id=lambda: "id", data=data)
     try:
         await pools.open()
     finally:
@@ -215,6 +221,24 @@ async def test_what_the_administrator_says_of_journals_counts(said, journal, tmp
     """The journals of others may lie on the disk, such as the coordinator's."""
     for folder in (tmp_path, elsewhere):
         assert await beside(pool(folder / "a/pool", journals_beside=said), journal) is said
+
+
+class Away(FolderType):
+    """A driver whose data lie where only it knows."""
+
+    def folder(self, pool: PoolConfig) -> Path | None:
+        """Returns none."""
+        del pool
+
+
+AWAY = Away(verbs=VERBS, opening=FILE.opening)
+
+
+async def test_of_data_outside_the_pools_folder_nothing_is_believed(journal, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "third_party", sys.modules[__name__])
+    drivers = Drivers([EntryPoint("away", "third_party:AWAY", GROUP)])
+    config = pool(tmp_path / "a/pool", driver="away")
+    assert await beside_each([config], journal, drivers) == [False]
 
 
 async def test_whoever_has_no_journal_spares_none(tmp_path):
