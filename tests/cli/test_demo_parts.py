@@ -235,15 +235,16 @@ def test_a_volume_is_made_once_by_one_attempt_and_goes_on_where_it_was(tmp_path:
     source.write_bytes(bytes(EXTENT_BYTES) + b"x" * EXTENT_BYTES)
     volume = Volume(tmp_path / "volume")
     for _life in range(2):
-        volume.make(2 * EXTENT_BYTES, "attempt-1")
+        volume.make(2 * EXTENT_BYTES, "attempt-1", tmp_path / "work")
         with pytest.raises(TaskFailed):
-            volume.make(2 * EXTENT_BYTES, "attempt-2")
+            volume.make(2 * EXTENT_BYTES, "attempt-2", tmp_path / "work")
         for extent in range(2):
             volume.clone_extent(source, extent)
     assert volume.content.read_bytes() == source.read_bytes()
     assert volume.content.stat().st_blocks * 512 < 2 * EXTENT_BYTES  # the hole is one still
     volume.note(CONTROLLERS[0], 1)
     assert (volume.done(CONTROLLERS[0]), volume.is_half_done) == (1, True)
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "volume"}
     volume.flip_bit()
     assert volume.content.read_bytes() != source.read_bytes()
 

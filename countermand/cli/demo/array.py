@@ -58,24 +58,22 @@ class Volume:
         """Returns the attempt that made it."""
         return (self.folder / "made-by").read_text(encoding="utf-8")
 
-    def make(self, size_bytes: int, made_by: str) -> None:
-        """Makes it; one that this attempt has made before is left as it is.
+    def make(self, size_bytes: int, made_by: str, work: Path) -> None:
+        """Makes it, in a folder of the attempt's; one that it has made before is left as it is.
 
         Raises:
             TaskFailed: There is one of somebody else's.
         """
-        if self.folder.exists():
-            if self.made_by != made_by:
-                why = f"Volume {self.name} is there already: choose another name."
-                raise TaskFailed("VOLUME_EXISTS", why)
-            return
-        made = self.folder.with_name(f".{self.name}")
-        shutil.rmtree(made, ignore_errors=True)  # an earlier life got no further
-        made.mkdir(parents=True)
-        with (made / "content").open("wb") as file:
-            file.truncate(size_bytes)
-        (made / "made-by").write_text(made_by, encoding="utf-8")
-        made.rename(self.folder)
+        if not self.folder.exists():
+            shutil.rmtree(work, ignore_errors=True)  # an earlier life got no further
+            work.mkdir()
+            with (work / "content").open("wb") as file:
+                file.truncate(size_bytes)
+            (work / "made-by").write_text(made_by, encoding="utf-8")
+            work.rename(self.folder)
+        elif self.made_by != made_by:
+            why = f"Volume {self.name} is there already: choose another name."
+            raise TaskFailed("VOLUME_EXISTS", why)
 
     def done(self, controller: str) -> int:
         """Returns how many of its extents a controller has cloned."""
@@ -132,7 +130,7 @@ class Array:
         """Clones a volume, and presents it: every step is safe to repeat."""
         source = self._source(task.arguments["pool"], task.arguments["image"])
         volume = Volume(self.own / "volumes" / task.arguments["volume"])
-        volume.make(source.stat().st_size, task.action)
+        volume.make(source.stat().st_size, task.action, self._work(task))
         before = self.cloned
         halves = _halves(source.stat().st_size // EXTENT_BYTES)
         async with asyncio.TaskGroup() as controllers:
@@ -167,16 +165,19 @@ class Array:
             half.report(len(extents), len(extents), unit="extents")
 
     async def remove(self, task: AcceptedTask) -> None:
-        """Takes back what an attempt has made, and nothing else."""
+        """Takes back what an attempt has made, and nothing else: also what is half made, or gone.
+
+        First out of the hosts' sight, then out of the array's: each is one rename.
+        """
+        gone = self._work(task)
         for volume in self._volumes():
             if volume.made_by == task.action:
-                shown = self.presents[1] / "images" / volume.name
-                aside = self.own / f"removed-{volume.name}"
+                gone.mkdir(exist_ok=True)
                 with contextlib.suppress(FileNotFoundError):
-                    shown.rename(aside)  # out of the hosts' sight at once
-                await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
-                await asyncio.to_thread(shutil.rmtree, volume.folder)
+                    (self.presents[1] / "images" / volume.name).rename(gone / "shown")
+                volume.folder.rename(gone / "volume")
                 say("array.removed", volume=volume.name)
+        await asyncio.to_thread(shutil.rmtree, gone, ignore_errors=True)
 
     # -- what it reaches ------------------------------------------------------------------------
 
@@ -192,9 +193,11 @@ class Array:
         return label.with_name(f"data{content}.{said['format']}")
 
     def _volumes(self) -> Iterator[Volume]:
-        folder = self.own / "volumes"
-        names = sorted(path for path in folder.glob("*") if not path.name.startswith("."))
-        return map(Volume, names)
+        return map(Volume, sorted((self.own / "volumes").iterdir()))
+
+    def _work(self, task: AcceptedTask) -> Path:
+        """Returns the folder for what an attempt has half made, or half removed."""
+        return self.own / task.action.replace("/", "@")
 
     async def _present(self, volume: Volume) -> None:
         """Shows a volume to the hosts as an image of a pool."""
@@ -206,7 +209,12 @@ class Array:
         process = await asyncio.create_subprocess_exec(
             *command, str(volume.content), stdout=asyncio.subprocess.DEVNULL
         )
-        if code := await process.wait():
+        try:
+            code = await process.wait()
+        finally:
+            if process.returncode is None:  # this life ends first
+                process.kill()
+        if code:
             why = f"Volume {volume.name} could not be shown in pool {pool_id}: code {code}."
             raise TaskFailed("NOT_PRESENTED", why, retriable=True)
 
