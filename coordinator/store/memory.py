@@ -93,7 +93,7 @@ class MemoryStore:
         """Takes a new epoch, and returns what a coordinator needs to begin."""
         kept = self._kept
         kept.cluster_id = kept.cluster_id or self._new_id()
-        kept.token_key = kept.token_key or self._new_id()
+        kept.token_key = kept.token_key or f"{self._new_id()}{self._new_id()}"
         kept.owner_epoch += 1
         kept.next_key = 1 + max((record.key for record in kept.records.values()), default=0)
         self._epoch = kept.owner_epoch

@@ -12,7 +12,7 @@ from coordinator.api.deciding import ALLOWED
 from coordinator.api.shown import _line
 from coordinator.api.summary import summary_to_proto
 from coordinator.runtime.locks import Lines
-from coordinator.saga import requests
+from coordinator.saga import external, requests
 from coordinator.saga.advance import advance, start
 from coordinator.saga.commands import Timer
 from coordinator.saga.events import (
@@ -290,6 +290,8 @@ def test_where_a_verb_is_possible_is_what_the_saga_says():
         "pause": requests._PAUSABLE,
         "resume": requests._RESUMABLE,
         "fence": requests._FENCEABLE,
+        "add": external._GROWING,
+        "end": external._ENDABLE,
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from agent import attempts, runner, watch
+from agent import admission, attempts, watch
 from agent.attempts import Admit, Join
 from agent.drivers.staging import Staging
 from agent.journal import Transaction
@@ -203,7 +203,7 @@ class TakesAnyTicket(Service):
 
 
 def forgets_tombstones(patch: Monkeypatch) -> None:
-    patch.setattr(runner, "_bury", lambda *arguments: None)
+    patch.setattr(admission, "_bury", lambda *arguments: None)
 
 
 def _challenge(patch: Monkeypatch, ignored: type[CountermandError]) -> None:
