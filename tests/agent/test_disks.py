@@ -229,6 +229,7 @@ class Away(FolderType):
     def folder(self, pool: PoolConfig) -> Path | None:
         """Returns none."""
         del pool
+        return None
 
 
 AWAY = Away(verbs=VERBS, opening=FILE.opening)
