@@ -90,8 +90,10 @@ class Tale:
 
     def starts(self, at_s: float, task_id: str, n: int = 1, run_s: float | None = None) -> None:
         self.task(at_s, task_id, Task.STATE_STARTING, n=n)
-        host = self.tasks[task_id].host_id
-        started = AttemptStarted(attempt=n, kind=Attempt.KIND_ACTION, host_id=host)
+        task = self.tasks[task_id]
+        started = AttemptStarted(
+            attempt=n, kind=Attempt.KIND_ACTION, host_id=task.host_id, owner_id=task.owner_id
+        )
         self.say(at_s, task_id, attempt_started=started)
         if run_s is not None:
             self.task(run_s, task_id, Task.STATE_RUNNING, n=n)
@@ -104,12 +106,13 @@ class Tale:
         *,
         n: int = 1,
         done: int = 0,
+        unit: str = "bytes",
         failure: Failure | None = None,
         to: int | None = None,
     ) -> None:
         state = Attempt.State.Value(f"STATE_{outcome}")
         ended = AttemptEnded(
-            attempt=n, state=state, failure=failure, progress=Progress(done=done, unit="bytes")
+            attempt=n, state=state, failure=failure, progress=Progress(done=done, unit=unit)
         )
         self.say(at_s, task_id, attempt_ended=ended)
         after = to if to is not None else Task.State.Value(f"STATE_{outcome}")
@@ -123,6 +126,7 @@ class Tale:
             kind=Attempt.KIND_COMPENSATION,
             compensates=compensates,
             host_id=self.tasks[task_id].host_id,
+            owner_id=self.tasks[task_id].owner_id,
         )
         self.say(at_s, task_id, attempt_started=started)
 
@@ -286,4 +290,36 @@ def paused() -> Tale:
     tale.starts(6.01, "copy-disk-2", n=2, run_s=6.1)
     tale.ends(8.0, "copy-disk-2", "SUCCEEDED", n=2, done=130 * MIB)
     tale.moves(8.02, WorkflowState.WORKFLOW_STATE_SUCCEEDED)
+    return tale
+
+
+def hybrid() -> Tale:
+    """A vendor clones what a host has copied; the engine finds no room, and all is made up for."""
+    tale = Tale("vm-43", kind="rapid-clone")
+    owned = {"kind": Task.KIND_EXTERNAL}
+    acme = owned | {"owner_id": "acme", "opposite": "asking acme"}
+    tale.plant("coalesce", host="host-a")
+    tale.plant("clone", verb="acme/clone-volume", **acme)
+    tale.plant("shelf-1", parent="clone", verb="acme/copy-shelf", **acme)
+    tale.plant("shelf-2", parent="clone", verb="acme/copy-shelf", **acme)
+    tale.plant("create-vm", verb="engine/create-vm", owner_id="engine", **owned)
+    tale.begin()
+    tale.starts(0.0, "coalesce", run_s=0.1)
+    tale.ends(1.4, "coalesce", "SUCCEEDED", done=158 * MIB)
+    tale.starts(1.4, "clone", run_s=2.0)
+    tale.starts(2.2, "shelf-1", run_s=2.3)
+    tale.starts(2.2, "shelf-2")
+    tale.ends(4.0, "shelf-1", "SUCCEEDED", done=100, unit="percent")
+    tale.ends(4.4, "shelf-2", "CANCELLED")
+    tale.ends(4.4, "clone", "SUCCEEDED", done=40, unit="volumes")
+    tale.starts(4.4, "create-vm", run_s=4.9)
+    full = Failure(reason="NO_HOST", message="No host has room. Free memory on one.")
+    full.attempt = names.attempt_name("vm-43", "create-vm", 1)
+    tale.ends(5.5, "create-vm", "FAILED", failure=full)
+    tale.moves(5.5, WorkflowState.WORKFLOW_STATE_COMPENSATING, cause=full)
+    tale.makes_up(5.5, "clone")
+    tale.ends(6.6, "clone", "SUCCEEDED", n=2, to=Task.STATE_COMPENSATED)
+    tale.makes_up(6.6, "coalesce")
+    tale.ends(6.9, "coalesce", "SUCCEEDED", n=2, to=Task.STATE_COMPENSATED)
+    tale.moves(6.9, WorkflowState.WORKFLOW_STATE_COMPENSATED)
     return tale

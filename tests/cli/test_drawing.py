@@ -19,7 +19,7 @@ from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.failure_pb2 import Failure
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_state_pb2 import WorkflowState
-from tests.cli.histories import Tale, blocked, cancelled, compensated, paused, succeeded
+from tests.cli.histories import Tale, blocked, cancelled, compensated, hybrid, paused, succeeded
 
 PICTURE = Path(__file__).parents[2] / "docs/images/compensated-workflow.svg"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -407,3 +407,39 @@ def test_the_picture_in_the_documentation_is_up_to_date() -> None:
         PICTURE.parent.mkdir(parents=True, exist_ok=True)
         PICTURE.write_text(text, encoding="utf-8")
     assert PICTURE.read_text(encoding="utf-8") == text
+
+
+# -- external tasks ------------------------------------------------------------------------------
+
+
+def test_an_owner_stands_where_a_host_does_and_is_none() -> None:
+    """S-V26: parts below what they are parts of; what nobody accepted has never begun."""
+    picture = drawn(hybrid())
+    assert (picture.hosts, picture.owners) == (("host-a",), ("acme", "engine"))
+    shown = [(row.task_id, row.depth, row.host_id, row.verb) for row in picture.rows]
+    assert shown == [
+        ("coalesce", 0, "host-a", "copy_image"),
+        ("clone", 0, "acme", "clone-volume"),
+        ("shelf-1", 1, "acme", "copy-shelf"),
+        ("shelf-2", 1, "acme", "copy-shelf"),
+        ("create-vm", 0, "engine", "create-vm"),
+    ]
+    assert picture.rows[3].bars == ()
+    assert [wait.words for wait in picture.rows[3].waits] == ["waited for acme to accept it"]
+
+
+def test_what_an_owner_counts_is_never_shown_as_bytes() -> None:
+    text = printed(hybrid(), width=130)
+    assert "✓ 40 volumes in 2.4 s" in text
+    assert "✓ succeeded in 1.7 s" in text  # of hundredths nothing need be said
+    assert " B " not in text
+
+
+def test_both_drawings_say_with_whom() -> None:
+    text = " ".join(printed(hybrid(), width=130).split())
+    assert "rapid-clone vm-43, 6.9 s, 1 host, 2 owners" in text
+    said = "create-vm failed with engine: no host has room. Made up for: clone with acme and"
+    assert f"{said} coalesce on host-a; nothing is left." in text
+    picture = svg.draw(drawn(hybrid()))
+    for words in ("6.9 s on 1 host and with 2 owners", "create-vm with engine", "asking acme"):
+        assert words in picture

@@ -19,6 +19,7 @@ from countermand.v1.event_pb2 import (
     HistoryEvent,
     Intervention,
     LocksTaken,
+    TaskAdded,
     TaskStateChanged,
     WorkflowStateChanged,
 )
@@ -307,3 +308,78 @@ def test_a_group_state_of_a_newer_version_is_still_a_line():
     picture = a_picture()
     picture.apply(HistoryEvent(task=GROUP, group_state_changed=later))
     assert drawn(picture)
+
+
+# -- external tasks ------------------------------------------------------------------------------
+
+CLONE = "workflows/w/tasks/clone"
+
+
+def a_hybrid() -> Picture:
+    owned = {"kind": Task.KIND_EXTERNAL, "owner_id": "acme"}
+    tasks = [
+        Task(name=GROUP, kind=Task.KIND_PARALLEL, state=Task.STATE_PENDING, open=True),
+        Task(name=CLONE, parent=GROUP, verb="acme/clone-volume", state=1, **owned),
+    ]
+    state = WorkflowState.WORKFLOW_STATE_RUNNING
+    return Picture(Workflow(name="workflows/w", state=state), tasks)
+
+
+def added(name: str, parent: str) -> HistoryEvent:
+    said = TaskAdded(parent=parent, owner_id="acme", kind="copy-shelf")
+    return HistoryEvent(task=name, task_added=said)
+
+
+def test_an_owner_stands_in_the_place_of_a_host_and_counts_what_it_likes():
+    picture = a_hybrid()
+    started = AttemptStarted(attempt=1, kind=Attempt.KIND_ACTION, owner_id="acme")
+    picture.apply(HistoryEvent(task=CLONE, attempt_started=started))
+    picture.apply(moved(CLONE, Task.STATE_STARTING))
+    waits = "waits for acme, which has not accepted it yet"
+    assert drawn(picture)[2] == f"    ◌ clone  starting      acme: clone-volume  {waits}"
+
+    picture.apply(moved(CLONE, Task.STATE_RUNNING))
+    progress = Progress(done=12, total=40, unit="volumes", message="second shelf")
+    picture.advance(AttemptProgress(attempt=f"{CLONE}/attempts/1", progress=progress))
+    bar = "━" * 12
+    said = f"{bar}  12/40 volumes  second shelf"
+    assert drawn(picture)[2] == f"    ▸ clone  running       acme: clone-volume  {said}"
+
+
+def test_what_is_added_stands_below_its_parent_and_counts_in_its_group():
+    """A part's state is not that of what it is a part of, but its group's."""
+    picture = a_hybrid()
+    picture.apply(moved(CLONE, Task.STATE_RUNNING))
+    part, beside = f"{CLONE}-1", "workflows/w/tasks/beside"
+    picture.apply(added(beside, GROUP))
+    picture.apply(added(part, CLONE))
+    picture.apply(added(part, CLONE))  # as a watch may repeat it
+    picture.apply(moved(part, Task.STATE_CANCELLING))
+
+    rows = [(line.split()[:2], line.index(line.split()[0])) for line in drawn(picture)[1:]]
+    assert rows == [
+        (["◐", "copies"], 2),
+        (["▸", "clone"], 4),
+        (["◐", "clone-1"], 6),
+        (["·", "beside"], 4),
+    ]
+
+
+def test_a_checklist_is_shown_whole():
+    picture = a_hybrid()
+    picture.workflow.state = WorkflowState.WORKFLOW_STATE_BLOCKED
+    picture.workflow.needs.add(message="By people: Remove the label.\nLook into the log.")
+
+    assert drawn(picture)[1:3] == [
+        "  needs somebody: By people: Remove the label.",
+        "    Look into the log.",
+    ]
+
+
+def test_what_vendors_do_has_words_in_a_pipe():
+    started = AttemptStarted(attempt=1, kind=Attempt.KIND_ACTION, owner_id="acme")
+    assert words(HistoryEvent(attempt_started=started)) == "attempt 1 goes out, asked of acme"
+    assert words(added(CLONE, GROUP)) == "added under copies: acme: copy-shelf"
+    accepted = HistoryEvent()
+    accepted.attempt_accepted.attempt = 2
+    assert words(accepted) == "attempt 2 accepted by its owner"

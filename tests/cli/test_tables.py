@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
-from countermand.cli.output import table
-from countermand.cli.tables import why
+from countermand.cli.output import progress_words, table
+from countermand.cli.tables import verb_of, why
+from countermand.v1.attempt_pb2 import Progress
 from countermand.v1.failure_pb2 import Failure
 from countermand.v1.task_pb2 import Task
 
@@ -53,3 +54,30 @@ def test_on_a_terminal_the_last_column_is_cut_at_its_edge(capsys, monkeypatch, c
     lines = capsys.readouterr().out.splitlines()
     assert (len(lines[1]), lines[1][-1]) == (width, "…")
     assert lines[2] == "b     short"
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "unit", "words"),
+    [
+        (12, 40, "volumes", "12/40 volumes"),
+        (12, 0, "volumes", "12 volumes"),
+        (60, 100, "percent", "60%"),
+        (60, 0, "percent", "60%"),
+        (512, 1024, "bytes", "50%"),
+        (512, 0, "", "512 B"),
+        (0, 0, "volumes", ""),
+    ],
+)
+def test_progress_is_said_as_its_owner_counts_it(done, total, unit, words):
+    assert progress_words(Progress(done=done, total=total, unit=unit)) == words
+
+
+def test_who_does_an_external_task_stands_with_what_it_is():
+    external = {"kind": Task.KIND_EXTERNAL, "owner_id": "acme", "verb": "acme/clone-volume"}
+    waits = "acme, which has not accepted it yet"
+    task = Task(state=Task.STATE_STARTING, waits_for=waits, **external)
+
+    assert verb_of(task) == "acme: clone-volume"
+    assert why(task) == f"waits for {waits}"
+    assert verb_of(Task(kind=Task.KIND_VERB, verb="acme/stamp")) == "acme/stamp"
+    assert verb_of(Task(kind=Task.KIND_PARALLEL, open=True)) == "parallel, open"

@@ -15,6 +15,7 @@ from coordinator.wire.spec import check_spec
 from countermand.cli.main import main
 from countermand.cli.planned import show_plan
 from countermand.cli.settings import Settings
+from countermand.cli.spec_tree import tree_lines
 from countermand.client.spec_json import Json, mistakes
 from countermand.client.spec_lint import findings
 from countermand.client.templates import load, names, read_template
@@ -289,6 +290,76 @@ def test_lint_names_the_line_and_what_would_be_right(old, new, line, said):
     assert done.exit_code == 1
     [found] = [told for told in done.stdout.splitlines() if said in told]
     assert found.startswith(f"<stdin>:{line}: ")
+
+
+HYBRID = """\
+kind: drill
+root:
+  kind: KIND_PARALLEL
+  open: true
+  members:
+    - name: clone
+      external_task:
+        owner_id: acme
+        kind: clone-volume
+        effect: EFFECT_REVERSIBLE
+        ask_owner: true
+        arguments: {size: "10"}
+        outputs: {volume: string}
+    - name: use
+      after: [clone]
+      external_task:
+        owner_id: engine
+        kind: use
+        effect: EFFECT_READ_ONLY
+        bindings:
+          - {field: arguments.volume, source: tasks.clone.output.volume}
+"""
+
+EXTERNAL_SLIPS = [
+    ("owner_id: acme", "owner: acme", 8, "owner: there is no such field: is owner_id meant?"),
+    ("owner_id: acme", "owner_id: Acme", 8, "external_task.owner_id: 'Acme' must match"),
+    ("        kind: use\n", "", 16, "external_task.kind: is required"),
+    ("        ask_owner: true\n", "", 10, "needs ask_owner or operator_checklist"),
+    ("EFFECT_REVERSIBLE", "EFFECT_READ_ONLY", 11, "is for EFFECT_REVERSIBLE"),
+    ('size: "10"', "size: 10", 12, 'arguments.size: must be a text: write "10"'),
+    ('size: "10"', 'a.b: "10"', 12, "is a key that must be 1 to 63 characters without a dot"),
+    ("volume: string", "volume: text", 13, "one of string, int64, double, bool: is string meant?"),
+    ("volume: string", "volumes: string", 21,
+     "clone promises no output 'volume': is volumes meant?"),
+    ("        outputs: {volume: string}\n", "", 20, "promise it there, as `outputs"),
+    ("field: arguments.volume", "field: volume", 21, "no 'volume': is arguments.volume meant?"),
+    ("kind: KIND_PARALLEL", "kind: KIND_SEQUENCE", 4, "is for parallel groups without for_each"),
+    ("owner_id: engine", "owner_id: engine\n        weight: -1", 18, "weight: must be in 0 to"),
+    ("owner_id: engine", "owner_id: engine\n        heartbeat_timeout: 0.1s", 18,
+     "must be at least 1s"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"), EXTERNAL_SLIPS, ids=range(len(EXTERNAL_SLIPS))
+)
+def test_lint_knows_external_tasks_and_a_coordinator_says_the_same(old, new, line, said):
+    assert HYBRID.count(old) == 1
+    text = HYBRID.replace(old, new)
+    done = cli("workflow", "lint", "-", given=text)
+
+    assert done.exit_code == 1, done.stdout
+    [found] = [told for told in done.stdout.splitlines() if said in told]
+    assert found.startswith(f"<stdin>:{line}: "), found
+    file = read_workflow_file(text, origin="")
+    if not list(file.mistakes()):
+        assert not taken_by_coordinator(file.message(), {})
+
+
+def test_a_tree_says_who_does_an_external_task_and_that_a_group_is_open():
+    assert cli("workflow", "lint", "-", given=HYBRID).stdout == "<stdin>: nothing is wrong.\n"
+    assert taken_by_coordinator(read_workflow_file(HYBRID, origin="").message(), {})
+    assert tree_lines(read_workflow_file(HYBRID, origin="").message()) == [
+        "drill: together, open: vendors may add tasks",
+        "├─ clone  acme: clone-volume; made up for by: asking acme",
+        "└─ use    engine: use; read-only, after clone",
+    ]
 
 
 def test_lint_finds_nothing_in_what_is_right():

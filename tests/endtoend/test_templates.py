@@ -377,7 +377,7 @@ def clones(machine: str) -> list[Json]:
 async def test_a_machine_is_cloned_by_an_array(cluster, machine, tmp_path):
     """S-V26: three parties, one workflow; what each of them says is one tree."""
     outside = Outside(cluster, tmp_path / "array")
-    given = {"vm": "old", "new_vm": "new", "disks": clones(machine)}
+    given: dict[str, Json] = {"vm": "old", "new_vm": "new", "disks": clones(machine)}
     async with outside.serving():
         await succeeded(cluster, submit(cluster, "rapid-clone", machine, **given))
 
@@ -398,7 +398,7 @@ async def test_of_a_clone_nothing_is_left_on_either_side_when_the_array_is_full(
 ):
     outside = Outside(cluster, tmp_path / "array")
     outside.full = "new.1"
-    given = {"vm": "old", "new_vm": "new", "disks": clones(machine)}
+    given: dict[str, Json] = {"vm": "old", "new_vm": "new", "disks": clones(machine)}
     async with outside.serving():
         run = submit(cluster, "rapid-clone", machine, **given)
         tasks = await made_up_for(cluster, run, "ARRAY_FULL")

@@ -66,8 +66,14 @@ def on(place: str, *, is_owner: bool = False) -> str:
 
 
 def places(hosts: int, owners: int) -> str:
-    """Returns where a workflow ran: "2 hosts", "1 host and with 2 owners", "with 1 owner"."""
+    """Returns where a workflow ran: "2 hosts", "1 host, 2 owners", "1 owner"."""
     parts = [count(hosts, "host")] if hosts or not owners else []
+    return ", ".join([*parts, *([count(owners, "owner")] if owners else [])])
+
+
+def on_places(hosts: int, owners: int) -> str:
+    """Returns the same as a sentence has it: "on 1 host and with 2 owners"."""
+    parts = [f"on {count(hosts, 'host')}"] if hosts or not owners else []
     return " and ".join([*parts, *([f"with {count(owners, 'owner')}"] if owners else [])])
 
 

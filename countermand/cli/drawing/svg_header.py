@@ -36,8 +36,8 @@ def draw(timeline: Timeline, left: float, right: float) -> tuple[str, float]:
     look = captions.verdict_look(timeline)
     words = f"{look.glyph} {look.word.upper()}"
     pill = width_of(words, 18) + 20  # capitals are wide
-    places = phrases.places(len(timeline.hosts), len(timeline.owners))
-    about = f"{phrases.duration(timeline.end_s)} {'on ' if timeline.hosts else ''}{places}"
+    where = phrases.on_places(len(timeline.hosts), len(timeline.owners))
+    about = f"{phrases.duration(timeline.end_s)} {where}"
     parts = [
         tag("rect", x=left, y=26, width=pill, height=30, rx=15, class_=look.tone),
         tag(

@@ -177,5 +177,4 @@ def _places(rows: Sequence[Row]) -> str:
     """Returns on how many hosts and with how many owners rows are."""
     hosts = {row.host_id for row in rows if row.host_id and not row.is_external}
     owners = {row.host_id for row in rows if row.is_external}
-    lead = "on " if hosts or not owners else ""
-    return lead + phrases.places(len(hosts), len(owners))
+    return phrases.on_places(len(hosts), len(owners))
