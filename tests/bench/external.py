@@ -213,12 +213,13 @@ async def _beside(life: Life, way: str, batch: int, seconds: float) -> None:
     runs, vendor, coordinator = life.runs, life.vendor, life.coordinator
     took_ms: list[float] = []
     sent, before, began = vendor.sent, coordinator.cpu_s(), time.perf_counter()
-    strangers_s = life.strangers_s()
+    strangers_s, refused = life.strangers_s(), vendor.refused
     async with vendor.beating(batch, took_ms), life.others.asking():
         await asyncio.sleep(seconds)
     elapsed_s = time.perf_counter() - began
     cores, beats = (coordinator.cpu_s() - before) / elapsed_s, vendor.sent - sent
     runs.note(f"{way}: heartbeats", "tasks/s", beats / elapsed_s)
+    runs.note(f"{way}: refused", "requests", vendor.refused - refused, NONE)
     runs.note(f"{way}: CPU, others included", "cores", cores)
     spent_us = (cores - runs.median("CPU, others only")) * elapsed_s * 1e6 / max(beats, 1)
     runs.note(f"{way}: CPU of a heartbeat", "µs", spent_us)

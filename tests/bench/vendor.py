@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from google.protobuf.duration_pb2 import Duration
+from grpc import StatusCode
+from grpc.aio import AioRpcError
 
 from countermand.client import Client
 from countermand.client.run import new_request_id
@@ -56,6 +58,7 @@ class Vendor:
         self.tasks: list[Beat] = []  # those that it has accepted
         self.sent = 0  # heartbeats that were answered
         self.unwell = 0  # answers that a task is not simply at work
+        self.refused = 0  # requests for which the connection had no room: it has 1,000 at once
 
     # -- making tasks -------------------------------------------------------------------------
 
@@ -155,15 +158,26 @@ class Vendor:
             some = self.tasks[place : place + batch]
             place += batch
             request = HeartbeatExternalTasksRequest(heartbeats=some)
-            answer = await self.stub.HeartbeatExternalTasks(request)
-            self.unwell += len(answer.answers)
-            self.sent += len(some)
+            with self._or_refused():
+                answer = await self.stub.HeartbeatExternalTasks(request)
+                self.unwell += len(answer.answers)
+                self.sent += len(some)
 
         def gap_s() -> float:
             return PERIOD_S * batch / max(len(self.tasks), batch)
 
         async with offering(beat, gap_s, took_ms):
             yield
+
+    @contextmanager
+    def _or_refused(self) -> Iterator[None]:
+        """Counts what is refused, and lets it be: the next one says the same."""
+        try:
+            yield
+        except AioRpcError as error:
+            if error.code() is not StatusCode.UNAVAILABLE:
+                raise
+            self.refused += 1
 
     async def report(self, per_s: float, seconds: float) -> list[float]:
         """Reports progress of one task after the other; returns how long each took, in ms."""
@@ -176,7 +190,8 @@ class Vendor:
             progress = Progress(done=number + 1, total=2**40, unit="bytes", message="at work")
             request = ReportExternalTaskRequest(attempt=task.attempt, progress=progress)
             request.capability_token = task.capability_token
-            await self.stub.ReportExternalTask(request)
+            with self._or_refused():
+                await self.stub.ReportExternalTask(request)
 
         async with offering(say, lambda: 1 / per_s, took_ms):
             await asyncio.sleep(seconds)
