@@ -16,7 +16,7 @@ from google.protobuf.struct_pb2 import Value as ProtoValue
 
 from coordinator.saga.spec import Binding, TaskSpec, Value
 from coordinator.saga.workflow import Workflow
-from coordinator.wire.arguments import custom_problems
+from coordinator.wire.arguments import ARGUMENTS, custom_problems
 from coordinator.wire.catalogue import CUSTOM, VERBS, field_of, verb_called
 from coordinator.wire.external import is_key, promised
 from coordinator.wire.values import TYPE_NAMES, holds, is_open, scalar_type, scalars_of
@@ -24,7 +24,6 @@ from countermand.rpc.errors import Violation
 from countermand.rpc.names import ID_RULE, is_id
 from countermand.v1.verb_pb2 import Action
 
-ARGUMENTS = "arguments."  # what leads to those of an external task
 FIELDS_NAMED_MAX = 12  # that are offered in place of one that there is none of
 
 # A field of these names is an id, in every verb.
@@ -130,10 +129,7 @@ def given_outputs(workflow: Workflow, index: int, outputs: Mapping[str, Value], 
     external = {k: t for spec in _externals(workflow, index) for k, t in _promised(spec).items()}
     for key, value in sorted(outputs.items()):
         if key in external:
-            kind = external[key]
-            fits = type(_as(kind, value)) is kind
-            said = None if fits else f"must be {_WANTED[kind]}: so it is promised"
-            given.put(f"{path}.outputs", key, _as(kind, value), said)
+            given.put(f"{path}.outputs", key, *_kept(external[key], value))
             continue
         if any(is_open(verb.output, key) for verb in verbs):
             given.put(f"{path}.outputs", key, value, None)
@@ -147,6 +143,12 @@ def given_outputs(workflow: Workflow, index: int, outputs: Mapping[str, Value], 
             continue
         given.put(f"{path}.outputs", key, _as(kinds[0], value), None)
     return given
+
+
+def _kept(kind: type, value: Value) -> tuple[Value, str | None]:
+    """Returns a value as it was promised, or what is wrong with it."""
+    value = _as(kind, value)
+    return value, None if type(value) is kind else f"must be {_WANTED[kind]}: so it is promised"
 
 
 def _as(kind: type, value: Value) -> Value:

@@ -35,6 +35,8 @@ SECTOR_BYTES = 512  # what every storage can address
 # Without a host: whether there is any.
 HostsKnown = Callable[[str, frozenset[str], str], str | None]
 
+ARGUMENTS = "arguments."  # what leads to one of an external task, or of a plug-in's verb
+
 # Instead of a verb: a host has only to be read from, which one that drains can still be.
 READING = "(read)"
 
@@ -157,6 +159,10 @@ def _binding_problems(use: Use, leaves: Leaves, input_: Struct) -> Iterator[Viol
     bound_bytes = 0
     for number, binding in use.bindings.items():
         here = f"{use.path}.bindings[{number}].source"
+        if use.name in leaves.promised and not binding.field.startswith(ARGUMENTS):
+            why = "must be arguments.<key>: an external task has nothing else"
+            yield Violation(f"{use.path}.bindings[{number}].field", why)
+            continue
         if binding.of_failure:
             found: type | None = str
         elif binding.task:

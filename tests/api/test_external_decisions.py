@@ -6,10 +6,9 @@ from uuid import uuid4
 
 import pytest
 
-from countermand.client.spec import action_of, parallel, policy, sequence
+from countermand.client.spec import parallel, policy, sequence
 from countermand.rpc.names import attempt_name, task_name, workflow_name
 from countermand.v1 import workflow_pb2 as wpb
-from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_spec_pb2 import Policy
 from tests.api.calls import Stubs, cancel, refused, state
 from tests.api.steering import (
@@ -27,9 +26,11 @@ from tests.api.steering import (
 )
 from tests.api.vendors import (
     ARRAY_FULL,
+    COMPENSATE,
     READ_ONLY,
     Vendor,
     beside,
+    decided,
     external,
     opened,
     plan_of,
@@ -46,15 +47,6 @@ CHECKLIST = "Delete the volume on the array, then its export."
 async def acme(cluster: Cluster):
     async with vendor_at(cluster.coordinator.address, "acme") as vendor:
         yield vendor
-
-
-def decides(workflow_id: str, task_id: str, **verb: object) -> wpb.DecideCompensationRequest:
-    return wpb.DecideCompensationRequest(
-        task=task_name(workflow_id, task_id),
-        request_id=str(uuid4()),
-        reason="seen to",
-        **verb,
-    )
 
 
 async def blocked(stubs: Stubs, workflow_id: str) -> wpb.Workflow:
@@ -206,18 +198,16 @@ async def test_a_compensation_that_fails_is_asked_for_again(stubs: Stubs, acme: 
     await stubs.start("stubborn", spec)
     await acme.does("stubborn", "made")
     await acme.does("stubborn", "breaks", failure=ARRAY_FULL)
-    attempt = await acme.take("stubborn", "made", 3)
+    attempt = await acme.take("stubborn", "made", COMPENSATE)
     stopped = await refused(acme.end(attempt, cancelled=True))
     assert (stopped.reason, stopped.fields) == ("FIELD_INVALID", ("cancelled",))
     await acme.end(attempt, failure=ARRAY_FULL)
     held = await blocked(stubs, "stubborn")
     assert "no room on the array" in held.needs[0].message
     assert (await refused(acme.end(attempt))).reason == "ATTEMPT_CLOSED"
-    await stubs.workflows.DecideCompensation(
-        decides("stubborn", "made", retry_now=wpb.DecideCompensationRequest.RetryNow())
-    )
+    await stubs.workflows.DecideCompensation(decided("stubborn", "made", "retry"))
     again = await acme.makes_up("stubborn", "made")
-    assert again.attempt == attempt_name("stubborn", "made", 3)
+    assert again.attempt == attempt_name("stubborn", "made", COMPENSATE)
     assert again.compensates == attempt_name("stubborn", "made", 1)
     assert state(await stubs.wait("stubborn")) == "COMPENSATED"
 
@@ -245,9 +235,7 @@ async def test_people_make_up_for_it_by_its_checklist(stubs: Stubs, acme: Vendor
         assert (await refused(late)).reason == "ATTEMPT_CLOSED"
     assert await acme.beat(asked) == {asked: "UNSPECIFIED"}
     assert (await states(stubs, name))["made"] == "COMPENSATION_BLOCKED"
-    verb = wpb.DecideCompensationRequest
-    said = {"done": {"mark_done": verb.MarkDone()}, "abandon": {"abandon": verb.Abandon()}}[how]
-    await stubs.workflows.DecideCompensation(decides(name, "made", **said))
+    await stubs.workflows.DecideCompensation(decided(name, "made", how))
     ended = await stubs.wait(name)
     assert state(ended) == {"done": "COMPENSATED", "abandon": "FAILED"}[how]
     left = [(each.task, each.reason) for each in ended.leftovers]
@@ -308,8 +296,8 @@ async def test_what_only_hosts_can_do_is_refused_in_words(stubs: Stubs, acme: Ve
         assert error.code == "INVALID_ARGUMENT", (decision, error)
         assert await stubs.get("no-host") == before
     await stubs.workflows.CancelWorkflow(cancel("no-host"))
-    asked = await acme.take("no-host", "made", 3)
-    replaced = decides("no-host", "made", replacement=action_of(Noop()))
+    asked = await acme.take("no-host", "made", COMPENSATE)
+    replaced = decided("no-host", "made", "replace")
     error = await refused(stubs.workflows.DecideCompensation(replaced))
     assert error.code in {"FAILED_PRECONDITION", "INVALID_ARGUMENT"}, error
     await acme.end(asked)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from uuid import uuid4
 
 import pytest
 
 from countermand.client.spec import parallel, policy
 from countermand.rpc.names import attempt_name, task_name, workflow_name
-from countermand.v1 import workflow_pb2 as wpb
 from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_spec_pb2 import Policy
 from tests.api.calls import Stubs, cancel, refused, state
 from tests.api.steering import events, states, task
 from tests.api.vendors import (
@@ -20,6 +19,7 @@ from tests.api.vendors import (
     READ_ONLY,
     Vendor,
     beside,
+    decided,
     external,
     plan_of,
     seconds,
@@ -52,7 +52,7 @@ async def test_a_lapsed_heartbeat_is_no_outcome(stubs: Stubs, acme: Vendor):
     tasks = (external(name, heartbeat_timeout=SHORT) for name in names)
     calm = external("calm", effect=READ_ONLY)  # of one that promised no heartbeat none is expected
     waits = external("waits", heartbeat_timeout=SHORT)  # nor of one that was not accepted
-    optional = policy(on_failure=4)
+    optional = policy(on_failure=Policy.ON_FAILURE_IGNORE)
     await stubs.start("lapses", beside(*tasks, calm, waits, policy=optional))
     attempts = {name: await acme.take("lapses", name) for name in (*names, "calm")}
     await asyncio.gather(*(becomes(stubs, "lapses", name, "UNKNOWN") for name in names))
@@ -171,11 +171,7 @@ async def test_an_operator_decides_in_the_place_of_a_silent_owner(
     await becomes(stubs, name, "gone", "UNKNOWN")
     await stubs.workflows.CancelWorkflow(cancel(name))
     await becomes(stubs, name, "gone", "COMPENSATION_BLOCKED")
-    verb = wpb.DecideCompensationRequest
-    said = {"done": {"mark_done": verb.MarkDone()}, "abandon": {"abandon": verb.Abandon()}}[how]
-    await stubs.workflows.DecideCompensation(
-        verb(task=task_name(name, "gone"), request_id=str(uuid4()), reason="by hand", **said)  # type: ignore[arg-type]
-    )
+    await stubs.workflows.DecideCompensation(decided(name, "gone", how))
     ended = await stubs.wait(name)
     assert state(ended) == {"done": "COMPENSATED", "abandon": "FAILED"}[how]
     assert len(ended.leftovers) == (1 if how == "abandon" else 0)
@@ -221,7 +217,7 @@ async def test_a_silence_of_ours_judges_nobody(cluster: Cluster, stubs: Stubs, a
         await asyncio.sleep(still_s)  # what is tested is that this time passes
         seen = len(answered)
         cluster.coordinator.thaw()
-        await until(lambda seen=seen: len(answered) > seen + 6, "heartbeats after it")
+        await until(lambda: len(answered) > seen + 6, "heartbeats after it")  # noqa: B023 - now
     beating.cancel()
     assert [each for each in answered if each] == []
     history = await events(stubs, "frozen")

@@ -17,6 +17,7 @@ from countermand.rpc.channel import open_channel
 from countermand.rpc.names import attempt_name, task_name, workflow_name
 from countermand.v1 import annotation_pb2
 from countermand.v1 import external_task_pb2 as pb
+from countermand.v1 import workflow_pb2 as wpb
 from countermand.v1.attempt_pb2 import Attempt, Progress
 from countermand.v1.external_task_pb2_grpc import ExternalTaskServiceStub
 from countermand.v1.failure_pb2 import Failure
@@ -65,10 +66,25 @@ def beside(*members: Node, policy: Policy | None = None) -> WorkflowSpec:
     return workflow_spec("hybrid", parallel("all", *members), policy=policy)
 
 
-def struct(**values: object) -> Struct:
+def struct(**values: Any) -> Struct:
     made = Struct()
     made.update(values)
     return made
+
+
+def decided(workflow_id: str, task_id: str, how: str) -> wpb.DecideCompensationRequest:
+    """Returns what an operator decides about a compensation: done, abandon, retry, replace."""
+    request = wpb.DecideCompensationRequest(
+        task=task_name(workflow_id, task_id), request_id=str(uuid4()), reason="seen to"
+    )
+    said = {
+        "done": request.mark_done,
+        "abandon": request.abandon,
+        "retry": request.retry_now,
+        "replace": request.replacement.noop,
+    }
+    said[how].SetInParent()
+    return request
 
 
 def word(state: Attempt.State.ValueType) -> str:
