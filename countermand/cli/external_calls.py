@@ -6,6 +6,7 @@ is for hands and scripts: it finds out what they would have to look up, and asks
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 from collections.abc import AsyncIterator
@@ -22,7 +23,12 @@ from countermand.client.calls import Calls
 from countermand.client.run import PAGE_SIZE, Run
 from countermand.rpc import names
 from countermand.rpc.channel import READ_TIMEOUT_S
-from countermand.rpc.errors import AttemptClosed, CoordinatorUnavailable, NotOwner
+from countermand.rpc.errors import (
+    AttemptClosed,
+    CoordinatorUnavailable,
+    NotOwner,
+    VerbForbidden,
+)
 from countermand.rpc.interceptors import trace_metadata
 from countermand.v1 import external_task_pb2 as pb
 from countermand.v1.task_pb2 import Task
@@ -30,6 +36,11 @@ from countermand.v1.workflow_pb2 import Workflow, WorkflowView
 
 MAIN = "main"  # the task that stands for the whole of a vendor's own workflow
 _SHORT = re.compile(r"([^/]+)/([^/]+)(?:/(\d+))?")
+
+
+_TO_COME = frozenset({Task.STATE_PENDING, Task.STATE_READY, Task.STATE_RETRY_WAIT})
+ASK_AGAIN_S = 0.3
+_NOT_YET = "its owner is not asked for it yet; `countermand external accept --wait` waits for that"
 
 
 class Place(NamedTuple):
@@ -106,10 +117,19 @@ class Vendor:
 
     # -- which attempt, and by what right ---------------------------------------------------------
 
+    async def place_in_time(self, text: str, token: str) -> Place:
+        """Returns the same once its owner is asked, however long that takes."""
+        while True:
+            try:
+                return await self.place(text, token)
+            except VerbForbidden:
+                await asyncio.sleep(ASK_AGAIN_S)
+
     async def place(self, text: str, token: str) -> Place:
         """Returns the attempt that a person means, with its token.
 
         Raises:
+            VerbForbidden: Its turn has not come.
             AttemptClosed: It waits for nobody.
             NotOwner: It is no external task.
         """
@@ -124,6 +144,10 @@ class Vendor:
         if token and number:
             return Place(attempt, token)
         found = [r for r in await self.waiting(task.owner_id) if r.attempt == attempt]
+        if not found and task.state in _TO_COME:
+            raise VerbForbidden(
+                name=task.name, state=task_look(task.state).word, verb="a report", because=_NOT_YET
+            )
         if not found:
             raise AttemptClosed(attempt=attempt if number else task.name, why=_why_not(task))
         return Place(attempt, found[0].capability_token)

@@ -24,14 +24,16 @@ PARTS = "parts"
 @click.command(
     epilog=examples(
         "countermand external accept vm-42/clone",
+        "countermand external accept vm-42/clone --wait --timeout 1h",
         "countermand external accept vm-42/clone --token $TOKEN",
     )
 )
 @click.argument("task", metavar="WORKFLOW/TASK")
+@click.option("--wait", "waits", is_flag=True, help="Wait until its owner is asked for it.")
 @token_option
 @shared_options()
 @click.pass_obj
-def accept(settings: Settings, task: str, token: str) -> None:
+def accept(settings: Settings, task: str, *, waits: bool, token: str) -> None:
     """Accept a task: its work may begin once this has answered.
 
     Says what is asked, whole. What was not accepted has no effect, and is cancelled without asking;
@@ -43,7 +45,8 @@ def accept(settings: Settings, task: str, token: str) -> None:
         from countermand.cli.output import show_json
         from countermand.v1.external_task_pb2 import AcceptExternalTaskRequest
 
-        place = await vendor.place(task, token)
+        find = vendor.place_in_time if waits else vendor.place
+        place = await find(task, token)
         request = AcceptExternalTaskRequest(attempt=place.attempt, capability_token=place.token)
         answer = await vendor.calls.change(vendor.calls.external_tasks.AcceptExternalTask, request)
         if settings.output == "json":

@@ -296,7 +296,7 @@ def paused() -> Tale:
 def hybrid() -> Tale:
     """A vendor clones what a host has copied; the engine finds no room, and all is made up for."""
     tale = Tale("vm-43", kind="rapid-clone")
-    owned = {"kind": Task.KIND_EXTERNAL}
+    owned: dict[str, Any] = {"kind": Task.KIND_EXTERNAL}
     acme = owned | {"owner_id": "acme", "opposite": "asking acme"}
     tale.plant("coalesce", host="host-a")
     tale.plant("clone", verb="acme/clone-volume", **acme)

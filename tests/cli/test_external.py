@@ -111,6 +111,19 @@ def test_a_task_is_done_by_hand_from_the_list_to_its_end(shell):
     assert shell.external("list").startswith(f"Nothing waits for {shell.name}. Follow it:")
 
 
+def test_what_is_not_asked_for_yet_can_be_waited_for(shell, address):
+    shell.submit(shell.task("first"), shell.task("then"))
+    refused = shell.external("accept", "@/then", code=1)
+    assert "its owner is not asked for it yet; `countermand external accept --wait`" in refused
+
+    command = [sys.executable, "-m", "countermand.cli", "external", "accept", "--wait"]
+    where = [f"{shell.name}/then", "--coordinator", address, "-o", "name"]
+    with subprocess.Popen([*command, *where], stdout=subprocess.PIPE, text=True) as waiting:
+        shell.do("first")
+        assert waiting.communicate()[0] == f"workflows/{shell.name}/tasks/then/attempts/1\n"
+    shell.external("end", "@/then")
+
+
 def test_an_output_that_was_promised_is_asked_for(shell):
     shell.submit(shell.task("clone", outputs={"size": "int64"}))
     shell.external("accept", "@/clone")

@@ -316,10 +316,11 @@ CLONE = "workflows/w/tasks/clone"
 
 
 def a_hybrid() -> Picture:
-    owned = {"kind": Task.KIND_EXTERNAL, "owner_id": "acme"}
+    clone = Task(name=CLONE, parent=GROUP, verb="acme/clone-volume", owner_id="acme")
+    clone.MergeFrom(Task(kind=Task.KIND_EXTERNAL, state=Task.STATE_PENDING))
     tasks = [
         Task(name=GROUP, kind=Task.KIND_PARALLEL, state=Task.STATE_PENDING, open=True),
-        Task(name=CLONE, parent=GROUP, verb="acme/clone-volume", state=1, **owned),
+        clone,
     ]
     state = WorkflowState.WORKFLOW_STATE_RUNNING
     return Picture(Workflow(name="workflows/w", state=state), tasks)

@@ -73,9 +73,14 @@ def test_progress_is_said_as_its_owner_counts_it(done, total, unit, words):
 
 
 def test_who_does_an_external_task_stands_with_what_it_is():
-    external = {"kind": Task.KIND_EXTERNAL, "owner_id": "acme", "verb": "acme/clone-volume"}
     waits = "acme, which has not accepted it yet"
-    task = Task(state=Task.STATE_STARTING, waits_for=waits, **external)
+    task = Task(
+        kind=Task.KIND_EXTERNAL,
+        owner_id="acme",
+        verb="acme/clone-volume",
+        state=Task.STATE_STARTING,
+        waits_for=waits,
+    )
 
     assert verb_of(task) == "acme: clone-volume"
     assert why(task) == f"waits for {waits}"
