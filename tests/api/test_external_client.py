@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
 import pytest
@@ -28,7 +28,7 @@ from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_spec_pb2 import Policy
 from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.api.calls import state
-from tests.api.vendors import external, opened
+from tests.api.vendors import Vendor, external, opened
 from tests.endtoend.cluster import HANG_S, Cluster, until
 
 pytestmark = pytest.mark.slow
@@ -168,17 +168,39 @@ async def test_outputs_that_break_a_promise_are_cleaned_up_and_fail(client, owne
     assert (await run.wait()).cause.reason == "FIELD_INVALID"
 
 
-async def test_heartbeats_keep_a_task_alive_beyond_its_timeout(client, owner, name):
-    slow = external("slow", name, heartbeat_timeout=timedelta(seconds=1))
-    run = await client.submit(spec(slow), workflow_id=name)
-    async with owner.accept(await asked(owner, "slow")):
-        await asyncio.sleep(2.5)
-        assert (await states(run))["slow"] == "RUNNING"
-    await run.result()
-    words = [event.WhichOneof("event") async for event in run.events()]
-    assert "task_state_changed" in words
-    changes = [e.task_state_changed async for e in run.events() if e.HasField("task_state_changed")]
-    assert not [each for each in changes if each.after == Task.STATE_UNKNOWN]
+async def test_heartbeats_keep_tasks_alive_beyond_their_timeout(client, cluster, owner, name):
+    """Another one, of which nothing is heard, shows that the time was long enough."""
+    soon = timedelta(seconds=1)
+    kept = [external(f"t{n}", name, kind="kept", heartbeat_timeout=soon) for n in range(20)]
+    silent = external("silent", f"{name}-2", heartbeat_timeout=soon)
+    plan = workflow_spec("h", parallel("all", *kept, silent))
+    run = await client.submit(plan, workflow_id=name)
+    async with AsyncExitStack() as stack:
+        seen: set[str] = set()
+        async for each in owner.requests():
+            if each.attempt not in seen:
+                seen.add(each.attempt)
+                await stack.enter_async_context(owner.accept(each, interrupt=False))
+            if len(seen) == len(kept):
+                break
+        async with open_channel(cluster.coordinator.address) as channel:
+            vendor = Vendor(channel, f"{name}-2")
+            await vendor.take(name, "silent")
+            await until(lambda: has_state(run, "silent", Task.STATE_UNKNOWN), "silence")
+        found = await states(run)
+        assert {found[f"t{n}"] for n in range(20)} == {"RUNNING"}
+    lapsed = [
+        event.task.rpartition("/")[2]
+        async for event in run.events()
+        if event.task_state_changed.after == Task.STATE_UNKNOWN
+    ]
+    assert lapsed == ["silent"]
+    await run.cancel("a test")
+
+
+async def has_state(run, task_id: str, state: Task.State.ValueType) -> bool:
+    found: Task = await run.task(task_id)
+    return found.state == state
 
 
 # -- stopping -------------------------------------------------------------------------------------
@@ -260,12 +282,13 @@ async def test_a_process_that_goes_says_nothing_and_its_next_life_goes_on(client
 # -- restarts of the coordinator ------------------------------------------------------------------
 
 
-async def test_a_coordinator_that_is_killed_within_a_block_loses_nothing(
-    client, cluster, owner, name
-):
-    run = await client.submit(spec(external("slow", name)), workflow_id=name)
+@pytest.mark.parametrize("how", ["kill", "stop"])
+async def test_a_coordinator_that_goes_within_a_block_loses_nothing(client, cluster, owner, how):
+    """S-V29, S-B14: what is ended over and over is ended once."""
+    name = f"{how}-within-a-block"
+    run = await client.submit(spec(external("slow", owner.owner_id)), workflow_id=name)
     async with owner.accept(await asked(owner, "slow")) as task:
-        await cluster.coordinator.kill()
+        await getattr(cluster.coordinator, how)()
         task.report(1, 2, unit="files", message="while it is away")
         task.outputs["volume"] = "v9"
         restart = asyncio.create_task(cluster.coordinator.start())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -52,13 +53,15 @@ class Heartbeats:
         self._calls = calls
         self._alive: dict[str, Alive] = {}
         self._due: dict[str, float] = {}
+        self._next_s = math.inf  # when the first of them is due
         self._woken = asyncio.Event()
 
     def add(self, name: str, alive: Alive) -> None:
         """Begins to say that an attempt is alive."""
         self._alive[name] = alive
-        self._due[name] = self._now() + every_s(alive.request)
-        self._woken.set()
+        self._due[name] = due_s = self._now() + every_s(alive.request)
+        if due_s < self._next_s:  # else it is looked at in time
+            self._woken.set()
 
     def drop(self, name: str) -> None:
         """Says so no more."""
@@ -75,9 +78,9 @@ class Heartbeats:
         """Sends what is due, until cancelled."""
         while True:
             self._woken.clear()
-            next_s = min(self._due.values(), default=None)
+            self._next_s = min(self._due.values(), default=math.inf)
             try:
-                async with asyncio.timeout_at(next_s):
+                async with asyncio.timeout_at(None if self._next_s == math.inf else self._next_s):
                     await self._woken.wait()
             except TimeoutError:
                 await self._send_due()

@@ -139,7 +139,8 @@ class Owner:
         The work is ended with `task.outputs` when the block is done, and as FAILED when an
         exception leaves it, which goes on upwards: see `TaskFailed` for its reason. When it is to
         stop, `asyncio.CancelledError` is raised within the block, at an await; what leaves the
-        block is TaskStopped, once CANCELLED was said.
+        block is TaskStopped, once CANCELLED was said. An asyncio task works in one such block at a
+        time, and in parts of it: an interrupt could not tell which one it is for.
 
         Args:
             request: What is asked, of `requests`. One to stop what an earlier life has begun is

@@ -84,7 +84,6 @@ async def serve(ties: Ties, handlers: Mapping[str, Handler], concurrency_max: in
             running[name] = task
             task.add_done_callback(lambda _, name=name: running.pop(name, None))  # type: ignore[misc]
     finally:
-        ties.leaving = True
         for task in list(running.values()):
             task.cancel()
         await asyncio.gather(*running.values(), return_exceptions=True)
@@ -147,6 +146,7 @@ async def _do(work: Work, task: AcceptedTask) -> Outputs:
         return await asyncio.shield(doing)
     except asyncio.CancelledError:
         # This process goes: the thread hears of it where it looks, and nothing is said of it.
+        task.leave()
         await asyncio.wait([doing])
         raise
 

@@ -18,20 +18,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias, Unpack
 
 from countermand.client.external.outcome import TaskStopped, failure_of, struct_of, values_of
+from countermand.client.external.progress import Reports
 from countermand.client.external.ties import Ties
 from countermand.rpc.errors import (
     AttemptClosed,
-    CountermandError,
     FieldInvalid,
     PayloadTooLarge,
     StateForbids,
 )
-from countermand.v1.attempt_pb2 import Attempt, Progress
+from countermand.v1.attempt_pb2 import Progress
 from countermand.v1.external_task_pb2 import (
     AcceptExternalTaskRequest,
     EndExternalTaskRequest,
     ExternalRequest,
-    ReportExternalTaskRequest,
 )
 
 if TYPE_CHECKING:
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# People see no more than two changes a second, and each one is written to a disk.
-REPORT_EVERY_S = 0.5
 # What is left behind may need somebody: it is tried again, for as long as that takes.
 CLEAN_UP_DELAY_S = 1.0
 CLEAN_UP_DELAY_S_MAX = 60.0
@@ -75,14 +72,13 @@ class AcceptedTask:
         # Set when it is to stop.
         self.stopping = asyncio.Event()
         self._closed = False  # nobody waits for it any more
+        self._left = False  # this process goes, and leaves it to its next life
         self._ending = False
         self._worker: asyncio.Task[object] | None = None  # whom a stop interrupts
         self._baseline = 0
         self._interrupted = False
         self._busy = 0  # parts that are being taken on or ended
-        self._progress: Progress | None = None
-        self._reported: Progress | None = None
-        self._reporter: asyncio.Task[None] | None = None
+        self._reports = Reports(ties, self)
 
     # -- what is asked --------------------------------------------------------------------------
 
@@ -125,7 +121,7 @@ class AcceptedTask:
     def stop_requested(self) -> bool:
         """Returns whether the work is to stop, also because what it is a part of is, or all is."""
         whole = self._whole is not None and self._whole.stop_requested
-        return self.stopping.is_set() or whole or self._ties.leaving
+        return self.stopping.is_set() or whole or self.is_left
 
     @property
     def is_interrupted(self) -> bool:
@@ -137,6 +133,15 @@ class AcceptedTask:
         """Raises TaskStopped if the work is to stop; call it wherever that is possible."""
         if self.stop_requested:
             raise TaskStopped(self.attempt)
+
+    @property
+    def is_left(self) -> bool:
+        """Returns whether this process goes, and leaves the work to its next life."""
+        return self._left or self._ties.leaving
+
+    def leave(self) -> None:
+        """Leaves the work to the next life of this process, where it looks for a stop."""
+        self._left = True
 
     def ask_stop(self) -> None:
         """Hears that it is to stop."""
@@ -203,45 +208,7 @@ class AcceptedTask:
             unit: What is counted, such as "volumes"; "bytes" unless given.
             message: A word for people, at most 4 KiB.
         """
-        self._progress = Progress(done=done, total=total, unit=unit, message=message)
-        if self._reporter is None or self._reporter.done():
-            self._reporter = asyncio.create_task(self._report_now_and_then())
-
-    async def _report_now_and_then(self) -> None:
-        while self._progress is not self._reported:
-            await self._report()
-            await asyncio.sleep(REPORT_EVERY_S)
-
-    async def _report(self) -> None:
-        """Sends the last progress, also when it changes while the coordinator is away."""
-        sent = self._progress
-
-        def request() -> ReportExternalTaskRequest:
-            nonlocal sent
-            sent = self._progress
-            return ReportExternalTaskRequest(
-                attempt=self.attempt, capability_token=self.request.capability_token, progress=sent
-            )
-
-        method = self._ties.calls.external_tasks.ReportExternalTask
-        try:
-            answer = await self._ties.ask_anew(method, request)
-        except AttemptClosed:
-            self.close()
-        except CountermandError as error:  # a word too long must not end hours of work
-            log.warning("report.refused", extra={"attempt": self.attempt, "why": error.message})
-        else:
-            if answer.attempt.state == Attempt.STATE_CANCELLING:
-                self.ask_stop()
-        self._reported = sent
-
-    async def _flush(self) -> None:
-        """Sends the last progress, unless it was."""
-        if self._reporter is not None:
-            self._reporter.cancel()
-            await asyncio.gather(self._reporter, return_exceptions=True)
-        if self._progress is not self._reported and not self._closed:
-            await self._report()
+        self._reports.say(Progress(done=done, total=total, unit=unit, message=message))
 
     # -- taking on ------------------------------------------------------------------------------
 
@@ -325,7 +292,7 @@ class AcceptedTask:
         return self.is_interrupted
 
     def _is_left_to_next_life(self, error: Exception) -> bool:
-        return isinstance(error, TaskStopped) and self._ties.leaving and not self.stopping.is_set()
+        return isinstance(error, TaskStopped) and self.is_left and not self.stopping.is_set()
 
     async def _succeed(self) -> None:
         try:
@@ -368,7 +335,7 @@ class AcceptedTask:
     async def _end(self, request: EndExternalTaskRequest) -> None:
         """Ends the attempt; with one report id, however often it must be said."""
         self._ending = True
-        await self._flush()
+        await self._reports.flush()
         request.attempt = self.attempt
         request.capability_token = self.request.capability_token
         request.report_id = str(uuid.uuid4())
@@ -376,6 +343,5 @@ class AcceptedTask:
         self._ties.waiting.over(self.attempt)
 
     def _let_go(self) -> None:
-        if self._reporter is not None:
-            self._reporter.cancel()
+        self._reports.drop()
         self._ties.waiting.let_go(self.attempt)
