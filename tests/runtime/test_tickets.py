@@ -67,7 +67,7 @@ async def test_each_sending_and_each_asking_brings_a_fresh_ticket(tmp_path):
         await until(lambda: life.task("w", "pull") is TaskState.RUNNING)
         [asked] = hosts["a"].asked
         assert (asked.header.attempt, asked.address) == (NAME, image("far/base"))
-        assert asked.header.expected_incarnation == "i"
+        assert asked.header.expected_incarnation == "of-a"
         assert hosts["b"].given == [b"ticket 1"]
         life.fleet._lines["b"].orders.see_to_all()  # as it does now and then
         await until(lambda: hosts["b"].given == [b"ticket 1", b"ticket 2"])
