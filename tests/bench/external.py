@@ -152,6 +152,8 @@ async def _lives(folder: Path, runs: Runs, layout: str, extent: Extent) -> None:
             for way, batch in WAYS.items():
                 for _ in range(extent.rounds):
                     await _beside(first, way, batch, extent.round_s)
+            # Of all rounds together: a median would hide a bad one.
+            runs.note("heartbeats refused", "requests", first.vendor.refused, NONE)
             await _report(first, extent.round_s)
             await _views(first, names[-1])
             os.kill(first.coordinator.pid, signal.SIGKILL)
@@ -213,13 +215,12 @@ async def _beside(life: Life, way: str, batch: int, seconds: float) -> None:
     runs, vendor, coordinator = life.runs, life.vendor, life.coordinator
     took_ms: list[float] = []
     sent, before, began = vendor.sent, coordinator.cpu_s(), time.perf_counter()
-    strangers_s, refused = life.strangers_s(), vendor.refused
+    strangers_s = life.strangers_s()
     async with vendor.beating(batch, took_ms), life.others.asking():
         await asyncio.sleep(seconds)
     elapsed_s = time.perf_counter() - began
     cores, beats = (coordinator.cpu_s() - before) / elapsed_s, vendor.sent - sent
     runs.note(f"{way}: heartbeats", "tasks/s", beats / elapsed_s)
-    runs.note(f"{way}: refused", "requests", vendor.refused - refused, NONE)
     runs.note(f"{way}: CPU, others included", "cores", cores)
     spent_us = (cores - runs.median("CPU, others only")) * elapsed_s * 1e6 / max(beats, 1)
     runs.note(f"{way}: CPU of a heartbeat", "µs", spent_us)
