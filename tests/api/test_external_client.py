@@ -21,6 +21,7 @@ from countermand.client.external import (
 )
 from countermand.client.spec import parallel, sequence, workflow_spec
 from countermand.rpc.channel import open_channel
+from countermand.rpc.errors import WorkflowNotFound
 from countermand.v1.annotation_pb2 import Effect
 from countermand.v1.external_task_pb2 import ListExternalTasksRequest
 from countermand.v1.external_task_pb2_grpc import ExternalTaskServiceStub
@@ -379,6 +380,20 @@ async def test_a_stop_of_the_whole_stops_its_part(client, owner, name):
     assert not _cancelling()
 
 
+async def test_a_stop_waits_until_a_part_has_been_ended(client, owner, name):
+    run = await client.submit(spec(external("job", name)), workflow_id=name)
+
+    async def work():
+        async with owner.accept(await asked(owner, "job")) as job:
+            async with job.part("copy"):
+                asyncio.get_running_loop().call_soon(job.ask_stop)  # while the part is ended
+            await asyncio.Event().wait()
+
+    with pytest.raises(TaskStopped):
+        await work()
+    assert (await states(run))["job.copy"] == "SUCCEEDED"
+
+
 async def test_the_next_life_of_a_job_finds_its_parts_as_they_were(client, cluster, name):
     run = await client.submit(spec(external("job", name)), workflow_id=name)
     done: list[str] = []
@@ -424,6 +439,27 @@ async def test_a_workflow_of_ones_own_that_fails_closes_what_is_open(client, own
     workflow = await client.run(name).wait()
     assert (state(workflow), workflow.cause.reason) == ("FAILED", "ARRAY_FULL")
     assert (await states(client.run(name)))["wait"] == "CANCELLED"
+
+
+async def test_a_workflow_of_ones_own_is_ended_from_outside(client, owner, name):
+    begun: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def work():
+        async with owner.workflow(name, "rebalance") as job, job.part("move"):
+            begun.set_result(job.request.capability_token)
+            await asyncio.Event().wait()
+
+    working = asyncio.create_task(work())
+    token = await begun
+    failure = TaskFailed("GIVEN_UP", "Too slow.")
+    workflow = await owner.end_workflow(name, token, failure=failure, force=True)
+    assert (state(workflow), workflow.cause.reason) == ("FAILED", "GIVEN_UP")
+    with pytest.raises(TaskStopped):
+        await working
+    assert not working.cancelled()
+    await owner.clear_workflow(name, token)
+    with pytest.raises(WorkflowNotFound):
+        await client.run(name).get()
 
 
 async def test_a_task_is_added_to_an_open_group_of_an_engine(client, owner, name):
