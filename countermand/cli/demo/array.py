@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -170,13 +171,14 @@ class Array:
         First out of the hosts' sight, then out of the array's: each is one rename.
         """
         gone = self._work(task)
-        for volume in self._volumes():
-            if volume.made_by == task.action:
-                gone.mkdir(exist_ok=True)
-                with contextlib.suppress(FileNotFoundError):
-                    (self.presents[1] / "images" / volume.name).rename(gone / "shown")
-                volume.folder.rename(gone / "volume")
-                say("array.removed", volume=volume.name)
+        async with self._alone():
+            for volume in self._volumes():
+                if volume.made_by == task.action:
+                    gone.mkdir(exist_ok=True)
+                    with contextlib.suppress(FileNotFoundError):
+                        (self.presents[1] / "images" / volume.name).rename(gone / "shown")
+                    volume.folder.rename(gone / "volume")
+                    say("array.removed", volume=volume.name)
         await asyncio.to_thread(shutil.rmtree, gone, ignore_errors=True)
 
     # -- what it reaches ------------------------------------------------------------------------
@@ -202,21 +204,35 @@ class Array:
     async def _present(self, volume: Volume) -> None:
         """Shows a volume to the hosts as an image of a pool."""
         pool_id, folder = self.presents
-        if (folder / "images" / volume.name).is_dir():
-            return  # an earlier life has
         pool, image = f"{pool_id}={folder}", ("--image", volume.name, "--format", "raw")
         command = [sys.executable, "-m", "agent", "import", "--pool", pool, *image]
-        process = await asyncio.create_subprocess_exec(
-            *command, str(volume.content), stdout=asyncio.subprocess.DEVNULL
-        )
+        async with self._alone() as lock:
+            if (folder / "images" / volume.name).is_dir():
+                return  # an earlier life has
+            process = await asyncio.create_subprocess_exec(
+                *command, str(volume.content), stdout=asyncio.subprocess.DEVNULL, pass_fds=(lock,)
+            )
+            try:
+                code = await process.wait()
+            finally:
+                if process.returncode is None:  # this life is asked to end
+                    process.kill()
+            if code:
+                why = f"Volume {volume.name} could not be shown in pool {pool_id}: code {code}."
+                raise TaskFailed("NOT_PRESENTED", why, retriable=True)
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[int]:
+        """Waits until nobody else changes what hosts see: also no import of an earlier life's.
+
+        A process that is killed does not take its children along. They hold the lock with it.
+        """
+        lock = os.open(self.own / "volumes", os.O_RDONLY)
         try:
-            code = await process.wait()
+            await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+            yield lock
         finally:
-            if process.returncode is None:  # this life ends first
-                process.kill()
-        if code:
-            why = f"Volume {volume.name} could not be shown in pool {pool_id}: code {code}."
-            raise TaskFailed("NOT_PRESENTED", why, retriable=True)
+            os.close(lock)
 
 
 def _halves(extents: int) -> tuple[range, range]:
