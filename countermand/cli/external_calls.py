@@ -20,7 +20,7 @@ from grpc.aio import AioRpcError
 from countermand.cli.external_words import promised_in
 from countermand.cli.words import task_look
 from countermand.client.calls import Calls
-from countermand.client.run import PAGE_SIZE, Run
+from countermand.client.run import PAGE_SIZE, SETTLED, Run
 from countermand.rpc import names
 from countermand.rpc.channel import READ_TIMEOUT_S
 from countermand.rpc.errors import (
@@ -118,11 +118,18 @@ class Vendor:
     # -- which attempt, and by what right ---------------------------------------------------------
 
     async def place_in_time(self, text: str, token: str) -> Place:
-        """Returns the same once its owner is asked, however long that takes."""
+        """Returns the same once its owner is asked, however long that takes.
+
+        What is over may still have to be made up for, until its workflow is settled.
+        """
+        workflow = self.run(_parts(text)[0])
         while True:
+            settled = (await workflow.get()).state in SETTLED
             try:
                 return await self.place(text, token)
-            except VerbForbidden:
+            except (VerbForbidden, AttemptClosed):
+                if settled:
+                    raise
                 await asyncio.sleep(ASK_AGAIN_S)
 
     async def place(self, text: str, token: str) -> Place:
