@@ -222,8 +222,10 @@ class MemoryStore:
         if kept.owner_epoch != self._epoch:
             raise StoreFencedError(f"its epoch is {kept.owner_epoch}, ours is {self._epoch}")
         at_once, in_time = Retention.AT_ONCE, Retention.IN_TIME
-        ended = (
-            (w.retention is not at_once, w.end_time, record.key, workflow_id)
+        ended = (  # what is to go at once goes first, in order of creation
+            (False, record.key, record.key, workflow_id)
+            if w.retention is at_once
+            else (True, w.end_time, record.key, workflow_id)
             for workflow_id, record in kept.records.items()
             if (w := record.workflow).end_time is not None
             and (w.retention is at_once or (w.retention is in_time and w.end_time < before))

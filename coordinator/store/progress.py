@@ -23,6 +23,7 @@ def note(records: Sequence[ProgressRecord], connection: Connection) -> None:
     ids = {record.workflow_id for record in records}
     found = select(workflows.c.id, workflows.c.key).where(workflows.c.id.in_(ids))
     keys = {row.id: row.key for row in connection.execute(found)}
+    last = {(record.workflow_id, record.task, record.number): record for record in records}
     rows = [
         {
             "workflow_key": keys[record.workflow_id],
@@ -33,7 +34,7 @@ def note(records: Sequence[ProgressRecord], connection: Connection) -> None:
             "unit": record.unit,
             "message": record.message,
         }
-        for record in records
+        for record in last.values()
         if record.workflow_id in keys
     ]
     if rows:

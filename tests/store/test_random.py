@@ -11,7 +11,9 @@ import pytest
 
 from coordinator.runtime.ports import Store, StoreConflictError, WorkflowQuery
 from coordinator.saga.states import WorkflowState
+from coordinator.saga.workflow import Retention
 from tests.store.conftest import Life, memory_lives, sqlite_lives
+from tests.store.external import anything, own, progress
 from tests.store.walks import BEGIN, Walk, as_stored
 
 STEPS = 60
@@ -34,7 +36,8 @@ class Twins:
         answers = []
         for store in self.stores:
             try:
-                answers.append(await getattr(store, name)(*args, **kwargs))
+                answer = await getattr(store, name)(*args, **kwargs)
+                answers.append(frozenset(answer) if name == "progress" else answer)
             except StoreConflictError as error:
                 answers.append(f"{error}")
         model, real = answers
@@ -71,17 +74,28 @@ def _batch(random: Random, walks: list[Walk], names: Iterator[str], seed: int):
     batch = []
     if len(walks) < 8 and (not walks or random.random() < 0.2):
         labels = {name: str(random.randrange(3)) for name in "ab" if random.random() < 0.7}
-        locked = random.random() < 0.8
-        walks.append(Walk(next(names), seed=seed, labels=labels, locked=locked))
+        if random.random() < 0.4:
+            walks.append(_own(next(names), seed, random))
+        else:
+            locked = random.random() < 0.8
+            walks.append(Walk(next(names), seed=seed, labels=labels, locked=locked))
         batch.append(walks[-1].change)
     steps = (random.choice(walks).step() for _ in range(random.randrange(1, 12)))
     return [*batch, *filter(None, steps)]
+
+
+def _own(name: str, seed: int, random: Random) -> Walk:
+    """Returns a vendor's own workflow, to which it adds tasks."""
+    retention = random.choice((Retention.IN_TIME, Retention.KEPT))
+    return Walk(name, seed=seed, spec=own(), owner="acme", retention=retention, wishes=anything)
 
 
 async def _expire(random: Random, twins: Twins, walks: list[Walk]) -> None:
     """Removes what settled some time ago; nobody goes on with it."""
     before = BEGIN + timedelta(seconds=random.randrange(200))
     await twins.ask("expire", before=before, limit=random.choice((1, 2, 100)))
+    if walks and random.random() < 0.5:
+        await twins.ask("clear", random.choice(walks).workflow.id)
     for walk in list(walks):
         if await twins.ask("load", walk.workflow.id) is None:
             walks.remove(walk)
@@ -96,6 +110,12 @@ async def _compare(random: Random, twins: Twins, walks: list[Walk]) -> None:
     await twins.ask("history", walk.workflow.id, after=random.randrange(20), limit=10)
     await twins.ask("events", after=random.randrange(200), limit=10)
     await twins.ask("position")
+    count = len(walk.workflow.nodes)
+    reported = [progress(walk, random, random.randrange(count)) for _ in range(2)]
+    await twins.ask("note_progress", reported)
+    await twins.ask("progress")
+    ids = [each.workflow.id for each in walks]
+    await twins.ask("settled", [*ids, "w-0", "nobody"])
     await twins.ask("evidence", f"host-{random.randrange(3)}", below=10_000, limit=5)
     await twins.ask("forgotten", f"host-{random.randrange(3)}", [f"w-{random.randrange(9)}"])
     await twins.ask("request", f"{walk.workflow.id}-1")

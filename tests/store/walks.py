@@ -6,6 +6,7 @@ them again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -17,7 +18,15 @@ from coordinator.saga.advance import Decision, advance, quarantine, restore, sta
 from coordinator.saga.commands import Timer
 from coordinator.saga.spec import Value
 from coordinator.saga.states import TaskState, WorkflowState
-from coordinator.saga.workflow import About, Failure, Group, Task, Workflow, fresh_nodes
+from coordinator.saga.workflow import (
+    About,
+    Failure,
+    Group,
+    Retention,
+    Task,
+    Workflow,
+    fresh_nodes,
+)
 from coordinator.wire.spec import check_spec
 from countermand.v1.workflow_spec_pb2 import WorkflowSpec
 from tests.store.specs import HOSTS, given, random_spec
@@ -71,6 +80,10 @@ def _told(group: Group, fresh: Task | Group) -> Group:
     )
 
 
+# Says what somebody asks of a workflow, or None for nothing just now.
+Wishes = Callable[["Walk", Random], "events.Event | None"]
+
+
 class Walk:
     """One workflow on its way; `change` is the newest step, to be committed."""
 
@@ -84,8 +97,12 @@ class Walk:
         epoch: int = 1,
         begin: datetime = BEGIN,
         locked: bool = True,
+        owner: str = "",
+        retention: Retention = Retention.IN_TIME,
+        wishes: Wishes | None = None,
     ) -> None:
-        """Submits it."""
+        """Submits it; `wishes` says what else somebody may ask of it, at each step."""
+        self._wishes = wishes
         self.random = Random(f"{workflow_id} {seed}")
         self.time = begin
         self.intent = 1 + self.random.randrange(1_000)
@@ -104,6 +121,7 @@ class Walk:
             tracestate="a=b",
             input=INPUT | {"flag": True, "disks.0.id": "a", "disks.1.id": "b"},
             forked_from=self.random.choice(("", "another")),
+            owner=owner,
         )
         plan = check_spec(spec, struct, lambda *_: None)
         now = self._now()
@@ -114,6 +132,7 @@ class Walk:
             owner_epoch=epoch,
             now=now,
             locked=locked,
+            retention=retention,
         )
         self.requests = 0
         self.change = self._took(0, decision, self.submission)
@@ -125,7 +144,8 @@ class Walk:
 
     def step(self) -> Change | None:
         """Does anything that may happen; returns None if nothing came of it."""
-        return self.perform(self._anything())
+        wish = self._wishes(self, self.random) if self._wishes else None
+        return self.perform(wish or self._anything())
 
     def succeed(self) -> Change:
         """Lets the first open attempt succeed."""
