@@ -263,9 +263,10 @@ class AcceptedTask:
         traceback: TracebackType | None,
     ) -> None:
         """Ends the attempt, unless this process goes."""
-        ours = await self._is_our_interrupt(error)
-        self._worker = None
+        ours = False
         try:
+            ours = await self._is_our_interrupt(error)
+            self._worker = None
             with self._undisturbed():
                 if ours:
                     await self._fail(TaskStopped(self.attempt))
@@ -287,6 +288,8 @@ class AcceptedTask:
             if not isinstance(error, asyncio.CancelledError):
                 with suppress(asyncio.CancelledError):  # on its way, if the body did not await
                     await asyncio.sleep(0)
+                if self._worker.cancelling() > self._baseline:
+                    raise asyncio.CancelledError  # that was somebody else's
         if not isinstance(error, asyncio.CancelledError) or others > 0:
             return False
         return self.is_interrupted
