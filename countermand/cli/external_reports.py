@@ -146,7 +146,7 @@ def heartbeat(settings: Settings, task: str, token: str) -> None:
 @click.option("--retriable", is_flag=True, help="With --failed: another attempt may end better.")
 @click.option("--cancelled", is_flag=True, help="It was stopped, as asked; nothing is left behind.")
 @click.option("--force", is_flag=True, help="Close what was added under it and is open.")
-@click.option("--report-id", help="A UUID that makes a repeat harmless. [default: a new one]")
+@click.option("--report-id", help="With --token: a UUID that makes a repeat harmless.")
 @token_option
 @shared_options(form=("-o",))
 @click.pass_obj

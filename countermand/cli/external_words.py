@@ -83,7 +83,7 @@ def _change(update: WatchExternalTasksResponse) -> str:
         return paint(Look("waits for nobody any more", "·", "quiet"))
     request = update.request
     words = [f"{paint(asked(request))} {request.task_kind}"]
-    words += ["not accepted yet"] if not request.accepted else []
+    words += ["accepted" if request.accepted else "not accepted yet"]
     words += [progress_words(request.progress), request.progress.message, _causes(request)]
     return ", ".join(one_line(word) for word in words if word)
 

@@ -114,6 +114,8 @@ def describe(one: Workflow, tasks: Sequence[Task]) -> None:
         seconds = one.end_time.ToNanoseconds() - one.create_time.ToNanoseconds()
         ran = f", settled after {phrases.duration(seconds / 1e9)}"
     click.echo(f"  submitted {age(one.create_time)} ago{by}{ran}")
+    if one.owner_id:
+        click.echo(f"  {one.owner_id}'s own: `countermand external finish` ends it")
     if one.trace_id:
         click.echo(f"  trace {one.trace_id}")
     if one.HasField("cause"):

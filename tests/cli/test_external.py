@@ -237,6 +237,7 @@ def test_a_vendors_own_workflow_grows_and_ends(shell):
     waits = f"waits for {shell.name}, which has not accepted it yet"
     assert f"shelf-2 ◌ starting - {shell.name}: move-shelf {waits}" in said
 
+    assert f"{shell.name}'s own: `countermand external finish`" in shell("workflow", "get", "@")
     refused = shell.external("finish", "@", code=1)
     assert "shelf-2 must end first, or be closed by force" in refused
     shell.do("shelf-2")

@@ -54,7 +54,10 @@ def test_the_first_help_names_every_command_and_exit_code():
         assert word in done.output
 
 
-@pytest.mark.parametrize("args", [["--help"], ["workflow", "--help"], ["host", "add", "--help"]])
+@pytest.mark.parametrize(
+    "args",
+    [["--help"], ["workflow", "--help"], ["external", "end", "--help"], ["host", "add", "--help"]],
+)
 def test_help_loads_nothing_heavy(args):
     script = f"""
 import sys
