@@ -116,7 +116,8 @@ class Owner:
     async def requests(self) -> AsyncIterator[ExternalRequest]:
         """Yields what waits and is not worked on here, then whatever is new or has changed.
 
-        What an earlier life has accepted is among it, with `accepted` set. It never ends.
+        That is to start, to stop what was begun, and to make up for something, by its `kind`. What
+        an earlier life has accepted is among it, with `accepted` set. It never ends.
         """
         waiting = self._ties.waiting
         async for name in waiting.changes():
