@@ -5,6 +5,7 @@ import itertools
 import os
 import re
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -443,3 +444,21 @@ def test_both_drawings_say_with_whom() -> None:
     picture = svg.draw(drawn(hybrid()))
     for words in ("6.9 s on 1 host and with 2 owners", "create-vm with engine", "asking acme"):
         assert words in picture
+
+
+@pytest.mark.parametrize(
+    ("opposite", "whom"), [("asking acme", "acme"), ("people, by its checklist", "people")]
+)
+def test_what_is_blocked_with_an_owner_says_who_is_waited_for(opposite, whom) -> None:
+    tale = Tale("vm-44", kind="rapid-clone")
+    owned: dict[str, Any] = {"verb": "acme/clone-volume", "owner_id": "acme", "opposite": opposite}
+    tale.plant("clone", kind=Task.KIND_EXTERNAL, **owned)
+    tale.begin()
+    tale.starts(0.0, "clone", run_s=0.1)
+    tale.ends(1.0, "clone", "SUCCEEDED", done=3, unit="volumes")
+    tale.moves(1.0, WorkflowState.WORKFLOW_STATE_COMPENSATING, cause=Failure(reason="CANCELLED"))
+    tale.makes_up(1.0, "clone")
+    tale.task(2.0, "clone", Task.STATE_COMPENSATION_BLOCKED, n=2)
+    tale.moves(2.0, WorkflowState.WORKFLOW_STATE_BLOCKED)
+
+    assert f"! blocked: waits for {whom}" in printed(tale)

@@ -79,6 +79,11 @@ def of_bar(bar: Bar, verb: str) -> str:
 def of_lane_row(row: LaneRow) -> Caption:
     """Returns how the making up for one task stands."""
     look = task_look(row.state)
+    if row.state == Task.STATE_COMPENSATION_BLOCKED and row.is_external:
+        # Nothing is tried again and again: somebody is waited for.
+        people = row.phrase.startswith("people")
+        whom = "people" if people else row.host_id
+        return Caption(look.glyph, f"blocked: waits for {whom}", look.tone)
     if row.state == Task.STATE_COMPENSATION_BLOCKED:
         tries = phrases.count(len(row.bars), "attempt")
         return Caption(look.glyph, f"blocked after {tries}", look.tone)
