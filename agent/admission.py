@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any
 
 from agent import attempts, work
 from agent.attempts import (
@@ -108,7 +107,7 @@ class Refusals:
         self._pools = pools
         self._plugins = plugins
         self._checks = checks
-        self._checking = 0
+        self._turns = asyncio.Semaphore(CHECKS_MAX)
 
     async def of(self, action: Action) -> CountermandError | None:
         """Returns why this host cannot do an action at all, or None.
@@ -118,18 +117,20 @@ class Refusals:
         decide = partial(catalogue.refusal, action, self._pools, self._plugins)
         if action.custom.verb not in self._plugins:
             return decide()
-        pool = ", ".join(sorted(catalogue.pools(action))) or "(none)"
-        late = VerbUnsupported(pool=pool, verb=action.custom.verb, why=_CHECKS_LATE)
-        if self._checking >= CHECKS_MAX:
-            return late
-        self._checking += 1
-        checking = asyncio.ensure_future(self._checks.call(decide))
-        checking.add_done_callback(self._checked)
-        done, _ = await asyncio.wait({checking}, timeout=CHECK_S_MAX)
-        return checking.result() if done else late
+        try:
+            async with asyncio.timeout(CHECK_S_MAX):
+                await self._turns.acquire()  # many may come at once, and each ends in a moment
+                checking = asyncio.ensure_future(self._checks.call(decide))
+                checking.add_done_callback(self._checked)  # the thread outlives who asked
+                return await asyncio.shield(checking)
+        except TimeoutError:
+            pool = ", ".join(sorted(catalogue.pools(action))) or "(none)"
+            return VerbUnsupported(pool=pool, verb=action.custom.verb, why=_CHECKS_LATE)
 
-    def _checked(self, _check: asyncio.Future[Any]) -> None:
-        self._checking -= 1
+    def _checked(self, check: asyncio.Future[CountermandError | None]) -> None:
+        self._turns.release()
+        if not check.cancelled():
+            check.exception()  # nobody may wait for it any more
 
 
 def decide(

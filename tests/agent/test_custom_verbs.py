@@ -290,7 +290,10 @@ async def test_a_plug_in_that_does_not_come_to_an_end_holds_up_nobody_else(tmp_p
     monkeypatch.setattr(admission, "CHECKS_MAX", 2)
     goes_on = threading.Event()
 
+    begun: list[int] = []
+
     def hang(_self: Loose, _arguments: object) -> dict[str, str]:
+        begun.append(1)
         assert goes_on.wait(60)
         return {}
 
@@ -302,12 +305,22 @@ async def test_a_plug_in_that_does_not_come_to_an_end_holds_up_nobody_else(tmp_p
         with pytest.raises(VerbUnsupported, match="has not checked the arguments"):
             await rig.accept(STAMP, loose())
         assert (await rig.run(attempt_name("other"), noop_action())).state == SUCCEEDED
-    assert rig.runner._refusals._checking == 2  # the third one did not begin
+    assert begun == [1, 1]  # the third one did not begin
     monkeypatch.setattr(admission, "CHECK_S_MAX", 60.0)
     goes_on.set()
-    while rig.runner._refusals._checking:  # noqa: ASYNC110 - nobody is told
-        await asyncio.sleep(0)
     assert (await rig.run(STAMP, loose())).state == SUCCEEDED
+    await rig.runner.stop()
+
+
+async def test_more_than_are_checked_at_once_take_turns(tmp_path, monkeypatch):
+    """A coordinator sends as many as it likes at once: none is refused for being one of many."""
+    monkeypatch.setattr(admission, "CHECKS_MAX", 2)
+    rig = Rig(tmp_path)
+    rig.plugins, rig.calls = PLUGINS, DetachedCalls("check")
+    await rig.start()
+    names = [attempt_name(f"stamp-{number}") for number in range(6)]
+    ended = await asyncio.gather(*(rig.run(name, loose()) for name in names))
+    assert [one.state for one in ended] == [SUCCEEDED] * len(names)
     await rig.runner.stop()
 
 
