@@ -18,6 +18,7 @@ from typing import TypeAlias
 from blake3 import blake3
 
 from agent import wire
+from agent.closed import driver_of
 from agent.drivers.digest import BLOCK_BYTES
 from agent.drivers.driver import Content, Driver, Format
 from agent.drivers.files import aligned_buffer
@@ -32,7 +33,6 @@ from countermand.rpc.errors import (
     Conflict,
     FieldInvalid,
     ImageNotFound,
-    PoolNotFound,
     StorageFailed,
     Violation,
 )
@@ -122,7 +122,7 @@ class Serving:
             if not names.is_id(getattr(address, part)):
                 raise FieldInvalid(Violation(f"address.{part}", names.ID_RULE))
         header = await self._runner.challenge(request.header)
-        driver = self._pool(address.pool_id)
+        driver = driver_of(self._runner.pools, address.pool_id)
         await self._lookers.find(driver, address.image_id)
         ticket = (await self._tickets()).issue(
             pool_id=address.pool_id, image_id=address.image_id, attempt=header.attempt
@@ -162,7 +162,7 @@ class Serving:
             await asyncio.wait(self._ending)
 
     def _begin(self, ticket: Ticket, request: ReadImageRequest) -> _Stream:
-        driver = self._pool(ticket.pool_id)
+        driver = driver_of(self._runner.pools, ticket.pool_id)
         others = [each for each in self._streams if each.ticket.pool_id == ticket.pool_id]
         if len(others) >= STREAMS_MAX:
             if all(map(self._hangs, others)):
@@ -190,8 +190,12 @@ class Serving:
         await asyncio.wait([reading])
         if not reading.cancelled():
             reading.exception()
-        await self._executor.call(stream.batches.close)
-        self._streams.remove(stream)
+        try:
+            await self._executor.call(stream.batches.close)
+        except Exception:  # a driver of somebody else's may raise anything
+            log.exception("stream.close_failed", extra={"pool": stream.ticket.pool_id})
+        finally:
+            self._streams.remove(stream)
 
     async def _tickets(self) -> Tickets:
         if self._made is None:
@@ -199,12 +203,6 @@ class Serving:
             incarnation = self._runner.identity.incarnation
             self._made = Tickets(key, incarnation=incarnation, now=self._now)
         return self._made
-
-    def _pool(self, pool_id: str) -> Driver:
-        driver = self._runner.pools.get(pool_id)
-        if driver is None:
-            raise PoolNotFound(pool=pool_id)
-        return driver
 
 
 def _batches(driver: Driver, image_id: str, request: ReadImageRequest) -> _Batches:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 
 import pytest
@@ -220,6 +221,34 @@ async def test_a_reader_holds_the_image_and_a_pool_has_so_many(rig, service):
     await asyncio.gather(*service._serving._ending)
     assert not (await service.Inspect(inspect, None)).image.held_by
     assert await read(service, ReadImageRequest(ticket=given))
+
+
+class Unclosable:
+    """A pool's driver whose storage goes while an image is read."""
+
+    def __init__(self, driver) -> None:
+        self._driver = driver
+
+    def __getattr__(self, name):
+        return getattr(self._driver, name)
+
+    @contextmanager
+    def reading(self, image_id, layout):
+        try:
+            with self._driver.reading(image_id, layout) as content:
+                yield content
+        finally:
+            raise OSError(errno.EIO, "gone")
+
+
+async def test_a_place_is_given_back_though_the_storage_is_gone(rig, service):
+    given = await ticket(rig, service)
+    rig.pools["fast"] = Unclosable(rig.pools["fast"])
+    stream = service.ReadImage(ReadImageRequest(ticket=given), None)
+    await anext(stream)
+    await stream.aclose()
+    await service._serving.stop()
+    assert not service._serving.readers
 
 
 class Stuck:
