@@ -43,6 +43,11 @@ class Disk:
     removed: list[RemoveOrphansRequest] = field(default_factory=list)
     images: int = 0
     error: StorageFailed | None = None
+    connected: int = 0
+
+    def connect(self, _address: str) -> Disk:
+        self.connected += 1
+        return self
 
     async def call(self, rpc: str, request: Any, *, timeout_s: float) -> Message:
         if rpc == "GetHost":
@@ -63,7 +68,7 @@ class Disk:
         return ListImagesResponse(images=[Image(address=address, owner=owner, generation=7)])
 
     async def close(self) -> None:
-        pass
+        self.connected -= 1
 
 
 @asynccontextmanager
@@ -79,7 +84,7 @@ async def diseased(tmp_path):
         doctor = Doctor(
             loop=one.loop,
             store=one.store,
-            connect=lambda _: disk,
+            connect=disk.connect,
             cluster_id=CLUSTER_ID,
             clock=Clock(),
         )
@@ -165,3 +170,21 @@ async def test_nothing_is_removed_that_could_not_be_noted(tmp_path, monkeypatch)
         with pytest.raises(StoreError):
             await doctor.repair(host(one), [FINDING], "why")
         assert not disk.removed
+
+
+async def test_what_cannot_be_noted_afterwards_leaves_no_connection_open(
+    tmp_path, monkeypatch
+) -> None:
+    async with diseased(tmp_path) as (one, doctor, disk):
+
+        async def full(_events: list[HostEvent]) -> None:
+            raise StoreError("the disk is full")
+
+        async def fills_up() -> None:
+            monkeypatch.setattr(one.store, "note_hosts", full)
+
+        disk.before_removal = fills_up
+        with pytest.raises(StoreError):
+            await doctor.repair(host(one), [FINDING], "why")
+        assert disk.removed
+        assert not disk.connected

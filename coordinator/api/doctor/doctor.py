@@ -139,8 +139,10 @@ class Doctor:
                     change = HostChange.REPAIR_REFUSED if kept else HostChange.REPAIRED
                     ended.append(note(finding, change, time=self._clock.now(), kept=kept))
         finally:
-            await self._store.note_hosts(ended)
-            await connection.close()
+            try:
+                await self._store.note_hosts(ended)
+            finally:
+                await connection.close()
         return done
 
     # -- looking --------------------------------------------------------------------------------
