@@ -423,7 +423,10 @@ class Turn:
         )
 
     def _deliverable(self) -> tuple[Command, ...]:
-        """Returns the commands, without actions that were stopped in the turn that started them."""
+        """Returns the commands, without those that later ones of the same turn have overtaken.
+
+        That is an action stopped by the turn that started it, and a stop of what has ended since.
+        """
         stopped = {(c.task, c.number) for c in self.commands if isinstance(c, SendCancel)}
         if not stopped:
             return tuple(self.commands)
@@ -431,7 +434,11 @@ class Turn:
             c
             for c in self.commands
             if not (isinstance(c, SendAction) and (c.task, c.number) in stopped)
+            and not (isinstance(c, SendCancel) and not self._is_open(c))
         )
+
+    def _is_open(self, command: SendCancel) -> bool:
+        return self.task(command.task).attempts[command.number - 1].open
 
 
 # Leaves whose action may still stand in the line before its host.

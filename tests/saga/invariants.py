@@ -42,7 +42,7 @@ from coordinator.saga.states import (
     TaskState,
     WorkflowState,
 )
-from coordinator.saga.workflow import Group, Task, Workflow
+from coordinator.saga.workflow import CLOSE, Group, Task, Workflow
 
 GROUP_MOVES = {(before, after) for (before, _), after in GROUP_TABLE.items()}
 TASK_MOVES = {(before, after) for (before, _), after in TASK_TABLE.items()}
@@ -135,6 +135,8 @@ def closed(workflow: Workflow, index: int) -> bool:
         if workflow.plan.nodes[above].rules.min_success:
             return True
     task = workflow.task(index)
+    if task.decided is not None and task.decided.verb == CLOSE:
+        return True  # its owner said so: what it may have left is ABANDONED, and listed
     ignored = workflow.plan.task(index).policy.on_failure is OnFailure.IGNORE
     return ignored and task.state is TaskState.FAILED
 
@@ -186,7 +188,9 @@ def commands_are_committed(decision: Decision) -> None:
         task = workflow.task(command.task)
         assert command.number <= len(task.attempts), command
         attempt = task.attempts[command.number - 1]
-        assert attempt.open, (command, attempt)
+        closed_by_force = task.decided is not None and task.decided.verb == CLOSE
+        over = isinstance(command, Withdraw) and closed_by_force
+        assert attempt.open or over, (command, attempt)
         if isinstance(command, Withdraw):
             continue  # whoever saw to it: its host, or one that was to fence it
         fence = isinstance(command, SendFence)
@@ -318,8 +322,17 @@ def _scope(workflow: Workflow, index: int) -> int:
     return 0
 
 
+def grown(before: Workflow, workflow: Workflow) -> Workflow:
+    """Returns a workflow as it was, with what was added to it since: nothing of that has begun."""
+    added = (Task(),) * (len(workflow.nodes) - len(before.nodes))
+    if not added:
+        return before
+    return replace(before, plan=workflow.plan, nodes=(*before.nodes, *added))
+
+
 def moves_are_in_the_tables(before: Workflow, decision: Decision) -> None:
     """I7: the history leads from the state before to the state after by rows of the tables."""
+    before = grown(before, decision.workflow)
     states = {index: task.state for index, task in before.tasks()}
     groups = {i: n.state for i, n in enumerate(before.nodes) if isinstance(n, Group)}
     state = before.state
@@ -369,6 +382,7 @@ def settled_is_final(before: Workflow, workflow: Workflow) -> None:
 
 def the_cause_comes_first(before: Workflow, decision: Decision) -> None:
     """The cause of failure is stored before the first compensation, and never changes."""
+    before = grown(before, decision.workflow)
     workflow = decision.workflow
     assert before.cause is None or workflow.cause == before.cause
     assert before.verdict is None or workflow.verdict is before.verdict
@@ -451,6 +465,7 @@ def a_refusal_changes_nothing(before: Workflow, decision: Decision) -> None:
 
 def closed_attempts_never_change(before: Workflow, workflow: Workflow) -> None:
     """An attempt whose outcome is recorded stays as it is, and none disappears."""
+    before = grown(before, workflow)
     for (index, was), (_, now) in zip(before.tasks(), workflow.tasks(), strict=True):
         if was is now:
             continue
@@ -462,6 +477,7 @@ def closed_attempts_never_change(before: Workflow, workflow: Workflow) -> None:
 
 def changes_are_named(before: Workflow, decision: Decision) -> None:
     """Every node whose stored record differs is among those to be stored."""
+    before = grown(before, decision.workflow)
     for index, (was, now) in enumerate(zip(before.nodes, decision.workflow.nodes, strict=True)):
         if was is now or index in decision.changed:
             continue
@@ -477,6 +493,7 @@ def _stored(node: Task | Group) -> object:
 
 def intents_are_counted(before: Workflow, now: Now, decision: Decision) -> None:
     """Each new attempt takes the next place in the coordinator's order of intents."""
+    before = grown(before, decision.workflow)
     places = [
         attempt.intent
         for (_, was), (_, task) in zip(before.tasks(), decision.workflow.tasks(), strict=True)

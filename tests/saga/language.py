@@ -10,10 +10,11 @@ A tree in one line. `;` makes a sequence, `|` a parallel group, brackets nest, `
     "a:before; b:hold; c:wait=5:rest=5"  pauses before it, on its success; waits before, after it
     "a:late=9:any; b:on=x+y:runs=9"      a start timeout; a run timeout; hosts: any, or one of these
     "a; b:when=input.size; c:when=a.SKIPPED; d:undo=erase"     conditions; another opposite
+    "a:ext; b:ext:list"                  external tasks; b is made up for by a checklist
 
-Words behind a group are its own: `g(a | b | c):min=2:max=1:rounds=3:fan`, and policies that its
-tasks inherit; `g(a; b){r}:recover` has the recovery task r. End actions stand behind `=>`, those
-after a failure behind a stroke: `a; b => told / cried`.
+Words behind a group are its own: `g(a | b | c):min=2:max=1:rounds=3:fan:open`, and policies that
+its tasks inherit; `g(a; b){r}:recover` has the recovery task r. End actions stand behind `=>`,
+those after a failure behind a stroke: `a; b => told / cried`.
 
 What the world answers, per attempt. Attempts are parted by commas, the last one repeats no more:
 what is not told is `ok`. The steps of one attempt are parted by `+`; what stands behind `/` is
@@ -27,6 +28,7 @@ answered once it is asked to stop (`cancelled`, unless told). `undo-a` is the co
     run        the agent has journalled it
     wait       lets everything else come first
     hang       says nothing by itself
+    silent     its owner has been silent for too long, or people are to do it
     line       waits for a slot before its host: says nothing, and is recalled by a pause
 
 What others do, once a word stands in the history (`start` and `end` are always good), or once it
@@ -37,12 +39,15 @@ stands there for the second time (`#2`):
     "resume@PAUSED"  "resume+rerun-b+skip-c/image=x@PAUSED"  "resume+compensate-b@PAUSED"
     "resume+rerun-g.0.2@PAUSED" (items)  "resume+reset-g@PAUSED"  "resume+input/size=9@PAUSED"
     "fence-a@run:a" (by another host)
+    "add-g-x<a:ro@run:a" (a task x to g, or under g if that is a task)
+    "end-a.1-ok@run:a"  "close-a.1-ok@run:a" (by force)    what an owner says of what is under a
+    "finish@run:main"  "finish-fail"  "finish-force"  "finish-fail-force"    of the whole
     "retry-a@BLOCKED"  "replace-a@BLOCKED"  "done-a@BLOCKED"  "abandon-a@BLOCKED"
 
 The history in one line: do run ok fail retry lost cancel stopped skip wait again (of actions), undo
-un-lost un-fail stuck undone abandoned (of compensations), compensating:g and the like (of groups),
-turn BLOCKED freed pausing PAUSED resumed ending (of the workflow), owner asked refused late locked,
-and the end: "do:a ok:a do:b fail:b turn undo:a undone:a = COMPENSATED".
+un-run un-lost un-fail stuck undone abandoned (of compensations), compensating:g and the like (of
+groups), turn BLOCKED freed pausing PAUSED resumed ending (of the workflow), owner asked refused
+late locked added, and the end: "do:a ok:a do:b fail:b turn undo:a undone:a = COMPENSATED".
 """
 
 from __future__ import annotations
@@ -69,9 +74,12 @@ from coordinator.saga.commands import (
 from coordinator.saga.plan import compile_plan
 from coordinator.saga.problems import problems
 from coordinator.saga.spec import (
+    DEFAULT_POLICY,
     NO_TERMS,
+    OWNER_PREFIX,
     Binding,
     Condition,
+    External,
     GroupKind,
     GroupRules,
     GroupSpec,
@@ -179,13 +187,14 @@ def _words(text: str) -> tuple[re.Match[str], dict[str, str]]:
 def _ruled(group: GroupSpec, text: str) -> GroupSpec:
     """Returns a group with the words that stand behind it."""
     match, words = _words(text)
-    kind = GroupKind.PARALLEL if "fan" in words else group.kind
+    kind = GroupKind.PARALLEL if words.keys() & {"fan", "open"} else group.kind
     rules = GroupRules(
         min_success=int(words.get("min", 0)),
         concurrency_max=int(words.get("max", 0)),
         rounds_max=int(words.get("rounds", 1)),
         on_failure=next((_ON_FAILURE[word] for word in words if word in _ON_FAILURE), None),
         fan_out="fan" in words,
+        open=DEFAULT_POLICY if "open" in words else None,
     )
     after = tuple(match["after"].split(",")) if match["after"] else ()
     return replace(group, kind=kind, after=after, when=_condition(words), rules=rules)
@@ -250,19 +259,25 @@ def _leaf(text: str) -> TaskSpec:
             source = "" if task == "input" else task
             bindings = (Binding(field=path, task=source, path=path, type=words.get("types", "")),)
     hosts = tuple(words["on"].split("+")) if "on" in words else ()
+    external = External(checklist="do it" if "list" in words else "") if "ext" in words else None
     undo = words.get("undo")
     own = (Binding(field="image", task=name, path="image"),)
     return TaskSpec(
         name=name,
         after=tuple(match["after"].split(",")) if match["after"] else (),
         when=_condition(words),
-        host="" if hosts or "any" in words else f"host-{name}",
+        host=f"{OWNER_PREFIX}acme"
+        if external
+        else ""
+        if hosts or "any" in words
+        else f"host-{name}",
         candidates=hosts,
-        verb="copy",
+        verb="acme/do" if external else "copy",
         effect=effects[0] if effects else Effect.REVERSIBLE,
         bindings=bindings,
         opposite=Opposite(verb=undo, action=b"", bindings=own) if undo else None,
         policy=policy,
+        external=external,
     )
 
 
@@ -282,6 +297,7 @@ class Answer:
     fence: bool = False  # by another host than its own
 
 
+_ENDS = (events.AttemptSucceeded, events.AttemptFailed, events.AttemptCancelled)
 _FENCE, _ACTION = "FENCE", AttemptKind.ACTION
 _ANSWERS = {"undo": AttemptKind.COMPENSATION, "fence": _FENCE}  # of other things than actions
 
@@ -329,8 +345,11 @@ def failure(reason: str, *, retriable: bool = False) -> Failure:
     return Failure(reason=reason, message=reason.lower(), retriable=retriable)
 
 
-def report(step: str, task: int, number: int, output: Values | None = None) -> events.AttemptEvent:
-    """Returns what an agent says by one word."""
+Said = events.AttemptEvent | events.OwnerSilent
+
+
+def report(step: str, task: int, number: int, output: Values | None = None) -> Said:
+    """Returns what an agent says by one word, or what is said of an owner."""
     match step:
         case "run":
             return events.AttemptAccepted(task=task, number=number)
@@ -345,6 +364,8 @@ def report(step: str, task: int, number: int, output: Values | None = None) -> e
             return events.AttemptCancelled(task=task, number=number)
         case "lost":
             return events.AttemptLost(task=task, number=number, failure=failure("UNREACHABLE"))
+        case "silent":
+            return events.OwnerSilent(task=task, number=number, failure=failure("OWNER_SILENT"))
         case "missing":
             return events.AttemptMissing(task=task, number=number)
         case "recalled":
@@ -500,6 +521,9 @@ class Play:
             return events.PauseRequested(ask=ASK, hold_compensation=verb == "pause-all")
         if verb.startswith("resume"):
             return self.resume(verb.split("+")[1:])
+        if verb.startswith("finish"):
+            said = failure("ENDED") if "fail" in verb else None
+            return events.EndAllRequested(ask=ASK, failure=said, force="force" in verb)
         what, target, *step = verb.split("-")
         name, _, number = target.partition(".")
         task = self.workflow.plan.by_name[name]
@@ -508,12 +532,25 @@ class Play:
             return events.CompensationDecided(
                 ask=ASK, task=task, verb=_COMPENSATION[what], replacement=replacement
             )
+        if what == "add":
+            return self.added(task, "-".join(step))
+        if what in ("end", "close"):
+            said_of = report(step[0], task, int(number))
+            assert isinstance(said_of, _ENDS), verb
+            return events.EndRequested(ask=ASK, said=said_of, force=what == "close")
         if what == "fence":
             return events.FenceRequested(ask=ASK, task=task, host=OTHER)
         if what == "due":
             return events.TimerFired(timer=Timer.DUE, task=task, number=int(number))
         assert what == "say", verb
         return report(step[0], task, int(number))
+
+    def added(self, place: int, text: str) -> events.AddRequested:
+        """Returns the request behind "add-g-x": of a vendor that adds a task somewhere."""
+        spec, node = _leaf(f"{text}:ext"), self.workflow.plan.nodes[place]
+        if node.task is None:
+            return events.AddRequested(ask=ASK, spec=spec, parent=place)
+        return events.AddRequested(ask=ASK, spec=spec, parent=node.parent, under=place)
 
     def resume(self, choices: list[str]) -> events.ResumeRequested:
         """Returns the request behind "rerun-b/image=x", "skip-c", "compensate-d" and the like."""
@@ -676,6 +713,10 @@ def words(decision: Decision) -> Iterator[str]:
                 yield _WORKFLOW_WORDS[after]
             case history.GroupMoved(after=after):
                 yield f"{after.lower()}:{name}"
+            case history.AttemptAccepted():
+                yield f"un-run:{name}"
+            case history.TaskAdded():
+                yield f"added:{name}"
             case history.LocksTaken():
                 yield "locked"
             case history.OwnerMoved():

@@ -26,6 +26,7 @@ from coordinator.saga.states import (
 from tests.saga import (
     test_compensation_decisions,
     test_endings,
+    test_external,
     test_fan_out,
     test_nesting,
     test_pause,
@@ -48,6 +49,7 @@ STORIES = (
     *test_pivots.ROWS,
     *test_compensation_decisions.ROWS,
     *test_endings.ROWS,
+    *test_external.ROWS,
 )
 
 # Workflows held back for an operator, each in the state in which its record was found unsound.
