@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import stat
+import threading
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -43,31 +46,59 @@ def check_folders(pools: Sequence[PoolConfig], drivers: Drivers) -> None:
     Raises:
         ConfigInvalid: A folder is a file, or belongs to two pools.
     """
-    folders: dict[str, Path] = {}
+    folders: dict[str, _Folder] = {}
     described: set[str] = set()
     for pool in pools:
         if pool.pool_id in described:
             raise ConfigInvalid(f"pool {pool.pool_id} is described twice")
         described.add(pool.pool_id)
         needed = drivers.load(pool.driver).folder(pool)
-        if needed is None:
+        folder = _reached(needed) if needed is not None else None
+        if folder is None:  # whoever opens the pool says so
             continue
-        try:
-            folder = needed.resolve(strict=True)
-            is_folder = folder.is_dir()
-        except (OSError, RuntimeError):  # whoever opens the pool says so
-            continue
-        if not is_folder:
+        if not folder.is_folder:
             about = f"the folder of pool {pool.pool_id}, {needed},"
             raise ConfigInvalid(f"{about} is a file: a pool is a folder")
         for other_id, other in folders.items():
-            if folder.samefile(other):
-                raise ConfigInvalid(f"pools {other_id} and {pool.pool_id} are one folder, {folder}")
-            inner, outer = (folder, other) if other in folder.parents else (other, folder)
-            if outer in inner.parents:
-                both = f"pools {other_id} and {pool.pool_id}"
-                raise ConfigInvalid(f"{both} lie in one another: {inner} is inside {outer}")
+            _refuse_shared(pool.pool_id, folder, other_id, other)
         folders[pool.pool_id] = folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Folder:
+    """Where a pool's folder really is."""
+
+    path: Path
+    is_folder: bool
+    file: tuple[int, int]  # its device and its number there
+
+
+def _reached(path: Path) -> _Folder | None:
+    """Returns a folder; None of one that cannot be reached, or whose storage does not answer."""
+    found: list[_Folder] = []
+
+    def look() -> None:
+        with suppress(OSError, RuntimeError):  # RuntimeError: symbolic links in a circle
+            real = path.resolve(strict=True)
+            about = real.stat()
+            is_folder, file = stat.S_ISDIR(about.st_mode), (about.st_dev, about.st_ino)
+            found.append(_Folder(path=real, is_folder=is_folder, file=file))
+
+    looking = threading.Thread(target=look, name="look", daemon=True)  # it may never come back
+    looking.start()
+    looking.join(OPEN_WAIT_S)
+    return found[0] if found else None
+
+
+def _refuse_shared(pool_id: str, folder: _Folder, other_id: str, other: _Folder) -> None:
+    """Refuses two pools of which one would take the other's storage for its own."""
+    if folder.file == other.file:
+        raise ConfigInvalid(f"pools {other_id} and {pool_id} are one folder, {folder.path}")
+    one, two = folder.path, other.path
+    inner, outer = (one, two) if two in one.parents else (two, one)
+    if outer in inner.parents:
+        both = f"pools {other_id} and {pool_id}"
+        raise ConfigInvalid(f"{both} lie in one another: {inner} is inside {outer}")
 
 
 def _need_folder(pool: PoolConfig, path: Path) -> None:

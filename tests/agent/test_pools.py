@@ -382,6 +382,25 @@ def test_folders_beside_each_other_are_fine(tmp_path):
     check_folders(pools, installed())
 
 
+def test_a_folder_whose_storage_hangs_keeps_no_agent_from_its_start(tmp_path, monkeypatch):
+    """Whoever opens that pool says so; until it answers, nobody can tell what it shares."""
+    monkeypatch.setattr(pools_module, "OPEN_WAIT_S", 0.05)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    answers = threading.Event()
+    resolve = Path.resolve
+
+    def hang(path: Path, *, strict: bool = False) -> Path:
+        if path.name == "a":
+            assert answers.wait(60)
+        return resolve(path, strict=strict)
+
+    monkeypatch.setattr(Path, "resolve", hang)
+    pools = [PoolConfig(pool_id=name, path=tmp_path / name) for name in ("a", "b")]
+    check_folders(pools, installed())
+    answers.set()
+
+
 def test_an_import_makes_no_pool(tmp_path):
     content = tmp_path / "disk.img"
     content.write_bytes(b"x" * 512)
