@@ -144,6 +144,8 @@ def end_all(turn: Turn, event: events.EndAllRequested) -> None:
         _end_main(turn, main, event.failure)
     elif turn.task(main).state in IN_FLIGHT:
         reports.hear(turn, events.AttemptSucceeded(task=main, number=number))
+    else:  # a pause has taken it back, or its turn has not come: nobody else would ever end it
+        _close(turn, event.ask, list(_open(turn, [main])))
 
 
 def _end_main(turn: Turn, main: int, failure: Failure) -> None:
