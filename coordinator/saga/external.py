@@ -8,7 +8,7 @@ from itertools import islice
 
 from coordinator.saga import back, ending, events, forward, history, reports
 from coordinator.saga.plan import Plan, ancestors
-from coordinator.saga.spec import owner_of
+from coordinator.saga.spec import NODES_MAX, owner_of
 from coordinator.saga.states import (
     AT_REST,
     BEING_COMPENSATED,
@@ -65,6 +65,8 @@ def _stands_against(turn: Turn, event: events.AddRequested) -> str:
     name = turn.plan.nodes[event.parent].name
     if event.spec.name in turn.plan.by_name:
         return f"a task {event.spec.name} was added meanwhile"
+    if len(turn.plan.nodes) >= NODES_MAX:
+        return f"it has {NODES_MAX} nodes, and no room for more"
     if turn.state not in _GROWING or not forward.goes_forward(turn, event.parent):
         return f"{name} goes forward no more"
     group = turn.group(event.parent)
@@ -110,6 +112,9 @@ def _is_begun(turn: Turn, group: int) -> bool:
 
 def end(turn: Turn, event: events.EndRequested) -> None:
     """Ends an external task; what was added under it ends before it, or is closed."""
+    if not reports.is_awaited(turn, event.said):
+        reports.hear(turn, event.said)  # it is late, and closes nothing
+        return
     open_ = list(_open(turn, _parts(turn.plan, event.said.task)))
     if open_ and isinstance(event.said, events.AttemptSucceeded) and not event.force:
         _refuse(turn, _still_open(turn, open_), _ENDABLE)
@@ -133,15 +138,17 @@ def end_all(turn: Turn, event: events.EndAllRequested) -> None:
         _refuse(turn, _still_open(turn, open_), _ENDABLE)
         return
     _note(turn, event.ask, "end")
+    if turn.holding and (event.force or event.failure is not None):
+        turn.pause, turn.compensation_held = None, False
+        turn.move_workflow(WorkflowChange.RESUME)
     if event.force:
         turn.retention = Retention.AT_ONCE
-        if turn.holding:
-            turn.pause, turn.compensation_held = None, False
-            turn.move_workflow(WorkflowChange.RESUME)
         _close(turn, event.ask, open_)
     number = len(turn.task(main).attempts)
     if event.failure is not None:
         _end_main(turn, main, event.failure)
+    elif turn.group(0).open == 0 and not turn.holding:
+        turn.later(Step.CONCLUDE, 0)  # only the pause that it lets go of has kept it
     elif turn.task(main).state in IN_FLIGHT:
         reports.hear(turn, events.AttemptSucceeded(task=main, number=number))
     else:  # a pause has taken it back, or its turn has not come: nobody else would ever end it

@@ -31,13 +31,20 @@ def hear(turn: Turn, event: events.AttemptEvent) -> None:
     if not 1 <= event.number <= len(task.attempts):
         return  # no such attempt: what is said of it concerns nobody here
     attempt = task.attempts[event.number - 1]
-    # Of a task that is at rest, or waits to be run anew, somebody has decided about the attempt.
-    if event.number != len(task.attempts) or not attempt.open or task.state not in UNSETTLED:
+    if not is_awaited(turn, event):
         _hear_late(turn, event, attempt)
     elif attempt.kind is AttemptKind.ACTION:
         _hear_of_action(turn, event)
     else:
         _hear_of_compensation(turn, event)
+
+
+def is_awaited(turn: Turn, event: events.AttemptEvent) -> bool:
+    """Returns whether the outcome of the attempt is still to come."""
+    task = turn.task(event.task)
+    # Of a task that is at rest, or waits to be run anew, somebody has decided about the attempt.
+    newest = bool(task.attempts) and event.number == len(task.attempts)
+    return newest and task.last.open and task.state in UNSETTLED
 
 
 _SAID: dict[type[events.AttemptEvent], AttemptState] = {
@@ -127,6 +134,8 @@ def at_rest(turn: Turn, index: int) -> None:
 def _action_recalled(turn: Turn, event: events.AttemptRecalled) -> None:
     """Lets a task wait for a resume whose attempt was taken back before it left."""
     index = event.task
+    if turn.plan.task(index).external and turn.task(index).last.start_time is not None:
+        return  # its owner accepted it the moment before: it is, or may be, at work
     cancelled = events.AttemptCancelled(task=index, number=event.number)
     stopping = turn.task(index).state is TaskState.CANCELLING
     if stopping or not forward.goes_forward(turn, index):

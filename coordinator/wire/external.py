@@ -18,6 +18,7 @@ from google.protobuf.struct_pb2 import Value as ProtoValue
 from coordinator.saga.plan import Growth, Plan
 from coordinator.saga.spec import (
     DEFAULT_POLICY,
+    DEPTH_MAX,
     NODES_MAX,
     OWNER_PREFIX,
     External,
@@ -193,7 +194,17 @@ def added_problems(plan: Plan, request: AddExternalTaskRequest) -> Iterator[Viol
         yield Violation("task_id", f"{request.task_id!r} is taken in this workflow")
     if len(plan.nodes) >= NODES_MAX:
         yield Violation("task_id", f"the workflow has {len(plan.nodes)} nodes already")
+    if _depth(plan, request) >= DEPTH_MAX:
+        yield Violation("parent", f"is a part of parts, {DEPTH_MAX} deep: no part of it is taken")
     yield from _after_problems(plan, request)
+
+
+def _depth(plan: Plan, request: AddExternalTaskRequest) -> int:
+    """Returns how many tasks a new one would be a part of."""
+    place, depth = place_of(plan.by_name, request.parent), 0
+    while place is not None and place >= 0 and plan.nodes[place].task is not None:
+        place, depth = plan.nodes[place].under, depth + 1
+    return depth
 
 
 def _after_problems(plan: Plan, request: AddExternalTaskRequest) -> Iterator[Violation]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from coordinator.saga.plan import Growth
-from coordinator.saga.spec import owner_of
+from coordinator.saga.spec import DEPTH_MAX, owner_of
 from coordinator.saga.states import Effect
 from coordinator.wire.external import added_problems, added_task, grown
 from coordinator.wire.view import in_order
@@ -328,6 +328,18 @@ def test_a_full_workflow_takes_no_more(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("coordinator.wire.external.NODES_MAX", len(made.nodes))
     [found] = added_problems(made, asked(f"{W}/tasks/open", "one"))
     assert (found.field, found.description) == ("task_id", "the workflow has 2 nodes already")
+
+
+def test_parts_of_parts_end_somewhere():
+    """Whoever shows the tree, or reckons how far it is, goes down all of it."""
+    step = plan(spec_of(opened(parallel("open", external("part-0")))))
+    for depth in range(1, DEPTH_MAX):
+        request = asked(f"{W}/tasks/part-{depth - 1}", f"part-{depth}")
+        assert list(added_problems(step, request)) == []
+        spec, parent, under = added_task(step, request)
+        step = step.with_task(spec, parent=parent, under=under)
+    [found] = added_problems(step, asked(f"{W}/tasks/part-{DEPTH_MAX - 1}", "deeper"))
+    assert found.field == "parent"
 
 
 def test_a_plug_ins_verb_and_an_external_task_may_have_one_name():
