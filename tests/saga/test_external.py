@@ -10,7 +10,7 @@ import pytest
 
 from coordinator.saga.leftovers import leftovers
 from coordinator.saga.states import TaskState, WorkflowState
-from coordinator.saga.workflow import Retention
+from coordinator.saga.workflow import Group, Retention
 from tests.saga.language import play
 from tests.saga.rows import Row, each, tells, tells_the_same_under_new_owners
 
@@ -541,5 +541,6 @@ def test_a_failed_round_is_forgotten_by_groups_inside_once_another_begins() -> N
         "b:fail,ok,ok c:fail,ok",
     )
     inner = told.workflow.nodes[told.workflow.plan.by_name["i"]]
+    assert isinstance(inner, Group)
     assert told.workflow.state is WorkflowState.SUCCEEDED
     assert (inner.round, inner.failure) == (1, None)
