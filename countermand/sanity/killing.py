@@ -19,6 +19,8 @@ from countermand.sanity.subject import Subject
 
 # How long a death may take to be noticed: longer than a silent connection is kept for alive.
 DEATH_S_MAX = 20.0
+# How long a command may take: one that serves in the foreground would never return.
+COMMAND_S_MAX = 60.0
 # How long a start may take before its agent answers.
 START_S_MAX = 60.0
 _ASK_AGAIN_S = 0.05
@@ -126,14 +128,23 @@ async def _run(command: Command) -> None:
     """Runs a command of the user's, in the user's words.
 
     Raises:
-        ClickException: It failed.
+        ClickException: It failed, or does not return.
     """
     process = await asyncio.create_subprocess_exec(
         *("sh", "-c", command.line),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
     )
-    if code := await process.wait():
+    try:
+        async with asyncio.timeout(COMMAND_S_MAX):
+            code = await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        advice = "let it put the agent into the background"
+        why = f"{command} has not returned within {COMMAND_S_MAX:g} s: {advice}"
+        raise click.ClickException(why) from None
+    if code:
         raise click.ClickException(f"{command} ended with exit code {code}")
 
 

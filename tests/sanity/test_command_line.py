@@ -133,6 +133,16 @@ def test_a_command_that_fails_is_told(daemon):
     assert "--restart-command 'exit 3' ended with exit code 3" in ended.stderr
 
 
+def test_a_command_that_does_not_return_is_told(daemon, monkeypatch):
+    """As one that serves in the foreground: nothing would ever be heard of the checks."""
+    monkeypatch.setattr(killing, "COMMAND_S_MAX", 0.2)
+    told = "--restart-command=exec sleep 600"
+    arguments = [daemon.address, "--pool=fast", "--only=restart.journal", told]
+    ended = CliRunner().invoke(main, arguments)
+    assert ended.exit_code == 1, ended.output
+    assert "'exec sleep 600' has not returned within 0.2 s" in ended.stderr
+
+
 def test_an_agent_that_lost_its_journal_is_caught(daemon):
     restart = f"--restart-command={daemon.kill}; {daemon.start_anew}"
     ended = daemon.sanity("--only=restart.journal", restart)
