@@ -249,9 +249,10 @@ class Reporting:
         requests.demand(request, "report_id")
         named = await self._named(request.attempt, request.capability_token)
         remembered = Request(request_id=request.report_id, hash=_hash_of(request))
-        if await self._is_repeat(remembered):
-            return pb.EndExternalTaskResponse(attempt=self._shown(await self._newest(named)))
+        is_repeat = await self._is_repeat(remembered)
         said = self._said(request, named)
+        if is_repeat:
+            return self._ended(await self._newest(named), said)
         waiting = self._owners.waiting(request.attempt)
         if waiting is None:
             return await self._end_late(named, said)
@@ -267,10 +268,13 @@ class Reporting:
             if not await self._is_repeat(remembered):
                 raise
             now = (await self._newest(named)).workflow
-        ended = named.now(now)
-        if not _is_known(ended.attempt, said):
-            raise self._closed(ended)
-        return pb.EndExternalTaskResponse(attempt=self._shown(ended))
+        return self._ended(named.now(now), said)
+
+    def _ended(self, named: _Named, said: Said) -> pb.EndExternalTaskResponse:
+        """Answers an end, or a repeat of it; one that came too late is remembered, too."""
+        if not _is_known(named.attempt, said):
+            raise self._closed(named)
+        return pb.EndExternalTaskResponse(attempt=self._shown(named))
 
     async def _end_late(self, named: _Named, said: Said) -> pb.EndExternalTaskResponse:
         """Answers an end of what is over: the same one again is a success, another is refused."""

@@ -21,6 +21,7 @@ from coordinator.saga.spec import OnFailure
 from coordinator.saga.states import (
     AT_REST,
     GROUP_PASSED,
+    IN_FLIGHT,
     PASSED,
     UNSETTLED,
     GroupChange,
@@ -70,13 +71,20 @@ def offer(turn: Turn, index: int) -> None:
     group = turn.group(parent)
     # What has nothing to run needs no place: whoever reads it back sees that it has passed.
     is_empty = next(turn.plan.leaves_of(index), None) is None
-    if is_empty or (turn.restoring and turn.is_touched(index)):
+    has_place = is_empty or _is_part_at_work(turn, index)
+    if has_place or (turn.restoring and turn.is_touched(index)):
         turn.nodes[parent] = replace(group, at_work=group.at_work + 1)
         turn.later(Step.BEGIN, index)
     else:
         waiting = tuple(sorted((*group.waiting, index)))
         turn.nodes[parent] = replace(group, waiting=waiting)
         fill(turn, parent)
+
+
+def _is_part_at_work(turn: Turn, index: int) -> bool:
+    """Returns whether a task is a part of one at work, which would wait for it in its place."""
+    under = turn.plan.nodes[index].under
+    return under >= 0 and turn.task(under).state in IN_FLIGHT
 
 
 def fill(turn: Turn, parent: int) -> None:

@@ -13,6 +13,7 @@ from grpc.aio import AioRpcError
 from countermand.client.spec import parallel, policy, sequence, workflow_spec
 from countermand.rpc.names import attempt_name, task_name, workflow_name
 from countermand.v1 import workflow_pb2 as wpb
+from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.external_task_pb2 import ListExternalTasksRequest
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_spec_pb2 import Policy
@@ -180,6 +181,29 @@ async def test_a_report_heard_twice_is_one_and_another_under_its_id_is_refused(
     await until(is_noted, "the contradiction in the history")
     await acme.does("twice", "two")
     await stubs.wait("twice")
+
+
+async def test_of_two_ends_that_contradict_each_other_one_counts_however_often_they_are_said(
+    stubs: Stubs, acme: Vendor
+):
+    """S-B14: the one that came too late is refused, and so is a repeat of it."""
+    names = [f"t-{number}" for number in range(10)]
+    optional = Policy(on_failure=Policy.ON_FAILURE_IGNORE)
+    await stubs.start("torn", beside(*map(external, names), policy=optional))
+    attempts = [await acme.take("torn", name) for name in names]
+    ends = [(each, str(uuid4()), {"output": Struct()}) for each in attempts]
+    ends += [(each, str(uuid4()), {"failure": ARRAY_FULL}) for each in attempts]
+    ends.sort(key=lambda end: end[:2])  # the two of each come in one moment
+
+    async def said() -> list[str]:
+        calls = (acme.end(attempt, report_id, **how) for attempt, report_id, how in ends)
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        return [word(each.state) if isinstance(each, Attempt) else "refused" for each in found]
+
+    first = await said()
+    assert first.count("refused") == len(names)
+    assert await said() == first
+    assert state(await stubs.wait("torn")) == "SUCCEEDED"
 
 
 async def test_a_report_that_fails_ends_as_the_policy_says(stubs: Stubs, acme: Vendor):
