@@ -81,8 +81,10 @@ def _stands_against(turn: Turn, event: events.AddRequested) -> str:
     if group.to_pass <= 0 and turn.plan.nodes[event.parent].forward:
         return f"{name} has passed"
     for earlier in event.spec.after:
-        state = turn.task(turn.plan.by_name[earlier]).state
-        if state in AT_REST and not forward.has_passed(turn, turn.plan.by_name[earlier]):
+        index = turn.plan.by_name[earlier]
+        state = turn.nodes[index].state
+        over = state in AT_REST or state is GroupState.FAILED  # of a task, of a group
+        if over and not forward.has_passed(turn, index):
             return f"{earlier} is {state}, and nothing comes after it any more"
     return ""
 

@@ -245,6 +245,12 @@ ROWS = (
             "forward:g again:a again:c do:a do:c ok:a ok:c do:d ok:d = SUCCEEDED"
         ),
     ),
+    Row(
+        "add after a group",
+        "g((b; c) | a:ext):open",
+        "a:ok b:run+wait+ok add-g-x<g1@run:b",
+        "do:a do:b ok:a run:b added:x ok:b do:c ok:c do:x ok:x = SUCCEEDED",
+    ),
     # Adding under a task.
     Row(
         "add under task in sequence",
