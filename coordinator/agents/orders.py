@@ -83,8 +83,9 @@ _CERTAIN = (
     PoolReadOnly,
     VerbUnsupported,
 )
-# What an agent says, and would say each time, of another host's attempt that it is to fence.
-_CANNOT_FENCE = (*_CERTAIN, CallUnsupported, PoolNotShared)
+# What an agent says, and would say each time, of another host's attempt that it is to fence: it is
+# not asked a second time. A pool that it could not open so far it may open yet.
+_CANNOT_FENCE = (*(set(_CERTAIN) - {PoolFailing}), CallUnsupported, PoolNotShared)
 # What an operator has to look at: nothing is sent to such a host.
 QUARANTINING = (Fenced, IncarnationChanged, JournalLost, JournalRewound, WrongCluster)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from coordinator.agents.line import Line
 from coordinator.runtime.ports import Delivery, HostRecord, HostState
 from coordinator.saga import events
 from coordinator.saga.advance import Decision, advance, start
+from coordinator.saga.commands import SendFence
 from coordinator.saga.workflow import About, Failure
 from coordinator.wire.spec import plan_of
 from countermand.client.spec import sequence, task, workflow_spec
@@ -25,11 +26,14 @@ from countermand.rpc.errors import (
     AttemptReused,
     CountermandError,
     Fenced,
+    PoolFailing,
     PoolNotFound,
+    PoolNotShared,
     RequestIdReused,
     StorageFailed,
 )
 from countermand.v1.agent_pb2 import (
+    FenceAttemptResponse,
     GetAttemptResponse,
     GetHostResponse,
     HostReport,
@@ -144,6 +148,7 @@ async def first_heard(agent: Agent, order: Standing) -> events.AttemptEvent:
 SEND = Standing(STARTED)
 ASK = Standing(STARTED, ask_first=True)
 STOP = Standing(CANCELLED)
+FENCE = Standing(replace(STARTED, commands=(SendFence(task=1, number=1, host="a"),)))
 
 
 async def test_what_an_agent_refuses_by_name_is_certain() -> None:
@@ -152,6 +157,19 @@ async def test_what_an_agent_refuses_by_name_is_certain() -> None:
     assert isinstance(event, events.AttemptFailed)
     assert event.failure.reason == "POOL_NOT_FOUND"
     assert event.failure.host == "a"
+
+
+async def test_a_host_whose_pool_is_closed_is_asked_again_to_fence() -> None:
+    """It tries that pool again every few seconds, and nobody else may be there to ask."""
+    settled = taken(Attempt.STATE_FAILED).attempt
+    closed = PoolFailing(pool="p", why="is it mounted?")
+    agent = Agent({"FenceAttempt": [closed, FenceAttemptResponse(attempt=settled)]})
+    assert isinstance(await first_heard(agent, FENCE), events.AttemptFailed)
+
+
+async def test_a_host_that_cannot_fence_says_so_once() -> None:
+    agent = Agent({"FenceAttempt": [PoolNotShared(pool="p")]})
+    assert isinstance(await first_heard(agent, FENCE), events.FenceRefused)
 
 
 @pytest.mark.parametrize(
