@@ -136,9 +136,12 @@ class DetachedCalls:
                 future.set_result(cast("T", value))
 
         def run() -> None:
-            value, error = None, None
+            value: T | None = None
+            error: BaseException | None = None
             try:
                 value = function()
+            except StopIteration as raised:  # no future takes one, and whoever asked would wait
+                error = RuntimeError(repr(raised))
             except BaseException as raised:  # noqa: BLE001 - it is handed to whoever asked
                 error = raised
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more

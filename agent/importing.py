@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 from agent.drivers.driver import Driver
+from countermand.rpc.errors import CountermandError
+
+log = logging.getLogger(__name__)
 
 _IMPORT = "import"
 
@@ -19,7 +24,11 @@ def forget_imports(driver: Driver, image_id: str) -> None:
     """Removes what other imports of an image have left half-made, once it is there.
 
     One that is still at work could not show its own any more; an earlier one may have been killed.
+    What cannot be removed only takes room: the image is there.
     """
-    for name in driver.staged():
-        if name.split("/")[:2] == [_IMPORT, image_id]:
-            driver.discard(name)
+    try:
+        for name in driver.staged():
+            if name.split("/")[:2] == [_IMPORT, image_id]:
+                driver.discard(name)
+    except (OSError, CountermandError):
+        log.exception("staging.kept", extra={"image": image_id})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -71,3 +72,16 @@ def test_of_two_imports_of_one_image_one_counts(tmp_path: Path) -> None:
         next(slow)
     assert (pool / "images/gold/data.raw").read_bytes() == files[1].read_bytes()
     assert driver.staged() == [name_of_import("golden", unique="other")]
+
+
+def test_an_import_is_done_though_what_others_left_cannot_be_removed(tmp_path, monkeypatch):
+    def fails(_driver: FileDriver) -> list[str]:
+        raise OSError(errno.EIO, "gone")
+
+    monkeypatch.setattr(FileDriver, "staged", fails)
+    (tmp_path / "fast").mkdir()
+    (tmp_path / "disk").write_bytes(b"x" * 1024)
+    arguments = [f"--pool=fast={tmp_path}/fast", "--image=gold", "--format=raw"]
+    done = CliRunner().invoke(main, ["import", *arguments, str(tmp_path / "disk")])
+    assert done.exit_code == 0, done.output
+    assert "Imported" in done.stdout

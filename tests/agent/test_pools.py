@@ -256,6 +256,16 @@ async def test_a_pool_is_served_as_soon_as_its_storage_answers(tmp_path, monkeyp
     await rig.runner.stop()
 
 
+async def test_what_a_driver_raises_is_told_whatever_it_is():
+    """Even what no future takes: whoever asked would wait for ever."""
+
+    def ends() -> None:
+        raise StopIteration("defect")
+
+    with pytest.raises(RuntimeError, match="defect"):
+        await DetachedCalls("open").call(ends)
+
+
 async def test_an_attempt_whose_pool_is_closed_is_of_unknown_outcome(tmp_path):
     """Its compensation gets its tombstone at once, fails, and succeeds once the pool is back."""
     rig, gate = Rig(tmp_path), Gate()
