@@ -226,7 +226,9 @@ class Reporting:
         self._owners.heard(request.attempt)
         known = progress_to_proto(await self._owners.report(record))
         known.rate = said.rate
-        self._watches.heard_progress(named.name.workflow_id, request.attempt, known)
+        if self._owners.waiting(request.attempt) is not None:  # else it is over: nobody drops it
+            self._watches.heard_progress(named.name.workflow_id, request.attempt, known)
+        named = named.now(await self._showing.find(named.name.workflow_id))
         return pb.ReportExternalTaskResponse(attempt=self._shown(named))
 
     def hear(

@@ -104,6 +104,7 @@ class Owners:
         """Takes up what waited before a restart: nobody must be told meanwhile that it is over."""
         for workflow in workflows:
             self.moved(workflow, frozenset(range(len(workflow.plan.nodes))))
+        self._reported.keep(waiting.key for waiting in self._by_slot.values())
 
     async def run(self) -> None:
         """Sees to it that silence is noticed, until cancelled."""

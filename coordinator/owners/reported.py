@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
 from coordinator.runtime.owners import Key
 from coordinator.runtime.ports import ProgressRecord, Store, StoreError
@@ -35,6 +36,10 @@ class Reported:
         """Forgets an attempt that is over."""
         self._known.pop(key, None)
         self._unwritten.pop(key, None)
+
+    def keep(self, keys: Iterable[Key]) -> None:
+        """Forgets all other attempts: an earlier life has seen them end."""
+        self._known = {key: self._known[key] for key in keys if key in self._known}
 
     async def report(self, record: ProgressRecord) -> ProgressRecord:
         """Keeps a report, and returns what is known once that is durable.

@@ -16,6 +16,7 @@ K = TypeVar("K", bound=Hashable)
 LOOKS = 4  # on the way to whoever is due next: of a halt of ours little more than a fourth counts
 LOOK_S_MIN = 0.1  # between two looks; how much later than that somebody may be judged
 WAIT_S_MAX = 3600.0
+COMPACT_AT = 1000  # those that are due no more are removed once so many have gathered
 LATE_S = 0.25  # a wake-up that comes later than this: nobody could be heard meanwhile
 
 
@@ -91,6 +92,9 @@ class Silence(Generic[K]):
         self._count += 1
         self._number[key] = self._count
         heapq.heappush(self._due, (due_s, self._count, key))
+        if len(self._due) > max(COMPACT_AT, 2 * len(self._number)):
+            self._due = [each for each in self._due if self._number.get(each[2]) == each[1]]
+            heapq.heapify(self._due)
         if self._due[0][2] == key:
             self._woken.set()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -191,9 +192,8 @@ async def test_of_two_ends_that_contradict_each_other_one_counts_however_often_t
     optional = Policy(on_failure=Policy.ON_FAILURE_IGNORE)
     await stubs.start("torn", beside(*map(external, names), policy=optional))
     attempts = [await acme.take("torn", name) for name in names]
-    ends = [(each, str(uuid4()), {"output": Struct()}) for each in attempts]
-    ends += [(each, str(uuid4()), {"failure": ARRAY_FULL}) for each in attempts]
-    ends.sort(key=lambda end: end[:2])  # the two of each come in one moment
+    outcomes: tuple[dict[str, Any], ...] = ({"output": Struct()}, {"failure": ARRAY_FULL})
+    ends = [(each, str(uuid4()), how) for each in attempts for how in outcomes]
 
     async def said() -> list[str]:
         calls = (acme.end(attempt, report_id, **how) for attempt, report_id, how in ends)
