@@ -101,16 +101,41 @@ def read_credentials(cert: Path | None, key: Path | None, ca: Path | None) -> Cr
         return None
     if cert is None or key is None or ca is None:
         raise CredentialsInvalid("--tls-cert, --tls-key and --tls-ca belong together: give all")
-    checked = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    credentials = Credentials(
+        certificate=_read("--tls-cert", cert),
+        key=_read("--tls-key", key),
+        authority=_read("--tls-ca", ca),
+    )
+    _check_pair(cert, key)
+    _check_certificates("--tls-ca", ca)
+    return credentials
+
+
+def _read(option: str, file: Path) -> bytes:
     try:
-        # gRPC would only say at the first call that something is wrong, and not what.
-        checked.load_cert_chain(cert, key, password="")  # no key of a service has one
-        checked.load_verify_locations(ca)
-        return Credentials(
-            certificate=cert.read_bytes(), key=key.read_bytes(), authority=ca.read_bytes()
-        )
+        return file.read_bytes()
+    except OSError as error:
+        raise CredentialsInvalid(f"{option} {file}: {error.strerror or error}") from error
+
+
+def _check_certificates(option: str, file: Path) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(file)
     except OSError as error:  # ssl.SSLError is one, too
-        why = error.strerror or str(error)
-        raise CredentialsInvalid(
-            f"--tls-cert {cert}, --tls-key {key}, --tls-ca {ca}: {why}"
-        ) from error
+        why = "there is no certificate in it that can be read, as PEM"
+        raise CredentialsInvalid(f"{option} {file}: {why}") from error
+
+
+def _check_pair(cert: Path, key: Path) -> None:
+    """Raises for what gRPC would only say at the first call, and not what it is."""
+    _check_certificates("--tls-cert", cert)
+    try:
+        # No key of a service has a password.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+    except ssl.SSLError as error:
+        if error.reason is None:  # what could be read of the one, and not of the other
+            why = "there is no private key in it that can be read, as PEM without a password"
+            raise CredentialsInvalid(f"--tls-key {key}: {why}") from error
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise CredentialsInvalid(f"--tls-key {key} is not of --tls-cert {cert}") from error
+        raise CredentialsInvalid(f"--tls-cert {cert}, --tls-key {key}: {error.strerror}") from error
