@@ -6,7 +6,7 @@ Records and ports only. What delivers is in `coordinator/webhooks/`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -39,8 +39,9 @@ class WebhookRecord:
     event_types: tuple[str, ...]  # such as "workflow.failed", "task.*", "*"
     labels: tuple[tuple[str, str], ...] = ()  # of the workflows that it is told of
     kind: str = ""  # likewise; empty: any
-    secret: str
-    old_secret: str = ""  # signs as well until its end: receivers change over when they like
+    secret: str = field(repr=False)
+    # Signs as well until its end: receivers change over when they like.
+    old_secret: str = field(default="", repr=False)
     old_secret_end: datetime | None = None
     create_time: datetime
     progress: WebhookProgress

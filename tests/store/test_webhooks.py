@@ -40,6 +40,10 @@ async def reopened(live) -> SqlStore | MemoryStore:
     return store
 
 
+def test_a_webhook_in_a_log_shows_no_secret():
+    assert "c2VjcmV0" not in repr(replace(ONE, old_secret=ONE.secret))
+
+
 async def test_webhooks_are_put_replaced_noted_and_removed(live):
     two = replace(ONE, id="a-2", labels=(), kind="", old_secret="o", old_secret_end=BEGIN)
     store = await reopened(live)
