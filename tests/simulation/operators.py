@@ -15,6 +15,7 @@ from google.protobuf.struct_pb2 import Value
 from coordinator.saga.states import IN_FLIGHT, AttemptState, TaskState
 from coordinator.saga.workflow import Workflow
 from coordinator.wire.actions import action_of
+from coordinator.wire.history import TASK_STATES
 from countermand.rpc.errors import CountermandError
 from countermand.rpc.names import attempt_name, host_name, parse_task, task_name, workflow_name
 from countermand.v1 import host_pb2 as hosts
@@ -36,6 +37,8 @@ _WAITING = (TaskState.PENDING, TaskState.READY, TaskState.RETRY_WAIT)
 
 R = pb.ResumeDecision
 Requirement = pb.ResumeRequirement
+
+_TRIED = frozenset(TASK_STATES[state] for state in IN_FLIGHT)
 
 
 class Asks(TypedDict):
@@ -403,7 +406,7 @@ class Helper(_Person):
             return
         if shown.state not in (WORKFLOW_STATE_PAUSED, WORKFLOW_STATE_BLOCKED):
             return
-        if not shown.needs and any(t.state in IN_FLIGHT for _, t in workflow.tasks()):
+        if not shown.needs and any(each.state in _TRIED for each in shown.task_counts):
             return  # what it needs is being tried just now
         if not shown.needs:
             raise self.world.broken(f"{workflow.id} is held and does not say what it needs")
