@@ -26,6 +26,7 @@ from agent.drivers.plugins import ConfigInvalid
 from agent.executors import DetachedCalls, ThreadExecutor
 from agent.importing import forget_imports, name_of_import
 from agent.journal import Journal, ThreadJournal, open_connection
+from agent.locking import PoolLocks
 from agent.lookers import THREADS_PER_POOL
 from agent.pools import Pools, check_folders, check_to_import
 from agent.runner import Limits, Runner
@@ -169,7 +170,13 @@ async def _serve(
     looks = _threads(pools, THREADS_PER_POOL, "look")
     serves = _threads(pools, STREAMS_MAX, "serve")
     opened = Pools(
-        journal, pools, drivers=drivers, new_id=_new_id, calls=DetachedCalls("open"), data=data
+        journal,
+        pools,
+        drivers=drivers,
+        new_id=_new_id,
+        calls=DetachedCalls("open"),
+        data=data,
+        locks=PoolLocks(),
     )
     await opened.open(accepted)
     runner = Runner(

@@ -30,6 +30,7 @@ from agent.drivers.layout import MARK, Mark
 from agent.drivers.plugins import ConfigInvalid, Drivers
 from agent.executors import Calls, InlineExecutor
 from agent.journal import Transaction, Transactor
+from agent.locking import PoolLocks
 
 log = logging.getLogger(__name__)
 
@@ -148,8 +149,12 @@ class Pools:
         calls: Calls | None = None,
         opening: Callable[[PoolConfig, str], Driver] | None = None,
         data: Path | None = None,
+        locks: PoolLocks | None = None,
     ) -> None:
-        """Opens none yet; calls storage that may hang. The data are the journal's folder."""
+        """Opens none yet; calls storage that may hang. The data are the journal's folder.
+
+        Without locks nobody keeps another agent off the pools.
+        """
         self._journal = journal
         self._configs = {config.pool_id: config for config in configs}
         self._kinds = drivers
@@ -157,6 +162,7 @@ class Pools:
         self._calls = calls or InlineExecutor()
         self._open_driver = opening or drivers.open
         self._data = data
+        self._locks = locks
         self._tasks: dict[str, asyncio.Task[None]] = {}
         # Both are as they are now, whoever holds them.
         self.drivers: dict[str, Driver] = {}
@@ -220,6 +226,8 @@ class Pools:
             why = words(error) or repr(error)
             if not isinstance(error, ConfigInvalid) and self._why(pool_id) != why:
                 log.exception("pool.defect", extra={"pool": pool_id})
+            if self._locks is not None:
+                self._locks.let_go(pool_id)
             self._close(pool_id, why)
         else:
             self.drivers[pool_id] = driver
@@ -239,6 +247,9 @@ class Pools:
             raise _other(config, known=known, found=found, folder=kind.folder(config))
         if not config.read_only:
             found = await call(partial(kind.mark, config, found or self._new_id()))
+            folder = kind.folder(config)
+            if self._locks is not None and folder is not None:
+                await call(partial(self._locks.take, config, folder))
         driver = await call(lambda: self._open_driver(self._placed(config), found))
         if found != known or not found:
             await self._journal.transact(partial(_remember, pool_id=config.pool_id, identity=found))

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import threading
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,14 @@ from agent.drivers.files import RealFiles
 from agent.drivers.plugins import ConfigInvalid, installed
 from agent.executors import DetachedCalls
 from agent.journal import InlineJournal, Journal, open_connection
+from agent.locking import PoolLocks
 from agent.pools import Pools, check_folders
 from agent.service import AgentService
 from countermand.rpc.errors import PoolFailing, StorageFailed
 from countermand.v1.agent_pb2 import CreateImageRequest, GetHostRequest
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.verb_pb2 import Action, CreateImage, DeleteImage
-from tests.agent.processes import Host
+from tests.agent.processes import DiedEarlyError, Host
 from tests.agent.requests import address, attempt_name
 from tests.agent.rig import NOW, Gate, Rig
 
@@ -119,9 +122,9 @@ async def opened(
     return pools
 
 
-async def identities(folder: Path, *configs: PoolConfig, accepted: tuple[str, ...] = ()):
+async def identities(folder: Path, *configs: PoolConfig, **fields: Any):
     """Returns the identities of pools that all open."""
-    pools = await opened(folder, *configs, accepted=accepted)
+    pools = await opened(folder, *configs, **fields)
     assert not any(isinstance(driver, ClosedPool) for driver in pools.drivers.values())
     return pools.identities
 
@@ -351,6 +354,54 @@ async def test_an_agent_serves_a_pool_once_its_mount_is_back(host, tmp_path):
     assert (await agent.settle(again)).state == Attempt.STATE_SUCCEEDED
     assert host.images("fast") == []
     await agent.stop()
+
+
+# -- two agents on one folder -------------------------------------------------------------------
+
+
+async def test_a_second_agent_neither_serves_nor_sweeps_what_another_serves_alone(host, tmp_path):
+    agent = await host.start()
+    at_work = tmp_path / "fast/staging" / MAKE.replace("/", "@")
+    at_work.mkdir()
+    (tmp_path / "b").mkdir()
+    second = Host(tmp_path / "b", {"fast": ""}, paths={"fast": tmp_path / "fast"})
+    with pytest.raises(DiedEarlyError, match=r"another agent is serving it now"):
+        await second.start()
+    assert at_work.exists()
+    await agent.stop()
+    agent = await second.start()  # what nobody serves is its own, with all that was left there
+    assert not at_work.exists()
+    await agent.stop()
+
+
+async def test_a_pool_that_another_agent_has_taken_is_served_once_that_one_has_gone(tmp_path, fast):
+    ours, others = PoolLocks(), PoolLocks()
+    await identities(tmp_path, fast, locks=ours)
+    ours.let_go("fast")
+    others.take(fast, fast.path)
+    pools = await opened(tmp_path, fast, locks=ours)
+    assert "another agent is serving it now" in why(pools)
+    assert f"fuser {fast.path}/pool.json" in why(pools)
+    others.let_go("fast")
+    await pools.try_again()
+    assert not isinstance(pools.drivers["fast"], ClosedPool)
+    with pytest.raises(ConfigInvalid, match="another agent"):
+        others.take(fast, fast.path)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [(True, True, ""), (True, False, "serving it now"), (False, True, "alone: it does not say")],
+)
+async def test_a_pool_is_shared_by_those_who_all_say_so(tmp_path, fast, first, second, words):
+    await identities(tmp_path, fast)
+    locks = [PoolLocks(), PoolLocks()]
+    locks[0].take(replace(fast, shared=first), fast.path)
+    refused = pytest.raises(ConfigInvalid, match=words) if words else nullcontext()
+    with refused:
+        locks[1].take(replace(fast, shared=second), fast.path)
+    for each in locks:
+        each.let_go("fast")
 
 
 # -- folders ------------------------------------------------------------------------------------
