@@ -182,11 +182,22 @@ def _fence_refused(turn: Turn, event: events.FenceRefused) -> None:
 
 def _action_failed(turn: Turn, event: events.AttemptFailed) -> None:
     index = event.task
-    too_late = turn.task(index).too_late
-    if too_late is not None and event.failure.reason == ATTEMPT_FENCED:
-        event = replace(event, failure=too_late)  # what it was fenced for
+    if event.failure.reason == ATTEMPT_FENCED:
+        task = turn.task(index)
+        # What it was fenced for says more than that it was.
+        event = replace(event, failure=task.too_late or _fenced(task.last, event.failure))
     _end_attempt(turn, index, AttemptState.FAILED, event, event.failure)
     failed(turn, index, event.failure)
+
+
+def _fenced(attempt: Attempt, failure: Failure) -> Failure:
+    """Returns a failure as of the host that was lost: another one tells of it."""
+    other = attempt.fence_host
+    if not other or failure.host != other:
+        return failure
+    message = f"{failure.message.rstrip('.')}; {other} settled it in the place of {attempt.host}."
+    metadata = (*failure.metadata, ("settled_by", other))
+    return replace(failure, host=attempt.host, message=message, metadata=metadata)
 
 
 def failed(turn: Turn, index: int, failure: Failure) -> None:

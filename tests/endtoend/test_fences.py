@@ -139,6 +139,7 @@ async def test_a_lost_copy_is_fenced_and_made_again_elsewhere(cluster, client, w
 
     first, second = (await run.task("copies")).attempts
     assert (first.failure.reason, first.host_id) == ("ATTEMPT_FENCED", "a")
+    assert (first.failure.host_id, first.failure.metadata["settled_by"]) == ("a", "b")
     assert second.host_id == "b"
     assert fences(cluster, way) == [first.name]
     shown = cluster.data_of(target).stat().st_ino, labels(cluster)[target]

@@ -371,7 +371,7 @@ def report(step: str, task: int, number: int, output: Values | None = None) -> S
         case "recalled":
             return events.AttemptRecalled(task=task, number=number)
         case "fenced":
-            fenced = failure("ATTEMPT_FENCED", retriable=True)
+            fenced = replace(failure("ATTEMPT_FENCED", retriable=True), host=OTHER)
             return events.AttemptFailed(task=task, number=number, failure=fenced)
         case "refused":
             refused = failure("POOL_NOT_SHARED")

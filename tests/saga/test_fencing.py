@@ -139,3 +139,11 @@ def test_what_was_fenced_for_being_late_says_so():
     ran = play("a:runs=9", "a:run+lost+hang/hang fence-a:fenced fence-a@cancel:a").workflow
     reasons = [each.cause and each.cause.reason for each in (started, ran)]
     assert reasons == ["START_TIMEOUT", "RUN_TIMEOUT"]
+
+
+def test_a_fenced_attempt_failed_on_its_own_host_and_says_who_settled_it():
+    told = play("a", "a:lost+hang fence-a:fenced fence-a@lost:a").workflow
+    assert told.cause is not None
+    assert told.cause.host == "host-a"
+    assert dict(told.cause.metadata) == {"settled_by": OTHER}
+    assert told.cause.message == f"attempt_fenced; {OTHER} settled it in the place of host-a."
