@@ -10,9 +10,16 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 
+from coordinator.api.doctor.comparing import Finding, Kind
 from coordinator.api.doctor.doctor import Doctor
 from coordinator.runtime.ports import HostEvent, HostView, StoreError
-from countermand.rpc.errors import ImageBusy, StorageFailed
+from countermand.rpc.errors import (
+    CountermandError,
+    HostRefused,
+    HostUnreachable,
+    ImageBusy,
+    StorageFailed,
+)
 from countermand.v1.agent_pb2 import (
     GetHostResponse,
     HostReport,
@@ -44,12 +51,15 @@ class Disk:
     images: int = 0
     error: StorageFailed | None = None
     connected: int = 0
+    away: CountermandError | None = None
 
     def connect(self, _address: str) -> Disk:
         self.connected += 1
         return self
 
     async def call(self, rpc: str, request: Any, *, timeout_s: float) -> Message:
+        if self.away:
+            raise self.away
         if rpc == "GetHost":
             return GetHostResponse(host=HostReport(incarnation="i", pools=[Pool(pool_id="p")]))
         if rpc == "ListAttempts":
@@ -105,6 +115,20 @@ async def told(one: Coordinator) -> list[tuple[str, str, str]]:
         (event.change.name, event.finding, event.failure.reason if event.failure else "")
         for event in reversed(events)
     ]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        HostUnreachable(address="a:1", said="connection refused"),
+        HostRefused(address="a:1", why="it speaks no TLS", advice="give it some"),
+    ],
+)
+async def test_a_host_that_is_away_says_the_same_as_its_line(tmp_path, error) -> None:
+    async with diseased(tmp_path) as (one, doctor, disk):
+        disk.away = error
+        found = [each async for each in doctor.diagnose([host(one)]) if isinstance(each, Finding)]
+    assert [(each.kind, each.message) for each in found] == [(Kind.HOST_AWAY, error.message)]
 
 
 async def test_a_repair_is_noted_before_and_after(tmp_path) -> None:

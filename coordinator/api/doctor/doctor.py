@@ -35,7 +35,7 @@ from coordinator.runtime.ports import Clock, HostChange, HostEvent, HostState, H
 from coordinator.saga.workflow import Workflow
 from coordinator.wire.failure import failure_from_proto
 from countermand.rpc import names
-from countermand.rpc.errors import CountermandError, HostUnreachable, VerbForbidden
+from countermand.rpc.errors import CountermandError, VerbForbidden
 from countermand.v1.agent_pb2 import CancelAttemptRequest, Orphan, RemoveOrphansRequest
 from countermand.v1.attempt_pb2 import AttemptHeader
 from countermand.v1.failure_pb2 import Failure
@@ -319,8 +319,7 @@ def _away(host: HostView) -> Iterator[Finding]:
 
 
 def _unreachable(host: HostView, error: CountermandError) -> Finding:
-    said = HostUnreachable(address=host.record.address)
-    return _host_finding(host, said.message if isinstance(error, HostUnreachable) else str(error))
+    return _host_finding(host, error.message)
 
 
 def _host_finding(host: HostView, message: str) -> Finding:
