@@ -148,6 +148,10 @@ def _outstanding_of(workflow: Workflow, index: int, task: Task) -> Iterator[Comm
             yield choose_host(workflow.plan, index, task)
     elif task.attempts and task.last.open and task.state in UNSETTLED:
         yield send(index, task.last)
+        # What an owner has not accepted; what has left for a host is known by its line only.
+        unaccepted = workflow.plan.task(index).external and task.state is TaskState.STARTING
+        if workflow.holding and unaccepted:
+            yield Recall(task=index, number=number, host=task.last.host)
         if (bound := run_timer(workflow.plan, index, task)) is not None:
             yield bound
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from coordinator.saga import events
+from coordinator.saga.commands import Recall
 from tests.saga.language import play
 from tests.saga.rows import Row, each, tells
 
@@ -62,3 +64,17 @@ def test_tasks_that_are_added_at_the_same_time_do_not_make_it_too_large(
     told = play("g(main:ext:ro):open", "main:run+hang add-g-x:ro@run:main add-g-y:ro@run:main")
     assert told.log.count("refused") == 1
     assert len(told.workflow.plan.nodes) == 4
+
+
+def test_a_new_coordinator_takes_back_what_the_last_one_could_not():
+    """It died between the pause and the recall; the owner need not come first to end that pause."""
+    told = play("a:ext | b", "a:hang b:hang pause@do:b")
+    decision = told.perform(events.OwnerChanged(owner_epoch=2))
+    recalls = [each for each in decision.commands if isinstance(each, Recall)]
+    assert recalls == [Recall(task=told.workflow.plan.by_name["a"], number=1, host="owner:acme")]
+
+
+def test_a_new_coordinator_takes_nothing_back_that_was_accepted():
+    told = play("a:ext", "a:run+lost+hang pause@lost:a")
+    decision = told.perform(events.OwnerChanged(owner_epoch=2))
+    assert not any(isinstance(each, Recall) for each in decision.commands)
