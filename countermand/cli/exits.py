@@ -33,6 +33,8 @@ INTERRUPTED = 130  # as shells say: 128 + SIGINT
 PATIENCE = timedelta(seconds=3)
 # Somebody who follows a workflow wants to see the coordinator come back.
 PATIENCE_WHEN_FOLLOWING = timedelta(minutes=1)
+# More mistakes at once push the first off the screen, and are often one.
+VIOLATIONS_TOLD = 10
 
 
 def run(
@@ -96,8 +98,10 @@ def fail(settings: Settings, error: CountermandError) -> int:
         name = error.metadata.get("name")
         head = f"{name} cannot go on yet" if name else "the request is not right"
         click.echo(f"{_error_word()} {head} ({error.reason}):", err=True)
-        for violation in violations:
+        for violation in violations[:VIOLATIONS_TOLD]:
             click.echo(f"  {violation.field}: {violation.description}", err=True)
+        if more := len(violations[VIOLATIONS_TOLD:]):
+            click.echo(f"  and {more} more; `-o json` has all of them", err=True)
     else:
         click.echo(f"{_error_word()} {error.message} ({error.reason})", err=True)
     return TIMED_OUT if error.code is StatusCode.DEADLINE_EXCEEDED else FAILED

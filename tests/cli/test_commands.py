@@ -11,11 +11,12 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from countermand.cli.exits import at_rest, code_of
+from countermand.cli.exits import at_rest, code_of, fail
 from countermand.cli.host import _describe
 from countermand.cli.main import main
+from countermand.cli.settings import Settings
 from countermand.client.spec import dump_spec, sequence, task, workflow_spec
-from countermand.rpc.errors import JournalLost
+from countermand.rpc.errors import FieldInvalid, JournalLost, Violation
 from countermand.v1.host_pb2 import Host
 from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_pb2 import Need, Workflow
@@ -130,6 +131,19 @@ def test_an_error_says_what_happened_and_what_to_do(run):
         "Error: There is no workflow workflows/nowhere: check the name, or "
         "`countermand workflow list`. (WORKFLOW_NOT_FOUND)\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("count", "more"), [(10, ""), (11, "  and 1 more; "), (60, "  and 50 more; ")]
+)
+def test_of_many_mistakes_the_first_are_told_and_the_rest_counted(capsys, count, more):
+    error = FieldInvalid(*(Violation(f"spec.x[{number}]", "is wrong") for number in range(count)))
+
+    assert fail(Settings(coordinator=""), error) == 1
+    head, *told = capsys.readouterr().err.splitlines()
+    assert head == "Error: the request is not right (FIELD_INVALID):"
+    assert told[:10] == [f"  spec.x[{number}]: is wrong" for number in range(10)]
+    assert told[10:] == ([f"{more}`-o json` has all of them"] if more else [])
 
 
 def test_an_error_as_json_is_for_programs(run):
