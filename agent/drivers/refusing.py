@@ -19,6 +19,8 @@ from countermand.rpc.errors import (
     SnapshotExists,
 )
 
+HOLDERS_NAMED = 3
+
 
 class Refusing:
     """The refusals of one pool."""
@@ -79,11 +81,13 @@ class Refusing:
 
     def in_use(self, image_id: str, holders: list[str]) -> ImageInUse:
         """Returns the error that says who holds an image."""
-        told = (
+        told = ", ".join(
             f"snapshot {snapshot} of image {image}" if at else image
-            for image, at, snapshot in (holder.partition(AT) for holder in holders)
+            for image, at, snapshot in (holder.partition(AT) for holder in holders[:HOLDERS_NAMED])
         )
-        return ImageInUse(image=image_id, pool=self._pool_id, holder=", ".join(told))
+        if more := len(holders[HOLDERS_NAMED:]):
+            told += f" and {more} more"
+        return ImageInUse(image=image_id, pool=self._pool_id, holder=told)
 
     def changed(self, image_id: str) -> Conflict:
         """Returns the error that says that somebody else was at work on an image."""

@@ -16,6 +16,7 @@ from agent.drivers.driver import Format, PoolConfig, Work
 from agent.drivers.file import FileDriver
 from agent.drivers.files import RealFiles
 from agent.drivers.label import Label
+from agent.drivers.refusing import Refusing
 from countermand.rpc import crash
 from countermand.rpc.errors import FieldInvalid, ImageUnsafe
 from countermand.v1.attempt_pb2 import Attempt
@@ -407,3 +408,19 @@ async def test_a_clone_that_is_made_during_a_revert_does_not_appear(tmp_path):
     assert (failed.state, failed.failure.reason) == (FAILED, "CONFLICT")
     assert (rig.images(), rig.staged()) == (["base", "base@old"], [])
     await rig.runner.stop()
+
+
+@pytest.mark.parametrize(
+    ("holders", "said"),
+    [
+        (["base@s1", "c"], "snapshot s1 of image base, c"),
+        (["a", "b", "c", "d"], "a, b, c and 1 more"),
+        ([f"base@s{n}" for n in range(23)], "snapshot s2 of image base and 20 more"),
+    ],
+)
+def test_of_many_holders_the_first_are_named_and_the_rest_counted(rig, holders, said):
+    layout = rig.pools["fast"].layout
+    error = Refusing(layout, "").in_use("base", holders)
+
+    assert error.metadata["holder"].endswith(said)
+    assert len(error.metadata["holder"]) < 100
