@@ -90,7 +90,7 @@ class FileDriver:
         try:
             self._staging.need_pool()
         except OSError as error:
-            problem = self._staging.error(error, "any image")
+            problem = self._staging.error(error, "its images")
         space = self.files.space(self.layout.path)
         formats = self._formats if qemu.is_installed() else (Format.RAW,)
         return PoolFound(
@@ -113,12 +113,12 @@ class FileDriver:
 
     def fence(self, attempt: str) -> None:
         """Returns once no effect of an attempt can begin or become visible; some may be there."""
-        with self._staging.translating("any image"):
+        with self._staging.translating("its images"):
             fencing.fence(self._staging, attempt)
 
     def remove_fence(self, attempt: str) -> None:
         """Removes the fence of an attempt; nothing is fine."""
-        with self._staging.translating("any image"):
+        with self._staging.translating("its images"):
             fencing.remove_fence(self._staging, attempt)
 
 

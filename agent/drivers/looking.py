@@ -38,7 +38,7 @@ class Looking:
     def list_images(self, *, after: str, count_max: int) -> list[ImageFound]:
         """Returns images in order of their ids; what is not a plain image is logged instead."""
         found: list[ImageFound] = []
-        with self._staging.translating("any image"):
+        with self._staging.translating("its images"):
             self._staging.need_pool()
         listed = self._files.list_folder(self._layout.images)
         snapshots: dict[str, list[str]] = {}
@@ -96,7 +96,7 @@ class Looking:
 
     def survey(self) -> list[Oddity]:
         """Returns what is in the pool and is no image, in order of kind and name."""
-        with self._staging.translating("any image"):
+        with self._staging.translating("its images"):
             self._staging.need_pool()
             return survey(self._layout)
 

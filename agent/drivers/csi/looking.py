@@ -136,7 +136,7 @@ class Looking:
     def list_images(self, *, after: str, count_max: int) -> list[ImageFound]:
         """Returns images in order of their ids, as the labels say; the plug-in is not asked."""
         found: list[ImageFound] = []
-        with self._pool.staging.translating("any image"):
+        with self._pool.staging.translating("its images"):
             self._pool.staging.need_pool()
             listed = self._pool.files.list_folder(self._pool.layout.images)
             snapshots: dict[str, list[str]] = {}
@@ -165,9 +165,9 @@ class Looking:
             self._pool.abilities = self._pool.meet(asked_only=True)
             free = self._free_bytes()
         except Answer as answer:
-            problem = self._pool.plugin.failed(answer, "any image")
+            problem = self._pool.plugin.failed(answer, "its images")
         except ConfigInvalid as error:
-            problem = StorageFailed(pool=self._pool.config.pool_id, error=error, image="any image")
+            problem = StorageFailed(pool=self._pool.config.pool_id, error=error, image="its images")
         except CountermandError as error:
             problem = error
         return PoolFound(
@@ -196,7 +196,7 @@ class Looking:
         the same plug-in.
         """
         ours = {KNOWN, self._pool.options.targets.name}
-        with self._pool.staging.translating("any image"):
+        with self._pool.staging.translating("its images"):
             found = [
                 self._with_record(oddity)
                 for oddity in surveying.survey(self._pool.layout)
@@ -247,4 +247,4 @@ class Looking:
                 if not page.next_token:
                     return ids
         except Answer as answer:
-            raise self._pool.plugin.failed(answer, "any image") from answer
+            raise self._pool.plugin.failed(answer, "its images") from answer

@@ -132,7 +132,7 @@ class Removing:
 
     def fence(self, attempt: str) -> None:
         """Returns once no effect of an attempt can begin or become visible; some may be there."""
-        with self._pool.staging.translating("any image"):
+        with self._pool.staging.translating("its images"):
             # Before it is kept out of anything: where it cannot be cut off, it may as well go on.
             # What it begins from here on is refused by whoever purges it.
             folder = self._pool.layout.staged(attempt)
@@ -144,5 +144,5 @@ class Removing:
 
     def remove_fence(self, attempt: str) -> None:
         """Removes the fence of an attempt; nothing is fine."""
-        with self._pool.staging.translating("any image"):
+        with self._pool.staging.translating("its images"):
             fencing.remove_fence(self._pool.staging, attempt)

@@ -268,7 +268,7 @@ class FlatDriver:
 
     def list_images(self, *, after: str, count_max: int) -> list[ImageFound]:
         """Returns images in order of their ids; a file without a tag is none of ours."""
-        with translating(self.config.pool_id, "any image"):
+        with translating(self.config.pool_id, "its images"):
             self._need_pool()
             listed = sorted(path.stem for path in self.config.path.glob(f"*{SUFFIX}"))
             ours = [name for name in listed if names.is_id(name) and self._tag(name)]
