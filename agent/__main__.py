@@ -128,7 +128,7 @@ def serve_command(
         drivers = plugins.installed()
         described = read_pools(config, drivers) if config else []
         described += [parse_pool(pool, drivers) for pool in pools]
-        check_folders(described, drivers)
+        check_folders(described, drivers, data=data)
         asyncio.run(
             _serve(
                 data=data,

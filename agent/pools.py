@@ -41,13 +41,20 @@ OPEN_WAIT_S = 10.0
 RETRY_S = 10.0
 
 
-def check_folders(pools: Sequence[PoolConfig], drivers: Drivers) -> None:
+def check_folders(
+    pools: Sequence[PoolConfig], drivers: Drivers, *, data: Path | None = None
+) -> None:
     """Refuses pools that share storage; a folder that cannot be reached shares none.
+
+    The data are the journal's folder, which is no part of a pool and has none in it.
 
     Raises:
         ConfigInvalid: A folder is a file, or belongs to two pools.
     """
     folders: dict[str, _Folder] = {}
+    journal = _reached(data) if data is not None else None
+    if journal is not None:
+        folders["--data"] = journal
     described: set[str] = set()
     for pool in pools:
         if pool.pool_id in described:
@@ -61,8 +68,8 @@ def check_folders(pools: Sequence[PoolConfig], drivers: Drivers) -> None:
             about = f"the folder of pool {pool.pool_id}, {needed},"
             raise ConfigInvalid(f"{about} is a file: a pool is a folder")
         for other_id, other in folders.items():
-            _refuse_shared(pool.pool_id, folder, other_id, other)
-        folders[pool.pool_id] = folder
+            _refuse_shared(f"pool {pool.pool_id}", folder, other_id, other)
+        folders[f"pool {pool.pool_id}"] = folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,14 +98,14 @@ def _reached(path: Path) -> _Folder | None:
     return found[0] if found else None
 
 
-def _refuse_shared(pool_id: str, folder: _Folder, other_id: str, other: _Folder) -> None:
-    """Refuses two pools of which one would take the other's storage for its own."""
+def _refuse_shared(name: str, folder: _Folder, other_name: str, other: _Folder) -> None:
+    """Refuses two folders of which one would take the other's content for its own."""
+    both = f"{other_name} and {name}"
     if folder.file == other.file:
-        raise ConfigInvalid(f"pools {other_id} and {pool_id} are one folder, {folder.path}")
+        raise ConfigInvalid(f"{both} are one folder, {folder.path}: each needs its own")
     one, two = folder.path, other.path
     inner, outer = (one, two) if two in one.parents else (two, one)
     if outer in inner.parents:
-        both = f"pools {other_id} and {pool_id}"
         raise ConfigInvalid(f"{both} lie in one another: {inner} is inside {outer}")
 
 
@@ -301,7 +308,8 @@ def _other(pool: PoolConfig, *, known: str, found: str, folder: Path | None) -> 
     if found or folder is None:
         what = f"is not the one this agent served before ({found or 'no identity'}, not {known})"
         return ConfigInvalid(f"{about} {what}: is it mounted? {accept}")
-    mark = Mark(pool_id=pool.pool_id, identity=known).encode().decode()
-    lost = f"If the images are there and only that file was lost, write it again: {mark!r}"
+    mark = Mark(pool_id=pool.pool_id, identity=known)
+    again = mark.command(folder / MARK)
+    lost = f"If the images are there and only that file was lost, write it again: {again} ."
     what = f"has lost its {MARK}, which says which pool it is: is it mounted? Then mount it."
     return ConfigInvalid(f"{about} {what} {lost} {accept}")

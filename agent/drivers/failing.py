@@ -7,15 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from agent.drivers.driver import OutcomeUnknown, Work
-from countermand.rpc.errors import CountermandError, NoSpace, StorageFailed
+from countermand.rpc.errors import CountermandError, NoSpace, PoolFailing, StorageFailed
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class NotMounted(OSError):
+    """What is at a pool's path is not the pool that is served: it says nothing of its images."""
 
 
 def storage_error(error: OSError, *, pool_id: str, image_id: str) -> CountermandError:
     """Returns our error for one of the operating system's."""
     if error.errno in FULL:
         return NoSpace(pool=pool_id, needed=f"no room for the rest of image {image_id}")
+    if isinstance(error, NotMounted):
+        return PoolFailing(pool=pool_id, why=str(error))
     name = errno.errorcode.get(error.errno or 0, str(error))
     return StorageFailed(pool=pool_id, error=name, image=image_id)
 

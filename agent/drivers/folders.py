@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent.drivers.driver import Driver, PoolConfig
@@ -81,8 +81,11 @@ def _mark(pool: PoolConfig) -> Mark | None:
         ) from error
     if mark is not None and mark.pool_id != pool.pool_id:
         where = f"pool {pool.pool_id} at {pool.path}"
+        renamed = replace(mark, pool_id=pool.pool_id).command(path)
         raise ConfigInvalid(
             f"{where} is marked as pool {mark.pool_id} by its {MARK}: is this the right folder?"
+            f" Then serve it as {mark.pool_id}={pool.path}; or, once no agent serves it and no"
+            f" workflow names it as {mark.pool_id}, give it its new name: {renamed}"
         )
     return mark
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,6 +65,11 @@ class Mark:
     def encode(self) -> bytes:
         """Returns the file's content."""
         return json.dumps(asdict(self), indent=1).encode()
+
+    def command(self, path: Path) -> str:
+        """Returns what a shell writes the same content with, in one line."""
+        content = json.dumps(asdict(self))
+        return f"printf '%s\\n' {shlex.quote(content)} > {shlex.quote(str(path))}"
 
     @classmethod
     def decode(cls, data: bytes) -> Mark:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from agent.drivers.driver import OutcomeUnknown, Work
-from agent.drivers.failing import storage_error
+from agent.drivers.failing import NotMounted, storage_error
 from agent.drivers.label import AT, Label
 from agent.drivers.layout import Layout
 from countermand.rpc.errors import (
@@ -32,7 +32,7 @@ class Refusing:
         self._identity = identity
 
     def need_pool(self) -> None:
-        """Raises OSError unless the pool being served is at its path now.
+        """Raises NotMounted unless the pool being served is at its path now.
 
         Without its mount an empty folder is there: what it does not hold may exist all the same.
         """
@@ -43,7 +43,8 @@ class Refusing:
         except ValueError:
             mark = None
         if mark is None or mark.identity != self._identity:
-            raise OSError("NOT_MOUNTED")
+            path = self._layout.path
+            raise NotMounted(f"is it mounted? What is at {path} is not what was there before")
 
     def expect(self, image_id: str, label: Label, generation: int) -> None:
         """Raises unless an image has a generation; 0 is any."""

@@ -19,7 +19,7 @@ import pytest
 from agent import crash_points, runner
 from agent.drivers import qemu
 from agent.drivers.copying import CHUNK_BYTES
-from countermand.rpc.errors import StorageFailed
+from countermand.rpc.errors import PoolFailing, StorageFailed
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.image_pb2 import IMAGE_FORMAT_QCOW2
 from countermand.v1.verb_pb2 import (
@@ -355,13 +355,13 @@ async def test_a_pool_that_is_unmounted_under_an_agent_is_missed_and_found_again
         tries = {"create": CREATE, "copy": COPY, "delete": DELETE, "snapshot": SNAPSHOT}
         for task, action in tries.items():
             ended = await rig.run(attempt_name(task), action)
-            assert (ended.state, ended.failure.reason) == (FAILED, "STORAGE_FAILED"), ended
-        with pytest.raises(StorageFailed):
+            assert (ended.state, ended.failure.reason) == (UNKNOWN, "POOL_FAILING"), ended
+        with pytest.raises(PoolFailing):
             rig.pools["fast"].find("base")
-        with pytest.raises(StorageFailed):
+        with pytest.raises(PoolFailing):
             rig.pools["fast"].list_images(after="", count_max=10)
         undone = await rig.make_up(UNDO, DO, COPY)
-        assert (undone.state, undone.failure.reason) == (FAILED, "STORAGE_FAILED"), undone
+        assert (undone.state, undone.failure.reason) == (FAILED, "POOL_FAILING"), undone
         assert list((rig.folder / "fast").iterdir()) == []
     finally:
         mount(there=True)
@@ -383,9 +383,9 @@ async def test_a_pool_whose_folder_is_replaced_is_not_taken_for_the_same(rig, tm
     try:
         for task, action in {"copy": COPY, "delete": DELETE}.items():
             ended = await rig.run(attempt_name(task), action)
-            assert (ended.state, ended.failure.reason) == (FAILED, "STORAGE_FAILED"), ended
+            assert (ended.state, ended.failure.reason) == (UNKNOWN, "POOL_FAILING"), ended
         undone = await rig.make_up(UNDO, DO, COPY)
-        assert (undone.state, undone.failure.reason) == (FAILED, "STORAGE_FAILED"), undone
+        assert (undone.state, undone.failure.reason) == (FAILED, "POOL_FAILING"), undone
         assert list((other / "images").iterdir()) == []
     finally:
         unbind(rig.folder / "fast")

@@ -6,8 +6,9 @@ import asyncio
 import json
 import os
 import re
+import subprocess
 import threading
-from contextlib import nullcontext
+from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from agent import pools as pools_module
+from agent import runner as runner_module
 from agent.__main__ import main
 from agent.closed import ClosedPool
 from agent.drivers import folders as module
@@ -29,7 +31,7 @@ from agent.journal import InlineJournal, Journal, open_connection
 from agent.locking import PoolLocks
 from agent.pools import Pools, check_folders
 from agent.service import AgentService
-from countermand.rpc.errors import PoolFailing, StorageFailed
+from countermand.rpc.errors import PoolFailing
 from countermand.v1.agent_pb2 import CreateImageRequest, GetHostRequest
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.verb_pb2 import Action, CreateImage, DeleteImage
@@ -56,9 +58,11 @@ def bring_mount_back(folder: Path, pool_id: str = "fast") -> None:
 
 
 def assert_not_mounted(attempt: Attempt) -> None:
-    assert attempt.state == Attempt.STATE_FAILED, attempt
-    assert (attempt.failure.reason, attempt.failure.retriable) == ("STORAGE_FAILED", True)
-    assert attempt.failure.metadata["error"] == "NOT_MOUNTED"
+    """An action goes on once the mount is back; a compensation is tried again by its workflow."""
+    is_action = attempt.kind == Attempt.KIND_ACTION
+    assert attempt.state == (Attempt.STATE_UNKNOWN if is_action else Attempt.STATE_FAILED), attempt
+    assert (attempt.failure.reason, attempt.failure.retriable) == ("POOL_FAILING", True)
+    assert "is it mounted" in attempt.failure.message
 
 
 # -- while the agent runs -----------------------------------------------------------------------
@@ -79,10 +83,31 @@ async def test_a_missing_mount_is_not_an_image_that_has_gone(rig, tmp_path):
     take_mount_away(tmp_path)
     deleted = await rig.run(attempt_name("delete"), DELETE)
     assert_not_mounted(deleted)
-    with pytest.raises(StorageFailed, match="NOT_MOUNTED"):
+    with pytest.raises(PoolFailing, match="is it mounted"):
         rig.pools["fast"].find("disk")
-    with pytest.raises(StorageFailed, match="NOT_MOUNTED"):
+    with pytest.raises(PoolFailing, match="is it mounted"):
         rig.pools["fast"].list_images(after="", count_max=9)
+
+
+async def test_what_begins_while_a_mount_is_missing_goes_on_once_it_is_back(
+    rig, tmp_path, monkeypatch
+):
+    """As if its agent had found the pool closed at its start: nothing fails of it."""
+    monkeypatch.setattr(runner_module, "LOOK_AGAIN_DELAY_S", 0.01)
+    take_mount_away(tmp_path)
+    away = tmp_path / "fast-away"
+    states: list[Attempt.State.ValueType] = []
+    async with aclosing(rig.runner.watchers.watch(None)) as batches:
+        await rig.accept(MAKE, ACTION)
+        async for batch in batches:
+            states += [rig.runner.tell(record).state for record in batch.changes]
+            if states.count(Attempt.STATE_UNKNOWN) == 1 and away.exists():
+                assert rig.pools["fast"].report().problem.reason == "POOL_FAILING"
+                bring_mount_back(tmp_path)
+            if states[-1:] == [Attempt.STATE_SUCCEEDED]:
+                break
+    assert Attempt.STATE_FAILED not in states
+    assert rig.images() == ["disk"]
 
 
 async def test_nothing_is_made_where_a_pool_should_be_mounted(rig, tmp_path):
@@ -194,13 +219,28 @@ async def test_a_pool_that_is_another_than_before_is_not_served(tmp_path, fast, 
         assert await identities(tmp_path, fast) == accepted != known
 
 
+def paste(command: str) -> None:
+    """Runs what was said, as whoever reads it would."""
+    subprocess.run(["sh", "-c", command], check=True)
+
+
 async def test_what_is_said_of_a_lost_mark_puts_it_back(tmp_path, fast):
     known = await identities(tmp_path, fast)
     (fast.path / "pool.json").unlink()
-    said = re.search("write it again: '(.*?)'", why(await opened(tmp_path, fast)))
+    said = re.search(r"write it again: (.*) \. ", why(await opened(tmp_path, fast)))
     assert said is not None
-    (fast.path / "pool.json").write_text(said[1].replace("\\n", "\n"))
+    paste(said[1])
     assert await identities(tmp_path, fast) == known
+
+
+async def test_what_is_said_of_a_mark_of_another_name_gives_the_folder_its_new_one(tmp_path, fast):
+    known = await identities(tmp_path, fast)
+    renamed = replace(fast, pool_id="quick")
+    with pytest.raises(ConfigInvalid, match=f"serve it as fast={fast.path}; or") as refused:
+        await opened(tmp_path, renamed)
+    said = str(refused.value).partition("its new name: ")[2]
+    paste(said)
+    assert await identities(tmp_path, renamed) == {"quick": known["fast"]}
 
 
 async def test_a_new_pool_that_its_driver_refuses_is_refused_each_time(tmp_path, fast):
@@ -434,6 +474,21 @@ def test_pools_have_folders_of_their_own(tmp_path, described, words):
     assert answer.exit_code == 2
     assert words in answer.output, answer.output
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("a", "--data and pool x are one folder"),
+        ("a/journal", "--data and pool x lie in one another"),
+        (".", "--data and pool x lie in one another"),
+    ],
+)
+def test_a_journal_is_no_part_of_a_pool_nor_has_one_in_it(tmp_path, data, words):
+    (tmp_path / "a").mkdir()
+    answer = invoke("serve", f"--data={tmp_path}/{data}", f"--pool=x={tmp_path}/a")
+    assert answer.exit_code == 2
+    assert words in answer.output, answer.output
 
 
 def test_folders_beside_each_other_are_fine(tmp_path):
