@@ -52,11 +52,10 @@ def add(turn: Turn, event: events.AddRequested) -> None:
         parent=place, owner=owner_of(spec.host), kind=kind, principal=event.ask.principal
     )
     turn.note(said, index)
-    if turn.holding or not _is_begun(turn, event.parent):
-        return  # whoever lets its group go on finds it
-    if event.under >= 0:
-        _begin_part(turn, index, event.parent)
-    elif all(forward.has_passed(turn, earlier) for earlier in turn.plan.nodes[index].after):
+    if turn.holding:
+        return  # a resume finds it
+    # What it is a part of is at work, and so its turn has come.
+    if event.under >= 0 or _is_begun(turn, index):
         forward.offer(turn, index)
 
 
@@ -89,17 +88,9 @@ def _stands_against(turn: Turn, event: events.AddRequested) -> str:
     return ""
 
 
-def _begin_part(turn: Turn, index: int, parent: int) -> None:
-    """Begins a part of what is at work: it does not wait for a place that the whole one has."""
-    if turn.plan.nodes[parent].rules.concurrency_max:
-        group = turn.group(parent)
-        turn.nodes[parent] = replace(group, at_work=group.at_work + 1)
-    turn.later(Step.BEGIN, index)
-
-
-def _is_begun(turn: Turn, group: int) -> bool:
-    """Returns whether the turn of a group has come."""
-    for index in ancestors(turn.plan, group):
+def _is_begun(turn: Turn, added: int) -> bool:
+    """Returns whether the turn of a node, and of all groups around it, has come."""
+    for index in ancestors(turn.plan, added):
         node = turn.plan.nodes[index]
         if not all(forward.has_passed(turn, earlier) for earlier in node.after):
             return False

@@ -21,7 +21,6 @@ from coordinator.saga.spec import OnFailure
 from coordinator.saga.states import (
     AT_REST,
     GROUP_PASSED,
-    IN_FLIGHT,
     PASSED,
     UNSETTLED,
     GroupChange,
@@ -69,22 +68,17 @@ def offer(turn: Turn, index: int) -> None:
         turn.later(Step.BEGIN, index)
         return
     group = turn.group(parent)
-    # What has nothing to run needs no place: whoever reads it back sees that it has passed.
+    # What has nothing to run needs no place: whoever reads it back sees that it has passed. Nor
+    # does a part of a task: that would wait for it in the place that it has.
     is_empty = next(turn.plan.leaves_of(index), None) is None
-    has_place = is_empty or _is_part_at_work(turn, index)
-    if has_place or (turn.restoring and turn.is_touched(index)):
+    needs_none = is_empty or turn.plan.nodes[index].under >= 0
+    if needs_none or (turn.restoring and turn.is_touched(index)):
         turn.nodes[parent] = replace(group, at_work=group.at_work + 1)
         turn.later(Step.BEGIN, index)
     else:
         waiting = tuple(sorted((*group.waiting, index)))
         turn.nodes[parent] = replace(group, waiting=waiting)
         fill(turn, parent)
-
-
-def _is_part_at_work(turn: Turn, index: int) -> bool:
-    """Returns whether a task is a part of one at work, which would wait for it in its place."""
-    under = turn.plan.nodes[index].under
-    return under >= 0 and turn.task(under).state in IN_FLIGHT
 
 
 def fill(turn: Turn, parent: int) -> None:

@@ -208,7 +208,7 @@ class RandomRun:
         self.recalls: list[Recall] = []
         self.heard: set[tuple[int, int]] = set()  # attempts that were sent: something was said
         now = self.now()
-        root, beside = random_tree(self.random)
+        root, beside = self.tree()
         decision = start(
             workflow_id=f"seed-{seed}",
             about=About(kind="random", input={"yes": True, "no": False}),
@@ -220,6 +220,10 @@ class RandomRun:
         invariants.check(None, None, now, decision)
         self.workflow: Workflow = decision.workflow
         self.intent += decision.intents
+
+    def tree(self) -> tuple[GroupSpec, Terms]:
+        """Returns what is to be done."""
+        return random_tree(self.random)
 
     def now(self) -> events.Now:
         """Returns the next moment."""

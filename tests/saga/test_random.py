@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.saga.random_external import ExternalRun
 from tests.saga.random_workflows import RandomRun
 
 SEEDS = 2_000
@@ -17,6 +18,16 @@ def test_random_workflows_keep_every_invariant(first: int):
             RandomRun(seed).play()
         except AssertionError as error:
             error.add_note(f"again with: RandomRun({seed}).play()")
+            raise
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS // 2, CHUNK))
+def test_random_workflows_with_owners_keep_every_invariant(first: int):
+    for seed in range(first, first + CHUNK):
+        try:
+            ExternalRun(seed).play()
+        except AssertionError as error:
+            error.add_note(f"again with: ExternalRun({seed}).play()")
             raise
 
 
