@@ -48,6 +48,30 @@ def mistakes_of(value: Json) -> Iterator[Violation]:
     yield from _message(value, WorkflowSpec.DESCRIPTOR, "spec")
 
 
+def in_full(value: Json, descriptor: Descriptor = WorkflowSpec.DESCRIPTOR) -> Json:
+    """Returns a spec whose short words, such as `qcow2`, are as the contract has them."""
+    if not isinstance(value, dict) or descriptor.file.package == "google.protobuf":
+        return value
+    fields = {name: field for field in descriptor.fields for name in (field.json_name, field.name)}
+    return {
+        name: _in_full(content, fields[name]) if name in fields else content
+        for name, content in value.items()
+    }
+
+
+def _in_full(value: Json, field: FieldDescriptor) -> Json:
+    if isinstance(value, list):
+        return [_in_full(item, field) for item in value]
+    if field.message_type is not None:
+        is_map = field.message_type.GetOptions().map_entry
+        return value if is_map else in_full(value, field.message_type)
+    if field.enum_type is None or not isinstance(value, str) or not value.islower():
+        return value
+    first, *words = (known.name for known in field.enum_type.values)
+    word = first.removesuffix("UNSPECIFIED") + value.upper()
+    return word if word in words else value
+
+
 def _message(value: Json, descriptor: Descriptor, path: str) -> Iterator[Violation]:
     if descriptor.full_name == _DURATION:
         if not isinstance(value, str) or not _is_duration(value):

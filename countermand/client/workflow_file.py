@@ -3,7 +3,8 @@
 A file holds a spec alone, or the fields of a StartWorkflowRequest: `spec`, and beside it `input`,
 `labels` and `workflow_id`. A template is such a file with a header, `template`; its `input` is an
 example. Of YAML only what JSON can say is read: texts, numbers, true, false, null, lists and
-objects. A text such as `no` or `12:30` stays a text, and there are neither anchors nor tags.
+objects. A text such as `no` or `12:30` stays a text, and there are neither anchors nor tags. Words
+of the contract may be short: `qcow2` is read as IMAGE_FORMAT_QCOW2.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Final
 import yaml
 from google.protobuf import json_format
 
-from countermand.client.spec_json import Json, mistakes_of
+from countermand.client.spec_json import Json, in_full, mistakes_of
 from countermand.rpc.errors import FieldInvalid, Violation
 from countermand.v1.workflow_spec_pb2 import WorkflowSpec
 
@@ -113,9 +114,10 @@ def read_workflow_file(text: str, *, origin: str) -> WorkflowFile:
     value = read_value(text, origin=origin)
     lines = Lines(text)
     if not isinstance(value, dict) or not _is_request(value):
-        return WorkflowFile(origin=origin, spec=value, text=text, lines=lines)
+        return WorkflowFile(origin=origin, spec=_spec(value, origin), text=text, lines=lines)
     found = tuple(_field_problems(value))
-    file = WorkflowFile(origin=origin, spec=value.get("spec"), text=text, lines=lines)
+    spec = _spec(value.get("spec"), origin)
+    file = WorkflowFile(origin=origin, spec=spec, text=text, lines=lines)
     if found:
         raise FieldInvalid(*(Violation(file.place(v.field), v.description) for v in found))
     labels, given = value.get("labels"), value.get("input")
@@ -126,6 +128,13 @@ def read_workflow_file(text: str, *, origin: str) -> WorkflowFile:
         workflow_id=str(value.get("workflow_id") or ""),
         header=value.get(HEADER),
     )
+
+
+def _spec(value: Json, origin: str) -> Json:
+    try:
+        return in_full(value)
+    except RecursionError:
+        raise FieldInvalid(Violation(origin, "is nested too deeply")) from None
 
 
 def read_value(text: str, *, origin: str) -> Json:

@@ -463,6 +463,45 @@ def test_what_is_no_workflow_file_is_told_in_a_line(text, said):
     assert len(done.stdout.splitlines()) == 1
 
 
+SHORT = """
+spec:
+  kind: short
+  lock_policy: {lock}
+  root:
+    kind: {kind}
+    members:
+      - name: one
+        policy: {{on_failure: {failure}}}
+        task:
+          action: {{create_image: {{target: {{pool_id: p, image_id: i}}, format: {layout}}}}}
+"""
+
+
+def short(**words):
+    given = {"lock": "refuse", "kind": "sequence", "failure": "compensate_group", "layout": "qcow2"}
+    return read_workflow_file(SHORT.format(**given | words), origin="<x>")
+
+
+def test_words_of_the_contract_may_be_short():
+    """As the commands print them; what is sent has them in full."""
+    full = short(
+        lock="LOCK_POLICY_REFUSE",
+        kind="KIND_SEQUENCE",
+        failure="ON_FAILURE_COMPENSATE_GROUP",
+        layout="IMAGE_FORMAT_QCOW2",
+    )
+    assert short().message() == full.message()
+
+
+@pytest.mark.parametrize("word", ["unspecified", "QCOW2", "qcow", "format_qcow2"])
+def test_a_short_word_that_is_none_of_them_is_told_with_its_line(word):
+    [mistake] = short(layout=word).mistakes()
+    assert mistake.field.endswith("create_image.format")
+    assert f'must be one of IMAGE_FORMAT_RAW, IMAGE_FORMAT_QCOW2; not "{word}"' in (
+        mistake.description
+    )
+
+
 def test_a_template_of_ones_own_is_read_like_those_shipped():
     own = load("clone-vm").file.text.replace("name: clone-vm", "name: mine")
 
