@@ -26,6 +26,14 @@ def storage_error(error: OSError, *, pool_id: str, image_id: str) -> Countermand
     return StorageFailed(pool=pool_id, error=name, image=image_id)
 
 
+def read_only(pool_id: str) -> CountermandError:
+    """Returns what is told of a pool that nothing can be written to, though it should be.
+
+    Its verbs stay: work waits for it to be mended, and is not refused for ever.
+    """
+    return StorageFailed(pool=pool_id, error="EROFS (it is mounted read-only)", image="its images")
+
+
 @contextmanager
 def translating(pool_id: str, image_id: str, work: Work | None = None) -> Iterator[None]:
     """Turns what the operating system says into our errors.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from agent.drivers import fencing, qemu
 from agent.drivers.driver import Format, PoolConfig, PoolFound
+from agent.drivers.failing import read_only
 from agent.drivers.files import Files, RealFiles
 from agent.drivers.filling import Filling
 from agent.drivers.folders import FolderType
@@ -92,6 +93,8 @@ class FileDriver:
         except OSError as error:
             problem = self._staging.error(error, "its images")
         space = self.files.space(self.layout.path)
+        if problem is None and space.read_only and not self.config.read_only:
+            problem = read_only(self.config.pool_id)
         formats = self._formats if qemu.is_installed() else (Format.RAW,)
         return PoolFound(
             capacity_bytes=self.config.quota_bytes or space.capacity_bytes,

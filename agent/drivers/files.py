@@ -54,6 +54,7 @@ class Space:
 
     capacity_bytes: int
     free_bytes: int
+    read_only: bool = False  # it is mounted so, from the start or since it met an error
 
 
 class Files(Protocol):
@@ -311,6 +312,7 @@ class RealFiles:
         return Space(
             capacity_bytes=found.f_blocks * found.f_frsize,
             free_bytes=found.f_bavail * found.f_frsize,
+            read_only=bool(found.f_flag & os.ST_RDONLY),
         )
 
 

@@ -369,7 +369,7 @@ async def test_labels_that_are_not_mounted_are_never_taken_for_an_empty_pool(rig
     mark = rig.folder / "fast/pool.json"
     mark.rename(rig.folder / "aside")
     failed = await rig.run(DO, CREATE)
-    assert failed.failure.reason == "STORAGE_FAILED", failed
+    assert failed.failure.reason == "POOL_FAILING", failed
     (rig.folder / "aside").rename(mark)
     assert host.calls().count("CreateVolume") == asked
 

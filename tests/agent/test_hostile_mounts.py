@@ -391,3 +391,34 @@ async def test_a_pool_whose_folder_is_replaced_is_not_taken_for_the_same(rig, tm
         unbind(rig.folder / "fast")
     undone = await rig.make_up(attempt_name("do", 3), DO, COPY)
     assert undone.state == SUCCEEDED, undone
+
+
+async def test_a_pool_that_is_mounted_read_only_under_an_agent_says_so(tmp_path, mount):
+    """As after errors=remount-ro: nothing new is sent to it, and work waits until it is mended."""
+    folder = mount("tmpfs", name="host/fast")
+    rig = Rig(tmp_path / "host")
+    await rig.start()
+    rig.put("base", os.urandom(CHUNK_BYTES))
+    driver = rig.pools["fast"]
+    assert driver.report().problem is None
+    remount(folder, "ro")
+    try:
+        told = driver.report()
+        assert told.problem.reason == "STORAGE_FAILED"
+        assert "EROFS (it is mounted read-only)" in told.problem.message
+        assert told.verbs == driver.verbs
+        made = await rig.run(DO, COPY)
+        assert (made.state, made.failure.metadata["error"]) == (FAILED, "EROFS"), made
+        rig.options["fast"]["read_only"] = True
+        await rig.restart()  # as is meant
+        assert rig.pools["fast"].report().problem is None
+    finally:
+        remount(folder, "rw")
+    del rig.options["fast"]["read_only"]
+    await rig.restart()
+    assert rig.pools["fast"].report().problem is None
+    await rig.runner.stop()
+
+
+def remount(folder: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", folder], check=True)

@@ -27,6 +27,7 @@ from agent.drivers.driver import (
     SnapshotFound,
     Steps,
 )
+from agent.drivers.failing import read_only
 from agent.drivers.label import AT
 from agent.drivers.layout import snapshots_among
 from agent.drivers.plugins import ConfigInvalid
@@ -170,6 +171,10 @@ class Looking:
             problem = StorageFailed(pool=self._pool.config.pool_id, error=error, image="its images")
         except CountermandError as error:
             problem = error
+        else:
+            labels = self._pool.files.space(self._pool.layout.path)
+            if labels.read_only and not self._pool.config.read_only:
+                problem = read_only(self._pool.config.pool_id)
         return PoolFound(
             capacity_bytes=used + free,
             used_bytes=used,
