@@ -310,7 +310,7 @@ class Line:
             raise JournalRewound(why=self._held)
         if known and known != report.incarnation:
             await self._reconcile(report)
-        self.report = report
+        self._describe(report)
         # Kept before the first order goes out: what was sent is known to have been sent to it.
         await self.keep(
             lambda record: replace(
@@ -381,8 +381,18 @@ class Line:
             log.warning("host.not_described", extra=extra)
             return
         if answer.host.incarnation == self.record.incarnation:
-            self.report = answer.host
+            self._describe(answer.host)
             self._when_up()
+
+    def _describe(self, report: HostReport) -> None:
+        """Takes a host as it now says that it is; the log tells when a pool failed, and healed."""
+        was, self.report = _failing(self.report), report
+        now = _failing(report)
+        for pool_id in sorted(now.keys() - was.keys()):
+            extra = {"host": self.record.id, "pool": pool_id, "error": now[pool_id]}
+            log.warning("pool.failing", extra=extra)
+        for pool_id in sorted(was.keys() - now.keys()):
+            log.info("pool.healed", extra={"host": self.record.id, "pool": pool_id})
 
     async def _keep_now_and_then(self) -> None:
         while True:
@@ -434,3 +444,9 @@ class Line:
         if not quarantined and silent_s < SUSPECT_S:
             return
         self.orders.report_lost(self.problem or HostUnreachable(address=self.record.address))
+
+
+def _failing(report: HostReport | None) -> dict[str, str]:
+    """Returns what is wrong, by the pools that do not serve."""
+    pools = report.pools if report else ()
+    return {pool.pool_id: pool.problem.message for pool in pools if pool.HasField("problem")}

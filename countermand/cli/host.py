@@ -209,8 +209,12 @@ def remove(settings: Settings, host_id: str, reason: str) -> None:
 def events(settings: Settings, host_id: str, limit: int) -> None:
     """Show what was done to a host, or to all: by whom, when and why.
 
-    The last first: added, drained, accepted, removed, and every repair by `countermand doctor`.
-    Also of a host that was removed.
+    The last first: added, drained, accepted, removed, taken with a new journal, and every repair
+    by `countermand doctor`. Also of a host that was removed.
+
+    What befell it is not among them. `countermand host get` says what is wrong now; the log of the
+    coordinator says when that came and went: host.lost and host.ready, pool.failing and
+    pool.healed. What an agent is started with, such as --accept-pool, is not told to a coordinator.
     """
 
     async def work(client: Client) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from coordinator.agents import line as lines
 from coordinator.agents.placing import Needs, Offer, choose, problem_of, why_none
 from coordinator.runtime.ports import HostState
@@ -57,3 +59,38 @@ async def test_what_waits_goes_on_once_the_pool_serves_again(monkeypatch, tmp_pa
 
 def test_nothing_is_refused_for_a_pool_that_may_come_back():
     assert problem_of(offer("a", problem=GONE), NEEDS) is None
+
+
+async def test_the_log_tells_once_when_a_pool_failed_and_once_when_it_healed(
+    monkeypatch, tmp_path, caplog
+):
+    def told() -> list[tuple[str, str]]:
+        records = [vars(each) for each in caplog.records]
+        return [(r["message"], r["pool"]) for r in records if r["message"].startswith("pool.")]
+
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(lines, "RESYNC_S", 0.01)
+    agent = Agent(pools=("fast", "slow"), failing={"fast": GONE})
+    async with coordinator(tmp_path, {"a": agent}):
+        await until(lambda: told() == [("pool.failing", "fast")])
+        agent.failing["slow"] = GONE
+        await until(lambda: told()[1:] == [("pool.failing", "slow")])
+        agent.failing.clear()
+        await until(lambda: len(told()) == 4)
+    assert told()[2:] == [("pool.healed", "fast"), ("pool.healed", "slow")]
+
+
+async def test_what_fails_for_its_pool_has_the_host_asked_how_its_pools_are(monkeypatch, tmp_path):
+    """At once: what comes next waits for the pool, and people see why."""
+    monkeypatch.setattr(lines, "RESYNC_S", 3600.0)
+    agent = Agent(pools=("fast",))
+    async with coordinator(tmp_path, {"a": agent}) as one:
+        await until(lambda: one.fleet.all()["a"].state == "READY")
+        await one.start("w", series(copy("only", "fast/base", "fast/vm")))
+        await until(lambda: agent.sent)
+        agent.failing["fast"] = GONE
+        [name] = agent.sent
+        lost = Attempt(name=name, state=Attempt.STATE_UNKNOWN, failure=GONE)
+        update = WatchAttemptsResponse.Update(sequence=1, attempt=lost)
+        agent.streams[0].put_nowait(WatchAttemptsResponse(updates=[update]))
+        await until(lambda: one.fleet.all()["a"].report.pools[0].HasField("problem"))
