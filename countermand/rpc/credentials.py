@@ -133,7 +133,7 @@ def _check_pair(cert: Path, key: Path) -> None:
         # No key of a service has a password.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
     except ssl.SSLError as error:
-        if error.reason is None:  # what could be read of the one, and not of the other
+        if not error.reason:  # what could be read of the one, and not of the other
             why = "there is no private key in it that can be read, as PEM without a password"
             raise CredentialsInvalid(f"--tls-key {key}: {why}") from error
         if error.reason == "KEY_VALUES_MISMATCH":
