@@ -48,7 +48,9 @@ from countermand.rpc.errors import (
     IncarnationChanged,
     JournalLost,
     JournalRewound,
+    PoolFailing,
     SequenceAhead,
+    StorageFailed,
     VerbForbidden,
     WrongCluster,
 )
@@ -65,6 +67,9 @@ log = logging.getLogger(__name__)
 SUSPECT_S = 15.0  # silence after which attempts are shown as UNKNOWN
 UNREACHABLE_S = 60.0  # silence after which people should look
 RESYNC_S = 30.0  # everything that is still open is asked about this often, come what may
+# Of an attempt that its storage has failed: the host is asked how its pools are, so often at most.
+FAILS_A_POOL = frozenset({PoolFailing.reason, StorageFailed.reason})
+DOUBT_S = 1.0
 # One commit for all that was heard meanwhile; what a crash loses of it is only watched once more.
 KEEP_S = 10.0
 RECONNECT_S_MIN = 0.1
@@ -122,6 +127,7 @@ class Line:
         self._silent_since = asyncio.get_running_loop().time()
         self._up = asyncio.Event()
         self._hurry = asyncio.Event()  # somebody waits for the next connection
+        self._doubt = asyncio.Event()  # a pool may have begun to fail
         self._patience: asyncio.Timeout | None = None  # with the stream that is being read
 
     # -- for the fleet --------------------------------------------------------------------------
@@ -291,6 +297,7 @@ class Line:
     def _beside(self, connection: Connection) -> Iterator[Coroutine[Any, Any, None]]:
         """Yields what goes on while the stream is read."""
         yield self._resync(connection)
+        yield self._ask_in_doubt(connection)
         yield self._keep_now_and_then()
         if self._forget_s:
             yield Forgetting(
@@ -372,6 +379,14 @@ class Line:
             self.orders.see_to_all()
             await self._ask_how_it_is(connection)
 
+    async def _ask_in_doubt(self, connection: Connection) -> None:
+        """Hears at once of a pool that has begun to fail: what comes next waits for it."""
+        while True:
+            await self._doubt.wait()
+            self._doubt.clear()
+            await self._ask_how_it_is(connection)
+            await asyncio.sleep(DOUBT_S)
+
     async def _ask_how_it_is(self, connection: Connection) -> None:
         """Hears anew of the host's pools, for what looks for a host and for people."""
         try:
@@ -424,6 +439,8 @@ class Line:
         for update in message.updates:
             if update.sequence:
                 self._heard = max(self._heard, update.sequence)
+                if update.attempt.failure.reason in FAILS_A_POOL:
+                    self._doubt.set()
                 self.orders.heard(update.attempt)
             else:
                 self.orders.heard_progress(update.attempt)

@@ -7,7 +7,8 @@ import logging
 from coordinator.agents import line as lines
 from coordinator.agents.placing import Needs, Offer, choose, problem_of, why_none
 from coordinator.runtime.ports import HostState
-from countermand.v1.agent_pb2 import HostReport
+from countermand.v1.agent_pb2 import AttemptUpdate, HostReport, WatchAttemptsResponse
+from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.failure_pb2 import Failure
 from countermand.v1.image_pb2 import Pool
 from tests.runtime.rig import Agent, coordinator, copy, series, until
@@ -82,7 +83,8 @@ async def test_the_log_tells_once_when_a_pool_failed_and_once_when_it_healed(
 
 async def test_what_fails_for_its_pool_has_the_host_asked_how_its_pools_are(monkeypatch, tmp_path):
     """At once: what comes next waits for the pool, and people see why."""
-    monkeypatch.setattr(lines, "RESYNC_S", 3600.0)
+    for each in ("RESYNC_S", "SUSPECT_S"):
+        monkeypatch.setattr(lines, each, 3600.0)
     agent = Agent(pools=("fast",))
     async with coordinator(tmp_path, {"a": agent}) as one:
         await until(lambda: one.fleet.all()["a"].state == "READY")
@@ -91,6 +93,6 @@ async def test_what_fails_for_its_pool_has_the_host_asked_how_its_pools_are(monk
         agent.failing["fast"] = GONE
         [name] = agent.sent
         lost = Attempt(name=name, state=Attempt.STATE_UNKNOWN, failure=GONE)
-        update = WatchAttemptsResponse.Update(sequence=1, attempt=lost)
+        update = AttemptUpdate(sequence=1, attempt=lost)
         agent.streams[0].put_nowait(WatchAttemptsResponse(updates=[update]))
         await until(lambda: one.fleet.all()["a"].report.pools[0].HasField("problem"))
