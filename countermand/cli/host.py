@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import click
@@ -288,7 +289,8 @@ def _problem(found: Host) -> str:
 
     if found.HasField("problem"):
         return said(found.problem)
-    return next((said(pool.problem) for pool in found.pools if pool.HasField("problem")), "")
+    told = next((said(pool.problem) for pool in found.pools if pool.HasField("problem")), "")
+    return re.split(r"(?<=[.?]) ", told, maxsplit=1)[0]  # what to do is said by `host get`
 
 
 def _next(found: Host) -> tuple[str, ...]:

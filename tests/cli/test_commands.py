@@ -12,12 +12,13 @@ import pytest
 from click.testing import CliRunner
 
 from countermand.cli.exits import at_rest, code_of, fail
-from countermand.cli.host import _describe
+from countermand.cli.host import _describe, _row
 from countermand.cli.main import main
 from countermand.cli.settings import Settings
 from countermand.client.spec import dump_spec, sequence, task, workflow_spec
-from countermand.rpc.errors import FieldInvalid, JournalLost, Violation
+from countermand.rpc.errors import FieldInvalid, JournalLost, PoolFailing, Violation
 from countermand.v1.host_pb2 import Host
+from countermand.v1.image_pb2 import Pool
 from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_pb2 import Need, Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
@@ -349,6 +350,14 @@ def test_a_held_host_says_what_to_do_next(capsys):
     said = capsys.readouterr().out
     assert "its pool fast is missing: put back what it had, or accept the host" in said
     assert 'countermand host accept host-a --reason "…"' in said
+
+
+def test_of_a_pool_that_fails_a_list_of_hosts_says_no_more_than_what_is_wrong():
+    """What to do about it may be long, and is said of the one host."""
+    why = "/srv/fast has lost its pool.json: is it mounted? If the images are there, write it again"
+    failing = Pool(pool_id="fast", problem=PoolFailing(pool="fast", why=why).failure())
+    row = _row(Host(name="hosts/host-a", state=Host.STATE_READY, pools=[failing]))
+    assert str(row[-1]).endswith("has lost its pool.json: is it mounted?")
 
 
 def test_verbs_that_need_no_pool_are_shown_of_a_host(capsys):

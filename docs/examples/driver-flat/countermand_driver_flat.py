@@ -29,7 +29,7 @@ from agent.drivers.driver import (
     Steps,
     Work,
 )
-from agent.drivers.failing import translating, visible
+from agent.drivers.failing import NotMounted, translating, visible
 from agent.drivers.files import RealFiles
 from agent.drivers.folders import FolderType, carries
 from agent.drivers.plugins import ConfigInvalid
@@ -342,7 +342,7 @@ class FlatDriver:
 
     def _need_pool(self) -> None:
         if self._identity and not carries(self.config, self._identity):
-            raise OSError("NOT_MOUNTED")
+            raise NotMounted(f"is it mounted? {self.config.path} has not the mark that it had")
 
 
 def _need_raw(wanted: Format, field: str) -> None:
