@@ -170,6 +170,10 @@ class ExternalTaskService(Base):
             if not owner:
                 raise NotOwner(name=request.parent, why="it is no external task")
             self._reporting.check(request.capability_token, owner, request.parent)
+        elif workflow.about.owner:
+            # Its failure would end the whole: whose own the workflow is, says who takes part in it.
+            main = task_name(workflow.id, MAIN)
+            self._reporting.check(request.capability_token, workflow.about.owner, main)
         elif node.rules.open is None:
             raise VerbForbidden(
                 name=request.parent,

@@ -331,6 +331,9 @@ class Reporting:
         if isinstance(said, AttemptCancelled) and not is_action:
             why = "is for actions: a compensation succeeds, or fails and is asked for again"
             raise FieldInvalid(Violation("cancelled", why))
+        if isinstance(said, AttemptSucceeded) and not is_action and said.output:
+            why = "must be empty: this attempt makes up for an action, and leaves nothing"
+            raise FieldInvalid(Violation("output", why))
         if isinstance(said, AttemptSucceeded) and is_action:
             assert waiting.spec.external is not None, waiting.name
             if found := tuple(broken_promises(waiting.spec.external, said.output)):

@@ -41,6 +41,7 @@ from coordinator.saga.states import (
     TaskState,
 )
 from coordinator.saga.workflow import Failure, Workflow
+from countermand.rpc.errors import WatcherTooSlow
 from countermand.rpc.names import attempt_name
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ HEARTBEAT_LAPSED = "HEARTBEAT_LAPSED"
 OWNER_SILENT = "OWNER_SILENT"
 OPERATOR_CHECKLIST = "OPERATOR_CHECKLIST"
 PATIENCE_S = 600.0  # with an owner that was asked to stop or to make up for something
+UNREAD_MAX = 100_000  # names that a watch keeps for a reader that does not read: it can watch anew
 QUIET_S = 30.0  # a watch says that it is alive
 
 Say = Callable[[str, AttemptEvent | OwnerSilent], None]  # (workflow id, fact)
@@ -62,15 +64,25 @@ class Watcher:
     def __init__(self, names: Sequence[str]) -> None:
         """Begins with everything that waits."""
         self._changed = dict.fromkeys(names)
+        self._too_slow = False
         self._woken = asyncio.Event()
 
     def changed(self, name: str) -> None:
         """Hears that something about an attempt is different."""
-        self._changed[name] = None
+        if len(self._changed) < UNREAD_MAX:
+            self._changed[name] = None
+        else:
+            self._too_slow = True
         self._woken.set()
 
     def take(self) -> list[str]:
-        """Returns the names that have changed, each once."""
+        """Returns the names that have changed, each once.
+
+        Raises:
+            WatcherTooSlow: So many have that not all were kept.
+        """
+        if self._too_slow:
+            raise WatcherTooSlow(events_max=UNREAD_MAX)
         names = list(self._changed)
         self._changed.clear()
         self._woken.clear()
@@ -267,7 +279,8 @@ class Owners:
             failure = Failure(
                 reason=HEARTBEAT_LAPSED,
                 message=f"{waiting.owner} has given no sign of life for too long. It can still "
-                "report; or decide in its place.",
+                "report. Or end it in its place: `countermand external end`; or give it up: "
+                "`countermand workflow compensation abandon`.",
                 attempt=name,
             )
             self._say(waiting.workflow_id, AttemptLost(task=index, number=number, failure=failure))

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable
 
 from coordinator.runtime.owners import Key
-from coordinator.runtime.ports import ProgressRecord, Store, StoreError
+from coordinator.runtime.ports import ProgressRecord, Store, StoreError, StoreFencedError
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,11 @@ class Reported:
         return known
 
     async def run(self) -> None:
-        """Writes what was reported, until cancelled."""
+        """Writes what was reported, until cancelled.
+
+        Raises:
+            StoreFencedError: Another coordinator is in charge.
+        """
         while True:
             await self._woken.wait()
             self._woken.clear()
@@ -65,6 +69,8 @@ class Reported:
             self._unwritten, self._written = {}, None
             try:
                 await self._store.note_progress(list(records.values()))
+            except StoreFencedError:
+                raise  # another coordinator is in charge: this one must not go on
             except StoreError as error:
                 log.warning("progress.not_written", extra={"error": str(error)})
                 self._unwritten = records | self._unwritten

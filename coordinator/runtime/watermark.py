@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 
 from coordinator.runtime.ports import Delivery
 from coordinator.saga.commands import SendCancel
+from coordinator.saga.spec import owner_of
 from coordinator.saga.workflow import Workflow
 
 COMPACT_AT = 10_000  # what is over is looked for once so much has gathered behind a lasting attempt
@@ -53,6 +54,8 @@ class Watermarks:
             self.next_intent = max(self.next_intent, attempt.intent + 1)
             if isinstance(command, SendCancel) or attempt.intent in self._known:
                 continue  # it has its place since it was first asked for
+            if owner_of(attempt.host):
+                continue  # an owner keeps no evidence, and is never told to forget any
             self._known.add(attempt.intent)
             placed = self._placed.setdefault(attempt.host, [])
             heapq.heappush(placed, (attempt.intent, workflow.id, command.task, command.number))

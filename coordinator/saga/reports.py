@@ -233,7 +233,7 @@ def _stopped_by_others(event: events.AttemptCancelled) -> events.AttemptFailed:
     """Returns the failure of an attempt that stopped although the saga had not asked for it."""
     failure = Failure(
         reason="CANCELLED",
-        message="It was stopped on its host by somebody else; nothing is left behind.",
+        message="It was stopped, and nobody here asked for that; nothing is left behind.",
         retriable=True,
     )
     return _failed_late(event, failure)

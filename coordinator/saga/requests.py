@@ -354,6 +354,8 @@ def _stands_against(turn: Turn, event: events.CompensationDecided, task: Task) -
                 "goes on after it: mark it done, or cancel the workflow"
             )
         if event.verb is verb.RETRY and task.due_time is None:
+            if turn.plan.task(event.task).external:
+                return f"{name} was asked for already: mark it done once it is, or abandon it"
             return f"an attempt of {name}'s compensation is under way: wait for it, or abandon it"
         action = task.action
         certain = action is not None and action.state is AttemptState.SUCCEEDED

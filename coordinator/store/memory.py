@@ -251,6 +251,8 @@ class MemoryStore:
 
     async def note_progress(self, records: Sequence[ProgressRecord]) -> None:
         """Notes what owners reported of some attempts."""
+        if self._kept.owner_epoch != self._epoch:
+            raise StoreFencedError(f"its epoch is {self._kept.owner_epoch}, ours is {self._epoch}")
         for record in records:
             if record.workflow_id in self._kept.records:
                 self._kept.progress[record.workflow_id, record.task, record.number] = record

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection, bindparam, delete, insert, select
 
-from coordinator.runtime.ports import ProgressRecord
-from coordinator.store.tables import progress, workflows
+from coordinator.runtime.ports import ProgressRecord, StoreFencedError
+from coordinator.store.tables import meta, progress, workflows
+
+PARAMETERS_MAX = 500  # of one statement: databases have their own bounds, all of them higher
 
 _OPEN = (
     select(workflows.c.id, progress)
@@ -18,12 +20,13 @@ _KEY = ("workflow_key", "task_index", "number")
 _REMOVE = delete(progress).where(*(progress.c[name] == bindparam(f"of_{name}") for name in _KEY))
 
 
-def note(records: Sequence[ProgressRecord], connection: Connection) -> None:
+def note(epoch: int, records: Sequence[ProgressRecord], connection: Connection) -> None:
     """Adds or replaces what is known of some attempts; of a workflow that is gone, nothing."""
-    ids = {record.workflow_id for record in records}
-    found = select(workflows.c.id, workflows.c.key).where(workflows.c.id.in_(ids))
-    keys = {row.id: row.key for row in connection.execute(found)}
+    current = connection.scalar(select(meta.c.owner_epoch))
+    if current != epoch:
+        raise StoreFencedError(f"its epoch is {current}, ours is {epoch}")
     last = {(record.workflow_id, record.task, record.number): record for record in records}
+    keys = _keys_of({record.workflow_id for record in records}, connection)
     rows = [
         {
             "workflow_key": keys[record.workflow_id],
@@ -40,6 +43,17 @@ def note(records: Sequence[ProgressRecord], connection: Connection) -> None:
     if rows:
         connection.execute(_REMOVE, [{f"of_{name}": row[name] for name in _KEY} for row in rows])
         connection.execute(insert(progress), rows)
+
+
+def _keys_of(ids: Iterable[str], connection: Connection) -> dict[str, int]:
+    """Returns the keys of workflows, those that there are."""
+    keys: dict[str, int] = {}
+    names = sorted(ids)
+    for first in range(0, len(names), PARAMETERS_MAX):
+        some = names[first : first + PARAMETERS_MAX]
+        found = select(workflows.c.id, workflows.c.key).where(workflows.c.id.in_(some))
+        keys.update((row.id, row.key) for row in connection.execute(found))
+    return keys
 
 
 def of_open(connection: Connection) -> list[ProgressRecord]:

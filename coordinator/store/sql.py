@@ -91,7 +91,9 @@ class SqlStore:
 
     async def note_progress(self, records: Sequence[ProgressRecord]) -> None:
         """Notes what owners reported of some attempts, all or none."""
-        await self._run.write(partial(self._transact, partial(progress.note, tuple(records))))
+        await self._run.write(
+            partial(self._transact, partial(progress.note, self._epoch, tuple(records)))
+        )
 
     async def forgotten(self, host_id: str, workflow_ids: Sequence[str]) -> None:
         """Hears that a host keeps no evidence of some workflows any more."""

@@ -160,10 +160,17 @@ class Vendor:
         return Place(attempt, found[0].capability_token)
 
     async def token_of(self, task: str, token: str) -> str:
-        """Returns the token of a task that waits for its owner; empty if there is none to find."""
+        """Returns the token that a place is shown with; empty if there is none to find.
+
+        That is of a task that waits for its owner, or of a vendor's own workflow.
+        """
         parsed = names.parse_task(task)
-        if token or parsed is None:
+        if token:
             return token
+        if parsed is None:
+            workflow_id = names.parse_workflow(task)
+            assert workflow_id is not None, task
+            return await self.own_token(await self.run(workflow_id).get(), "")
         found = await self.run(parsed[0]).task(parsed[1])
         if found.kind != Task.KIND_EXTERNAL:
             return ""

@@ -430,8 +430,9 @@ async def test_a_workflow_of_ones_own_reads_like_code(client, owner, name):
 
 async def test_a_workflow_of_ones_own_that_fails_closes_what_is_open(client, owner, name):
     async def work():
-        async with owner.workflow(name, "rebalance"):
-            await owner.add_for("other", f"workflows/{name}", "wait")
+        async with owner.workflow(name, "rebalance") as job:
+            token = job.request.capability_token
+            await owner.add_for("other", f"workflows/{name}", "wait", token=token)
             raise TaskFailed("ARRAY_FULL", "no room")
 
     with pytest.raises(TaskFailed):

