@@ -13,9 +13,9 @@ from countermand.rpc.errors import (
     Fenced,
     FieldInvalid,
     IncarnationChanged,
+    PoolFailing,
     PoolNotFound,
     PoolNotShared,
-    StorageFailed,
     VerbUnsupported,
     WrongCluster,
 )
@@ -218,7 +218,7 @@ async def test_nothing_is_said_while_the_storage_does_not_answer(hosts):
     a, b = hosts
     mark = a.folder / "fast/pool.json"
     hidden = mark.rename(a.folder / "hidden")
-    with pytest.raises(StorageFailed):
+    with pytest.raises(PoolFailing):
         await fence(b, LOST, COPY)
     hidden.rename(mark)
     assert (await fence(b, LOST, COPY)).failure.reason == "ATTEMPT_FENCED"
