@@ -13,6 +13,7 @@ import mmap
 import os
 import stat
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -134,6 +135,10 @@ class Files(Protocol):
 
         A file takes the place of another at once.
         """
+        ...
+
+    def take_rights(self, path: Path, source: Path) -> None:
+        """Gives a file the mode of another, and its owner where that is allowed, durably."""
         ...
 
     def remove_file(self, path: Path) -> None:
@@ -281,6 +286,21 @@ class RealFiles:
     def rename(self, source: Path, target: Path) -> None:
         """Renames a folder, or a file in the place of another."""
         source.rename(target)
+
+    def take_rights(self, path: Path, source: Path) -> None:
+        """Gives a file the mode of another, and its owner where that is allowed, durably."""
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            wanted, found = source.lstat(), os.fstat(handle)
+            rights = (wanted.st_uid, wanted.st_gid, wanted.st_mode)
+            if rights == (found.st_uid, found.st_gid, found.st_mode):
+                return
+            with suppress(PermissionError):  # of an agent that is not root
+                os.fchown(handle, wanted.st_uid, wanted.st_gid)
+            os.fchmod(handle, stat.S_IMODE(wanted.st_mode))  # last: the other takes bits away
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
     def remove_file(self, path: Path) -> None:
         """Removes a file; an absent one is fine."""

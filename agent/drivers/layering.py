@@ -102,7 +102,8 @@ class Layering:
                 staging.discard(work.attempt)
                 label = self._layout.owner(image_id)
             layer = named(label.layers, snapshot_id) if label is not None else None
-            if layer is not None and work.note in {"", _life(layer)}:
+            if label is not None and layer is not None and work.note in {"", _life(layer)}:
+                self._ends.need_unused(image_id, label)  # it is merged with what it reads
                 yield Step(note=_life(layer), note_needed=True)
                 yield Step(last=True)
                 self._forget(work, image_id, layer)
@@ -147,10 +148,12 @@ class Layering:
         if safety_id:
             staging.refuse_taken(snapshot_name(image_id, safety_id))
             self._ends.need(image_id, label)
+        else:  # what it holds goes, and need not be whole
+            self._ends.need_unused(image_id, label)
         staging.purge_data(image_id, label.replaced)
         folder = staging.begin(work, resumable=True)
         snapshot = self._layout.label(name)
-        self._layout.chain(name, snapshot)
+        self._ends.need_chain(name, snapshot)
         if self._layout.layer(name) is not None:
             below = yield from self._go_on(work, image_id, name, folder, snapshot)
         else:  # a folder of its own, as older versions made them
@@ -261,6 +264,8 @@ class Layering:
         """Puts a staged data file beside the others; no label names it yet."""
         image = self._layout.image(image_id)
         name = f"data.{content_of(work.attempt)}.{Format.QCOW2}"
+        staging = self._staging
+        staging.take_rights(folder / "data.qcow2", image / self._layout.label(image_id).data_name)
         self._files.rename(folder / "data.qcow2", image / name)
         self._files.flush_folder(image)
         work.crash(crash_points.IN_REVERT)

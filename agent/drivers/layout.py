@@ -24,13 +24,14 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from agent.drivers.driver import Format
 from agent.drivers.files import FileKind, Files, FileStat
 from agent.drivers.label import AT, Label, layer_name, snapshot_name
 from agent.drivers.layers import Layer, named, with_content
-from agent.drivers.qcow2 import HEAD_BYTES, Qcow2Head, read_head
+from agent.drivers.qcow2 import HEAD_BYTES, Qcow2Head, read_head, tables_end
 from countermand.rpc import names
 from countermand.rpc.errors import (
     CountermandError,
@@ -289,6 +290,12 @@ class Layout:
             raise self.unsafe(image_id, "it is shorter than its label says")
         return path, found
 
+    def missing_bytes(self, image_id: str, label: Label) -> int:
+        """Returns how much a qcow2 file is shorter than the tables in it say."""
+        path, found = self.data(image_id, label)
+        head, size = self._head(image_id, path, found.size_bytes), found.size_bytes
+        return max(0, tables_end(head, size, partial(self._read_at, path)) - size)
+
     def size(self, image_id: str, label: Label) -> int:
         """Returns the size that a guest sees, whatever the label says."""
         path, found = self.data(image_id, label)
@@ -400,7 +407,8 @@ class Layout:
 
         Each of them is checked.
         """
-        below = [layer_name(image_id, layer) for layer in self.below(image_id, label)]
+        home = image_id.partition(AT)[0]
+        below = [layer_name(home, layer) for layer in self.below(image_id, label)]
         images = 0
         backing = label.backing
         while backing:
@@ -466,10 +474,13 @@ class Layout:
         return found
 
     def _read(self, path: Path, size_bytes: int) -> bytes:
+        return self._read_at(path, 0, size_bytes)
+
+    def _read_at(self, path: Path, offset: int, size_bytes: int) -> bytes:
         buffer = bytearray(size_bytes)
         handle = self.files.open_to_read(path)
         try:
-            count = self.files.pread(handle, memoryview(buffer), 0)
+            count = self.files.pread(handle, memoryview(buffer), offset)
         finally:
             self.files.close(handle)
         return bytes(buffer[:count])

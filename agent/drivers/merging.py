@@ -14,11 +14,13 @@ writes away; the label comes out of the attempt's own folder, and a fence is in 
 is right for readers of any size.
 
 With two readers or more either would make copies, so the layer waits until one is left. Of what a
-fence has stopped, the rest is for whoever next has to do with the image's snapshots.
+fence has stopped, the rest is for whoever next has to do with the image's snapshots. What is
+damaged is left as it is: what it lacks would be merged as zeros, and what is left of it be gone.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -28,10 +30,19 @@ from pathlib import Path
 from agent import crash_points
 from agent.drivers import qemu
 from agent.drivers.driver import OutcomeUnknown, Step, Steps, T, Work
+from agent.drivers.ends import Ends
 from agent.drivers.label import Label, layer_name
 from agent.drivers.layers import Layer, readers, spare, without
 from agent.drivers.staging import Staging
-from countermand.rpc.errors import Conflict, CountermandError, ImageUnsafe, VerbUnsupported
+from countermand.rpc.errors import (
+    Conflict,
+    CountermandError,
+    ImageDamaged,
+    ImageUnsafe,
+    VerbUnsupported,
+)
+
+log = logging.getLogger(__name__)
 
 # How long to wait between two looks at whether another has merged the layers of the same image.
 _TURN_S = 0.05
@@ -45,6 +56,7 @@ class Merging:
         self._staging = staging
         self._files = staging.files
         self._layout = staging.layout
+        self._ends = Ends(staging)
         self._busy: set[str] = set()
         self._turns = threading.Lock()
 
@@ -73,6 +85,9 @@ class Merging:
                 with suppress(Conflict):  # somebody has changed the image: look again
                     yield from self._merge(work, image_id, label, layer)
             self._staging.discard(work.attempt)  # an earlier life may not have come to it
+        except ImageDamaged as error:
+            log.warning("image.damaged", extra=error.metadata)
+            self._staging.discard(work.attempt)
         finally:
             self._busy.discard(image_id)
 
@@ -121,7 +136,10 @@ class Merging:
         name, reader = _reader(image_id, label, layer)
         path, found = self._layout.data(name, reader)
         of_layer = label.of_layer(layer)
-        below, below_found = self._layout.data(layer_name(image_id, layer), of_layer)
+        below_name = layer_name(image_id, layer)
+        below, below_found = self._layout.data(below_name, of_layer)
+        self._ends.need_whole(below_name, of_layer)
+        self._ends.need_whole(name, reader)
         size = reader.virtual_size_bytes
         each = partial(self._look, work, image_id)
         work.crash(crash_points.IN_MERGE)
@@ -140,6 +158,7 @@ class Merging:
         each()  # the fence, before the tool has begun
         yield from qemu.commit(path, below, image=image_id, size_bytes=size, each=each)
         self._flush(below)
+        self._staging.take_rights(below, path)
         if name == image_id and not self._layout.readers(image_id):
             return replace(
                 label,

@@ -18,7 +18,7 @@ from typing import IO, TypeVar
 
 from agent.drivers.driver import Format, Step, Steps
 from agent.drivers.room import Writer
-from countermand.rpc.errors import ImageDamaged, ToolFailed
+from countermand.rpc.errors import ImageDamaged, ImageInUse, ToolFailed
 
 T = TypeVar("T")
 
@@ -43,7 +43,11 @@ _KEPT_OUT = (
     *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO, errno.ESTALE, errno.EROFS, errno.EBUSY),
     *(errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT),
 )
-_NO_DAMAGE = (*map(os.strerror, _KEPT_OUT), '" lock', "Unsupported qcow2 feature")
+_LOCKED = '" lock'
+_HOLDER = "a process that has its file open to write, such as a guest"
+_NO_DAMAGE = (*map(os.strerror, _KEPT_OUT), _LOCKED, "Unsupported qcow2 feature")
+# As `files` makes files: the tool itself would let everybody read them.
+_MODE = 0o640
 _PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 
 
@@ -75,6 +79,7 @@ def convert(
     if writer.limit is not None:  # so that it need not be held still while it is the only one
         arguments += ["-r", str(writer.limit)]
     arguments += [str(source), str(target)]
+    _make(target)
     yield from _run(
         arguments, image=source.parent.name, size_bytes=size_bytes, each=each, writer=writer
     )
@@ -110,6 +115,7 @@ def create(target: Path, *, image: str, size_bytes: int, preallocated: bool) -> 
     """Makes an empty qcow2 file."""
     options = f"preallocation={'falloc' if preallocated else 'off'}"
     arguments = [TOOL, "create", "-q", "-f", "qcow2", "-o", options, str(target), str(size_bytes)]
+    _make(target)
     yield from _run(arguments, image=image)
 
 
@@ -122,21 +128,26 @@ def create_overlay(
     """
     arguments = [TOOL, "create", "-q", "-u", "-f", "qcow2", "-F", backing_format.value]
     arguments += ["-b", backing, str(target), str(size_bytes)]
+    _make(target)
     yield from _run(arguments, image=image)
 
 
 def check(path: Path, *, image: str, pool: str) -> Steps[None]:
-    """Looks whether a qcow2 file's own tables are in order.
+    """Looks whether a qcow2 file's own tables are in order, and name nothing beyond its end.
 
-    Clusters that nobody refers to any more are fine: they only take room.
+    Only the tables are read, 1.3 MiB for 10 GiB of data. Clusters that nobody refers to any more
+    are fine: they only take room.
 
     Raises:
         ImageDamaged: They are not, or it cannot even be opened for that.
+        ImageInUse: Somebody has it open to write, and may be changing them.
     """
     arguments = [TOOL, "check", "-q", "-f", "qcow2", str(path)]
     try:
         code = yield from _run(arguments, image=image, codes=frozenset({0, _DAMAGED, _LEAKS}))
     except ToolFailed as error:
+        if _LOCKED in error.metadata["stderr"]:
+            raise ImageInUse(image=image, pool=pool, holder=_HOLDER) from error
         if why := _damage(error.metadata["stderr"]):
             raise ImageDamaged(image=image, pool=pool, why=why) from error
         raise
@@ -230,6 +241,11 @@ def to_end(steps: Steps[T]) -> T:
         except StopIteration as end:
             value: T = end.value
             return value
+
+
+def _make(target: Path) -> None:
+    """Makes an empty file for the tool to fill, which keeps its mode."""
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE))
 
 
 def _nothing() -> int:

@@ -185,12 +185,19 @@ class Staging:
             self.refuse_read(image_id)
             if label.backing and label.below is None:
                 self._need_backing(folder, label)
+            staged = folder / f"data.{label.format}"
+            self.take_rights(staged, image / before.data_name)
             # No label names it, so nobody sees it until the next rename.
-            self.files.rename(folder / f"data.{label.format}", image / label.data_name)
+            self.files.rename(staged, image / label.data_name)
             self.files.flush_folder(image)
             work.crash(crash_points.IN_REVERT)
 
         self.put_label(work, image_id, folder, before=before, label=label, first=bring)
+
+    def take_rights(self, path: Path, before: Path) -> None:
+        """Lets those use a file who may use the one that it takes the place of."""
+        if self.files.stat(before) is not None:
+            self.files.take_rights(path, before)
 
     def put_label(
         self,

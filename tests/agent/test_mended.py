@@ -193,7 +193,7 @@ async def test_a_qcow2_image_that_somebody_writes_to_is_not_called_damaged(tmp_p
     path = rig.put("base", content(Format.QCOW2, b"x" * 2**20), image_format=Format.QCOW2)
     with _open_to_write(path):
         verified = await rig.run(attempt_name("verify"), VERIFY)
-    assert verified.failure.reason == "TOOL_FAILED", verified.failure
+    assert verified.failure.reason == "IMAGE_IN_USE", verified.failure
     await rig.runner.stop()
 
 

@@ -238,6 +238,9 @@ class LiveFiles:
         self._renamed(str(source), str(target))
         self._disk.change("rename", str(source), str(target))
 
+    def take_rights(self, path: Path, source: Path) -> None:
+        self._alive()
+
     def remove_file(self, path: Path) -> None:
         self._alive()
         if self._disk.names.get(str(path), ()) is None:
