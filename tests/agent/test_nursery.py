@@ -32,7 +32,9 @@ class FailedError(Exception):
 def started(forks: nursery.Nursery, folder: str) -> nursery.Child:
     """Returns an agent that serves."""
     arguments = ["serve", f"--data={folder}/agent", "--listen=127.0.0.1:0"]
-    arguments += [f"--pool=fast={folder}"]
+    pool = Path(folder, "pool")
+    pool.mkdir()
+    arguments += [f"--pool=fast={pool}"]
     with Path(folder, "log").open("wb") as log:
         child, said = forks.fork(arguments, environment={}, stderr=log.fileno())
     with os.fdopen(said) as out:

@@ -33,7 +33,7 @@ from tests.endtoend.test_readme import COORDINATOR, FENCE, Shell, plain
 
 pytestmark = pytest.mark.slow
 
-POOLS = {"fast": "", "slow": "", "small": "quota=256KiB"}
+POOLS = {"fast": "shared", "slow": "shared", "small": "shared,quota=256KiB"}
 HOSTS = {"a": POOLS, "b": POOLS}
 BASE, DATA = "templates/base", "templates/data"
 
