@@ -7,6 +7,7 @@ from itertools import islice
 
 from google.protobuf.duration_pb2 import Duration
 
+from coordinator.saga.plan import Node
 from coordinator.saga.states import AttemptKind, TaskState
 from coordinator.saga.workflow import Task, Workflow
 from coordinator.wire.actions import action_of
@@ -14,7 +15,7 @@ from coordinator.wire.history import duration, timestamp
 from coordinator.wire.order import CAUSES_MAX, causes_of
 from coordinator.wire.values import output_of_values
 from coordinator.wire.view import traceparent_of
-from countermand.rpc.names import attempt_name
+from countermand.rpc.names import attempt_name, task_name
 from countermand.v1.attempt_pb2 import Progress
 from countermand.v1.external_task_pb2 import ExternalRequest
 
@@ -38,6 +39,7 @@ def request_to_proto(
         labels=dict(workflow.about.labels),
         progress=progress,
         heartbeat_timeout=_span(spec.external.heartbeat_timeout),
+        part_of=_part_of(workflow, node),
     )
     if attempt.kind is AttemptKind.COMPENSATION:
         action = task.attempts[attempt.compensates - 1]
@@ -45,8 +47,10 @@ def request_to_proto(
         if action.output:
             request.output.CopyFrom(output_of_values("external", action.output).external)
         request.causes.extend(islice(causes_of(workflow, index), CAUSES_MAX))
-    elif spec.policy.run_timeout is not None:
-        request.run_timeout.CopyFrom(duration(spec.policy.run_timeout))
+    else:
+        request.outputs.update(spec.external.outputs)
+        if spec.policy.run_timeout is not None:
+            request.run_timeout.CopyFrom(duration(spec.policy.run_timeout))
     for key, value in action_of(workflow, index, action).custom.arguments.items():
         request.arguments[key] = _text(value)
     return request
@@ -58,6 +62,16 @@ def _kind(task: Task) -> ExternalRequest.Kind.ValueType:
     if task.state is TaskState.CANCELLING:
         return ExternalRequest.KIND_CANCEL
     return ExternalRequest.KIND_START
+
+
+def _part_of(workflow: Workflow, node: Node) -> str:
+    """Returns the task that a task was added under, if one owner does both."""
+    if node.under < 0:
+        return ""
+    whole = workflow.plan.nodes[node.under]
+    assert whole.task is not None, node.name
+    same = node.task is not None and node.task.host == whole.task.host
+    return task_name(workflow.id, whole.name) if same else ""
 
 
 def _span(span: timedelta | None) -> Duration | None:
