@@ -28,6 +28,7 @@ from coordinator.api.external_task_service import ExternalTaskService
 from coordinator.api.fences import target_pools
 from coordinator.api.host_service import HostService
 from coordinator.api.reporting import Reporting, progress_to_proto
+from coordinator.api.rights import Rights
 from coordinator.api.shown import Showing
 from coordinator.api.starting import Starting
 from coordinator.api.tokens import Tokens
@@ -345,11 +346,12 @@ def _external_tasks(
     """Returns the service for the owners of external tasks."""
     showing = Showing(loop=loop, store=store, hosts=hosts, watches=watches, retention=retention)
     deciding = Deciding(loop=loop, store=store, showing=showing, clock=clock)
+    rights = Rights(tokens=tokens, showing=showing)
     reporting = Reporting(
         loop=loop,
         store=store,
         owners=owners,
-        tokens=tokens,
+        rights=rights,
         watches=watches,
         deciding=deciding,
         showing=showing,
@@ -361,6 +363,7 @@ def _external_tasks(
             loop=loop,
             store=store,
             owners=owners,
+            rights=rights,
             reporting=reporting,
             starting=Starting(
                 store=store, hosts=hosts, clock=clock, showing=showing, deciding=deciding

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,10 @@ from google.protobuf.struct_pb2 import Struct
 
 from coordinator.api import requests
 from coordinator.api.deciding import Deciding
-from coordinator.api.reporting import Reporting, failure_of
+from coordinator.api.ends import failure_of
+from coordinator.api.reporting import Reporting
 from coordinator.api.requests import Context
+from coordinator.api.rights import Rights
 from coordinator.api.shown import Showing
 from coordinator.api.starting import New, Starting
 from coordinator.runtime.loop import Loop
@@ -41,7 +42,6 @@ else:
     Base = ExternalTaskServiceServicer
 
 HEARTBEATS_MAX = 1000  # in one request
-YIELD_EVERY = 100  # heartbeats between two looks at whoever else is due
 
 
 class ExternalTaskService(Base):
@@ -53,6 +53,7 @@ class ExternalTaskService(Base):
         loop: Loop,
         store: Store,
         owners: Owners,
+        rights: Rights,
         reporting: Reporting,
         starting: Starting,
         deciding: Deciding,
@@ -62,6 +63,7 @@ class ExternalTaskService(Base):
         self._loop = loop
         self._store = store
         self._owners = owners
+        self._rights = rights
         self._reporting = reporting
         self._starting = starting
         self._deciding = deciding
@@ -87,7 +89,7 @@ class ExternalTaskService(Base):
         except FieldInvalid as error:
             found = {said.field: said for said in map(_of_request, error.violations)}
             raise FieldInvalid(*found.values()) from None
-        token = self._reporting.token(request.owner_id, task_name(workflow.id, MAIN))
+        token = self._rights.token(request.owner_id, task_name(workflow.id, MAIN))
         shown = self._showing.basic(workflow)
         return pb.StartExternalWorkflowResponse(workflow=shown, capability_token=token)
 
@@ -131,7 +133,7 @@ class ExternalTaskService(Base):
         name = workflow_name(workflow.id)
         if not workflow.about.owner:
             raise NotOwner(name=name, why="it is no vendor's own workflow, an engine started it")
-        self._reporting.check(token, workflow.about.owner, task_name(workflow.id, MAIN))
+        self._rights.check(token, workflow.about.owner, task_name(workflow.id, MAIN))
 
     # -- tasks of it, and of others -------------------------------------------------------------
 
@@ -142,9 +144,10 @@ class ExternalTaskService(Base):
         named = parse_task(request.parent)
         workflow_id = named[0] if named else requests.workflow_id(request.parent, "parent")
         requests.demand(request, "request_id")
+        # First, and of a repeat as well: it is answered with what proves the right to report.
+        self._check_place(await self._showing.find(workflow_id), request)
 
         def event(workflow: Workflow, ask: Ask) -> AddRequested:
-            self._check_place(workflow, request)
             if found := tuple(added_problems(workflow.plan, request)):
                 raise FieldInvalid(*found)
             spec, parent, under = added_task(workflow.plan, request)
@@ -154,7 +157,7 @@ class ExternalTaskService(Base):
         index = self._showing.index_of(taken.workflow, request.task_id)
         return pb.AddExternalTaskResponse(
             task=self._showing.task(taken.workflow, index),
-            capability_token=self._reporting.token(
+            capability_token=self._rights.token(
                 request.owner_id, task_name(workflow_id, request.task_id)
             ),
         )
@@ -169,11 +172,11 @@ class ExternalTaskService(Base):
             owner = owner_called(node.task)
             if not owner:
                 raise NotOwner(name=request.parent, why="it is no external task")
-            self._reporting.check(request.capability_token, owner, request.parent)
+            self._rights.check(request.capability_token, owner, request.parent)
         elif workflow.about.owner:
             # Its failure would end the whole: whose own the workflow is, says who takes part in it.
             main = task_name(workflow.id, MAIN)
-            self._reporting.check(request.capability_token, workflow.about.owner, main)
+            self._rights.check(request.capability_token, workflow.about.owner, main)
         elif node.rules.open is None:
             raise VerbForbidden(
                 name=request.parent,
@@ -238,12 +241,7 @@ class ExternalTaskService(Base):
         if len(request.heartbeats) > HEARTBEATS_MAX:
             why = f"are {len(request.heartbeats)}, more than {HEARTBEATS_MAX}"
             raise FieldInvalid(Violation("heartbeats", why))
-        answers = []
-        for number, beat in enumerate(request.heartbeats):
-            if number % YIELD_EVERY == YIELD_EVERY - 1:
-                await asyncio.sleep(0)
-            if answer := self._reporting.hear(beat):
-                answers.append(answer)
+        answers = await self._reporting.hear(request.heartbeats)
         return pb.HeartbeatExternalTasksResponse(answers=answers)
 
     async def EndExternalTask(

@@ -144,9 +144,16 @@ def hash_of(*messages: Message) -> bytes:
 
 
 def hash_of_request(request: Message) -> bytes:
-    """Returns what tells a repeated request from another one, also of another call."""
-    name = request.DESCRIPTOR.full_name.encode()
-    return hashlib.sha256(name + b"\0" + hash_of(request)).digest()
+    """Returns what tells a repeated request from another one, also of another call.
+
+    A capability token is no part of what is asked: it only shows that the caller may.
+    """
+    asked = type(request)()
+    asked.CopyFrom(request)
+    if "capability_token" in asked.DESCRIPTOR.fields_by_name:
+        asked.ClearField("capability_token")
+    name = asked.DESCRIPTOR.full_name.encode()
+    return hashlib.sha256(name + b"\0" + hash_of(asked)).digest()
 
 
 def optional_text(request: Message, field: str) -> None:

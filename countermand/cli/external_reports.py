@@ -123,9 +123,11 @@ def heartbeat(settings: Settings, task: str, token: str) -> None:
         answers = (await vendor.calls.change(method, request)).answers
         state = answers[0].state if answers else Attempt.STATE_RUNNING
         if not state:
-            from countermand.rpc.errors import AttemptClosed
+            from countermand.rpc.errors import AttemptClosed, NotOwner
 
-            raise AttemptClosed(attempt=place.attempt, why="nobody waits for it, or not for you")
+            if answers[0].refused:
+                raise NotOwner(name=place.attempt, why="its capability token is another")
+            raise AttemptClosed(attempt=place.attempt, why="nobody waits for it")
         return show_attempt(settings, Attempt(name=place.attempt, state=state))
 
     doing(settings, work)

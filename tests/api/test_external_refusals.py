@@ -375,11 +375,12 @@ async def _over(scene: Scene) -> None:
 
 
 async def test_a_heartbeat_with_a_wrong_token_tells_nothing(cluster: Cluster, stubs: Stubs):
-    """S-Z32: neither is it heard, nor does its answer say where the attempt is."""
+    """S-Z32: neither is it heard, nor does its answer say that it is over, or where it is."""
     async with vendor_at(cluster.coordinator.address) as acme:
         await stubs.start("beaten", plan_of(external("one")))
         attempt = await acme.take("beaten", "one")
-        assert await acme.beat(attempt, token="guessed") == {attempt: "UNSPECIFIED"}
+        for token in ("guessed", ""):
+            assert await acme.beat(attempt, token=token) == {attempt: "refused"}
         assert await acme.beat(attempt) == {}
         await stubs.workflows.CancelWorkflow(cancel("beaten"))
         await acme.end(attempt, cancelled=True)
@@ -397,7 +398,16 @@ async def test_adding_twice_is_adding_once(cluster: Cluster, stubs: Stubs):
             first.task.name,
             first.capability_token,
         )
+        shown = await acme.adds(
+            parent, "new", request_id=request_id, capability_token="found since"
+        )
+        assert shown.task.name == first.task.name  # how the right is shown is none of the content
         other = await refused(acme.adds(parent, "newer", request_id=request_id))
         assert (other.code, other.reason) == ("INVALID_ARGUMENT", "REQUEST_ID_REUSED")
+        own = (await acme.starts("reused-own")).name
+        await acme.adds(own, "new", request_id=request_id.upper())
+        foreign = acme.adds(own, "new", request_id=request_id.upper(), capability_token="guessed")
+        assert (await refused(foreign)).reason == "NOT_OWNER"  # a repeat shows a token, too
+        await acme.ends_all("reused-own", force=True)
         await stubs.workflows.CancelWorkflow(cancel("reused"))
         assert state(await stubs.wait("reused")) == "COMPENSATED"

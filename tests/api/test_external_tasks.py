@@ -175,13 +175,32 @@ async def test_a_report_heard_twice_is_one_and_another_under_its_id_is_refused(
     assert late.metadata["attempt"] == attempt
     assert (await states(stubs, "twice"))["one"] == "SUCCEEDED"
 
-    async def is_noted() -> bool:
-        history = await events(stubs, "twice")
-        return any(each.HasField("late_report") for each in history)
-
-    await until(is_noted, "the contradiction in the history")
+    assert await contradictions(stubs, "twice") == ["FAILED"]
     await acme.does("twice", "two")
     await stubs.wait("twice")
+
+
+async def contradictions(stubs: Stubs, workflow_id: str) -> list[str]:
+    """Returns what the history says of reports that came too late."""
+    found = await events(stubs, workflow_id)
+    return [word(each.late_report.state) for each in found if each.HasField("late_report")]
+
+
+async def test_whoever_repeats_a_contradiction_cannot_fill_the_history(stubs: Stubs, acme: Vendor):
+    """S-B14: each outcome of an attempt is noted once, however often and under whatever id."""
+    await stubs.start("stubborn", plan_of(external("one"), external("two")))
+    attempt, report_id = await acme.does("stubborn", "one"), str(uuid4())
+    ends: list[dict[str, Any]] = [{"failure": ARRAY_FULL}, {"cancelled": True}]
+    for outcome in ends:
+        for _ in range(3):
+            for again in (report_id, str(uuid4())):
+                late = await refused(acme.end(attempt, again, **outcome))
+                assert late.reason == "ATTEMPT_CLOSED"
+    more = (acme.end(attempt, failure=ARRAY_FULL) for _ in range(20))
+    assert len(await asyncio.gather(*map(refused, more))) == 20
+    assert await contradictions(stubs, "stubborn") == ["FAILED", "CANCELLED"]
+    await acme.does("stubborn", "two")
+    assert state(await stubs.wait("stubborn")) == "SUCCEEDED"
 
 
 async def test_of_two_ends_that_contradict_each_other_one_counts_however_often_they_are_said(

@@ -173,7 +173,7 @@ class Vendor:
         ]
         request = pb.HeartbeatExternalTasksRequest(heartbeats=beats)
         answers = (await self.stub.HeartbeatExternalTasks(request)).answers
-        return {each.attempt: word(each.state) for each in answers}
+        return {each.attempt: "refused" if each.refused else word(each.state) for each in answers}
 
     async def end(self, attempt: str, report_id: str = "", **outcome: Any) -> Attempt:
         """Ends an attempt: with what it left, unless something else is said."""

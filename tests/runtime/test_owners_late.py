@@ -9,6 +9,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from coordinator.api.deciding import Deciding
 from coordinator.api.reporting import Reporting
+from coordinator.api.rights import Rights
 from coordinator.api.shown import Showing
 from coordinator.api.tokens import Tokens
 from coordinator.owners.owners import Owners
@@ -45,7 +46,7 @@ async def test_a_report_that_is_written_after_the_end_keeps_nothing(tmp_path) ->
         loop=loop,
         store=store,
         owners=owners,
-        tokens=tokens,
+        rights=Rights(tokens=tokens, showing=showing),
         watches=watches,
         deciding=Deciding(loop=loop, store=store, showing=showing, clock=world),
         showing=showing,

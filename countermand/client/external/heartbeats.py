@@ -119,7 +119,9 @@ class Heartbeats:
                     self._due[name] = min(self._due[name], soon)
             return
         for each in answer.answers:
-            if (told := self._alive.get(each.attempt)) is not None:
+            if each.refused:  # the watch shows another token; until then nothing is over
+                log.warning("heartbeat.refused", extra={"attempt": each.attempt})
+            elif (told := self._alive.get(each.attempt)) is not None:
                 _tell(told, each.state)
 
     @staticmethod
