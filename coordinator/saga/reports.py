@@ -22,6 +22,7 @@ from coordinator.saga.workflow import Attempt, Failure, Task
 
 TIMED_OUT = "TIMED_OUT"
 RUN_TIMEOUT = "RUN_TIMEOUT"  # as an agent says it of what it stops
+SILENT_SINCE = "silent_since"  # of an owner, in the metadata of what came of it
 ATTEMPT_FENCED = "ATTEMPT_FENCED"  # what an agent says of an attempt that it has fenced
 
 
@@ -164,10 +165,20 @@ def _action_cancelled(turn: Turn, event: events.AttemptCancelled) -> None:
 
 def _action_lost(turn: Turn, event: events.AttemptLost) -> None:
     index = event.task
-    if turn.move(index, TaskChange.LOST, event.failure):
-        _attempt_unknown(turn, index, event.failure)
+    failure = _since(turn, event)
+    if turn.move(index, TaskChange.LOST, failure):
+        _attempt_unknown(turn, index, failure)
         if (bound := run_timer(turn.plan, index, turn.task(index))) is not None:
             turn.commands.append(bound)
+
+
+def _since(turn: Turn, event: events.AttemptLost) -> Failure:
+    """Returns why nobody knows how an attempt stands; of a silent owner, since when."""
+    external = turn.plan.task(event.task).external
+    if external is None or external.heartbeat_timeout is None:
+        return event.failure
+    since = (turn.now.time - external.heartbeat_timeout).isoformat(timespec="seconds")
+    return replace(event.failure, metadata=(*event.failure.metadata, (SILENT_SINCE, since)))
 
 
 def _fence_refused(turn: Turn, event: events.FenceRefused) -> None:

@@ -20,7 +20,7 @@ from coordinator.saga import (
     starting,
 )
 from coordinator.saga.commands import SendFence
-from coordinator.saga.spec import IRREVERSIBLE, Lock, united
+from coordinator.saga.spec import IRREVERSIBLE, Lock, owner_of, united
 from coordinator.saga.states import (
     AT_REST,
     BEING_COMPENSATED,
@@ -418,11 +418,14 @@ def _fail_abandoned(turn: Turn, index: int) -> None:
     It is made up for if it can be; with something irreversible in it, it ends and keeps the rest.
     """
     spec, last = turn.plan.task(index), turn.task(index).last
+    owner = owner_of(last.host)
+    where = f"with {owner}" if owner else f"on {last.host}"
+    place = ("owner", owner) if owner else ("host", last.host)
     failure = Failure(
         reason=TaskState.ABANDONED,
-        message=f"{spec.name} was given up on {last.host}: nobody knows whether it took effect.",
-        metadata=(("task", spec.name), ("host", last.host)),
-        host=last.host,
+        message=f"{spec.name} was given up {where}: nobody knows whether it took effect.",
+        metadata=(("task", spec.name), place),
+        host="" if owner else last.host,
     )
     if spec.effect in IRREVERSIBLE or back.past_return(turn, 0):
         ending.stop(turn, failure)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from coordinator.saga.plan import Plan
-from coordinator.saga.spec import Lock, Value, united
+from coordinator.saga.spec import Lock, Value, owner_of, united
 from coordinator.saga.states import (
     HOLDING,
     OUTCOMES,
@@ -138,6 +138,17 @@ class Task:
     def last(self) -> Attempt:
         """Returns its newest attempt."""
         return self.attempts[-1]
+
+    @property
+    def silent_owner(self) -> str:
+        """Returns whose silence it is that nobody knows how it stands; empty: nobody's."""
+        return owner_of(self.last.host) if self.state is TaskState.UNKNOWN else ""
+
+    @property
+    def needs_somebody(self) -> bool:
+        """Returns whether an operator is looked for; a silent owner may never come back."""
+        blocked = self.state is TaskState.COMPENSATION_BLOCKED
+        return self.needs_decision or blocked or bool(self.silent_owner)
 
     @property
     def action(self) -> Attempt | None:

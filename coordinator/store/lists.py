@@ -26,7 +26,7 @@ from coordinator.runtime.ports import WorkflowPage, WorkflowQuery, WorkflowSumma
 from coordinator.saga.states import SETTLED, AttemptKind, AttemptState, TaskState, WorkflowState
 from coordinator.saga.workflow import BYTES
 from coordinator.store.summaries import NOTHING, Tally, summary_from
-from coordinator.store.tables import attempts, labels, tasks, workflows
+from coordinator.store.tables import NEEDS_SOMEBODY_IN_JOINS, attempts, labels, tasks, workflows
 from coordinator.store.texts import micros
 from coordinator.store.tokens import key_from
 
@@ -38,9 +38,7 @@ CLOCK_BACK_US = 60 * 60 * 1_000_000
 
 _KEY = workflows.c.key
 # The condition of a partial index, word by word, or SQLite would not use it.
-_NEEDS_SOMEBODY = text(
-    f"(tasks.needs_decision OR tasks.state = '{TaskState.COMPENSATION_BLOCKED}')"
-)
+_NEEDS_SOMEBODY = text(f"({NEEDS_SOMEBODY_IN_JOINS})")
 _SOME: BindParameter[Sequence[int]] = bindparam("keys", expanding=True)
 _UNSEEN = ("input_patches", "more_locks")
 _SHOWN = select(*(column for column in workflows.c if column.key not in _UNSEEN)).where(

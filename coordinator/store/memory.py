@@ -38,7 +38,7 @@ from coordinator.store.batch import (
 )
 from coordinator.store.lists import ATTENTION
 from coordinator.store.rows import counted, evidence_rows, told
-from coordinator.store.summaries import needs_somebody, summary_of
+from coordinator.store.summaries import summary_of
 from coordinator.store.tokens import key_from
 from coordinator.wire.history import event_to_proto
 from countermand.rpc.crash import Crash, never
@@ -398,7 +398,7 @@ def _matches(workflow: Workflow, query: WorkflowQuery) -> bool:
 def _needs_attention(workflow: Workflow) -> bool:
     if workflow.settled:
         return False
-    return workflow.state in ATTENTION or any(needs_somebody(t) for _, t in workflow.tasks())
+    return workflow.state in ATTENTION or any(t.needs_somebody for _, t in workflow.tasks())
 
 
 def _hosts(workflow: Workflow) -> set[str]:

@@ -15,7 +15,7 @@ from typing import Any
 from coordinator.runtime.ports import LeftoverSummary, WorkflowSummary
 from coordinator.saga.leftovers import leftovers
 from coordinator.saga.states import AttemptState, TaskState, WorkflowState
-from coordinator.saga.workflow import BYTES, NO_VALUES, About, Retention, Task, Workflow
+from coordinator.saga.workflow import BYTES, NO_VALUES, About, Retention, Workflow
 from coordinator.store.texts import (
     decided_from,
     encode,
@@ -39,11 +39,6 @@ class Tally:
 NOTHING = Tally(counts={}, done=0)
 
 
-def needs_somebody(task: Task) -> bool:
-    """Returns whether a task waits for an operator."""
-    return task.needs_decision or task.state is TaskState.COMPENSATION_BLOCKED
-
-
 def tally_of(workflow: Workflow) -> Tally:
     """Returns what lists show of a workflow's tasks."""
     tasks = [task for _, task in workflow.tasks()]
@@ -53,7 +48,7 @@ def tally_of(workflow: Workflow) -> Tally:
         done=sum(
             a.done for a in actions if a and a.state is AttemptState.SUCCEEDED and a.unit == BYTES
         ),
-        needs=0 if workflow.settled else sum(map(needs_somebody, tasks)),
+        needs=0 if workflow.settled else sum(task.needs_somebody for task in tasks),
         leftovers=tuple(_left(workflow)) if workflow.settled else (),
     )
 

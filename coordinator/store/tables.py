@@ -32,6 +32,7 @@ from sqlalchemy import (
     text,
 )
 
+from coordinator.saga.spec import OWNER_PREFIX
 from coordinator.saga.states import (
     OUTCOMES,
     SETTLED,
@@ -302,8 +303,14 @@ tasks = Table(
     comment="The leaves of workflows.",
     sqlite_with_rowid=False,
 )
-# The few for which an operator is looked for.
-NEEDS_SOMEBODY = f"needs_decision OR state = '{TaskState.COMPENSATION_BLOCKED}'"
+# The few for which an operator is looked for: `Task.needs_somebody`.
+_NEED = (
+    f"{{of}}needs_decision OR {{of}}state = '{TaskState.COMPENSATION_BLOCKED}'"
+    f" OR {{of}}state = '{TaskState.UNKNOWN}'"
+    f" AND substr({{of}}host, 1, {len(OWNER_PREFIX)}) = '{OWNER_PREFIX}'"
+)
+NEEDS_SOMEBODY = _NEED.format(of="")
+NEEDS_SOMEBODY_IN_JOINS = _NEED.format(of="tasks.")
 Index(
     "tasks_need",
     tasks.c.workflow_key,

@@ -10,12 +10,14 @@ from coordinator.saga import resume
 from coordinator.saga.states import TaskState, WorkflowState
 from coordinator.saga.workflow import Decided, Task, Workflow
 from coordinator.wire.values import TYPE_NAMES
-from coordinator.wire.waits import pause_words
+from coordinator.wire.waits import pause_words, silent_since
 from countermand.rpc.names import task_name
 from countermand.v1.workflow_pb2 import Need
 
 NEEDS_MAX = 20  # beyond it a person asks for the tasks; a fan-out may fail by the thousand
 OUTPUTS_NAMED_MAX = 4
+
+OWNER_SILENT = "OWNER_SILENT"
 
 _TYPES = {kind.__name__: name for kind, name in TYPE_NAMES.items()}
 # One that was stopped is ENDING, and waits for what is still made up for in it.
@@ -43,7 +45,7 @@ def needs_of(workflow: Workflow) -> list[Need]:
             f"To run it anew: `countermand workflow fork {workflow.id} --id NEW`."
         )
         return [Need(reason=workflow.state, message=message)]
-    if workflow.state not in _WAITING_FOR_SOMEBODY:
+    if workflow.settled:
         return []
     found = list(islice(_needs(workflow), NEEDS_MAX + 1))
     if len(found) > NEEDS_MAX:
@@ -53,6 +55,15 @@ def needs_of(workflow: Workflow) -> list[Need]:
 
 
 def _needs(workflow: Workflow) -> Iterator[Need]:
+    if workflow.state in _WAITING_FOR_SOMEBODY:
+        yield from _waiting(workflow)
+    for index, task in workflow.tasks():
+        if task.silent_owner:
+            yield _need(workflow, index, OWNER_SILENT, _silent(workflow, index, task))
+
+
+def _waiting(workflow: Workflow) -> Iterator[Need]:
+    """Yields that without which a workflow does not go on."""
     decisions = tuple(_decisions(workflow))
     if workflow.pause and workflow.holding and not decisions:
         yield Need(reason="PAUSED", message=paused_words(workflow.id, workflow.pause))
@@ -67,13 +78,28 @@ def _need(workflow: Workflow, index: int, reason: str, message: str) -> Need:
     return Need(task=task_name(workflow.id, name), reason=reason, message=message)
 
 
+def _silent(workflow: Workflow, index: int, task: Task) -> str:
+    """Returns who is silent and since when, and what can be done if that stays so."""
+    name, owner = workflow.plan.nodes[index].name, task.silent_owner
+    end = f"countermand external end {workflow.id}/{name} --failed REASON"
+    if workflow.about.owner:  # one that is settled by it, with all that is open
+        end = f"countermand external finish {workflow.id} --force --failed REASON"
+    return (
+        f"{owner} has been silent{silent_since(task)}, so nobody knows how {name} stands. Once "
+        f"{owner} is heard of again it goes on by itself. If that will never be, end it in its "
+        f"place: `{end}`; or give the workflow up: `countermand workflow cancel {workflow.id} "
+        "--reason WHY`."
+    )
+
+
 def _blocked(workflow: Workflow, index: int, task: Task) -> str:
     why = _sentence(task.compensation_failure.message) if task.compensation_failure else ""
     name, external = workflow.plan.nodes[index].name, workflow.plan.task(index).external
     if external is not None and task.last.open:  # nothing is tried again: somebody must do it
-        done = f"`countermand workflow compensation done {workflow.id} {name}`"
+        decide = f"`countermand workflow compensation done {workflow.id} {name} --reason WHY`"
+        give_up = decide.replace(" done ", " abandon ")
         lead = "To be done by people: " if external.checklist else ""
-        return f"{lead}{why} Then: {done}; or give it up: abandon."
+        return f"{lead}{why} Once it is done: {decide}. To leave it as it is: {give_up}."
     return (
         f"Its compensation fails again and again: {why or 'no cause is known.'} It is tried on, "
         "slowly: mend the cause on the host. Or decide: `countermand workflow compensation "

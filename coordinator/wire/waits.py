@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from datetime import datetime
 
+from coordinator.saga.reports import SILENT_SINCE
 from coordinator.saga.spec import owner_of
 from coordinator.saga.states import BEING_COMPENSATED, TaskState
 from coordinator.saga.workflow import BY_POLICY, PAUSE_BEFORE, Decided, Group, Task, Workflow
@@ -55,7 +56,7 @@ def task_waits_for(workflow: Workflow, index: int) -> str:
 
 _ASKED = {
     TaskState.STARTING: "{owner}, which has not accepted it yet",
-    TaskState.UNKNOWN: "a sign of life of {owner}",
+    TaskState.UNKNOWN: "a sign of life of {owner}{silent}",
     TaskState.CANCELLING: "{owner}, which was asked to stop it",
     TaskState.COMPENSATING: "{owner}, which was asked to make up for it",
 }
@@ -69,7 +70,16 @@ def _owner(workflow: Workflow, index: int, task: Task) -> str:
     if task.state is TaskState.COMPENSATION_BLOCKED:
         return "people, by its checklist" if external.checklist else "a decision, or its owner"
     asked = _ASKED.get(task.state, "")
-    return asked.format(owner=owner_of(workflow.plan.task(index).host))
+    owner = owner_of(workflow.plan.task(index).host)
+    since = silent_since(task)
+    return asked.format(owner=owner, silent=f", silent{since}" if since else "")
+
+
+def silent_since(task: Task) -> str:
+    """Returns since when a task's owner is silent, as " since …"; empty if that is not known."""
+    failure = task.last.failure
+    since = dict(failure.metadata).get(SILENT_SINCE) if failure else None
+    return f" since {since}" if since else ""
 
 
 def _held(workflow: Workflow, task: Task) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from countermand.client.spec import parallel, policy
 from countermand.rpc.names import attempt_name, task_name, workflow_name
+from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_spec_pb2 import Policy
 from tests.api.calls import Stubs, cancel, refused, state
@@ -59,7 +60,8 @@ async def test_a_lapsed_heartbeat_is_no_outcome(stubs: Stubs, acme: Vendor):
     shown = await task(stubs, "lapses", "beats")
     assert shown.failure.reason == "HEARTBEAT_LAPSED"
     assert "acme has given no sign of life" in shown.failure.message
-    assert shown.waits_for == "a sign of life of acme"
+    since = shown.attempts[0].failure.metadata["silent_since"]
+    assert shown.waits_for == f"a sign of life of acme, silent since {since}"
     assert shown.open
     found = await states(stubs, "lapses")
     assert (found["calm"], found["waits"]) == ("RUNNING", "STARTING")
@@ -83,6 +85,33 @@ async def test_a_lapsed_heartbeat_is_no_outcome(stubs: Stubs, acme: Vendor):
     found = await states(stubs, "lapses")
     assert {found[name] for name in ("beats", "reports", "accepts", "ends")} == {"SUCCEEDED"}
     assert (found["fails"], found["cancels"]) == ("FAILED", "FAILED")
+
+
+async def test_a_vendor_that_never_comes_back_is_found_by_whoever_looks(stubs: Stubs, acme: Vendor):
+    """Its workflow is RUNNING, and says who is silent since when, and what can be done."""
+    await stubs.start("left", plan_of(external("gone", heartbeat_timeout=SHORT)))
+    looked = pb.ListWorkflowsRequest(needs_attention=True, page_size=1000)
+    attempt = await acme.take("left", "gone")
+    assert "workflows/left" not in [w.name for w in await listed(stubs, looked)]
+    await becomes(stubs, "left", "gone", "UNKNOWN")
+
+    [found] = [w for w in await listed(stubs, looked) if w.name == "workflows/left"]
+    assert state(found) == "RUNNING"
+    [need] = found.needs
+    assert (need.task, need.reason) == (task_name("left", "gone"), "OWNER_SILENT")
+    assert need.message.startswith("acme has been silent since 20"), need.message
+    for way in ("external end left/gone --failed", "workflow cancel left --reason"):
+        assert f"`countermand {way}" in need.message
+
+    assert await acme.beat(attempt) == {}
+    await becomes(stubs, "left", "gone", "RUNNING")
+    assert "workflows/left" not in [w.name for w in await listed(stubs, looked)]
+    assert not (await stubs.get("left")).needs
+    await acme.end(attempt)
+
+
+async def listed(stubs: Stubs, request: pb.ListWorkflowsRequest) -> list[pb.Workflow]:
+    return list((await stubs.workflows.ListWorkflows(request)).workflows)
 
 
 async def test_heartbeats_keep_it_at_work(stubs: Stubs, acme: Vendor):

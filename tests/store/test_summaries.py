@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -21,6 +22,7 @@ from coordinator.saga.workflow import Workflow
 from countermand.client.spec import parallel, policy, retry, sequence, task, workflow_spec
 from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_spec_pb2 import Policy, WorkflowSpec
+from tests.store import external
 from tests.store.conftest import commit
 from tests.store.specs import HOSTS, three_tasks
 from tests.store.walks import BEGIN, Walk, ask, cancel, failure
@@ -169,6 +171,26 @@ async def test_a_task_that_needs_a_decision_has_its_workflow_listed_while_others
     assert await listed(store, WorkflowQuery(needs_attention=True, host="host-1")) == ["a"]
     assert await listed(store, WorkflowQuery(needs_attention=True, host="host-9")) == []
     assert (await shown(store, "a")).needs == 1
+
+
+async def test_a_task_whose_owner_is_silent_has_its_workflow_listed_while_it_runs(store: Store):
+    """S-V29: a host that is silent is told of hosts; of an owner only its tasks can tell."""
+    walk = Walk("a", spec=external.own())
+    await commit(store, walk.change)
+    accepted = external.accept(walk)
+    lost = events.AttemptLost(task=accepted.task, number=1, failure=failure(walk.random))
+    await commit(store, walk.must(accepted))
+    assert await listed(store, ATTENTION) == []
+    await commit(store, walk.must(lost))
+    assert await listed(store, ATTENTION) == ["a"]
+    assert (await shown(store, "a")).needs == 1
+    await commit(store, walk.must(accepted))
+    assert await listed(store, ATTENTION) == []
+
+    host = Walk("b", spec=three_tasks())
+    await commit(store, host.change, host.must(replace(lost, task=1)))
+    assert host.workflow.task(1).state is TaskState.UNKNOWN
+    assert await listed(store, ATTENTION) == []
 
 
 # -- how long they are kept -----------------------------------------------------------------------

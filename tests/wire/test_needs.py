@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from coordinator.saga.states import WorkflowState
 from coordinator.wire.needs import needs_of
 from tests.saga.language import play
@@ -16,3 +18,15 @@ def test_a_workflow_that_was_stopped_says_which_compensation_it_waits_for():
     assert told.workflow.state is WorkflowState.ENDING
     [need] = needs_of(told.workflow)
     assert (need.task, need.reason) == ("workflows/w/tasks/a", "COMPENSATION_BLOCKED")
+
+
+def test_a_silent_owner_is_told_whatever_else_goes_on_in_the_workflow():
+    """Whoever looks finds it, and what can be done; a host that is silent is told of hosts."""
+    told = play("a:ext | b", "a:lost b:lost")
+    [need] = needs_of(told.workflow)
+    assert (need.task, need.reason) == ("workflows/w/tasks/a", "OWNER_SILENT")
+    assert "acme has been silent, so nobody knows how a stands" in need.message
+    assert "`countermand external end w/a --failed REASON`" in need.message
+    own = replace(told.workflow, about=replace(told.workflow.about, owner="acme"))
+    [need] = needs_of(own)
+    assert "`countermand external finish w --force --failed REASON`" in need.message

@@ -1,0 +1,23 @@
+"""Tasks of owners that are silent are among the few for which an operator is looked for."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0009"
+down_revision = "0008"
+
+NEEDS_SOMEBODY = (
+    "needs_decision OR state = 'COMPENSATION_BLOCKED'"
+    " OR state = 'UNKNOWN' AND substr(host, 1, 6) = 'owner:'"
+)
+
+
+def upgrade() -> None:
+    """Makes the index anew, with them."""
+    where = sa.text(NEEDS_SOMEBODY)
+    op.drop_index("tasks_need", "tasks")
+    op.create_index(
+        "tasks_need", "tasks", ["workflow_key"], sqlite_where=where, postgresql_where=where
+    )
