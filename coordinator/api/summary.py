@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from coordinator.runtime.ports import LeftoverSummary, WorkflowSummary
 from coordinator.saga.states import TaskState, WorkflowState
+from coordinator.traces.ids import trace_id_of
 from coordinator.wire.failure import failure_to_proto
 from coordinator.wire.history import TASK_STATES, WORKFLOW_STATES, timestamp
 from coordinator.wire.needs import paused_words
-from coordinator.wire.view import trace_id
 from countermand.rpc.names import attempt_name, task_name, workflow_name
 from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.attempt_pb2 import Progress
@@ -34,7 +34,7 @@ def summary_to_proto(summary: WorkflowSummary) -> pb.Workflow:
         last_sequence=summary.sequence,
         principal=about.principal,
         traceparent=about.traceparent,
-        trace_id=trace_id(summary.id, about.traceparent, summary.create_time),
+        trace_id=trace_id_of(summary.id, summary.create_time).hex(),
         progress=Progress(done=summary.done, unit="bytes") if summary.done else None,
         task_counts=[
             pb.TaskCount(state=TASK_STATES[state], count=summary.counts[state])
@@ -56,7 +56,7 @@ def _needs(summary: WorkflowSummary) -> list[pb.Need]:
         found.append(pb.Need(reason="PAUSED", message=paused_words(summary.id, summary.pause)))
     if summary.needs:
         tasks = "1 task needs" if summary.needs == 1 else f"{summary.needs} tasks need"
-        message = f"{tasks} a decision: `countermand workflow get {summary.id}`."
+        message = f"{tasks} somebody: `countermand workflow get {summary.id}`."
         paused = summary.state is WorkflowState.PAUSED
         found.append(pb.Need(reason="DECISION" if paused else summary.state, message=message))
     return found

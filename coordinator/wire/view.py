@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import islice
 
 from coordinator.saga import leftovers as saga_leftovers
@@ -22,6 +20,7 @@ from coordinator.saga.states import (
     Effect,
     TaskState,
 )
+from coordinator.traces.ids import span_id_of, trace_id_of
 from coordinator.wire.actions import action_of
 from coordinator.wire.catalogue import effect_number, field_of, phrase, phrase_undone, verb_called
 from coordinator.wire.failure import failure_to_proto
@@ -58,26 +57,11 @@ def etag_of(workflow: saga.Workflow) -> str:
     return str(workflow.version)
 
 
-def trace_id_of(workflow: saga.Workflow) -> str:
-    """Returns the trace that a workflow is projected into."""
-    return trace_id(workflow.id, workflow.about.traceparent, workflow.create_time)
-
-
-def trace_id(workflow_id: str, traceparent: str, create_time: datetime) -> str:
-    """Returns the trace that a workflow is projected into: the engine's, or one of its own."""
-    if traceparent:
-        return traceparent.split("-")[1]
-    return _digest(f"{workflow_id}@{create_time.isoformat()}", 16)
-
-
 def traceparent_of(workflow: saga.Workflow, attempt: str) -> str:
     """Returns the trace context of an attempt's span; the same one after any restart."""
+    trace_id = trace_id_of(workflow.id, workflow.create_time)
     sampled = workflow.about.traceparent[-2:] or "01"
-    return f"00-{trace_id_of(workflow)}-{_digest(attempt, 8)}-{sampled}"
-
-
-def _digest(text: str, size_bytes: int) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=size_bytes).hexdigest()
+    return f"00-{trace_id.hex()}-{span_id_of(attempt).hex()}-{sampled}"
 
 
 def workflow_to_proto(workflow: saga.Workflow, progress: ProgressKnown) -> Workflow:
@@ -98,7 +82,7 @@ def workflow_to_proto(workflow: saga.Workflow, progress: ProgressKnown) -> Workf
         last_sequence=workflow.sequence,
         principal=workflow.about.principal,
         traceparent=workflow.about.traceparent,
-        trace_id=trace_id_of(workflow),
+        trace_id=trace_id_of(workflow.id, workflow.create_time).hex(),
         progress=_rolled_up(workflow, 0, progress),
         task_counts=[
             TaskCount(state=TASK_STATES[state], count=counts[state])

@@ -332,19 +332,19 @@ async def test_a_host_that_is_needed_is_not_removed(cluster, stubs):
 # -- traces -------------------------------------------------------------------------------------
 
 
-async def test_the_engines_trace_reaches_the_agents(cluster, stubs):
+async def test_the_engines_trace_is_remembered_and_the_workflows_own_reaches_agents(cluster, stubs):
     asked = pb.StartWorkflowRequest(workflow_id="traced", spec=quick("traced"))
     traceparent = f"00-{TRACE}-00f067aa0ba902b7-01"
     await stubs.workflows.StartWorkflow(
         asked, metadata=(("traceparent", traceparent), ("tracestate", "engine=7"))
     )
     workflow = await stubs.wait("traced")
-    assert workflow.trace_id == TRACE
     assert workflow.traceparent.split("-")[1] == TRACE
+    assert workflow.trace_id != TRACE
     journal = cluster.agents["a"].data / "journal.sqlite"
     query = "SELECT name, traceparent, tracestate FROM attempts WHERE workflow = ?"
     rows = read(journal, query, "workflows/traced")
-    assert [row["traceparent"].split("-")[1] for row in rows] == [TRACE, TRACE]
+    assert [row["traceparent"].split("-")[1] for row in rows] == [workflow.trace_id] * 2
     assert {row["tracestate"] for row in rows} == {"engine=7"}
     assert len({row["traceparent"] for row in rows}) == 2  # a span for each attempt
     started = recorded(cluster, "traced").events[0].workflow_started
