@@ -19,7 +19,14 @@ from coordinator.saga.workflow import Workflow
 from coordinator.wire.arguments import ARGUMENTS, custom_problems
 from coordinator.wire.catalogue import CUSTOM, VERBS, field_of, verb_called
 from coordinator.wire.external import is_key, promised
-from coordinator.wire.values import TYPE_NAMES, holds, is_open, scalar_type, scalars_of
+from coordinator.wire.values import (
+    TYPE_NAMES,
+    holds,
+    is_open,
+    scalar_type,
+    scalars_of,
+    values_of_struct,
+)
 from countermand.rpc.errors import Violation
 from countermand.rpc.names import ID_RULE, is_id
 from countermand.v1.verb_pb2 import Action
@@ -111,10 +118,12 @@ def _address(key: str) -> Literal["source", "target"]:
 def written(workflow: Workflow, index: int, key: str) -> Value:
     """Returns what a task's spec itself puts into a field of its action; None for nothing."""
     spec = workflow.plan.task(index)
-    if key not in scalars_of(verb_called(spec.verb).arguments):
+    arguments, action = verb_called(spec.verb).arguments, Action.FromString(spec.action)
+    if is_open(arguments, key):
+        return values_of_struct(action.custom.arguments).get(key.removeprefix(ARGUMENTS))
+    if key not in scalars_of(arguments):
         return None
-    name = field_of(spec.verb)
-    value: Value = attrgetter(key)(getattr(Action.FromString(spec.action), name))
+    value: Value = attrgetter(key)(getattr(action, field_of(spec.verb)))
     return value or None
 
 

@@ -56,6 +56,8 @@ class Change:
 
 # Tasks that have not begun, or wait: they may be skipped, or get other values.
 _WAITING = frozenset({TaskState.PENDING, TaskState.READY, TaskState.RETRY_WAIT})
+# How owners promise them, as specs say it.
+_PROMISED = {"string": "str", "int64": "int", "bool": "bool", "double": "float"}
 _TYPES = {"str": "a string", "int": "an integer", "bool": "true or false", "float": "a number"}
 
 
@@ -107,11 +109,15 @@ class _Readers:
 
     def outputs(self, index: int) -> Iterator[Requirement]:
         """Yields the outputs of a task that those yet to come are bound to."""
-        name = self._workflow.plan.nodes[index].name
+        node = self._workflow.plan.nodes[index]
+        external = node.task.external if node.task is not None else None
+        promised = dict(external.outputs) if external is not None else {}
+        name = node.name
         for path, readers in sorted(self._of(name).items()):
             consumers = tuple(dict.fromkeys(reader for reader, _ in readers))
             names = ", ".join(self._workflow.plan.nodes[reader].name for reader in consumers)
-            type_ = next((kind for _, kind in readers if kind), "")
+            wanted = (kind for _, kind in readers if kind)
+            type_ = _PROMISED.get(promised.get(path, "")) or next(wanted, "")
             yield Requirement(
                 kind=Kind.OUTPUT,
                 task=index,

@@ -61,3 +61,9 @@ def plain(text: str) -> str | int | float | bool:
     except ValueError:
         return text
     return value if isinstance(value, str | int | float) else text
+
+
+def unquoted(text: str) -> str:
+    """Returns what is known to be a text, with or without double quotes around it."""
+    value = plain(text)
+    return value if isinstance(value, str) else text

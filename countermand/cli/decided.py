@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
-from countermand.cli.arguments import pair, plain
+from countermand.cli.arguments import pair, plain, unquoted
 from countermand.cli.output import paint
+from countermand.cli.typed import SET, IsText, never
 from countermand.cli.words import workflow_look
 from countermand.client import decisions
 from countermand.rpc import names
@@ -31,10 +32,11 @@ def decisions_of(
     items: Sequence[int],
     reset: bool,
     hosts: Sequence[str],
+    is_text: IsText = never,
 ) -> list[ResumeDecision]:
     """Returns one decision for each task that was named."""
-    patches = _by_task("--set", "--rerun", sets, reruns)
-    given = _by_task("--output", "--skip", outputs, skips)
+    patches = _by_task(SET, "--rerun", sets, reruns, is_text)
+    given = _by_task("--output", "--skip", outputs, skips, is_text)
     chosen = _hosts(hosts, reruns)
     if (items or reset) and len(reruns) != 1:
         raise click.UsageError("--items and --reset are about one --rerun: name the group there")
@@ -56,7 +58,7 @@ def _id(task: str) -> str:
 
 
 def _by_task(
-    option: str, beside: str, pairs: Sequence[str], tasks: Sequence[str]
+    option: str, beside: str, pairs: Sequence[str], tasks: Sequence[str], is_text: IsText
 ) -> dict[str, Values]:
     """Returns values by the task whose name they begin with; of a single task it may be left out.
 
@@ -76,7 +78,8 @@ def _by_task(
             raise click.UsageError(
                 f"{option} {text}: write TASK.FIELD=VALUE, with a task of a {beside}: {named}"
             )
-        found.setdefault(task, {})[key] = plain(value)
+        read = unquoted if is_text(option, _id(task), key) else plain
+        found.setdefault(task, {})[key] = read(value)
     return found
 
 

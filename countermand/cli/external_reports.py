@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from countermand.cli.arguments import pair, plain
+from countermand.cli.arguments import pair, plain, unquoted
 from countermand.cli.external_options import doing, failure_of, failure_options, token_option
 from countermand.cli.settings import Settings, examples, shared_options
 
@@ -209,7 +209,7 @@ async def _fill_output(
     request.output.SetInParent()
     for key, text in given.items():
         is_text = types.get(key) == "string"
-        request.output[key] = text.removeprefix('"').removesuffix('"') if is_text else plain(text)
+        request.output[key] = unquoted(text) if is_text else plain(text)
 
 
 def _progress(done: str, unit: str | None, message: str) -> Progress:

@@ -167,6 +167,9 @@ def value_words(value: Value) -> str:
     """Returns a value of any type as people write it; "-" for none."""
     if value.WhichOneof("kind") is None:
         return "-"
+    number = value.number_value
+    if value.HasField("number_value") and number.is_integer():  # JSON's numbers are all alike
+        return str(int(number))
     return value.string_value or json_format.MessageToJson(value)
 
 

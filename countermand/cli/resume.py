@@ -44,7 +44,7 @@ def _indices(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
     "sets",
     multiple=True,
     metavar="TASK.FIELD=VALUE",
-    help="Change an argument of a rerun; a text that looks like a number goes in double quotes.",
+    help="Change an argument of a rerun; of an external task: TASK.arguments.KEY=VALUE.",
 )
 @click.option("--skip", "skips", multiple=True, metavar="TASK", help="Go on after it.")
 @click.option(
@@ -96,6 +96,7 @@ def resume(
 
     async def work(client: Client) -> int:
         from countermand.cli.decided import decisions_of
+        from countermand.cli.typed import texts_of
         from countermand.rpc.errors import RequirementsUnmet
 
         one = await named(client, name)
@@ -108,6 +109,7 @@ def resume(
             items=items,
             reset=reset,
             hosts=hosts,
+            is_text=await texts_of(one, (*sets, *outputs)),
         )
         try:
             answer = await one.resume(reason, decisions=made, input=changed, validate_only=dry_run)

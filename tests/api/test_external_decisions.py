@@ -120,7 +120,8 @@ async def test_a_skipped_task_needs_what_others_are_bound_to(stubs: Stubs, acme:
     )
     await stubs.start("skipped", spec)
     await acme.does("skipped", "one", failure=ARRAY_FULL)
-    await paused(stubs, "skipped")
+    held = await paused(stubs, "skipped")
+    assert "skip with size (int64), volume (string)" in held.needs[0].message  # as is promised
     without = resume("skipped", skip("skipped", "one"), request_id="none")
     assert {each.kind for each in await unmet(stubs.workflows.ResumeWorkflow(without))} == {
         "OUTPUT"

@@ -133,6 +133,46 @@ def test_an_output_that_was_promised_is_asked_for(shell):
     assert "size 4" in lines(shell("workflow", "task", "@", "clone"))
 
 
+def test_a_resume_keeps_texts_as_they_are_written(shell):
+    """Arguments of external tasks and promised texts may look like numbers."""
+    shell.submit(
+        shell.task("clone", arguments={"lun": "007"}, outputs={"volume": "string"})
+        | {"policy": {"on_failure": "ON_FAILURE_PAUSE"}},
+        shell.task(
+            "use", bindings=[{"field": "arguments.v", "source": "tasks.clone.output.volume"}]
+        ),
+    )
+    shell.external("accept", "@/clone")
+    shell.external("end", "@/clone", "--failed", "ARRAY_FULL")
+    resume = ("workflow", "resume", "@", "--reason", "space freed")
+    for lun in ("8", "true", "1e3", '"8"'):
+        said = shell(*resume, "--rerun", "clone", "--set", f"arguments.lun={lun}", "--dry-run")
+        assert lines(said)[1].split() == ["clone", "arguments.lun", "007", lun.strip('"')]
+    shell(*resume, "--rerun", "clone", "--set", "clone.arguments.lun=1.50")
+    shell.external("accept", "@/clone")
+    assert shell.json("external", "list")[0]["arguments"] == {"lun": "1.50"}
+
+    shell.external("end", "@/clone", "--failed", "ARRAY_FULL")
+    shell(*resume, "--skip", "clone", "--output", "volume=7")
+    shell.external("accept", "@/use")
+    assert shell.json("external", "list")[0]["arguments"] == {"v": "7"}
+    shell.external("end", "@/use")
+
+
+def test_a_vendor_that_never_comes_back_is_found(shell):
+    shell.submit(shell.task("clone", heartbeat_timeout="1s"))
+    shell.external("accept", "@/clone")
+    while "?" not in shell("workflow", "tasks", "@"):
+        pass  # each look takes a while
+    [row] = [each for each in lines(shell("workflow", "list", "--attention")) if shell.name in each]
+    assert row.startswith(f"{shell.name} d ▸ running 0/1 "), row
+    assert f"{shell.name} has been silent since 20" in row
+    assert f"`countermand external end {shell.name}/clone --failed REASON`" in row
+    shown = lines(shell("workflow", "get", "@"))
+    assert [each for each in shown if each.endswith("(OWNER_SILENT)")]
+    shell.external("end", "@/clone", "--failed", "GONE")
+
+
 def test_what_failed_is_made_up_for_by_its_owner_and_by_people(shell):
     """A compensation waits like a start; a checklist is for people, and is shown whole."""
     shell.submit(
@@ -149,7 +189,7 @@ def test_what_failed_is_made_up_for_by_its_owner_and_by_people(shell):
     assert shell("workflow", "wait", "@", code=4)
     said = shell("workflow", "get", "@")
     assert "needs somebody: To be done by people: Remove the label on the array.\n" in said
-    assert "\n    Then look into its audit log. Then: `countermand workflow compensation" in said
+    assert "\n    Then look into its audit log. Once it is done: `countermand workflow " in said
     assert shell.external("list").startswith("Nothing waits")  # people's is not its owner's
 
     shell("workflow", "compensation", "done", "@", "label", "--reason", "did it")
