@@ -27,3 +27,9 @@ EVENT_NOTED = "coordinator.event_noted"  # how far receivers were told is durabl
 
 # Passed only where webhooks are.
 CRASH_POINTS_OF_WEBHOOKS = (EVENT_TAKEN, EVENT_NOTED)
+
+SPANS_SENT = "coordinator.spans_sent"  # the collector has them; that is not durable
+SPANS_NOTED = "coordinator.spans_noted"  # how far the history was sent as spans is durable
+
+# Passed only where spans are sent.
+CRASH_POINTS_OF_TRACES = (SPANS_SENT, SPANS_NOTED)

@@ -75,6 +75,7 @@ class Kept:
     hosts: dict[str, HostRecord] = field(default_factory=dict)
     host_events: list[HostEvent] = field(default_factory=list)
     webhooks: dict[str, WebhookRecord] = field(default_factory=dict)
+    places: dict[str, int] = field(default_factory=dict)
     progress: dict[tuple[str, int, int], ProgressRecord] = field(default_factory=dict)
     evidence: dict[tuple[str, str], int] = field(default_factory=dict)  # (workflow, host) → intent
     used_ids: set[str] = field(default_factory=set)  # of workflows that retention has removed
@@ -354,6 +355,14 @@ class MemoryStore:
     async def remove_webhook(self, webhook_id: str) -> None:
         """Removes a webhook; an absent one is a success."""
         self._kept.webhooks.pop(webhook_id, None)
+
+    async def place(self, reader: str) -> int | None:
+        """Returns how far somebody has read the history; None: never."""
+        return self._kept.places.get(reader)
+
+    async def note_place(self, reader: str, position: int) -> None:
+        """Notes how far somebody has read the history."""
+        self._kept.places[reader] = position
 
     async def origins(self, workflow_ids: Sequence[str]) -> dict[str, Origin]:
         """Returns what some workflows were submitted with; of one that was removed nothing."""

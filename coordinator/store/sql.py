@@ -31,7 +31,7 @@ from coordinator.runtime.ports import (
     WorkflowQuery,
 )
 from coordinator.runtime.webhooks import Origin, WebhookProgress, WebhookRecord
-from coordinator.store import lists, progress, queries, retention, webhooks
+from coordinator.store import lists, places, progress, queries, retention, webhooks
 from coordinator.store.batch import (
     Merged,
     batch_of,
@@ -124,6 +124,10 @@ class SqlStore:
     async def remove_webhook(self, webhook_id: str) -> None:
         """Removes a webhook; an absent one is a success."""
         await self._run.write(partial(self._transact, partial(webhooks.remove, webhook_id)))
+
+    async def note_place(self, reader: str, position: int) -> None:
+        """Notes how far somebody has read the history."""
+        await self._run.write(partial(self._transact, partial(places.note, reader, position)))
 
     async def close(self) -> None:
         """Releases everything; nothing is written any more."""
@@ -223,6 +227,10 @@ class SqlStore:
     async def events(self, *, after: int, limit: int) -> list[StoredEntry]:
         """Returns entries of all workflows after a position, in order."""
         return await self._read(partial(queries.all_events, after, limit))
+
+    async def place(self, reader: str) -> int | None:
+        """Returns how far somebody has read the history; None: never."""
+        return await self._read(partial(places.place, reader))
 
     async def position(self) -> int:
         """Returns the highest position, 0 if there is none."""

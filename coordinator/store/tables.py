@@ -517,3 +517,11 @@ webhooks = Table(
     Column("next_try_time_us", BigInteger),
     comment="Receivers that are told of events over HTTP, and how far each has been told.",
 )
+
+places = Table(
+    "places",
+    metadata,
+    Column("reader", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False, comment="up to it everything was read"),
+    comment="How far readers of the whole history have come, such as what makes traces of it.",
+)

@@ -1,0 +1,176 @@
+"""Sends every workflow's trace: reads the history from where it left off, projects, and sends.
+
+It stands beside the way of a request, never in it: nobody who commits knows of it, and while the
+collector is away it waits and holds no more than one page. How far it has come is kept in the store
+after the collector has taken what came before; so a process that dies in between sends a few spans
+once more, the same to the byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Protocol, TypeVar
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from coordinator.runtime import crash_points
+from coordinator.runtime.ports import StoredEntry, StoreError
+from coordinator.runtime.watch import Topic
+from coordinator.traces.projection import Projection
+from coordinator.traces.sending import CollectorAway, Send, SpansRefused
+from countermand.rpc.crash import Crash, never
+from countermand.v1.attempt_pb2 import Progress
+from countermand.v1.event_pb2 import HistoryEvent
+
+log = logging.getLogger(__name__)
+
+READER = "traces"  # what its place in the history is kept under
+PAGE = 50  # events: about 3 ms of work, while which nobody else has the loop
+PROJECTIONS_MAX = 5000  # kept, those that had events last; of others the history is read again
+GATHER_S = 0.1  # after a hint: under load a page then holds many commits
+QUIET_S = 15.0  # without a hint: looks all the same
+AGAIN_S, AGAIN_S_MAX = 1.0, 60.0  # after the collector, or the store, has failed
+
+Value = TypeVar("Value")
+
+
+class History(Protocol):
+    """What the exporter needs of the store, which is the one of `ports.py`."""
+
+    async def events(self, *, after: int, limit: int) -> list[StoredEntry]:
+        """Returns entries of all workflows after a position, in order."""
+
+    async def history(self, workflow_id: str, *, after: int, limit: int) -> list[StoredEntry]:
+        """Returns a workflow's entries after a sequence, in order."""
+
+    async def position(self) -> int:
+        """Returns the highest position ever given, 0 if there was none."""
+
+    async def place(self, reader: str) -> int | None:
+        """Returns how far somebody has read the history; None: never."""
+
+    async def note_place(self, reader: str, position: int) -> None:
+        """Notes how far somebody has read the history."""
+
+
+class Exporter:
+    """Reads on, projects, sends."""
+
+    def __init__(
+        self,
+        store: History,
+        *,
+        cluster_id: str,
+        hints: Topic[Progress],
+        send: Send,
+        crash: Crash = never,
+    ) -> None:
+        """Sends nothing before `run`."""
+        self._store = store
+        self._hints = hints
+        self._send = send
+        self._crash = crash
+        self._resource = Resource(
+            attributes=[
+                _attribute("service.name", "countermand-coordinator"),
+                _attribute("countermand.cluster", cluster_id),
+            ]
+        )
+        self._projections: OrderedDict[str, Projection] = OrderedDict()
+
+    async def run(self) -> None:
+        """Sends what is committed, until cancelled: the next life goes on where this one was."""
+        noted = position = await self._again(self._begin)
+        while True:
+            seen = self._hints.changes
+            entries = await self._again(partial(self._store.events, after=position, limit=PAGE))
+            spans = [span for each in entries for span in await self._project(each)]
+            if spans:
+                await self._again(partial(self._sent, spans))
+            if entries:
+                position = entries[-1].position
+            if len(entries) < PAGE:
+                if position > noted:
+                    await self._again(partial(self._store.note_place, READER, position))
+                    self._crash(crash_points.SPANS_NOTED)
+                    noted = position
+                await self._hints.wait(seen, QUIET_S)
+                await asyncio.sleep(GATHER_S)
+
+    async def _begin(self) -> int:
+        """Returns where to go on; at first, what has happened before nobody waits for."""
+        place = await self._store.place(READER)
+        if place is None:
+            place = await self._store.position()
+            await self._store.note_place(READER, place)
+        return place
+
+    # -- projecting -------------------------------------------------------------------------------
+
+    async def _project(self, entry: StoredEntry) -> list[Span]:
+        """Returns the spans that an event closes; none of a workflow that was removed meanwhile."""
+        projection = self._projections.pop(entry.workflow_id, None)
+        if projection is None or projection.sequence != entry.sequence - 1:
+            projection = await self._again(partial(self._before, entry))
+        if projection is None:
+            return []
+        spans = projection.take(HistoryEvent.FromString(entry.payload))
+        if not projection.settled:
+            self._projections[entry.workflow_id] = projection
+            if len(self._projections) > PROJECTIONS_MAX:
+                self._projections.popitem(last=False)
+        return spans
+
+    async def _before(self, entry: StoredEntry) -> Projection | None:
+        """Returns a workflow's trace up to an event, out of its stored history."""
+        projection = Projection()
+        while projection.sequence < entry.sequence - 1:
+            limit = min(PAGE, entry.sequence - 1 - projection.sequence)
+            page = await self._store.history(
+                entry.workflow_id, after=projection.sequence, limit=limit
+            )
+            if not page:
+                return None
+            for each in page:
+                projection.take(HistoryEvent.FromString(each.payload))
+        return projection
+
+    # -- sending ----------------------------------------------------------------------------------
+
+    async def _sent(self, spans: Sequence[Span]) -> None:
+        request = ExportTraceServiceRequest()
+        sent = request.resource_spans.add(resource=self._resource)
+        sent.scope_spans.add(scope=InstrumentationScope(name="countermand"), spans=spans)
+        try:
+            await self._send(request)
+        except SpansRefused as error:
+            # Sent again they would be refused again, and those after them would wait for ever.
+            log.warning("traces.refused", extra={"spans": len(spans), "error": str(error)})
+        self._crash(crash_points.SPANS_SENT)
+
+    async def _again(self, do: Callable[[], Awaitable[Value]]) -> Value:
+        """Does something, again and again until it works."""
+        delay_s = 0.0
+        while True:
+            try:
+                done = await do()
+            except (CollectorAway, StoreError) as error:
+                if not delay_s:
+                    log.warning("traces.wait", extra={"error": str(error)})
+                delay_s = min(delay_s * 2, AGAIN_S_MAX) or AGAIN_S
+                await asyncio.sleep(delay_s)
+            else:
+                if delay_s:
+                    log.info("traces.go_on")
+                return done
+
+
+def _attribute(key: str, value: str) -> KeyValue:
+    return KeyValue(key=key, value=AnyValue(string_value=value))
