@@ -1,13 +1,44 @@
-"""Refuses to run on stubs older than their protos: such failures look like bugs and are none."""
+"""What every run of tests begins with.
+
+It refuses to run on stubs older than their protos: such failures look like bugs and are none. And
+whatever it starts is ended with it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
 
 import pytest
 
 from protos.generate import StubsError, check
+from tests import guard
+
+MARK = pytest.StashKey[str]()
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds what `make test` says: a run has an end."""
+    about = "end the run after so many minutes, and tell where each process was"
+    parser.addoption("--minutes-max", type=float, metavar="N", help=about)
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Ends the run with one sentence before anything imports a stale stub."""
     try:
         check()
     except StubsError as error:
         pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
+    is_worker = hasattr(config, "workerinput")  # of xdist
+    config.stash[MARK] = guard.begin(config.getoption("--minutes-max"), is_worker=is_worker)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Has every process that a test started end with that test, or with the fixture it is of."""
+    yield
+    mark = pytestconfig.stash[MARK]
+    give_up = time.monotonic() + guard.GONE_S_MAX
+    while (left := guard.living(mark)) and time.monotonic() < give_up:
+        time.sleep(0.05)  # killed, but not gone yet
+    assert not left, f"tests have left running: {left}"

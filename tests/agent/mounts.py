@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.guard import unmarked
+
 MIB = 2**20
 
 # In memory, where a flush costs nothing: what is tested here is never a disk's speed.
@@ -87,6 +89,7 @@ def _unmounted_in_the_end(folder: Path) -> Iterator[None]:
     keeper = subprocess.Popen(
         ["sh", "-c", UNMOUNT, "unmount", folder],
         stdin=subprocess.PIPE,
+        env=unmarked(),  # it outlives tests that are killed
         start_new_session=True,  # an interrupt at the keyboard is not for it
     )
     try:

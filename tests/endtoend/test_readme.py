@@ -6,26 +6,19 @@ numbers. Addresses are replaced by free ones, so that the tour disturbs nobody.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.endtoend.cluster import free_address
+from tests.endtoend.tour import COORDINATOR, FENCE, Shell, plain
 
 pytestmark = pytest.mark.slow
 
 README = Path(__file__).parents[2] / "README.md"
-FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
-COORDINATOR, AGENT = "127.0.0.1:7700", "127.0.0.1:7710"
-READY = ("coordinator.ready", "agent.ready")
-DONE = "README-BLOCK-DONE"
+AGENT = "127.0.0.1:7710"
 
 # What the whole tour must have said.
 EXPECTED = (
@@ -41,67 +34,15 @@ EXPECTED = (
 )
 
 
-class Shell:
-    """One shell that is given blocks, and everything it says."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        self.said = ""
-        self.process = subprocess.Popen(
-            ["bash", "--norc"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
-            start_new_session=True,
-        )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self._given, self._saying = self.process.stdin, self.process.stdout
-
-    def run(self, block: str) -> None:
-        """Returns once a block has ended, and what it started in the background is ready."""
-        awaited = {word for word in READY if f"countermand-{word.partition('.')[0]} serve" in block}
-        self._given.write(f"{block}\necho {DONE}\n")
-        self._given.flush()
-        awaited.add(DONE)
-        while awaited:
-            line = self._saying.readline()
-            assert line, f"the shell has ended:\n{self.said}"
-            self.said += line
-            awaited -= {word for word in awaited if word in line}
-
-    def end(self) -> None:
-        """Ends the shell and whatever it started."""
-        self._given.close()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self._saying.close()
-        self.process.wait()
-
-
 def blocks() -> list[tuple[str, str]]:
     """Returns the fenced blocks, each with the words behind its fence."""
     return FENCE.findall(README.read_text(encoding="utf-8"))
 
 
-def plain(text: str) -> str:
-    """Returns a text without its numbers."""
-    return re.sub(r"\d[\d.:]*", "0", text)
-
-
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the tour is written for bash")
 def test_the_tour_works_and_says_what_readme_says(tmp_path):
-    bin_ = Path(sys.executable).parent
     coordinator, agent = free_address(), free_address()
-    environment = os.environ | {
-        "PATH": f"{bin_}:{os.environ['PATH']}",
-        "TMPDIR": str(tmp_path),
-        "COUNTERMAND_LISTEN": coordinator,
-        "COUNTERMAND_COORDINATOR": coordinator,
-        "PYTHONUNBUFFERED": "1",
-    }
-    shell = Shell(environment)
+    shell = Shell(tmp_path, COUNTERMAND_LISTEN=coordinator, COUNTERMAND_COORDINATOR=coordinator)
     try:
         for kind, block in blocks():
             here = block.replace(COORDINATOR, coordinator).replace(AGENT, agent)

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import re
 import shutil
-import sys
-from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -27,9 +23,9 @@ from countermand.client.templates import load
 from countermand.v1.workflow_pb2 import Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.endtoend.checks import assert_clean, labels, recorded, staged
-from tests.endtoend.cluster import HANG_S, Cluster, free_address, until
+from tests.endtoend.cluster import HANG_S, Cluster, until
 from tests.endtoend.test_compensation import immutable
-from tests.endtoend.test_readme import COORDINATOR, FENCE, Shell, plain
+from tests.endtoend.tour import DOCS, follow
 
 pytestmark = pytest.mark.slow
 
@@ -411,64 +407,8 @@ async def test_of_a_clone_nothing_is_left_on_either_side_when_the_array_is_full(
 
 # -- the pages ----------------------------------------------------------------------------------
 
-DOCS = Path(__file__).parents[2] / "docs"
-
-
-SET_UP = "## To follow this page"
-ADDRESS = re.compile(r"127\.0\.0\.1:77\d\d")
-
-
-def told(page: Path, folder: Path) -> Iterator[tuple[str, str]]:
-    """Runs a page block by block; yields each text it shows, with what really came."""
-    addresses: dict[str, str] = defaultdict(free_address)
-    coordinator = addresses[COORDINATOR]
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "TMPDIR": str(folder),
-        "COUNTERMAND_LISTEN": coordinator,
-        "COUNTERMAND_COORDINATOR": coordinator,
-        "PYTHONUNBUFFERED": "1",
-    }
-    shell = Shell(environment)
-    said = ""
-    text = page.read_text(encoding="utf-8")
-    if SET_UP not in text:  # it is the other page's
-        _, _, rest = (DOCS / "reference/templates.md").read_text("utf-8").partition(SET_UP)
-        set_up, _, _ = rest.partition("\n## ")
-        text = set_up + text
-    try:
-        shell.run(f"cd {folder}")
-        for kind, block in FENCE.findall(text):
-            if kind.startswith("yaml "):
-                (folder / kind.removeprefix("yaml ")).write_text(block, encoding="utf-8")
-            elif kind == "sh tour":
-                before = len(shell.said)
-                shell.run(ADDRESS.sub(lambda found: addresses[found[0]], block))
-                said = shell.said[before:]
-                for words in ("Traceback", "command not found", "No such file", "Usage:", "(BUG)"):
-                    assert words not in said, said
-            elif kind == "text":
-                yield block, said
-    finally:
-        shell.end()
-
-
-def words_of(line: str) -> str:
-    """Returns a line without its numbers, and without the room that they take in a table."""
-    return re.sub(r" +", " ", plain(line))
-
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the pages are written for bash")
 @pytest.mark.parametrize("name", ["reference/templates.md", "how-to/workflow-files.md"])
 def test_every_command_of_a_page_works_and_says_what_the_page_says(name, tmp_path):
-    """What comes differs between runs in its numbers, and behind the … at the end of a line."""
-    shown = list(told(DOCS / name, tmp_path))
-
-    assert shown
-    for text, said in shown:
-        lines = [words_of(line) for line in said.splitlines()]
-        for line in text.splitlines():
-            start, cut, _ = words_of(line).partition("…")
-            start = start.rstrip()
-            found = [one for one in lines if (one.startswith(start) if cut else one == start)]
-            assert found, f"{line!r} is not in:\n{said}"
+    follow(DOCS / name, tmp_path)
