@@ -7,23 +7,28 @@ import threading
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from inspect import ismethod, signature
 
 import pytest
 import pytest_asyncio
 
 from countermand.client import Client
 from countermand.client.external import (
+    AcceptedTask,
     BlockingOwner,
+    BlockingTask,
     Handler,
     Owner,
     TaskFailed,
     TaskStopped,
 )
+from countermand.client.external.added import Words
+from countermand.client.external.task import Terms
 from countermand.client.spec import parallel, sequence, workflow_spec
 from countermand.rpc.channel import open_channel
 from countermand.rpc.errors import WorkflowNotFound
 from countermand.v1.annotation_pb2 import Effect
-from countermand.v1.external_task_pb2 import ListExternalTasksRequest
+from countermand.v1.external_task_pb2 import ExternalRequest, ListExternalTasksRequest
 from countermand.v1.external_task_pb2_grpc import ExternalTaskServiceStub
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_spec_pb2 import Policy
@@ -652,6 +657,76 @@ async def test_a_program_of_threads_has_the_same(client, cluster, name):
     assert state(await client.run(f"{name}-own").wait()) == "SUCCEEDED"
     assert (await run.task("three")).failure.reason == "NO_LICENCE"
     assert (await run.get()).state == WorkflowState.WORKFLOW_STATE_COMPENSATING
+
+
+def words_of(thing: object) -> dict[str, list[str]]:
+    """Returns what an object has for its users, with the words that each method takes."""
+    return {
+        name: list(signature(said).parameters) if ismethod(said) else []
+        for name in dir(thing)
+        if not name.startswith("_")
+        for said in (getattr(thing, name),)
+    }
+
+
+async def test_programs_of_threads_have_all_that_others_have():
+    """But for what makes no sense there: nothing interrupts a thread."""
+    with BlockingOwner("127.0.0.1:1", "acme") as blocking:
+        ours = words_of(blocking._owner)
+        for said in ours.values():
+            if "interrupt" in said:
+                said.remove("interrupt")
+        assert words_of(blocking) == ours
+
+        task = AcceptedTask(blocking._owner._ties, ExternalRequest(), Terms())
+        ours = words_of(task)
+        for event in ("stopping", "ask_stop", "close", "leave", "is_left"):
+            del ours[event]  # for asyncio, or the client's own
+        assert words_of(BlockingTask(task, asyncio.get_running_loop())) == ours
+
+
+async def test_programs_of_threads_clean_up_and_end_workflows_of_their_own(client, cluster, name):
+    cleaned: list[str] = []
+    tokens: list[str] = []
+    group = opened(parallel("open", external("held", f"{name}-2")))
+    run = await client.submit(spec(group), workflow_id=name)
+
+    def clean(task: BlockingTask) -> None:
+        cleaned.append(task.kind)
+
+    def add(owner: BlockingOwner) -> None:
+        words: Words = {"reversible": True, "on_failure": Policy.ON_FAILURE_IGNORE}
+        place = f"workflows/{name}/tasks/open"
+        with (
+            owner.add(place, "copy", clean_up=clean, **words) as copying,
+            copying.part("half", clean_up=clean, **words),
+        ):
+            raise TaskFailed("ARRAY_FULL", "no room")
+
+    def rebalance(owner: BlockingOwner) -> None:
+        policy = Policy(on_failure=Policy.ON_FAILURE_STOP)
+        with owner.workflow(f"{name}-own", "rebalance", policy=policy) as job:
+            token = job.request.capability_token
+            owner.add_for(f"{name}-2", f"workflows/{name}-own", "wait", token=token)
+            owner.end_workflow(f"{name}-own", token, force=True)
+            tokens.append(token)
+            while True:
+                job.check()
+                time.sleep(0.01)
+
+    def vendor() -> None:
+        with BlockingOwner(cluster.coordinator.address, name) as owner:
+            with pytest.raises(TaskFailed, match="no room"):
+                add(owner)
+            with pytest.raises(TaskStopped):
+                rebalance(owner)
+            owner.clear_workflow(f"{name}-own", *tokens)
+
+    await asyncio.to_thread(vendor)
+    assert cleaned == ["half", "copy"]
+    with pytest.raises(WorkflowNotFound):
+        await client.run(f"{name}-own").get()
+    await run.cancel("a test")
 
 
 async def test_all_that_waits_is_known_when_a_coordinator_answers_again(client, cluster, name):

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
-from types import TracebackType
 from typing import TypedDict
 
+from countermand.client.external.blocking_task import Outputs
 from countermand.client.external.outcome import TaskFailed, values_of
-from countermand.client.external.task import AcceptedTask, CleanUp
+from countermand.client.external.serving import check_served
+from countermand.client.external.task import AcceptedTask, Block, Terms
 from countermand.client.external.ties import Ties
 from countermand.client.policies import duration
 from countermand.client.run import SETTLED
@@ -26,7 +28,6 @@ from countermand.v1.external_task_pb2 import (
     StartExternalWorkflowRequest,
 )
 from countermand.v1.task_pb2 import Task
-from countermand.v1.workflow_pb2 import Workflow
 from countermand.v1.workflow_spec_pb2 import Policy
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
@@ -58,11 +59,21 @@ class Words(TypedDict, total=False):
     arguments: Mapping[str, str]
     weight: int  # its share of its parent's progress; default 1
     after: Sequence[str]  # ids of members of the same group that it comes after
-    reversible: bool  # it has an effect, which its owner makes up for when it is asked
+    reversible: bool  # it has an effect, which the handler of its kind makes up for
     operator_checklist: str  # it has an effect, and people make up for it by this text
     heartbeat_timeout: timedelta  # without a sign of life for this long it becomes UNKNOWN
     run_timeout: timedelta  # it must end within this
     on_failure: Policy.OnFailure.ValueType  # by default as its parent
+
+
+class WorkflowWords(TypedDict, total=False):
+    """What may be said of a workflow of one's own."""
+
+    description: str  # for people
+    labels: Mapping[str, str]  # by which it is found
+    heartbeat_timeout: timedelta  # without a sign of life for this long it becomes UNKNOWN
+    auto_clear: bool  # whether it is removed by itself after the retention time; default: yes
+    policy: Policy  # what its tasks inherit; by default a failure ends it, and keeps what was done
 
 
 def request_of(
@@ -95,79 +106,8 @@ def request_of(
     return request
 
 
-class AddedTask:
-    """A task to be added, done and ended; `async with` it to be given the AcceptedTask."""
-
-    def __init__(
-        self,
-        ties: Ties,
-        request: AddExternalTaskRequest,
-        *,
-        clean_up: CleanUp | None = None,
-        interrupt: bool = True,
-        whole: AcceptedTask | None = None,
-    ) -> None:
-        """Keeps what to add."""
-        self._ties = ties
-        self._request = request
-        self._clean_up = clean_up
-        self._interrupt = interrupt
-        self._whole = whole
-        self._task: AcceptedTask | None = None
-
-    async def __aenter__(self) -> AcceptedTask:
-        """Adds the task, waits for its turn, and takes it on.
-
-        Raises:
-            TaskFailed: It failed in an earlier life, or what it comes after did.
-            TaskStopped: It is to be stopped.
-        """
-        while True:
-            task = await self._add()
-            if task.state == Task.STATE_SUCCEEDED:
-                return done(self._ties, task.name, values_of(task.output.external))
-            if task.state in _OVER:
-                raise failed(task)
-            asked = await asked_soon(self._ties, task.name)
-            if asked is not None:
-                break
-            if self._whole is not None:
-                self._whole.check()
-        accepted = AcceptedTask(
-            self._ties,
-            asked,
-            clean_up=self._clean_up,
-            interrupt=self._interrupt,
-            whole=self._whole,
-        )
-        self._task = await accepted.__aenter__()
-        return self._task
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Ends the task as AcceptedTask says."""
-        if self._task is not None:
-            await self._task.__aexit__(kind, error, traceback)
-
-    async def _add(self) -> Task:
-        method = self._ties.calls.external_tasks.AddExternalTask
-        return (await self._ties.ask(method, self._request)).task
-
-
-def part(
-    ties: Ties,
-    whole: AcceptedTask,
-    kind: str,
-    words: Words,
-    *,
-    clean_up: CleanUp | None = None,
-    interrupt: bool = True,
-) -> AddedTask:
-    """Returns a task under another one of the same owner."""
+def part(ties: Ties, whole: AcceptedTask, kind: str, words: Words, terms: Terms) -> Block:
+    """Returns the block of a task under another one of the same owner."""
     name = names.parse_attempt(whole.attempt)
     assert name is not None, whole.attempt
     # Of a later attempt they are others: an id is never given out again.
@@ -175,54 +115,72 @@ def part(
     words = {"task_id": f"{name.task_id}.{kind}{later}", **words}
     token = whole.request.capability_token
     request = request_of(name.task, kind, words, owner_id=ties.owner_id, token=token)
-    return AddedTask(ties, request, clean_up=clean_up, interrupt=interrupt, whole=whole)
+    return added(ties, request, terms)
 
 
-class StartedWorkflow:
-    """A workflow of the owner's own; `async with` it to be given its task "main"."""
+# -- blocks ---------------------------------------------------------------------------------------
 
-    def __init__(
-        self, ties: Ties, request: StartExternalWorkflowRequest, *, interrupt: bool = True
-    ) -> None:
-        """Keeps what to start."""
-        self._ties = ties
-        self._request = request
-        self._interrupt = interrupt
-        self._main: AcceptedTask | None = None
 
-    async def __aenter__(self) -> AcceptedTask:
-        """Starts the workflow, or finds it as an earlier life has left it, and takes main on.
+def added(ties: Ties, request: AddExternalTaskRequest, terms: Terms) -> Block:
+    """Returns the block of a task that is to be added."""
+    workflow_id = request.parent.split("/tasks/", 1)[0].removeprefix("workflows/")
 
-        Raises:
-            TaskFailed: It failed in an earlier life.
-        """
-        main = names.task_name(self._request.workflow_id, MAIN)
-        while True:
-            workflow = await self._start()
-            if workflow.state == WorkflowState.WORKFLOW_STATE_SUCCEEDED:
-                return done(self._ties, main)
-            if workflow.state in SETTLED:
-                cause = workflow.cause
-                raise TaskFailed(cause.reason or "CANCELLED", cause.message)
-            if (asked := await asked_soon(self._ties, main)) is not None:
-                break
-        accepted = AcceptedTask(self._ties, asked, interrupt=self._interrupt)
-        self._main = await accepted.__aenter__()
-        return self._main
+    async def add() -> Outputs:
+        method = ties.calls.external_tasks.AddExternalTask
+        task = (await ties.ask(method, request)).task
+        if task.state in _OVER:
+            raise failed(task)
+        is_done = task.state == Task.STATE_SUCCEEDED
+        return values_of(task.output.external) if is_done else None
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Ends main, and with it the workflow; what was added and is still open fails with it."""
-        if self._main is not None:
-            await self._main.__aexit__(kind, error, traceback)
+    check_served(ties, request.kind, is_part=terms.whole is not None, asks=request.ask_owner)
+    return _block(ties, names.task_name(workflow_id, request.task_id), add, terms)
 
-    async def _start(self) -> Workflow:
-        method = self._ties.calls.external_tasks.StartExternalWorkflow
-        return (await self._ties.ask(method, self._request)).workflow
+
+def started(ties: Ties, request: StartExternalWorkflowRequest, terms: Terms) -> Block:
+    """Returns the block of a workflow of the owner's own: that of its task "main"."""
+
+    async def start() -> Outputs:
+        method = ties.calls.external_tasks.StartExternalWorkflow
+        workflow = (await ties.ask(method, request)).workflow
+        if workflow.state == WorkflowState.WORKFLOW_STATE_SUCCEEDED:
+            return {}
+        if workflow.state in SETTLED:
+            raise TaskFailed(workflow.cause.reason or "CANCELLED", workflow.cause.message)
+        return None
+
+    check_served(ties, request.kind)
+    return _block(ties, names.task_name(request.workflow_id, MAIN), start, terms)
+
+
+@asynccontextmanager
+async def _block(
+    ties: Ties, name: str, find: Callable[[], Awaitable[Outputs]], terms: Terms
+) -> AsyncIterator[AcceptedTask]:
+    """Yields a task once its turn has come, and ends it; one that had SUCCEEDED before is `done`.
+
+    Args:
+        ties: Those of its owner.
+        name: The task.
+        find: Makes it, or finds it as an earlier life has left it; returns what it has left if it
+            had SUCCEEDED, or raises TaskFailed if it never will.
+        terms: On which it is worked on.
+
+    Raises:
+        TaskFailed: It failed in an earlier life, or what it comes after did.
+        TaskStopped: It is to be stopped.
+    """
+    asked = outputs = None
+    with ties.waiting.begun_here(name):
+        while asked is None and (outputs := await find()) is None:
+            if terms.whole is not None:
+                terms.whole.check()
+            asked = await asked_soon(ties, name)
+    if asked is None:
+        yield done(ties, name, outputs or {})
+        return
+    async with AcceptedTask(ties, asked, terms) as task:
+        yield task
 
 
 # -- finding what is asked ------------------------------------------------------------------------
@@ -234,18 +192,19 @@ async def asked_soon(ties: Ties, task: str) -> ExternalRequest | None:
         async with asyncio.timeout(LOOK_EVERY_S):
             async for name in ties.waiting.changes():
                 asked = ties.waiting.requests.get(name)
-                if asked is not None and name.startswith(f"{task}/attempts/"):
+                is_free = asked is not None and not ties.waiting.is_held(name)
+                if is_free and name.startswith(f"{task}/attempts/"):
                     return asked
     except TimeoutError:
         pass
     return None
 
 
-def done(ties: Ties, task: str, outputs: Mapping[str, object] | None = None) -> AcceptedTask:
+def done(ties: Ties, task: str, outputs: Mapping[str, object]) -> AcceptedTask:
     """Returns what stands for a task that had SUCCEEDED before."""
-    made = AcceptedTask(ties, ExternalRequest(attempt=f"{task}/attempts/0"))
+    made = AcceptedTask(ties, ExternalRequest(attempt=f"{task}/attempts/0"), Terms())
     made.done = True
-    made.outputs = dict(outputs or {})
+    made.outputs.update(outputs)
     return made
 
 

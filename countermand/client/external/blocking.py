@@ -12,14 +12,22 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from datetime import timedelta
-from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 from countermand.client.external import serving
-from countermand.client.external.added import Words
-from countermand.client.external.blocking_task import BlockingBlock, BlockingTask
+from countermand.client.external.added import Words, WorkflowWords
+from countermand.client.external.blocking_task import (
+    BlockingBlock,
+    BlockingTask,
+    CleanUp,
+    called,
+    waited,
+)
 from countermand.client.external.owner import FOR_EVER, Owner
+from countermand.client.external.task import Block
 from countermand.v1.external_task_pb2 import ExternalRequest
+from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_pb2 import Workflow
 
 __all__ = ["BlockingOwner", "BlockingTask"]
 
@@ -30,11 +38,14 @@ class BlockingOwner:
     """What `Owner` is, for any thread; use it in `with`. `Owner` says what everything means.
 
     Signs of life go on whatever the threads do. A stop does not interrupt a thread: `task.check()`
-    and `task.report()` raise TaskStopped.
+    and `task.report()` raise TaskStopped. A `clean_up` is a function, which is given a
+    BlockingTask.
     """
 
     def __init__(self, address: str, owner_id: str, *, patience: timedelta = FOR_EVER) -> None:
         """Keeps the address; connects when it is entered."""
+        self.address = address
+        self.owner_id = owner_id
         self._owner = Owner(address, owner_id, patience=patience)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="owner", daemon=True)
@@ -45,25 +56,20 @@ class BlockingOwner:
         self._wait(self._owner.__aenter__())
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Disconnects; what is being worked on waits for the next life."""
-        self._wait(self._owner.__aexit__(kind, error, traceback))
+        self._wait(self._owner.__aexit__(*error))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
     def _wait(self, what: Coroutine[object, object, Value]) -> Value:
-        future = asyncio.run_coroutine_threadsafe(what, self._loop)
-        try:
-            return future.result()
-        except BaseException:  # such as KeyboardInterrupt, of the thread that waits
-            future.cancel()
-            raise
+        return waited(what, self._loop)
+
+    def _block(self, block: Block) -> BlockingBlock:
+        return BlockingBlock(block, self._loop)
+
+    # -- what waits -----------------------------------------------------------------------------
 
     def serve(
         self,
@@ -83,35 +89,45 @@ class BlockingOwner:
         finally:
             self._wait(requests.aclose())  # type: ignore[attr-defined]
 
-    def accept(self, request: ExternalRequest) -> BlockingBlock:
+    def accept(self, request: ExternalRequest, *, clean_up: CleanUp | None = None) -> BlockingBlock:
         """Takes on what is asked, to be worked on within a `with`."""
-        return BlockingBlock(self._owner.accept(request, interrupt=False), self._loop)
+        clean = called(clean_up)
+        return self._block(self._owner.accept(request, clean_up=clean, interrupt=False))
 
-    def add(self, group: str, kind: str, **wanted: Unpack[Words]) -> BlockingBlock:
+    # -- what is added --------------------------------------------------------------------------
+
+    def add(
+        self, group: str, kind: str, *, clean_up: CleanUp | None = None, **wanted: Unpack[Words]
+    ) -> BlockingBlock:
         """Adds a task to an open group, to be done and ended within a `with`."""
-        return BlockingBlock(self._owner.add(group, kind, interrupt=False, **wanted), self._loop)
+        clean = called(clean_up)
+        return self._block(self._owner.add(group, kind, clean_up=clean, interrupt=False, **wanted))
+
+    def add_for(
+        self, owner_id: str, parent: str, kind: str, *, token: str = "", **wanted: Unpack[Words]
+    ) -> Task:
+        """Adds a task that another owner does, and returns it."""
+        return self._wait(self._owner.add_for(owner_id, parent, kind, token=token, **wanted))
+
+    # -- workflows of one's own -----------------------------------------------------------------
 
     def workflow(
-        self,
-        workflow_id: str,
-        kind: str,
-        *,
-        description: str = "",
-        labels: Mapping[str, str] | None = None,
-        heartbeat_timeout: timedelta | None = None,
-        auto_clear: bool = True,
+        self, workflow_id: str, kind: str, **wanted: Unpack[WorkflowWords]
     ) -> BlockingBlock:
         """Starts a workflow of one's own, to be done and ended within a `with`."""
-        block = self._owner.workflow(
-            workflow_id,
-            kind,
-            description=description,
-            labels=labels,
-            heartbeat_timeout=heartbeat_timeout,
-            auto_clear=auto_clear,
-            interrupt=False,
+        return self._block(self._owner.workflow(workflow_id, kind, interrupt=False, **wanted))
+
+    def end_workflow(
+        self, workflow_id: str, token: str, *, failure: Exception | None = None, force: bool = False
+    ) -> Workflow:
+        """Ends a workflow of one's own from outside of its block."""
+        return self._wait(
+            self._owner.end_workflow(workflow_id, token, failure=failure, force=force)
         )
-        return BlockingBlock(block, self._loop)
+
+    def clear_workflow(self, workflow_id: str, token: str) -> None:
+        """Removes a settled workflow of one's own before its retention time is over."""
+        self._wait(self._owner.clear_workflow(workflow_id, token))
 
 
 async def _next(requests: AsyncIterator[ExternalRequest]) -> ExternalRequest:

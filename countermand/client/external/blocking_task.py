@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar, Unpack
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, Unpack
 
-from countermand.client.external.task import AcceptedTask
+from countermand.client.external.task import AcceptedTask, Block
+from countermand.client.external.task import CleanUp as AsyncCleanUp
 from countermand.v1.external_task_pb2 import ExternalRequest
 
 if TYPE_CHECKING:
     from countermand.client.external.added import Words
 
 Value = TypeVar("Value")
+Outputs: TypeAlias = Mapping[str, object] | None
+Function: TypeAlias = Callable[["BlockingTask"], Outputs]
+CleanUp: TypeAlias = Callable[["BlockingTask"], object]
 
 
 class BlockingTask:
@@ -25,6 +29,7 @@ class BlockingTask:
         self._task = task
         self._loop = loop
         self.attempt = task.attempt
+        self.name = task.name
         self.action = task.action
         self.kind = task.kind
         self.resumed = task.resumed
@@ -69,24 +74,25 @@ class BlockingTask:
     def _report(self, done: int, total: int, unit: str, message: str) -> None:
         self._task.report(done, total, unit=unit, message=message)
 
-    def part(self, kind: str, **wanted: Unpack[Words]) -> BlockingBlock:
+    def part(
+        self, kind: str, *, clean_up: CleanUp | None = None, **wanted: Unpack[Words]
+    ) -> BlockingBlock:
         """Adds a task under this one, to be done and ended within a `with`."""
-        return BlockingBlock(self._task.part(kind, **wanted), self._loop)
+        block = self._task.part(kind, clean_up=called(clean_up), **wanted)
+        return BlockingBlock(block, self._loop)
 
 
 class BlockingBlock:
     """A `with` around an `async with`; nothing is decided here."""
 
-    def __init__(
-        self, block: AbstractAsyncContextManager[AcceptedTask], loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def __init__(self, block: Block, loop: asyncio.AbstractEventLoop) -> None:
         """Keeps the block, and the loop that it lives in."""
         self._block = block
         self._loop = loop
 
     def __enter__(self) -> BlockingTask:
         """Enters the block."""
-        return BlockingTask(self._wait(self._block.__aenter__()), self._loop)
+        return BlockingTask(waited(self._block.__aenter__(), self._loop), self._loop)
 
     def __exit__(
         self,
@@ -95,7 +101,35 @@ class BlockingBlock:
         traceback: TracebackType | None,
     ) -> None:
         """Leaves the block as it was left here."""
-        self._wait(self._block.__aexit__(kind, error, traceback))
+        waited(self._block.__aexit__(kind, error, traceback), self._loop)
 
-    def _wait(self, what: Coroutine[object, object, Value]) -> Value:
-        return asyncio.run_coroutine_threadsafe(what, self._loop).result()
+
+# -- between threads ------------------------------------------------------------------------------
+
+
+def waited(what: Coroutine[object, object, Value], loop: asyncio.AbstractEventLoop) -> Value:
+    """Returns what a coroutine returns, which is run by the loop of another thread."""
+    future = asyncio.run_coroutine_threadsafe(what, loop)
+    try:
+        return future.result()
+    except BaseException:  # such as KeyboardInterrupt, of the thread that waits
+        future.cancel()
+        raise
+
+
+async def on_thread(function: Callable[[BlockingTask], Value], task: AcceptedTask) -> Value:
+    """Returns what a function returns, which is called on a thread of its own."""
+    facade = BlockingTask(task, asyncio.get_running_loop())
+    doing = asyncio.ensure_future(asyncio.to_thread(function, facade))
+    try:
+        return await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        # This process goes: the thread hears of it where it looks, and nothing is said of it.
+        task.leave()
+        await asyncio.wait([doing])
+        raise
+
+
+def called(clean_up: CleanUp | None) -> AsyncCleanUp | None:
+    """Returns what calls a function on a thread of its own."""
+    return None if clean_up is None else partial(on_thread, clean_up)

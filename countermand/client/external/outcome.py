@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
@@ -80,16 +80,39 @@ def _reason_of_type(name: str) -> str:
     return reason or "ERROR"
 
 
-def struct_of(outputs: Mapping[str, object]) -> Struct:
-    """Returns outputs as the contract carries them: texts, numbers, true, false, lists, objects.
+def left_by(outputs: Mapping[str, object], promised: Mapping[str, str]) -> Struct:
+    """Returns outputs as the contract carries them: texts, numbers, true, false.
 
     Raises:
-        FieldInvalid: They hold something else.
+        FieldInvalid: They hold something else, or are not what was promised.
     """
+    if found := tuple(_broken_promises(outputs, promised)):
+        raise FieldInvalid(*found)
     try:
         return json_format.ParseDict(dict(outputs), Struct())
     except (json_format.ParseError, TypeError, ValueError) as error:
         raise FieldInvalid(Violation("output", str(error))) from None
+
+
+# The types of outputs, as specs name them, with those of their values here.
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "string": (str,),
+    "int64": (int,),
+    "bool": (bool,),
+    "double": (float, int),
+}
+
+
+def _broken_promises(
+    outputs: Mapping[str, object], promised: Mapping[str, str]
+) -> Iterator[Violation]:
+    """Yields what was promised and is missing, or of another type; a newer type is not judged."""
+    for name, kind in sorted(promised.items()):
+        value = _whole(outputs.get(name))
+        if value is None:
+            yield Violation(f"output.{name}", f"was promised, as {kind}, and is missing")
+        elif type(value) not in _TYPES.get(kind, (type(value),)):
+            yield Violation(f"output.{name}", f"was promised as {kind}, and is {value!r}")
 
 
 def values_of(struct: Struct) -> dict[str, object]:

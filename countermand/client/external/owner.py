@@ -8,15 +8,14 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
-from types import TracebackType
 from typing import Self, Unpack
 
 from countermand.client.calls import Calls
 from countermand.client.external import serving
-from countermand.client.external.added import AddedTask, StartedWorkflow, Words, request_of
+from countermand.client.external.added import Words, WorkflowWords, added, request_of, started
 from countermand.client.external.heartbeats import Heartbeats
 from countermand.client.external.outcome import failure_of
-from countermand.client.external.task import AcceptedTask, CleanUp
+from countermand.client.external.task import AcceptedTask, Block, CleanUp, Terms
 from countermand.client.external.ties import Ties
 from countermand.client.external.waiting import Waiting
 from countermand.client.policies import duration
@@ -29,7 +28,6 @@ from countermand.v1.external_task_pb2 import (
 )
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import Workflow
-from countermand.v1.workflow_spec_pb2 import Policy
 
 # A vendor's process outlives its coordinator's restarts, however long they take.
 FOR_EVER = timedelta.max
@@ -78,12 +76,7 @@ class Owner:
             self._stack.push_async_callback(_cancelled, asyncio.create_task(run))
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         self._ties.leaving = True
         await self._stack.aclose()
         self._opened = None
@@ -117,12 +110,12 @@ class Owner:
         """Yields what waits and is not worked on here, then whatever is new or has changed.
 
         That is to start, to stop what was begun, and to make up for something, by its `kind`. What
-        an earlier life has accepted is among it, with `accepted` set. It never ends.
+        an earlier life has accepted is among it, with `accepted` set. What a block adds is begun by
+        that block, and is not among it: of a part, in the next life neither. It never ends.
         """
         waiting = self._ties.waiting
         async for name in waiting.changes():
-            asked = waiting.requests.get(name)
-            if asked is not None and not waiting.is_held(name):
+            if (asked := waiting.offered(name)) is not None:
                 yield asked
 
     def accept(
@@ -152,7 +145,7 @@ class Owner:
             interrupt: Whether a stop interrupts the block. Else it looks for itself, by
                 `task.check()` or `task.stopping`.
         """
-        return AcceptedTask(self._ties, request, clean_up=clean_up, interrupt=interrupt)
+        return AcceptedTask(self._ties, request, Terms(clean_up=clean_up, interrupt=interrupt))
 
     # -- what is added --------------------------------------------------------------------------
 
@@ -164,7 +157,7 @@ class Owner:
         clean_up: CleanUp | None = None,
         interrupt: bool = True,
         **wanted: Unpack[Words],
-    ) -> AddedTask:
+    ) -> Block:
         """Adds a task of this owner to an open group, to be done and ended in an `async with`.
 
         Args:
@@ -176,7 +169,7 @@ class Owner:
         """
         task_id = wanted.get("task_id", kind)
         request = request_of(group, kind, {**wanted, "task_id": task_id}, owner_id=self.owner_id)
-        return AddedTask(self._ties, request, clean_up=clean_up, interrupt=interrupt)
+        return added(self._ties, request, Terms(clean_up=clean_up, interrupt=interrupt))
 
     async def add_for(
         self, owner_id: str, parent: str, kind: str, *, token: str = "", **wanted: Unpack[Words]
@@ -200,13 +193,9 @@ class Owner:
         workflow_id: str,
         kind: str,
         *,
-        description: str = "",
-        labels: Mapping[str, str] | None = None,
-        heartbeat_timeout: timedelta | None = None,
-        auto_clear: bool = True,
-        policy: Policy | None = None,
         interrupt: bool = True,
-    ) -> StartedWorkflow:
+        **wanted: Unpack[WorkflowWords],
+    ) -> Block:
         """Starts a workflow of one's own, to be done and ended within an `async with`.
 
         async with owner.workflow("rebalance-7", "array-rebalance") as job:
@@ -220,24 +209,20 @@ class Owner:
         Args:
             workflow_id: Its id, [a-z0-9][a-z0-9._-]{0,62}.
             kind: What it is, in the owner's own words.
-            description: For people.
-            labels: By which it is found.
-            heartbeat_timeout: Without a sign of life for this long the task is UNKNOWN.
-            auto_clear: Whether it is removed by itself after the retention time.
-            policy: What its tasks inherit; by default a failure ends it, and what was done is kept.
             interrupt: As of `accept`.
+            wanted: What else is said of it, see `WorkflowWords`.
         """
         request = StartExternalWorkflowRequest(
             workflow_id=workflow_id,
             kind=kind,
             owner_id=self.owner_id,
-            description=description,
-            labels=labels,
-            auto_clear=auto_clear,
-            policy=policy,
-            heartbeat_timeout=duration(heartbeat_timeout),
+            description=wanted.get("description", ""),
+            labels=wanted.get("labels"),
+            auto_clear=wanted.get("auto_clear", True),
+            policy=wanted.get("policy"),
+            heartbeat_timeout=duration(wanted.get("heartbeat_timeout")),
         )
-        return StartedWorkflow(self._ties, request, interrupt=interrupt)
+        return started(self._ties, request, Terms(interrupt=interrupt))
 
     async def end_workflow(
         self, workflow_id: str, token: str, *, failure: Exception | None = None, force: bool = False

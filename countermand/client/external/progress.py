@@ -29,7 +29,9 @@ class Reports:
         self._sending: asyncio.Task[None] | None = None
 
     def say(self, progress: Progress) -> None:
-        """Takes the latest; returns at once."""
+        """Takes the latest; returns at once. A unit that was said stays until another is."""
+        if not progress.unit and self._said is not None:
+            progress.unit = self._said.unit
         self._said = progress
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send_now_and_then())

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias, TypeGuard, cast
 
-from countermand.client.external.blocking_task import BlockingTask
+from countermand.client.external.blocking_task import Function, Outputs, on_thread
 from countermand.client.external.outcome import TaskFailed, TaskStopped
-from countermand.client.external.task import AcceptedTask
+from countermand.client.external.task import AcceptedTask, Terms
 from countermand.client.external.ties import Ties
 from countermand.rpc.errors import AttemptClosed
 from countermand.v1.external_task_pb2 import ExternalRequest
@@ -28,9 +28,7 @@ CONCURRENCY_MAX = 16
 AGAIN_DELAY_S = 1.0
 AGAIN_DELAY_S_MAX = 60.0
 
-Outputs: TypeAlias = Mapping[str, object] | None
 Coroutine: TypeAlias = Callable[[AcceptedTask], Awaitable[Outputs]]
-Function: TypeAlias = Callable[[BlockingTask], Outputs]
 Work: TypeAlias = Coroutine | Function
 
 
@@ -38,21 +36,56 @@ Work: TypeAlias = Coroutine | Function
 class Handler:
     """What an owner does for one kind of task.
 
+    A task that a block adds, by `task.part`, `owner.add` or `owner.workflow`, is begun by that
+    block: its kind needs no `start`. It is made up for in any later life, when the code around that
+    block may not run: so its kind needs a `compensate` here, if it has an effect.
+
     Both may be coroutine functions, which are given an AcceptedTask and are interrupted when they
     are to stop; or functions, which are called on a thread with a BlockingTask and look for
     themselves, by `task.check()`.
 
     Attributes:
         start: Does the work; returns the outputs, or None for those in `task.outputs`. Called again
-            for the same attempt after a crash.
+            for the same attempt after a crash. None for what only blocks begin.
         compensate: Takes back exactly what the attempt `task.action` did; that nothing is there is
             a success. Called when the owner is asked for it, and besides before work is said to
             have FAILED or to be CANCELLED, so that nothing is left behind. None for what is
             READ_ONLY.
     """
 
-    start: Work
+    start: Work | None = None
     compensate: Work | None = None
+
+    def __post_init__(self) -> None:
+        if self.start is None and self.compensate is None:
+            raise ValueError("a Handler does something: give it `start`, `compensate`, or both")
+
+
+def check_served(ties: Ties, kind: str, *, is_part: bool = False, asks: bool = False) -> None:
+    """Refuses a block beside a loop that does not fit it, when that can still be mended.
+
+    Args:
+        ties: Those of the owner.
+        kind: Of the task that the block adds.
+        is_part: Whether the task is a part of another one: that is left to its block by any loop.
+        asks: Whether its owner will be asked to make up for it.
+
+    Raises:
+        TaskFailed: The loop would begin it as well, or nobody would make up for it.
+    """
+    if not ties.served:
+        return  # whoever does it all by blocks sees to it
+    handler = next((handlers[kind] for handlers in ties.served if kind in handlers), None)
+    if asks and (handler is None or handler.compensate is None):
+        missing = f"{{{kind!r}: Handler(compensate=...)}}"
+        message = f"Nothing here makes up for {kind}: serve {missing} as well."
+        raise TaskFailed("NO_COMPENSATION", message)
+    if not is_part and handler is not None and handler.start is not None:
+        message = (
+            f"This process serves {kind}, and would begin in its next life what this block adds: "
+            "name another kind, whose Handler is without `start`."
+        )
+        raise TaskFailed("KIND_SERVED", message)
 
 
 async def serve(ties: Ties, handlers: Mapping[str, Handler], concurrency_max: int) -> None:
@@ -69,24 +102,37 @@ async def serve(ties: Ties, handlers: Mapping[str, Handler], concurrency_max: in
     }
     running: dict[str, asyncio.Task[None]] = {}
     unhandled: set[str] = set()
+
+    async def see_to(name: str, handler: Handler) -> None:
+        try:
+            await _see_to(ties, name, handler, slots)
+        finally:
+            del running[name]  # at once: else a change that comes now would be passed over
+
+    ties.served.append(handlers)
     try:
         async for name in ties.waiting.changes():
-            asked = ties.waiting.requests.get(name)
-            if asked is None or name in running or ties.waiting.is_held(name):
+            asked = ties.waiting.offered(name)
+            if asked is None or name in running:
                 continue
             handler = handlers.get(asked.task_kind)
-            if handler is None:
+            if handler is None or not _does(handler, asked):
                 if asked.task_kind not in unhandled:
                     unhandled.add(asked.task_kind)
                     log.info("owner.unhandled", extra={"kind": asked.task_kind, "attempt": name})
                 continue
-            task = asyncio.create_task(_see_to(ties, name, handler, slots), name=name)
-            running[name] = task
-            task.add_done_callback(lambda _, name=name: running.pop(name, None))  # type: ignore[misc]
+            running[name] = asyncio.create_task(see_to(name, handler), name=name)
     finally:
-        for task in list(running.values()):
+        ties.served.remove(handlers)
+        tasks = list(running.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*running.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _does(handler: Handler, asked: ExternalRequest) -> bool:
+    """Returns whether a handler does what is asked, if only to say that it cannot."""
+    return asked.kind != ExternalRequest.KIND_START or handler.start is not None
 
 
 async def _see_to(
@@ -95,11 +141,11 @@ async def _see_to(
     handler: Handler,
     slots: Mapping[ExternalRequest.Kind.ValueType, asyncio.Semaphore],
 ) -> None:
-    """Handles an attempt until it waits no more."""
+    """Handles an attempt until it waits no more, or somebody else here works on it."""
     delay_s = AGAIN_DELAY_S
-    while (asked := ties.waiting.requests.get(name)) is not None:
+    while (asked := ties.waiting.offered(name)) is not None:
         async with slots[asked.kind]:
-            now = ties.waiting.requests.get(name)
+            now = ties.waiting.offered(name)
             if now is None or now.kind != asked.kind:
                 continue  # while it waited for its turn
             try:
@@ -107,7 +153,7 @@ async def _see_to(
             except (TaskStopped, AttemptClosed):
                 ties.waiting.over(name)
                 return
-            except Exception:
+            except Exception:  # a vendor's own code, which may raise anything: others go on
                 if name not in ties.waiting.requests:
                     log.info("owner.failed", extra={"attempt": name}, exc_info=True)
                     return  # it has been said
@@ -130,7 +176,7 @@ async def _handle(ties: Ties, asked: ExternalRequest, handler: Handler) -> None:
 
     # A thread cannot be interrupted: what runs on one looks for itself.
     interrupt = work is not None and _is_coroutine(work)
-    async with AcceptedTask(ties, asked, clean_up=clean_up, interrupt=interrupt) as task:
+    async with AcceptedTask(ties, asked, Terms(clean_up=clean_up, interrupt=interrupt)) as task:
         if work is None:
             message = f"This owner has nothing that makes up for {task.kind}: do it by hand."
             raise TaskFailed("NO_COMPENSATION", message)
@@ -140,15 +186,7 @@ async def _handle(ties: Ties, asked: ExternalRequest, handler: Handler) -> None:
 async def _do(work: Work, task: AcceptedTask) -> Outputs:
     if _is_coroutine(work):
         return await work(task)
-    facade = BlockingTask(task, asyncio.get_running_loop())
-    doing = asyncio.ensure_future(asyncio.to_thread(cast("Function", work), facade))
-    try:
-        return await asyncio.shield(doing)
-    except asyncio.CancelledError:
-        # This process goes: the thread hears of it where it looks, and nothing is said of it.
-        task.leave()
-        await asyncio.wait([doing])
-        raise
+    return await on_thread(cast("Function", work), task)
 
 
 def _is_coroutine(work: Work) -> TypeGuard[Coroutine]:

@@ -12,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias, Unpack
 
-from countermand.client.external.outcome import TaskStopped, failure_of, struct_of, values_of
+from countermand.client.external.interrupt import Interrupt
+from countermand.client.external.outcome import TaskStopped, failure_of, left_by, values_of
 from countermand.client.external.progress import Reports
 from countermand.client.external.ties import Ties
 from countermand.rpc.errors import (
@@ -34,7 +36,7 @@ from countermand.v1.external_task_pb2 import (
 )
 
 if TYPE_CHECKING:
-    from countermand.client.external.added import AddedTask, Words
+    from countermand.client.external.added import Words
 
 log = logging.getLogger(__name__)
 
@@ -45,23 +47,26 @@ CLEAN_UP_DELAY_S_MAX = 60.0
 CleanUp: TypeAlias = Callable[["AcceptedTask"], Awaitable[object]]
 
 
+Block: TypeAlias = AbstractAsyncContextManager["AcceptedTask"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """On which terms a block works on a task; `Owner.accept` says what they mean."""
+
+    clean_up: CleanUp | None = None
+    interrupt: bool = True
+    whole: AcceptedTask | None = None  # what it is a part of
+
+
 class AcceptedTask:
     """What is asked about one attempt, and what its owner says of it; use it in `async with`."""
 
-    def __init__(
-        self,
-        ties: Ties,
-        request: ExternalRequest,
-        *,
-        clean_up: CleanUp | None = None,
-        interrupt: bool = True,
-        whole: AcceptedTask | None = None,
-    ) -> None:
+    def __init__(self, ties: Ties, request: ExternalRequest, terms: Terms) -> None:
         """Keeps what is asked; nothing is said of it yet."""
         self._ties = ties
-        self._clean_up = clean_up
-        self._interrupt = interrupt
-        self._whole = whole
+        self._terms = terms
+        self._whole = terms.whole
         self.request = request
         # Whether an earlier life of this process has accepted it, and may have begun.
         self.resumed = request.accepted
@@ -69,15 +74,13 @@ class AcceptedTask:
         self.done = False
         # What it leaves; later tasks may be bound to it.
         self.outputs: dict[str, object] = {}
+        outer = terms.whole._interrupt if terms.whole else None  # noqa: SLF001 - its own class
+        self._interrupt: Interrupt = Interrupt(outer)
         # Set when it is to stop.
-        self.stopping = asyncio.Event()
+        self.stopping = self._interrupt.asked
         self._closed = False  # nobody waits for it any more
         self._left = False  # this process goes, and leaves it to its next life
         self._ending = False
-        self._worker: asyncio.Task[object] | None = None  # whom a stop interrupts
-        self._baseline = 0
-        self._interrupted = False
-        self._busy = 0  # parts that are being taken on or ended
         self._reports = Reports(ties, self)
 
     # -- what is asked --------------------------------------------------------------------------
@@ -86,6 +89,11 @@ class AcceptedTask:
     def attempt(self) -> str:
         """Returns the name of this attempt."""
         return self.request.attempt
+
+    @property
+    def name(self) -> str:
+        """Returns the name of the task, workflows/{workflow}/tasks/{task}."""
+        return self.request.attempt.rpartition("/attempts/")[0]
 
     @property
     def action(self) -> str:
@@ -123,12 +131,6 @@ class AcceptedTask:
         whole = self._whole is not None and self._whole.stop_requested
         return self.stopping.is_set() or whole or self.is_left
 
-    @property
-    def is_interrupted(self) -> bool:
-        """Returns whether the work was interrupted, or what it is a part of."""
-        whole = self._whole is not None and self._whole.is_interrupted
-        return self._interrupted or whole
-
     def check(self) -> None:
         """Raises TaskStopped if the work is to stop; call it wherever that is possible."""
         if self.stop_requested:
@@ -146,30 +148,7 @@ class AcceptedTask:
     def ask_stop(self) -> None:
         """Hears that it is to stop."""
         if not self.stopping.is_set() and not self._ending:
-            self.stopping.set()
-            self._interrupt_worker()
-
-    def _interrupt_worker(self) -> None:
-        """Interrupts the body, unless it is taking a part on or ending it: that is soon over."""
-        if self._worker is not None and not self._busy and not self._interrupted:
-            self._interrupted = True
-            self._worker.cancel()
-
-    @contextmanager
-    def _undisturbed(self) -> Iterator[None]:
-        """Puts off interrupts of what this is a part of: what it says must be answered."""
-        whole = self._whole
-        if whole is None:
-            yield
-            return
-        with whole._undisturbed():  # noqa: SLF001 - its own class
-            whole._busy += 1  # noqa: SLF001
-            try:
-                yield
-            finally:
-                whole._busy -= 1  # noqa: SLF001
-                if whole.stopping.is_set():
-                    whole._interrupt_worker()  # noqa: SLF001
+            self._interrupt.ask()
 
     def close(self) -> None:
         """Hears that nobody waits for it any more. A compensation goes on: it does no harm."""
@@ -179,9 +158,7 @@ class AcceptedTask:
 
     # -- parts ----------------------------------------------------------------------------------
 
-    def part(
-        self, kind: str, *, clean_up: CleanUp | None = None, **wanted: Unpack[Words]
-    ) -> AddedTask:
+    def part(self, kind: str, *, clean_up: CleanUp | None = None, **wanted: Unpack[Words]) -> Block:
         """Adds a task under this one, to be done and ended within an `async with`.
 
         async with task.part("copy-metadata", weight=3) as copying:
@@ -195,7 +172,8 @@ class AcceptedTask:
         """
         from countermand.client.external.added import part  # noqa: PLC0415 - made of these itself
 
-        return part(self._ties, self, kind, wanted, clean_up=clean_up, interrupt=self._interrupt)
+        terms = Terms(clean_up=clean_up, interrupt=self._terms.interrupt, whole=self)
+        return part(self._ties, self, kind, wanted, terms)
 
     # -- progress -------------------------------------------------------------------------------
 
@@ -203,9 +181,11 @@ class AcceptedTask:
         """Says how far the work is; returns at once. At most two a second are sent, and the last.
 
         Args:
-            done: Work done, in the unit; less than before is ignored by the coordinator.
+            done: Work done, in the unit. It never goes back: less than before is not shown until it
+                is more again, such as of what a next life has to do anew; the message is.
             total: All the work; 0: not known.
-            unit: What is counted, such as "volumes"; "bytes" unless given.
+            unit: What is counted, such as "volumes"; said once, it stays. "bytes" unless it is
+                said; of another unit, progress begins anew.
             message: A word for people, at most 4 KiB.
         """
         self._reports.say(Progress(done=done, total=total, unit=unit, message=message))
@@ -224,18 +204,16 @@ class AcceptedTask:
             await self._ties.waiting.released(self.action)
         self._ties.waiting.hold(self.attempt, self)
         try:
-            with self._undisturbed():
+            with self._interrupt.put_off():
                 await self._accept()
-                if self.stopping.is_set() and (self._clean_up or not self.resumed):
+                if self.stopping.is_set() and (self._terms.clean_up or not self.resumed):
                     await self._fail(TaskStopped(self.attempt))
                     self.check()
         except BaseException:
             self._let_go()
             raise
-        if self._interrupt and not self.is_compensation and not self.stopping.is_set():
-            self._worker = asyncio.current_task()
-            assert self._worker is not None, self.attempt
-            self._baseline = self._worker.cancelling()
+        if self._terms.interrupt and not self.is_compensation and not self.stopping.is_set():
+            self._interrupt.reach()
         return self
 
     async def _accept(self) -> None:
@@ -265,9 +243,8 @@ class AcceptedTask:
         """Ends the attempt, unless this process goes."""
         ours = False
         try:
-            ours = await self._is_our_interrupt(error)
-            self._worker = None
-            with self._undisturbed():
+            ours = await self._interrupt.has_caused(error)
+            with self._interrupt.put_off():
                 if ours:
                     await self._fail(TaskStopped(self.attempt))
                 elif error is None:
@@ -279,31 +256,16 @@ class AcceptedTask:
         if ours:
             raise TaskStopped(self.attempt) from None
 
-    async def _is_our_interrupt(self, error: BaseException | None) -> bool:
-        """Returns whether it is a stop of ours, or of the whole, that cancelled the body."""
-        others = 0
-        if self._interrupted:
-            assert self._worker is not None, self.attempt
-            others = self._worker.uncancel() - self._baseline
-            if not isinstance(error, asyncio.CancelledError):
-                with suppress(asyncio.CancelledError):  # on its way, if the body did not await
-                    await asyncio.sleep(0)
-                if self._worker.cancelling() > self._baseline:
-                    raise asyncio.CancelledError  # that was somebody else's
-        if not isinstance(error, asyncio.CancelledError) or others > 0:
-            return False
-        return self.is_interrupted
-
     def _is_left_to_next_life(self, error: Exception) -> bool:
         return isinstance(error, TaskStopped) and self.is_left and not self.stopping.is_set()
 
     async def _succeed(self) -> None:
         try:
-            output = struct_of(self.outputs)
+            output = left_by(self.outputs, self.request.outputs)
             await self._end(EndExternalTaskRequest(output=output))
         except (FieldInvalid, PayloadTooLarge) as refused:
             # Not what was promised: it has taken effect all the same.
-            if self._clean_up is not None and not self.is_compensation:
+            if self._terms.clean_up is not None and not self.is_compensation:
                 await self._fail(refused)
             raise
 
@@ -325,10 +287,10 @@ class AcceptedTask:
     async def _cleaned(self) -> None:
         """Returns once nothing is left behind of what the body has done."""
         delay_s = CLEAN_UP_DELAY_S
-        while self._clean_up is not None and not self._closed:
+        while self._terms.clean_up is not None and not self._closed:
             try:
-                await self._clean_up(self)
-            except Exception:
+                await self._terms.clean_up(self)
+            except Exception:  # a vendor's own code, which may raise anything: it must succeed once
                 log.exception("clean_up.failed", extra={"attempt": self.attempt})
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, CLEAN_UP_DELAY_S_MAX)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from countermand.client.calls import Calls, Method
 from countermand.client.external.heartbeats import Heartbeats
 from countermand.client.external.waiting import Waiting
 from countermand.rpc.channel import CHANGE_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from countermand.client.external.serving import Handler
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
@@ -23,6 +26,7 @@ class Ties:
     calls: Calls
     waiting: Waiting
     heartbeats: Heartbeats
+    served: list[Mapping[str, Handler]] = field(default_factory=list)  # what loops here do, by kind
     leaving: bool = field(default=False)  # this process ends: what it works on, its next life does
 
     async def ask(self, method: Method[Request, Answer], request: Request) -> Answer:

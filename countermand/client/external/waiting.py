@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
 
 from grpc.aio import AioRpcError
 
@@ -31,6 +32,7 @@ class Waiting:
         self._heartbeats = heartbeats
         self.requests: dict[str, ExternalRequest] = {}
         self._held: dict[str, Alive] = {}
+        self._begun_here: set[str] = set()  # tasks that blocks here are about to begin
         self._listeners: set[_Listener] = set()
         self._broken: CountermandError | None = None
 
@@ -52,6 +54,37 @@ class Waiting:
         self._held.pop(name, None)
         self._heartbeats.drop(name)
         self._tell(name)
+
+    def offered(self, name: str) -> ExternalRequest | None:
+        """Returns what is asked about an attempt, if whoever is free may take it on.
+
+        A part is begun by the block that adds it, in its next life too; what another block adds,
+        by that one.
+        """
+        asked = self.requests.get(name)
+        if asked is None or name in self._held:
+            return None
+        if asked.kind == ExternalRequest.KIND_START and (asked.part_of or self._is_begun(name)):
+            return None
+        return asked
+
+    def _is_begun(self, name: str) -> bool:
+        return name.rpartition("/attempts/")[0] in self._begun_here
+
+    @contextmanager
+    def begun_here(self, task: str) -> Iterator[None]:
+        """Keeps a task for the block that adds it, until that holds an attempt of it.
+
+        Raises:
+            RuntimeError: Another one does so already.
+        """
+        if task in self._begun_here:
+            raise RuntimeError(f"{task} is worked on in this process already")
+        self._begun_here.add(task)
+        try:
+            yield
+        finally:
+            self._begun_here.discard(task)
 
     async def released(self, name: str) -> None:
         """Returns once this process does not work on an attempt."""
@@ -127,9 +160,11 @@ class Waiting:
                 name = update.request.attempt
                 life.named.add(name)
                 self.requests[name] = update.request
-                held = self._held.get(name)
-                if held is not None and update.request.kind == ExternalRequest.KIND_CANCEL:
-                    held.ask_stop()
+                if (held := self._held.get(name)) is not None:
+                    # Another coordinator may ask for another token.
+                    held.request.capability_token = update.request.capability_token
+                    if update.request.kind == ExternalRequest.KIND_CANCEL:
+                        held.ask_stop()
                 self._tell(name)
             case "closed":
                 life.named.add(update.closed)

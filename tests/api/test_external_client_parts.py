@@ -1,0 +1,293 @@
+"""Blocks beside a loop that serves: who begins a part, and who makes up for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
+
+import pytest
+import pytest_asyncio
+
+from countermand.client import Client
+from countermand.client.external import Handler, Owner, TaskFailed
+from countermand.client.spec import parallel
+from countermand.v1.annotation_pb2 import Effect
+from countermand.v1.task_pb2 import Task
+from tests.api.calls import state
+from tests.api.vendors import external, opened, plan_of
+from tests.endtoend.cluster import HANG_S, Cluster, until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster(lives, tmp_path_factory):
+    cluster = Cluster(lives, tmp_path_factory.mktemp("parts"), {})
+    await cluster.coordinator.start()
+    yield cluster
+    await cluster.end()
+
+
+@pytest.fixture
+async def client(cluster):
+    async with Client(cluster.coordinator.address) as client:
+        yield client
+
+
+@pytest.fixture
+def name(request):
+    """Returns a word of the test's own: its workflow's id, and its owner's."""
+    return str(request.node.originalname).removeprefix("test_").replace("_", "-")[:50]
+
+
+@pytest.fixture
+async def owner(cluster, name):
+    async with Owner(cluster.coordinator.address, name) as owner:
+        yield owner
+
+
+@asynccontextmanager
+async def serving(owner: Owner, **handlers: Handler) -> AsyncIterator[None]:
+    """Serves while the block runs."""
+    task = asyncio.create_task(owner.serve(handlers))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+class Array:
+    """What a vendor has made, and what it was asked to do."""
+
+    def __init__(self) -> None:
+        self.made: set[str] = set()
+        self.served: list[str] = []
+
+    async def job(self, task):
+        async with task.part("copy", reversible=True) as copying:
+            if not copying.done:
+                self.made.add(copying.action)
+
+    async def failing_job(self, task):
+        await self.job(task)
+        raise TaskFailed("ARRAY_FULL", "no room")
+
+    async def copy(self, task):
+        self.served.append(task.attempt)
+
+    async def delete(self, task):
+        self.made.discard(task.action)
+
+
+async def wait(run):
+    return await run.wait(timedelta(seconds=HANG_S))
+
+
+async def look(_):
+    raise TaskFailed("NO_LICENCE", "The licence is over.")
+
+
+# -- made up for ----------------------------------------------------------------------------------
+
+
+async def test_a_part_is_made_up_for_by_the_handler_of_its_kind(client, owner, name):
+    """Also where its kind is never served from the beginning: blocks do that."""
+    array = Array()
+    later = external("look", name, effect=Effect.EFFECT_READ_ONLY)
+    plan = plan_of(external("job", name, effect=Effect.EFFECT_READ_ONLY), later)
+    handlers = {"copy": Handler(compensate=array.delete), "job": Handler(array.job)}
+    async with serving(owner, **handlers, look=Handler(look)):
+        run = await client.submit(plan, workflow_id=name)
+        workflow = await wait(run)
+    assert (state(workflow), workflow.cause.reason) == ("COMPENSATED", "NO_LICENCE")
+    assert not array.made
+    assert (await run.task("job.copy")).state == Task.STATE_COMPENSATED
+
+
+async def test_a_part_is_made_up_for_when_its_whole_fails(client, owner, name):
+    array = Array()
+    plan = plan_of(external("job", name, effect=Effect.EFFECT_READ_ONLY))
+    handlers = {"copy": Handler(compensate=array.delete), "job": Handler(array.failing_job)}
+    async with serving(owner, **handlers):
+        run = await client.submit(plan, workflow_id=name)
+        workflow = await wait(run)
+    assert (state(workflow), workflow.cause.reason) == ("COMPENSATED", "ARRAY_FULL")
+    assert not array.made
+
+
+async def test_a_part_that_nobody_would_make_up_for_is_not_begun(client, owner, name):
+    array = Array()
+    plan = plan_of(external("job", name, effect=Effect.EFFECT_READ_ONLY))
+    async with serving(owner, job=Handler(array.job)):
+        run = await client.submit(plan, workflow_id=name)
+        workflow = await wait(run)
+    assert workflow.cause.reason == "NO_COMPENSATION"
+    assert "Handler(compensate=" in workflow.cause.message
+    assert not array.made
+    assert [task.name.rpartition("/")[2] for task in await run.tasks()] == ["job"]
+
+
+async def test_a_part_that_people_make_up_for_needs_no_handler(client, owner, name):
+    async def job(task):
+        async with task.part("copy", operator_checklist="Remove the copy."):
+            pass
+
+    plan = plan_of(external("job", name, effect=Effect.EFFECT_READ_ONLY))
+    async with serving(owner, job=Handler(job)):
+        run = await client.submit(plan, workflow_id=name)
+        assert state(await wait(run)) == "SUCCEEDED"
+
+
+# -- begun ----------------------------------------------------------------------------------------
+
+
+async def test_a_part_is_begun_by_its_block_and_not_served(client, owner, name):
+    array = Array()
+    plan = plan_of(external("job", name), external("copy", name))
+    handlers = {"copy": Handler(array.copy, array.delete), "job": Handler(array.job, array.delete)}
+    async with serving(owner, **handlers):
+        run = await client.submit(plan, workflow_id=name)
+        assert state(await wait(run)) == "SUCCEEDED"
+    assert [attempt.split("/")[3] for attempt in array.served] == ["copy"]
+    assert len(array.made) == 1
+
+
+async def test_a_part_waits_for_its_block_in_the_next_life_too(client, cluster, name):
+    """A task of the same kind, asked for later, shows that its turn to be served had come."""
+    array, begun, go_on = Array(), asyncio.Event(), asyncio.Event()
+
+    async def first(task):
+        async with task.part("copy", reversible=True):
+            begun.set()
+            await asyncio.Event().wait()
+
+    async def second(task):
+        await go_on.wait()
+        async with task.part("copy", reversible=True) as copying:
+            assert copying.resumed
+
+    @asynccontextmanager
+    async def life(job):
+        handlers = {"copy": Handler(array.copy, array.delete), "job": Handler(job, array.delete)}
+        async with Owner(cluster.coordinator.address, name) as owner, serving(owner, **handlers):
+            yield
+
+    run = await client.submit(plan_of(external("job", name)), workflow_id=name)
+    async with life(first):
+        await begun.wait()
+    other = await client.submit(plan_of(external("copy", name)), workflow_id=f"{name}-2")
+    async with life(second):
+        await wait(other)
+        go_on.set()
+        assert state(await wait(run)) == "SUCCEEDED"
+    assert [attempt.split("/")[1] for attempt in array.served] == [f"{name}-2"]
+
+
+async def test_what_waits_for_a_block_is_not_given_to_a_loop(client, cluster, name):
+    run = await client.submit(plan_of(external("job", name)), workflow_id=name)
+    async with Owner(cluster.coordinator.address, name) as first:
+        async for asked in first.requests():
+            if asked.task_kind == "job":
+                break
+        job = first.accept(asked, interrupt=False)
+        part = (await job.__aenter__()).part("copy")
+        await part.__aenter__()  # and then it is killed
+    async with Owner(cluster.coordinator.address, name) as second:
+        given = []
+        async with asyncio.timeout(HANG_S):
+            async for asked in second.requests():
+                given.append(asked.task_kind)
+                if asked.task_kind == "last":
+                    break
+                plan = plan_of(external("last", name))
+                other = await client.submit(plan, workflow_id=f"{name}-2")
+    assert given == ["job", "last"]
+    await run.cancel("a test")
+    await other.cancel("a test")
+
+
+async def test_a_part_that_another_owner_does_is_served(client, cluster, owner, name):
+    array = Array()
+
+    async def job(task):
+        token = task.request.capability_token
+        await owner.add_for(f"{name}-2", task.name, "copy", token=token)
+        await until(lambda: array.served, "the part")
+
+    async with (
+        Owner(cluster.coordinator.address, f"{name}-2") as other,
+        serving(other, copy=Handler(array.copy)),
+        serving(owner, job=Handler(job)),
+    ):
+        plan = plan_of(external("job", name, effect=Effect.EFFECT_READ_ONLY))
+        run = await client.submit(plan, workflow_id=name)
+        await until(lambda: array.served, "the part")
+        await wait(run)
+
+
+async def test_a_block_does_not_add_what_is_served(client, owner, name):
+    """Both would begin it."""
+    array = Array()
+    group = opened(parallel("open", external("first", name)))
+    await client.submit(plan_of(group), workflow_id=name)
+    async with serving(owner, copy=Handler(array.copy)):
+        await until(lambda: owner._ties.served, "the loop")
+        with pytest.raises(TaskFailed, match="without `start`"):
+            async with owner.add(f"workflows/{name}/tasks/open", "copy"):
+                pass
+        with pytest.raises(TaskFailed, match="without `start`"):
+            async with owner.workflow(f"{name}-own", "copy"):
+                pass
+
+
+def test_a_handler_does_something():
+    with pytest.raises(ValueError, match="start"):
+        Handler()
+
+
+# -- what is said of the work ---------------------------------------------------------------------
+
+
+async def test_an_output_that_breaks_a_promise_is_refused_by_its_name(client, owner, name):
+    promised = {"volume": "string", "size": "int64", "ratio": "double", "thin": "bool"}
+    run = await client.submit(plan_of(external("clone", name, outputs=promised)), workflow_id=name)
+    made = ["volume"]
+
+    async def clone(_):
+        return {"volume": 9, "size": 1.5, "ratio": 2}
+
+    async def delete(_):
+        made.clear()
+
+    async with serving(owner, clone=Handler(clone, delete)):
+        failure = (await wait(run)).cause
+    assert failure.reason == "FIELD_INVALID"
+    for said in ("output.volume", "output.size", "output.thin: was promised, as bool"):
+        assert said in failure.message
+    assert "ratio" not in failure.message
+    assert not made
+
+
+async def test_a_unit_once_said_stays_until_another_is_said(client, owner, name):
+    seen: list[str] = []
+
+    async def count(task):
+        for done, unit in ((1, "volumes"), (2, ""), (1, "disks"), (2, "")):
+            task.report(done, 9, unit=unit)
+            await until(partial(has_reported, run, done), "the report")
+            seen.append((await run.task("count")).progress.unit)
+
+    run = await client.submit(plan_of(external("count", name)), workflow_id=name)
+    async with serving(owner, count=Handler(count)):
+        await wait(run)
+    assert seen == ["volumes", "volumes", "disks", "disks"]
+    assert (await run.task("count")).attempts[0].progress.unit == "disks"
+
+
+async def has_reported(run, done: int) -> bool:
+    found: Task = await run.task("count")
+    return found.progress.done == done
