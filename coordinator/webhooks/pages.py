@@ -60,7 +60,7 @@ class Pages:
         try:
             # Whoever is cancelled meanwhile takes the page from nobody.
             return await asyncio.shield(reading)
-        except Exception:
+        except Exception:  # whatever it was, it goes on upwards: a page that failed is read again
             self._read.pop((position, hints), None)
             raise
 

@@ -11,7 +11,6 @@ import random
 import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from types import TracebackType
 from typing import NamedTuple, Self
 
 import click
@@ -22,7 +21,6 @@ from countermand.cli.words import task_look
 from countermand.client.calls import Calls
 from countermand.client.run import PAGE_SIZE, SETTLED, Run
 from countermand.rpc import names
-from countermand.rpc.channel import READ_TIMEOUT_S
 from countermand.rpc.errors import (
     AttemptClosed,
     CoordinatorUnavailable,
@@ -60,12 +58,7 @@ class Vendor:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.calls.close()
 
     def run(self, workflow: str) -> Run:
@@ -77,14 +70,8 @@ class Vendor:
     async def waiting(self, owner: str) -> list[pb.ExternalRequest]:
         """Returns what waits for an owner, the oldest first."""
         request = pb.ListExternalTasksRequest(owner_id=owner, page_size=PAGE_SIZE)
-        method = self.calls.external_tasks.ListExternalTasks
-        found: list[pb.ExternalRequest] = []
-        while True:
-            page = await self.calls.unary(method, request, timeout_s=READ_TIMEOUT_S)
-            found += page.requests
-            if not page.next_page_token:
-                return found
-            request.page_token = page.next_page_token
+        pages = self.calls.pages(self.calls.external_tasks.ListExternalTasks, request)
+        return [asked async for page in pages for asked in page.requests]
 
     async def watch(self, owner: str) -> AsyncIterator[pb.WatchExternalTasksResponse]:
         """Yields what waits for an owner and every change of it, for ever; nothing comes twice.

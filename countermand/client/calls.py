@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Protocol, TypeVar
 
@@ -18,7 +18,7 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 
 from countermand.rpc import status
-from countermand.rpc.channel import CHANGE_TIMEOUT_S, open_channel
+from countermand.rpc.channel import CHANGE_TIMEOUT_S, READ_TIMEOUT_S, open_channel
 from countermand.rpc.errors import Busy, CoordinatorUnavailable, CountermandError, WatcherTooSlow
 from countermand.rpc.interceptors import trace_metadata
 from countermand.v1.doctor_pb2_grpc import DoctorServiceStub
@@ -41,6 +41,18 @@ Answer_co = TypeVar("Answer_co", covariant=True)
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 Value = TypeVar("Value")
+
+
+class _Paged(Protocol):
+    page_token: str
+
+
+class _Page(Protocol):
+    next_page_token: str
+
+
+Paged = TypeVar("Paged", bound=_Paged)
+Page = TypeVar("Page", bound=_Page)
 
 
 class Method(Protocol[Request_contra, Answer_co]):
@@ -84,6 +96,15 @@ class Calls:
             return await method(request, timeout=timeout_s, metadata=trace_metadata())
         except AioRpcError as raised:
             raise self.error(raised, timeout_s) from None
+
+    async def pages(self, method: Method[Paged, Page], request: Paged) -> AsyncIterator[Page]:
+        """Yields every page of a list; asks for further ones as they are needed."""
+        while True:
+            page = await self.unary(method, request, timeout_s=READ_TIMEOUT_S)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     async def change(self, method: Method[Request, Answer], request: Request) -> Answer:
         """Returns the answer to a change, which its request id makes harmless to repeat."""

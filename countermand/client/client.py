@@ -5,11 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
-from types import TracebackType
 from typing import Self
 
 from google.protobuf import json_format
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 
 from countermand.client.calls import Calls
@@ -67,12 +65,7 @@ class Client:
         self._opened = Calls(self.address, patience=self._patience, randomness=self._random)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self._calls.close()
         self._opened = None
 
@@ -181,15 +174,10 @@ class Client:
             page_size=page_size,
         )
         if min_age is not None:
-            request.min_age.CopyFrom(_duration(min_age))
-        while True:
-            method = self._calls.workflows.ListWorkflows
-            page = await self._calls.unary(method, request, timeout_s=READ_TIMEOUT_S)
+            request.min_age.FromTimedelta(min_age)
+        async for page in self._calls.pages(self._calls.workflows.ListWorkflows, request):
             for workflow in page.workflows:
                 yield workflow
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
 
 def _check_size(request: StartWorkflowRequest | PlanWorkflowRequest) -> None:
@@ -208,9 +196,3 @@ def _struct(fields: Mapping[str, object] | None) -> Struct | None:
     struct = Struct()
     json_format.ParseDict(dict(fields), struct)
     return struct
-
-
-def _duration(span: timedelta) -> Duration:
-    duration = Duration()
-    duration.FromTimedelta(span)
-    return duration

@@ -46,14 +46,9 @@ class Hosts:
     async def list(self) -> AsyncIterator[Host]:
         """Yields the hosts in order of their ids."""
         request = ListHostsRequest(page_size=PAGE_SIZE)
-        while True:
-            method = self._calls.hosts.ListHosts
-            page = await self._calls.unary(method, request, timeout_s=READ_TIMEOUT_S)
+        async for page in self._calls.pages(self._calls.hosts.ListHosts, request):
             for host in page.hosts:
                 yield host
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def get(self, host: str) -> Host:
         """Returns one host."""
@@ -109,14 +104,9 @@ class Hosts:
     async def events(self, host: str = "") -> AsyncIterator[HostEvent]:
         """Yields what was done to a host, or to any, by whom and why, the last first."""
         request = ListHostEventsRequest(name=_name(host) if host else "", page_size=PAGE_SIZE)
-        while True:
-            method = self._calls.hosts.ListHostEvents
-            page = await self._calls.unary(method, request, timeout_s=READ_TIMEOUT_S)
+        async for page in self._calls.pages(self._calls.hosts.ListHostEvents, request):
             for event in page.events:
                 yield event
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
 
 def _name(host: str) -> str:

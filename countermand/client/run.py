@@ -101,14 +101,8 @@ class Run:
     async def tasks(self, states: Sequence[Task.State.ValueType] = ()) -> list[Task]:
         """Returns its tasks in the order of the tree, all pages, without their attempts."""
         request = ListTasksRequest(parent=self.name, states=states, page_size=PAGE_SIZE)
-        found: list[Task] = []
-        while True:
-            method = self._calls.workflows.ListTasks
-            page = await self._calls.unary(method, request, timeout_s=READ_TIMEOUT_S)
-            found += page.tasks
-            if not page.next_page_token:
-                return found
-            request.page_token = page.next_page_token
+        pages = self._calls.pages(self._calls.workflows.ListTasks, request)
+        return [task async for page in pages for task in page.tasks]
 
     async def task(self, task_id: str) -> Task:
         """Returns one task with its inbound values, output and attempts."""

@@ -61,14 +61,9 @@ class Webhooks:
     async def list(self) -> AsyncIterator[Webhook]:
         """Yields the webhooks in order of their ids."""
         request = ListWebhooksRequest(page_size=PAGE_SIZE)
-        while True:
-            method = self._calls.webhooks.ListWebhooks
-            page = await self._calls.unary(method, request, timeout_s=READ_TIMEOUT_S)
+        async for page in self._calls.pages(self._calls.webhooks.ListWebhooks, request):
             for webhook in page.webhooks:
                 yield webhook
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def get(self, webhook: str) -> Webhook:
         """Returns one webhook."""
