@@ -131,6 +131,22 @@ async def test_a_part_that_nobody_would_make_up_for_is_not_begun(client, owner, 
     assert [task.name.rpartition("/")[2] for task in await run.tasks()] == ["job"]
 
 
+async def test_a_part_that_fails_is_cleaned_up_by_the_handler_of_its_kind(client, owner, name):
+    array = Array()
+
+    async def job(task):
+        async with task.part("copy", reversible=True) as copying:
+            array.made.add(copying.action)
+            raise TaskFailed("ARRAY_FULL", "no room")
+
+    plan = plan_of(external("job", name, effect=Effect.EFFECT_READ_ONLY))
+    async with serving(owner, job=Handler(job), copy=Handler(compensate=array.delete)):
+        run = await client.submit(plan, workflow_id=name)
+        await wait(run)
+    assert not array.made
+    assert (await run.task("job.copy")).state == Task.STATE_FAILED
+
+
 async def test_a_part_that_people_make_up_for_needs_no_handler(client, owner, name):
     async def job(task):
         async with task.part("copy", operator_checklist="Remove the copy."):

@@ -15,7 +15,7 @@ from typing import TypedDict
 
 from countermand.client.external.blocking_task import Outputs
 from countermand.client.external.outcome import TaskFailed, values_of
-from countermand.client.external.serving import check_served
+from countermand.client.external.serving import beside
 from countermand.client.external.task import AcceptedTask, Block, Terms
 from countermand.client.external.ties import Ties
 from countermand.client.policies import duration
@@ -133,7 +133,7 @@ def added(ties: Ties, request: AddExternalTaskRequest, terms: Terms) -> Block:
         is_done = task.state == Task.STATE_SUCCEEDED
         return values_of(task.output.external) if is_done else None
 
-    check_served(ties, request.kind, is_part=terms.whole is not None, asks=request.ask_owner)
+    terms = beside(ties, terms, request.kind, asks=request.ask_owner)
     return _block(ties, names.task_name(workflow_id, request.task_id), add, terms)
 
 
@@ -149,7 +149,7 @@ def started(ties: Ties, request: StartExternalWorkflowRequest, terms: Terms) -> 
             raise TaskFailed(workflow.cause.reason or "CANCELLED", workflow.cause.message)
         return None
 
-    check_served(ties, request.kind)
+    terms = beside(ties, terms, request.kind)
     return _block(ties, names.task_name(request.workflow_id, MAIN), start, terms)
 
 

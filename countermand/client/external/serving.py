@@ -10,12 +10,13 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias, TypeGuard, cast
 
 from countermand.client.external.blocking_task import Function, Outputs, on_thread
 from countermand.client.external.outcome import TaskFailed, TaskStopped
-from countermand.client.external.task import AcceptedTask, Terms
+from countermand.client.external.task import AcceptedTask, CleanUp, Terms
 from countermand.client.external.ties import Ties
 from countermand.rpc.errors import AttemptClosed
 from countermand.v1.external_task_pb2 import ExternalRequest
@@ -37,8 +38,8 @@ class Handler:
     """What an owner does for one kind of task.
 
     A task that a block adds, by `task.part`, `owner.add` or `owner.workflow`, is begun by that
-    block: its kind needs no `start`. It is made up for in any later life, when the code around that
-    block may not run: so its kind needs a `compensate` here, if it has an effect.
+    block: its kind needs no `start`. It may have to be made up for in a later life, in which the
+    code around that block does not run: so, if it has an effect, its kind needs a `compensate`.
 
     Both may be coroutine functions, which are given an AcceptedTask and are interrupted when they
     are to stop; or functions, which are called on a thread with a BlockingTask and look for
@@ -49,8 +50,8 @@ class Handler:
             for the same attempt after a crash. None for what only blocks begin.
         compensate: Takes back exactly what the attempt `task.action` did; that nothing is there is
             a success. Called when the owner is asked for it, and besides before work is said to
-            have FAILED or to be CANCELLED, so that nothing is left behind. None for what is
-            READ_ONLY.
+            have FAILED or to be CANCELLED, so that nothing is left behind: also of a block, unless
+            it has a `clean_up` of its own. None for what is READ_ONLY.
     """
 
     start: Work | None = None
@@ -61,31 +62,36 @@ class Handler:
             raise ValueError("a Handler does something: give it `start`, `compensate`, or both")
 
 
-def check_served(ties: Ties, kind: str, *, is_part: bool = False, asks: bool = False) -> None:
-    """Refuses a block beside a loop that does not fit it, when that can still be mended.
+def beside(ties: Ties, terms: Terms, kind: str, *, asks: bool = False) -> Terms:
+    """Returns the terms of a block that stands beside a loop: what makes up for its kind cleans up.
 
     Args:
         ties: Those of the owner.
+        terms: As the block was asked for.
         kind: Of the task that the block adds.
-        is_part: Whether the task is a part of another one: that is left to its block by any loop.
         asks: Whether its owner will be asked to make up for it.
 
     Raises:
-        TaskFailed: The loop would begin it as well, or nobody would make up for it.
+        TaskFailed: The loop does not fit, which nobody would see before something goes wrong: it
+            would begin the task as well, or nobody would make up for it.
     """
     if not ties.served:
-        return  # whoever does it all by blocks sees to it
+        return terms  # whoever does it all by blocks sees to it
     handler = next((handlers[kind] for handlers in ties.served if kind in handlers), None)
     if asks and (handler is None or handler.compensate is None):
         missing = f"{{{kind!r}: Handler(compensate=...)}}"
         message = f"Nothing here makes up for {kind}: serve {missing} as well."
         raise TaskFailed("NO_COMPENSATION", message)
-    if not is_part and handler is not None and handler.start is not None:
+    is_left_to_block = terms.whole is not None  # of a part, by any loop
+    if handler is not None and handler.start is not None and not is_left_to_block:
         message = (
             f"This process serves {kind}, and would begin in its next life what this block adds: "
             "name another kind, whose Handler is without `start`."
         )
         raise TaskFailed("KIND_SERVED", message)
+    if handler is None or terms.clean_up is not None:
+        return terms
+    return replace(terms, clean_up=_clean_up_of(handler))
 
 
 async def serve(ties: Ties, handlers: Mapping[str, Handler], concurrency_max: int) -> None:
@@ -165,15 +171,9 @@ async def _see_to(
 
 
 async def _handle(ties: Ties, asked: ExternalRequest, handler: Handler) -> None:
-    compensate = handler.compensate
     is_compensation = asked.kind == ExternalRequest.KIND_COMPENSATE
-    work = compensate if is_compensation else handler.start
-    clean_up = None
-    if compensate is not None and not is_compensation:
-
-        async def clean_up(task: AcceptedTask) -> None:  # the same names, so it is in one place
-            await _do(compensate, task)
-
+    work = handler.compensate if is_compensation else handler.start
+    clean_up = None if is_compensation else _clean_up_of(handler)
     # A thread cannot be interrupted: what runs on one looks for itself.
     interrupt = work is not None and _is_coroutine(work)
     async with AcceptedTask(ties, asked, Terms(clean_up=clean_up, interrupt=interrupt)) as task:
@@ -181,6 +181,11 @@ async def _handle(ties: Ties, asked: ExternalRequest, handler: Handler) -> None:
             message = f"This owner has nothing that makes up for {task.kind}: do it by hand."
             raise TaskFailed("NO_COMPENSATION", message)
         task.outputs.update(await _do(work, task) or {})
+
+
+def _clean_up_of(handler: Handler) -> CleanUp | None:
+    """Returns what leaves nothing behind of the work: what makes up for it finds the same."""
+    return None if handler.compensate is None else partial(_do, handler.compensate)
 
 
 async def _do(work: Work, task: AcceptedTask) -> Outputs:
