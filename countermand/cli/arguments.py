@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from countermand.client import Client, Run
 
 LATEST = "@latest"
+NO_LATEST = click.UsageError("there is no workflow yet, so there is no @latest")
 
 
 async def named(client: Client, name: str) -> Run:
@@ -19,7 +20,7 @@ async def named(client: Client, name: str) -> Run:
         return client.run(name)
     async for newest in client.list(page_size=1):
         return client.run(newest.name)
-    raise click.UsageError("there is no workflow yet, so there is no @latest")
+    raise NO_LATEST
 
 
 def json_object(text: str | None) -> dict[str, object] | None:

@@ -10,7 +10,14 @@ from countermand.cli.exits import PATIENCE_WHEN_FOLLOWING
 from countermand.cli.external_options import doing, owner_option
 from countermand.cli.external_own import add, clear, finish, start
 from countermand.cli.external_reports import accept, end, heartbeat, progress
-from countermand.cli.settings import OrderedGroup, Settings, examples, shared_options
+from countermand.cli.settings import (
+    NAMES_OF_TASKS,
+    OrderedGroup,
+    Settings,
+    examples,
+    names,
+    shared_options,
+)
 
 if TYPE_CHECKING:
     from countermand.cli.external_calls import Vendor
@@ -20,7 +27,8 @@ HEADS = ("TASK", "ASKED", "KIND", "ACCEPTED", "AGE", "PROGRESS", "MESSAGE")
 
 @click.group(
     cls=OrderedGroup,
-    epilog=examples(
+    epilog=names(*NAMES_OF_TASKS)
+    + examples(
         "countermand external list --owner acme",
         "countermand external accept vm-42/clone",
         "countermand external progress vm-42/clone 12/40 --unit volumes",
@@ -30,9 +38,9 @@ HEADS = ("TASK", "ASKED", "KIND", "ACCEPTED", "AGE", "PROGRESS", "MESSAGE")
 def external() -> None:
     """Look at what waits for vendors, and do a vendor's part by hand.
 
-    An external task is done by its owner: a vendor's program, or somebody with these commands. It
-    is named WORKFLOW/TASK. Its owner accepts it, and only then begins; reports how far it is; and
-    ends it. What is asked may be to start, to cancel what was started, or to compensate it.
+    An external task is done by its owner: a vendor's program, or somebody with these commands. Its
+    owner accepts it, and only then begins; reports how far it is; and ends it. What is asked may be
+    to start, to cancel what was started, or to compensate it.
 
     Each report needs the task's capability token; left out, it is looked up.
     """
@@ -81,11 +89,11 @@ def list_(settings: Settings, owner: str) -> None:
 @shared_options()
 @click.pass_obj
 def watch(settings: Settings, owner: str) -> None:
-    """Follow what waits for an owner: first all of it, then every change.
+    """Follow what waits for an owner.
 
-    A line for each; with -o json an object a line, a request with all that is asked or the name of
-    an attempt that is closed. Survives restarts of the coordinator. Ctrl-C stops the watching and
-    nothing else.
+    First all of it, then every change, a line for each; with -o json an object a line, a request
+    with all that is asked or the name of an attempt that is closed. Survives restarts of the
+    coordinator. Ctrl-C stops the watching and nothing else.
     """
 
     async def work(vendor: Vendor) -> None:

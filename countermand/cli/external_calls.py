@@ -7,15 +7,17 @@ is for hands and scripts: it finds out what they would have to look up, and asks
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import click
 from grpc.aio import AioRpcError
 
+from countermand.cli.arguments import LATEST, NO_LATEST
 from countermand.cli.external_words import promised_in
 from countermand.cli.words import task_look
 from countermand.client.calls import Calls
@@ -30,7 +32,7 @@ from countermand.rpc.errors import (
 from countermand.rpc.interceptors import trace_metadata
 from countermand.v1 import external_task_pb2 as pb
 from countermand.v1.task_pb2 import Task
-from countermand.v1.workflow_pb2 import Workflow, WorkflowView
+from countermand.v1.workflow_pb2 import ListWorkflowsRequest, Workflow, WorkflowView
 
 MAIN = "main"  # the task that stands for the whole of a vendor's own workflow
 _SHORT = re.compile(r"([^/]+)/([^/]+)(?:/(\d+))?")
@@ -48,22 +50,32 @@ class Place(NamedTuple):
     token: str
 
 
+@contextlib.asynccontextmanager
+async def vendor_at(address: str, *, patience: timedelta) -> AsyncIterator[Vendor]:
+    """Yields a connection to a coordinator, which is made at the first call."""
+    calls = Calls(address, patience=patience, randomness=random.Random())  # noqa: S311 - jitter
+    try:
+        yield Vendor(calls)
+    finally:
+        await calls.close()
+
+
 class Vendor:
-    """A connection to one coordinator, for what owners do; use it in `async with`."""
+    """A connection to one coordinator, for what owners do."""
 
-    def __init__(self, address: str, *, patience: timedelta) -> None:
-        """Opens the channel, which connects at the first call."""
-        self.calls = Calls(address, patience=patience, randomness=random.Random())  # noqa: S311 - jitter
+    def __init__(self, calls: Calls) -> None:
+        """Keeps what it asks by."""
+        self.calls = calls
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self.calls.close()
-
-    def run(self, workflow: str) -> Run:
-        """Returns a workflow by its id or its whole name."""
-        return Run(self.calls, workflow if "/" in workflow else names.workflow_name(workflow))
+    async def run(self, workflow: str) -> Run:
+        """Returns a workflow by its id, its whole name or @latest."""
+        if workflow != LATEST:
+            return Run(self.calls, workflow if "/" in workflow else names.workflow_name(workflow))
+        request = ListWorkflowsRequest(page_size=1)
+        async for page in self.calls.pages(self.calls.workflows.ListWorkflows, request):
+            for newest in page.workflows:
+                return Run(self.calls, newest.name)
+        raise NO_LATEST
 
     # -- what waits -----------------------------------------------------------------------------
 
@@ -109,11 +121,12 @@ class Vendor:
 
         What is over may still have to be made up for, until its workflow is settled.
         """
-        workflow = self.run(_parts(text)[0])
+        workflow_id, task_id, number = _parts(text)
+        run = await self.run(workflow_id)  # another one may be the newest tomorrow
         while True:
-            settled = (await workflow.get()).state in SETTLED
+            settled = (await run.get()).state in SETTLED
             try:
-                return await self.place(text, token)
+                return await self._place(run, task_id, number, token)
             except (VerbForbidden, AttemptClosed):
                 if settled:
                     raise
@@ -128,13 +141,16 @@ class Vendor:
             NotOwner: It is no external task.
         """
         workflow_id, task_id, number = _parts(text)
+        return await self._place(await self.run(workflow_id), task_id, number, token)
+
+    async def _place(self, run: Run, task_id: str, number: int, token: str) -> Place:
         if token and number:
-            return Place(names.attempt_name(workflow_id, task_id, number), token)
-        task = await self.run(workflow_id).task(task_id)
+            return Place(names.attempt_name(run.id, task_id, number), token)
+        task = await run.task(task_id)
         if not task.owner_id:
             raise NotOwner(name=task.name, why="it is no external task")
         number = number or len(task.attempts)
-        attempt = names.attempt_name(workflow_id, task_id, number)
+        attempt = names.attempt_name(run.id, task_id, number)
         if token and number:
             return Place(attempt, token)
         found = [r for r in await self.waiting(task.owner_id) if r.attempt == attempt]
@@ -157,8 +173,8 @@ class Vendor:
         if parsed is None:
             workflow_id = names.parse_workflow(task)
             assert workflow_id is not None, task
-            return await self.own_token(await self.run(workflow_id).get(), "")
-        found = await self.run(parsed[0]).task(parsed[1])
+            return await self.own_token(await (await self.run(workflow_id)).get(), "")
+        found = await (await self.run(parsed[0])).task(parsed[1])
         if found.kind != Task.KIND_EXTERNAL:
             return ""
         return (await self.place(f"{parsed[0]}/{parsed[1]}", "")).token
@@ -179,10 +195,20 @@ class Vendor:
 
     async def promised(self, attempt: str) -> dict[str, str]:
         """Returns the outputs that a task of a spec promises, with their types."""
+        run, task_id, _ = await self._attempt(attempt)
+        workflow = await run.get(WorkflowView.WORKFLOW_VIEW_FULL)
+        return promised_in(workflow.spec, task_id)
+
+    async def unit(self, attempt: str) -> str:
+        """Returns what the progress of an attempt counts; empty if none was reported yet."""
+        run, task_id, number = await self._attempt(attempt)
+        attempts = (await run.task(task_id)).attempts
+        return attempts[number - 1].progress.unit if number <= len(attempts) else ""
+
+    async def _attempt(self, attempt: str) -> tuple[Run, str, int]:
         parsed = names.parse_attempt(attempt)
         assert parsed is not None, attempt
-        workflow = await self.run(parsed.workflow_id).get(WorkflowView.WORKFLOW_VIEW_FULL)
-        return promised_in(workflow.spec, parsed.task_id)
+        return await self.run(parsed.workflow_id), parsed.task_id, parsed.number
 
 
 def _is_news(
@@ -209,7 +235,7 @@ def _parts(text: str) -> tuple[str, str, int]:
         return short[1], short[2], int(short[3] or 0)
     raise click.UsageError(
         f"{text!r} names no external task: write WORKFLOW/TASK, WORKFLOW/TASK/ATTEMPT or the "
-        "whole name, as `countermand external list -o name` shows it"
+        "whole name, as `countermand external list --owner ID -o name` shows it"
     )
 
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 from countermand.cli.exits import PATIENCE, run_with
-from countermand.cli.settings import Settings, Span
+from countermand.cli.settings import (
+    NAMES_OF_TASKS,
+    Settings,
+    Span,
+    examples,
+    names,
+    shared_options,
+)
 
 if TYPE_CHECKING:
     from countermand.cli.external_calls import Vendor
@@ -17,6 +25,7 @@ if TYPE_CHECKING:
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+TASK = "WORKFLOW/TASK[/ATTEMPT]"
 POLICIES = ("compensate", "compensate-group", "pause", "ignore", "stop")
 FAILED_WORDS = "REASON in upper case, such as ARRAY_FULL"
 
@@ -29,44 +38,51 @@ def doing(
 ) -> NoReturn:
     """Runs what is done for an owner."""
 
-    def door() -> type[Vendor]:
-        from countermand.cli.external_calls import Vendor
+    def door() -> Callable[..., AbstractAsyncContextManager[Vendor]]:
+        from countermand.cli.external_calls import vendor_at
 
-        return Vendor
+        return vendor_at
 
     run_with(settings, door, work, patience=patience)
 
 
-def owner_option(command: _Command) -> _Command:
-    """Adds whose tasks it is about."""
-    return click.option(
-        "--owner",
-        required=True,
-        metavar="ID",
-        envvar="COUNTERMAND_OWNER",
-        show_envvar=True,
-        help="Whose: the vendor's id, as specs name it.",
-    )(command)
+def on_task(*lines: str) -> Callable[[Callable[..., None]], click.Command]:
+    """Returns a decorator that makes a command about one task, with examples."""
+    argument = click.argument("task", metavar=TASK)
+    command = click.command(epilog=names(*NAMES_OF_TASKS) + examples(*lines))
+    return lambda function: command(argument(function))
 
 
-def token_option(command: _Command) -> _Command:
-    """Adds what proves the right to report."""
-    return click.option(
-        "--token",
-        default="",
-        envvar="COUNTERMAND_TOKEN",
-        show_envvar=True,
-        help="Its capability token. [default: it is looked up]",
-    )(command)
+def with_token(
+    *, form: tuple[str, ...] = ("-o", "--output")
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Returns a decorator that adds what every command of an owner takes, and its settings."""
+    shared = shared_options(form=form)
+    return lambda function: token_option(shared(click.pass_obj(function)))
 
 
-def heartbeat_option(command: _Command) -> _Command:
-    """Adds how long an owner may be silent."""
-    return click.option(
-        "--heartbeat",
-        type=Span(),
-        help="Without a sign of life for this long, as 30s, it is shown as unknown.",
-    )(command)
+owner_option = click.option(
+    "--owner",
+    required=True,
+    metavar="ID",
+    envvar="COUNTERMAND_OWNER",
+    show_envvar=True,
+    help="Whose: the vendor's id, as specs name it.",
+)
+# What proves the right to report.
+token_option = click.option(
+    "--token",
+    default="",
+    envvar="COUNTERMAND_TOKEN",
+    show_envvar=True,
+    help="Its capability token. [default: it is looked up]",
+)
+# How long an owner may be silent.
+heartbeat_option = click.option(
+    "--heartbeat",
+    type=Span(),
+    help="Without a sign of life for this long, as 30s, it is shown as unknown.",
+)
 
 
 def failure_options(command: _Command) -> _Command:

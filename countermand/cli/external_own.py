@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -17,14 +16,16 @@ from countermand.cli.external_options import (
     failure_options,
     heartbeat_option,
     owner_option,
-    token_option,
+    with_token,
 )
 from countermand.cli.settings import Settings, Span, examples, shared_options
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
     from countermand.cli.external_calls import Vendor
+    from countermand.v1.external_task_pb2 import (
+        AddExternalTaskResponse,
+        StartExternalWorkflowResponse,
+    )
     from countermand.v1.workflow_spec_pb2 import Policy
 
 _on_failure = click.option(
@@ -61,11 +62,12 @@ def start(
     on_failure: str | None,
     heartbeat: timedelta | None,
 ) -> None:
-    """Start a workflow of a vendor's own, to be seen beside all others.
+    """Start a workflow of a vendor's own.
 
-    It has one task, main, that stands for the whole; further ones are added with `external add`. By
-    default the failure of one ends it as failed, and what was done is kept. Repeating it is
-    harmless. The token that is shown is needed to end it, and can be looked up while it is open.
+    It is seen beside all others, and has one task, main, that stands for the whole; further ones
+    are added with `external add`. By default the failure of one ends it as failed, and what was
+    done is kept. Repeating it is harmless. The token that is shown is needed to end it, and can be
+    looked up while it is open.
     """
     pairs = dict(label_pair(label) for label in labels)
 
@@ -86,12 +88,9 @@ def start(
             request.heartbeat_timeout.FromTimedelta(heartbeat)
         method = vendor.calls.external_tasks.StartExternalWorkflow
         answer = await vendor.calls.change(method, request)
-        if settings.output == "table":
-            click.echo(f"Started {answer.workflow.name}. Follow it: {_watch(workflow_id)}")
-            click.echo(f"  accept it:  countermand external accept {workflow_id}/main")
-            click.echo(f"  token:      {answer.capability_token}")
-        else:
-            _show(settings, answer, answer.workflow.name)
+        follow = f"Follow it: countermand workflow watch {workflow_id}"
+        made = f"Started {answer.workflow.name}. {follow}"
+        _show(settings, answer, answer.workflow.name, made, f"{workflow_id}/main")
 
     doing(settings, work)
 
@@ -122,9 +121,7 @@ def start(
 @click.option("--run-timeout", type=Span(), help="It must end within this.")
 @_on_failure
 @heartbeat_option
-@token_option
-@shared_options()
-@click.pass_obj
+@with_token()
 def add(
     settings: Settings,
     parent: str,
@@ -143,10 +140,10 @@ def add(
     heartbeat: timedelta | None,
     token: str,
 ) -> None:
-    """Add a task under an open group, or under an external task that is at work.
+    """Add a task to a workflow that is at work.
 
-    PARENT is the group or the task; without one it is the workflow's root. It begins at once,
-    unless it comes after others.
+    PARENT is an open group, or an external task that is at work; without one it is the workflow's
+    root. The task begins at once, unless it comes after others.
     """
     if checklist and effect != "reversible":
         raise click.UsageError("--checklist says how to make up for it: add --effect reversible")
@@ -157,7 +154,7 @@ def add(
         from countermand.v1.annotation_pb2 import Effect
         from countermand.v1.external_task_pb2 import AddExternalTaskRequest
 
-        place = parent_name(parent)
+        place = await _parent(vendor, parent)
         request = AddExternalTaskRequest(
             parent=place,
             task_id=task_id,
@@ -179,13 +176,8 @@ def add(
                 getattr(request, name).FromTimedelta(span)
         method = vendor.calls.external_tasks.AddExternalTask
         answer = await vendor.calls.change(method, request)
-        if settings.output == "table":
-            where = f"{answer.task.name.split('/')[1]}/{task_id}"
-            click.echo(f"Added {answer.task.name}.")
-            click.echo(f"  accept it:  countermand external accept {where}")
-            click.echo(f"  token:      {answer.capability_token}")
-        else:
-            _show(settings, answer, answer.task.name)
+        where = f"{answer.task.name.split('/')[1]}/{task_id}"
+        _show(settings, answer, answer.task.name, f"Added {answer.task.name}.", where)
 
     doing(settings, work)
 
@@ -200,16 +192,14 @@ def add(
 @click.argument("workflow", metavar="WORKFLOW")
 @failure_options
 @click.option("--force", is_flag=True, help="Close open tasks; it is removed with the next sweep.")
-@token_option
-@shared_options()
-@click.pass_obj
+@with_token()
 def finish(
     settings: Settings, workflow: str, *, failed: str | None, message: str, force: bool, token: str
 ) -> None:
-    """End a workflow of a vendor's own, as succeeded unless it has failed.
+    """End a workflow of a vendor's own.
 
-    Its tasks must have ended; --force closes those that are open as cancelled, and leaves finished
-    ones as they are.
+    It has succeeded unless --failed is given. Its tasks must have ended; --force closes those that
+    are open as cancelled, and leaves finished ones as they are.
     """
     if failed is None and message:
         raise click.UsageError("--message says more about --failed REASON: add it")
@@ -219,7 +209,7 @@ def finish(
         from countermand.client.run import new_request_id
         from countermand.v1.external_task_pb2 import EndExternalWorkflowRequest
 
-        found = await vendor.run(workflow).get()
+        found = await (await vendor.run(workflow)).get()
         request = EndExternalWorkflowRequest(
             name=found.name,
             succeeded=failed is None,
@@ -237,20 +227,19 @@ def finish(
 
 @click.command(epilog=examples("countermand external clear rebalance-7 --token $TOKEN"))
 @click.argument("workflow", metavar="WORKFLOW")
-@token_option
-@shared_options()
-@click.pass_obj
+@with_token()
 def clear(settings: Settings, workflow: str, token: str) -> None:
-    """Remove a vendor's own workflow that is over, before its retention time is.
+    """Remove a vendor's own workflow that is settled.
 
-    Needs the token that `external start` has shown. One that is removed already is a success.
+    It need not wait for its retention time. Needs the token that `external start` has shown. One
+    that is removed already is a success.
     """
 
     async def work(vendor: Vendor) -> None:
         from countermand.rpc.errors import WorkflowNotFound
         from countermand.v1.external_task_pb2 import ClearExternalWorkflowRequest
 
-        run = vendor.run(workflow)
+        run = await vendor.run(workflow)
         request = ClearExternalWorkflowRequest(name=run.name, capability_token=token)
         if not token:
             with contextlib.suppress(WorkflowNotFound):  # removed before: the coordinator knows
@@ -263,12 +252,13 @@ def clear(settings: Settings, workflow: str, token: str) -> None:
     doing(settings, work)
 
 
-def parent_name(text: str) -> str:
+async def _parent(vendor: Vendor, text: str) -> str:
     """Returns the whole name of a group, a task or a workflow."""
     if text.startswith("workflows/"):
         return text
     workflow_id, slash, task_id = text.partition("/")
-    return f"workflows/{workflow_id}/tasks/{task_id}" if slash else f"workflows/{workflow_id}"
+    run = await vendor.run(workflow_id)
+    return f"{run.name}/tasks/{task_id}" if slash else run.name
 
 
 def _policy(on_failure: str | None) -> Policy:
@@ -280,14 +270,21 @@ def _policy(on_failure: str | None) -> Policy:
     return Policy(on_failure=Policy.OnFailure.Value(word))
 
 
-def _show(settings: Settings, answer: Message, name: str) -> None:
-    from countermand.cli.output import as_json
+def _show(
+    settings: Settings,
+    answer: StartExternalWorkflowResponse | AddExternalTaskResponse,
+    name: str,
+    made: str,
+    task: str,
+) -> None:
+    """Prints what was made, how its owner goes on, and its token."""
+    from countermand.cli.output import show_json
 
     if settings.output == "json":
-        click.echo(json.dumps(as_json(answer), indent=2, ensure_ascii=False))
-    else:
+        show_json(answer)
+    elif settings.output == "name":
         click.echo(name)
-
-
-def _watch(workflow_id: str) -> str:
-    return f"countermand workflow watch {workflow_id}"
+    else:
+        click.echo(made)
+        click.echo(f"  accept it:  countermand external accept {task}")
+        click.echo(f"  token:      {answer.capability_token}")

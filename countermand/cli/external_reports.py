@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING
 import click
 
 from countermand.cli.arguments import pair, plain, unquoted
-from countermand.cli.external_options import doing, failure_of, failure_options, token_option
-from countermand.cli.settings import Settings, examples, shared_options
+from countermand.cli.external_options import (
+    doing,
+    failure_of,
+    failure_options,
+    on_task,
+    with_token,
+)
+from countermand.cli.settings import Settings
 
 if TYPE_CHECKING:
     from countermand.cli.external_calls import Vendor
-    from countermand.v1.attempt_pb2 import Progress
     from countermand.v1.external_task_pb2 import EndExternalTaskRequest
 
 _AMOUNT = re.compile(r"(\d+)(B|[KMGTP]iB)?(?:/(\d+)(B|[KMGTP]iB)?)?|(\d{1,3})%")
@@ -21,18 +26,13 @@ _POWERS = {unit: 1024**power for power, unit in enumerate(("B", "KiB", "MiB", "G
 PARTS = "parts"
 
 
-@click.command(
-    epilog=examples(
-        "countermand external accept vm-42/clone",
-        "countermand external accept vm-42/clone --wait --timeout 1h",
-        "countermand external accept vm-42/clone --token $TOKEN",
-    )
+@on_task(
+    "countermand external accept vm-42/clone",
+    "countermand external accept vm-42/clone --wait --timeout 1h",
+    "countermand external accept vm-42/clone --token $TOKEN",
 )
-@click.argument("task", metavar="WORKFLOW/TASK")
 @click.option("--wait", "waits", is_flag=True, help="Wait until its owner is asked for it.")
-@token_option
-@shared_options()
-@click.pass_obj
+@with_token()
 def accept(settings: Settings, task: str, *, waits: bool, token: str) -> None:
     """Accept a task: its work may begin once this has answered.
 
@@ -59,38 +59,40 @@ def accept(settings: Settings, task: str, *, waits: bool, token: str) -> None:
     doing(settings, work)
 
 
-@click.command(
-    epilog=examples(
-        "countermand external progress vm-42/clone 12/40 --unit volumes",
-        "countermand external progress vm-42/clone 60% --message 'second half of the mirror'",
-        "countermand external progress vm-42/clone 3GiB/10GiB",
-    )
+@on_task(
+    "countermand external progress vm-42/clone 12/40 --unit volumes",
+    "countermand external progress vm-42/clone 60% --message 'second half of the mirror'",
+    "countermand external progress vm-42/clone 3GiB/10GiB",
 )
-@click.argument("task", metavar="WORKFLOW/TASK")
 @click.argument("done", metavar="DONE[/TOTAL]|PERCENT%")
-@click.option("--unit", help=f"What is counted. [default: bytes if sizes are given, else {PARTS}]")
+@click.option(
+    "--unit",
+    help=f"What is counted. [default: what was before; at first bytes for sizes, else {PARTS}]",
+)
 @click.option("--message", default="", help="What is being done, for people.")
-@token_option
-@shared_options()
-@click.pass_obj
+@with_token()
 def progress(
     settings: Settings, task: str, *, done: str, unit: str | None, message: str, token: str
 ) -> None:
     """Report how far a task is; it counts as a sign of life.
 
-    Progress only grows: a lower one changes nothing but the message. The exit code is 1 once the
-    task is to be stopped.
+    Progress only grows: a lower one changes nothing but the message; of another unit it begins
+    anew. The exit code is 1 once the task is to be stopped.
     """
-    said = (done, unit, message)
-    _amounts(*said[:2])  # what cannot be meant is refused before anything is asked
+    # What cannot be meant is refused before anything is asked.
+    number, total, counted = _amounts(done, unit)
 
     async def work(vendor: Vendor) -> int:
         from countermand.cli.external_words import show_attempt
+        from countermand.v1.attempt_pb2 import Progress
         from countermand.v1.external_task_pb2 import ReportExternalTaskRequest
 
         place = await vendor.place(task, token)
+        of = counted or await vendor.unit(place.attempt) or PARTS
         request = ReportExternalTaskRequest(
-            attempt=place.attempt, capability_token=place.token, progress=_progress(*said)
+            attempt=place.attempt,
+            capability_token=place.token,
+            progress=Progress(done=number, total=total, unit=of, message=message),
         )
         answer = await vendor.calls.change(vendor.calls.external_tasks.ReportExternalTask, request)
         return show_attempt(settings, answer.attempt)
@@ -98,18 +100,16 @@ def progress(
     doing(settings, work)
 
 
-@click.command(
-    epilog=examples(
-        "countermand external heartbeat vm-42/clone",
-        "while countermand external heartbeat vm-42/clone -o name; do sleep 10; done",
-    )
+@on_task(
+    "countermand external heartbeat vm-42/clone",
+    "while countermand external heartbeat vm-42/clone -o name; do sleep 10; done",
 )
-@click.argument("task", metavar="WORKFLOW/TASK")
-@token_option
-@shared_options()
-@click.pass_obj
+@with_token()
 def heartbeat(settings: Settings, task: str, token: str) -> None:
-    """Say that the work on a task is alive; exit code 1 once it is to be stopped or is over."""
+    """Say that the work on a task is alive.
+
+    The exit code is 1 once it is to be stopped, or is over.
+    """
 
     async def work(vendor: Vendor) -> int:
         from countermand.cli.external_words import show_attempt
@@ -133,14 +133,11 @@ def heartbeat(settings: Settings, task: str, token: str) -> None:
     doing(settings, work)
 
 
-@click.command(
-    epilog=examples(
-        "countermand external end vm-42/clone --output volume=lun-7 --output size_gib=40",
-        "countermand external end vm-42/clone --failed ARRAY_FULL --message 'array 3 is full'",
-        "countermand external end vm-42/clone --cancelled",
-    )
+@on_task(
+    "countermand external end vm-42/clone --output volume=lun-7 --output size_gib=40",
+    "countermand external end vm-42/clone --failed ARRAY_FULL --message 'array 3 is full'",
+    "countermand external end vm-42/clone --cancelled",
 )
-@click.argument("task", metavar="WORKFLOW/TASK")
 @click.option(
     "--output", "outputs", multiple=True, metavar="KEY=VALUE", help="What it left; repeatable."
 )
@@ -149,9 +146,7 @@ def heartbeat(settings: Settings, task: str, token: str) -> None:
 @click.option("--cancelled", is_flag=True, help="It was stopped, as asked; nothing is left behind.")
 @click.option("--force", is_flag=True, help="Close what was added under it and is open.")
 @click.option("--report-id", help="With --token: a UUID that makes a repeat harmless.")
-@token_option
-@shared_options(form=("-o",))
-@click.pass_obj
+@with_token(form=("-o",))
 def end(
     settings: Settings,
     task: str,
@@ -212,15 +207,8 @@ async def _fill_output(
         request.output[key] = unquoted(text) if is_text else plain(text)
 
 
-def _progress(done: str, unit: str | None, message: str) -> Progress:
-    from countermand.v1.attempt_pb2 import Progress
-
-    number, total, counted = _amounts(done, unit)
-    return Progress(done=number, total=total, unit=counted, message=message)
-
-
 def _amounts(done: str, unit: str | None) -> tuple[int, int, str]:
-    """Returns how much is done, of how much, of what: "12/40", "60%", "3GiB/10GiB"."""
+    """Returns how much is done, of how much, and of what, or "": "12/40", "60%", "3GiB/10GiB"."""
     match = _AMOUNT.fullmatch(done)
     if match is None:
         raise click.UsageError(f"{done!r} is no progress: write 12/40, 60%, 12 or 3GiB/10GiB")
@@ -233,4 +221,4 @@ def _amounts(done: str, unit: str | None) -> tuple[int, int, str]:
         raise click.UsageError(f"{done!r} is a size, and no number of {unit}")
     number = int(match[1]) * _POWERS[match[2] or "B"]
     total = int(match[3] or 0) * _POWERS[match[4] or "B"]
-    return number, total, unit or ("bytes" if sizes else PARTS)
+    return number, total, unit or ("bytes" if sizes else "")

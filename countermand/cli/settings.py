@@ -155,3 +155,22 @@ def shared_options(
 def examples(*lines: str) -> str:
     """Returns the end of a help text: commands to copy."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+# How workflows are written in commands, and what is in them: each with an example.
+NAMES_OF_WORKFLOWS = (
+    ("vm-42", "a workflow, by its id; or by its whole name, workflows/vm-42"),
+    ("@latest", "the newest workflow"),
+)
+NAMES_OF_TASKS = (
+    ("vm-42/clone", "a task, and the newest attempt of it; also @latest/clone"),
+    ("vm-42/clone/2", "one attempt of it, by its number; or by the whole name,"),
+    ("", "workflows/vm-42/tasks/clone/attempts/2, as -o name shows it"),
+)
+
+
+def names(*forms: tuple[str, str]) -> str:
+    """Returns a part of the end of a help text: how things are named, with examples."""
+    width = max(len(form) for form, _ in forms)
+    lines = (f"  {form:<{width}}  {meaning}" for form, meaning in forms)
+    return "\b\nNames:\n" + "\n".join(lines) + "\n\n"

@@ -11,6 +11,7 @@ from countermand.cli.output import (
     Row,
     age,
     amount,
+    date,
     indented,
     one_line,
     paint,
@@ -115,7 +116,7 @@ def describe(one: Workflow, tasks: Sequence[Task]) -> None:
         ran = f", settled after {phrases.duration(seconds / 1e9)}"
     click.echo(f"  submitted {age(one.create_time)} ago{by}{ran}")
     if one.owner_id:
-        click.echo(f"  {one.owner_id}'s own: `countermand external finish` ends it")
+        click.echo(f"  {_own(one)}")
     if one.trace_id:
         click.echo(f"  trace {one.trace_id}")
     if one.HasField("cause"):
@@ -139,6 +140,18 @@ def describe(one: Workflow, tasks: Sequence[Task]) -> None:
         click.echo(f"  {_lock(lock)}")
     click.echo()
     show_tasks(Settings(), tasks)
+
+
+def _own(one: Workflow) -> str:
+    """Returns whose own a workflow is, and what its owner can do about it now."""
+    workflow_id = one.name.removeprefix("workflows/")
+    if not one.HasField("end_time"):
+        end = f"`countermand external finish {workflow_id}`"
+        return f"{one.owner_id}'s own: {end} ends it"
+    clear = f"`countermand external clear {workflow_id} --token …`"
+    if one.HasField("expire_time"):
+        return f"{one.owner_id}'s own: removed at {date(one.expire_time)}, or by {clear}"
+    return f"{one.owner_id}'s own: kept until {clear}"
 
 
 def _lock(lock: ImageLock) -> str:

@@ -16,7 +16,15 @@ from countermand.cli.exits import PATIENCE, PATIENCE_WHEN_FOLLOWING, run
 from countermand.cli.files import read, spec_source
 from countermand.cli.lint import lint, plan
 from countermand.cli.resume import requirements, resume
-from countermand.cli.settings import OrderedGroup, Settings, Span, examples, shared_options
+from countermand.cli.settings import (
+    NAMES_OF_WORKFLOWS,
+    OrderedGroup,
+    Settings,
+    Span,
+    examples,
+    names,
+    shared_options,
+)
 from countermand.cli.steer import cancel, fence, fork, pause
 from countermand.cli.timeline import timeline
 
@@ -27,17 +35,15 @@ if TYPE_CHECKING:
 
 @click.group(
     cls=OrderedGroup,
-    epilog=examples(
+    epilog=names(*NAMES_OF_WORKFLOWS)
+    + examples(
         "countermand workflow submit add-vm.json --id vm-42 --watch",
         "countermand workflow list --attention",
         "countermand workflow get @latest",
     ),
 )
 def workflow() -> None:
-    """Submit, follow and steer workflows.
-
-    A workflow is named by its id, its whole name (workflows/ID), or @latest.
-    """
+    """Submit, follow and steer workflows."""
 
 
 # -- start --------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ class Shell:
 
     def __call__(self, *words: str, code: int = 0, given: str | None = None) -> str:
         """Runs a command, of which "@" is the workflow; returns what it says."""
-        args = [word.replace("@", self.name) for word in words]
+        args = [word.replace("@", self.name) if "@latest" not in word else word for word in words]
         done = CliRunner().invoke(main, args, input=given, env=self._environment)
         assert done.exit_code == code, done.output
         return done.output
@@ -157,6 +157,49 @@ def test_a_resume_keeps_texts_as_they_are_written(shell):
     shell.external("accept", "@/use")
     assert shell.json("external", "list")[0]["arguments"] == {"v": "7"}
     shell.external("end", "@/use")
+
+
+def test_progress_without_a_unit_counts_what_it_counted_before(shell):
+    shell.submit(shell.task("clone"), shell.task("then"))
+    shell.external("accept", "@/clone")
+
+    def said(*words: str) -> str:
+        return " ".join(shell.external("progress", "@/clone", *words).split()[3:])
+
+    assert said("1/40") == "1/40 parts"
+    assert said("12/40", "--unit", "volumes") == "12/40 volumes"
+    assert said("13/40") == "13/40 volumes"
+    assert said("7/40", "--message", "slower") == "13/40 volumes slower"
+    token = shell.json("external", "list")[0]["capability_token"]
+    assert said("14/40", "--token", token) == "14/40 volumes"
+    assert said("50%") == "50%"
+    assert said("60/100") == "60%"
+    shell.external("end", "@/clone")
+
+
+def test_the_newest_workflow_need_not_be_named(shell):
+    shell.submit(shell.task("clone"))
+    newest = f"workflows/{shell.name}"
+    assert shell.external("accept", "@latest/clone", "-o", "name").startswith(newest)
+    shell.external("end", "@latest/clone/1")
+    shell.external("start", "@-own", "--kind", "k")
+    assert shell.external("add", "@latest", "one", "--kind", "k", "-o", "name").startswith(newest)
+    shell.external("finish", "@latest", "--force")
+
+
+def test_a_vendors_own_workflow_says_what_can_be_done_about_it(shell):
+    shell.external("start", "@-a", "--kind", "k")
+    shown = lines(shell("workflow", "get", "@-a"))
+    assert f"{shell.name}'s own: `countermand external finish {shell.name}-a` ends it" in shown
+    shell.external("accept", "@-a/main")
+    shell.external("finish", "@-a")
+    [own] = [line for line in lines(shell("workflow", "get", "@-a")) if "'s own: " in line]
+    assert "removed at 20" in own
+    assert own.endswith(f"or by `countermand external clear {shell.name}-a --token …`")
+    shell.external("start", "@-b", "--kind", "k", "--keep")
+    shell.external("finish", "@-b", "--force")
+    [own] = [line for line in lines(shell("workflow", "get", "@-b")) if "'s own: " in line]
+    assert "finish" not in own
 
 
 def test_a_vendor_that_never_comes_back_is_found(shell):
@@ -277,7 +320,9 @@ def test_a_vendors_own_workflow_grows_and_ends(shell):
     waits = f"waits for {shell.name}, which has not accepted it yet"
     assert f"shelf-2 ◌ starting - {shell.name}: move-shelf {waits}" in said
 
-    assert f"{shell.name}'s own: `countermand external finish`" in shell("workflow", "get", "@")
+    assert f"own: `countermand external finish {shell.name}` ends it" in shell(
+        "workflow", "get", "@"
+    )
     refused = shell.external("finish", "@", code=1)
     assert "shelf-2 must end first, or be closed by force" in refused
     shell.do("shelf-2")
