@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
 from countermand.rpc.channel import open_channel
 from tests.api.calls import Stubs
-from tests.endtoend.cluster import Cluster
-from tests.endtoend.lives import Lives
+from tests.api.vendors import Vendor, vendor_at
+from tests.endtoend.cluster import Cluster, running
+from tests.endtoend.conftest import lives
+
+__all__ = ["lives"]
 
 HOSTS = {"a": {"pool-a": ""}, "b": {"pool-b": "", "crawling": "bandwidth=512KiB"}}
 
 
-@pytest.fixture(scope="session")
-def lives() -> Iterator[Lives]:
-    with Lives() as lives:
-        yield lives
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("api"), HOSTS)
-    await cluster.add_template("base")
-    await cluster.start()
-    yield cluster
-    await cluster.end()
+    async with running(lives, tmp_path_factory.mktemp("api"), HOSTS) as cluster:
+        yield cluster
 
 
 @pytest.fixture
 async def stubs(cluster):
     async with open_channel(cluster.coordinator.address) as channel:
         yield Stubs(channel)
+
+
+@pytest.fixture
+async def acme(cluster: Cluster) -> AsyncIterator[Vendor]:
+    async with vendor_at(cluster.coordinator.address, "acme") as vendor:
+        yield vendor
+
+
+@pytest.fixture
+async def other(cluster: Cluster) -> AsyncIterator[Vendor]:
+    async with vendor_at(cluster.coordinator.address, "other") as vendor:
+        yield vendor

@@ -35,18 +35,11 @@ from tests.api.vendors import (
     opened,
     plan_of,
     struct,
-    vendor_at,
     word,
 )
-from tests.endtoend.cluster import Cluster, until
+from tests.endtoend.cluster import until
 
 CHECKLIST = "Delete the volume on the array, then its export."
-
-
-@pytest.fixture
-async def acme(cluster: Cluster):
-    async with vendor_at(cluster.coordinator.address, "acme") as vendor:
-        yield vendor
 
 
 async def blocked(stubs: Stubs, workflow_id: str) -> wpb.Workflow:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from countermand.client.spec import parallel, policy
 from countermand.rpc.names import attempt_name, task_name, workflow_name
 from countermand.v1 import workflow_pb2 as pb
@@ -25,18 +23,11 @@ from tests.api.vendors import (
     plan_of,
     seconds,
     struct,
-    vendor_at,
     word,
 )
 from tests.endtoend.cluster import Cluster, until
 
 SHORT = seconds(1)  # the shortest that may be said
-
-
-@pytest.fixture
-async def acme(cluster: Cluster):
-    async with vendor_at(cluster.coordinator.address, "acme") as vendor:
-        yield vendor
 
 
 async def becomes(stubs: Stubs, workflow_id: str, task_id: str, word_: str) -> Task:

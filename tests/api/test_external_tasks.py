@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 from uuid import uuid4
 
-import pytest
 from google.protobuf.struct_pb2 import Struct
 from grpc import StatusCode
 from grpc.aio import AioRpcError
@@ -37,19 +36,6 @@ from tests.api.vendors import (
     word,
 )
 from tests.endtoend.cluster import Cluster, copy, until
-
-
-@pytest.fixture
-async def acme(cluster: Cluster):
-    async with vendor_at(cluster.coordinator.address, "acme") as vendor:
-        yield vendor
-
-
-@pytest.fixture
-async def other(cluster: Cluster):
-    async with vendor_at(cluster.coordinator.address, "other") as vendor:
-        yield vendor
-
 
 # -- one task -------------------------------------------------------------------------------------
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-import pytest
-
 from countermand.client.spec import policy
 from countermand.rpc.names import task_name, workflow_name
 from countermand.v1 import workflow_pb2 as wpb
@@ -17,21 +15,8 @@ from tests.api.vendors import (
     ARRAY_FULL,
     REVERSIBLE,
     Vendor,
-    vendor_at,
 )
-from tests.endtoend.cluster import Cluster, until
-
-
-@pytest.fixture
-async def acme(cluster: Cluster):
-    async with vendor_at(cluster.coordinator.address, "acme") as vendor:
-        yield vendor
-
-
-@pytest.fixture
-async def other(cluster: Cluster):
-    async with vendor_at(cluster.coordinator.address, "other") as vendor:
-        yield vendor
+from tests.endtoend.cluster import until
 
 
 async def test_it_is_started_once_grows_and_ends(stubs: Stubs, acme: Vendor, other: Vendor):

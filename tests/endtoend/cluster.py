@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from inspect import isawaitable
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from countermand.client import Client
 from countermand.client.spec import Verb, image, task
@@ -279,6 +281,29 @@ class Cluster:
         """Returns a workflow once it is settled."""
         async with Client(self.coordinator.address) as client:
             return await client.run(workflow_id).wait(timedelta(seconds=HANG_S))
+
+
+# A template that is copied in no time.
+SMALL: Mapping[str, int] = {"size_mib": 1, "extents": 2}
+
+
+@asynccontextmanager
+async def running(
+    lives: Lives,
+    folder: Path,
+    hosts: dict[str, dict[str, str]],
+    *,
+    base: Mapping[str, int] = MappingProxyType({}),
+    **fields: Any,
+) -> AsyncIterator[Cluster]:
+    """Yields a cluster that has begun, with a template of a shape."""
+    cluster = Cluster(lives, folder, hosts, **fields)
+    try:
+        await cluster.add_template("base", **base)
+        await cluster.start()
+        yield cluster
+    finally:
+        await cluster.end()
 
 
 def copy(name: str, host: str, source: str, target: str, **node: object) -> Node:

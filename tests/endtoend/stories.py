@@ -50,6 +50,12 @@ def word(workflow: Workflow) -> str:
     return WorkflowState.Name(workflow.state).removeprefix("WORKFLOW_STATE_")
 
 
+async def ends(run: Run, state: str) -> None:
+    """Checks how a workflow ends."""
+    workflow = await run.wait(timedelta(seconds=HANG_S))
+    assert word(workflow) == state, workflow
+
+
 async def answered(ask: Callable[[], Awaitable[Value]]) -> Value:
     """Returns the answer to a question, asked again while the coordinator is away."""
     while True:

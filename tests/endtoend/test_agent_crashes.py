@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from agent import crash_points
 from tests.endtoend.checks import assert_clean, labels
-from tests.endtoend.cluster import Cluster, Service, until
+from tests.endtoend.cluster import Cluster, Service, running, until
 from tests.endtoend.plans import HOSTS, PLANS, slow
 
 pytestmark = pytest.mark.slow
@@ -31,11 +31,9 @@ CASES = [
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("agents"), HOSTS, evidence_kept=True)
-    await cluster.add_template("base")
-    await cluster.start()
-    yield cluster
-    await cluster.end()
+    folder = tmp_path_factory.mktemp("agents")
+    async with running(lives, folder, HOSTS, evidence_kept=True) as cluster:
+        yield cluster
 
 
 async def submit(cluster: Cluster, workflow_id: str, plan: str) -> None:

@@ -22,7 +22,7 @@ from countermand.v1.verb_pb2 import CopyImage, CreateSnapshot, Noop, ResizeImage
 from countermand.v1.workflow_pb2 import Workflow
 from countermand.v1.workflow_spec_pb2 import Node, WorkflowSpec
 from tests.endtoend.checks import assert_made_up_for_before, check_journals, recorded, staged
-from tests.endtoend.cluster import MIB, TEMPLATES, Cluster, copy
+from tests.endtoend.cluster import MIB, TEMPLATES, Cluster, copy, running
 
 pytestmark = [
     pytest.mark.slow,
@@ -36,13 +36,9 @@ BASE = f"{TEMPLATES}/base"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(
-        lives, tmp_path_factory.mktemp("changed"), {"a": {"pool-a": ""}}, evidence_kept=True
-    )
-    await cluster.add_template("base")
-    await cluster.start()
-    yield cluster
-    await cluster.end()
+    folder = tmp_path_factory.mktemp("changed")
+    async with running(lives, folder, {"a": {"pool-a": ""}}, evidence_kept=True) as cluster:
+        yield cluster
 
 
 def resize(name: str, address: str, size_mib: int, **fields: Any) -> Node:

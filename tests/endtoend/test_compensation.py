@@ -19,7 +19,7 @@ from countermand.v1.event_pb2 import HistoryEvent
 from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.endtoend.checks import assert_clean, assert_made_up_for_before, journals, staged
-from tests.endtoend.cluster import Cluster, copy, until
+from tests.endtoend.cluster import Cluster, copy, running, until
 from tests.endtoend.plans import AWAIT, BASE, HOSTS, failure, slow
 
 pytestmark = pytest.mark.slow
@@ -30,11 +30,9 @@ QUICK = timedelta(milliseconds=50)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("compensation"), HOSTS, evidence_kept=True)
-    await cluster.add_template("base")
-    await cluster.start()
-    yield cluster
-    await cluster.end()
+    folder = tmp_path_factory.mktemp("compensation")
+    async with running(lives, folder, HOSTS, evidence_kept=True) as cluster:
+        yield cluster
 
 
 @contextmanager

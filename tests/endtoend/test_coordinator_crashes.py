@@ -21,7 +21,7 @@ from tests.endtoend.checks import (
     assert_ran_once,
     recorded,
 )
-from tests.endtoend.cluster import Cluster
+from tests.endtoend.cluster import Cluster, running
 from tests.endtoend.plans import HOSTS, PLANS
 
 pytestmark = pytest.mark.slow
@@ -40,12 +40,10 @@ HALF_WAY = {
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("crashes"), HOSTS, evidence_kept=True)
-    await cluster.add_template("base")
-    await cluster.start()
-    await cluster.coordinator.stop()
-    yield cluster
-    await cluster.end()
+    folder = tmp_path_factory.mktemp("crashes")
+    async with running(lives, folder, HOSTS, evidence_kept=True) as cluster:
+        await cluster.coordinator.stop()
+        yield cluster
 
 
 async def dies(cluster: Cluster, workflow_id: str, plan: str, crash_point: str) -> bool:

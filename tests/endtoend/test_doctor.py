@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from countermand.v1.doctor_pb2 import Finding
 from countermand.v1.workflow_state_pb2 import WorkflowState
-from tests.endtoend.cluster import Cluster, until
+from tests.endtoend.cluster import Cluster, running, until
 from tests.endtoend.plans import HOSTS, PLANS
 
 pytestmark = pytest.mark.slow
@@ -24,11 +24,9 @@ ORPHAN = "workflows/success-1/tasks/copy-a/attempts/9"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("doctor"), HOSTS)
-    await cluster.add_template("base")
-    await cluster.start()
-    yield cluster
-    await cluster.end()
+    folder = tmp_path_factory.mktemp("doctor")
+    async with running(lives, folder, HOSTS) as cluster:
+        yield cluster
 
 
 async def diagnose(cluster: Cluster) -> list[Finding]:

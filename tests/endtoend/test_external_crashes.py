@@ -43,7 +43,7 @@ from tests.api.vendors import (
     word,
 )
 from tests.endtoend.checks import labels
-from tests.endtoend.cluster import Cluster, copy, until
+from tests.endtoend.cluster import SMALL, Cluster, copy, running, until
 from tests.endtoend.lives import Life, Lives
 from tests.endtoend.plans import BASE
 from tests.endtoend.stories import kept_alive, patient
@@ -58,11 +58,9 @@ GO = "go"  # the file that a vendor waits for
 async def cluster(lives, tmp_path_factory):
     # Everything is kept for ever, but what was ended by force.
     options = {"coordinator": ("--retention", "0")}
-    cluster = Cluster(lives, tmp_path_factory.mktemp("external"), HOSTS, options=options)
-    await cluster.add_template("base", size_mib=1, extents=2)
-    await cluster.start()
-    yield cluster
-    await cluster.end()
+    folder = tmp_path_factory.mktemp("external")
+    async with running(lives, folder, HOSTS, options=options, base=SMALL) as cluster:
+        yield cluster
 
 
 @dataclass(slots=True)

@@ -28,10 +28,10 @@ from countermand.rpc.errors import StateForbids
 from countermand.v1.verb_pb2 import DeleteImage, Noop
 from countermand.v1.workflow_spec_pb2 import WorkflowSpec
 from tests.endtoend.checks import database, labels
-from tests.endtoend.cluster import HANG_S, Cluster, copy, until
+from tests.endtoend.cluster import SMALL, Cluster, copy, running, until
 from tests.endtoend.effects import assert_at_rest, attempts, interventions, purged
 from tests.endtoend.plans import BASE
-from tests.endtoend.stories import ON_FAILURE, kept_alive, needs, patient, stubborn, word
+from tests.endtoend.stories import ON_FAILURE, ends, kept_alive, needs, patient, stubborn, word
 from tests.endtoend.test_compensation import immutable
 
 pytestmark = pytest.mark.slow
@@ -43,22 +43,9 @@ LONG = timedelta(minutes=1)  # nothing here waits for it: people decide before
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("outside"), HOSTS)
-    await cluster.add_template("base", size_mib=1, extents=2)
-    await cluster.start()
-    yield cluster
-    await cluster.end()
-
-
-@pytest_asyncio.fixture
-async def client(cluster):
-    async with cluster.client() as client:
-        yield client
-
-
-async def ends(run: Run, state: str) -> None:
-    workflow = await run.wait(timedelta(seconds=HANG_S))
-    assert word(workflow) == state, workflow
+    folder = tmp_path_factory.mktemp("outside")
+    async with running(lives, folder, HOSTS, base=SMALL) as cluster:
+        yield cluster
 
 
 def folder_of(cluster: Cluster, address: str) -> Path:

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from agent import crash_points
-from countermand.client import Client, Run
+from countermand.client import Client
 from countermand.client.spec import (
     image,
     policy,
@@ -39,10 +39,10 @@ from countermand.v1.verb_pb2 import (
 )
 from countermand.v1.workflow_spec_pb2 import Node
 from tests.endtoend.checks import journal, labels, recorded, staged
-from tests.endtoend.cluster import HANG_S, Cluster, copy, until
+from tests.endtoend.cluster import SMALL, Cluster, copy, running, until
 from tests.endtoend.effects import attempts, interventions
 from tests.endtoend.plans import BASE
-from tests.endtoend.stories import QUICK, word
+from tests.endtoend.stories import QUICK, ends, word
 
 pytestmark = pytest.mark.slow
 
@@ -58,28 +58,15 @@ WHY = "host a has lost its power"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("fences"), HOSTS)
-    await cluster.add_template("base", size_mib=1, extents=2)
-    await cluster.start()
-    yield cluster
-    await cluster.end()
-
-
-@pytest_asyncio.fixture
-async def client(cluster):
-    async with cluster.client() as client:
-        yield client
+    folder = tmp_path_factory.mktemp("fences")
+    async with running(lives, folder, HOSTS, base=SMALL) as cluster:
+        yield cluster
 
 
 def lost(name: str, target: str, **node: object) -> Node:
     """Returns a copy that goes to a first, and to b if it has to."""
     action = CopyImage(source=image(BASE), target=image(target))
     return task(name, action=action, candidate_hosts=["a", "b"], **node)  # type: ignore[arg-type]
-
-
-async def ends(run: Run, state: str) -> None:
-    workflow = await run.wait(timedelta(seconds=HANG_S))
-    assert word(workflow) == state, workflow
 
 
 async def at_ease(client: Client) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import pytest
 import pytest_asyncio
 
@@ -14,10 +12,10 @@ from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_pb2 import ImageLock, WorkflowView
 from countermand.v1.workflow_spec_pb2 import WorkflowSpec
 from tests.endtoend.checks import journals, labels, recorded
-from tests.endtoend.cluster import HANG_S, Cluster, copy, until
+from tests.endtoend.cluster import Cluster, copy, until
 from tests.endtoend.effects import assert_at_rest, locks_of, purged
 from tests.endtoend.plans import BASE
-from tests.endtoend.stories import needs, word
+from tests.endtoend.stories import ends, needs
 
 pytestmark = pytest.mark.slow
 
@@ -33,12 +31,6 @@ async def cluster(lives, tmp_path_factory):
     await cluster.start()
     yield cluster
     await cluster.end()
-
-
-@pytest_asyncio.fixture
-async def client(cluster):
-    async with cluster.client() as client:
-        yield client
 
 
 def makes(target: str, *, held: bool = False) -> WorkflowSpec:
@@ -59,11 +51,6 @@ async def holder(client: Client, name: str) -> Run:
     run = await client.submit(makes(f"pool-a/{name}", held=True), workflow_id=name)
     await needs(run, "PAUSED")
     return run
-
-
-async def ends(run: Run, state: str) -> None:
-    workflow = await run.wait(timedelta(seconds=HANG_S))
-    assert word(workflow) == state, workflow
 
 
 async def lock_on(run: Run, address: str) -> ImageLock:

@@ -18,7 +18,7 @@ from countermand.v1.agent_pb2_grpc import AgentServiceStub
 from countermand.v1.host_pb2 import Host
 from countermand.v1.verb_pb2 import Noop
 from tests.endtoend.checks import assert_clean, labels, recorded
-from tests.endtoend.cluster import Cluster, until
+from tests.endtoend.cluster import Cluster, running, until
 from tests.endtoend.plans import slow
 from tests.endtoend.test_agent_crashes import half_way
 
@@ -27,11 +27,9 @@ HOSTS = {"a": {"pool-a": ""}, "b": {"crawling": "bandwidth=1MiB"}}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("journals"), HOSTS)
-    await cluster.add_template("base")
-    await cluster.start()
-    yield cluster
-    await cluster.end()
+    folder = tmp_path_factory.mktemp("journals")
+    async with running(lives, folder, HOSTS) as cluster:
+        yield cluster
 
 
 async def found(cluster: Cluster, host: str) -> Host:

@@ -35,10 +35,10 @@ from countermand.v1.workflow_pb2 import ResumeRequirement as Needed
 from countermand.v1.workflow_pb2 import ResumeWorkflowResponse
 from countermand.v1.workflow_spec_pb2 import WorkflowSpec
 from tests.endtoend.checks import journals, labels, same
-from tests.endtoend.cluster import HANG_S, Cluster, copy, until
+from tests.endtoend.cluster import HANG_S, SMALL, Cluster, copy, running, until
 from tests.endtoend.effects import assert_at_rest, attempts, interventions, purged, verbs
 from tests.endtoend.plans import BASE
-from tests.endtoend.stories import ON_FAILURE, bound, needs, word
+from tests.endtoend.stories import ON_FAILURE, bound, ends, needs, word
 
 pytestmark = pytest.mark.slow
 
@@ -51,17 +51,9 @@ PAUSE = ON_FAILURE["PAUSE"]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("fix"), HOSTS, evidence_kept=True)
-    await cluster.add_template("base", size_mib=1, extents=2)
-    await cluster.start()
-    yield cluster
-    await cluster.end()
-
-
-@pytest_asyncio.fixture
-async def client(cluster):
-    async with cluster.client() as client:
-        yield client
+    folder = tmp_path_factory.mktemp("fix")
+    async with running(lives, folder, HOSTS, evidence_kept=True, base=SMALL) as cluster:
+        yield cluster
 
 
 @pytest_asyncio.fixture
@@ -92,11 +84,6 @@ async def unmet(resume: Awaitable[ResumeWorkflowResponse]) -> list[tuple[str, st
     with pytest.raises(RequirementsUnmet) as raised:
         await resume
     return [(one.kind, one.field.rpartition("/")[2]) for one in raised.value.violations]
-
-
-async def succeeds(run: Run) -> None:
-    workflow = await run.wait(timedelta(seconds=HANG_S))
-    assert word(workflow) == "SUCCEEDED", workflow
 
 
 async def state_of(run: Run, task_id: str) -> str:
@@ -148,7 +135,7 @@ async def test_a_full_pool_is_given_room_and_the_copy_runs_again(cluster, client
 
     await hog()
     await run.resume("room was made", rerun=["full"])
-    await succeeds(run)
+    await ends(run, "SUCCEEDED")
     images = {"small/room", "crawling/room-slow", "pool-a/room-then"}
     workflow = assert_at_rest(cluster, "room", "SUCCEEDED", images)
     assert attempts(workflow, "full") == ["FAILED", "SUCCEEDED"]
@@ -181,7 +168,7 @@ async def test_failures_in_two_branches_are_decided_together(cluster, client):
     assert await unmet(run.resume("imported", rerun=["one"])) == [("DECISION", "two")]
     assert await state_of(run, "one") == "FAILED"
     await run.resume("imported", rerun=["one", "two"])
-    await succeeds(run)
+    await ends(run, "SUCCEEDED")
     images = {"pool-a/late-one", "pool-b/late-two", "pool-b/late-then"}
     workflow = assert_at_rest(cluster, "late", "SUCCEEDED", images)
     assert attempts(workflow, "one") == attempts(workflow, "two") == ["FAILED", "SUCCEEDED"]
@@ -201,7 +188,7 @@ async def test_a_copy_goes_elsewhere_with_a_patch(cluster, client, hog):
     held = await needs(run, "PAUSED")
     assert held.needs[0].task.endswith("/then"), held
     await run.resume("there", decisions=[rerun("then", {"target.pool_id": "pool-b"}, host="b")])
-    await succeeds(run)
+    await ends(run, "SUCCEEDED")
     images = {"pool-b/patched", "crawling/patched-slow", "pool-b/patched-then"}
     assert_at_rest(cluster, "patched", "SUCCEEDED", images)
     tried = (await run.task("full")).attempts
@@ -227,7 +214,7 @@ async def test_a_skipped_copy_gives_what_a_real_copy_reads(cluster, client, hog)
     assert await unmet(run.resume("by hand", skip={"full": wrong})) == [("OUTPUT", "full")]
     assert await run.get() == held
     await run.resume("by hand", skip={"full": given})
-    await succeeds(run)
+    await ends(run, "SUCCEEDED")
     images = {"crawling/skipped-slow", "pool-a/skipped-then"}
     workflow = assert_at_rest(cluster, "skipped", "SUCCEEDED", images)
     assert workflow.tasks["full"] == "SKIPPED"
@@ -278,7 +265,7 @@ async def test_chosen_items_of_a_fan_out_run_again(cluster, client):
     one = rerun("disks", items=[1])
     assert await unmet(run.resume("imported", decisions=[one])) == [("DECISION", "copy.3")]
     await run.resume("imported", decisions=[one, skip("copy.3")])
-    await succeeds(run)
+    await ends(run, "SUCCEEDED")
     workflow = assert_at_rest(
         cluster, "items", "SUCCEEDED", {f"pool-a/items-{n}" for n in (0, 1, 2, 4)}
     )
@@ -297,7 +284,7 @@ async def test_of_many_resumes_at_once_one_takes_effect(cluster, client, hog):
     )
     kinds = Counter(isinstance(answer, CountermandError) for answer in answers)
     assert kinds == {False: 1, True: 9}, answers
-    await succeeds(run)
+    await ends(run, "SUCCEEDED")
     images = {"small/crowd", "crawling/crowd-slow", "pool-a/crowd-then"}
     workflow = assert_at_rest(cluster, "crowd", "SUCCEEDED", images)
     assert attempts(workflow, "full") == ["FAILED", "SUCCEEDED"]
@@ -327,7 +314,7 @@ async def test_a_pause_of_an_operator_outlives_the_coordinator(cluster, client):
     assert await run.requirements() == []
     assert not cluster_has(cluster, "/held/tasks/one/")
     await run.resume()
-    await succeeds(run)
+    await ends(run, "SUCCEEDED")
     images = {"crawling/held-slow", "pool-a/held-one", "pool-b/held-two"}
     workflow = assert_at_rest(cluster, "held", "SUCCEEDED", images)
     assert verbs(workflow) == ["pause", "resume"]

@@ -5,21 +5,19 @@ Each plan moves an image: copied, verified, and then its source is deleted, whic
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import pytest
 import pytest_asyncio
 
-from countermand.client import Client, Run
+from countermand.client import Client
 from countermand.client.spec import image, sequence, task, workflow_spec
 from countermand.rpc.errors import RequirementsUnmet, StateForbids
 from countermand.v1.verb_pb2 import DeleteImage, Noop, VerifyImage
 from countermand.v1.workflow_spec_pb2 import Node, WorkflowSpec
 from tests.endtoend.checks import journals, labels
-from tests.endtoend.cluster import HANG_S, Cluster, copy
+from tests.endtoend.cluster import SMALL, copy, running
 from tests.endtoend.effects import assert_at_rest, attempts, purged
 from tests.endtoend.plans import BASE
-from tests.endtoend.stories import kept_alive, needs, patient, word
+from tests.endtoend.stories import ends, kept_alive, needs, patient
 from tests.endtoend.test_compensation import immutable
 
 pytestmark = pytest.mark.slow
@@ -29,22 +27,9 @@ HOSTS = {"a": {"pool-a": ""}, "b": {"pool-b": ""}}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("pivot"), HOSTS, evidence_kept=True)
-    await cluster.add_template("base", size_mib=1, extents=2)
-    await cluster.start()
-    yield cluster
-    await cluster.end()
-
-
-@pytest_asyncio.fixture
-async def client(cluster):
-    async with cluster.client() as client:
-        yield client
-
-
-async def ends(run: Run, state: str) -> None:
-    workflow = await run.wait(timedelta(seconds=HANG_S))
-    assert word(workflow) == state, workflow
+    folder = tmp_path_factory.mktemp("pivot")
+    async with running(lives, folder, HOSTS, evidence_kept=True, base=SMALL) as cluster:
+        yield cluster
 
 
 async def have(client: Client, *names: str) -> None:

@@ -10,7 +10,6 @@ from datetime import timedelta
 import pytest
 import pytest_asyncio
 
-from countermand.client import Run
 from countermand.client.spec import image, parallel, policy, retry, sequence, task, workflow_spec
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.host_pb2 import Host
@@ -18,10 +17,10 @@ from countermand.v1.task_pb2 import Task
 from countermand.v1.verb_pb2 import CopyImage, Noop
 from countermand.v1.workflow_spec_pb2 import Node
 from tests.endtoend.checks import journals, labels, recorded, staged
-from tests.endtoend.cluster import HANG_S, Cluster, copy, until
+from tests.endtoend.cluster import SMALL, Cluster, copy, running, until
 from tests.endtoend.effects import assert_at_rest, attempts, purged
 from tests.endtoend.plans import BASE
-from tests.endtoend.stories import ON_FAILURE, QUICK, word
+from tests.endtoend.stories import ON_FAILURE, QUICK, ends, word
 
 pytestmark = pytest.mark.slow
 
@@ -35,28 +34,15 @@ LATE = {Task.STATE_CANCELLING, Task.STATE_UNKNOWN, Task.STATE_COMPENSATING}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("placement"), HOSTS)
-    await cluster.add_template("base", size_mib=1, extents=2)
-    await cluster.start()
-    yield cluster
-    await cluster.end()
-
-
-@pytest_asyncio.fixture
-async def client(cluster):
-    async with cluster.client() as client:
-        yield client
+    folder = tmp_path_factory.mktemp("placement")
+    async with running(lives, folder, HOSTS, base=SMALL) as cluster:
+        yield cluster
 
 
 def open_copy(name: str, target: str, **node: object) -> Node:
     """Returns a copy for which the coordinator chooses a host."""
     action = CopyImage(source=image(BASE), target=image(target))
     return task(name, action=action, **node)  # type: ignore[arg-type]
-
-
-async def ends(run: Run, state: str) -> None:
-    workflow = await run.wait(timedelta(seconds=HANG_S))
-    assert word(workflow) == state, workflow
 
 
 async def begun(cluster: Cluster, workflow_id: str) -> None:

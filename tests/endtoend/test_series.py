@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import pytest
 import pytest_asyncio
 
@@ -13,10 +11,10 @@ from countermand.client.spec import for_each, nested, parallel, sequence, task, 
 from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_spec_pb2 import Node, WorkflowSpec
 from tests.endtoend.checks import same
-from tests.endtoend.cluster import HANG_S, Cluster, copy
+from tests.endtoend.cluster import SMALL, copy, running
 from tests.endtoend.effects import assert_at_rest, attempts, purged
 from tests.endtoend.plans import BASE
-from tests.endtoend.stories import ON_FAILURE, bound, needs, word
+from tests.endtoend.stories import ON_FAILURE, bound, ends, needs
 
 pytestmark = pytest.mark.slow
 
@@ -26,22 +24,9 @@ FAILS = Noop(failure_message="as asked")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("series"), HOSTS)
-    await cluster.add_template("base", size_mib=1, extents=2)
-    await cluster.start()
-    yield cluster
-    await cluster.end()
-
-
-@pytest_asyncio.fixture
-async def client(cluster):
-    async with cluster.client() as client:
-        yield client
-
-
-async def ends(run: Run, state: str) -> None:
-    workflow = await run.wait(timedelta(seconds=HANG_S))
-    assert word(workflow) == state, workflow
+    folder = tmp_path_factory.mktemp("series")
+    async with running(lives, folder, HOSTS, base=SMALL) as cluster:
+        yield cluster
 
 
 def items(name: str, sources: list[str], **group: object) -> tuple[Node, dict[str, object]]:
