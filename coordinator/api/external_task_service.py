@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from google.protobuf.struct_pb2 import Struct
@@ -42,6 +44,7 @@ else:
     Base = ExternalTaskServiceServicer
 
 HEARTBEATS_MAX = 1000  # in one request
+YIELD_EVERY = 50  # requests of a page between two looks at whoever else is due: some milliseconds
 
 
 class ExternalTaskService(Base):
@@ -194,31 +197,33 @@ class ExternalTaskService(Base):
         _check_owner(request.owner_id)
         after = requests.number(request.page_token, "page_token") if request.page_token else 0
         size = requests.page_size(request.page_size)
-        waiting = [
-            w for name in self._owners.of(request.owner_id) if (w := self._owners.waiting(name))
-        ]
-        waiting.sort(key=lambda each: each.attempt.intent)
-        later = [each for each in waiting if each.attempt.intent > after]
-        page = later[:size]
-        asked = (self._reporting.asked(each.name) for each in page)
-        return pb.ListExternalTasksResponse(
-            requests=[each for each in asked if each is not None],
-            next_page_token=str(page[-1].attempt.intent) if len(later) > size else "",
+        found = self._owners.page(request.owner_id, after=after, limit=size + 1)
+        page = found[:size]
+        answer = pb.ListExternalTasksResponse(
+            next_page_token=str(page[-1].attempt.intent) if len(found) > size else ""
         )
+        for number, each in enumerate(page, start=1):
+            if (asked := self._reporting.asked(each.name)) is not None:
+                answer.requests.append(asked)
+            if number % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+        return answer
 
     async def WatchExternalTasks(
         self, request: pb.WatchExternalTasksRequest, context: Context
     ) -> AsyncIterator[pb.WatchExternalTasksResponse]:
         """Streams what waits for an owner, and every change of it."""
         _check_owner(request.owner_id)
-        async for names in self._owners.watch(request.owner_id):
-            for name in names:
-                asked = self._reporting.asked(name)
-                if asked is not None:
-                    yield pb.WatchExternalTasksResponse(request=asked)
-                else:
-                    yield pb.WatchExternalTasksResponse(closed=name)
-            yield pb.WatchExternalTasksResponse(bookmark=len(self._owners.of(request.owner_id)))
+        async with aclosing(self._owners.watch(request.owner_id)) as watch:
+            async for names in watch:
+                for name in names:
+                    asked = self._reporting.asked(name)
+                    if asked is not None:
+                        yield pb.WatchExternalTasksResponse(request=asked)
+                    else:
+                        yield pb.WatchExternalTasksResponse(closed=name)
+                waiting = self._owners.count(request.owner_id)
+                yield pb.WatchExternalTasksResponse(bookmark=waiting)
 
     # -- reports --------------------------------------------------------------------------------
 

@@ -6,7 +6,8 @@ far attempts are, which host is silent, who stands before whom in which line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable
 from datetime import timedelta
 
 from google.protobuf.struct_pb2 import Struct
@@ -35,6 +36,7 @@ HOLDERS_NAMED_MAX = 3  # in words; the locks of a FULL view name more
 # An agent that works says something every half second, and one that is quiet at least every five:
 # of one that says nothing for longer no rate is known, although nothing else is concluded so soon.
 RATE_S = 6.0
+YIELD_EVERY = 100  # tasks between two looks at whoever else is due: some milliseconds
 _SILENT = frozenset({HostState.SUSPECT, HostState.UNREACHABLE})
 _AT_WORK = frozenset(
     {
@@ -84,6 +86,9 @@ class Showing:
 
     async def newest(self, workflow_id: str) -> Workflow:
         """Returns a workflow as it is now; the store may know of a change before the loop does."""
+        known = self._loop.workflow(workflow_id) or self._loop.settled(workflow_id)
+        if known is not None and known.version == await self._store.version(workflow_id):
+            return known  # to load one takes seconds if it is large
         stored = (await self.load(workflow_id)).workflow
         known = self._loop.workflow(workflow_id)
         return known if known and known.version > stored.version else stored
@@ -105,14 +110,20 @@ class Showing:
         self._expires(shown, workflow.retention)
         return shown
 
-    def full(self, workflow: Workflow, stored: Stored) -> pb.Workflow:
-        """Returns the FULL view of a workflow."""
+    async def full(self, workflow_id: str) -> pb.Workflow:
+        """Returns the FULL view of a workflow; raises WorkflowNotFound."""
+        submission = await self._store.submission(workflow_id)
+        if submission is None:
+            raise WorkflowNotFound(name=workflow_name(workflow_id))
+        workflow = await self.find(workflow_id)
         shown = self.basic(workflow)
-        shown.spec.ParseFromString(stored.submission.spec)
-        shown.input.CopyFrom(Struct.FromString(stored.submission.input))
-        indices = view.in_order(workflow.plan)[1 : 1 + view.TASKS_MAX]
-        shown.tasks.extend(self.tasks(workflow, indices))
+        shown.spec.ParseFromString(submission.spec)
+        shown.input.CopyFrom(Struct.FromString(submission.input))
         shown.locks.extend(map(_lock_to_proto, self._loop.lock_view(workflow.id)))
+        await asyncio.sleep(0)
+        indices = view.in_order(workflow.plan)[1 : 1 + view.TASKS_MAX]
+        async for task in self.tasks(workflow, indices):
+            shown.tasks.append(task)
         return shown
 
     def listed(self, summary: WorkflowSummary) -> pb.Workflow:
@@ -133,11 +144,13 @@ class Showing:
 
     # -- tasks ----------------------------------------------------------------------------------
 
-    def tasks(self, workflow: Workflow, indices: Iterable[int]) -> Iterator[Task]:
-        """Yields tasks and groups, without their attempts."""
+    async def tasks(self, workflow: Workflow, indices: Iterable[int]) -> AsyncGenerator[Task]:
+        """Yields tasks and groups, without their attempts; whoever else is due has its turns."""
         hosts = self._hosts.all()
-        for index in indices:
+        for number, index in enumerate(indices, start=1):
             yield self._task(workflow, index, hosts.get, full=False)
+            if number % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
 
     def task(self, workflow: Workflow, index: int) -> Task:
         """Returns one task with its context."""

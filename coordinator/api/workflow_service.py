@@ -10,6 +10,7 @@ Handlers check, ask the loop, and show; they decide nothing. Errors are raised, 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from datetime import timedelta
 
 from coordinator.api import fences, requests, resume
@@ -110,12 +111,10 @@ class WorkflowService(WorkflowServiceServicer):
     ) -> pb.GetWorkflowResponse:
         """Returns one workflow."""
         workflow_id = requests.workflow_id(request.name)
-        if request.view != pb.WORKFLOW_VIEW_FULL:
-            found = await self._showing.find(workflow_id)
-            return pb.GetWorkflowResponse(workflow=self._showing.basic(found))
-        stored = await self._showing.load(workflow_id)
-        workflow = self._loop.workflow(workflow_id) or stored.workflow
-        return pb.GetWorkflowResponse(workflow=self._showing.full(workflow, stored))
+        if request.view == pb.WORKFLOW_VIEW_FULL:
+            return pb.GetWorkflowResponse(workflow=await self._showing.full(workflow_id))
+        found = await self._showing.find(workflow_id)
+        return pb.GetWorkflowResponse(workflow=self._showing.basic(found))
 
     async def ListWorkflows(
         self, request: pb.ListWorkflowsRequest, context: Context
@@ -148,14 +147,15 @@ class WorkflowService(WorkflowServiceServicer):
         wanted = set(request.states)
         tasks: list[Task] = []
         order = view.in_order(workflow.plan)
-        following = end = len(order)
-        for index, task in enumerate(self._showing.tasks(workflow, order[start:]), start):
-            if not wanted or task.state in wanted:
-                tasks.append(task)
-            if len(tasks) == limit:
-                following = index + 1
-                break
-        token = str(following) if following < end else ""
+        following = start
+        async with aclosing(self._showing.tasks(workflow, order[start:])) as shown:
+            async for task in shown:
+                following += 1
+                if not wanted or task.state in wanted:
+                    tasks.append(task)
+                if len(tasks) == limit:
+                    break
+        token = str(following) if following < len(order) else ""
         return pb.ListTasksResponse(tasks=tasks, next_page_token=token)
 
     async def ListEvents(

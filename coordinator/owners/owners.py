@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from bisect import bisect_left, insort
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
 from coordinator.owners.reported import Reported
 from coordinator.owners.silence import Silence
@@ -56,6 +57,7 @@ QUIET_S = 30.0  # a watch says that it is alive
 Say = Callable[[str, AttemptEvent | OwnerSilent], None]  # (workflow id, fact)
 Show = Callable[[str, str, ProgressRecord], None]  # (workflow id, attempt, how far)
 Slot = tuple[str, int]  # a task: workflow id, index
+Place = tuple[int, str]  # an attempt's among all: its intent, its name
 
 
 class Watcher:
@@ -108,7 +110,7 @@ class Owners:
         self._by_slot: dict[Slot, Waiting] = {}
         self._by_name: dict[str, Waiting] = {}
         self._by_workflow: dict[str, set[int]] = {}
-        self._by_owner: dict[str, dict[str, None]] = {}  # names, the oldest first
+        self._by_owner: dict[str, list[Place]] = {}  # the oldest first
         self._watchers: dict[str, set[Watcher]] = {}
         self._silence: Silence[str] = Silence(self._is_silent)
 
@@ -130,13 +132,19 @@ class Owners:
 
     def of(self, owner: str) -> Sequence[str]:
         """Returns the names of what waits for an owner, the oldest first."""
-        return tuple(self._by_owner.get(owner, ()))
+        return tuple(name for _, name in self._by_owner.get(owner, ()))
 
-    def count(self) -> Mapping[str, int]:
-        """Returns how many attempts wait for each owner."""
-        return {owner: len(names) for owner, names in self._by_owner.items()}
+    def page(self, owner: str, *, after: int, limit: int) -> Sequence[Waiting]:
+        """Returns what waits for an owner, the oldest first, from after an intent on."""
+        places = self._by_owner.get(owner, [])
+        first = bisect_left(places, (after + 1, ""))
+        return tuple(self._by_name[name] for _, name in places[first : first + limit])
 
-    async def watch(self, owner: str) -> AsyncIterator[Sequence[str]]:
+    def count(self, owner: str) -> int:
+        """Returns how much waits for an owner."""
+        return len(self._by_owner.get(owner, ()))
+
+    async def watch(self, owner: str) -> AsyncGenerator[Sequence[str]]:
         """Yields names: first of everything that waits, then of what changes; or none for long.
 
         A slow reader misses nothing: what changed twice is told once.
@@ -216,6 +224,7 @@ class Owners:
         known = self._by_slot.get(slot)
         if known is not None and (not waits or known.attempt.number != task.last.number):
             self._forget(slot)
+            known = None
         if waits:
             name = attempt_name(workflow.id, workflow.plan.nodes[index].name, task.last.number)
             waiting = Waiting(
@@ -229,9 +238,11 @@ class Owners:
             )
             self._by_slot[slot] = self._by_name[name] = waiting
             self._by_workflow.setdefault(workflow.id, set()).add(index)
-            self._by_owner.setdefault(owner, {}).setdefault(name)
-            if known is None and (kept := self._reported.get(waiting.key)):
-                self._show(workflow.id, name, kept)  # an earlier life has heard it
+            if known is None:
+                # Nearly always the last place: intents grow.
+                insort(self._by_owner.setdefault(owner, []), _place(waiting))
+                if kept := self._reported.get(waiting.key):
+                    self._show(workflow.id, name, kept)  # an earlier life has heard it
             self._tell(owner, name)
             self._wait_for(waiting)
 
@@ -241,7 +252,7 @@ class Owners:
             return
         del self._by_name[waiting.name]
         of_owner, of_workflow = self._by_owner[waiting.owner], self._by_workflow[slot[0]]
-        del of_owner[waiting.name]
+        del of_owner[bisect_left(of_owner, _place(waiting))]
         of_workflow.discard(slot[1])
         if not of_owner:
             del self._by_owner[waiting.owner]
@@ -278,9 +289,7 @@ class Owners:
         if state is TaskState.RUNNING:
             failure = Failure(
                 reason=HEARTBEAT_LAPSED,
-                message=f"{waiting.owner} has given no sign of life for too long. It can still "
-                "report. Or end it in its place: `countermand external end`; or give it up: "
-                "`countermand workflow compensation abandon`.",
+                message=f"{waiting.owner} has given no sign of life for too long.",
                 attempt=name,
             )
             self._say(waiting.workflow_id, AttemptLost(task=index, number=number, failure=failure))
@@ -311,6 +320,10 @@ class Owners:
             task=command.task, number=command.number, host=command.host, failure=failure
         )
         self._say(waiting.workflow_id, event)
+
+
+def _place(waiting: Waiting) -> Place:
+    return waiting.attempt.intent, waiting.name
 
 
 def _leaves_nothing(waiting: Waiting) -> bool:

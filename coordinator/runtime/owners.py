@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,11 +43,17 @@ class Owners(Protocol):
     def waiting(self, name: str) -> Waiting | None:
         """Returns an attempt that waits for its owner."""
 
-    def of(self, owner: str) -> Sequence[str]:
-        """Returns the names of what waits for an owner, the oldest first."""
+    def page(self, owner: str, *, after: int, limit: int) -> Sequence[Waiting]:
+        """Returns what waits for an owner, the oldest first, from after an intent on."""
 
-    def watch(self, owner: str) -> AsyncIterator[Sequence[str]]:
-        """Yields names: first of everything that waits, then of what changes; or none for long."""
+    def count(self, owner: str) -> int:
+        """Returns how much waits for an owner."""
+
+    def watch(self, owner: str) -> AsyncGenerator[Sequence[str]]:
+        """Yields names: first of everything that waits, then of what changes; or none for long.
+
+        Whoever reads it closes it, or it would be told of changes for as long as we live.
+        """
 
     def heard(self, name: str) -> AttemptState | None:
         """Hears a sign of life of an attempt; returns where it is, None if it waits for nobody."""

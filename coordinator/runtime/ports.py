@@ -257,7 +257,13 @@ class Store(Protocol):
         """Returns every workflow that is not settled, in order of creation."""
 
     async def load(self, workflow_id: str) -> Stored | None:
-        """Returns one workflow, settled or not; None if there is none."""
+        """Returns one workflow, settled or not; None if there is none. Costs all of its tasks."""
+
+    async def submission(self, workflow_id: str) -> Submission | None:
+        """Returns what was handed in, without what has become of it; None if there is none."""
+
+    async def version(self, workflow_id: str) -> int:
+        """Returns the version of a workflow, 0 if there is none."""
 
     async def query(self, query: WorkflowQuery) -> WorkflowPage:
         """Returns one page of workflows; costs what is on it, however many are stored."""

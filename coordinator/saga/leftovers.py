@@ -11,6 +11,7 @@ from coordinator.saga.workflow import Task, Workflow
 
 STOPPED = "STOPPED"  # kept by policy
 NOT_REMOVED = "NOT_REMOVED"  # what should have been removed, is still there
+_MAY_LEAVE = (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.SKIPPED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +34,11 @@ def leftovers(workflow: Workflow) -> Iterator[Leftover]:
 
 def _reason(workflow: Workflow, index: int, task: Task) -> str:
     """Returns why a task leaves something behind, or nothing."""
-    effect = workflow.plan.task(index).effect
     if task.state is TaskState.ABANDONED:
         return (task.decided.reason if task.decided else "") or TaskState.ABANDONED
+    if task.state not in _MAY_LEAVE:
+        return ""
+    effect = workflow.plan.task(index).effect
     if task.state is TaskState.SUCCEEDED:
         kept = workflow.verdict is WorkflowState.FAILED and effect is not Effect.READ_ONLY
         return STOPPED if kept and not workflow.plan.is_end_action(index) else ""

@@ -153,8 +153,10 @@ class Task:
     @property
     def action(self) -> Attempt | None:
         """Returns the newest attempt of its action."""
-        kind = AttemptKind.ACTION
-        return next((a for a in reversed(self.attempts) if a.kind is kind), None)
+        for attempt in reversed(self.attempts):  # nearly always the first that is looked at
+            if attempt.kind is AttemptKind.ACTION:
+                return attempt
+        return None
 
     @property
     def output(self) -> Values:

@@ -203,6 +203,16 @@ class MemoryStore:
         record = self._kept.records.get(workflow_id)
         return record.stored() if record else None
 
+    async def submission(self, workflow_id: str) -> Submission | None:
+        """Returns what was handed in, without what has become of it; None if there is none."""
+        record = self._kept.records.get(workflow_id)
+        return record.submission if record else None
+
+    async def version(self, workflow_id: str) -> int:
+        """Returns the version of a workflow, 0 if there is none."""
+        record = self._kept.records.get(workflow_id)
+        return record.workflow.version if record else 0
+
     async def query(self, query: WorkflowQuery) -> WorkflowPage:
         """Returns one page of workflows."""
         below = key_from(query.after) if query.after else self._kept.next_key

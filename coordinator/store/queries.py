@@ -17,6 +17,7 @@ from coordinator.runtime.ports import (
     Request,
     Stored,
     StoredEntry,
+    Submission,
 )
 from coordinator.saga.states import SETTLED, WorkflowState
 from coordinator.store.plans import Plans
@@ -83,11 +84,18 @@ def key_of(connection: Connection, workflow_id: str) -> int | None:
     return found
 
 
-def version_of(connection: Connection, workflow_id: str) -> tuple[int, int]:
+def version_of(workflow_id: str, connection: Connection) -> tuple[int, int]:
     """Returns the version and owner epoch of a workflow; zeros if there is none."""
     columns = select(workflows.c.version, workflows.c.owner_epoch)
     found = connection.execute(columns.where(workflows.c.id == workflow_id)).one_or_none()
     return (found[0], found[1]) if found else (0, 0)
+
+
+def submission_of(workflow_id: str, connection: Connection) -> Submission | None:
+    """Returns what was handed in."""
+    found = select(submissions).join(workflows).where(workflows.c.id == workflow_id)
+    row = connection.execute(found).mappings().one_or_none()
+    return None if row is None else submission_from(row)
 
 
 def load_open(plans: Plans, connection: Connection) -> dict[int, Stored]:

@@ -27,6 +27,7 @@ from coordinator.runtime.ports import (
     StoreError,
     StoreFencedError,
     StoreRefusedError,
+    Submission,
     WorkflowPage,
     WorkflowQuery,
 )
@@ -216,6 +217,14 @@ class SqlStore:
         """Returns one workflow, settled or not; None if there is none."""
         return await self._read(partial(queries.load, self._plans, workflow_id))
 
+    async def submission(self, workflow_id: str) -> Submission | None:
+        """Returns what was handed in, without what has become of it; None if there is none."""
+        return await self._read(partial(queries.submission_of, workflow_id))
+
+    async def version(self, workflow_id: str) -> int:
+        """Returns the version of a workflow, 0 if there is none."""
+        return (await self._read(partial(queries.version_of, workflow_id)))[0]
+
     async def query(self, query: WorkflowQuery) -> WorkflowPage:
         """Returns one page of workflows."""
         return await self._read(partial(lists.page, query))
@@ -326,7 +335,7 @@ def _conflict(
     if current != epoch:
         return StoreFencedError(f"its epoch is {current}, ours is {epoch}")
     for workflow_id, each in merged.items():
-        version, owner_epoch = queries.version_of(connection, workflow_id)
+        version, owner_epoch = queries.version_of(workflow_id, connection)
         if version != each.version_before:
             return version_conflict(workflow_id, each.version_before, version)
         if owner_epoch > each.workflow.owner_epoch:

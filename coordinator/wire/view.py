@@ -135,8 +135,10 @@ def in_order(plan: Plan) -> Sequence[int]:
     while waiting:
         index = waiting.pop()
         found.append(index)
-        whole = (m for m in plan.nodes[index].members if plan.nodes[m].under < 0)
-        waiting.extend(reversed((*whole, *plan.parts.get(index, ()))))
+        if members := plan.nodes[index].members:
+            waiting.extend(m for m in reversed(members) if plan.nodes[m].under < 0)
+        elif parts := plan.parts.get(index):
+            waiting.extend(reversed(parts))
     return found
 
 
@@ -319,15 +321,18 @@ class _Shares:
         own = _of_action(self.workflow, index, self.progress)
         if own is not None and own.total:
             return min(1.0, own.done / own.total)
-        return self._together(plan.parts.get(index, ()))
+        parts = plan.parts.get(index)
+        return self._together(parts) if parts else 0.0
 
     def _together(self, members: Sequence[int]) -> float:
         nodes = self.workflow.plan.nodes
-        weights = [task.weight if (task := nodes[m].task) else 1 for m in members]
-        if not weights:
-            return 0.0
-        shares = (weight * self.of(m) for weight, m in zip(weights, members, strict=True))
-        return sum(shares) / sum(weights)
+        done, whole = 0.0, 0
+        for member in members:
+            task = nodes[member].task
+            weight = task.weight if task else 1
+            whole += weight
+            done += weight * self.of(member)
+        return done / whole if whole else 0.0
 
 
 def _of_action(workflow: saga.Workflow, index: int, progress: ProgressKnown) -> Progress | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import cast
 
 from google.protobuf.struct_pb2 import Struct
 
 from coordinator.api.deciding import Deciding
+from coordinator.api.external_task_service import ExternalTaskService
 from coordinator.api.reporting import Reporting
 from coordinator.api.rights import Rights
 from coordinator.api.shown import Showing
@@ -26,7 +28,11 @@ from coordinator.store.sql import SqlStore
 from coordinator.wire.spec import plan_of
 from countermand.rpc.crash import never
 from countermand.v1.attempt_pb2 import Progress
-from countermand.v1.external_task_pb2 import ReportExternalTaskRequest
+from countermand.v1.external_task_pb2 import (
+    ReportExternalTaskRequest,
+    WatchExternalTasksRequest,
+    WatchExternalTasksResponse,
+)
 from tests.runtime.rig import World, until
 from tests.runtime.test_owners_restart import ATTEMPT, SPEC
 
@@ -110,3 +116,22 @@ async def test_whoever_is_waited_for_no_more_takes_no_room() -> None:
         silence.wait_for(key, 3600.0)
         silence.forget(key)
     assert len(silence._due) <= COMPACT_AT + 1
+
+
+async def test_nobody_is_told_of_changes_once_a_watch_has_ended(tmp_path) -> None:
+    store = SqlStore(sqlite(tmp_path / "store.db"), Inline(), new_id=World().new_id, crash=never)
+    owners = Owners(say=lambda *_: None, show=lambda *_: None, reported=Reported(store))
+    service = ExternalTaskService(**(dict.fromkeys(_NOT_ASKED) | {"owners": owners}))
+    asked = WatchExternalTasksRequest(owner_id="acme")
+    watch = cast(
+        "AsyncGenerator[WatchExternalTasksResponse]", service.WatchExternalTasks(asked, None)
+    )
+    assert (await anext(watch)).HasField("bookmark")
+    assert owners._watchers
+    await watch.aclose()
+    assert not owners._watchers
+    await store.close()
+
+
+# What an empty watch has no need of.
+_NOT_ASKED = ("loop", "store", "rights", "reporting", "starting", "deciding", "showing")

@@ -15,7 +15,7 @@ from coordinator.owners.reported import Reported
 from coordinator.runtime.loop import Loop, Start
 from coordinator.runtime.ports import Submission
 from coordinator.runtime.watch import Watches
-from coordinator.saga.events import AttemptAccepted
+from coordinator.saga.events import AttemptAccepted, AttemptSucceeded
 from coordinator.saga.states import AttemptState
 from coordinator.saga.workflow import About
 from coordinator.store.database import sqlite
@@ -73,3 +73,31 @@ async def test_an_owner_that_reports_before_anything_is_decided_is_known(tmp_pat
     async with _life(tmp_path) as (_, owners):
         assert owners.of("acme") == (ATTEMPT,)
         assert owners.heard(ATTEMPT) is AttemptState.RUNNING
+
+
+async def test_after_a_restart_the_oldest_still_comes_first(tmp_path) -> None:
+    """By when it was asked, not by when its workflow began; pages neither repeat nor skip."""
+    one = SPEC.root.members[0]
+    then = type(one)()
+    then.CopyFrom(one)
+    then.name = "then"
+    spec = workflow_spec("vendors", sequence("all", one, then))
+    submission = Submission(spec=spec.SerializeToString(), input=b"", hash=b"")
+    plan = plan_of(spec, Struct())
+    async with _life(tmp_path) as (loop, _):
+        deciding = asyncio.create_task(loop.run())
+        for name in ("a", "b", "c"):
+            await loop.ask(
+                name, Start(about=About(kind="vendors"), plan=plan, submission=submission)
+            )
+        await loop.ask("a", AttemptAccepted(task=plan.by_name["clone"], number=1))
+        await loop.ask("a", AttemptSucceeded(task=plan.by_name["clone"], number=1))
+        deciding.cancel()
+
+    async with _life(tmp_path) as (_, owners):
+        assert owners.count("acme") == 3
+        first = owners.page("acme", after=0, limit=2)
+        rest = owners.page("acme", after=first[-1].attempt.intent, limit=2)
+        assert [each.workflow_id for each in (*first, *rest)] == ["b", "c", "a"]
+        assert owners.page("acme", after=rest[-1].attempt.intent, limit=2) == ()
+        assert owners.page("other", after=0, limit=2) == ()

@@ -119,7 +119,8 @@ async def test_a_workflow_is_loaded_as_it_was_committed_at_every_step(store: Sto
         stored = await store.load("a")
         assert stored is not None
         assert stored.workflow == as_stored(walk.workflow)
-        assert stored.submission == walk.submission
+        assert stored.submission == walk.submission == await store.submission("a")
+        assert stored.workflow.version == await store.version("a")
 
 
 async def test_changes_of_one_workflow_in_one_batch_are_chained(store: Store):
@@ -366,6 +367,8 @@ async def test_only_workflows_that_are_not_settled_are_loaded_at_start(store: St
 
     assert [stored.workflow.id for stored in await store.load_open()] == ["going"]
     assert await store.load("nobody") is None
+    assert await store.submission("nobody") is None
+    assert await store.version("nobody") == 0
 
 
 async def test_many_open_workflows_are_all_loaded(store: Store):
