@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from agent.drivers.plugins import ConfigInvalid
 from countermand.rpc import crash
 from countermand.rpc.errors import AttemptCancelled, AttemptFenced
 from countermand.v1.attempt_pb2 import Attempt
+from countermand.v1.image_pb2 import IMAGE_FORMAT_QCOW2, IMAGE_FORMAT_RAW
 from countermand.v1.verb_pb2 import (
     Action,
     CloneImage,
@@ -246,6 +248,24 @@ async def test_a_volume_is_copied_into_a_pool_of_files_and_back(host, tmp_path):
         assert copied.state == Attempt.STATE_SUCCEEDED, copied
     assert rig.data("disk", "files").read_bytes() == PADDED
     assert host.locate(tmp_path / "fast/images/disk").read_bytes() == PADDED
+    await rig.runner.stop()
+
+
+@pytest.mark.skipif(shutil.which("qemu-img") is None, reason="there is no qemu-img")
+async def test_an_image_that_has_snapshots_is_copied_as_one_that_has_none(host, tmp_path):
+    """Of a qcow2 image they are layers below it; it reads through no other image."""
+    rig = Rig(tmp_path, options={"fast": host.config(tmp_path / "fast"), "files": {}})
+    await rig.start()
+    disk = address("files/disk")
+    make = CreateImage(target=disk, virtual_size_bytes=MIB, format=IMAGE_FORMAT_QCOW2)
+    for name, action in {
+        "make": Action(create_image=make),
+        "snapshot": Action(create_snapshot=CreateSnapshot(target=disk, snapshot_id="old")),
+        "copy": copy_action("files/disk", "fast/disk", format=IMAGE_FORMAT_RAW),
+    }.items():
+        done = await rig.run(attempt_name(name), action)
+        assert done.state == Attempt.STATE_SUCCEEDED, done
+    assert host.locate(tmp_path / "fast/images/disk").read_bytes() == bytes(MIB)
     await rig.runner.stop()
 
 
