@@ -77,7 +77,7 @@ def _owner(workflow: Workflow, index: int, task: Task) -> str:
 
 def silent_since(task: Task) -> str:
     """Returns since when a task's owner is silent, as " since …"; empty if that is not known."""
-    failure = task.last.failure
+    failure = task.last.failure if task.attempts else None
     since = dict(failure.metadata).get(SILENT_SINCE) if failure else None
     return f" since {since}" if since else ""
 
