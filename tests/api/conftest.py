@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from countermand.client import Client
+from countermand.client.external import Owner
 from countermand.rpc.channel import open_channel
 from tests.api.calls import Stubs
 from tests.api.vendors import Vendor, vendor_at
@@ -40,3 +42,22 @@ async def acme(cluster: Cluster) -> AsyncIterator[Vendor]:
 async def other(cluster: Cluster) -> AsyncIterator[Vendor]:
     async with vendor_at(cluster.coordinator.address, "other") as vendor:
         yield vendor
+
+
+@pytest.fixture
+async def client(cluster: Cluster) -> AsyncIterator[Client]:
+    """Yields a client that waits for a coordinator which is away."""
+    async with Client(cluster.coordinator.address) as client:
+        yield client
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """Returns a word of the test's own: its workflow's id, and its owner's."""
+    return str(request.node.originalname).removeprefix("test_").replace("_", "-")[:50]
+
+
+@pytest.fixture
+async def owner(cluster: Cluster, name: str) -> AsyncIterator[Owner]:
+    async with Owner(cluster.coordinator.address, name) as owner:
+        yield owner

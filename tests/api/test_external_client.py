@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from inspect import ismethod, signature
 
 import pytest
 import pytest_asyncio
 
-from countermand.client import Client
 from countermand.client.external import (
     AcceptedTask,
     BlockingOwner,
@@ -34,6 +33,7 @@ from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_spec_pb2 import Policy
 from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.api.calls import state
+from tests.api.owners import serving
 from tests.api.vendors import Vendor, external, opened
 from tests.endtoend.cluster import HANG_S, Cluster, until
 
@@ -48,28 +48,6 @@ async def cluster(lives, tmp_path_factory):
     await cluster.end()
 
 
-@pytest.fixture
-async def client(cluster):
-    async with Client(cluster.coordinator.address) as client:
-        yield client
-
-
-@pytest.fixture
-async def owner(cluster, request):
-    async with Owner(cluster.coordinator.address, name_of(request)) as owner:
-        yield owner
-
-
-@pytest.fixture
-def name(request):
-    """Returns a word of the test's own: its workflow's id, and its owner's."""
-    return name_of(request)
-
-
-def name_of(request) -> str:
-    return str(request.node.originalname).removeprefix("test_").replace("_", "-")[:50]
-
-
 async def asked(owner: Owner, kind: str):
     """Returns the first request of a kind."""
     async with asyncio.timeout(HANG_S):
@@ -77,17 +55,6 @@ async def asked(owner: Owner, kind: str):
             if each.task_kind == kind:
                 return each
     raise AssertionError(kind)
-
-
-@asynccontextmanager
-async def serving(owner: Owner, **handlers: Handler):
-    """Serves while the block runs."""
-    task = asyncio.create_task(owner.serve(handlers))
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 def _cancelling() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -11,12 +10,12 @@ from functools import partial
 import pytest
 import pytest_asyncio
 
-from countermand.client import Client
 from countermand.client.external import Handler, Owner, TaskFailed
 from countermand.client.spec import parallel
 from countermand.v1.annotation_pb2 import Effect
 from countermand.v1.task_pb2 import Task
 from tests.api.calls import state
+from tests.api.owners import serving
 from tests.api.vendors import external, opened, plan_of
 from tests.endtoend.cluster import HANG_S, Cluster, until
 
@@ -29,35 +28,6 @@ async def cluster(lives, tmp_path_factory):
     await cluster.coordinator.start()
     yield cluster
     await cluster.end()
-
-
-@pytest.fixture
-async def client(cluster):
-    async with Client(cluster.coordinator.address) as client:
-        yield client
-
-
-@pytest.fixture
-def name(request):
-    """Returns a word of the test's own: its workflow's id, and its owner's."""
-    return str(request.node.originalname).removeprefix("test_").replace("_", "-")[:50]
-
-
-@pytest.fixture
-async def owner(cluster, name):
-    async with Owner(cluster.coordinator.address, name) as owner:
-        yield owner
-
-
-@asynccontextmanager
-async def serving(owner: Owner, **handlers: Handler) -> AsyncIterator[None]:
-    """Serves while the block runs."""
-    task = asyncio.create_task(owner.serve(handlers))
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 class Array:
