@@ -35,6 +35,7 @@ from agent.serving import STREAMS_MAX
 from agent.verbs import plugins as verb_plugins
 from agent.work import Outside
 from countermand.rpc import crash, names, telemetry
+from countermand.rpc.collector import Collector, CollectorInvalid, collector_of
 from countermand.rpc.credentials import Credentials, CredentialsInvalid, read_credentials
 from countermand.rpc.errors import CountermandError, ImageUnsafe
 from countermand.rpc.logs import configure
@@ -139,9 +140,10 @@ def serve_command(
                 host_id=host_id,
                 limits=limits,
                 credentials=read_credentials(tls_cert, tls_key, tls_ca),
+                collector=collector_of(os.environ),
             )
         )
-    except (ConfigInvalid, CredentialsInvalid, ListenRefused) as error:
+    except (CollectorInvalid, ConfigInvalid, CredentialsInvalid, ListenRefused) as error:
         raise click.UsageError(str(error)) from error
 
 
@@ -155,8 +157,9 @@ async def _serve(
     host_id: str,
     limits: Limits,
     credentials: Credentials | None,
+    collector: Collector | None,
 ) -> None:
-    spans = telemetry.start("countermand-agent", os.environ)
+    spans = telemetry.start("countermand-agent", collector)
     outside = Outside(
         now=_now,
         monotonic=time.monotonic,

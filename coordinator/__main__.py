@@ -45,10 +45,13 @@ from coordinator.runtime.watch import Watches
 from coordinator.store.database import sqlite
 from coordinator.store.run import Threads
 from coordinator.store.sql import SqlStore
+from coordinator.traces.exporter import Exporter
+from coordinator.traces.sending import sender
 from coordinator.webhooks.post import HttpPost
 from coordinator.webhooks.receivers import Receivers
 from coordinator.webhooks.signing import new_secret
 from countermand.rpc import crash, logs, telemetry
+from countermand.rpc.collector import Collector, CollectorInvalid, collector_of
 from countermand.rpc.credentials import Credentials, CredentialsInvalid, read_credentials
 from countermand.rpc.server import BoundServer, ListenRefused, Service
 from countermand.v1.attempt_pb2 import Progress
@@ -201,17 +204,19 @@ def serve_command(
     data.mkdir(parents=True, exist_ok=True)
     try:
         credentials = read_credentials(tls_cert, tls_key, tls_ca)
+        collector = collector_of(os.environ)
         asyncio.run(
             _serve(
                 data,
                 listen,
+                collector=collector,
                 retention=retention,
                 window=window,
                 forget_every=forget_every,
                 credentials=credentials,
             )
         )
-    except (CredentialsInvalid, ListenRefused) as error:
+    except (CollectorInvalid, CredentialsInvalid, ListenRefused) as error:
         raise click.UsageError(str(error)) from error
     except StoreError as error:
         raise click.ClickException(str(error)) from error
@@ -221,6 +226,7 @@ async def _serve(
     data: Path,
     listen: str,
     *,
+    collector: Collector | None,
     retention: timedelta,
     window: int,
     forget_every: timedelta,
@@ -229,7 +235,7 @@ async def _serve(
     """Opens the store, takes over what is open, and answers until told to stop."""
     clock, chance = SystemClock(), SystemChance()
     dies = crash.from_environment(os.environ)
-    spans = telemetry.start("countermand-coordinator", os.environ)
+    spans = telemetry.start("countermand-coordinator", collector)
     # The address first: who cannot answer must not take over what another is seeing to.
     bound = BoundServer(listen=listen, telemetry=spans)
     watches: Watches[Progress] = Watches()
@@ -273,7 +279,6 @@ async def _serve(
         overdue = fence_for_ever(loop=loop, hosts=fleet, pools=target_pools)
         working.append(asyncio.create_task(overdue, name="overdue"))
         services = _services(loop, store, fleet, watches, clock, retention=retention)
-        tokens = Tokens(opening.token_key)
         services.append(
             _external_tasks(
                 loop,
@@ -282,7 +287,7 @@ async def _serve(
                 clock,
                 hosts=fleet,
                 owners=owners,
-                tokens=tokens,
+                tokens=Tokens(opening.token_key),
                 retention=retention,
             )
         )
@@ -308,6 +313,15 @@ async def _serve(
         )
         await receivers.open()
         working.append(asyncio.create_task(receivers.run(), name="webhooks"))
+        if collector is not None:
+            traces = Exporter(
+                store,
+                cluster_id=opening.cluster_id,
+                hints=watches.everything,
+                send=sender(collector),
+                crash=dies,
+            )
+            working.append(asyncio.create_task(traces.run(), name="traces"))
         services.append(
             Service(
                 "countermand.v1.WebhookService",
@@ -317,8 +331,7 @@ async def _serve(
         )
         stop = _stop_when_told()
         server = await bound.start(services)
-        ready = {"event": "coordinator.ready", "address": server.address}
-        print(json.dumps(ready), flush=True)  # noqa: T201  # the line that starters wait for
+        _say_ready(server.address)
         await _until_stopped(stop, working)
         await server.stop()
         await fleet.close()
@@ -330,6 +343,11 @@ async def _serve(
     finally:
         await store.close()
         spans.stop()
+
+
+def _say_ready(address: str) -> None:
+    ready = {"event": "coordinator.ready", "address": address}
+    print(json.dumps(ready), flush=True)  # noqa: T201  # the line that starters wait for
 
 
 def _external_tasks(

@@ -87,6 +87,12 @@ class Exporter:
 
     async def run(self) -> None:
         """Sends what is committed, until cancelled: the next life goes on where this one was."""
+        try:
+            await self._read_on()
+        finally:
+            await self._send.close()
+
+    async def _read_on(self) -> None:
         noted = position = await self._again(self._begin)
         while True:
             seen = self._hints.changes

@@ -1,8 +1,7 @@
 """Sends spans to a collector over OTLP: gRPC, or protobuf over HTTP.
 
-Settings have the names that OpenTelemetry gives them (`OTEL_EXPORTER_OTLP_*`,
-https://opentelemetry.io/docs/specs/otel/protocol/exporter/). The exporters of its SDK take spans
-that a program has just made; ours are projected, so they are sent as they are.
+The exporters of OpenTelemetry's SDK take spans that a program has just made; ours are projected, so
+they are sent as they are.
 """
 
 from __future__ import annotations
@@ -10,25 +9,19 @@ from __future__ import annotations
 import asyncio
 import importlib
 import ssl
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import unquote, urlsplit
 
 import grpc
 import grpc.aio
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
 
+from countermand.rpc.collector import HTTP, Collector
+
 if TYPE_CHECKING:
     import aiohttp
 
-TIMEOUT_S = 10.0  # as OpenTelemetry says
 USER_AGENT = "countermand-traces/1"
-GRPC, HTTP = "grpc", "http/protobuf"
-_TRACES, _ALL = "OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"
-_PATH = "/v1/traces"  # below an endpoint that is not for traces alone
 
 # Worth another try, says https://opentelemetry.io/docs/specs/otlp/#failures.
 _AGAIN = frozenset(
@@ -59,21 +52,6 @@ class SpansRefused(Exception):
     """The collector will never take these spans."""
 
 
-class CollectorInvalid(ValueError):
-    """The settings name no collector that spans could be sent to."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collector:
-    """Where spans go, and how."""
-
-    endpoint: str
-    protocol: str = GRPC
-    headers: tuple[tuple[str, str], ...] = ()
-    timeout_s: float = TIMEOUT_S
-    certificate: Path | None = None  # of who has to have signed the collector's
-
-
 class Send(Protocol):
     """Sends spans to one collector."""
 
@@ -89,52 +67,6 @@ class Send(Protocol):
         """Closes the connection."""
 
 
-def collector_of(environment: Mapping[str, str]) -> Collector | None:
-    """Returns where the environment wants spans sent, if anywhere.
-
-    Raises:
-        CollectorInvalid: A setting cannot be used; it says which, and what it may be.
-    """
-
-    def setting(name: str) -> str:
-        return environment.get(_TRACES + name, "") or environment.get(_ALL + name, "")
-
-    endpoint = setting("ENDPOINT")
-    if not endpoint:
-        return None
-    protocol = setting("PROTOCOL") or GRPC
-    if protocol not in (GRPC, HTTP):
-        raise CollectorInvalid(f"{_ALL}PROTOCOL is {protocol!r}: write {GRPC} or {HTTP}")
-    if urlsplit(endpoint).scheme not in ("http", "https"):
-        raise CollectorInvalid(f"{_ALL}ENDPOINT is {endpoint!r}: write http://HOST:PORT, or https")
-    if protocol == HTTP and not environment.get(f"{_TRACES}ENDPOINT"):
-        endpoint = endpoint.rstrip("/") + _PATH
-    timeout = setting("TIMEOUT") or str(TIMEOUT_S)
-    try:
-        timeout_s = float(timeout)
-    except ValueError:
-        raise CollectorInvalid(f"{_ALL}TIMEOUT is {timeout!r}: write seconds, as 10") from None
-    certificate = setting("CERTIFICATE")
-    return Collector(
-        endpoint=endpoint,
-        protocol=protocol,
-        headers=tuple(_headers(setting("HEADERS"))),
-        timeout_s=timeout_s,
-        certificate=Path(certificate) if certificate else None,
-    )
-
-
-def _headers(text: str) -> list[tuple[str, str]]:
-    """Returns the headers of "key=value,key=value", percent-encoded as in W3C Baggage."""
-    found = []
-    for pair in filter(None, (part.strip() for part in text.split(","))):
-        key, equals, value = pair.partition("=")
-        if not equals or not key.strip():
-            raise CollectorInvalid(f"{_ALL}HEADERS has {key!r}: write key=value,key=value")
-        found.append((unquote(key.strip()).lower(), unquote(value.strip())))
-    return found
-
-
 def sender(collector: Collector) -> Send:
     """Returns what sends to a collector; it connects with the first spans."""
     return (_OverHttp if collector.protocol == HTTP else _OverGrpc)(collector)
@@ -144,16 +76,12 @@ class _OverGrpc:
     """Sends over gRPC; the channel connects anew by itself."""
 
     def __init__(self, collector: Collector) -> None:
-        where = urlsplit(collector.endpoint)
-        port = where.port or (443 if where.scheme == "https" else 4317)
-        target = f"{where.hostname}:{port}"
         options = (("grpc.primary_user_agent", USER_AGENT),)
-        if where.scheme == "https":
-            signed_by = collector.certificate.read_bytes() if collector.certificate else None
-            credentials = grpc.ssl_channel_credentials(signed_by)
-            self._channel = grpc.aio.secure_channel(target, credentials, options)
+        if collector.secure:
+            credentials = grpc.ssl_channel_credentials(collector.signed_by())
+            self._channel = grpc.aio.secure_channel(collector.target, credentials, options)
         else:
-            self._channel = grpc.aio.insecure_channel(target, options)
+            self._channel = grpc.aio.insecure_channel(collector.target, options)
         self._stub = TraceServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._collector = collector
 

@@ -16,15 +16,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from countermand.rpc.collector import HTTP, Collector
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span as OtelSpan
 
 log = logging.getLogger(__name__)
-
-ENDPOINT_VARIABLES: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
 # A dead collector must not make Ctrl-C feel broken: the exporter alone would take over 7 s.
 SHUTDOWN_S_MAX = 1.0
@@ -220,34 +221,51 @@ class Telemetry:
 OFF = Telemetry()
 
 
-def endpoint(environment: Mapping[str, str]) -> str | None:
-    """Returns where the environment wants spans sent, or None."""
-    return next((environment[name] for name in ENDPOINT_VARIABLES if environment.get(name)), None)
-
-
-def start(service_name: str, environment: Mapping[str, str], *, to: str | None = None) -> Telemetry:
-    """Starts sending spans over OTLP/gRPC if an endpoint is given or set; else returns `OFF`."""
-    address = to or endpoint(environment)
-    if address is None:
+def start(service_name: str, collector: Collector | None) -> Telemetry:
+    """Starts sending spans to a collector; without one, or without the extra, returns `OFF`."""
+    if collector is None:
         return OFF
     try:
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (  # noqa: PLC0415
-            OTLPSpanExporter,
-        )
         from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+
+        exporter = _exporter(collector)
     except ImportError:
         # "countermand-agent" comes with the extra "agent": each service's extra has OpenTelemetry.
         extra = service_name.removeprefix("countermand-")
         log.warning(
             "telemetry.missing",
-            extra={"endpoint": address, "advice": f"install countermand[{extra}]"},
+            extra={"endpoint": collector.endpoint, "advice": f"install countermand[{extra}]"},
         )
         return OFF
     provider = TracerProvider(
         resource=Resource.create({"service.name": service_name}), shutdown_on_exit=False
     )
-    exporter = OTLPSpanExporter(endpoint=address, insecure=not address.startswith("https://"))
     provider.add_span_processor(BatchSpanProcessor(exporter))
     return Telemetry(provider)
+
+
+def _exporter(collector: Collector) -> SpanExporter:
+    headers = dict(collector.headers)
+    if collector.protocol == HTTP:
+        from opentelemetry.exporter.otlp.proto.http import trace_exporter  # noqa: PLC0415
+
+        signed_by = str(collector.certificate) if collector.certificate else None
+        return trace_exporter.OTLPSpanExporter(
+            collector.endpoint,
+            certificate_file=signed_by,
+            headers=headers,
+            timeout=collector.timeout_s,
+        )
+    import grpc  # noqa: PLC0415  # the command line has no need of it yet
+    from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as over_grpc  # noqa: PLC0415
+
+    secure = grpc.ssl_channel_credentials(collector.signed_by()) if collector.secure else None
+    return over_grpc.OTLPSpanExporter(
+        collector.endpoint,
+        insecure=not collector.secure,
+        credentials=secure,
+        headers=headers,
+        timeout=collector.timeout_s,
+    )

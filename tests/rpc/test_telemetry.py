@@ -7,39 +7,17 @@ import sys
 
 import grpc.aio
 import pytest
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from countermand.rpc import channel, interceptors, telemetry
+from countermand.rpc.collector import collector_of
 from countermand.rpc.errors import WorkflowNotFound
 from countermand.rpc.server import Service, serve
 from countermand.v1 import workflow_pb2 as pb
 from countermand.v1 import workflow_pb2_grpc as pb_grpc
+from tests.traces.collector import PROTOCOLS, collector
 
 NAME = pb.DESCRIPTOR.services_by_name["WorkflowService"].full_name
-
-
-class Receiver(otlp_grpc.TraceServiceServicer):
-    """A collector that keeps what it is sent; or, until `let_go`, never answers."""
-
-    def __init__(self, *, answers: bool = True):
-        self.spans: list[Span] = []
-        self.services: list[str] = []
-        self.let_go = asyncio.Event()
-        if answers:
-            self.let_go.set()
-
-    async def Export(self, request, context):
-        for sent in request.resource_spans:
-            self.services += [
-                attribute.value.string_value
-                for attribute in sent.resource.attributes
-                if attribute.key == "service.name"
-            ]
-            self.spans += [span for scope in sent.scope_spans for span in scope.spans]
-        await self.let_go.wait()
-        return otlp.ExportTraceServiceResponse()
 
 
 class Servicer(pb_grpc.WorkflowServiceServicer):
@@ -53,18 +31,14 @@ class Servicer(pb_grpc.WorkflowServiceServicer):
         return pb.GetWorkflowResponse(workflow=pb.Workflow(traceparent=traceparent))
 
 
-async def receive(receiver):
-    server = grpc.aio.server()
-    otlp_grpc.add_TraceServiceServicer_to_server(receiver, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    return server, f"http://127.0.0.1:{port}"
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_a_call_becomes_a_span_in_the_callers_trace(protocol):
+    async with collector(protocol) as to:
+        await _call_and_look(to)
 
 
-async def test_a_call_becomes_a_span_in_the_callers_trace():
-    receiver = Receiver()
-    collector, endpoint = await receive(receiver)
-    live = telemetry.start("coordinator", {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
+async def _call_and_look(to):
+    live = telemetry.start("coordinator", collector_of(to.environment))
     service = Service(
         NAME,
         pb_grpc.add_WorkflowServiceServicer_to_server,
@@ -83,10 +57,9 @@ async def test_a_call_becomes_a_span_in_the_callers_trace():
             await stub.GetWorkflow(pb.GetWorkflowRequest(name="workflows/x"), metadata=metadata)
     await running.stop(0)
     await asyncio.to_thread(live.stop)
-    await collector.stop(0)
 
-    good, bad = receiver.spans
-    assert receiver.services == ["coordinator"]
+    good, bad = to.spans
+    assert to.services == {"coordinator"}
     for span in (good, bad):
         assert (span.trace_id.hex(), span.parent_span_id.hex()) == (caller.trace_id, caller.span_id)
         assert (span.kind, span.name) == (Span.SPAN_KIND_SERVER, f"{NAME}/GetWorkflow")
@@ -98,23 +71,22 @@ async def test_a_call_becomes_a_span_in_the_callers_trace():
     assert attributes["error.type"] == "WORKFLOW_NOT_FOUND"
 
 
-async def test_stopping_does_not_wait_for_a_collector_that_hangs(caplog):
-    receiver = Receiver(answers=False)
-    collector, endpoint = await receive(receiver)
-    live = telemetry.start("agent", {}, to=endpoint)
-    with live.span("work"):
-        pass
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_stopping_does_not_wait_for_a_collector_that_hangs(protocol, caplog):
+    async with collector(protocol, is_open=False) as to:
+        live = telemetry.start("agent", collector_of(to.environment))
+        with live.span("work"):
+            pass
 
-    with caplog.at_level(logging.WARNING):
-        await asyncio.to_thread(live.stop)
+        with caplog.at_level(logging.WARNING, logger="countermand"):
+            await asyncio.to_thread(live.stop)
 
-    assert [record.getMessage() for record in caplog.records] == ["telemetry.abandoned"]
-    receiver.let_go.set()
-    await collector.stop(None)
+    told = [each.getMessage() for each in caplog.records if each.name.startswith("countermand")]
+    assert told == ["telemetry.abandoned"]
 
 
 def test_without_an_endpoint_a_span_passes_its_parent_on():
-    off = telemetry.start("agent", {})
+    off = telemetry.start("agent", None)
     parent = telemetry.new_trace()
 
     with off.span("work", parent=parent) as span:
@@ -174,7 +146,8 @@ import countermand.client, countermand.client.templates, countermand.cli.main
 import countermand.cli.workflow, countermand.cli.host, countermand.cli.follow, countermand.cli.live
 import countermand.rpc.logs
 from countermand.rpc import telemetry
-assert telemetry.start("x", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}) is telemetry.OFF
+from countermand.rpc.collector import Collector
+assert telemetry.start("x", Collector(endpoint="http://127.0.0.1:1")) is telemetry.OFF
 """
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False

@@ -7,16 +7,17 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
-import grpc
 import grpc.aio
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from countermand.rpc.collector import GRPC, HTTP
+
 TIMEOUT_S = 30.0
-GRPC, HTTP = "grpc", "http/protobuf"
 PROTOCOLS = (GRPC, HTTP)
 
 
@@ -31,7 +32,7 @@ class Collector:
     services: set[str] = field(default_factory=set)
     headers: dict[str, str] = field(default_factory=dict)  # of the last call
     # What it answers next, as a status of the protocol; then it takes everything.
-    answers: deque[int | grpc.StatusCode] = field(default_factory=deque)
+    answers: deque[Any] = field(default_factory=deque)
     # Answers nothing while it is not set.
     open: asyncio.Event = field(default_factory=asyncio.Event)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -56,7 +57,7 @@ class Collector:
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def answer(self, request: otlp.ExportTraceServiceRequest) -> int | grpc.StatusCode | None:
+    async def answer(self, request: otlp.ExportTraceServiceRequest) -> Any:
         """Takes what is sent, or returns what it says instead."""
         self.calls += 1
         self._changed.set()

@@ -16,12 +16,13 @@ from coordinator.store.memory import Kept, MemoryStore
 from coordinator.traces import exporter
 from coordinator.traces.exporter import READER, Exporter
 from coordinator.traces.ids import trace_id_of
-from coordinator.traces.sending import collector_of, sender
+from coordinator.traces.sending import sender
+from countermand.rpc.collector import GRPC, collector_of
 from countermand.rpc.crash import Crash, never
 from countermand.v1.attempt_pb2 import Progress
 from tests.store.walks import Walk
 from tests.traces import rules
-from tests.traces.collector import GRPC, PROTOCOLS, Collector, collector
+from tests.traces.collector import PROTOCOLS, Collector, collector
 
 
 @dataclass
@@ -90,7 +91,6 @@ async def world(to: Collector, kept: Kept, *, crash: Crash = never) -> AsyncIter
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        await send.close()
         await store.close()
 
 

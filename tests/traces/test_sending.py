@@ -7,15 +7,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from coordinator.traces.sending import (
-    Collector,
-    CollectorAway,
-    CollectorInvalid,
-    SpansRefused,
-    collector_of,
-    sender,
-)
-from tests.traces.collector import GRPC, HTTP, PROTOCOLS, collector
+from coordinator.traces.sending import CollectorAway, SpansRefused, sender
+from countermand.rpc.collector import GRPC, HTTP, Collector, CollectorInvalid, collector_of
+from tests.traces.collector import PROTOCOLS, collector
 
 SPANS = [Span(trace_id=b"t" * 16, span_id=b"s" * 8, name="a")]
 

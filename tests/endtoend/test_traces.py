@@ -1,0 +1,135 @@
+"""The traces of real processes as they arrive, with an independent collector on the way.
+
+The coordinator is killed while a workflow is made up for; its next life goes on with the trace.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from coordinator.runtime.crash_points import AFTER_COMPENSATION_COMMIT
+from countermand.client.spec import sequence, task, workflow_spec
+from countermand.rpc.collector import GRPC, HTTP
+from countermand.v1.verb_pb2 import Noop
+from countermand.v1.workflow_pb2 import Workflow
+from tests.api.calls import state
+from tests.endtoend.cluster import SMALL, Cluster, copy, free_address, running, until
+from tests.endtoend.lives import Lives
+from tests.endtoend.plans import BASE
+from tests.traces import rules
+from tests.traces.collector import Collector, collector
+
+pytestmark = pytest.mark.slow
+
+HOSTS = {"a": {"pool-a": ""}, "b": {"pool-b": ""}}
+
+
+@contextmanager
+def rotel(to: Collector, folder: Path) -> Iterator[dict[str, str]]:
+    """Yields where an independent collector listens, by protocol; it passes everything on."""
+    found = importlib.util.find_spec("rotel")
+    assert found is not None, "rotel comes with the extra dev"
+    assert found.origin is not None
+    program = Path(found.origin).with_name("rotel-agent")
+    listens = {GRPC: free_address(), HTTP: free_address()}
+    arguments = [
+        str(program), "start",
+        "--pid-file", str(folder / "pid"),
+        "--otlp-grpc-endpoint", listens[GRPC],
+        "--otlp-http-endpoint", listens[HTTP],
+        "--exporter", "otlp",
+        "--otlp-exporter-endpoint", to.endpoint,
+        "--otlp-exporter-protocol", "grpc",
+    ]  # fmt: skip
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(arguments, stdout=log, stderr=log)
+    try:
+        yield {protocol: f"http://{address}" for protocol, address in listens.items()}
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def listens(endpoint: str) -> bool:
+    host, _, port = endpoint.removeprefix("http://").rpartition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
+
+
+def whole(to: Collector, workflow: Workflow) -> bool:
+    """Returns whether everything of a settled workflow has arrived."""
+    spans = to.of(workflow.trace_id)
+    known = {span.span_id for span in spans}
+    return any(not span.parent_span_id for span in spans) and all(
+        span.parent_span_id in known for span in spans if span.parent_span_id
+    )
+
+
+def work(spans: Sequence[Span]) -> dict[str, Span]:
+    """Returns the spans of what agents did, by the attempt."""
+    return {
+        each.value.string_value: span
+        for span in spans
+        if span.name.startswith("agent.")
+        for each in span.attributes
+        if each.key == "countermand.attempt"
+    }
+
+
+@pytest.mark.parametrize("protocol", [GRPC, HTTP])
+async def test_a_workflow_is_one_trace_whoever_is_killed(protocol, tmp_path, monkeypatch):
+    """From the engine's span over the coordinator's to the agents'; S-H2 for what is seen."""
+    async with collector(GRPC) as to:
+        with rotel(to, tmp_path) as endpoints:
+            await until(lambda: listens(endpoints[protocol]), "rotel")
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoints[protocol])
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+            monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")  # of agents' own spans
+            with Lives() as lives:  # in this environment
+                async with running(lives, tmp_path, HOSTS, base=SMALL) as cluster:
+                    workflow = await _failing(cluster)
+                    await until(lambda: whole(to, workflow), "the trace")
+    spans = to.of(workflow.trace_id)
+    rules.check(spans, settled=True)
+    named = {span.name: span for span in spans}
+    assert named["undo first"].links[0].span_id == named["first"].span_id
+    assert named["last"].status.message == "as asked"
+    assert "taken over" in named
+    # The agent's work hangs below the attempt that the coordinator has projected.
+    attempts = {span.span_id for span in spans if span.kind == Span.SPAN_KIND_CLIENT}
+    done = work(spans)
+    assert (
+        f"workflows/{protocol.partition('/')[0]}/tasks/first/attempts/1" in done or len(done) >= 2
+    )
+    assert {span.parent_span_id for span in done.values()} <= attempts
+    assert {"countermand-coordinator", "countermand-agent"} <= to.services
+
+
+async def _failing(cluster: Cluster) -> Workflow:
+    """Returns a workflow that was made up for by two lives of a coordinator."""
+    spec = workflow_spec(
+        "traced",
+        sequence(
+            "all",
+            copy("first", "a", BASE, "pool-a/first"),
+            copy("second", "b", BASE, "pool-b/second"),
+            task("last", host="a", action=Noop(failure_message="as asked")),
+        ),
+    )
+    await cluster.coordinator.kill()
+    await cluster.coordinator.start(AFTER_COMPENSATION_COMMIT)
+    async with cluster.client() as client:
+        await client.submit(spec, workflow_id="traced")
+        await cluster.coordinator.died()
+        await cluster.coordinator.start()
+        settled = await cluster.settled("traced")
+    assert state(settled) == "COMPENSATED"
+    return settled
