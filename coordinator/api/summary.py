@@ -6,7 +6,7 @@ from coordinator.runtime.ports import LeftoverSummary, WorkflowSummary
 from coordinator.saga.states import TaskState, WorkflowState
 from coordinator.traces.ids import trace_id_of
 from coordinator.wire.failure import failure_to_proto
-from coordinator.wire.history import TASK_STATES, WORKFLOW_STATES, timestamp
+from coordinator.wire.history import TASK_STATES, WORKFLOW_STATES, placed, timestamp
 from coordinator.wire.needs import paused_words
 from countermand.rpc.names import attempt_name, task_name, workflow_name
 from countermand.v1 import workflow_pb2 as pb
@@ -64,11 +64,13 @@ def _needs(summary: WorkflowSummary) -> list[pb.Need]:
 
 def _leftover(summary: WorkflowSummary, left: LeftoverSummary) -> Leftover:
     attempt = attempt_name(summary.id, left.task, left.attempt) if left.attempt else ""
+    host_id, owner = placed(left.host)
+    said = f"what {left.verb.replace('_', ' ')} of {left.task} left"
     return Leftover(
         task=task_name(summary.id, left.task),
         attempt=attempt,
-        host_id=left.host,
-        description=f"what {left.verb.replace('_', ' ')} of {left.task} left",
+        host_id=host_id,
+        description=f"what {owner} did in {left.task}" if owner else said,
         reason=left.reason,
         create_time=timestamp(left.time),
     )

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from coordinator.saga.spec import Value
+from coordinator.saga.spec import TaskSpec, Value, owner_of
 from coordinator.saga.states import Effect
 from countermand.v1 import agent_pb2, annotation_pb2
 from countermand.v1.image_pb2 import ImageAddress
@@ -142,6 +142,14 @@ _UNDONE = {
     "delete_snapshot": "the snapshot {snapshot_id} of {target}",
     "custom": "what {verb} should have done{where}",
 }
+
+
+def phrase_left(spec: TaskSpec, action: Action, *, undone: bool) -> str:
+    """Returns what a task left: on a host, or with its owner, such as "what acme did in clone"."""
+    if owner := owner_of(spec.host):
+        did = "should have done" if undone else "did"
+        return f"what {owner} {did} in {spec.name} ({spec.verb.partition('/')[2]})"
+    return phrase_undone(action) if undone else phrase(action)
 
 
 def phrase(action: Action) -> str:

@@ -21,7 +21,7 @@ from coordinator.saga.states import (
     WorkflowState,
 )
 from coordinator.saga.workflow import Inbound
-from coordinator.wire.catalogue import phrase, phrase_undone
+from coordinator.wire.catalogue import phrase_left
 from coordinator.wire.failure import failure_to_proto
 from coordinator.wire.values import fill, proto_value
 from countermand.rpc.names import task_name, workflow_name
@@ -63,10 +63,11 @@ def _leftover(
     texts = (binding for binding in spec.bindings if binding.type == "str")
     fill(action, [Inbound(field=b.field, value=f"<{b.origin}>", origin=b.origin) for b in texts])
     undone = spec.effect is Effect.FORWARD_ONLY and fact.reason != STOPPED
+    said = phrase_left(spec, action, undone=undone)
     return event_pb2.Leftover(
         task=event.task,
         host_id=placed(spec.host)[0],
-        description=phrase_undone(action) if undone else phrase(action),
+        description=said,
         reason=fact.reason,
         create_time=event.time,
     )

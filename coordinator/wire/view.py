@@ -22,7 +22,7 @@ from coordinator.saga.states import (
 )
 from coordinator.traces.ids import span_id_of, trace_id_of
 from coordinator.wire.actions import action_of
-from coordinator.wire.catalogue import effect_number, field_of, phrase, phrase_undone, verb_called
+from coordinator.wire.catalogue import effect_number, field_of, phrase_left, verb_called
 from coordinator.wire.failure import failure_to_proto
 from coordinator.wire.groups import fill_group
 from coordinator.wire.history import (
@@ -114,7 +114,7 @@ def _leftover(workflow: saga.Workflow, left: saga_leftovers.Leftover) -> Leftove
         task=task_name(workflow.id, name),
         attempt=attempt_name(workflow.id, name, left.attempt) if left.attempt else "",
         host_id=placed(left.host)[0],
-        description=phrase(action) if left.attempt else phrase_undone(action),
+        description=phrase_left(spec, action, undone=not left.attempt),
         reason=left.reason,
         create_time=timestamp(left.time),
     )
