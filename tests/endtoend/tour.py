@@ -148,8 +148,9 @@ def told(page: Path, folder: Path) -> Iterator[tuple[str, str]]:
     try:
         shell.run(f"cd {folder}")
         for kind, block in FENCE.findall(text):
-            if kind.startswith("yaml "):
-                (folder / kind.removeprefix("yaml ")).write_text(block, encoding="utf-8")
+            _, _, name = kind.partition(" ")
+            if "." in name:  # a file that the page has its reader write
+                (folder / name).write_text(block, encoding="utf-8")
             elif kind == "sh tour":
                 before = len(shell.said)
                 shell.run(ADDRESS.sub(lambda found: addresses[found[0]], block))
