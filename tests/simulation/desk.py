@@ -1,4 +1,4 @@
-"""How engines and operators call the coordinator: over a network that loses and repeats.
+"""How engines, operators and owners call the coordinator: over a network that loses and repeats.
 
 A caller asks again, under the same request id, until it is answered. The desk keeps both ends of
 each request: what the services did with it, each time that it reached them, and what the caller was
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -38,44 +38,68 @@ class Desk:
     told: set[str] = field(default_factory=set)  # requests that were answered as done
     etags: dict[str, str] = field(default_factory=dict)  # what the asker had seen
     unrecorded: set[str] = field(default_factory=set)  # those among them that no history tells of
+    # Hears of each call that was served: what was asked, what was answered, and when it arrived.
+    listener: Callable[[str, Message, Any, float], None] = lambda *_: None
 
-    async def ask(self, rpc: str, request: Message) -> Any:
-        """Returns the answer to a call, however often it takes; raises what it was refused for."""
+    async def ask(self, rpc: str, request: Message, *, at: str = "coordinator") -> Any:
+        """Returns the answer to a call, however often it takes; raises what it was refused for.
+
+        `at` is where the network may be cut: the coordinator's side, or that of who asks.
+        """
         while True:
             self.check()
             try:
-                answer = await self.network.call(
-                    self.coordinator,
-                    lambda: self._serve(rpc, request),
-                    "coordinator",
-                    CALL_TIMEOUT_S,
-                )
+                answer = await self.once(rpc, request, at=at)
             except (HostUnreachable, Busy, StoreUnavailable) as error:
                 self.note(f"{rpc}: {error.reason}")
                 await asyncio.sleep(RETRY_S)
             else:
-                if request_id := getattr(request, "request_id", ""):
+                if request_id := _id_of(request):
                     self.told.add(request_id)
                 return answer
+
+    async def once(self, rpc: str, request: Message, *, at: str) -> Any:
+        """Returns the answer to a call; raises also when there is none."""
+        return await self.network.call(
+            self.coordinator, lambda: self._serve(rpc, request), at, CALL_TIMEOUT_S
+        )
+
+    async def watch(self, rpc: str, request: Message, *, at: str) -> AsyncIterator[Any]:
+        """Yields what the coordinator streams, until that breaks; raises CountermandError then."""
+        service = self.coordinator.services.get(rpc)
+        if service is None:
+            raise HostUnreachable(address="coordinator")
+        async for message in self.network.stream(self.coordinator, service(request, None), at):
+            yield message
 
     async def _serve(self, rpc: str, request: Message) -> Any:
         """Calls a service in the coordinator's process, and keeps what it did."""
         service = self.coordinator.services.get(rpc)
         if service is None:
             raise HostUnreachable(address="coordinator")
-        outcome = IN_DOUBT
+        outcome, begin_s = IN_DOUBT, asyncio.get_running_loop().time()
         context = SimpleNamespace(invocation_metadata=lambda: ())
         copy = type(request).FromString(request.SerializeToString())
         try:
             answer = await service(copy, context)
             outcome = DONE
+            self.listener(rpc, copy, answer, begin_s)
         except CountermandError as error:
             outcome = IN_DOUBT if error.retriable and error.reason != "CONFLICT" else REFUSED
             raise
         finally:
-            if request_id := getattr(request, "request_id", ""):
+            if request_id := _id_of(request):
                 self.served[request_id].add(outcome)
                 self.etags[request_id] = getattr(request, "etag", "")
-                if rpc in ("DrainHost", "AcceptHost") or getattr(request, "validate_only", False):
+                if rpc in _UNRECORDED or getattr(request, "validate_only", False):
                     self.unrecorded.add(request_id)
         return answer
+
+
+# Of these the history does not tell by their ids.
+_UNRECORDED = frozenset({"DrainHost", "AcceptHost", "AddExternalTask", "EndExternalTask"})
+
+
+def _id_of(request: Message) -> str:
+    """Returns the id under which a request, or a report, is remembered."""
+    return str(getattr(request, "request_id", "") or getattr(request, "report_id", ""))

@@ -116,7 +116,8 @@ def _add(workflow: Workflow, hosts: dict[str, _Host], load: Load) -> None:
     for index, task in workflow.tasks():
         undone = set(made_up_for(workflow, index))
         for attempt in task.attempts:
-            if attempt.kind is AttemptKind.ACTION and attempt.number not in undone:
+            done = attempt.kind is AttemptKind.ACTION and attempt.number not in undone
+            if done and attempt.host in hosts:  # else an owner's: what it left is with its array
                 _add_attempt(workflow, index, attempt, hosts[attempt.host], load)
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
 from countermand.rpc.errors import Bug, CountermandError, HostUnreachable
 from countermand.v1.agent_pb2 import WatchAttemptsRequest, WatchAttemptsResponse
 from tests.simulation.nodes import AgentNode, Died, Node
+
+M = TypeVar("M", bound=Message)
 
 LATE_S = 90.0  # how much later a repeated request may arrive
 
@@ -69,6 +71,30 @@ class Network:
                 return await answer
         except TimeoutError:
             raise _Deadline(address=host) from None
+
+    async def stream(self, node: Node, stream: AsyncIterator[M], host: str) -> AsyncIterator[M]:
+        """Yields what a node streams, until that breaks; raises CountermandError then."""
+        if self.weather.lost(host):
+            raise HostUnreachable(address=host)
+        messages: asyncio.Queue[M | None] = asyncio.Queue()
+
+        async def pump() -> None:
+            async for message in stream:
+                messages.put_nowait(type(message).FromString(message.SerializeToString()))
+
+        task = node.spawn(pump())
+        task.add_done_callback(lambda _: messages.put_nowait(None))
+        try:
+            while (message := await messages.get()) is not None:
+                await asyncio.sleep(self.weather.delay_s())
+                if self.weather.lost(host):
+                    break  # TCP would say it again, or break: here it breaks
+                yield message
+        finally:
+            task.cancel()
+        if task.done() and not task.cancelled() and isinstance(task.exception(), CountermandError):
+            raise task.exception()  # type: ignore[misc]  # it is one
+        raise HostUnreachable(address=host)
 
     def _carry(self, coroutine: Coroutine[Any, Any, None]) -> None:
         import contextvars
@@ -169,28 +195,11 @@ class Line:
     async def watch(self, request: WatchAttemptsRequest) -> AsyncIterator[WatchAttemptsResponse]:
         """Yields what the agent streams, until the stream breaks."""
         agent = self._network._agents(self._address)
-        if agent.service is None or self._network.weather.lost(self._address):
+        if agent.service is None:
             raise HostUnreachable(address=self._address)
-        messages: asyncio.Queue[WatchAttemptsResponse | None] = asyncio.Queue()
         stream = agent.service.WatchAttempts(request, None)
-
-        async def pump() -> None:
-            async for message in stream:
-                messages.put_nowait(WatchAttemptsResponse.FromString(message.SerializeToString()))
-
-        task = agent.spawn(pump())
-        task.add_done_callback(lambda _: messages.put_nowait(None))
-        try:
-            while (message := await messages.get()) is not None:
-                await asyncio.sleep(self._network.weather.delay_s())
-                if self._network.weather.lost(self._address):
-                    break  # TCP would say it again, or break: here it breaks
-                yield message
-        finally:
-            task.cancel()
-        if task.done() and not task.cancelled() and isinstance(task.exception(), CountermandError):
-            raise task.exception()  # type: ignore[misc]  # it is one
-        raise HostUnreachable(address=self._address)
+        async for message in self._network.stream(agent, stream, self._address):
+            yield message
 
     async def close(self) -> None:
         """Has nothing to close."""

@@ -27,7 +27,9 @@ from coordinator.agents.connection import Connect
 from coordinator.agents.ears import ears_of
 from coordinator.agents.fleet import Fleet
 from coordinator.api.host_service import HostService
+from coordinator.api.tokens import Tokens
 from coordinator.api.workflow_service import WorkflowService
+from coordinator.owners.routing import Routing
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.ports import Change, HostRecord, Store
 from coordinator.runtime.watch import Watches
@@ -35,6 +37,7 @@ from countermand.v1.attempt_pb2 import Progress
 from tests.simulation.clock import VirtualClock
 from tests.simulation.disk import Disk, LiveFiles
 from tests.simulation.effects import images, remove_by_hand
+from tests.simulation.owning import OWNER_RPCS, Parts, external_tasks, open_owners
 
 T = TypeVar("T")
 
@@ -148,6 +151,9 @@ class Surroundings:
 
     def host_kept(self, record: HostRecord) -> None:
         """Hears what a coordinator has stored of a host."""
+
+    def listening(self) -> None:
+        """Hears that a coordinator begins to listen to owners of external tasks."""
 
     def new_id(self) -> str:
         """Returns a fresh id."""
@@ -354,6 +360,9 @@ class CoordinatorNode(Node):
         self._connect = connect
         self._hosts = hosts
         self._forget_s = forget_s
+        # Whether there are owners of external tasks. Where there are none, nothing is asked of the
+        # store for them: what it takes is drawn, and seeds should stay what they are.
+        self.has_owners = False
         self.services: dict[str, Callable[..., Any]] = {}  # by the name of the RPC
         self.loop: Loop | None = None
 
@@ -384,19 +393,27 @@ class CoordinatorNode(Node):
             ears=ears_of(loop, store, watches.heard_progress),
             forget_s=self._forget_s,
         )
-        loop.attach(fleet)
+        parts = Parts(loop=loop, store=store, hosts=fleet, watches=watches, clock=world.clock)
+        owners = None
+        if self.has_owners:
+            world.listening()
+            owners = await open_owners(parts)
+        loop.attach(Routing(hosts=fleet, owners=owners) if owners else fleet)
         await fleet.open()
         asyncio.get_running_loop().create_task(loop.run())
         workflows = WorkflowService(
             loop=loop, store=store, hosts=fleet, watches=watches, clock=world.clock
         )
         hosts = HostService(loop=loop, store=store, hosts=fleet, clock=world.clock)
+        served: list[tuple[object, tuple[str, ...]]] = [
+            (workflows, WORKFLOW_RPCS),
+            (hosts, HOST_RPCS),
+        ]
+        if owners is not None:
+            tokens = Tokens(opening.token_key)
+            served.append((external_tasks(parts, owners, tokens), OWNER_RPCS))
         self.loop = loop
-        self.services = {
-            rpc: getattr(service, rpc)
-            for service, rpcs in ((workflows, WORKFLOW_RPCS), (hosts, HOST_RPCS))
-            for rpc in rpcs
-        }
+        self.services = {rpc: getattr(service, rpc) for service, rpcs in served for rpc in rpcs}
 
     def kill(self) -> None:
         """Ends the process."""

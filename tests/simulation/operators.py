@@ -12,11 +12,11 @@ from typing import Any, Protocol, TypedDict
 
 from google.protobuf.struct_pb2 import Value
 
-from coordinator.saga.states import IN_FLIGHT, AttemptState, TaskState
+from coordinator.saga.states import IN_FLIGHT, AttemptState, TaskState, WorkflowState
 from coordinator.saga.workflow import Workflow
 from coordinator.wire.actions import action_of
 from coordinator.wire.history import TASK_STATES
-from countermand.rpc.errors import CountermandError
+from countermand.rpc.errors import CountermandError, WorkflowNotFound
 from countermand.rpc.names import attempt_name, host_name, parse_task, task_name, workflow_name
 from countermand.v1 import host_pb2 as hosts
 from countermand.v1 import verb_pb2 as verb
@@ -66,6 +66,12 @@ class Surroundings(Protocol):
     def removed_by_hand(self, host: str, path: str, attempt: str) -> bool:
         """Removes the image of an attempt by hand; returns whether nothing of it is left."""
 
+    def removed_from_array(self, host: str, attempt: str) -> bool:
+        """Removes by hand what an owner made; returns whether nothing of it is left."""
+
+    def is_cleared(self, workflow_id: str) -> bool:
+        """Returns whether a workflow was removed before its time."""
+
     def broken(self, what: str) -> Exception:
         """Returns what to raise."""
 
@@ -93,8 +99,15 @@ class _Person:
             try:
                 await self.desk.ask(rpc, request)
             except CountermandError as error:
-                raise self.world.broken(f"I8: a repeat of {rpc} is refused: {error}") from error
+                if error.reason != "WORKFLOW_NOT_FOUND" or not self._is_gone(request):
+                    what = f"I8: a repeat of {rpc} is refused: {error}"
+                    raise self.world.broken(what) from error
         return None
+
+    def _is_gone(self, request: Any) -> bool:
+        """Returns whether a request is about a workflow that its owner has had removed."""
+        name = getattr(request, "name", "") or getattr(request, "task", "")
+        return self.world.is_cleared(name.split("/")[1])
 
     def reason(self) -> Asks:
         return Asks(request_id=self.world.new_id(), reason="simulated")
@@ -165,7 +178,7 @@ class _Person:
                 rerun.patch["target.image_id"].string_value = patched
         elif spec.verb == "create_image":
             rerun.patch["target.image_id"].string_value = f"{workflow.id}-{self.world.new_id()}"
-        if self.chance.random() < 0.2:
+        if spec.external is None and self.chance.random() < 0.2:
             rerun.host_id = self.chance.choice(self.hosts)
         return rerun
 
@@ -207,7 +220,13 @@ class _Person:
         """Removes what a task made, if nothing can bring it back; returns whether it is gone."""
         task = workflow.task(index)
         attempt = task.action
-        at_rest = task.state is TaskState.COMPENSATION_BLOCKED and task.due_time is not None
+        spec = workflow.plan.task(index)
+        blocked = task.state is TaskState.COMPENSATION_BLOCKED
+        if blocked and attempt is not None and spec.external is not None:
+            # With an array that can be told: whatever its owner still does, it is not made again.
+            made_by = attempt_name(workflow.id, spec.name, attempt.number)
+            return self.world.removed_from_array(attempt.host, made_by)
+        at_rest = blocked and task.due_time is not None
         if not at_rest or attempt is None or attempt.state is not AttemptState.SUCCEEDED:
             return False
         target = self.target(workflow, index)
@@ -398,10 +417,16 @@ class Helper(_Person):
     async def help(self, workflow: Workflow) -> None:
         """Gives one workflow what it needs, if it needs anything."""
         request = pb.GetWorkflowRequest(name=workflow_name(workflow.id))
-        shown = (await self.desk.ask("GetWorkflow", request)).workflow
-        if workflow.compensation_held and self.looked > HASTE:
+        try:
+            shown = (await self.desk.ask("GetWorkflow", request)).workflow
+        except WorkflowNotFound:
+            if self.world.is_cleared(workflow.id):
+                return
+            raise
+        if (workflow.compensation_held or _waits_for_parts(workflow)) and self.looked > HASTE:
             # An attempt that never arrived is fenced by a compensation: while these are held too,
-            # it comes to no rest, and the workflow stays PAUSING until somebody resumes it.
+            # it comes to no rest, and the workflow stays PAUSING until somebody resumes it. So it
+            # does when an owner is at work on a task, and a part of that may not begin.
             await self.resume(workflow, hastily=False)
             return
         if shown.state not in (WORKFLOW_STATE_PAUSED, WORKFLOW_STATE_BLOCKED):
@@ -423,6 +448,14 @@ class Helper(_Person):
                     # Nobody knows whether it took effect, and something is to follow it.
                     cancel = pb.CancelWorkflowRequest(name=shown.name, **self.reason())
                     await self.ask("CancelWorkflow", cancel)
+
+
+def _waits_for_parts(workflow: Workflow) -> bool:
+    """Returns whether a held workflow comes to no rest before a part of a task has begun."""
+    if workflow.state is not WorkflowState.PAUSING:
+        return False
+    parts = (part for found in workflow.plan.parts.values() for part in found)
+    return any(workflow.task(part).state in _WAITING for part in parts)
 
 
 def _some(kind: str, key: str) -> str | int | bool:

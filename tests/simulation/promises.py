@@ -17,6 +17,7 @@ from coordinator.saga.advance import Decision
 from coordinator.saga.plan import ancestors
 from coordinator.saga.spec import OnFailure, Value
 from coordinator.saga.states import (
+    AT_REST,
     BEING_COMPENSATED,
     GROUP_PASSED,
     AttemptKind,
@@ -26,7 +27,7 @@ from coordinator.saga.states import (
     WorkflowState,
 )
 from coordinator.saga.turn import HOST_FIELD
-from coordinator.saga.workflow import SKIP, Attempt, Group, Workflow
+from coordinator.saga.workflow import CLOSE, SKIP, Attempt, Group, Workflow
 from countermand.rpc.names import AttemptName
 from countermand.v1.agent_pb2 import ForgetRequest
 from tests.saga import invariants
@@ -130,8 +131,9 @@ class Promises:
             if workflow.task(entry.task).state is TaskState.STARTING:
                 its_turn_has_come(workflow, entry.task)
             if before is not None:
-                within_budget(before, entry.task)
-                not_before_its_time(before, entry)
+                known = invariants.grown(before, workflow)
+                within_budget(known, entry.task)
+                not_before_its_time(known, entry)
 
     def _may_be_there(self, workflow: Workflow, entry: history.Entry, host: str, name: str) -> None:
         """Asserts that nobody chose a draining host, unless all that were named are."""
@@ -241,6 +243,8 @@ def passed(workflow: Workflow, index: int) -> bool:
         )
     if record.state in (TaskState.SUCCEEDED, TaskState.SKIPPED):
         return record.due_time is None
+    if record.decided is not None and record.decided.verb == CLOSE:
+        return record.state in AT_REST
     ignored = workflow.plan.task(index).policy.on_failure is OnFailure.IGNORE
     return record.state is TaskState.FAILED and ignored and not record.needs_decision
 
@@ -257,7 +261,9 @@ def its_turn_has_come(workflow: Workflow, index: int) -> None:
             name, other = workflow.plan.nodes[index].name, workflow.plan.nodes[earlier].name
             assert rested, f"order: {workflow.id}/{name} begins before {other} has passed"
         bound = node.rules.concurrency_max
-        working = sum(_at_work(workflow, member) for member in node.forward)
+        # Parts of tasks take no place.
+        members = [each for each in node.forward if workflow.plan.nodes[each].under < 0]
+        working = sum(_at_work(workflow, member) for member in members)
         assert not bound or working <= bound, f"order: {working} at work in {node.name}"
 
 

@@ -18,6 +18,7 @@ from coordinator.wire.spec import check_spec
 from countermand.rpc.errors import FieldInvalid
 from countermand.v1 import verb_pb2 as verb
 from countermand.v1 import workflow_spec_pb2 as spec
+from countermand.v1.annotation_pb2 import EFFECT_READ_ONLY, EFFECT_REVERSIBLE
 from countermand.v1.image_pb2 import ImageAddress
 
 TEMPLATES = 3
@@ -53,10 +54,12 @@ class Drawn:
     victims: tuple[Victim, ...]
 
 
-def draw_spec(chance: random.Random, hosts: tuple[str, ...], job_id: str) -> Drawn:
-    """Draws a sound spec."""
+def draw_spec(
+    chance: random.Random, hosts: tuple[str, ...], job_id: str, owners: tuple[str, ...] = ()
+) -> Drawn:
+    """Draws a sound spec; where there are owners, with external tasks and open groups."""
     for _ in range(TRIES_MAX):
-        drawn = _Draw(chance, hosts, job_id).draw()
+        drawn = _Draw(chance, hosts, job_id, owners).draw()
         try:
             check_spec(drawn.spec, drawn.input, lambda *_: None)
         except FieldInvalid:
@@ -77,14 +80,18 @@ class _Made:
 class _Draw:
     """Draws one spec, sound or not."""
 
-    def __init__(self, chance: random.Random, hosts: tuple[str, ...], job_id: str) -> None:
+    def __init__(
+        self, chance: random.Random, hosts: tuple[str, ...], job_id: str, owners: tuple[str, ...]
+    ) -> None:
         self.chance = chance
         self.hosts = hosts
+        self.owners = owners
         self.id = job_id
         self.count = 0
         self.input: dict[str, Any] = {"yes": True, "no": False, "fault": "a drill"}
         self.victims: list[Victim] = []
         self.made: list[_Made] = []
+        self.external: list[str] = []  # external tasks of the spec
 
     def draw(self) -> Drawn:
         chance = self.chance
@@ -124,6 +131,7 @@ class _Draw:
             if group.kind == PARALLEL:
                 node.after.extend(m.name for m in group.members if chance.random() < 0.25)
             group.members.append(node)
+        group.open = bool(self.owners) and group.kind == PARALLEL and chance.random() < 0.5
         return group
 
     def node(self, depth: int) -> spec.Node:
@@ -234,7 +242,9 @@ class _Draw:
     def task(self) -> spec.Node:
         chance = self.chance
         draw = chance.random()
-        if draw < 0.45:
+        if self.owners and chance.random() < 0.5:
+            node = self.external_task()
+        elif draw < 0.45:
             node = self.image()
         elif draw < 0.6:
             node = self.verify()
@@ -243,6 +253,35 @@ class _Draw:
         if (when := self.when()) is not None:
             node.when.CopyFrom(when)
         node.policy.CopyFrom(self.policy())
+        return node
+
+    def external_task(self) -> spec.Node:
+        chance = self.chance
+        node = spec.Node(name=self.name("external"))
+        task = node.external_task
+        task.owner_id = chance.choice(self.owners)
+        task.kind, task.effect = "clone", EFFECT_REVERSIBLE
+        draw = chance.random()
+        if draw < 0.25:
+            task.kind, task.effect = "check", EFFECT_READ_ONLY
+        elif draw < 0.4:
+            task.operator_checklist = "Delete the clone on the array."
+        elif draw < 0.7:
+            task.ask_owner = True
+        if chance.random() < 0.7:
+            task.outputs.update({"volume": "string", "size": "int64", "fault": "string"})
+        if chance.random() < 0.6:
+            task.heartbeat_timeout.FromSeconds(chance.randint(2, 8))
+        task.weight = chance.randint(0, 5)
+        if self.made and chance.random() < 0.4:
+            made = chance.choice(self.made).task
+            source = f"tasks.{made}.output.image.image_id"
+            task.bindings.add(field="arguments.image", source=source)
+        if self.external and chance.random() < 0.4:
+            source = f"tasks.{chance.choice(self.external)}.output.volume"
+            task.bindings.add(field="arguments.volume", source=source)
+        if task.outputs:
+            self.external.append(node.name)
         return node
 
     def place(self, task: spec.Node.Task) -> str:
@@ -351,6 +390,8 @@ class _Draw:
         self.place(node.task)
         node.task.action.noop.SetInParent()
         draw = chance.random()
+        if self.external and not why and chance.random() < 0.4:
+            why = f"tasks.{chance.choice(self.external)}.output.fault"
         if why:
             node.task.bindings.add(field="failure_message", source=why)
         elif draw < 0.2:
@@ -376,6 +417,8 @@ class _Draw:
     def end_action(self, *, failed: bool) -> spec.Node:
         chance = self.chance
         draw = chance.random()
+        if self.owners and chance.random() < 0.3:
+            return self.external_task()
         if failed and draw < 0.3:
             return self.noop(why=chance.choice(("failure.message", "compensated.tasks")))
         if draw < 0.7:

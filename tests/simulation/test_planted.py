@@ -305,4 +305,4 @@ def _expect_violation(
 
 def _play(seeds: range, faults: Faults) -> None:
     for seed in seeds:
-        World(seed, plain=0.0, faults=faults).run()
+        World(seed, plain=0.0, external=0.0, faults=faults).run()

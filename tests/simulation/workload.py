@@ -15,12 +15,15 @@ from google.protobuf.struct_pb2 import Struct
 
 from countermand.v1 import verb_pb2 as verb
 from countermand.v1 import workflow_spec_pb2 as spec
+from countermand.v1.external_task_pb2 import StartExternalWorkflowRequest
 from countermand.v1.image_pb2 import ImageAddress
 from tests.simulation.specs import TEMPLATES, WANTED_BY_MANY, Drawn, Victim, draw_spec
 
 IMAGE_BYTES = 16 * 1024
 EXTENT_BYTES = 512
 PLAIN_WORLDS = 0.35  # of all: nothing but plain workflows, and nobody intervenes
+EXTERNAL_WORLDS = 0.35  # of those in which anything happens: owners take part
+OWNERS = ("acme", "zenith")
 PLAIN_JOBS = 0.2  # of the workflows in the others
 
 FOLDERS = {"templates": "/templates", "scratch": "/scratch"}  # of pools; others are "/pool"
@@ -39,12 +42,28 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OwnJob:
+    """One workflow of an owner's own."""
+
+    id: str
+    request: StartExternalWorkflowRequest
+    at_s: float
+    by_main: bool  # it ends with its task main; else it is ended from outside, after a while
+    after_s: float
+    succeeds: bool
+    is_forced: bool
+    is_cleared: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
     """Everything that the engine wants, and what is there before."""
 
     jobs: tuple[Job, ...]
     templates: tuple[bytes, ...]
     operators: int  # how many intervene
+    owners: tuple[str, ...] = ()  # of external tasks
+    own_jobs: tuple[OwnJob, ...] = ()
 
     def imports(self, host: str) -> Iterator[tuple[str, str, bytes]]:
         """Yields (pool, image, content) of what is on a host before."""
@@ -65,16 +84,29 @@ def path_of(pool: str, image: str) -> str:
     return f"{FOLDERS.get(pool, '/pool')}/images/{image}"
 
 
-def draw(chance: random.Random, hosts: tuple[str, ...], *, plain: float) -> Load:
-    """Draws a load, a plain one by so much chance."""
+def draw(chance: random.Random, hosts: tuple[str, ...], *, plain: float, external: bool) -> Load:
+    """Draws a load, a plain one by so much chance; else perhaps one in which owners take part."""
     templates = tuple(_content(chance) for _ in range(TEMPLATES))
     is_plain = chance.random() < plain
+    owners = OWNERS if external and not is_plain else ()
+    draws = _Draws(chance=chance, hosts=hosts, owners=owners)
     jobs = tuple(
-        _job(chance, hosts, f"w{number}", is_plain=is_plain or chance.random() < PLAIN_JOBS)
+        _job(draws, f"w{number}", is_plain=is_plain or chance.random() < PLAIN_JOBS)
         for number in range(chance.randint(1 if is_plain else 2, 4))
     )
     operators = 0 if is_plain else chance.choice((0, 1, 2, 2))
-    return Load(jobs=jobs, templates=templates, operators=operators)
+    own_jobs = tuple(
+        _own_job(chance, owner, f"{owner}-{number}")
+        for owner in owners
+        for number in range(chance.choice((0, 1, 2)))
+    )
+    return Load(
+        jobs=jobs,
+        templates=templates,
+        operators=operators,
+        owners=owners,
+        own_jobs=own_jobs,
+    )
 
 
 def _content(chance: random.Random) -> bytes:
@@ -86,12 +118,22 @@ def _content(chance: random.Random) -> bytes:
     return bytes(data)
 
 
-def _job(chance: random.Random, hosts: tuple[str, ...], job_id: str, *, is_plain: bool) -> Job:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Draws:
+    """Who there is to do something."""
+
+    chance: random.Random
+    hosts: tuple[str, ...]
+    owners: tuple[str, ...]
+
+
+def _job(draws: _Draws, job_id: str, *, is_plain: bool) -> Job:
+    chance = draws.chance
     if is_plain:
-        drawn = _Plain(chance, hosts, job_id).draw()
+        drawn = _Plain(chance, draws.hosts, job_id).draw()
         cancelled = 0.2
     else:
-        drawn = draw_spec(chance, hosts, job_id)
+        drawn = draw_spec(chance, draws.hosts, job_id, draws.owners)
         cancelled = 0.08
     return Job(
         id=job_id,
@@ -100,6 +142,33 @@ def _job(chance: random.Random, hosts: tuple[str, ...], job_id: str, *, is_plain
         victims=drawn.victims,
         at_s=chance.random() * (30.0 if is_plain else 15.0),
         cancel_after_s=chance.random() * 20.0 if chance.random() < cancelled else None,
+    )
+
+
+def _own_job(chance: random.Random, owner: str, job_id: str) -> OwnJob:
+    """Draws a workflow of an owner's own."""
+    request = StartExternalWorkflowRequest(workflow_id=job_id, kind="job", owner_id=owner)
+    if chance.random() < 0.5:
+        request.heartbeat_timeout.FromSeconds(chance.randint(2, 8))
+    if chance.random() < 0.4:
+        request.policy.on_failure = chance.choice(
+            (
+                spec.Policy.ON_FAILURE_COMPENSATE,
+                spec.Policy.ON_FAILURE_PAUSE,
+                spec.Policy.ON_FAILURE_IGNORE,
+            )
+        )
+    if chance.random() < 0.3:
+        request.policy.retry.attempts_max = 2
+    return OwnJob(
+        id=job_id,
+        request=request,
+        at_s=chance.random() * 40.0,
+        by_main=chance.random() < 0.5,
+        after_s=chance.random() * 20.0,
+        succeeds=chance.random() < 0.7,
+        is_forced=chance.random() < 0.5,
+        is_cleared=chance.random() < 0.5,
     )
 
 

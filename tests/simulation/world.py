@@ -24,6 +24,7 @@ from agent.drivers.driver import Format, Work
 from agent.drivers.file import FileDriver
 from coordinator.agents.forgetting import FORGET_S
 from coordinator.runtime.ports import Change, HostRecord
+from coordinator.saga.spec import owner_of
 from coordinator.saga.states import TaskState, WorkflowState
 from coordinator.saga.workflow import Workflow
 from countermand.rpc import crash
@@ -32,12 +33,15 @@ from countermand.rpc.names import parse_attempt, workflow_name
 from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.agent_pb2 import ForgetRequest
 from tests.simulation import effects, workload
+from tests.simulation.accounts import Accounts
 from tests.simulation.clock import VirtualClock, VirtualLoop
 from tests.simulation.desk import DONE, IN_DOUBT, Desk
 from tests.simulation.disk import Disk, LiveFiles
+from tests.simulation.means import OwnersWorld
 from tests.simulation.network import Network
-from tests.simulation.nodes import AgentNode, CoordinatorNode, Node, Surroundings, task_factory
+from tests.simulation.nodes import AgentNode, CoordinatorNode, Node, task_factory
 from tests.simulation.operators import Helper, Operator
+from tests.simulation.owners import OwnerNode
 from tests.simulation.promises import Promises, told
 from tests.simulation.stores import Model, Storage
 
@@ -84,8 +88,8 @@ class Report:
     virtual_s: float
 
 
-class World(Surroundings):
-    """A cluster of one coordinator and three agents."""
+class World(OwnersWorld):
+    """A cluster of one coordinator and three agents, and perhaps of owners of external tasks."""
 
     def __init__(
         self,
@@ -94,6 +98,7 @@ class World(Surroundings):
         faults: Faults = Faults(),
         store: Callable[[], Storage] = Model,
         plain: float = workload.PLAIN_WORLDS,
+        external: float = workload.EXTERNAL_WORLDS,
         verbose: bool = False,
     ) -> None:
         """Draws everything from the seed."""
@@ -124,8 +129,24 @@ class World(Surroundings):
             hosts=HOSTS,
             forget_s=faults.forget_s,
         )
-        self.desk = Desk(self.network, self.coordinator, self.note, self._check)
-        self.load = workload.draw(self.chance, HOSTS, plain=plain)
+        self.accounts = Accounts(committed=self.promises.workflows, now=self.loop.time)
+        self.desk = Desk(
+            self.network, self.coordinator, self.note, self._check, listener=self._served
+        )
+        # By dice of its own: worlds without owners are what they are without these.
+        is_external = random.Random(f"owners {seed}").random() < external
+        self.load = workload.draw(self.chance, HOSTS, plain=plain, external=is_external)
+        self.coordinator.has_owners = bool(self.load.owners)
+        self.owners = {
+            owner: OwnerNode(
+                owner,
+                self,
+                self.desk,
+                tuple(job for job in self.load.own_jobs if job.request.owner_id == owner),
+            )
+            for owner in self.load.owners
+        }
+        self._cut_until |= dict.fromkeys(self.load.owners, 0.0)
         self.lost_with_pools: set[str] = set()  # attempts whose effects were lost with a pool
         self.acknowledged: set[str] = set()
         self.cancelled: set[str] = set()
@@ -137,14 +158,16 @@ class World(Surroundings):
         return violation
 
     @contextmanager
-    def _asserting(self) -> Iterator[None]:
-        """Makes violations of failed assertions."""
+    def asserting(self) -> Iterator[None]:
+        """Makes violations of failed assertions, and of our own mistakes."""
         try:
             yield
+        except Violation:
+            raise
         except AssertionError as error:
-            if isinstance(error, Violation):
-                raise
             raise self.broken(f"{error}") from error
+        except Exception as error:
+            raise self.broken(f"{error!r}") from error
 
     # -- running --------------------------------------------------------------------------------
 
@@ -173,8 +196,13 @@ class World(Surroundings):
             virtual_s=virtual_s,
         )
 
+    @property
+    def _nodes(self) -> tuple[Node, ...]:
+        """Returns every process, in the order in which they are started."""
+        return (*self.agents.values(), self.coordinator, *self.owners.values())
+
     def _end(self) -> None:
-        for node in (self.coordinator, *self.agents.values()):
+        for node in (self.coordinator, *self.agents.values(), *self.owners.values()):
             node.kill()
         pending = asyncio.all_tasks(self.loop)
         for task in pending:
@@ -188,7 +216,7 @@ class World(Surroundings):
     async def _story(self) -> None:
         for host, agent in self.agents.items():
             _furnish(agent.disk, agent, self.load, host)
-        for node in (*self.agents.values(), self.coordinator):
+        for node in self._nodes:
             await node.start()
         engines = [asyncio.ensure_future(self._engine(job)) for job in self.load.jobs]
         storm = [
@@ -203,7 +231,7 @@ class World(Surroundings):
             each.cancel()
         self.calm = True
         self.note("calm")
-        for node in (*self.agents.values(), self.coordinator):
+        for node in self._nodes:
             if not node.alive:
                 await node.start()
         helper = asyncio.ensure_future(Helper(self, self.desk, HOSTS).work())
@@ -230,7 +258,12 @@ class World(Surroundings):
 
     async def _until_settled(self, working: Sequence[asyncio.Future[None]]) -> None:
         engines = working[:-1]
-        while self.open_workflows() or not all(engine.done() for engine in engines):
+        owners = self.owners.values()
+        while (
+            self.open_workflows()
+            or not all(engine.done() for engine in engines)
+            or not all(owner.is_done for owner in owners)
+        ):
             await self._wait(1.0, working)
             if self.loop.time() > STORM_S + PATIENCE_S:
                 waiting = "; ".join(map(told, self.open_workflows()))
@@ -261,7 +294,7 @@ class World(Surroundings):
     # -- faults ---------------------------------------------------------------------------------
 
     async def _killer(self) -> None:
-        nodes: tuple[Node, ...] = (*self.agents.values(), self.coordinator)
+        nodes = self._nodes
         while True:
             await asyncio.sleep(self.chance.expovariate(1 / self.faults.kill_every_s))
             self.chance.choice(nodes).kill()
@@ -269,7 +302,7 @@ class World(Surroundings):
     async def _cutter(self) -> None:
         while True:
             await asyncio.sleep(self.chance.expovariate(1 / self.faults.cut_every_s))
-            host = self.chance.choice(HOSTS)
+            host = self.chance.choice((*HOSTS, *self.owners))
             self._cut_until[host] = self.loop.time() + self.chance.random() * self.faults.cut_s_max
             self.note(f"{host} is cut off")
 
@@ -306,7 +339,7 @@ class World(Surroundings):
         self.deaths += 1
         if isinstance(node, AgentNode):
             self.loop.call_soon(self._ledger.recount, node.name, node.disk)
-        else:
+        elif isinstance(node, CoordinatorNode):
             self.storage.died()
         if not self.calm:
             down_s = self.chance.random() * self.faults.down_s_max
@@ -398,6 +431,16 @@ class World(Surroundings):
             self._ledger.gone(host, attempt)
         return True
 
+    def removed_from_array(self, host: str, attempt: str) -> bool:
+        """Removes by hand what an owner made; returns whether nothing of it is left."""
+        self.note(f"{host}: {attempt} is removed by hand")
+        self.owners[owner_of(host)].array.remove_by_hand(attempt)
+        return True
+
+    def is_cleared(self, workflow_id: str) -> bool:
+        """Returns whether a workflow was removed before its time."""
+        return self.accounts.may_be_gone(workflow_id)
+
     # -- what is seen ---------------------------------------------------------------------------
 
     def note(self, text: str) -> None:
@@ -411,7 +454,7 @@ class World(Surroundings):
         """Checks what leaves a coordinator."""
         if isinstance(request, ForgetRequest):
             self.note(f"Forget below {request.low_watermark}: {', '.join(request.workflows)}")
-            with self._asserting():
+            with self.asserting():
                 self.promises.check_forgotten(request)
         header = getattr(request, "header", None)
         if header is None:
@@ -419,7 +462,7 @@ class World(Surroundings):
         self.note(f"{rpc} {header.attempt} epoch {header.owner_epoch}")
         name = parse_attempt(header.attempt)
         assert name is not None, header.attempt
-        with self._asserting():
+        with self.asserting():
             self.promises.check_sent(rpc, name, header.intent_sequence)
 
     def committing(self, changes: Sequence[Change]) -> None:
@@ -431,18 +474,39 @@ class World(Surroundings):
                 for entry in change.history:
                     name = workflow.plan.nodes[entry.task].name if entry.task >= 0 else ""
                     self.note(f"    {name} {entry.fact}")
-        with self._asserting():
-            self.promises.check(changes)
+        # An id that was used before: the store refuses it.
+        fresh = [change for change in changes if not self._is_used(change)]
+        with self.asserting():
+            self.promises.check(fresh)
+            for change in fresh:
+                self.accounts.committing(change)
 
     def committed(self, changes: Sequence[Change]) -> None:
         """Takes up what a coordinator has committed."""
+        for change in changes:
+            if self._is_used(change):
+                raise self.broken(f"I2: {change.workflow.id} is started again")
         self.promises.made(changes)
+
+    def _is_used(self, change: Change) -> bool:
+        """Returns whether a change starts what was started, settled and removed before."""
+        known = self.promises.workflows.get(change.workflow.id)
+        is_over = known is not None and known.settled and self.is_cleared(known.id)
+        return is_over and change.version_before == 0
 
     def host_kept(self, record: HostRecord) -> None:
         """Takes up what a coordinator has stored of a host."""
         if record.held and not self.faults.journal_lost:
             raise self.broken(f"Z11: {record.id} is held, and nothing was lost: {record.held}")
         self.promises.host_kept(record, self.clock.now())
+
+    def _served(self, rpc: str, request: Message, answer: Message, begin_s: float) -> None:
+        with self.asserting():
+            self.accounts.serve(rpc, request, answer, begin_s)
+
+    def listening(self) -> None:
+        """Takes up since when a coordinator listens to owners."""
+        self.accounts.listening_s = self.loop.time()
 
     def renamed(self, agent: str, source: str, target: str) -> None:
         """Checks I1 and I2 as effects appear and go."""
@@ -453,7 +517,7 @@ class World(Surroundings):
         journal = self.agents[agent].journal
         found = journal.execute("SELECT tombstoned FROM attempts WHERE name = ?", (attempt,))
         row = found.fetchone()
-        with self._asserting():
+        with self.asserting():
             self._ledger.renamed(
                 agent, attempt, shows="/images/" in target, buried=bool(row and row[0])
             )
@@ -471,6 +535,8 @@ class World(Surroundings):
                 raise self.broken(f"I8: {job_id} was cancelled: {told(workflows[job_id])}")
         for workflow in self.promises.workflows.values():
             stored = workflows.get(workflow.id)
+            if stored is None and workflow.settled and self.is_cleared(workflow.id):
+                continue
             if stored is None or (stored.version, stored.state) != (
                 workflow.version,
                 workflow.state,
@@ -480,8 +546,9 @@ class World(Surroundings):
         self._check_requests()
         leftovers = {each: await self._leftovers(each) for each in sorted(workflows)}
         disks = {host: agent.disk for host, agent in self.agents.items()}
-        with self._asserting():
+        with self.asserting():
             effects.check_disks(disks, self.load, workflows, leftovers, lost=self.lost_with_pools)
+            self.accounts.check_end(workflows, leftovers)
         assert self.coordinator.loop is not None
         if lines := self.coordinator.loop._locks._lines:
             raise self.broken(f"locks: somebody stands in line for {sorted(lines)}")
