@@ -271,8 +271,9 @@ class Store(Protocol):
     async def expire(self, *, before: datetime, limit: int) -> int:
         """Removes workflows that settled before a time, and all that is kept but their ids.
 
-        What is to go at once goes first; what is kept until it is cleared stays. The oldest go
-        first, at most `limit`; returns how many went. Positions of their events stay gaps. Raises
+        What is to go at once goes first, as soon as every webhook that is not disabled was told of
+        it; what is kept until it is cleared stays. The oldest go first, at most `limit`; returns
+        how many went. Positions of their events stay gaps. Raises
         StoreFencedError when another coordinator has opened the store.
         """
 

@@ -232,18 +232,30 @@ class MemoryStore:
         kept = self._kept
         if kept.owner_epoch != self._epoch:
             raise StoreFencedError(f"its epoch is {kept.owner_epoch}, ours is {self._epoch}")
-        at_once, in_time = Retention.AT_ONCE, Retention.IN_TIME
+        untold = self._untold()
         ended = (  # what is to go at once goes first, in order of creation
             (False, record.key, record.key, workflow_id)
-            if w.retention is at_once
+            if is_told
             else (True, w.end_time, record.key, workflow_id)
             for workflow_id, record in kept.records.items()
             if (w := record.workflow).end_time is not None
-            and (w.retention is at_once or (w.retention is in_time and w.end_time < before))
+            and (
+                (is_told := w.retention is Retention.AT_ONCE and workflow_id not in untold)
+                or (w.retention is not Retention.KEPT and w.end_time < before)
+            )
         )
         gone = {workflow_id for *_, workflow_id in sorted(ended)[:limit]}
         self._remove(gone)
         return len(gone)
+
+    def _untold(self) -> set[str]:
+        """Returns workflows of which somebody who is told over HTTP has not heard everything."""
+        hooks = (each.progress for each in self._kept.webhooks.values())
+        told = min((each.position for each in hooks if not each.disabled), default=None)
+        if told is None:
+            return set()
+        first = bisect_right(self._kept.events, told, key=lambda entry: entry.position)
+        return {entry.workflow_id for entry in self._kept.events[first:]}
 
     async def clear(self, workflow_id: str) -> None:
         """Removes one settled workflow; an absent one is a success."""

@@ -10,6 +10,7 @@ from sqlalchemy import (
     Connection,
     bindparam,
     delete,
+    exists,
     func,
     insert,
     select,
@@ -19,13 +20,21 @@ from sqlalchemy import (
 
 from coordinator.runtime.ports import StoreFencedError
 from coordinator.saga.workflow import Retention
-from coordinator.store.tables import events, meta, used_ids, workflows
+from coordinator.store.tables import events, meta, used_ids, webhooks, workflows
 from coordinator.store.texts import micros
 
+# How far all receivers have been told, except those that want nothing any more.
+_TOLD = select(func.min(webhooks.c.position)).where(~webhooks.c.disabled).scalar_subquery()
+# Its last event: one look, however long its history is.
+_UNTOLD = exists().where(
+    events.c.workflow_key == workflows.c.key,
+    events.c.sequence == workflows.c.sequence,
+    events.c.position > _TOLD,
+)
 # Found by an index of its own, not by the one of all that has an end: nearly always nothing.
 _AT_ONCE = (
     select(workflows.c.key)
-    .where(text(f"retention = '{Retention.AT_ONCE}' AND +end_time_us IS NOT NULL"))
+    .where(text(f"retention = '{Retention.AT_ONCE}' AND +end_time_us IS NOT NULL"), ~_UNTOLD)
     .order_by(workflows.c.key)
     .limit(bindparam("limit"))
 )
@@ -47,6 +56,7 @@ _REMOVE = delete(workflows).where(workflows.c.key.in_(_KEYS))
 def expire(epoch: int, before: datetime, limit: int, connection: Connection) -> int:
     """Removes workflows that settled before a time or are to go at once; returns how many.
 
+    What is to go at once waits for the receivers of webhooks, but for no longer than the others.
     Their positions stay gaps; neither these nor their ids are given again. An open workflow has no
     end.
     """

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from random import Random
 from typing import Any
 
 from coordinator.runtime.ports import ProgressRecord, Store
+from coordinator.runtime.webhooks import WebhookProgress
 from coordinator.saga.external import MAIN
 from coordinator.saga.states import TaskState
 from coordinator.saga.workflow import Retention
+from coordinator.store.memory import MemoryStore
+from coordinator.store.sql import SqlStore
 from tests.store.conftest import Life, commit
 from tests.store.external import ENDED, accept, add, end_all, own, progress
+from tests.store.test_webhooks import ONE
 from tests.store.walks import BEGIN, Walk, as_stored
 
 LATER = BEGIN + timedelta(days=1)
@@ -132,6 +137,27 @@ async def test_reports_of_what_has_settled_or_is_gone_are_not_told(store: Store)
 
 
 # -- removed --------------------------------------------------------------------------------------
+
+
+async def test_what_was_forced_stays_until_all_receivers_were_told_but_not_for_ever(
+    store: SqlStore | MemoryStore,
+):
+    """S-V28: one that is away for an hour is told how it ended; one that is gone holds nothing."""
+    await ended(store, "forced", force=True)
+    last = await store.position()
+    gone = replace(ONE, id="gone", progress=WebhookProgress(position=0, disabled=True))
+    slow = replace(ONE, id="slow", progress=WebhookProgress(position=last - 1))
+    quick = replace(ONE, id="quick", progress=WebhookProgress(position=last))
+    for webhook in (gone, slow, quick):
+        await store.put_webhook(webhook)
+    assert await store.expire(before=BEGIN, limit=9) == 0
+    await store.note_webhooks({"slow": WebhookProgress(position=last)})
+    assert await store.expire(before=BEGIN, limit=9) == 1
+
+    await ended(store, "untold", force=True)
+    assert await store.expire(before=BEGIN, limit=9) == 0
+    assert await store.expire(before=LATER, limit=9) == 1
+    assert await left(store, "forced", "untold") == []
 
 
 async def test_what_is_kept_is_removed_only_when_told_and_what_was_forced_at_once(store: Store):
