@@ -117,6 +117,27 @@ async def test_a_part_that_fails_is_cleaned_up_by_the_handler_of_its_kind(client
     assert (await run.task("job.copy")).state == Task.STATE_FAILED
 
 
+async def test_a_part_of_a_life_that_was_killed_is_cleaned_up_by_the_next(client, cluster, name):
+    array, begun = Array(), asyncio.Event()
+
+    async def job(task):
+        async with task.part("copy", reversible=True) as copying:
+            array.made.add(copying.action)
+            begun.set()
+            await asyncio.Event().wait()
+
+    handlers = {"job": Handler(job, array.delete), "copy": Handler(compensate=array.delete)}
+    run = await client.submit(plan_of(external("job", name)), workflow_id=name)
+    async with Owner(cluster.coordinator.address, name) as first, serving(first, **handlers):
+        await begun.wait()
+    assert array.made
+    await run.cancel("a test")
+    async with Owner(cluster.coordinator.address, name) as second, serving(second, **handlers):
+        assert state(await wait(run)) == "COMPENSATED"
+    assert not array.made
+    assert (await run.task("job.copy")).state == Task.STATE_CANCELLED
+
+
 async def test_a_part_that_people_make_up_for_needs_no_handler(client, owner, name):
     async def job(task):
         async with task.part("copy", operator_checklist="Remove the copy."):

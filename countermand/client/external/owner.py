@@ -163,9 +163,13 @@ class Owner:
         Args:
             group: workflows/{workflow}/tasks/{group}, or workflows/{workflow} for an open root.
             kind: What it is, in the owner's own words.
-            clean_up: As of `accept`.
+            clean_up: As of `accept`; by default what makes up for its kind, if that is served here.
             interrupt: As of `accept`.
             wanted: What else is said of it, see `Words`. The same `task_id` finds the same task.
+
+        Raises:
+            TaskFailed: Its kind is served here with a `start`, which would begin it as well; or it
+                is `reversible`, and nothing that is served here makes up for it.
         """
         task_id = wanted.get("task_id", kind)
         request = request_of(group, kind, {**wanted, "task_id": task_id}, owner_id=self.owner_id)
@@ -177,7 +181,8 @@ class Owner:
         """Adds a task that another owner does, and returns it.
 
         Args:
-            owner_id: Who does it.
+            owner_id: Who does it. Under a task of one's own somebody else: what the same owner does
+                there is begun by a block, `task.part`, and by no loop.
             parent: An open group, or a task of one's own that is at work, by its name.
             kind: What it is, in that owner's words.
             token: The capability token of a parent that is a task; of an own workflow, of `main`.

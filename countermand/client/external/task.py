@@ -166,9 +166,14 @@ class AcceptedTask:
 
         Args:
             kind: What it is, in the owner's own words.
-            clean_up: As of `Owner.accept`.
+            clean_up: As of `Owner.accept`; by default what makes up for its kind, if that is served
+                here.
             wanted: What else is said of it, see `Words`; its id is "<id of this>.<kind>" unless
                 `task_id` says otherwise.
+
+        Raises:
+            TaskFailed: It is `reversible`, and nothing that is served here makes up for it. It may
+                have to be made up for in a later life, in which this block does not run.
         """
         from countermand.client.external.added import part  # noqa: PLC0415 - made of these itself
 
