@@ -132,7 +132,7 @@ def copy(image_id: str) -> Sent:
 
     def sent(driver: Driver, work: Work) -> Steps[object]:
         return _as(Copies, driver).copy(
-            work, Memory(), image_id, image_format=None, flatten=False, take_digest=False
+            work, Memory(), image_id, image_format=None, take_digest=False
         )
 
     return sent

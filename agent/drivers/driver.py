@@ -220,6 +220,7 @@ class Source(Protocol):
 
         Raises:
             ImageNotFound: There is none.
+            FieldInvalid: It reads through others, and that was not allowed.
         """
         ...
 
@@ -303,10 +304,9 @@ class Copies(Driver, Protocol):
         image_id: str,
         *,
         image_format: Format | None,
-        flatten: bool,
         take_digest: bool,
     ) -> Steps[Made]:
-        """Copies an image's data in full."""
+        """Copies an image's data in full, whatever it reads through."""
         ...
 
 

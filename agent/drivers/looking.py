@@ -11,10 +11,9 @@ from agent.drivers import copying, qemu
 from agent.drivers.driver import Content, Format, ImageFound, Oddity, SnapshotFound, Step, Steps
 from agent.drivers.filling import Filling
 from agent.drivers.label import AT, Label
-from agent.drivers.layout import snapshots_among
+from agent.drivers.listing import list_images
 from agent.drivers.staging import Staging
 from agent.drivers.surveying import survey
-from countermand.rpc import names
 from countermand.rpc.errors import DigestMismatch, ImageNotFound, ImageUnsafe, SnapshotNotFound
 
 log = logging.getLogger(__name__)
@@ -37,26 +36,7 @@ class Looking:
 
     def list_images(self, *, after: str, count_max: int) -> list[ImageFound]:
         """Returns images in order of their ids; what is not a plain image is logged instead."""
-        found: list[ImageFound] = []
-        with self._staging.translating("its images"):
-            self._staging.need_pool()
-        listed = self._files.list_folder(self._layout.images)
-        snapshots: dict[str, list[str]] = {}
-        for image_id, name in snapshots_among(listed):
-            snapshots.setdefault(image_id, []).append(name)
-        for name in listed:
-            if name <= after or not names.is_id(name):
-                continue
-            if len(found) == count_max:
-                break
-            try:
-                with self._staging.translating(name):
-                    found.append(self._found(name, snapshots.get(name, [])))
-            except ImageNotFound:
-                continue  # it went while we looked
-            except ImageUnsafe as error:
-                log.warning("image.unsafe", extra=error.metadata)
-        return found
+        return list_images(self._staging, self._found, after=after, count_max=count_max)
 
     @contextmanager
     def reading(self, image_id: str, layout: Format) -> Iterator[Content]:

@@ -12,7 +12,7 @@ from agent.drivers import copying, qemu
 from agent.drivers.blocks import data_bytes
 from agent.drivers.driver import Format, LocalSource, Made, Source, Steps, Work
 from agent.drivers.filling import Filling, reading_outside
-from agent.drivers.label import AT, Label
+from agent.drivers.label import Label
 from agent.drivers.staging import Staging
 from countermand.rpc.errors import FieldInvalid, VerbUnsupported, Violation
 
@@ -71,17 +71,12 @@ class Making:
         image_id: str,
         *,
         image_format: Format | None,
-        flatten: bool,
         take_digest: bool,
     ) -> Steps[Made]:
         """Copies an image's data in full, from this pool or from any other."""
 
         def fill(folder: Path) -> Steps[Label]:
             found = source.find()
-            below = [name for name in found.chain if AT not in name]  # its snapshots are its own
-            if below and not flatten:
-                why = f"{source.name} reads through {below[0]}: set it to copy the chain"
-                raise FieldInvalid(Violation("copy_image.flatten", why))
             wanted = image_format or found.format
             self._need_format(wanted, "copy_image")
             if found.chain or wanted is not found.format:

@@ -203,7 +203,6 @@ def test_only_raw_images_are_kept(folder, tmp_path):
             LocalSource(files, "raw"),
             "copied",
             image_format=None,
-            flatten=False,
             take_digest=True,
         )
     )
@@ -264,7 +263,7 @@ def test_a_qcow2_image_comes_in_as_raw_and_leaves_as_qcow2(folder, tmp_path):
 
     def copy(target: FileDriver, source: LocalSource, image_id: str, wanted: Format | None) -> None:
         steps = target.copy(
-            work(image_id), source, image_id, image_format=wanted, flatten=False, take_digest=False
+            work(image_id), source, image_id, image_format=wanted, take_digest=False
         )
         run(steps)
 
@@ -288,7 +287,6 @@ def test_nothing_is_written_through_a_link_that_was_planted(folder, tmp_path):
         LocalSource(driver, "base"),
         "made",
         image_format=None,
-        flatten=False,
         take_digest=False,
     )
     with pytest.raises(StorageFailed):

@@ -159,7 +159,6 @@ def copy(driver: FileDriver, work: Work) -> Steps[object]:
         LocalSource(driver, "base"),
         "made",
         image_format=None,
-        flatten=False,
         take_digest=False,
     )
 

@@ -29,13 +29,11 @@ from agent.drivers.driver import (
 )
 from agent.drivers.failing import read_only
 from agent.drivers.label import AT
-from agent.drivers.layout import snapshots_among
+from agent.drivers.listing import list_images
 from agent.drivers.plugins import ConfigInvalid
-from countermand.rpc import names
 from countermand.rpc.errors import (
     CountermandError,
     DigestMismatch,
-    ImageNotFound,
     ImageUnsafe,
     SnapshotNotFound,
     StorageFailed,
@@ -136,25 +134,7 @@ class Looking:
 
     def list_images(self, *, after: str, count_max: int) -> list[ImageFound]:
         """Returns images in order of their ids, as the labels say; the plug-in is not asked."""
-        found: list[ImageFound] = []
-        with self._pool.staging.translating("its images"):
-            self._pool.staging.need_pool()
-            listed = self._pool.files.list_folder(self._pool.layout.images)
-            snapshots: dict[str, list[str]] = {}
-            for image_id, name in snapshots_among(listed):
-                snapshots.setdefault(image_id, []).append(name)
-            for name in listed:
-                if name <= after or not names.is_id(name):
-                    continue
-                if len(found) == count_max:
-                    break
-                try:
-                    found.append(self._found(name, snapshots.get(name, [])))
-                except ImageNotFound:
-                    continue  # it went while we looked
-                except ImageUnsafe as error:
-                    log.warning("image.unsafe", extra=error.metadata)
-        return found
+        return list_images(self._pool.staging, self._found, after=after, count_max=count_max)
 
     def report(self) -> PoolFound:
         """Returns the pool's room and abilities, as the plug-in tells them now."""

@@ -21,7 +21,6 @@ from agent.drivers.csi.records import Record, Thing
 from agent.drivers.driver import Content, Format, Made, OutcomeUnknown, Source, Steps, Work
 from agent.drivers.filling import copy_digested, reading_outside
 from agent.drivers.label import Label, snapshot_name
-from countermand.rpc.errors import FieldInvalid, Violation
 
 Fill = Callable[[Path], Steps[Label]]
 
@@ -62,7 +61,6 @@ class Making:
         image_id: str,
         *,
         image_format: Format | None,
-        flatten: bool,
         take_digest: bool,
     ) -> Steps[Made]:
         """Copies what a guest reads of an image, of this pool or of any other."""
@@ -70,9 +68,6 @@ class Making:
         def fill(folder: Path) -> Steps[Label]:
             found = source.find()
             self._pool.need_raw("copy_image", image_format or found.format)
-            if found.chain and not flatten:
-                why = f"{source.name} reads through {found.chain[0]}: set it to copy the chain"
-                raise FieldInvalid(Violation("copy_image.flatten", why))
             note = self._good_note(work, folder)
             record = yield from self._volume(
                 work, folder, image_id, size_bytes=found.virtual_size_bytes

@@ -107,7 +107,6 @@ class FlatDriver:
         image_id: str,
         *,
         image_format: Format | None,
-        flatten: bool,
         take_digest: bool,
     ) -> Steps[Made]:
         """Copies what a guest would read; a copy that was cut short begins again."""
@@ -115,8 +114,6 @@ class FlatDriver:
         def fill(handle: int) -> Steps[bool]:
             found = source.find()
             _need_raw(image_format or found.format, "copy_image.format")
-            if found.chain and not flatten:
-                raise FieldInvalid(Violation("copy_image.flatten", "must be set for a chain"))
             if take_digest:
                 raise FieldInvalid(Violation("copy_image.take_digest", "is not served by flat"))
             with source.reading(Format.RAW) as content:

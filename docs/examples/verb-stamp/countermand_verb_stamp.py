@@ -45,7 +45,6 @@ class Stamp:
             Text(text),
             request.target.image_id,
             image_format=Format.RAW,
-            flatten=False,
             take_digest=False,
         )
         return {
