@@ -11,7 +11,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,9 @@ def machine_cpu_s() -> float:
 
 
 @contextmanager
-def start(arguments: Sequence[str], log: Path) -> Iterator[Process]:
+def start(
+    arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[Process]:
     """Yields a process once it has said on standard output that it is ready."""
     with log.open("ab") as errors:
         began = time.perf_counter()
@@ -69,6 +71,7 @@ def start(arguments: Sequence[str], log: Path) -> Iterator[Process]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
+            env={**os.environ, **(environment or {})},
             start_new_session=True,
         )
     try:
@@ -97,12 +100,15 @@ def start_both(folder: Path, *agent_arguments: str) -> Iterator[tuple[Process, P
         yield stack.enter_context(start_coordinator(folder)), agent
 
 
-def start_coordinator(folder: Path, *arguments: str) -> AbstractContextManager[Process]:
+def start_coordinator(
+    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
+) -> AbstractContextManager[Process]:
     """Starts a coordinator whose data are in a folder."""
     data = str(folder / "coordinator")
     return start(
         ["coordinator", "serve", "--data", data, "--listen", "127.0.0.1:0", *arguments],
         folder / "coordinator.log",
+        environment,
     )
 
 

@@ -1,0 +1,162 @@
+"""What traces cost a coordinator: W1 without a collector, with one that hangs, and with one.
+
+Three coordinators, each with an agent of its own, are loaded in turn, round by round. The collector
+that hangs takes connections and never answers; the other one is a process that counts spans and
+throws them away. What matters is that a dead one costs nothing, and that nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc.aio
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_grpc
+
+from countermand.client import Client
+from tests.bench.figures import Figure, at_least, at_most, ratio
+from tests.bench.processes import Process, start, start_agent, start_coordinator
+from tests.bench.workloads import HOST, WARM_UP_S, WORKLOADS, Bench, Load
+
+NONE, HANGS, TAKES = "no collector", "one that hangs", "one that takes all"
+IN_FLIGHT = 16
+KEEPS_UP = at_least(0.95)
+STOP_S_MAX = at_most(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One coordinator under load."""
+
+    bench: Bench
+    loads: list[Load]
+
+
+def measure(folder: Path, rounds: int, seconds: float) -> list[Figure]:
+    """Returns rates, their ratios, and how long an end takes while a collector hangs."""
+    with _hanging() as hangs, start(["tests.bench.traces"], folder / "collector.log") as takes:
+        collectors = {NONE: "", HANGS: hangs, TAKES: takes.address}
+        loads = asyncio.run(_measure(folder, collectors, rounds, seconds))
+        stops = {
+            name: tuple(
+                _stop_s(folder / f"{number}-{address or 'none'}", address)
+                for number in range(rounds)
+            )
+            for name, address in ((NONE, ""), (HANGS, hangs))
+        }
+    rates = {
+        name: Figure(name=f"W1 at {IN_FLIGHT}, {name}", unit="workflows/s", runs=_rates(found))
+        for name, found in loads.items()
+    }
+    cpu = (
+        Figure(
+            name=f"coordinator CPU, {name}",
+            unit="ms/task",
+            runs=tuple(load.coordinator_cpu_ms for load in found),
+        )
+        for name, found in loads.items()
+    )
+    return [
+        *rates.values(),
+        ratio(f"{HANGS} ÷ {NONE}", rates[HANGS], rates[NONE], goals=(KEEPS_UP,)),
+        ratio(f"{TAKES} ÷ {NONE}", rates[TAKES], rates[NONE]),
+        *cpu,
+        *(
+            Figure(
+                name=f"from SIGTERM to the end, {name}", unit="s", runs=found, goals=(STOP_S_MAX,)
+            )
+            for name, found in stops.items()
+        ),
+    ]
+
+
+async def _measure(
+    folder: Path, collectors: Mapping[str, str], rounds: int, seconds: float
+) -> dict[str, list[Load]]:
+    workload = next(w for w in WORKLOADS if (w.name, w.in_flight) == ("W1", IN_FLIGHT))
+    async with AsyncExitStack() as stack:
+        subjects = {}
+        for name, address in collectors.items():
+            place = folder / name.replace(" ", "-")
+            place.mkdir()
+            agent = stack.enter_context(start_agent(place))
+            coordinator = stack.enter_context(
+                start_coordinator(place, environment=_environment(address))
+            )
+            client = await stack.enter_async_context(Client(coordinator.address))
+            await client.hosts.add(HOST, agent.address)
+            subjects[name] = Subject(bench=Bench(client, coordinator, agent), loads=[])
+        for subject in subjects.values():
+            await subject.bench.check(workload)
+        for _ in range(rounds):
+            for subject in subjects.values():
+                await subject.bench.run(workload, WARM_UP_S)
+                subject.loads.append(await subject.bench.run(workload, seconds))
+        return {name: subject.loads for name, subject in subjects.items()}
+
+
+def _rates(loads: list[Load]) -> tuple[float, ...]:
+    return tuple(load.per_s for load in loads)
+
+
+def _environment(address: str) -> dict[str, str]:
+    return {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{address}"} if address else {}
+
+
+@contextmanager
+def _hanging() -> Iterator[str]:
+    """Yields the address of somebody who takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+def _stop_s(folder: Path, collector: str) -> float:
+    """Returns how long a coordinator takes to end while spans wait for a collector that hangs."""
+    folder.mkdir()
+    with (
+        start_agent(folder) as agent,
+        start_coordinator(folder, environment=_environment(collector)) as coordinator,
+    ):
+        asyncio.run(_once(coordinator, agent))
+        began = time.perf_counter()
+        os.kill(coordinator.pid, signal.SIGTERM)
+        while Path(f"/proc/{coordinator.pid}/cmdline").read_bytes():  # a zombie has none
+            time.sleep(0.001)
+        return time.perf_counter() - began
+
+
+async def _once(coordinator: Process, agent: Process) -> None:
+    async with Client(coordinator.address) as client:
+        await client.hosts.add(HOST, agent.address)
+        run = await client.submit(WORKLOADS[0].spec, workflow_id="once")
+        await run.wait()
+
+
+# -- the collector that takes all -----------------------------------------------------------------
+
+
+class _Servicer(otlp_grpc.TraceServiceServicer):
+    async def Export(self, request, context):
+        return otlp.ExportTraceServiceResponse()
+
+
+async def _serve() -> None:
+    server = grpc.aio.server()
+    otlp_grpc.add_TraceServiceServicer_to_server(_Servicer(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(json.dumps({"address": f"127.0.0.1:{port}"}), flush=True)
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve())
