@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A dead collector must not make Ctrl-C feel broken: the exporter alone would take over 7 s. All of an
-# end should take no more than a second.
+# A dead collector must not make Ctrl-C feel broken: the exporter alone would take over 7 s, and all
+# of an end should take no more than one.
 SHUTDOWN_S_MAX = 0.5
 
 Kind = Literal["internal", "server", "client"]
