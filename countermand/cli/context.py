@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import click
 from google.protobuf import json_format
 
-from countermand.cli.output import clock, indented, paint, progress_words, said, table, value_words
-from countermand.cli.tables import GROUPS, last_said, task_id, verb_of, why
-from countermand.cli.words import attempt_look, task_look
+from countermand.cli.output import paint, table
+from countermand.drawing.tasks import GROUPS, flat, last_said, task_id, verb_of, why
+from countermand.drawing.values import clock, indented, progress_words, said, value_words
+from countermand.drawing.words import attempt_look, task_look
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.task_pb2 import InboundValue, Task
 
@@ -27,7 +27,7 @@ def describe_task(task: Task) -> None:
         table(("INBOUND", "VALUE", "FROM"), [_inbound(each) for each in task.inbound])
     output = json_format.MessageToDict(task.output, preserving_proto_field_name=True)
     for left in output.values():
-        rows = [(path, value) for path, value in _flat(left, "")]
+        rows = [(path, value) for path, value in flat(left, "")]
         if rows:
             click.echo()
             table(("OUTPUT", "VALUE"), rows)
@@ -68,16 +68,6 @@ def _inbound(each: InboundValue) -> tuple[str, str, str]:
     if each.previous.WhichOneof("kind") not in (None, "null_value"):
         origin += f", was {value_words(each.previous)}"
     return each.field, value_words(each.value), origin
-
-
-def _flat(left: object, prefix: str) -> Iterator[tuple[str, str]]:
-    if not isinstance(left, dict):
-        if isinstance(left, float) and left.is_integer():
-            left = int(left)  # an owner's outputs are carried as JSON has numbers
-        yield prefix, left if isinstance(left, str) else json.dumps(left)
-        return
-    for key, value in left.items():
-        yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
 
 
 def _attempt(attempt: Attempt) -> tuple[str, ...]:

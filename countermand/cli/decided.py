@@ -13,8 +13,8 @@ import click
 from countermand.cli.arguments import pair, plain, unquoted
 from countermand.cli.output import paint
 from countermand.cli.typed import SET, IsText, never
-from countermand.cli.words import workflow_look
 from countermand.client import decisions
+from countermand.drawing.words import workflow_look
 from countermand.rpc import names
 from countermand.v1.workflow_pb2 import ResumeDecision, ResumeRequirement, Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState

@@ -91,7 +91,7 @@ async def _diagnose(
 
 def _show(findings: Sequence[Finding], looked: Diagnosis) -> None:
     """Prints the findings host by host, each with its advice."""
-    from countermand.cli.drawing import phrases
+    from countermand.drawing import phrases
 
     for host in dict.fromkeys(finding.host for finding in findings):
         click.secho(host.removeprefix("hosts/"), bold=True)
@@ -111,7 +111,7 @@ def _show(findings: Sequence[Finding], looked: Diagnosis) -> None:
 
 
 def _lines(finding: Finding) -> Iterable[str]:
-    from countermand.cli.drawing import phrases
+    from countermand.drawing import phrases
     from countermand.v1.doctor_pb2 import Finding as Message
 
     kind = Message.Kind.Name(finding.kind).removeprefix("KIND_").lower().replace("_", " ")
@@ -126,7 +126,7 @@ def _lines(finding: Finding) -> Iterable[str]:
 
 
 def _agreed(settings: Settings, count: int) -> bool:
-    from countermand.cli.drawing import phrases
+    from countermand.drawing import phrases
 
     if settings.output != "table":
         return True
@@ -137,7 +137,8 @@ def _tell(settings: Settings, findings: Sequence[Finding], repaired: Sequence[Re
     """Prints what became of the fixes; as JSON, findings and fixes together."""
     import json
 
-    from countermand.cli.output import as_json, said
+    from countermand.cli.output import as_json
+    from countermand.drawing.values import said
 
     if settings.output == "json":
         told = {

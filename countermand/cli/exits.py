@@ -130,7 +130,7 @@ def code_of(workflow: Workflow) -> int:
 
     A state it has no code for is told, and is no success: a newer coordinator may have others.
     """
-    from countermand.cli.words import UNHEARD_OF, workflow_look
+    from countermand.drawing.words import UNHEARD_OF, workflow_look
 
     code = _known_code(workflow)
     if code is not None:

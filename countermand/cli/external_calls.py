@@ -19,9 +19,9 @@ from grpc.aio import AioRpcError
 
 from countermand.cli.arguments import LATEST, NO_LATEST
 from countermand.cli.external_words import promised_in
-from countermand.cli.words import task_look
 from countermand.client.calls import Calls
 from countermand.client.run import PAGE_SIZE, SETTLED, Run
+from countermand.drawing.words import task_look
 from countermand.rpc import names
 from countermand.rpc.errors import (
     AttemptClosed,
@@ -187,10 +187,14 @@ class Vendor:
         waiting = await self.waiting(workflow.owner_id)
         found = [each.capability_token for each in waiting if each.attempt.startswith(lead)]
         if not found:
-            raise click.UsageError(
-                f"{workflow.name} waits for {workflow.owner_id} no more: give the --token that "
-                "`countermand external start` has shown"
+            why = (
+                f"it waits for {workflow.owner_id} no more, and so its token cannot be looked up: "
+                "give the --token that `countermand external start` has shown"
             )
+            if workflow.state not in SETTLED:
+                cancel = f"countermand workflow cancel {names.parse_workflow(workflow.name)}"
+                why += f"; or give the workflow up, `{cancel} --reason WHY`"
+            raise NotOwner(name=workflow.name, why=why)
         return found[0]
 
     async def promised(self, attempt: str) -> dict[str, str]:

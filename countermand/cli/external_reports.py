@@ -221,4 +221,6 @@ def _amounts(done: str, unit: str | None) -> tuple[int, int, str]:
         raise click.UsageError(f"{done!r} is a size, and no number of {unit}")
     number = int(match[1]) * _POWERS[match[2] or "B"]
     total = int(match[3] or 0) * _POWERS[match[4] or "B"]
+    if match[3] and number > total:
+        raise click.UsageError(f"{done!r} is more than there is to do")
     return number, total, unit or ("bytes" if sizes else "")

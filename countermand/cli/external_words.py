@@ -10,20 +10,11 @@ from typing import Final
 import click
 from google.protobuf import json_format
 
-from countermand.cli.drawing import phrases
-from countermand.cli.output import (
-    Row,
-    age,
-    as_json,
-    one_line,
-    paint,
-    progress_words,
-    said,
-    show_json,
-    table,
-)
+from countermand.cli.output import Row, age, as_json, paint, show_json, table
 from countermand.cli.settings import Settings
-from countermand.cli.words import Look, attempt_look
+from countermand.drawing import phrases
+from countermand.drawing.values import one_line, progress_words, said
+from countermand.drawing.words import Look, attempt_look
 from countermand.rpc import names
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.external_task_pb2 import ExternalRequest, WatchExternalTasksResponse
@@ -117,7 +108,7 @@ def _about(request: ExternalRequest) -> Iterator[str]:
         yield f"because {cause.reason}: {said(cause)}"
     if request.HasField("heartbeat_timeout"):
         span = phrases.duration(request.heartbeat_timeout.ToTimedelta().total_seconds())
-        yield f"a sign of life at least every {span}: it is shown as unknown else"
+        yield f"a sign of life at least every {span}, or it is shown as unknown"
     if request.HasField("run_timeout"):
         span = phrases.duration(request.run_timeout.ToTimedelta().total_seconds())
         yield f"to be ended within {span}"
@@ -128,7 +119,8 @@ def _about(request: ExternalRequest) -> Iterator[str]:
 def _next(request: ExternalRequest) -> Iterator[str]:
     name = short(request.attempt)
     yield f"progress {name} 1/2"
-    yield f"end {name}" + ("" if request.compensates else " --output KEY=VALUE")
+    promised = (f" --output {key}={kind.upper()}" for key, kind in sorted(request.outputs.items()))
+    yield f"end {name}{''.join(promised)}"
     yield f"end {name} --failed REASON --message …"
 
 

@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 
 import click
 
-from countermand.cli.drawing.phrases import on
 from countermand.cli.exits import at_rest, code_of
 from countermand.cli.lines import Pace, show_event
-from countermand.cli.output import indented, paint, show_json
+from countermand.cli.output import paint, show_json
 from countermand.cli.settings import Settings
-from countermand.cli.words import workflow_look
 from countermand.client import Run
+from countermand.drawing.phrases import on
+from countermand.drawing.values import indented
+from countermand.drawing.words import workflow_look
 from countermand.rpc.errors import CountermandError
 from countermand.v1.workflow_pb2 import Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState

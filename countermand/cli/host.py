@@ -239,7 +239,7 @@ def events(settings: Settings, host_id: str, limit: int) -> None:
 
 
 def _event_row(event: HostEvent) -> Row:
-    from countermand.cli.output import date, one_line, said
+    from countermand.drawing.values import date, one_line, said
     from countermand.v1.host_pb2 import HostEvent
 
     what = HostEvent.Kind.Name(event.kind).removeprefix("KIND_").lower().replace("_", " ")
@@ -268,8 +268,8 @@ def _show(settings: Settings, hosts: list[Host]) -> None:
 
 
 def _row(found: Host) -> Row:
-    from countermand.cli.output import one_line
-    from countermand.cli.words import host_look
+    from countermand.drawing.values import one_line
+    from countermand.drawing.words import host_look
 
     pools = ",".join(pool.pool_id for pool in found.pools)
     window = f"{found.open_attempts}/{found.window}" if found.window else f"{found.open_attempts}"
@@ -285,7 +285,7 @@ def _row(found: Host) -> Row:
 
 def _problem(found: Host) -> str:
     """Returns what is wrong with a host, or else with one of its pools."""
-    from countermand.cli.output import said
+    from countermand.drawing.values import said
 
     if found.HasField("problem"):
         return said(found.problem)
@@ -306,9 +306,10 @@ def _next(found: Host) -> tuple[str, ...]:
 
 
 def _describe(found: Host) -> None:
-    from countermand.cli.drawing import phrases
-    from countermand.cli.output import age, paint, said, table
-    from countermand.cli.words import host_look
+    from countermand.cli.output import age, paint, table
+    from countermand.drawing import phrases
+    from countermand.drawing.values import said
+    from countermand.drawing.words import host_look
 
     click.echo(f"{found.name}  {paint(host_look(found.state))}  {found.address}")
     if found.HasField("problem"):

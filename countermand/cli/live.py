@@ -12,11 +12,11 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from countermand.cli.output import amount, progress_words
-from countermand.cli.tables import depths_of, last_said, task_id, verb_of, waits, why
-from countermand.cli.words import Look, task_look, workflow_look
-from countermand.client.failed import how_made_up
 from countermand.client.run import GROUPS, PAGE_SIZE, Run
+from countermand.drawing.made_up import how_made_up
+from countermand.drawing.tasks import depths_of, last_said, task_id, verb_of, waits, why
+from countermand.drawing.values import amount, progress_words
+from countermand.drawing.words import Look, task_look, workflow_look
 from countermand.rpc import names
 from countermand.rpc.errors import CountermandError
 from countermand.v1.attempt_pb2 import Attempt

@@ -15,14 +15,11 @@ from typing import TypeVar
 import click
 from google.protobuf import json_format
 from google.protobuf.message import Message
-from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from countermand.cli.drawing import phrases
 from countermand.cli.settings import Settings
-from countermand.cli.words import Look
-from countermand.v1.attempt_pb2 import Progress
-from countermand.v1.failure_pb2 import Failure
+from countermand.drawing import phrases
+from countermand.drawing.words import Look
 from countermand.v1.host_pb2 import Host
 from countermand.v1.webhook_pb2 import Webhook
 from countermand.v1.workflow_pb2 import Workflow
@@ -107,72 +104,8 @@ def show_one(settings: Settings, shown: Workflow | Host | Webhook) -> None:
         click.echo(shown.name)
 
 
-# Reasons that are gRPC's own: its words speak of sockets, and these of what to do.
-_RAW = {
-    "UNAVAILABLE": "The agent does not answer: is it running, and is its address right?",
-    "DEADLINE_EXCEEDED": "The agent did not answer in time.",
-}
-
-
-def said(failure: Failure) -> str:
-    """Returns a failure's message, in our words where they are gRPC's."""
-    return _RAW.get(failure.reason, failure.message)
-
-
 def age(time: Timestamp) -> str:
     """Returns how long ago something was."""
     if not time.seconds:
         return ""
     return phrases.duration(max(0.0, datetime.now(UTC).timestamp() - time.seconds))
-
-
-def clock(time: Timestamp) -> str:
-    """Returns a time in UTC, to the millisecond: what logs and other hosts say."""
-    moment = time.ToDatetime(UTC)
-    return moment.strftime("%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
-
-
-def date(time: Timestamp) -> str:
-    """Returns a time in UTC with its day, to the second: of what may be years ago."""
-    return time.ToDatetime(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-
-
-def progress_words(progress: Progress) -> str:
-    """Returns how far something is: "45%  120 MiB/s  ETA 12 s", "60%", "12/40 volumes"."""
-    if not progress.total:
-        return amount(progress.done, progress.unit) if progress.done else ""
-    if progress.unit in {"", "bytes", phrases.PERCENT}:
-        parts = [f"{progress.done * 100 // progress.total}%"]
-    else:  # an owner counts what it likes
-        parts = [f"{progress.done}/{progress.total} {progress.unit}"]
-    if progress.rate and progress.done < progress.total:
-        parts.append(f"{amount(progress.rate, progress.unit)}/s")
-        left_s = (progress.total - progress.done) / progress.rate
-        parts.append(f"ETA {phrases.duration(left_s)}")
-    return "  ".join(parts)
-
-
-def amount(number: int, unit: str) -> str:
-    """Returns an amount of work with its unit."""
-    return phrases.amount(number, unit)
-
-
-def indented(said: str, lead: str = "    ") -> str:
-    """Returns a text of several lines with all but its first indented, as a checklist has them."""
-    first, *others = said.splitlines() or [""]
-    return "\n".join([first, *(f"{lead}{line}".rstrip() for line in others)])
-
-
-def value_words(value: Value) -> str:
-    """Returns a value of any type as people write it; "-" for none."""
-    if value.WhichOneof("kind") is None:
-        return "-"
-    number = value.number_value
-    if value.HasField("number_value") and number.is_integer():  # JSON's numbers are all alike
-        return str(int(number))
-    return value.string_value or json_format.MessageToJson(value)
-
-
-def one_line(text: str) -> str:
-    """Returns a text without its line breaks, for a cell of a table."""
-    return " ".join(text.split())

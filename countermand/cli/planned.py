@@ -9,7 +9,7 @@ import click
 
 from countermand.cli.output import as_json, table
 from countermand.cli.settings import Settings
-from countermand.cli.tables import EFFECTS, depths_of, task_id, verb_of
+from countermand.drawing.tasks import EFFECTS, depths_of, task_id, verb_of
 from countermand.v1.annotation_pb2 import Effect
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import ImageLock, PlanWorkflowResponse

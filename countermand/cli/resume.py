@@ -145,9 +145,10 @@ async def _unmet(settings: Settings, one: Run, error: RequirementsUnmet) -> int:
 
 
 def _say_resumed(settings: Settings, answer: ResumeWorkflowResponse, *, dry_run: bool) -> None:
-    from countermand.cli.output import as_json, table, value_words
+    from countermand.cli.output import as_json, table
     from countermand.cli.steer import say_state
-    from countermand.cli.tables import task_id
+    from countermand.drawing.tasks import task_id
+    from countermand.drawing.values import value_words
 
     if settings.output == "json":
         click.echo(json.dumps(as_json(answer), indent=2, ensure_ascii=False))
@@ -182,8 +183,8 @@ def requirements(settings: Settings, name: str) -> None:
     async def work(client: Client) -> None:
         from countermand.cli.decided import command, needed, over, undecidable
         from countermand.cli.output import as_json, paint
-        from countermand.cli.words import workflow_look
         from countermand.client.run import SETTLED
+        from countermand.drawing.words import workflow_look
 
         one = await named(client, name)
         found = await one.requirements()

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from google.protobuf.message import Message
 
-from countermand.cli.tables import EFFECTS
 from countermand.client.spec_fields import descriptor_of, effect_of, verb_words
+from countermand.drawing.tasks import EFFECTS
 from countermand.v1 import annotation_pb2
 from countermand.v1.annotation_pb2 import Effect
 from countermand.v1.workflow_spec_pb2 import Group, Node, Policy, WorkflowSpec

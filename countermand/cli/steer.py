@@ -136,7 +136,7 @@ def fork(
 def say_state(settings: Settings, changed: Workflow) -> None:
     """Tells how a workflow stands after a change, and what it waits for."""
     from countermand.cli.output import paint, show_one
-    from countermand.cli.words import workflow_look
+    from countermand.drawing.words import workflow_look
 
     if settings.output == "table":
         click.echo(f"{changed.name} is {paint(workflow_look(changed.state))}")

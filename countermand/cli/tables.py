@@ -6,60 +6,24 @@ from collections.abc import Sequence
 
 import click
 
-from countermand.cli.drawing import phrases
-from countermand.cli.output import (
-    Row,
-    age,
-    amount,
-    date,
-    indented,
-    one_line,
-    paint,
-    progress_words,
-    said,
-    show_all,
-)
+from countermand.cli.output import Row, age, paint, show_all
 from countermand.cli.settings import Settings
-from countermand.cli.words import WORKFLOW, task_look, workflow_look
-from countermand.rpc import names
-from countermand.v1.annotation_pb2 import Effect
+from countermand.drawing import phrases
+from countermand.drawing.tasks import (
+    depths_of,
+    how_far,
+    last_said,
+    marks,
+    task_id,
+    verb_of,
+    why,
+    workflow_why,
+)
+from countermand.drawing.values import date, indented, one_line, said
+from countermand.drawing.words import WORKFLOW, task_look, workflow_look
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import ImageLock, Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
-
-# What a verb does to the world, in the words of the manual.
-EFFECTS = {
-    Effect.EFFECT_READ_ONLY: "read-only",
-    Effect.EFFECT_REVERSIBLE: "reversible",
-    Effect.EFFECT_PIVOT: "pivot",
-    Effect.EFFECT_FORWARD_ONLY: "forward only",
-}
-
-KINDS = {
-    Task.KIND_SEQUENCE: "sequence",
-    Task.KIND_PARALLEL: "parallel",
-    Task.KIND_WORKFLOW: "workflow",
-    Task.KIND_EXTERNAL: "external",
-}
-
-# They are where their members are.
-GROUPS = frozenset({Task.KIND_SEQUENCE, Task.KIND_PARALLEL, Task.KIND_WORKFLOW})
-
-# An attempt is out, and what it waits for is a sentence: "host-a has not answered for 12 s".
-IN_FLIGHT = frozenset(
-    {
-        Task.STATE_STARTING,
-        Task.STATE_RUNNING,
-        Task.STATE_UNKNOWN,
-        Task.STATE_CANCELLING,
-        Task.STATE_COMPENSATING,
-    }
-)
-
-NEVER_BEGUN = frozenset({Task.STATE_PENDING, Task.STATE_READY, Task.STATE_STARTING})
-
-# What went wrong before it came to this matters no more; its attempts still tell.
-NO_NEWS = frozenset({Task.STATE_SUCCEEDED, Task.STATE_SKIPPED, Task.STATE_COMPENSATED})
 
 
 def workflow_states(words: Sequence[str]) -> list[WorkflowState.ValueType]:
@@ -98,8 +62,8 @@ def show_tasks(settings: Settings, found: Sequence[Task]) -> None:
             task_look(task.state),
             task.host_id or "-",
             verb_of(task),
-            _how_far(task),
-            one_line(f"{_marks(task)}{why(task) or last_said(task)}"),
+            how_far(task),
+            one_line(f"{marks(task)}{why(task) or last_said(task)}"),
         ),
         name=lambda task: task.name,
         nothing="No tasks.",
@@ -163,76 +127,6 @@ def _lock(lock: ImageLock) -> str:
     return f"waits for {image}, {how}: {lock.position} before it{by}"
 
 
-def task_id(name: str) -> str:
-    """Returns the short name of a task."""
-    parsed = names.parse_task(name)
-    return parsed[1] if parsed else name
-
-
-def verb_of(task: Task) -> str:
-    """Returns what a task is, in a word or two: "copy image", "acme: clone-volume"."""
-    if task.kind == Task.KIND_EXTERNAL:
-        return task.verb.replace("/", ": ", 1)
-    words = task.verb.replace("_", " ") or KINDS.get(task.kind, "-")
-    return f"{words}, open" if task.open and task.kind in GROUPS else words
-
-
-def last_said(task: Task) -> str:
-    """Returns what an owner last said about a task that it works on."""
-    return task.progress.message if task.state in IN_FLIGHT else ""
-
-
-def why(task: Task) -> str:
-    """Returns what is wrong with a task, or what it waits for.
-
-    Of one in flight what keeps it now, of one that came to a good end nothing: an earlier attempt's
-    failure is no news any more.
-    """
-    # "attempt 3, due …" is a wait by itself, and the failure before it is the news.
-    if task.state in IN_FLIGHT and task.waits_for and not task.waits_for.startswith("attempt "):
-        return waits(task)
-    over = task.state in NO_NEWS
-    if task.HasField("compensation_failure") and not over:
-        return f"{task.compensation_failure.reason}: {said(task.compensation_failure)}"
-    if task.HasField("failure") and not over:
-        return f"{task.failure.reason}: {said(task.failure)}"
-    return f"waits for {task.waits_for}" if task.waits_for else ""
-
-
-def waits(task: Task) -> str:
-    """Returns what keeps an attempt that is out; of an owner it is waited for, as a phrase."""
-    return f"waits for {task.waits_for}" if task.kind == Task.KIND_EXTERNAL else task.waits_for
-
-
-def _marks(task: Task) -> str:
-    """Returns what is unusual about a task, before why it is as it is."""
-    marks = []
-    if task.round > 1:
-        marks.append(f"round {task.round}")
-    if task.optional_by_policy and task.state == Task.STATE_FAILED:
-        marks.append("optional")
-    if task.needs_decision:
-        marks.append("needs a decision")
-    return f"{', '.join(marks)}; " if marks else ""
-
-
-def _how_far(task: Task) -> str:
-    """Returns how far a task is; of one that failed only the amount: it never was at 100%."""
-    if task.kind == Task.KIND_EXTERNAL and task.state in NEVER_BEGUN:
-        return ""  # of what is not begun nothing is done
-    if task.state in {Task.STATE_FAILED, Task.STATE_CANCELLED}:
-        return amount(task.progress.done, task.progress.unit) if task.progress.done else ""
-    return progress_words(task.progress)
-
-
-def depths_of(tasks: Sequence[Task]) -> dict[str, int]:
-    """Returns how deep each task is in the tree; a group stands before its members."""
-    depths: dict[str, int] = {}
-    for task in tasks:
-        depths[task.name] = depths[task.parent] + 1 if task.parent in depths else 0
-    return depths
-
-
 def _workflow_row(one: Workflow) -> Row:
     counts = {count.state: count.count for count in one.task_counts}
     total = sum(counts.values())
@@ -243,14 +137,5 @@ def _workflow_row(one: Workflow) -> Row:
         workflow_look(one.state),
         f"{done}/{total}" if total else "-",
         age(one.create_time),
-        one_line(_workflow_why(one)),
+        one_line(workflow_why(one)),
     )
-
-
-def _workflow_why(one: Workflow) -> str:
-    """Returns what a workflow needs, why it failed, or what it waits for; the first that is."""
-    if one.needs:
-        return one.needs[0].message
-    if one.cause.reason:
-        return f"{one.cause.reason}: {said(one.cause)}"
-    return f"waits for {one.waits_for}" if one.waits_for else ""

@@ -12,8 +12,8 @@ from countermand.cli.exits import run
 from countermand.cli.settings import Settings, checked_picture, examples, shared_options
 
 if TYPE_CHECKING:
-    from countermand.cli.drawing.model import Timeline
     from countermand.client import Client, Run
+    from countermand.drawing.model import Timeline
 
 # Only a task by itself tells how many bytes a copy wrote; beyond this many the drawing does without
 # rather than ask that often.
@@ -58,7 +58,7 @@ def timeline(settings: Settings, name: str, picture: Path | None) -> None:
 async def _read(one: Run) -> Timeline:
     from datetime import UTC, datetime
 
-    from countermand.cli.drawing.timeline import timeline as drawn
+    from countermand.drawing.timeline import timeline as drawn
 
     workflow = await one.get()
     workflow.tasks.extend(await one.tasks())  # all pages: a FULL view ends after a thousand
@@ -71,7 +71,7 @@ async def _read(one: Run) -> Timeline:
 
 
 def _write(drawn: Timeline, path: Path) -> None:
-    from countermand.cli.drawing import svg
+    from countermand.drawing import svg
 
     try:
         path.write_text(svg.draw(drawn), encoding="utf-8")
@@ -83,7 +83,7 @@ def _write(drawn: Timeline, path: Path) -> None:
 def _show(drawn: Timeline) -> None:
     from rich.console import Console
 
-    from countermand.cli.drawing import terminal
+    from countermand.drawing import terminal
 
     context = click.get_current_context()
     terminal.draw(drawn, Console(color_system=None if context.color is False else "auto"))

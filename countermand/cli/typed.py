@@ -13,9 +13,9 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from countermand.cli.arguments import pair, plain
 from countermand.cli.external_words import promised_in
-from countermand.cli.tables import task_id
 from countermand.client import Run
 from countermand.client.spec_fields import scalar_at
+from countermand.drawing.tasks import task_id
 from countermand.v1.task_pb2 import Task
 from countermand.v1.verb_pb2 import Action, Output
 from countermand.v1.workflow_pb2 import WorkflowView

@@ -149,8 +149,9 @@ def ping(settings: Settings, webhook_id: str) -> None:
     """
 
     async def work(client: Client) -> int:
-        from countermand.cli.output import paint, said, show_json
-        from countermand.cli.words import Look
+        from countermand.cli.output import paint, show_json
+        from countermand.drawing.values import said
+        from countermand.drawing.words import Look
 
         answer = await client.webhooks.ping(webhook_id)
         if settings.output == "json":
@@ -270,8 +271,8 @@ def _show_with_secret(settings: Settings, found: Webhook, secret: str) -> None:
 
 
 def _row(found: Webhook) -> Row:
-    from countermand.cli.output import one_line, said
-    from countermand.cli.words import webhook_look
+    from countermand.drawing.values import one_line, said
+    from countermand.drawing.words import webhook_look
 
     return (
         found.name.removeprefix("webhooks/"),
@@ -284,9 +285,10 @@ def _row(found: Webhook) -> Row:
 
 
 def _describe(found: Webhook) -> None:
-    from countermand.cli.drawing import phrases
-    from countermand.cli.output import age, clock, paint, said
-    from countermand.cli.words import webhook_look
+    from countermand.cli.output import age, paint
+    from countermand.drawing import phrases
+    from countermand.drawing.values import clock, said
+    from countermand.drawing.words import webhook_look
     from countermand.v1.webhook_pb2 import Webhook
 
     webhook_id = found.name.removeprefix("webhooks/")

@@ -11,7 +11,6 @@ import click
 
 from countermand.cli.arguments import label_pair, named
 from countermand.cli.compensation import compensation
-from countermand.cli.drawing import phrases
 from countermand.cli.exits import PATIENCE, PATIENCE_WHEN_FOLLOWING, run
 from countermand.cli.files import read, spec_source
 from countermand.cli.lint import lint, plan
@@ -27,6 +26,7 @@ from countermand.cli.settings import (
 )
 from countermand.cli.steer import cancel, fence, fork, pause
 from countermand.cli.timeline import timeline
+from countermand.drawing import phrases
 
 if TYPE_CHECKING:
     from countermand.client import Client, Run
@@ -392,7 +392,7 @@ def _say_submitted(
         click.echo(name)
     else:
         from countermand.cli.output import paint
-        from countermand.cli.words import workflow_look
+        from countermand.drawing.words import workflow_look
 
         workflow_id = name.removeprefix("workflows/")
         if existing is not None:

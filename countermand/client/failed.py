@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from countermand.drawing.made_up import how_made_up, is_by_hand
 from countermand.rpc import names
 from countermand.v1.event_pb2 import Leftover
 from countermand.v1.failure_pb2 import Failure
@@ -13,8 +14,6 @@ from countermand.v1.workflow_state_pb2 import WorkflowState
 
 # Beyond this a message is a table: `countermand workflow get` draws it.
 NAMED_MAX = 8
-# The verb of a decision that a task needs no compensation any more.
-MARKED_DONE = "mark-compensated"
 
 
 class WorkflowFailed(Exception):
@@ -65,23 +64,11 @@ class WorkflowFailed(Exception):
         if not self._clean():
             return "What was done is kept."
         # What somebody did by hand nobody has looked at.
-        by_hand = any(map(_is_by_hand, self.compensated))
+        by_hand = any(map(is_by_hand, self.compensated))
         return f"Nothing is {'known to be ' if by_hand else ''}left behind."
 
     def _clean(self) -> bool:
         return self.workflow.state == WorkflowState.WORKFLOW_STATE_COMPENSATED
-
-
-def how_made_up(task: Task) -> str:
-    """Returns what makes up for a task: its opposite, or somebody who said that it is done."""
-    if not _is_by_hand(task):
-        return task.opposite
-    why = f": {task.decided.reason}" if task.decided.reason else ""
-    return f"marked done by {task.decided.principal or 'somebody'}{why}"
-
-
-def _is_by_hand(task: Task) -> bool:
-    return task.state == Task.STATE_COMPENSATED and task.decided.verb == MARKED_DONE
 
 
 def _made_up(task: Task) -> str:

@@ -11,11 +11,11 @@ from xml.etree import ElementTree as ET
 import pytest
 from rich.console import Console
 
-from countermand.cli.drawing import svg, terminal
-from countermand.cli.drawing.model import Timeline
-from countermand.cli.drawing.scale import scale, ticks
-from countermand.cli.drawing.svg_flags import place_flags
-from countermand.cli.drawing.timeline import timeline
+from countermand.drawing import svg, terminal
+from countermand.drawing.model import Timeline
+from countermand.drawing.scale import scale, ticks
+from countermand.drawing.svg_flags import place_flags
+from countermand.drawing.timeline import timeline
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.failure_pb2 import Failure
 from countermand.v1.task_pb2 import Task

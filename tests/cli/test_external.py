@@ -94,7 +94,7 @@ def test_a_task_is_done_by_hand_from_the_list_to_its_end(shell):
     said = lines(shell.external("accept", "@/clone"))
     assert said[0] == f"{shell.name}/clone ▸ start do-clone"
     assert "source lun-1" in said
-    assert f"countermand external end {shell.name}/clone --output KEY=VALUE" in said
+    assert f"countermand external end {shell.name}/clone --output volume=STRING" in said
 
     progress = ("progress", "@/clone", "12/40", "--unit", "volumes", "--message", "second shelf")
     said = shell.external(*progress)

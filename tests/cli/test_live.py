@@ -10,7 +10,7 @@ from coordinator.wire import groups
 from countermand.cli import live
 from countermand.cli.lines import Pace, words
 from countermand.cli.live import Picture, rolled_up
-from countermand.cli.tables import why
+from countermand.drawing.tasks import why
 from countermand.v1.attempt_pb2 import Attempt, Progress
 from countermand.v1.event_pb2 import (
     AttemptEnded,

@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
-from countermand.cli.output import progress_words, table
-from countermand.cli.tables import verb_of, why
+from countermand.cli.output import table
+from countermand.drawing.tasks import verb_of, why
+from countermand.drawing.values import progress_words
 from countermand.v1.attempt_pb2 import Progress
 from countermand.v1.failure_pb2 import Failure
 from countermand.v1.task_pb2 import Task

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from countermand.cli.drawing import phrases
-from countermand.cli.words import Look, attempt_look, task_look, workflow_look
+from countermand.drawing import phrases
+from countermand.drawing.words import Look, attempt_look, task_look, workflow_look
 from countermand.rpc import names
 from countermand.v1.attempt_pb2 import Attempt, Progress
 from countermand.v1.event_pb2 import AttemptEnded, AttemptStarted, HistoryEvent

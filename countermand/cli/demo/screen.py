@@ -13,9 +13,9 @@ from rich.text import Text
 
 from countermand.cli.demo.board import Board, Line
 from countermand.cli.demo.proof import DIGITS, Entry, Listing
-from countermand.cli.drawing import phrases, terminal
-from countermand.cli.drawing.model import Timeline
-from countermand.cli.words import STYLES, attempt_look
+from countermand.drawing import phrases, terminal
+from countermand.drawing.model import Timeline
+from countermand.drawing.words import STYLES, attempt_look
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.workflow_pb2 import WatchWorkflowResponse
 

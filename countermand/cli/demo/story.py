@@ -17,9 +17,9 @@ from countermand.cli.demo.board import LEAVES, Board
 from countermand.cli.demo.screen import Screen
 from countermand.cli.demo.site import IN_THE_MIDDLE, Site
 from countermand.cli.demo.tempo import HOSTS, pool_of
-from countermand.cli.drawing import phrases, svg
-from countermand.cli.drawing.timeline import timeline
 from countermand.client import Client, Run
+from countermand.drawing import phrases, svg
+from countermand.drawing.timeline import timeline
 from countermand.rpc import names
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.event_pb2 import HistoryEvent

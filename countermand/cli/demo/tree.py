@@ -19,11 +19,11 @@ from rich.text import Text
 
 from countermand.cli.demo.board import STEP
 from countermand.cli.demo.screen import BAR_MAX, BAR_MIN, REFRESH_HZ, Screen
-from countermand.cli.drawing import phrases
-from countermand.cli.output import amount
-from countermand.cli.tables import depths_of, task_id
-from countermand.cli.words import attempt_look, task_look, workflow_look
 from countermand.client import Run
+from countermand.drawing import phrases
+from countermand.drawing.tasks import depths_of, task_id
+from countermand.drawing.values import amount
+from countermand.drawing.words import attempt_look, task_look, workflow_look
 from countermand.rpc import names
 from countermand.rpc.errors import CountermandError
 from countermand.v1.attempt_pb2 import Attempt, Progress

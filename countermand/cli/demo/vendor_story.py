@@ -23,9 +23,9 @@ from countermand.cli.demo.vendor_site import (
     disk_of,
     spec_of,
 )
-from countermand.cli.drawing import phrases
-from countermand.cli.drawing.timeline import timeline
 from countermand.client import Client
+from countermand.drawing import phrases
+from countermand.drawing.timeline import timeline
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.event_pb2 import HistoryEvent
 from countermand.v1.task_pb2 import Task

@@ -12,10 +12,10 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from countermand.cli.drawing import captions, phrases
-from countermand.cli.drawing.model import PAUSES, Bar, LaneRow, Row, Segment, Timeline, Wait
-from countermand.cli.drawing.scale import Scale, scale, ticks
-from countermand.cli.words import STYLES, Tone, attempt_look, task_look, workflow_look
+from countermand.drawing import captions, phrases
+from countermand.drawing.model import PAUSES, Bar, LaneRow, Row, Segment, Timeline, Wait
+from countermand.drawing.scale import Scale, scale, ticks
+from countermand.drawing.words import STYLES, Tone, attempt_look, task_look, workflow_look
 from countermand.v1.attempt_pb2 import Attempt
 
 ACTION, STOPPING, UNKNOWN, WAIT, COMPENSATION = "━", "╌", "?", "░", "╍"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from math import log1p
 from typing import Final
 
-from countermand.cli.drawing.model import Timeline
+from countermand.drawing.model import Timeline
 
 LANE_SHARE_MIN: Final = 0.30  # enough for three deletions and a restart to be told apart
 LANE_SHARE_MAX: Final = 0.55  # beyond it the actions are the small ones

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 from xml.sax.saxutils import escape
 
-from countermand.cli.drawing import captions, phrases
-from countermand.cli.drawing.model import Fact, Timeline
-from countermand.cli.drawing.svg_parts import fit, lines, tag, text, width_of, wrap
-from countermand.cli.words import Tone
+from countermand.drawing import captions, phrases
+from countermand.drawing.model import Fact, Timeline
+from countermand.drawing.svg_parts import fit, lines, tag, text, width_of, wrap
+from countermand.drawing.words import Tone
 
 __all__ = ["draw", "escape"]
 

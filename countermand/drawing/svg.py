@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from countermand.cli.drawing import captions, phrases, svg_header, svg_legend
-from countermand.cli.drawing.model import (
+from countermand.drawing import captions, phrases, svg_header, svg_legend
+from countermand.drawing.model import (
     PAUSES,
     Bar,
     LaneRow,
@@ -21,9 +21,9 @@ from countermand.cli.drawing.model import (
     Timeline,
     Wait,
 )
-from countermand.cli.drawing.scale import Scale, scale, ticks
-from countermand.cli.drawing.svg_flags import Flag, place_flags
-from countermand.cli.drawing.svg_parts import (
+from countermand.drawing.scale import Scale, scale, ticks
+from countermand.drawing.svg_flags import Flag, place_flags
+from countermand.drawing.svg_parts import (
     cap,
     css,
     fit,
@@ -35,7 +35,7 @@ from countermand.cli.drawing.svg_parts import (
     title,
     width_of,
 )
-from countermand.cli.words import Tone, attempt_look, task_look, workflow_look
+from countermand.drawing.words import Tone, attempt_look, task_look, workflow_look
 from countermand.v1.attempt_pb2 import Attempt
 
 WIDTH: Final = 1040.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from countermand.cli.drawing import phrases
-from countermand.cli.drawing.model import Bar, LaneRow, Marker, Row, Timeline
-from countermand.cli.words import Look, Tone, attempt_look, task_look, workflow_look
+from countermand.drawing import phrases
+from countermand.drawing.model import Bar, LaneRow, Marker, Row, Timeline
+from countermand.drawing.words import Look, Tone, attempt_look, task_look, workflow_look
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.task_pb2 import Task
 

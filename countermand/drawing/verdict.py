@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from countermand.cli.drawing import phrases
-from countermand.cli.drawing.model import Bar, Fact, LaneRow, Row, Verdict
-from countermand.cli.words import workflow_look
+from countermand.drawing import phrases
+from countermand.drawing.model import Bar, Fact, LaneRow, Row, Verdict
+from countermand.drawing.words import workflow_look
 from countermand.rpc import names
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.failure_pb2 import Failure

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from countermand.cli.drawing.model import Timeline
-from countermand.cli.drawing.svg_parts import number, tag, text, width_of
+from countermand.drawing.model import Timeline
+from countermand.drawing.svg_parts import number, tag, text, width_of
 
 SWATCH: Final = 26.0
 THIN: Final = 7.0

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
-from countermand.cli.drawing.model import (
+from countermand.drawing.made_up import how_made_up
+from countermand.drawing.model import (
     Bar,
     LaneRow,
     Marker,
@@ -22,8 +23,7 @@ from countermand.cli.drawing.model import (
     Timeline,
     Wait,
 )
-from countermand.cli.drawing.verdict import verdict
-from countermand.client.failed import how_made_up
+from countermand.drawing.verdict import verdict
 from countermand.rpc import names
 from countermand.v1.attempt_pb2 import Attempt, Progress
 from countermand.v1.event_pb2 import (

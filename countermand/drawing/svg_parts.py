@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 from xml.sax.saxutils import escape, quoteattr
 
-from countermand.cli.words import Tone
+from countermand.drawing.words import Tone
 
 # Widths are estimated: an SVG cannot measure text without a script. This is the average letter of
 # the usual system fonts, in shares of the font's size, on the wide side.

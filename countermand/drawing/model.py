@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from countermand.cli.drawing import phrases
+from countermand.drawing import phrases
 
 SegmentKind = Literal["run", "stopping", "unknown"]
 MarkerKind = Literal["failure", "restart", "intervention"]
