@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from coordinator.saga import resume
+from coordinator.saga.external import MAIN
 from coordinator.saga.states import TaskState, WorkflowState
 from coordinator.saga.workflow import Decided, Task, Workflow
 from coordinator.wire.values import TYPE_NAMES
@@ -82,7 +83,7 @@ def _silent(workflow: Workflow, index: int, task: Task) -> str:
     """Returns who is silent and since when, and what can be done if that stays so."""
     name, owner = workflow.plan.nodes[index].name, task.silent_owner
     end = f"countermand external end {workflow.id}/{name} --failed REASON"
-    if workflow.about.owner:  # one that is settled by it, with all that is open
+    if workflow.about.owner and name == MAIN:  # with all that is open under it, and beside it
         end = f"countermand external finish {workflow.id} --force --failed REASON"
     return (
         f"{owner} has been silent{silent_since(task)}, so nobody knows how {name} stands. Once "

@@ -27,6 +27,9 @@ def test_a_silent_owner_is_told_whatever_else_goes_on_in_the_workflow():
     assert (need.task, need.reason) == ("workflows/w/tasks/a", "OWNER_SILENT")
     assert "acme has been silent, so nobody knows how a stands" in need.message
     assert "`countermand external end w/a --failed REASON`" in need.message
+
+    told = play("main:ext | part:ext", "main:lost part:lost")
     own = replace(told.workflow, about=replace(told.workflow.about, owner="acme"))
-    [need] = needs_of(own)
-    assert "`countermand external finish w --force --failed REASON`" in need.message
+    main, part = needs_of(own)
+    assert "`countermand external end w/part --failed REASON`" in part.message
+    assert "`countermand external finish w --force --failed REASON`" in main.message
