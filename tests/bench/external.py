@@ -18,7 +18,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -36,7 +36,7 @@ from tests.bench.figures import Figure, Goal, at_most
 from tests.bench.memory import BASE_MIB, TASK_MIB
 from tests.bench.offered import Call, Others, percentile
 from tests.bench.processes import Process, machine_cpu_s, start_agent, start_coordinator
-from tests.bench.vendor import OWNER, PAGE, Vendor
+from tests.bench.vendor import CONNECTIONS, OWNER, PAGE, Vendor
 
 if TYPE_CHECKING:
     from countermand.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
@@ -129,15 +129,18 @@ class Life:
 async def _life(folder: Path, agent: Process, runs: Runs) -> AsyncIterator[Life]:
     with start_coordinator(folder) as coordinator:
         address = coordinator.address
-        async with Client(address) as client, open_channel(address) as channel:
+        async with Client(address) as client, AsyncExitStack() as stack:
+            channels = [
+                await stack.enter_async_context(open_channel(address)) for _ in range(CONNECTIONS)
+            ]
             yield Life(
                 coordinator=coordinator,
                 agent=agent,
                 client=client,
-                vendor=Vendor(ExternalTaskServiceStub(channel)),
+                vendor=Vendor([ExternalTaskServiceStub(each) for each in channels]),
                 others=Others(client),
                 runs=runs,
-                ask=WorkflowServiceStub(channel),
+                ask=WorkflowServiceStub(channels[0]),
             )
 
 

@@ -1,5 +1,7 @@
 """A vendor with very many external tasks: it adds them, takes them on, and says that they live.
 
+Whoever has many tasks says so of many in one request, over one connection. Owners of one task each
+are as many programs: they share a few connections here, but not a single one.
 Every task has its turn once in a period, spread evenly over it.
 """
 
@@ -8,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -38,6 +40,7 @@ from tests.bench.offered import offering
 if TYPE_CHECKING:
     from countermand.v1.external_task_pb2_grpc import ExternalTaskServiceAsyncStub
 
+CONNECTIONS = 10
 OWNER = "acme"
 SILENT = "sleepy"  # another owner, of tasks that nobody keeps alive
 KIND = "rebalance"
@@ -51,15 +54,16 @@ Beat = HeartbeatExternalTasksRequest.Heartbeat
 
 
 class Vendor:
-    """One owner of external tasks, over one channel."""
+    """One owner of external tasks."""
 
-    def __init__(self, stub: ExternalTaskServiceAsyncStub) -> None:
-        """Has nothing to do yet."""
-        self.stub = stub
+    def __init__(self, stubs: Sequence[ExternalTaskServiceAsyncStub]) -> None:
+        """Has nothing to do yet; each stub has a connection of its own."""
+        self.stub = stubs[0]
+        self._each = itertools.cycle(stubs)  # whose turn it is, where a task is heard of alone
         self.tasks: list[Beat] = []  # those that it has accepted
         self.sent = 0  # heartbeats that were answered
         self.unwell = 0  # answers that a task is not simply at work
-        self.refused = 0  # requests for which the connection had no room: it has 1,000 at once
+        self.refused = 0  # requests for which a connection had no room: it has 1,000 at once
 
     # -- making tasks -------------------------------------------------------------------------
 
@@ -161,8 +165,9 @@ class Vendor:
             some = self.tasks[place : place + batch]
             place += batch
             request = HeartbeatExternalTasksRequest(heartbeats=some)
+            stub = self.stub if batch > 1 else next(self._each)
             with self._or_refused():
-                answer = await self.stub.HeartbeatExternalTasks(request)
+                answer = await stub.HeartbeatExternalTasks(request)
                 self.unwell += len(answer.answers)
                 self.sent += len(some)
 

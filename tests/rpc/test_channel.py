@@ -62,11 +62,11 @@ async def test_a_change_is_not(stub, servicer):
 
 def test_every_read_that_is_named_exists():
     """A misspelt method in the service config would be ignored in silence."""
-    from countermand.v1 import agent_pb2, host_pb2
+    from countermand.v1 import agent_pb2, external_task_pb2, host_pb2
 
     services = {
         service.full_name: {method.name for method in service.methods}
-        for file in (pb, host_pb2, agent_pb2)
+        for file in (pb, host_pb2, external_task_pb2, agent_pb2)
         for service in file.DESCRIPTOR.services_by_name.values()
     }
     for service, methods in channel._READS.items():
