@@ -12,11 +12,12 @@ import pytest_asyncio
 
 from countermand.client.external import Handler, Owner, TaskFailed
 from countermand.client.spec import parallel
+from countermand.rpc.names import task_name
 from countermand.v1.annotation_pb2 import Effect
 from countermand.v1.task_pb2 import Task
 from tests.api.calls import state
 from tests.api.owners import serving
-from tests.api.vendors import external, opened, plan_of
+from tests.api.vendors import external, opened, plan_of, vendor_at
 from tests.endtoend.cluster import HANG_S, Cluster, until
 
 pytestmark = pytest.mark.slow
@@ -297,3 +298,37 @@ async def test_a_unit_once_said_stays_until_another_is_said(client, owner, name)
 async def has_reported(run, done: int) -> bool:
     found: Task = await run.task("count")
     return found.progress.done == done
+
+
+# -- without our client ---------------------------------------------------------------------------
+
+
+async def test_what_is_asked_says_what_was_promised_and_what_it_is_a_part_of(client, cluster, name):
+    promised = {"volume": "string", "size": "int64"}
+    plan = plan_of(external("job", name, outputs=promised))
+    run = await client.submit(plan, workflow_id=name)
+    async with (
+        vendor_at(cluster.coordinator.address, name) as vendor,
+        vendor_at(cluster.coordinator.address, f"{name}-2") as other,
+    ):
+        asked = await vendor.asked(name, "job")
+        assert (dict(asked.outputs), asked.part_of) == (promised, "")
+        await vendor.accept(asked.attempt)
+        await vendor.adds(task_name(name, "job"), "own")
+        await vendor.adds(task_name(name, "job"), "foreign", owner_id=other.owner)
+        assert (await vendor.asked(name, "own")).part_of == task_name(name, "job")
+        assert (await other.asked(name, "foreign")).part_of == ""
+    await run.cancel("a test")
+
+
+async def test_a_report_without_a_unit_keeps_the_unit_that_was_said(client, cluster, name):
+    run = await client.submit(plan_of(external("count", name)), workflow_id=name)
+    async with vendor_at(cluster.coordinator.address, name) as vendor:
+        attempt = await vendor.take(name, "count")
+        said = [
+            (await vendor.report(attempt, done, 9, unit=unit)).progress
+            for done, unit in ((1, ""), (5, "volumes"), (6, ""), (1, "disks"), (2, ""))
+        ]
+    units = [(each.done, each.unit) for each in said]
+    assert units == [(1, "bytes"), (5, "volumes"), (6, "volumes"), (1, "disks"), (2, "disks")]
+    await run.cancel("a test")
