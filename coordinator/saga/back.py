@@ -6,17 +6,20 @@ The walk over the tree against the direction of the work:
     is_made_up_for  tells its group and those it comes after
 
 The whole workflow goes back when it fails; a group goes back alone, while the others go on, when
-only it is to be made up for. A single attempt that was too late is made up for to fence it.
+only it is to be made up for. A single attempt that was too late is made up for to fence it. Parts
+of a task whose attempt is over are made up for before it: the walk waits at it until they are.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from coordinator.saga import parts
 from coordinator.saga.commands import SendCancel, SendCompensation, Withdraw
-from coordinator.saga.plan import ancestors
+from coordinator.saga.plan import ancestors, outermost, wholes
 from coordinator.saga.spec import IRREVERSIBLE, OnSiblingFailure
 from coordinator.saga.states import (
+    AT_REST,
     BEING_COMPENSATED,
     COMPENSABLE,
     EFFECT_FREE,
@@ -78,7 +81,21 @@ def past_return(turn: Turn, scope: int, *, beside: int = -1) -> str:
 
 
 def stop_leaf(turn: Turn, index: int) -> None:
-    """Stops a leaf, or never lets it start; one at work may be left to finish by its policy."""
+    """Stops a leaf, or never lets it start; one at work may be left to finish by its policy.
+
+    For a part the policy of its whole counts: neither can finish without the other.
+    """
+    _begin_no_more(turn, index)
+    if turn.task(index).state in IN_FLIGHT:
+        spec = turn.plan.task(outermost(turn.plan, index))
+        # What cannot be made up for cannot be fenced either: its outcome is awaited.
+        if spec.effect not in IRREVERSIBLE and (
+            spec.policy.on_sibling_failure is OnSiblingFailure.CANCEL
+        ):
+            stop(turn, index)
+
+
+def _begin_no_more(turn: Turn, index: int) -> None:
     task = turn.task(index)
     if task.due_time is not None and task.state not in BEING_COMPENSATED:
         turn.put(index, replace(task, due_time=None))
@@ -89,22 +106,24 @@ def stop_leaf(turn: Turn, index: int) -> None:
         turn.move(index, TaskChange.STOP)
     elif task.state is TaskState.RETRY_WAIT:
         turn.move(index, TaskChange.STOP, task.failure)
-    elif task.state in IN_FLIGHT and task.state is not TaskState.CANCELLING:
-        spec = turn.plan.task(index)
-        # What cannot be made up for cannot be fenced either: its outcome is awaited.
-        if spec.effect not in IRREVERSIBLE and (
-            spec.policy.on_sibling_failure is OnSiblingFailure.CANCEL
-        ):
-            stop(turn, index)
 
 
 def stop(turn: Turn, index: int) -> None:
-    """Asks a task that is, or may be, at work to stop."""
-    turn.move(index, TaskChange.STOP)
-    attempt = replace(turn.task(index).last, state=AttemptState.CANCELLING)
-    turn.put_attempt(index, attempt)
-    if not attempt.fence_host:  # else it is being settled already, and nobody can stop that
-        turn.commands.append(SendCancel(task=index, number=attempt.number, host=attempt.host))
+    """Asks a task that is, or may be, at work to stop, and its parts with it."""
+    if turn.task(index).state is not TaskState.CANCELLING:
+        turn.move(index, TaskChange.STOP)
+        attempt = replace(turn.task(index).last, state=AttemptState.CANCELLING)
+        turn.put_attempt(index, attempt)
+        if not attempt.fence_host:  # else it is being settled already, and nobody can stop that
+            turn.commands.append(SendCancel(task=index, number=attempt.number, host=attempt.host))
+    for part in turn.plan.parts.get(index, ()):
+        _stop_part(turn, part)
+
+
+def _stop_part(turn: Turn, part: int) -> None:
+    _begin_no_more(turn, part)
+    if turn.task(part).state in IN_FLIGHT:
+        stop(turn, part)
 
 
 def scope_of(turn: Turn, index: int) -> int:
@@ -128,6 +147,9 @@ def make_up_for(turn: Turn, index: int) -> None:
         return
     task = replace(turn.task(index), compensation_due=True)
     turn.nodes[index] = task  # a mark that the walk finds again: not a change to be stored
+    make_up_for_parts(turn, index)
+    if not parts.settled(turn, index):
+        return  # the last of them goes on from here
     nothing_to_make_up_for = task.state in EFFECT_FREE or (
         task.state is TaskState.SUCCEEDED and node.task.effect is Effect.READ_ONLY
     )
@@ -137,6 +159,50 @@ def make_up_for(turn: Turn, index: int) -> None:
         compensate(turn, index)
     # else: it is in flight, or being compensated; its turn comes when that has ended. That goes for
     # UNKNOWN too: it was lost, is awaited, and is still asked about.
+
+
+def make_up_for_parts(turn: Turn, whole: int) -> None:
+    """Stops what is open of the parts of a task whose attempt is over, and makes up for the rest.
+
+    Each once those that were added under it are made up for.
+    """
+    if turn.restoring or not _has_its_turn(turn, whole):
+        return
+    for part in turn.plan.parts.get(whole, ()):
+        make_up_for_part(turn, part)
+
+
+def make_up_for_part(turn: Turn, part: int) -> None:
+    """Makes up for a part if its turn has come; what is open is stopped first."""
+    if not _has_its_turn(turn, turn.plan.nodes[part].under):
+        return
+    _stop_part(turn, part)
+    if turn.task(part).state in AT_REST:
+        make_up_for_parts(turn, part)
+        if is_part_due(turn, part):
+            compensate(turn, part)
+
+
+def is_part_due(turn: Turn, part: int) -> bool:
+    """Returns whether a part is to be made up for now."""
+    if not parts.has_effect(turn, part) or not parts.settled(turn, part, over=True):
+        return False
+    return _has_its_turn(turn, turn.plan.nodes[part].under)
+
+
+def _has_its_turn(turn: Turn, whole: int) -> bool:
+    """Returns whether what was done within a task is to be made up for now.
+
+    Where the way back is walked, once that has come to the task, or it was given up; of a workflow
+    that was stopped, what was done is kept.
+    """
+    for index in wholes(turn.plan, whole):
+        task = turn.task(index)
+        if parts.is_over(task):
+            alone = turn.cause is None and scope_of(turn, index) < 0
+            if alone or task.compensation_due or parts.is_given_up(task):
+                return True
+    return False
 
 
 def compensate(turn: Turn, index: int) -> None:
@@ -251,7 +317,8 @@ def begin_another_round(turn: Turn, scope: int) -> None:
     for index in turn.plan.below(scope):
         record = turn.nodes[index]
         if isinstance(record, Task):
-            run_anew(turn, index)
+            if turn.plan.nodes[index].under < 0:  # parts are added anew, by their owner
+                run_anew(turn, index)
             continue
         if record.state is not GroupState.FORWARD:
             record = turn.move_group(index, GroupChange.AGAIN)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from coordinator.saga.parts import settled
 from coordinator.saga.plan import Plan
 from coordinator.saga.spec import IRREVERSIBLE
 from coordinator.saga.states import (
@@ -141,7 +142,9 @@ def _outstanding_of(workflow: Workflow, index: int, task: Task) -> Iterator[Comm
     if task.start_deadline is not None:
         begun = start_number(task)
         yield SetTimer(timer=Timer.START, task=index, number=begun, time=task.start_deadline)
-    if task.due_time is not None:
+    if task.state is TaskState.RETRY_WAIT and not settled(workflow, index):
+        pass  # what was done within its last attempt is made up for first: that sets it anew
+    elif task.due_time is not None:
         yield SetTimer(timer=Timer.DUE, task=index, number=number + 1, time=task.due_time)
     elif task.state is TaskState.READY:
         if not workflow.holding:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import islice
 
 from coordinator.saga import back, ending, events, forward, history, reports
-from coordinator.saga.plan import Plan, ancestors
+from coordinator.saga.plan import Plan, ancestors, outermost
 from coordinator.saga.spec import NODES_MAX, owner_of
 from coordinator.saga.states import (
     AT_REST,
@@ -54,8 +54,9 @@ def add(turn: Turn, event: events.AddRequested) -> None:
     turn.note(said, index)
     if turn.holding:
         return  # a resume finds it
-    # What it is a part of is at work, and so its turn has come.
-    if event.under >= 0 or _is_begun(turn, index):
+    if event.under >= 0:
+        turn.later(Step.BEGIN, index)  # what it is a part of is at work
+    elif _is_begun(turn, index):
         forward.offer(turn, index)
 
 
@@ -74,7 +75,7 @@ def _stands_against(turn: Turn, event: events.AddRequested) -> str:
     if event.under >= 0:
         name = turn.plan.nodes[event.under].name
         task = turn.task(event.under)
-        if task.state not in (TaskState.RUNNING, TaskState.UNKNOWN):
+        if task.state not in (TaskState.RUNNING, TaskState.UNKNOWN) or not task.last.start_time:
             return f"{name} is {task.state}: tasks are added to one that is at work"
         return ""
     if group.to_pass <= 0 and turn.plan.nodes[event.parent].forward:
@@ -200,11 +201,14 @@ def _close(turn: Turn, ask: events.Ask, indices: list[int]) -> None:
     decided = _note(turn, replace(ask, reason=ask.reason or FORCED), CLOSE)
     for index in indices:
         _close_one(turn, index, decided)
-    for index in indices:
-        if forward.goes_forward(turn, index):
-            forward.done(turn, index)
+    for whole in dict.fromkeys(outermost(turn.plan, index) for index in indices):
+        if whole not in indices:
+            back.make_up_for_parts(turn, whole)
+            forward.parts_rested(turn, whole)
+        elif forward.goes_forward(turn, whole):
+            forward.done(turn, whole)
         else:
-            reports.at_rest(turn, index)
+            reports.at_rest(turn, whole)
 
 
 def _close_one(turn: Turn, index: int, decided: Decided) -> None:

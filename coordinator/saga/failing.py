@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from coordinator.saga import back, ending, forward, history
+from coordinator.saga import back, ending, forward, history, parts
 from coordinator.saga.commands import Timer
-from coordinator.saga.plan import Plan, ancestors
+from coordinator.saga.plan import Plan, ancestors, outermost
 from coordinator.saga.spec import OnFailure, Retry
 from coordinator.saga.states import (
     AttemptKind,
@@ -14,6 +14,7 @@ from coordinator.saga.states import (
     GroupChange,
     GroupState,
     TaskChange,
+    TaskState,
 )
 from coordinator.saga.turn import Step, Turn
 from coordinator.saga.workflow import BY_POLICY, Decided, Failure, Group, Task
@@ -47,10 +48,17 @@ class Target:
 def fail(turn: Turn, index: int, failure: Failure, *, sent: bool = True) -> None:
     """Says what the failure of a task makes of its group and workflow.
 
-    Work that is optional, or held, fails alone. Else the smallest thing around it that can do with
-    the failure takes it; only what nothing takes is for the policy to decide.
+    Work that is optional, or held, fails alone, and so does a part while its whole is at work. Else
+    the smallest thing around it that can do with the failure takes it; only what nothing takes is
+    for the policy to decide.
     """
     policy = turn.plan.task(index).policy.on_failure
+    whole = outermost(turn.plan, index)
+    if whole != index:
+        turn.move(index, TaskChange.FAILED, failure)
+        if turn.task(whole).state is not TaskState.SUCCEEDED or not _take_up(turn, index):
+            forward.part_rested(turn, index)
+        return
     if turn.plan.is_end_action(index) or policy is OnFailure.IGNORE:
         turn.move(index, TaskChange.FAILED, failure)
         if turn.plan.task(index).effect is Effect.FORWARD_ONLY:
@@ -68,6 +76,36 @@ def fail(turn: Turn, index: int, failure: Failure, *, sent: bool = True) -> None
     else:
         turn.move(index, TaskChange.FAILED, failure)
         _take(turn, index, target, failure)
+
+
+def take_up_parts(turn: Turn, whole: int) -> bool:
+    """Says what the failures of parts make of it that their whole has SUCCEEDED all the same.
+
+    Returns whether anything: a group that can do without the whole one can do without a part of it.
+    """
+    if turn.plan.nodes[whole].under >= 0:
+        return False  # that one is a part itself
+    taken = [_take_up(turn, part) for part in tuple(parts.failed(turn, whole))]
+    return any(taken)
+
+
+def _take_up(turn: Turn, part: int) -> bool:
+    """Says what the failure of one part makes of the group and workflow around its whole."""
+    task, policy = turn.task(part), turn.plan.task(part).policy.on_failure
+    if policy is OnFailure.IGNORE or not forward.goes_forward(turn, part):
+        return False
+    assert task.failure is not None, turn.plan.nodes[part].name
+    target = target_of(turn, part)
+    if target.then is GroupChange.DROP and target.scope == outermost(turn.plan, part):
+        return False
+    goes_back = target.then in _GOES_BACK if target.then else policy not in _STAYS
+    # It cannot be tried again by itself: past a pivot, too, somebody decides.
+    stuck = goes_back and back.past_return(turn, target.scope)
+    if turn.holding or stuck or (target.then is None and policy is OnFailure.PAUSE):
+        _await_decision(turn, part)
+    else:
+        _take(turn, part, target, task.failure)
+    return True
 
 
 _STAYS = frozenset({OnFailure.PAUSE, OnFailure.STOP})  # policies that make up for nothing
@@ -91,6 +129,10 @@ def _take(turn: Turn, index: int, target: Target, failure: Failure) -> None:
 def _leave_open(turn: Turn, index: int, failure: Failure) -> None:
     """Holds the workflow until somebody decides about a failure."""
     turn.move(index, TaskChange.FAILED, failure)
+    _await_decision(turn, index)
+
+
+def _await_decision(turn: Turn, index: int) -> None:
     turn.put(index, replace(turn.task(index), needs_decision=True))
     hold_by_policy(turn, "on-failure", index)
 
@@ -113,6 +155,7 @@ def target_of(turn: Turn, index: int) -> Target:
     recovered.
     """
     policy = turn.plan.task(index).policy.on_failure
+    index = outermost(turn.plan, index)
     scope = _declaring(turn.plan, index, policy) if policy in _OF_GROUP else -1
     if scope < 0 and policy is OnFailure.COMPENSATE_GROUP:
         scope = turn.plan.nodes[index].parent

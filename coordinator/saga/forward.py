@@ -7,7 +7,8 @@ The walk over the tree in the direction of the work:
     dropped   a member failed, its group goes on with the others
     rested    it goes forward no more
 
-A group may pass before it is at rest: once as many members as it needs have passed.
+A group may pass before it is at rest: once as many members as it needs have passed. A task that
+has parts is gone on from once they are at rest, too: nobody else hears of them.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from coordinator.saga import back, ending
+from coordinator.saga import back, ending, parts
+from coordinator.saga.commands import Timer
 from coordinator.saga.plan import Plan, ancestors
 from coordinator.saga.spec import OnFailure
 from coordinator.saga.states import (
     AT_REST,
+    BEING_COMPENSATED,
     GROUP_PASSED,
+    IN_FLIGHT,
     PASSED,
     UNSETTLED,
     GroupChange,
@@ -36,7 +40,7 @@ def goes_forward(turn: Turn, index: int) -> bool:
     """Returns whether nothing around a node is being made up for, recovered or at an end."""
     if turn.plan.is_end_action(index):
         return turn.verdict is not None
-    if turn.cause is not None:
+    if turn.cause is not None or not parts.are_at_work(turn, index):
         return False
     below = index
     for above in ancestors(turn.plan, turn.plan.nodes[index].parent):
@@ -68,11 +72,9 @@ def offer(turn: Turn, index: int) -> None:
         turn.later(Step.BEGIN, index)
         return
     group = turn.group(parent)
-    # What has nothing to run needs no place: whoever reads it back sees that it has passed. Nor
-    # does a part of a task: that would wait for it in the place that it has.
+    # What has nothing to run needs no place: whoever reads it back sees that it has passed.
     is_empty = next(turn.plan.leaves_of(index), None) is None
-    needs_none = is_empty or turn.plan.nodes[index].under >= 0
-    if needs_none or (turn.restoring and turn.is_touched(index)):
+    if is_empty or (turn.restoring and turn.is_touched(index)):
         turn.nodes[parent] = replace(group, at_work=group.at_work + 1)
         turn.later(Step.BEGIN, index)
     else:
@@ -97,9 +99,53 @@ def fill(turn: Turn, parent: int) -> None:
 
 
 def done(turn: Turn, index: int) -> None:
-    """Goes on from a node that has passed and is at rest."""
-    _tell(turn, index)
-    turn.later(Step.RESTED, index)
+    """Goes on from a node that has passed and is at rest, once its parts are as well."""
+    if turn.plan.nodes[index].under >= 0:
+        part_rested(turn, index)
+    elif parts.settled(turn, index):
+        _tell(turn, index)
+        turn.later(Step.RESTED, index)
+
+
+def part_rested(turn: Turn, part: int) -> None:
+    """Goes on from a part that has come to rest; if all have, from its whole."""
+    back.make_up_for_parts(turn, part)
+    back.make_up_for_part(turn, part)
+    parts_rested(turn, turn.plan.nodes[part].under)
+
+
+def attempt_is_over(turn: Turn, whole: int) -> None:
+    """Makes up for what was done within an attempt that is over, before anything comes of that."""
+    if not parts.settled(turn, whole):
+        back.make_up_for_parts(turn, whole)
+        parts_rested(turn, whole)
+
+
+def parts_rested(turn: Turn, whole: int) -> None:
+    """Goes on from a task that has waited for its parts, if they are all at rest."""
+    if not parts.settled(turn, whole):
+        return
+    task, node = turn.task(whole), turn.plan.nodes[whole]
+    if parts.is_given_up(task):
+        turn.move(whole, TaskChange.MISSING)
+        back.fence(turn, whole)
+    elif task.state in IN_FLIGHT or task.state in BEING_COMPENSATED:
+        pass  # it has not waited for them
+    elif task.state is TaskState.RETRY_WAIT:
+        if task.due_time is not None:
+            turn.timer(Timer.DUE, whole, len(task.attempts) + 1, task.due_time)
+    elif node.under >= 0:
+        part_rested(turn, whole)
+    elif task.compensation_due:
+        turn.later(Step.MAKE_UP_FOR, whole)
+    elif turn.cause is None and not goes_forward(turn, whole):
+        settled_beside_recovery(turn, whole)
+    elif task.state is TaskState.PENDING:
+        turn.later(Step.BEGIN, whole)
+    elif has_passed(turn, whole):
+        done(turn, whole)
+    elif task.state is TaskState.FAILED and not task.needs_decision:
+        turn.later(Step.DROPPED, whole)
 
 
 def _tell(turn: Turn, index: int) -> None:
@@ -141,6 +187,8 @@ def has_passed(turn: Turn, index: int) -> bool:
         if node.state is GroupState.FORWARD:
             return node.to_pass <= 0 and (bool(turn.plan.nodes[index].forward) or node.passed_empty)
         return node.state in GROUP_PASSED
+    if not parts.settled(turn, index):
+        return False
     if node.state in PASSED:
         return node.due_time is None
     if turn.plan.is_end_action(index):
@@ -153,7 +201,7 @@ def has_passed(turn: Turn, index: int) -> bool:
 
 def dropped(turn: Turn, index: int) -> None:
     """Goes on without a member that failed; what comes after it never begins."""
-    if not goes_forward(turn, index):
+    if not goes_forward(turn, index) or not parts.settled(turn, index):
         return
     node, parent = turn.plan.nodes[index], turn.plan.nodes[index].parent
     alone = turn.restoring or not node.before
@@ -224,7 +272,8 @@ def rested(turn: Turn, index: int) -> None:
 def leave_recovery(turn: Turn, index: int) -> None:
     """Closes the failure of a group, if anything was done to recover it; an operator may say so."""
     recovery = turn.plan.nodes[index].recovery
-    tasks = [turn.task(leaf.index) for leaf in turn.plan.leaves_of(recovery)]
+    members = (leaf.index for leaf in turn.plan.leaves_of(recovery) if leaf.under < 0)
+    tasks = [turn.task(index) for index in members]
     recovered = any(
         task.state is TaskState.SUCCEEDED
         or (task.state is TaskState.SKIPPED and task.decided is not None)
@@ -261,12 +310,12 @@ def followers(plan: Plan, index: int) -> Iterator[int]:
 
 def is_quiet(turn: Turn, scope: int) -> bool:
     """Returns whether nothing is going on any more in a group that is to be recovered."""
-    nodes = (turn.nodes[index] for index in turn.plan.work_of(scope))
+    nodes = ((index, turn.nodes[index]) for index in turn.plan.work_of(scope))
     return not any(
         node.state is GroupState.COMPENSATING
         if isinstance(node, Group)
-        else node.state in UNSETTLED
-        for node in nodes
+        else node.state in UNSETTLED or not parts.settled(turn, index)
+        for index, node in nodes
     )
 
 

@@ -3,6 +3,7 @@
 `compile_plan` numbers the nodes of a tree in its order; each knows its members and what it comes
 after. Recovery tasks are a last member that is begun on its own, end actions are trees of their own
 behind the root's. Tasks that are added to a running workflow come last of all: no number changes.
+One that is added under another task is no member of a group: its whole stands for it (`parts.py`).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Node:
     rules: GroupRules = NO_RULES
     recovery: int = -1  # the group of its recovery tasks
     recovers: bool = False  # it is such a group itself
-    under: int = -1  # of a task that was added: the external task that it is a part of, if any
+    under: int = -1  # of a part: the external task that it was added under
 
     @property
     def forward(self) -> tuple[int, ...]:
@@ -66,7 +67,7 @@ class Plan:
     on_success: int = -1  # the group of end actions
     on_failure: int = -1
     irreversible: tuple[int, ...] = ()  # leaves that cannot be made up for
-    parts: Mapping[int, tuple[int, ...]] = field(default_factory=dict)  # added under a task, by it
+    parts: Mapping[int, tuple[int, ...]] = field(default_factory=dict)  # by their whole
 
     @property
     def leaves(self) -> Iterator[Node]:
@@ -102,7 +103,7 @@ class Plan:
         return self.nodes[0].end <= index < self.planned
 
     def with_task(self, spec: TaskSpec, *, parent: int, under: int = -1) -> Plan:
-        """Returns the plan with a further member of a group."""
+        """Returns the plan with a further member of a group, or a part of a task."""
         growth = Growth(self)
         growth.add(spec, parent=parent, under=under)
         return growth.plan()
@@ -126,22 +127,18 @@ class Growth:
         self._later: dict[int, list[int]] = {}
 
     def add(self, spec: TaskSpec, *, parent: int, under: int = -1) -> None:
-        """Adds a member to a group.
-
-        One that is a part of another task stands beside it: it comes after the same, and the same
-        come after it.
-        """
+        """Adds a member to a group, or a part to one of its tasks."""
         index, nodes = len(self.nodes), self.nodes
-        group = nodes[parent]
+        after: tuple[int, ...] = ()
+        before: tuple[int, ...] = ()
         if under >= 0:
-            after = tuple(self._earlier.get(under, nodes[under].after))
-            before = tuple(self._later.get(under, nodes[under].before))
             self._parts.setdefault(under, list(self._before.parts.get(under, ()))).append(index)
         else:
+            group = nodes[parent]
             after = tuple(self.by_name[name] for name in dict.fromkeys(spec.after))
             before = (group.recovery,) if group.recovery >= 0 else ()
-        members = self._members.setdefault(parent, list(group.members))
-        members.insert(len(members) - (group.recovery >= 0), index)
+            members = self._members.setdefault(parent, list(group.members))
+            members.insert(len(members) - (group.recovery >= 0), index)
         for earlier in after:
             self._later.setdefault(earlier, list(nodes[earlier].before)).append(index)
         for later in before:
@@ -297,7 +294,13 @@ class Precedence:
         self._masks: dict[int, dict[int, int]] = {}
 
     def comes_before(self, earlier: int, later: int) -> bool:
-        """Returns whether one node is always at rest before another starts."""
+        """Returns whether one node is always at rest before another starts.
+
+        A part stands where its whole does.
+        """
+        earlier, later = outermost(self._plan, earlier), outermost(self._plan, later)
+        if earlier == later:
+            return False
         spine = {self._plan.nodes[node].parent: node for node in ancestors(self._plan, later)}
         for climb in ancestors(self._plan, earlier):
             parent = self._plan.nodes[climb].parent
@@ -349,3 +352,16 @@ def ancestors(plan: Plan, index: int) -> Iterator[int]:
     while index >= 0:
         yield index
         index = plan.nodes[index].parent
+
+
+def wholes(plan: Plan, index: int) -> Iterator[int]:
+    """Yields a node, the task that it is a part of, and so on outwards."""
+    while index >= 0:
+        yield index
+        index = plan.nodes[index].under
+
+
+def outermost(plan: Plan, index: int) -> int:
+    """Returns the task that a part belongs to in the end; of any other node, itself."""
+    *_, last = wholes(plan, index)
+    return last

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from coordinator.saga import back, events, failing, forward, history, starting
+from coordinator.saga import back, events, failing, forward, history, parts, starting
 from coordinator.saga.commands import Timer, run_timer, send, start_number, workflow_timer
 from coordinator.saga.spec import IRREVERSIBLE, Retry, owner_of
 from coordinator.saga.states import (
@@ -86,9 +86,10 @@ def _hear_of_action(turn: Turn, event: events.AttemptEvent) -> None:
         case events.AttemptLost():
             _action_lost(turn, event)
         case events.AttemptMissing():
-            if turn.move(index, TaskChange.MISSING):
-                _attempt_unknown(turn, index, None)
-                back.fence(turn, index)  # only a tombstone settles it
+            if turn.task(index).state is TaskState.CANCELLING:
+                _give_up(turn, index, None)  # only a tombstone settles it
+            else:
+                turn.move(index, TaskChange.MISSING)  # it comes too late
         case events.AttemptRecalled():
             _action_recalled(turn, event)
         case events.FenceRefused():
@@ -123,12 +124,14 @@ def _clear(turn: Turn, index: int) -> None:
 def at_rest(turn: Turn, index: int) -> None:
     """Goes on from a task that has come to rest, in the direction that things go around it."""
     task = turn.task(index)
-    if forward.goes_forward(turn, index):
-        if task.state is TaskState.SUCCEEDED:
-            starting.succeed(turn, index)
+    if forward.goes_forward(turn, index) and task.state is TaskState.SUCCEEDED:
+        starting.succeed(turn, index)
+    elif turn.plan.nodes[index].under >= 0:
+        forward.part_rested(turn, index)
     elif task.compensation_due:
         turn.later(Step.MAKE_UP_FOR, index)
     elif turn.cause is None:
+        forward.attempt_is_over(turn, index)
         forward.settled_beside_recovery(turn, index)
 
 
@@ -231,6 +234,7 @@ def failed(turn: Turn, index: int, failure: Failure) -> None:
         failing.schedule(turn, index, AttemptKind.ACTION, retry, failure)
     else:
         failing.fail(turn, index, failure)
+    forward.attempt_is_over(turn, index)
 
 
 def _may_retry(task: Task, retry: Retry, failure: Failure) -> bool:
@@ -301,12 +305,18 @@ def owner_is_silent(turn: Turn, event: events.OwnerSilent) -> None:
     if last is None or last.number != event.number or not last.open:
         return
     if task.state is TaskState.CANCELLING:
-        turn.move(index, TaskChange.MISSING)
-        _attempt_unknown(turn, index, event.failure)
-        back.fence(turn, index)
+        _give_up(turn, index, event.failure)
     elif task.state is TaskState.COMPENSATING:
         turn.put(index, replace(task, compensation_failure=event.failure))
         turn.move(index, TaskChange.OVER_BUDGET, event.failure)
+
+
+def _give_up(turn: Turn, index: int, failure: Failure | None) -> None:
+    """Makes up for an attempt that does not stop, once its parts are made up for."""
+    if not parts.is_given_up(turn.task(index)):
+        _attempt_unknown(turn, index, failure)
+    back.make_up_for_parts(turn, index)
+    forward.parts_rested(turn, index)
 
 
 def compensated(turn: Turn, index: int) -> None:
@@ -318,7 +328,7 @@ def compensated(turn: Turn, index: int) -> None:
         return
     turn.move(index, TaskChange.COMPENSATED)
     if turn.task(index).compensation_due:
-        turn.later(Step.MADE_UP_FOR, index)
+        turn.later(Step.MAKE_UP_FOR, index)
     else:
         at_rest(turn, index)
 

@@ -213,7 +213,8 @@ def _choose(turn: Turn, event: events.ResumeRequested, choice: events.Choice) ->
         case events.Rerun(reset=True):
             _note(turn, event.ask, "rerun", choice.task)
             for index in resume.leaves(turn.before, choice.task):
-                _patch(turn, event, index, choice)
+                if turn.plan.nodes[index].under < 0:
+                    _patch(turn, event, index, choice)
             return choice.task
         case events.Rerun():
             for index in resume.chosen(turn.before, choice):
@@ -403,7 +404,7 @@ def _abandon(turn: Turn, event: events.CompensationDecided) -> None:
     turn.move(index, TaskChange.ABANDON)
     turn.note(history.LeftBehind(reason=event.ask.reason), index)
     if turn.task(index).compensation_due:
-        turn.later(Step.MADE_UP_FOR, index)
+        turn.later(Step.MAKE_UP_FOR, index)
     elif turn.plan.is_end_action(index):
         forward.done(turn, index)
     elif went_forward:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from coordinator.saga import events
-from coordinator.saga.plan import ancestors
+from coordinator.saga.plan import ancestors, outermost
 from coordinator.saga.spec import Binding, Value
 from coordinator.saga.states import (
     HOLDING,
@@ -85,8 +85,12 @@ def requirements(workflow: Workflow) -> tuple[Requirement, ...]:
 def _decision(workflow: Workflow, index: int, task: Task) -> Requirement:
     name = workflow.plan.nodes[index].name
     why = f": {task.failure.message.rstrip('.')}" if task.failure else ""
-    past = task.state is not TaskState.FAILED
-    choices = "rerun or skip" if past else "rerun, skip or compensate"
+    if task.state is not TaskState.FAILED:
+        choices = "rerun or skip"  # it is past a pivot
+    elif workflow.plan.nodes[index].under >= 0:
+        choices = "skip or compensate"  # nobody would do it again alone
+    else:
+        choices = "rerun, skip or compensate"
     return Requirement(
         kind=Kind.DECISION,
         task=index,
@@ -222,6 +226,8 @@ def _misfit(workflow: Workflow, choice: events.Choice) -> Requirement | None:
         return _group_misfit(workflow, choice)
     if isinstance(choice, events.Rerun) and (choice.items or choice.reset):
         return _wrong(choice.task, f"{node.name} is no group: it has no items, and no reset.")
+    if isinstance(choice, events.Rerun) and node.under >= 0:
+        return _wrong(choice.task, _not_alone(workflow, choice.task))
     if record.state in IN_FLIGHT:
         return _outcome(workflow, choice.task, record)
     failed = record.needs_decision and record.state in (TaskState.FAILED, TaskState.RETRY_WAIT)
@@ -230,6 +236,18 @@ def _misfit(workflow: Workflow, choice: events.Choice) -> Requirement | None:
         return None
     possible = _possible(workflow)
     return _wrong(choice.task, f"{node.name} is {record.state} and cannot be decided. {possible}")
+
+
+def _not_alone(workflow: Workflow, part: int) -> str:
+    """Returns why a part cannot be rerun, and what can be done instead."""
+    whole = outermost(workflow.plan, part)
+    name, of = workflow.plan.nodes[part].name, workflow.plan.nodes[whole].name
+    lead = f"{name} is a part of {of} and cannot be rerun alone"
+    if workflow.task(whole).needs_decision:
+        return f"{lead}: rerun {of}, whose owner adds its parts anew."
+    if workflow.task(part).needs_decision:
+        return f"{lead}, and {of} is {workflow.task(whole).state}: skip {name}, or compensate."
+    return f"{lead}. {_possible(workflow)}"
 
 
 def _possible(workflow: Workflow) -> str:
@@ -370,17 +388,19 @@ def _failed(workflow: Workflow, index: int) -> Iterator[int]:
 def chosen(workflow: Workflow, choice: events.Choice) -> tuple[int, ...]:
     """Returns the tasks that a decision is about: of a group, those in it that failed.
 
-    A reset is about all of it: whatever else is decided about a task in it would be lost.
+    A reset is about all of it: whatever else is decided about a task in it would be lost. Parts are
+    run again with their whole only.
     """
     node = workflow.plan.nodes[choice.task]
     if node.task is not None:
         return (choice.task,)
-    if isinstance(choice, events.Rerun) and choice.reset:
+    if not isinstance(choice, events.Rerun):
+        return tuple(_failed(workflow, choice.task))
+    if choice.reset:
         return leaves(workflow, choice.task)
-    if isinstance(choice, events.Rerun) and choice.items:
-        members = [node.forward[item] for item in choice.items]
-        return tuple(leaf for member in members for leaf in _failed(workflow, member))
-    return tuple(_failed(workflow, choice.task))
+    members = [node.forward[item] for item in choice.items] or [choice.task]
+    found = (leaf for member in members for leaf in _failed(workflow, member))
+    return tuple(leaf for leaf in found if workflow.plan.nodes[leaf].under < 0)
 
 
 # -- what would change ----------------------------------------------------------------------------
@@ -406,6 +426,8 @@ def changes(workflow: Workflow, event: events.ResumeRequested) -> tuple[Change, 
         if isinstance(choice, events.GiveUp):
             continue
         for index in chosen(workflow, choice):
+            if isinstance(choice, events.Rerun) and workflow.plan.nodes[index].under >= 0:
+                continue
             given: Values = choice.output if isinstance(choice, events.Skip) else choice.patch
             before: Values = (
                 workflow.task(index).given

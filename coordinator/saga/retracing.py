@@ -44,7 +44,7 @@ def _tell_again(turn: Turn, index: int, node: Node) -> None:
     elif forward.has_passed(turn, index):
         forward.done(turn, index)
     elif task.state is TaskState.FAILED and not task.needs_decision:
-        turn.later(Step.DROPPED, index)
+        turn.later(Step.DROPPED, index)  # once its parts are at rest
 
 
 def walk(turn: Turn) -> None:
@@ -62,7 +62,17 @@ def walk(turn: Turn) -> None:
     elif turn.locked:
         turn.later(Step.BEGIN, 0)
     turn.run()
+    _find_parts(turn)
     turn.restoring = False
+
+
+def _find_parts(turn: Turn) -> None:
+    """Finds parts that have not begun, or are to be made up for."""
+    for part in (each for group in turn.plan.parts.values() for each in group):
+        if turn.task(part).state is TaskState.PENDING:
+            turn.ripe.append(part)
+        elif back.is_part_due(turn, part):
+            turn.due.append(part)
 
 
 def go_on(turn: Turn) -> None:

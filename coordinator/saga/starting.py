@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from coordinator.saga import failing, forward, retracing
+from coordinator.saga import failing, forward, parts, retracing
 from coordinator.saga.commands import SendAction, Timer, choose_host
 from coordinator.saga.spec import IRREVERSIBLE, NO_WAIT, Condition
 from coordinator.saga.states import (
@@ -56,7 +56,7 @@ def _begin_group(turn: Turn, index: int) -> None:
 
 def _begin_task(turn: Turn, index: int) -> None:
     task, spec = turn.task(index), turn.plan.task(index)
-    if task.state is not TaskState.PENDING:
+    if task.state is not TaskState.PENDING or not parts.settled(turn, index):
         return
     wanted = task.decided is None or task.decided.verb != SKIP
     if not wanted or (spec.when is not None and not _holds(turn, spec.when)):
@@ -78,7 +78,12 @@ def _begin_task(turn: Turn, index: int) -> None:
 
 
 def go(turn: Turn, index: int) -> None:
-    """Starts a task's next attempt, or looks for a host first."""
+    """Starts a task's next attempt, or looks for a host first.
+
+    Nothing of the one before may be left by then: the last of its parts comes back here.
+    """
+    if not parts.settled(turn, index):
+        return
     task, spec = turn.task(index), turn.plan.task(index)
     inbound = turn.inbound(spec.bindings)
     given = {each.field for each in task.patch}
@@ -151,7 +156,9 @@ def _text(value: object) -> str:
 
 
 def succeed(turn: Turn, index: int) -> None:
-    """Goes on from a task that has taken effect."""
+    """Goes on from a task that has taken effect, unless something comes of a part that failed."""
+    if failing.take_up_parts(turn, index):
+        return
     policy = turn.plan.task(index).policy
     end_action = turn.plan.is_end_action(index)
     if policy.pause_on_success and not end_action and not turn.holding:

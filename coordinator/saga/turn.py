@@ -231,6 +231,9 @@ class Turn:
         self.plan = self.plan.with_task(spec, parent=parent, under=under)
         index = len(self.nodes)
         self.nodes.append(Task())
+        self.changed.add(index)
+        if under >= 0:
+            return index  # its whole stands for it
         group, all_needed = self.group(parent), not self.plan.nodes[parent].rules.min_success
         self.nodes[parent] = replace(
             group,
@@ -238,7 +241,6 @@ class Turn:
             open=group.open + 1,
             not_made_up_for=group.not_made_up_for + 1,
         )
-        self.changed.add(index)
         return index
 
     def put(self, index: int, task: Task) -> None:

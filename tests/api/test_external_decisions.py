@@ -9,6 +9,8 @@ import pytest
 from countermand.client.spec import parallel, policy, sequence
 from countermand.rpc.names import attempt_name, task_name, workflow_name
 from countermand.v1 import workflow_pb2 as wpb
+from countermand.v1.annotation_pb2 import EFFECT_REVERSIBLE
+from countermand.v1.failure_pb2 import Failure
 from countermand.v1.workflow_spec_pb2 import Policy
 from tests.api.calls import Stubs, cancel, refused, state
 from tests.api.steering import (
@@ -138,26 +140,48 @@ async def test_a_skipped_task_needs_what_others_are_bound_to(stubs: Stubs, acme:
     assert state(await stubs.wait("skipped")) == "SUCCEEDED"
 
 
-async def test_a_failed_part_is_run_again_under_the_same_task(stubs: Stubs, acme: Vendor):
-    """Rerun reaches what was added to a running workflow; the whole one still waits for it."""
+async def test_a_failed_part_is_done_again_with_its_whole(stubs: Stubs, acme: Vendor):
+    """What a rerun needs names the whole; what it did before is made up for before it begins."""
     await stubs.start("part", plan_of(external("whole", policy=PAUSE)))
     whole = await acme.take("part", "whole")
     under = task_name("part", "whole")
-    await acme.adds(under, "piece", arguments={"n": "1"})
+    await acme.adds(under, "made", effect=EFFECT_REVERSIBLE)
+    await acme.does("part", "made")
+    await acme.adds(under, "piece")
     await acme.does("part", "piece", failure=ARRAY_FULL)
-    await until(lambda: _is(stubs, "part", "PAUSING"), "the pause")
-    again = rerun("part", "piece", {"arguments.n": "2"})
-    await stubs.workflows.ResumeWorkflow(resume("part", again))
-    asked = await acme.asked("part", "piece")
-    assert (asked.attempt, dict(asked.arguments)) == (
-        attempt_name("part", "piece", 2),
-        {"n": "2"},
-    )
-    assert (await refused(acme.end(whole))).reason == "STATE_FORBIDS"
-    await acme.accept(asked.attempt)
-    await acme.end(asked.attempt)
-    await acme.end(whole)
+    assert await _is(stubs, "part", "RUNNING")  # its owner says what comes of it
+    await acme.end(whole, failure=ARRAY_FULL)
+    await acme.makes_up("part", "made")
+    held = await paused(stubs, "part")
+    assert [need.task for need in held.needs] == [under]
+    alone = resume("part", rerun("part", "piece"), request_id="alone")
+    error = await refused(stubs.workflows.ResumeWorkflow(alone))
+    assert "a part of whole and cannot be rerun alone: rerun whole" in error.metadata["summary"]
+    await stubs.workflows.ResumeWorkflow(resume("part", rerun("part", "whole")))
+    again = await acme.take("part", "whole")
+    await acme.adds(under, "piece.2")
+    assert (await refused(acme.end(again))).reason == "STATE_FORBIDS"
+    await acme.does("part", "piece.2")
+    await acme.end(again)
     assert state(await stubs.wait("part")) == "SUCCEEDED"
+
+
+async def test_a_whole_is_tried_again_by_policy_after_what_it_did(stubs: Stubs, acme: Vendor):
+    """What its parts did is made up for first, however long that takes: nothing is left of it."""
+    twice = policy(retry=Policy().retry)
+    twice.retry.attempts_max = 2
+    await stubs.start("twice", plan_of(external("whole", policy=twice)))
+    whole, under = await acme.take("twice", "whole"), task_name("twice", "whole")
+    await acme.adds(under, "made", effect=EFFECT_REVERSIBLE)
+    await acme.does("twice", "made")
+    await acme.end(whole, failure=Failure(reason="BUSY", message="not now", retriable=True))
+    attempt = await acme.take("twice", "made", COMPENSATE)
+    assert (await states(stubs, "twice"))["whole"] == "RETRY_WAIT"
+    await acme.end(attempt)
+    again = await acme.take("twice", "whole")
+    await acme.end(again)
+    done = await stubs.wait("twice")
+    assert (state(done), list(done.leftovers)) == ("SUCCEEDED", [])
 
 
 async def _is(stubs: Stubs, workflow_id: str, word_: str) -> bool:

@@ -24,8 +24,9 @@ from coordinator.saga.commands import (
     Withdraw,
     outstanding,
 )
-from coordinator.saga.events import Event, Now, OwnerChanged
-from coordinator.saga.plan import ancestors, comes_before
+from coordinator.saga.events import AttemptFailed, Event, Now, OwnerChanged
+from coordinator.saga.parts import settled
+from coordinator.saga.plan import ancestors, comes_before, outermost, wholes
 from coordinator.saga.spec import OnFailure
 from coordinator.saga.states import (
     EFFECT_FREE,
@@ -61,6 +62,8 @@ def check(before: Workflow | None, event: Event | None, now: Now, decision: Deci
     attempts_are_numbered(workflow)
     restored_is_the_same(workflow)
     compensation_goes_backwards(decision)
+    parts_are_made_up_for_first(decision)
+    nothing_of_an_earlier_attempt_stays(workflow)
     if before is None:
         return
     assert event is not None
@@ -71,6 +74,7 @@ def check(before: Workflow | None, event: Event | None, now: Now, decision: Deci
     nothing_starts_after_the_failure(before, decision)
     nothing_starts_while_it_is_held(before, decision)
     nothing_before_a_pivot_is_made_up_for(decision)
+    a_part_decides_nothing(before, event, decision)
     a_refusal_changes_nothing(before, decision)
     closed_attempts_never_change(before, workflow)
     changes_are_named(before, decision)
@@ -134,6 +138,8 @@ def closed(workflow: Workflow, index: int) -> bool:
             return True
         if workflow.plan.nodes[above].rules.min_success:
             return True
+    if workflow.plan.nodes[index].under >= 0:
+        return True  # its whole decides: see nothing_of_an_earlier_attempt_stays
     task = workflow.task(index)
     if task.decided is not None and task.decided.verb == CLOSE:
         return True  # its owner said so: what it may have left is ABANDONED, and listed
@@ -228,7 +234,10 @@ def nothing_is_stuck(workflow: Workflow) -> None:
         decided |= again and bool(task.attempts) and task.last.kind is AttemptKind.COMPENSATION
         working = bool(task.attempts) and task.last.open and not decided
         ready = task.state is TaskState.READY and not workflow.holding
-        assert (task.due_time is not None or working or ready) == bool(mine), (index, task, mine)
+        parts_first = task.state is TaskState.RETRY_WAIT and not settled(workflow, index)
+        assert not (parts_first and mine), (index, task, mine)
+        waits = task.due_time is not None and not parts_first
+        assert (waits or working or ready) == bool(mine), (index, task, mine)
         for command in mine:
             _names_what_is_open(command, task)
 
@@ -395,7 +404,84 @@ def the_cause_comes_first(before: Workflow, decision: Decision) -> None:
             alone = isinstance(group, Group) and group.failure is not None
             fenced = task.too_late is not None or task.state is TaskState.CANCELLING
             fenced = fenced or _is_recovered(workflow, entry.task)
+            fenced = fenced or _is_within_what_is_over(workflow, entry.task)
             assert workflow.cause is not None or alone or fenced, entry
+
+
+def _is_within_what_is_over(workflow: Workflow, part: int) -> bool:
+    """Returns whether an attempt of something that a task is a part of is over, or given up."""
+    return any(
+        (not task.last.open and task.state is not TaskState.SUCCEEDED)
+        or task.last.kind is AttemptKind.COMPENSATION
+        or task.last.state is AttemptState.UNKNOWN
+        for task in _wholes(workflow, part)
+    )
+
+
+def _wholes(workflow: Workflow, part: int) -> tuple[Task, ...]:
+    return tuple(map(workflow.task, wholes(workflow.plan, workflow.plan.nodes[part].under)))
+
+
+def parts_are_made_up_for_first(decision: Decision) -> None:
+    """I9: a task is made up for only once nothing is left of what was added under it."""
+    workflow = decision.workflow
+    for entry in decision.history:
+        fact = entry.fact
+        if isinstance(fact, history.AttemptStarted) and fact.kind is AttemptKind.COMPENSATION:
+            for part in _parts(workflow, entry.task):
+                assert _leaves_nothing(workflow, part), (entry, workflow.plan.nodes[part].name)
+
+
+def nothing_of_an_earlier_attempt_stays(workflow: Workflow) -> None:
+    """I3: what was added within an attempt that has not SUCCEEDED is made up for before the next.
+
+    So in a workflow that has SUCCEEDED a part is in effect only with all that it is a part of.
+    """
+    for index in workflow.plan.parts:
+        task = workflow.task(index)
+        action = task.action
+        assert action is not None, index
+        begun = action.open and action is task.last
+        stands = begun or task.state is TaskState.SUCCEEDED or _is_closed(task)
+        if not stands and workflow.state is not WorkflowState.SUCCEEDED:
+            continue
+        for part in _parts(workflow, index):
+            attempts = workflow.task(part).attempts
+            if not stands or (attempts and attempts[0].intent < action.intent):
+                assert _leaves_nothing(workflow, part), workflow.plan.nodes[part].name
+
+
+def _is_closed(task: Task) -> bool:
+    return task.decided is not None and task.decided.verb == CLOSE
+
+
+def _parts(workflow: Workflow, whole: int) -> list[int]:
+    """Returns everything that was added under a task."""
+    found = [whole]
+    for each in found:
+        found.extend(workflow.plan.parts.get(each, ()))
+    return found[1:]
+
+
+def _leaves_nothing(workflow: Workflow, index: int) -> bool:
+    task = workflow.task(index)
+    read_only = workflow.plan.task(index).effect is Effect.READ_ONLY
+    return task.state in MADE_UP_FOR or (task.state is TaskState.SUCCEEDED and read_only)
+
+
+def a_part_decides_nothing(before: Workflow, event: Event, decision: Decision) -> None:
+    """The failure of a part decides nothing while what it is a part of is at work."""
+    if not isinstance(event, AttemptFailed):
+        return
+    whole = outermost(before.plan, event.task)
+    if whole != event.task and before.task(whole).state is TaskState.RUNNING:
+        after = decision.workflow
+        assert (after.cause, after.pause, after.verdict) == (
+            before.cause,
+            before.pause,
+            before.verdict,
+        )
+        assert not any(isinstance(entry.fact, history.GroupMoved) for entry in decision.history)
 
 
 def _is_recovered(workflow: Workflow, index: int) -> bool:

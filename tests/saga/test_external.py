@@ -259,12 +259,6 @@ ROWS = (
         "do:a run:a added:x do:x ok:x ok:a do:b ok:b = SUCCEEDED",
     ),
     Row(
-        "add under task part fails",
-        "a:ext; b",
-        "a:run+wait+ok x:fail add-a-x@run:a",
-        "do:a run:a added:x do:x fail:x turn cancel:a stopped:a = COMPENSATED",
-    ),
-    Row(
         "add under in parallel",
         "(a:ext | c); b",
         "a:run+wait+ok c:ok x:run+ok add-a-x@run:a",

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from coordinator.saga.plan import Growth, Plan, compile_plan
+from coordinator.saga.plan import Growth, Plan, comes_before, compile_plan
 from coordinator.saga.spec import GroupKind, GroupSpec, TaskSpec
 from coordinator.saga.states import Effect
 
@@ -47,16 +47,21 @@ def test_a_plan_is_the_same_whether_tasks_come_singly_or_together(seed: int):
     assert together.plan() == plan
 
 
-def test_what_is_added_comes_before_the_recovery_and_is_known_by_what_it_is_a_part_of():
+def test_what_is_added_comes_before_the_recovery_and_a_part_stands_where_its_whole_does():
     plan = _plan()
     inner, b = plan.by_name["inner"], plan.by_name["b"]
 
     plan = plan.with_task(_task("part"), parent=inner, under=b)
     plan = plan.with_task(_task("part-of-part"), parent=inner, under=plan.by_name["part"])
 
-    part, of_part = plan.by_name["part"], plan.by_name["part-of-part"]
+    plan = plan.with_task(_task("more"), parent=inner)
+
+    part, of_part, more = (plan.by_name[name] for name in ("part", "part-of-part", "more"))
     recovery = plan.nodes[inner].recovery
-    assert plan.nodes[inner].members[-3:] == (part, of_part, recovery)
-    assert set(plan.nodes[recovery].after) >= {part, of_part}
-    assert plan.nodes[part].after == (plan.by_name["a"],)
+    assert plan.nodes[inner].members[-3:] == (b, more, recovery)
+    assert more in plan.nodes[recovery].after
     assert plan.parts == {b: (part,), part: (of_part,)}
+    assert not plan.nodes[part].after
+    assert comes_before(plan, plan.by_name["a"], of_part)
+    assert comes_before(plan, of_part, plan.by_name["last"])
+    assert not comes_before(plan, part, b)

@@ -36,7 +36,7 @@ ROWS = (
         "do:main run:main asked pausing ok:main PAUSED asked resumed = SUCCEEDED",
     ),
     Row(
-        "a part that is added during a pause needs no place: the whole has one, and waits for it",
+        "a part that is added during a pause needs no place: the whole has one",
         "g(main:ext):open:max=1",
         "main:run+hang pause@run:main add-main-x:ro@pausing resume@added:x end-main.1-ok@ok:x",
         "do:main run:main asked pausing added:x asked resumed do:x ok:x ok:main = SUCCEEDED",
@@ -46,7 +46,8 @@ ROWS = (
         "g(main:ext:ro:stop:retry=2):open:stop",
         "main:run+hang,hang add-main-x:ro@run:main x:run+hang say-main.1-retriable@run:x "
         "close-main.1-ok@retry:main",
-        "do:main run:main added:x do:x run:x retry:main late:main do:main = RUNNING",
+        "do:main run:main added:x do:x run:x retry:main cancel:x late:main stopped:x do:main "
+        "= RUNNING",
     ),
 )
 
