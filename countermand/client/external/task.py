@@ -72,7 +72,7 @@ class AcceptedTask:
         self.resumed = request.accepted
         # Whether it has SUCCEEDED before, of one that was added again by a repeat: do nothing.
         self.done = False
-        # What it leaves; later tasks may be bound to it.
+        # What it leaves; later tasks may be bound to it. `request.outputs` says what was promised.
         self.outputs: dict[str, object] = {}
         outer = terms.whole._interrupt if terms.whole else None  # noqa: SLF001 - its own class
         self._interrupt: Interrupt = Interrupt(outer)
