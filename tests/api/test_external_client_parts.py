@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -137,6 +139,33 @@ async def test_a_part_of_a_life_that_was_killed_is_cleaned_up_by_the_next(client
         assert state(await wait(run)) == "COMPENSATED"
     assert not array.made
     assert (await run.task("job.copy")).state == Task.STATE_CANCELLED
+
+
+async def test_parts_of_functions_on_threads_are_made_up_for_alike(client, owner, name):
+    array, begun = Array(), threading.Event()
+
+    def job(task):
+        with task.part("copy", reversible=True) as copying:
+            array.made.add(copying.action)
+        with task.part("move", reversible=True) as moving:
+            array.made.add(moving.action)
+            begun.set()
+            while True:
+                moving.report(1)
+                time.sleep(0.01)
+
+    def delete(task):
+        array.made.discard(task.action)
+
+    kinds = {kind: Handler(compensate=delete) for kind in ("copy", "move")}
+    async with serving(owner, job=Handler(job, delete), **kinds):
+        run = await client.submit(plan_of(external("job", name)), workflow_id=name)
+        await until(begun.is_set, "the second part")
+        await run.cancel("a test")
+        assert state(await wait(run)) == "COMPENSATED"
+    assert not array.made
+    assert (await run.task("job.copy")).state == Task.STATE_COMPENSATED
+    assert (await run.task("job.move")).state == Task.STATE_CANCELLED
 
 
 async def test_a_part_that_people_make_up_for_needs_no_handler(client, owner, name):
