@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from countermand.client.external import Handler, Owner, TaskFailed
-from countermand.client.spec import parallel
+from countermand.client.spec import parallel, policy, retry
 from countermand.rpc.names import task_name
 from countermand.v1.annotation_pb2 import Effect
 from countermand.v1.task_pb2 import Task
@@ -90,6 +90,26 @@ async def test_a_part_is_made_up_for_when_its_whole_fails(client, owner, name):
         workflow = await wait(run)
     assert (state(workflow), workflow.cause.reason) == ("COMPENSATED", "ARRAY_FULL")
     assert not array.made
+
+
+async def test_a_whole_that_is_tried_again_adds_its_parts_anew(client, owner, name):
+    """What the first attempt's part had done is made up for before."""
+    array, tries = Array(), []
+
+    async def job(task):
+        tries.append(set(array.made))
+        await array.job(task)
+        if len(tries) == 1:
+            raise TaskFailed("BUSY", "Too many clones at once.", retriable=True)
+
+    again = policy(retry=retry(2, delay=timedelta(milliseconds=100)))
+    plan = plan_of(external("job", name, effect=Effect.EFFECT_READ_ONLY, policy=again))
+    async with serving(owner, job=Handler(job), copy=Handler(compensate=array.delete)):
+        run = await client.submit(plan, workflow_id=name)
+        assert state(await wait(run)) == "SUCCEEDED"
+    assert tries == [set(), set()]
+    [made] = array.made
+    assert made.startswith(f"workflows/{name}/tasks/job.copy.2/")
 
 
 async def test_a_part_that_nobody_would_make_up_for_is_not_begun(client, owner, name):
