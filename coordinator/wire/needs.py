@@ -100,7 +100,8 @@ def _blocked(workflow: Workflow, index: int, task: Task) -> str:
         decide = f"`countermand workflow compensation done {workflow.id} {name} --reason WHY`"
         give_up = decide.replace(" done ", " abandon ")
         lead = "To be done by people: " if external.checklist else ""
-        return f"{lead}{why} Once it is done: {decide}. To leave it as it is: {give_up}."
+        then = "\n" if "\n" in why else " "  # a checklist of several lines is not read on
+        return f"{lead}{why}{then}Once it is done: {decide}. To leave it as it is: {give_up}."
     return (
         f"Its compensation fails again and again: {why or 'no cause is known.'} It is tried on, "
         "slowly: mend the cause on the host. Or decide: `countermand workflow compensation "

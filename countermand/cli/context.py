@@ -8,6 +8,7 @@ import click
 from google.protobuf import json_format
 
 from countermand.cli.output import paint, table
+from countermand.drawing.made_up import decided_words
 from countermand.drawing.tasks import GROUPS, flat, last_said, task_id, verb_of, why
 from countermand.drawing.values import clock, indented, progress_words, said, value_words
 from countermand.drawing.words import attempt_look, task_look
@@ -54,7 +55,8 @@ def _about(task: Task) -> Iterator[str]:
     if task.HasField("decided"):
         decided = task.decided
         when = clock(decided.time)
-        yield f"{decided.verb} by {decided.principal} at {when}: {decided.reason}"
+        asked = decided_words(decided.verb)
+        yield f"{asked} by {decided.principal} at {when}: {decided.reason}"
     if task.opposite:
         yield f"made up for by: {task.opposite}"
     if task.after:

@@ -155,9 +155,10 @@ class Vendor:
             return Place(attempt, token)
         found = [r for r in await self.waiting(task.owner_id) if r.attempt == attempt]
         if not found and task.state in _TO_COME:
-            raise VerbForbidden(
-                name=task.name, state=task_look(task.state).word, verb="a report", because=_NOT_YET
-            )
+            raise _forbidden(task, _NOT_YET)
+        if not found and task.state == Task.STATE_COMPENSATION_BLOCKED:
+            done = f"countermand workflow compensation done {run.id} {task_id} --reason WHY"
+            raise _forbidden(task, f"it waits for {task.waits_for}: `{done}` says that it is done")
         if not found:
             raise AttemptClosed(attempt=attempt if number else task.name, why=_why_not(task))
         return Place(attempt, found[0].capability_token)
@@ -243,8 +244,10 @@ def _parts(text: str) -> tuple[str, str, int]:
     )
 
 
-def _why_not(task: Task) -> str:
+def _forbidden(task: Task, because: str) -> VerbForbidden:
     word = task_look(task.state).word
-    if task.state == Task.STATE_COMPENSATION_BLOCKED:
-        return f"it is {word} and waits for {task.waits_for}"
-    return f"it is {word}, and waits for {task.owner_id} no more"
+    return VerbForbidden(name=task.name, state=word, verb="a report", because=because)
+
+
+def _why_not(task: Task) -> str:
+    return f"it is {task_look(task.state).word}, and waits for {task.owner_id} no more"

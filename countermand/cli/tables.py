@@ -21,6 +21,7 @@ from countermand.drawing.tasks import (
 )
 from countermand.drawing.values import date, indented, one_line, said
 from countermand.drawing.words import WORKFLOW, task_look, workflow_look
+from countermand.rpc import names
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import ImageLock, Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
@@ -84,7 +85,9 @@ def describe(one: Workflow, tasks: Sequence[Task]) -> None:
     if one.trace_id:
         click.echo(f"  trace {one.trace_id}")
     if one.HasField("cause"):
-        click.echo(f"  cause: {said(one.cause)} ({one.cause.reason})")
+        of = names.parse_attempt(one.cause.attempt)
+        failed = f"{of.task_id} failed: " if of else ""
+        click.echo(f"  cause: {failed}{said(one.cause)} ({one.cause.reason})")
     if one.forked_from:
         click.echo(f"  forked from {one.forked_from}")
     if one.waits_for:

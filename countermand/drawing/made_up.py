@@ -6,6 +6,16 @@ from countermand.v1.task_pb2 import Task
 
 # The verb of a decision that a task needs no compensation any more.
 MARKED_DONE = "mark-compensated"
+_DECIDED = {
+    MARKED_DONE: "mark done",
+    "retry-compensation": "retry",
+    "replace-compensation": "replace",
+}
+
+
+def decided_words(verb: str) -> str:
+    """Returns what somebody asked for, in the words of the commands."""
+    return _DECIDED.get(verb, verb)
 
 
 def how_made_up(task: Task) -> str:

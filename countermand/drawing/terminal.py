@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from countermand.drawing import captions, phrases
-from countermand.drawing.model import PAUSES, Bar, LaneRow, Row, Segment, Timeline, Wait
+from countermand.drawing.model import PAUSES, Bar, Fact, LaneRow, Row, Segment, Timeline, Wait
 from countermand.drawing.scale import Scale, scale, ticks
 from countermand.drawing.words import STYLES, Tone, attempt_look, task_look, workflow_look
 from countermand.v1.attempt_pb2 import Attempt
@@ -105,8 +105,14 @@ def banner(timeline: Timeline) -> list[Text]:
     )
     lines = [title, Text(timeline.verdict.sentence)]
     left = timeline.verdict.left
-    lines += [Text(f"left{fact.where}: {fact.words} ({fact.task_id})", "red") for fact in left]
+    lines += [Text(_left(fact), "red") for fact in left]
     return lines
+
+
+def _left(fact: Fact) -> str:
+    """Returns what is left, and of which task if the words do not say so."""
+    of = "" if fact.task_id in fact.words.split() else f" ({fact.task_id})"
+    return f"left{fact.where}: {fact.words}{of}"
 
 
 def _measure(timeline: Timeline, width: int) -> _Page:
@@ -233,8 +239,11 @@ def _markers(page: _Page) -> list[Text]:
         glyph = "✗" if marker.kind == "failure" else "▴"
         words = captions.of_marker(marker)
         place = page.left + page.column(marker.at_s)
-        before = place - len(words) - 1
-        line = f"{' ' * before}{words} {glyph}" if before >= 0 else f"{' ' * place}{glyph} {words}"
+        before, after = place - 1, page.left + page.plot - place - 2
+        if len(words) <= before or (len(words) > after and before > after):
+            line = f"{phrases.clip(words, before):>{before}} {glyph}"
+        else:
+            line = f"{' ' * place}{glyph} {phrases.clip(words, max(after, page.words))}"
         lines.append(Text(line, STYLES[tone]))
     return lines
 

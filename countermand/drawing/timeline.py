@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
-from countermand.drawing.made_up import how_made_up
+from countermand.drawing.made_up import decided_words, how_made_up
 from countermand.drawing.model import (
     Bar,
     LaneRow,
@@ -164,7 +164,7 @@ class _Reader:
         """Marks what somebody asked for; what they decided about tasks meanwhile goes with it."""
         last = self.markers[-1] if self.markers else None
         if task_id and last and last.kind == "intervention" and last.at_s == self.now_s:
-            decided = f"{asked.verb} {task_id}"
+            decided = f"{decided_words(asked.verb)} {task_id}"
             self.markers[-1] = replace(last, text=f"{last.text}, {decided}")
         else:
             text = _asked(asked) + (f", {task_id}" if task_id else "")
@@ -353,7 +353,7 @@ def _phases(reader: _Reader) -> Iterable[Phase]:
 
 def _asked(asked: Intervention) -> str:
     who = f" by {asked.principal}" if asked.principal else ""
-    return f"{asked.verb}{who}" + (f': "{asked.reason}"' if asked.reason else "")
+    return f"{decided_words(asked.verb)}{who}" + (f': "{asked.reason}"' if asked.reason else "")
 
 
 def _unit(progress: Progress) -> str:

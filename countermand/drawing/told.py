@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from countermand.drawing import phrases
+from countermand.drawing.made_up import decided_words
 from countermand.drawing.tasks import task_id
 from countermand.drawing.values import one_line, progress_words, said, value_words
 from countermand.drawing.words import Look, attempt_look, task_look, workflow_look
@@ -95,7 +96,7 @@ def _asked(asked: Intervention) -> str:
     because = f": {asked.reason}" if asked.reason else ""
     changes = [f"{c.field} = {value_words(c.value)}" for c in asked.changes]
     given = f" ({', '.join(changes)})" if changes else ""
-    return f"{asked.principal or 'somebody'} asked to {asked.verb}{because}{given}"
+    return f"{asked.principal or 'somebody'} asked to {decided_words(asked.verb)}{because}{given}"
 
 
 def _started(started: AttemptStarted) -> str:

@@ -278,7 +278,7 @@ def test_a_workflow_is_shown_whole_by_id_or_name(run, name):
     done = run("workflow", "get", name)
 
     assert done.stdout.splitlines()[0] == "workflows/made-up  ↺ compensated  drill"
-    assert "cause: Pool fast is full. (NO_SPACE)" in done.stdout
+    assert "cause: copy-2 failed: Pool fast is full. (NO_SPACE)" in done.stdout
     assert "  copy-1  ↺ compensated  host-a  copy image  50%" in done.stdout
 
 

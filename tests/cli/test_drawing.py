@@ -343,6 +343,14 @@ def test_a_pause_shows_with_who_ended_it_and_how() -> None:
     assert "├╌" not in printed(succeeded())
 
 
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_the_words_of_a_moment_keep_to_its_line(width: int) -> None:
+    """What somebody wrote may be long: it is cut rather than wrapped under something else."""
+    [line] = [line for line in printed(paused(), width).splitlines() if "▴" in line]
+    assert "resume by ann" in line
+    assert line.endswith(("skip copy-disk-3 ▴", "… ▴", "…")), line
+
+
 # -- the SVG -------------------------------------------------------------------------------------
 
 

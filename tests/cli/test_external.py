@@ -232,10 +232,15 @@ def test_what_failed_is_made_up_for_by_its_owner_and_by_people(shell):
     assert shell("workflow", "wait", "@", code=4)
     said = shell("workflow", "get", "@")
     assert "needs somebody: To be done by people: Remove the label on the array.\n" in said
-    assert "\n    Then look into its audit log. Once it is done: `countermand workflow " in said
+    assert (
+        "\n    Then look into its audit log.\n    Once it is done: `countermand workflow " in said
+    )
     assert shell.external("list").startswith("Nothing waits")  # people's is not its owner's
 
+    refused = shell.external("accept", "@/label", code=1)
+    assert "a report is not possible: it waits for people, by its checklist: `" in refused
     shell("workflow", "compensation", "done", "@", "label", "--reason", "did it")
+    assert "local asked to mark done: did it" in shell("workflow", "events", "@")
     row = lines(shell.external("list"))[1]
     assert row.startswith(f"{shell.name}/clone ↶ compensate do-clone no ")
     assert row.endswith("because NO_HOST: no host has room")
