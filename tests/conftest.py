@@ -6,6 +6,7 @@ whatever it starts is ended with it.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -29,6 +30,8 @@ def pytest_configure(config: pytest.Config) -> None:
         check()
     except StubsError as error:
         pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
+    # The services and commands that are started hundreds of times need not be compiled each time.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     is_worker = hasattr(config, "workerinput")  # of xdist
     config.stash[MARK] = guard.begin(config.getoption("--minutes-max"), is_worker=is_worker)
 

@@ -41,6 +41,7 @@ DONE = "TOUR-BLOCK-DONE"
 BLOCK_S_MAX = 90.0
 ASKED_AGAIN_S_MAX = 10.0
 STEPS_SHOWN = 8
+LOG_CHARACTERS_SHOWN = 1000
 
 
 class Shell:
@@ -49,6 +50,7 @@ class Shell:
     def __init__(self, folder: Path, **variables: str) -> None:
         self.said = ""
         self.mark = guard.new_mark()
+        self._folder = folder
         self.environment = {
             **os.environ,
             guard.VARIABLE: self.mark,
@@ -109,11 +111,14 @@ class Shell:
         """Tells what a block that does not end was doing, and what its loop would see."""
         self._steps.seek(0)
         steps = list(dict.fromkeys(reversed(self._steps.read().splitlines())))[:STEPS_SHOWN]
-        asked = [step.lstrip("+ ") for step in steps if step.lstrip("+ ").startswith("countermand")]
+        commands = [step.lstrip("+ ") for step in steps]
+        asked = [command for command in commands if command.startswith("countermand ")]
         told = [f"still awaited: {', '.join(sorted(awaited))}", "in the block:", block]
         told += ["what it did last, newest first:", *steps]
         for command in asked[:1]:
             told += [f"what {command!r} says:", self._asked_again(command)]
+        for log in self._folder.rglob("*.log"):
+            told += [f"the end of {log}:", log.read_text(errors="replace")[-LOG_CHARACTERS_SHOWN:]]
         return "\n".join([*told, "what was said in the tour:", self.said])
 
     def _asked_again(self, command: str) -> str:
