@@ -164,7 +164,7 @@ class _Person:
         """Returns a rerun with what might help."""
         parsed = parse_task(task)
         assert parsed is not None, task
-        index = workflow.plan.by_name[parsed[1]]
+        index = workflow.plan.by_name.get(parsed[1], 0)  # else it has been added since
         rerun = R.Rerun()
         if workflow.plan.nodes[index].task is None or self.chance.random() < 0.3:
             return rerun
@@ -423,10 +423,10 @@ class Helper(_Person):
             if self.world.is_cleared(workflow.id):
                 return
             raise
-        if (workflow.compensation_held or _waits_for_parts(workflow)) and self.looked > HASTE:
+        if (workflow.compensation_held or _waits_for_more(workflow)) and self.looked > HASTE:
             # An attempt that never arrived is fenced by a compensation: while these are held too,
             # it comes to no rest, and the workflow stays PAUSING until somebody resumes it. So it
-            # does when an owner is at work on a task, and a part of that may not begin.
+            # does while an owner waits for what it has added, and that may not begin.
             await self.resume(workflow, hastily=False)
             return
         if shown.state not in (WORKFLOW_STATE_PAUSED, WORKFLOW_STATE_BLOCKED):
@@ -441,7 +441,7 @@ class Helper(_Person):
         newest = {each.id: each for each in self.world.open_workflows()}.get(workflow.id)
         for name in compensations:
             parsed = parse_task(name)
-            if newest is not None and parsed is not None:
+            if newest is not None and parsed is not None and parsed[1] in newest.plan.by_name:
                 index = newest.plan.by_name[parsed[1]]
                 error = await self.decide_compensation(newest, index)
                 if error is not None and "or cancel the workflow" in f"{error}":
@@ -450,12 +450,11 @@ class Helper(_Person):
                     await self.ask("CancelWorkflow", cancel)
 
 
-def _waits_for_parts(workflow: Workflow) -> bool:
-    """Returns whether a held workflow comes to no rest before a part of a task has begun."""
-    if workflow.state is not WorkflowState.PAUSING:
-        return False
-    parts = (part for found in workflow.plan.parts.values() for part in found)
-    return any(workflow.task(part).state in _WAITING for part in parts)
+def _waits_for_more(workflow: Workflow) -> bool:
+    """Returns whether an owner is at work in a workflow that is held, and has added to it."""
+    at_work = any(task.state is TaskState.RUNNING for _, task in workflow.tasks())
+    waits = any(t.state in _WAITING for i, t in workflow.tasks() if i >= workflow.plan.planned)
+    return workflow.state is WorkflowState.PAUSING and at_work and waits
 
 
 def _some(kind: str, key: str) -> str | int | bool:

@@ -36,7 +36,8 @@ from coordinator.saga.states import AttemptKind, TaskState
 from coordinator.saga.turn import Step, Turn
 from coordinator.saga.workflow import Workflow
 from tests.simulation.disk import LiveFiles
-from tests.simulation.world import Faults, Violation, World
+from tests.simulation.planted import expect_violation
+from tests.simulation.world import Faults
 
 Patch = pytest.MonkeyPatch
 
@@ -51,7 +52,7 @@ def test_finds_a_request_that_leaves_before_its_commit(monkeypatch: Patch) -> No
         await commit(self, batch)
 
     monkeypatch.setattr(Loop, "_commit", deliver_first)
-    _expect_violation("I5", seeds=20)
+    expect_violation("I5", seeds=20)
 
 
 def test_finds_a_missing_tombstone(monkeypatch: Patch) -> None:
@@ -66,13 +67,13 @@ def test_finds_a_missing_tombstone(monkeypatch: Patch) -> None:
         cut_every_s=1e9,
     )
     # One seed of two hundred: it begins a few before one, so that few are played.
-    _expect_violation("I3|I1", first=155, seeds=60, faults=late)
+    expect_violation("I3|I1", first=155, seeds=60, faults=late)
 
 
 def test_finds_a_missing_flush(monkeypatch: Patch) -> None:
     """Planted: data is renamed into place before it is durable."""
     monkeypatch.setattr(LiveFiles, "flush", lambda *_: None)
-    _expect_violation("I3|never settled", seeds=40)
+    expect_violation("I3|never settled", seeds=40)
 
 
 # -- pauses and resumes ---------------------------------------------------------------------------
@@ -94,13 +95,13 @@ def test_finds_a_branch_that_a_resume_begins_twice(monkeypatch: Patch) -> None:
                 turn.commands.append(SendAction(task=leaf.index, number=number, host=host))
 
     monkeypatch.setattr(retracing, "go_on", twice)
-    _expect_violation("STARTING", seeds=60)
+    expect_violation("STARTING", seeds=60)
 
 
 def test_finds_a_retry_that_a_pause_lets_through(monkeypatch: Patch) -> None:
     """Planted: a wait that is over starts its attempt although the workflow is held (S-A1)."""
     monkeypatch.setattr(reports, "_wait_is_over", _heedless(reports._wait_is_over))
-    _expect_violation("AttemptStarted|S-A1", seeds=60)
+    expect_violation("AttemptStarted|S-A1", seeds=60)
 
 
 def _heedless(wait_is_over: Callable[..., None]) -> Callable[..., None]:
@@ -123,19 +124,19 @@ def test_finds_a_timer_that_fires_early(monkeypatch: Patch) -> None:
         set_(self, workflow_id, replace(command, time=command.time - timedelta(seconds=0.5)))
 
     monkeypatch.setattr(Timers, "set", early)
-    _expect_violation("before its time", seeds=20)
+    expect_violation("before its time", seeds=20)
 
 
 def test_finds_outputs_of_skipped_tasks_that_nobody_asks_for(monkeypatch: Patch) -> None:
     """Planted: a task may be skipped without what others are bound to (S-R12)."""
     monkeypatch.setattr(resume, "_output_violations", lambda *_: iter(()))
-    _expect_violation("skipped without", seeds=150)
+    expect_violation("skipped without", seeds=150)
 
 
 def test_finds_a_patch_that_is_lost(monkeypatch: Patch) -> None:
     """Planted: an operator's values reach no attempt (S-R3)."""
     monkeypatch.setattr(starting, "patched", lambda inbound, _patch: inbound)
-    _expect_violation("without the patch", seeds=60)
+    expect_violation("without the patch", seeds=60)
 
 
 def test_finds_a_request_that_is_not_remembered(monkeypatch: Patch) -> None:
@@ -146,7 +147,7 @@ def test_finds_a_request_that_is_not_remembered(monkeypatch: Patch) -> None:
         return await ask(self, workflow_id, what)
 
     monkeypatch.setattr(Deciding, "ask", forgetting)
-    _expect_violation("I8", seeds=20)
+    expect_violation("I8", seeds=20)
 
 
 # -- groups, images, hosts ------------------------------------------------------------------------
@@ -166,7 +167,7 @@ def test_finds_a_round_that_begins_too_early(monkeypatch: Patch) -> None:
             make_up_for(turn, index)
 
     monkeypatch.setitem(advance._STEPS, Step.MAKE_UP_FOR, skipping)
-    _expect_violation("made up for|Attempt|AGAIN|closed|I", seeds=60)
+    expect_violation("made up for|Attempt|AGAIN|closed|I", seeds=60)
 
 
 def test_finds_a_quorum_that_passes_too_early(monkeypatch: Patch) -> None:
@@ -176,7 +177,7 @@ def test_finds_a_quorum_that_passes_too_early(monkeypatch: Patch) -> None:
         return max(1, node.rules.min_success - 1) if node.rules.min_success else len(node.forward)
 
     monkeypatch.setattr(Node, "need", property(need))
-    _expect_violation("order|I4", seeds=200)
+    expect_violation("order|I4", seeds=200)
 
 
 def test_finds_more_at_work_than_allowed(monkeypatch: Patch) -> None:
@@ -191,7 +192,7 @@ def test_finds_more_at_work_than_allowed(monkeypatch: Patch) -> None:
         turn.nodes[parent] = replace(group, at_work=group.at_work + 1)
 
     monkeypatch.setattr(forward, "fill", overfull)
-    _expect_violation("at work in", seeds=100)
+    expect_violation("at work in", seeds=100)
 
 
 def test_finds_locks_that_are_passed_on_too_early(monkeypatch: Patch) -> None:
@@ -201,7 +202,7 @@ def test_finds_locks_that_are_passed_on_too_early(monkeypatch: Patch) -> None:
         return stands_in_line(workflow) and (workflow.verdict is None or not workflow.locked)
 
     monkeypatch.setattr("coordinator.runtime.loop.stands_in_line", stands)
-    _expect_violation("locks", seeds=200)
+    expect_violation("locks", seeds=200)
 
 
 def test_finds_a_draining_host_that_is_chosen(monkeypatch: Patch) -> None:
@@ -212,14 +213,14 @@ def test_finds_a_draining_host_that_is_chosen(monkeypatch: Patch) -> None:
         return replace(offer(self, line), draining=False)
 
     monkeypatch.setattr(Fleet, "_offer", blindly)
-    _expect_violation("which is draining", seeds=60)
+    expect_violation("which is draining", seeds=60)
 
 
 def test_finds_a_leftover_that_is_not_listed(monkeypatch: Patch) -> None:
     """Planted: what a stopped or abandoned workflow keeps is not told (I3)."""
     monkeypatch.setattr("coordinator.wire.view.leftovers", lambda _: iter(()))
     monkeypatch.setattr("coordinator.store.summaries.leftovers", lambda _: iter(()))
-    _expect_violation("is not listed", seeds=60)
+    expect_violation("is not listed", seeds=60)
 
 
 # -- evidence -------------------------------------------------------------------------------------
@@ -228,7 +229,7 @@ def test_finds_a_leftover_that_is_not_listed(monkeypatch: Patch) -> None:
 def test_finds_a_watermark_that_is_too_high(monkeypatch: Patch) -> None:
     """Planted: what is committed and not sent yet counts as closed (S-Z28)."""
     monkeypatch.setattr(Watermarks, "of", lambda self, _host: self.next_intent)
-    _expect_violation("Z28", seeds=60)
+    expect_violation("Z28", seeds=60)
 
 
 def test_finds_evidence_that_goes_before_its_workflow_has_settled(monkeypatch: Patch) -> None:
@@ -243,7 +244,7 @@ def test_finds_evidence_that_goes_before_its_workflow_has_settled(monkeypatch: P
         return await look(self)
 
     monkeypatch.setattr(Forgetting, "look", blindly)
-    _expect_violation("I12", seeds=20)
+    expect_violation("I12", seeds=20)
 
 
 def test_finds_agents_that_are_never_told_to_forget(monkeypatch: Patch) -> None:
@@ -254,7 +255,7 @@ def test_finds_agents_that_are_never_told_to_forget(monkeypatch: Patch) -> None:
 
     monkeypatch.setattr("coordinator.store.memory.evidence_rows", lambda _: [])
     monkeypatch.setattr(Forgetting, "look", nothing)
-    _expect_violation("never forgotten", seeds=5)
+    expect_violation("never forgotten", seeds=5)
 
 
 def test_finds_an_agent_that_takes_late_requests_for_new(monkeypatch: Patch) -> None:
@@ -266,7 +267,7 @@ def test_finds_an_agent_that_takes_late_requests_for_new(monkeypatch: Patch) -> 
 
     monkeypatch.setattr(attempts, "admit", blindly)
     late = Faults(message_repeated=0.5, message_lost=0.1, lost_found_again=1.0)
-    _expect_violation("I1|I2|I3|I12|never", seeds=60, faults=late)
+    expect_violation("I1|I2|I3|I12|never", seeds=60, faults=late)
 
 
 def test_finds_a_journal_that_goes_back_unnoticed(monkeypatch: Patch) -> None:
@@ -286,23 +287,11 @@ def test_finds_a_journal_that_goes_back_unnoticed(monkeypatch: Patch) -> None:
         kill_every_s=3.0,
         down_s_max=3.0,
     )
-    _expect_violation("S-Z11", seeds=60, faults=older)
+    expect_violation("S-Z11", seeds=60, faults=older)
 
 
 def test_finds_a_lost_pool_that_nobody_is_asked_about(monkeypatch: Patch) -> None:
     """Planted: a host goes on by itself although its pool is another one (S-Z10)."""
     monkeypatch.setattr("coordinator.agents.reconciling._pool_problem", lambda *_: "")
     lost = Faults(journal_lost=0.6, pool_lost_too=1.0, kill_every_s=4.0, down_s_max=4.0)
-    _expect_violation("S-Z10", seeds=60, faults=lost)
-
-
-def _expect_violation(
-    words: str, *, seeds: int, first: int = 1, faults: Faults | None = None
-) -> None:
-    with pytest.raises(Violation, match=words):
-        _play(range(first, first + seeds), faults or Faults())
-
-
-def _play(seeds: range, faults: Faults) -> None:
-    for seed in seeds:
-        World(seed, plain=0.0, external=0.0, faults=faults).run()
+    expect_violation("S-Z10", seeds=60, faults=lost)

@@ -1,0 +1,25 @@
+"""What tests of planted bugs have in common."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.world import Faults, Violation, World
+
+
+def expect_violation(
+    words: str,
+    *,
+    seeds: int,
+    first: int = 1,
+    faults: Faults | None = None,
+    external: float = 0.0,
+) -> None:
+    """Asserts that one of so many seeds breaks a promise, in one of these words."""
+    with pytest.raises(Violation, match=words):
+        _play(range(first, first + seeds), faults or Faults(), external)
+
+
+def _play(seeds: range, faults: Faults, external: float) -> None:
+    for seed in seeds:
+        World(seed, plain=0.0, external=external, faults=faults).run()
