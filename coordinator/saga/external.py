@@ -240,4 +240,3 @@ def _take_back(turn: Turn, index: int) -> None:
     turn.put_attempt(index, replace(last, state=cancelled, end_time=turn.now.time))
     turn.note(history.AttemptEnded(attempt=last.number, state=cancelled), index)
     turn.move(index, TaskChange.CANCELLED)
-    back.withdraw_order(turn, index)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 
 from coordinator.saga import back, ending, parts
 from coordinator.saga.commands import Timer
@@ -89,10 +90,15 @@ def fill(turn: Turn, parent: int) -> None:
         return
     group = turn.group(parent)
     room = turn.plan.nodes[parent].rules.concurrency_max - group.at_work
-    chosen = group.waiting[: max(0, room)]
+    # A task that is run anew takes no place before its parts are made up for.
+    ripe = (member for member in group.waiting if parts.settled(turn, member))
+    chosen = tuple(islice(ripe, max(0, room)))
     if chosen:
+        left = list(group.waiting)
+        for member in chosen:
+            left.remove(member)  # nearly always the first
         turn.nodes[parent] = replace(
-            group, at_work=group.at_work + len(chosen), waiting=group.waiting[len(chosen) :]
+            group, at_work=group.at_work + len(chosen), waiting=tuple(left)
         )
         for member in chosen:
             turn.later(Step.BEGIN, member)
@@ -140,6 +146,8 @@ def parts_rested(turn: Turn, whole: int) -> None:
         turn.later(Step.MAKE_UP_FOR, whole)
     elif turn.cause is None and not goes_forward(turn, whole):
         settled_beside_recovery(turn, whole)
+    elif task.state is TaskState.PENDING and whole in turn.group(node.parent).waiting:
+        fill(turn, node.parent)
     elif task.state is TaskState.PENDING:
         turn.later(Step.BEGIN, whole)
     elif has_passed(turn, whole):
@@ -225,7 +233,9 @@ def _dropped_before(turn: Turn, scope: int) -> set[int]:
     """Returns what of a group never begins because of failures before this turn."""
     found = set(turn.dropped)
     for member in turn.plan.nodes[scope].forward:
-        if is_lost(turn.before.nodes[member]) and not has_passed(turn, member):
+        if not is_lost(turn.before.nodes[member]) or has_passed(turn, member):
+            continue
+        if parts.settled(turn.before, member):  # else it was waited for
             found.update(followers(turn.plan, member))
     return found
 

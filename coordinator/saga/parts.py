@@ -85,10 +85,9 @@ def settled(record: Record, whole: int, *, over: bool = False) -> bool:
 
 def _is_settled(record: Record, part: int, *, over: bool) -> bool:
     task = record.task(part)
-    if task.state not in AT_REST:
+    if task.state not in AT_REST or task.needs_decision or task.due_time is not None:
         return False
-    waits = has_effect(record, part) if over else task.needs_decision or task.due_time is not None
-    return not waits and settled(record, part, over=over)
+    return not (over and has_effect(record, part)) and settled(record, part, over=over)
 
 
 def failed(record: Record, whole: int) -> Iterator[int]:

@@ -194,9 +194,7 @@ def commands_are_committed(decision: Decision) -> None:
         task = workflow.task(command.task)
         assert command.number <= len(task.attempts), command
         attempt = task.attempts[command.number - 1]
-        closed_by_force = task.decided is not None and task.decided.verb == CLOSE
-        over = isinstance(command, Withdraw) and closed_by_force
-        assert attempt.open or over, (command, attempt)
+        assert attempt.open, (command, attempt)
         if isinstance(command, Withdraw):
             continue  # whoever saw to it: its host, or one that was to fence it
         fence = isinstance(command, SendFence)

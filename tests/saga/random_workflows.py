@@ -357,7 +357,9 @@ class RandomRun:
                     if each.kind is resume.Kind.OUTPUT and each.task == need.task
                 }
                 skip = events.Skip(task=need.task, output=output)
-                choices.append(self.random.choice((events.Rerun(task=need.task), skip)))
+                again = events.Rerun(task=need.task)
+                is_part = self.workflow.plan.nodes[need.task].under >= 0
+                choices.append(skip if is_part else self.random.choice((again, skip)))
         return events.ResumeRequested(ask=ASK, choices=tuple(choices))
 
     def operate(self) -> None:

@@ -211,6 +211,18 @@ ROWS = (
             "ok:b = SUCCEEDED"
         ),
     ),
+    Row(
+        "before a group is done with what comes after a member that it can spare",
+        "(a:ext | c:ro | d<a):min=1; b",
+        "a:run+hang x:ok undo-x:wait+wait+ok add-a-x@run:a say-a.1-fail@ok:x",
+        "do:a do:c run:a added:x do:x ok:c do:b ok:x fail:a undo:x ok:b undone:x = SUCCEEDED",
+    ),
+    Row(
+        "what a part delays counts no more",
+        "(a:ext:ignore | c):max=1; b",
+        "a:run+hang x:ok add-a-x:ro:rest=5@run:a say-a.1-fail@ok:x",
+        "do:a run:a added:x do:x ok:x fail:a do:c ok:c do:b ok:b = SUCCEEDED",
+    ),
     # Where the whole workflow goes back.
     Row(
         "parts before their whole",
@@ -327,6 +339,14 @@ ROWS = (
             "do:a run:a added:x do:x ok:x fail:a pausing undo:x asked resumed asked again:a "
             "undone:x do:a run:a ok:a do:b ok:b = SUCCEEDED"
         ),
+    ),
+    Row(
+        "and takes no place from others meanwhile",
+        "(a:ext:pause | c | d):max=1; b",
+        "a:run+hang,run+ok x:ok undo-x:wait+wait+ok add-a-x@run:a say-a.1-fail@ok:x "
+        "resume+rerun-a@pausing",
+        "do:a run:a added:x do:x ok:x fail:a pausing undo:x asked resumed asked again:a do:c ok:c "
+        "do:d ok:d undone:x do:a run:a ok:a do:b ok:b = SUCCEEDED",
     ),
     Row(
         "so does a skip",
