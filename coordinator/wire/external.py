@@ -216,7 +216,7 @@ def _after_problems(plan: Plan, request: AddExternalTaskRequest) -> Iterator[Vio
         index = plan.by_name.get(name)
         if node.task is not None:
             yield Violation(f"after[{number}]", "is for members of a group, not under a task")
-        elif index is None or plan.nodes[index].parent != place or plan.nodes[index].recovers:
+        elif index is None or index not in plan.nodes[place].forward:
             yield Violation(f"after[{number}]", f"{short(name)} is not a member of {node.name}")
 
 
@@ -232,6 +232,7 @@ def added_task(growth: Growth | Plan, request: AddExternalTaskRequest) -> tuple[
     assert place is not None, request.parent
     node = growth.nodes[place]
     group, under = (place, -1) if node.task is None else (node.parent, place)
+    whole = growth.nodes[under].task if under >= 0 else None
     said = spec_pb2.Node.ExternalTask(
         owner_id=request.owner_id,
         kind=request.kind,
@@ -245,22 +246,32 @@ def added_task(growth: Growth | Plan, request: AddExternalTaskRequest) -> tuple[
         verb=f"{request.owner_id}/{request.kind}",
         effect=EFFECTS[request.effect],
         action=as_task(said).action.SerializeToString(deterministic=True),
-        policy=_policy(growth, group, under, request),
-        external=replace(external_of(request), added=_kept(request)),
+        policy=_policy(growth.nodes[group].rules.open, whole, request),
+        external=_external(whole, request),
         weight=request.weight or 1,
     )
     return spec, group, under
 
 
+def _external(whole: TaskSpec | None, request: AddExternalTaskRequest) -> External:
+    """Returns what a task that is added has beside its action; a part is as alive as its whole."""
+    said = replace(external_of(request), added=_kept(request))
+    if said.heartbeat_timeout is None and whole is not None and whole.external is not None:
+        return replace(said, heartbeat_timeout=whole.external.heartbeat_timeout)
+    return said
+
+
 def _policy(
-    growth: Growth | Plan, group: int, under: int, request: AddExternalTaskRequest
+    of_group: Policy | None, whole: TaskSpec | None, request: AddExternalTaskRequest
 ) -> Policy:
-    """Returns what a task inherits: of a group all, of a task what a failure makes of it."""
-    inherited = growth.nodes[group].rules.open or DEFAULT_POLICY
-    if under >= 0:
-        whole = growth.nodes[under].task
-        assert whole is not None, under
-        inherited = replace(DEFAULT_POLICY, on_failure=whole.policy.on_failure)
+    """Returns what a task inherits: of a group all; a part is tried again with its whole only."""
+    inherited = of_group or DEFAULT_POLICY
+    if whole is not None:
+        inherited = replace(
+            DEFAULT_POLICY,
+            on_failure=whole.policy.on_failure,
+            compensation_retry=whole.policy.compensation_retry,
+        )
     on_failure = policies.ON_FAILURE.get(request.on_failure, inherited.on_failure)
     timeout = _span(request, "run_timeout") or inherited.run_timeout
     return replace(inherited, on_failure=on_failure, run_timeout=timeout)

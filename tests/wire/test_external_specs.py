@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from coordinator.saga.plan import Growth
 from coordinator.saga.spec import DEPTH_MAX, owner_of
@@ -307,12 +308,35 @@ def test_what_is_added_comes_last_in_the_plan_and_where_it_belongs_in_the_tree()
         "two",
         "last",
     ]
-    # What comes after a task comes after its parts, too.
+    # What comes after a task comes after its parts, too: it stands for them.
     after = [step.nodes[i].name for i in step.nodes[step.by_name["two"]].after]
-    assert after == ["one", "part", "deep"]
+    assert after == ["one"]
+    [found] = added_problems(step, asked(f"{W}/tasks/open", "three", after=["part"]))
+    assert found.description == "'part' is not a member of open"
     assert leaf(step, "part").policy.on_failure == leaf(step, "one").policy.on_failure == "PAUSE"
     assert leaf(step, "deep").policy.on_failure == "IGNORE"
     assert leaf(step, "part").external.description == "Deep."  # type: ignore[union-attr]
+
+
+def test_a_part_is_as_alive_as_its_whole_and_is_tried_again_with_it_only():
+    patient = Policy(on_failure=Policy.ON_FAILURE_IGNORE)
+    patient.retry.attempts_max = patient.compensation_retry.attempts_max = 7
+    whole = external("one", heartbeat_timeout=Duration(seconds=20), policy=patient)
+    step = plan(spec_of(whole))
+    for parent, name, fields in (
+        ("one", "part", {}),
+        ("part", "deep", {}),
+        ("one", "own", {"heartbeat_timeout": Duration(seconds=5)}),
+    ):
+        request = asked(f"{W}/tasks/{parent}", name, **fields)
+        spec, group, under = added_task(step, request)
+        step = step.with_task(spec, parent=group, under=under)
+    added = (leaf(step, name).external for name in ("part", "deep", "own"))
+    alive = [each.heartbeat_timeout for each in added if each is not None]
+    assert alive == [timedelta(seconds=s) for s in (20, 20, 5)]
+    inherited = leaf(step, "deep").policy
+    assert (inherited.retry.attempts_max, inherited.compensation_retry.attempts_max) == (1, 7)
+    assert inherited.on_failure == "IGNORE"
 
 
 def test_what_proves_a_right_is_not_stored():
