@@ -56,7 +56,7 @@ def task_waits_for(workflow: Workflow, index: int) -> str:
 
 _ASKED = {
     TaskState.STARTING: "{owner}, which has not accepted it yet",
-    TaskState.UNKNOWN: "a sign of life of {owner}{silent}",
+    TaskState.UNKNOWN: "{owner}{silent}",
     TaskState.CANCELLING: "{owner}, which was asked to stop it",
     TaskState.COMPENSATING: "{owner}, which was asked to make up for it",
 }
@@ -72,14 +72,14 @@ def _owner(workflow: Workflow, index: int, task: Task) -> str:
     asked = _ASKED.get(task.state, "")
     owner = owner_of(workflow.plan.task(index).host)
     since = silent_since(task)
-    return asked.format(owner=owner, silent=f", silent{since}" if since else "")
+    return asked.format(owner=owner, silent=f", silent{since}" if since else ", which is silent")
 
 
 def silent_since(task: Task) -> str:
     """Returns since when a task's owner is silent, as " since …"; empty if that is not known."""
     failure = task.last.failure if task.attempts else None
     since = dict(failure.metadata).get(SILENT_SINCE) if failure else None
-    return f" since {since}" if since else ""
+    return f" since {since.replace('+00:00', 'Z')}" if since else ""
 
 
 def _held(workflow: Workflow, task: Task) -> str:

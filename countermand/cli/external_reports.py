@@ -16,6 +16,7 @@ from countermand.cli.external_options import (
     with_token,
 )
 from countermand.cli.settings import Settings
+from countermand.drawing.phrases import PARTS
 
 if TYPE_CHECKING:
     from countermand.cli.external_calls import Vendor
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 _AMOUNT = re.compile(r"(\d+)(B|[KMGTP]iB)?(?:/(\d+)(B|[KMGTP]iB)?)?|(\d{1,3})%")
 _POWERS = {unit: 1024**power for power, unit in enumerate(("B", "KiB", "MiB", "GiB", "TiB", "PiB"))}
-PARTS = "parts"
 
 
 @on_task(

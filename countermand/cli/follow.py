@@ -91,9 +91,11 @@ async def _tell_waits(run: Run, *, err: bool) -> None:
 
 def waiting(workflow: Workflow) -> str:
     """Returns what keeps a workflow that nobody paused; what a pause waits for is told with it."""
-    if workflow.state != WorkflowState.WORKFLOW_STATE_RUNNING or not workflow.waits_for:
+    if workflow.state != WorkflowState.WORKFLOW_STATE_RUNNING:
         return ""
-    return f"waits for {workflow.waits_for}"
+    if workflow.needs:  # it goes on, but an owner is silent, and may be for ever
+        return f"needs somebody: {workflow.needs[0].message}"
+    return f"waits for {workflow.waits_for}" if workflow.waits_for else ""
 
 
 async def wait_quietly(settings: Settings, run: Run, *, settled: bool) -> int:

@@ -116,6 +116,8 @@ def _own(one: Workflow) -> str:
         end = f"`countermand external finish {workflow_id}`"
         return f"{one.owner_id}'s own: {end} ends it"
     clear = f"`countermand external clear {workflow_id} --token …`"
+    if one.HasField("expire_time") and one.expire_time == one.end_time:
+        return f"{one.owner_id}'s own: removed soon, as it was ended by force"
     if one.HasField("expire_time"):
         return f"{one.owner_id}'s own: removed at {date(one.expire_time)}, or by {clear}"
     return f"{one.owner_id}'s own: kept until {clear}"

@@ -9,6 +9,7 @@ _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _STEP: Final = 1024
 
 PERCENT: Final = "percent"
+PARTS: Final = "parts"  # what owners count by hand, unless they say what it is
 
 # What an attempt did, by its verb: "copied 158 MiB". Others say the outcome's word.
 _DONE: Final = {
@@ -81,6 +82,8 @@ def amount(number: int, unit: str) -> str:
     """Returns an amount of work: "158 MiB", "60%", "12 volumes"."""
     if unit in {"", "bytes"}:
         return size(number)
+    if number == 1 and unit == PARTS:
+        return "1 part"
     return f"{number}%" if unit == PERCENT else f"{number} {unit}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
+from countermand.drawing.phrases import PERCENT
 from countermand.drawing.values import amount, progress_words, said
 from countermand.rpc import names
 from countermand.v1.annotation_pb2 import Effect
@@ -109,6 +110,8 @@ def how_far(task: Task) -> str:
     if task.kind == Task.KIND_EXTERNAL and task.state in NEVER_BEGUN:
         return ""  # of what is not begun nothing is done
     if task.state in {Task.STATE_FAILED, Task.STATE_CANCELLED}:
+        if task.progress.unit == PERCENT and task.progress.done == task.progress.total:
+            return ""  # closed with what it is a part of, and counted as passed
         return amount(task.progress.done, task.progress.unit) if task.progress.done else ""
     return progress_words(task.progress)
 

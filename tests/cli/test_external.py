@@ -197,9 +197,11 @@ def test_a_vendors_own_workflow_says_what_can_be_done_about_it(shell):
     assert "removed at 20" in own
     assert own.endswith(f"or by `countermand external clear {shell.name}-a --token …`")
     shell.external("start", "@-b", "--kind", "k", "--keep")
-    shell.external("finish", "@-b", "--force")
+    shell.external("finish", "@-b", "--force", "--failed", "GONE")
+    assert lines(shell("workflow", "tasks", "@-b"))[1].startswith("main ✗ failed - ")
+    assert "100%" not in shell("workflow", "tasks", "@-b")
     [own] = [line for line in lines(shell("workflow", "get", "@-b")) if "'s own: " in line]
-    assert "finish" not in own
+    assert own.endswith("removed soon, as it was ended by force")
 
 
 def test_a_vendor_that_never_comes_back_is_found(shell):
@@ -213,6 +215,8 @@ def test_a_vendor_that_never_comes_back_is_found(shell):
     assert f"`countermand external end {shell.name}/clone --failed REASON`" in row
     shown = lines(shell("workflow", "get", "@"))
     assert [each for each in shown if each.endswith("(OWNER_SILENT)")]
+    waited = shell("workflow", "wait", "@", "--timeout", "1s", code=124)  # it is told meanwhile
+    assert f"needs somebody: {shell.name} has been silent since" in waited
     shell.external("end", "@/clone", "--failed", "GONE")
 
 
