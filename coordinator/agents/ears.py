@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from coordinator.runtime.loop import Loop
-from coordinator.runtime.ports import Delivery, HostEvent, HostRecord, Store
+from coordinator.runtime.ports import AuditEvent, Delivery, HostRecord, Store
 from coordinator.saga.events import AttemptEvent, HostChosen
 from coordinator.saga.workflow import Workflow
 from countermand.v1.attempt_pb2 import Progress
@@ -23,7 +23,7 @@ class FindEvidence(Protocol):
 class KeepRecord(Protocol):
     """Keeps the record of a host that has changed."""
 
-    async def __call__(self, host: HostRecord, event: HostEvent | None = None) -> None:
+    async def __call__(self, host: HostRecord, event: AuditEvent | None = None) -> None:
         """Makes it durable, with what was done to it, if anything was."""
 
 

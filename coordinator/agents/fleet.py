@@ -31,10 +31,10 @@ from coordinator.agents.slots import WINDOW
 from coordinator.agents.tickets import Server
 from coordinator.runtime import crash_points
 from coordinator.runtime.ports import (
+    AuditEvent,
     Chance,
     Clock,
     Delivery,
-    HostEvent,
     HostRecord,
     HostView,
     Order,
@@ -183,16 +183,16 @@ class Fleet:
             raise WrongCluster(expected=answer.host.cluster_id, cluster_id=self._cluster_id)
         return str(answer.host.incarnation)
 
-    async def drain(self, host_id: str, event: HostEvent | None = None) -> None:
+    async def drain(self, host_id: str, event: AuditEvent | None = None) -> None:
         """Gives a host no new tasks, from now on and after any restart."""
         await self._lines[host_id].keep(lambda record: replace(record, draining=True), event)
 
-    async def undrain(self, host_id: str, event: HostEvent | None = None) -> None:
+    async def undrain(self, host_id: str, event: AuditEvent | None = None) -> None:
         """Gives a host tasks again."""
         await self._lines[host_id].keep(lambda record: replace(record, draining=False), event)
         self._choose_again()
 
-    async def accept(self, host_id: str, event: HostEvent | None = None) -> None:
+    async def accept(self, host_id: str, event: AuditEvent | None = None) -> None:
         """Takes a quarantined host as it is now, and waits for it for a while."""
         await self._lines[host_id].accept(event)
         await self._lines[host_id].ready(CALL_TIMEOUT_S)

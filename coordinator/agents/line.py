@@ -28,10 +28,10 @@ from coordinator.agents.reconciling import pools_of, why_not
 from coordinator.agents.slots import WINDOW, Slots
 from coordinator.agents.tickets import FindServer, Server, no_servers
 from coordinator.runtime.ports import (
+    AuditEvent,
     Chance,
     Clock,
     HostChange,
-    HostEvent,
     HostRecord,
     HostState,
     HostView,
@@ -179,7 +179,7 @@ class Line:
             pass
 
     async def keep(
-        self, change: Callable[[HostRecord], HostRecord], event: HostEvent | None = None
+        self, change: Callable[[HostRecord], HostRecord], event: AuditEvent | None = None
     ) -> None:
         """Changes the record of its host, durably first; what changes nothing is no event."""
         async with self._keeping:
@@ -188,7 +188,7 @@ class Line:
                 await self._ears.record(record, event)
                 self.record = record
 
-    async def accept(self, event: HostEvent | None = None) -> None:
+    async def accept(self, event: AuditEvent | None = None) -> None:
         """Takes its agent as it is now: what that has lost counts as gone.
 
         Raises:
@@ -344,8 +344,8 @@ class Line:
         log.warning("host.reconciled", extra={"host": host_id, "was": self.record.incarnation})
         self._heard = 0
         intent = self._ears.next_intent()
-        event = HostEvent(
-            host=host_id,
+        event = AuditEvent(
+            subject=host_name(host_id),
             change=HostChange.RECONCILED,
             time=self._clock.now(),
             principal=BY_POLICY,

@@ -6,15 +6,14 @@ import asyncio
 import logging
 from collections.abc import Iterator
 
-from coordinator.api import requests
-from coordinator.api.deciding import PRINCIPAL
+from coordinator.api import audit, requests
 from coordinator.api.requests import Context
 from coordinator.runtime.draining import blocking, names
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.ports import (
+    AuditEvent,
     Clock,
     HostChange,
-    HostEvent,
     HostRecord,
     Hosts,
     HostState,
@@ -172,27 +171,13 @@ class HostService(HostServiceServicer):
         self, request: pb.ListHostEventsRequest, context: Context
     ) -> pb.ListHostEventsResponse:
         """Returns one page of what was done to hosts, the last first."""
-        host_id = requests.host_id(request.name) if request.name else ""
-        limit = requests.page_size(request.page_size)
-        before = requests.NUMBER_MAX
-        if request.page_token:
-            before = requests.number(request.page_token, "page_token")
-        found = await self._store.host_events(host_id, before=before, limit=limit + 1)
-        page = found[:limit]
-        return pb.ListHostEventsResponse(
-            events=map(_event, page),
-            next_page_token=str(page[-1].position) if len(found) > limit else "",
-        )
+        subject = host_name(requests.host_id(request.name) if request.name else "")
+        events, token = await audit.page(self._store, subject, request)
+        return pb.ListHostEventsResponse(events=map(_event, events), next_page_token=token)
 
-    def _event(self, host_id: str, change: HostChange, reason: str = "") -> HostEvent:
+    def _event(self, host_id: str, change: HostChange, reason: str = "") -> AuditEvent:
         log.info("host.%s", change.lower(), extra={"host": host_id, "reason": reason})
-        return HostEvent(
-            host=host_id,
-            change=change,
-            time=self._clock.now(),
-            principal=PRINCIPAL,
-            reason=reason,
-        )
+        return audit.done(host_name(host_id), change, self._clock, reason=reason)
 
     def _refuse_busy(self, host_id: str) -> None:
         for workflow_id, _ in self._hosts.expected(host_id):
@@ -256,14 +241,15 @@ def _shown(host: HostView) -> pb.Host:
     return shown
 
 
-def _event(event: HostEvent) -> pb.HostEvent:
+def _event(event: AuditEvent) -> pb.HostEvent:
+    assert isinstance(event.change, HostChange), event
     return pb.HostEvent(
-        host=host_name(event.host),
+        host=event.subject,
         position=event.position,
         time=timestamp(event.time),
         kind=_KINDS[event.change],
         principal=event.principal,
         reason=event.reason,
-        finding=event.finding,
+        finding=event.detail,
         failure=failure_to_proto(event.failure),
     )

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
-from coordinator.api import requests
+from coordinator.api import audit, requests
 from coordinator.api.requests import Context
-from coordinator.runtime.ports import Clock
+from coordinator.runtime.ports import AuditEvent, Clock, WebhookChange
 from coordinator.runtime.webhooks import (
     SECRET_PREFIX,
     WebhookProgress,
@@ -37,6 +37,7 @@ from countermand.v1.webhook_pb2_grpc import WebhookServiceServicer
 
 log = logging.getLogger(__name__)
 
+_KINDS = {change: pb.WebhookChange.Kind.Value(f"KIND_{change}") for change in WebhookChange}
 WEBHOOKS_MAX = 64  # each may be a connection, a page of history and a call under way
 URL_BYTES_MAX = 2048
 EVENT_TYPES_MAX = 64
@@ -87,8 +88,7 @@ class WebhookService(WebhookServiceServicer):
                 create_time=self._clock.now(),
                 progress=WebhookProgress(position=position),
             )
-            await self._webhooks.add(record)
-            log.info("webhook.added", extra={"webhook": record.id})
+            await self._webhooks.add(record, self._event(record.id, WebhookChange.ADDED))
             shown = await self._one(record.id)
         return pb.AddWebhookResponse(webhook=shown, secret=record.secret)
 
@@ -135,9 +135,9 @@ class WebhookService(WebhookServiceServicer):
             position = None
             if request.HasField("since_position"):
                 position = _position(request.since_position, await self._store.position())
-            await self._webhooks.resume(webhook_id, position)
-            told = {"webhook": webhook_id, "position": position, "reason": request.reason}
-            log.info("webhook.resumed", extra=told)
+            since = "" if position is None else str(position)
+            event = self._event(webhook_id, WebhookChange.RESUMED, request.reason, since)
+            await self._webhooks.resume(webhook_id, position, event)
             return pb.ResumeWebhookResponse(webhook=await self._one(webhook_id))
 
     async def RotateWebhookSecret(
@@ -150,8 +150,8 @@ class WebhookService(WebhookServiceServicer):
         async with self._changing:
             webhook_id = await self._known(request.name)
             secret = request.secret or self._new_secret()
-            await self._webhooks.replace_secret(webhook_id, secret, overlap=OVERLAP)
-            log.info("webhook.secret_rotated", extra={"webhook": webhook_id})
+            event = self._event(webhook_id, WebhookChange.SECRET_ROTATED)
+            await self._webhooks.replace_secret(webhook_id, secret, overlap=OVERLAP, event=event)
             shown = await self._one(webhook_id)
         return pb.RotateWebhookSecretResponse(webhook=shown, secret=secret)
 
@@ -162,9 +162,25 @@ class WebhookService(WebhookServiceServicer):
         requests.demand(request, "request_id", "reason")
         async with self._changing:
             webhook_id = await self._known(request.name)
-            await self._webhooks.remove(webhook_id)
-            log.info("webhook.removed", extra={"webhook": webhook_id, "reason": request.reason})
+            event = self._event(webhook_id, WebhookChange.REMOVED, request.reason)
+            await self._webhooks.remove(webhook_id, event)
         return pb.RemoveWebhookResponse()
+
+    async def ListWebhookChanges(
+        self, request: pb.ListWebhookChangesRequest, context: Context
+    ) -> pb.ListWebhookChangesResponse:
+        """Returns one page of what was done to webhooks, the last first."""
+        subject = webhook_name(requests.webhook_id(request.name) if request.name else "")
+        events, token = await audit.page(self._store, subject, request)
+        return pb.ListWebhookChangesResponse(changes=map(_change, events), next_page_token=token)
+
+    def _event(
+        self, webhook_id: str, change: WebhookChange, reason: str = "", since: str = ""
+    ) -> AuditEvent:
+        extra = {"webhook": webhook_id, "reason": reason, "since": since}
+        log.info("webhook.%s", change.lower(), extra=extra)
+        name = webhook_name(webhook_id)
+        return audit.done(name, change, self._clock, reason=reason, detail=since)
 
     async def _known(self, name: str) -> str:
         """Returns the id in a webhook's name; raises if there is no such webhook."""
@@ -299,4 +315,17 @@ def _shown(view: WebhookView, now: datetime) -> pb.Webhook:
         next_try_time=timestamp(progress.next_try_time),
         create_time=timestamp(record.create_time),
         old_secret_expire_time=timestamp(record.old_secret_end if overlaps else None),
+    )
+
+
+def _change(event: AuditEvent) -> pb.WebhookChange:
+    assert isinstance(event.change, WebhookChange), event
+    return pb.WebhookChange(
+        webhook=event.subject,
+        position=event.position,
+        time=timestamp(event.time),
+        kind=_KINDS[event.change],
+        principal=event.principal,
+        reason=event.reason,
+        since_position=int(event.detail) if event.detail else None,
     )

@@ -130,16 +130,26 @@ class HostChange(StrEnum):
     REPAIR_REFUSED = "REPAIR_REFUSED"  # what it was about is as it was
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostEvent:
-    """One record of the audit of hosts: who did what, and why. Never changed, nor removed."""
+class WebhookChange(StrEnum):
+    """What was done to a webhook, as in the contract."""
 
-    host: str
-    change: HostChange
+    ADDED = "ADDED"
+    REMOVED = "REMOVED"
+    RESUMED = "RESUMED"
+    SECRET_ROTATED = "SECRET_ROTATED"  # noqa: S105 - a word
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEvent:
+    """One record of the audit: who did what, and why. Never changed, nor removed."""
+
+    subject: str  # the name of what it was done to: hosts/{host}, webhooks/{webhook}
+    change: HostChange | WebhookChange
     time: datetime
     principal: str
     reason: str = ""
-    finding: str = ""  # of a repair: its name
+    # Of a repair, the name of its finding; of a webhook that was resumed, from where, if said.
+    detail: str = ""
     failure: Failure | None = None  # why a repair was refused
     position: int = 0  # among all of them, once it is stored
 
@@ -314,17 +324,20 @@ class Store(Protocol):
     async def hosts(self) -> list[HostRecord]:
         """Returns every host, in order of their ids."""
 
-    async def put_host(self, host: HostRecord, event: HostEvent | None = None) -> None:
+    async def put_host(self, host: HostRecord, event: AuditEvent | None = None) -> None:
         """Adds or replaces a host, and notes with it who did so, if anybody."""
 
-    async def remove_host(self, host_id: str, event: HostEvent | None = None) -> None:
+    async def remove_host(self, host_id: str, event: AuditEvent | None = None) -> None:
         """Removes a host, and notes with it who did so; an absent one is a success."""
 
-    async def note_hosts(self, events: Sequence[HostEvent]) -> None:
-        """Notes what is done to hosts and changes no record of them, all or none."""
+    async def note_audit(self, events: Sequence[AuditEvent]) -> None:
+        """Notes what is done and changes no other record, all or none."""
 
-    async def host_events(self, host_id: str, *, before: int, limit: int) -> list[HostEvent]:
-        """Returns what was done to a host before a position, the last first; empty id: to any."""
+    async def audit(self, subject: str, *, before: int, limit: int) -> list[AuditEvent]:
+        """Returns what was done before a position, the last first.
+
+        The subject is a name, or a collection, such as "hosts/", for all that ever were in it.
+        """
 
     async def close(self) -> None:
         """Releases everything; nothing is written any more."""
@@ -413,13 +426,13 @@ class Hosts(Protocol):
     def expected(self, host_id: str) -> Sequence[tuple[str, int]]:
         """Returns the tasks for which a host was chosen and nothing of it is durable yet."""
 
-    async def drain(self, host_id: str, event: HostEvent) -> None:
+    async def drain(self, host_id: str, event: AuditEvent) -> None:
         """Gives a host no new tasks, from now on and after any restart."""
 
-    async def undrain(self, host_id: str, event: HostEvent) -> None:
+    async def undrain(self, host_id: str, event: AuditEvent) -> None:
         """Gives a host tasks again."""
 
-    async def accept(self, host_id: str, event: HostEvent) -> None:
+    async def accept(self, host_id: str, event: AuditEvent) -> None:
         """Takes a quarantined host as it is now, with the journal and the pools that it has."""
 
     async def probe(self, address: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from coordinator.runtime.ports import StoredEntry
+from coordinator.runtime.ports import AuditEvent, StoredEntry
 from coordinator.saga.workflow import Failure
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - stands before the bytes of each, in base64
@@ -90,14 +90,17 @@ class WebhookStore(Protocol):
     async def webhooks(self) -> list[WebhookRecord]:
         """Returns every webhook, in order of their ids."""
 
-    async def put_webhook(self, webhook: WebhookRecord) -> None:
-        """Adds or replaces a webhook."""
+    async def put_webhook(self, webhook: WebhookRecord, event: AuditEvent | None = None) -> None:
+        """Adds or replaces a webhook, and notes with it who did so, if anybody."""
 
     async def note_webhooks(self, progress: Mapping[str, WebhookProgress]) -> None:
         """Notes how far receivers have been told, all or none; of those removed nothing is kept."""
 
-    async def remove_webhook(self, webhook_id: str) -> None:
-        """Removes a webhook; an absent one is a success."""
+    async def remove_webhook(self, webhook_id: str, event: AuditEvent | None = None) -> None:
+        """Removes a webhook, and notes with it who did so; an absent one is a success."""
+
+    async def audit(self, subject: str, *, before: int, limit: int) -> list[AuditEvent]:
+        """Returns what was done to one, or to a collection, before a position, the last first."""
 
 
 class Webhooks(Protocol):
@@ -109,17 +112,19 @@ class Webhooks(Protocol):
     async def all(self) -> Mapping[str, WebhookView]:
         """Returns every webhook by its id."""
 
-    async def add(self, record: WebhookRecord) -> None:
+    async def add(self, record: WebhookRecord, event: AuditEvent) -> None:
         """Keeps a webhook and begins to deliver to it."""
 
-    async def replace_secret(self, webhook_id: str, secret: str, *, overlap: timedelta) -> None:
+    async def replace_secret(
+        self, webhook_id: str, secret: str, *, overlap: timedelta, event: AuditEvent
+    ) -> None:
         """Signs with another secret from now on, and for a while with the old one as well."""
 
-    async def resume(self, webhook_id: str, position: int | None = None) -> None:
+    async def resume(self, webhook_id: str, position: int | None, event: AuditEvent) -> None:
         """Calls at once, also one that is disabled; from a position on, if one is given."""
 
     async def ping(self, webhook_id: str) -> Answer:
         """Sends a test event, and returns what came of it; nothing else changes."""
 
-    async def remove(self, webhook_id: str) -> None:
+    async def remove(self, webhook_id: str, event: AuditEvent) -> None:
         """Ends deliveries and forgets the webhook; an absent one is a success."""

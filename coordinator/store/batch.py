@@ -23,7 +23,6 @@ from coordinator.saga import history
 from coordinator.saga.states import SETTLED
 from coordinator.saga.workflow import Group, Workflow
 from coordinator.store.rows import (
-    Row,
     attempt_row,
     evidence_rows,
     group_row,
@@ -33,6 +32,7 @@ from coordinator.store.rows import (
     task_row,
     workflow_row,
 )
+from coordinator.store.texts import Row
 from coordinator.wire.history import event_to_proto
 
 # Facts after which an attempt's record is another. RetryScheduled names one that is yet to come.

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from coordinator.runtime.ports import (
+    AuditEvent,
     Change,
-    HostEvent,
     HostRecord,
     Opening,
     ProgressRecord,
@@ -73,7 +73,7 @@ class Kept:
     writers: dict[Image, str] = field(default_factory=dict)  # who holds an image alone
     requests: dict[str, tuple[Request, str]] = field(default_factory=dict)
     hosts: dict[str, HostRecord] = field(default_factory=dict)
-    host_events: list[HostEvent] = field(default_factory=list)
+    audit: list[AuditEvent] = field(default_factory=list)
     webhooks: dict[str, WebhookRecord] = field(default_factory=dict)
     places: dict[str, int] = field(default_factory=dict)
     progress: dict[tuple[str, int, int], ProgressRecord] = field(default_factory=dict)
@@ -330,32 +330,34 @@ class MemoryStore:
         """Returns every host, in order of their ids."""
         return [host for _, host in sorted(self._kept.hosts.items())]
 
-    async def put_host(self, host: HostRecord, event: HostEvent | None = None) -> None:
+    async def put_host(self, host: HostRecord, event: AuditEvent | None = None) -> None:
         """Adds or replaces a host, and notes with it who did so, if anybody."""
         self._kept.hosts[host.id] = host
         self._note(event)
 
-    async def remove_host(self, host_id: str, event: HostEvent | None = None) -> None:
+    async def remove_host(self, host_id: str, event: AuditEvent | None = None) -> None:
         """Removes a host, and notes with it who did so; an absent one is a success."""
         self._kept.hosts.pop(host_id, None)
         self._note(event)
 
-    async def note_hosts(self, events: Sequence[HostEvent]) -> None:
-        """Notes what is done to hosts and changes no record of them, all or none."""
+    async def note_audit(self, events: Sequence[AuditEvent]) -> None:
+        """Notes what is done and changes no other record, all or none."""
         for event in events:
             self._note(event)
 
-    def _note(self, event: HostEvent | None) -> None:
+    def _note(self, event: AuditEvent | None) -> None:
         if event is not None:
-            kept = self._kept.host_events
+            kept = self._kept.audit
             kept.append(replace(event, position=len(kept) + 1))
 
-    async def host_events(self, host_id: str, *, before: int, limit: int) -> list[HostEvent]:
-        """Returns what was done to a host before a position, the last first; empty id: to any."""
+    async def audit(self, subject: str, *, before: int, limit: int) -> list[AuditEvent]:
+        """Returns what was done to one, or to a collection, before a position, the last first."""
+        whole = subject.endswith("/")
         found = [
             event
-            for event in reversed(self._kept.host_events)
-            if event.position < before and host_id in ("", event.host)
+            for event in reversed(self._kept.audit)
+            if event.position < before
+            and (event.subject.startswith(subject) if whole else event.subject == subject)
         ]
         return found[:limit]
 
@@ -363,9 +365,10 @@ class MemoryStore:
         """Returns every webhook, in order of their ids."""
         return [webhook for _, webhook in sorted(self._kept.webhooks.items())]
 
-    async def put_webhook(self, webhook: WebhookRecord) -> None:
-        """Adds or replaces a webhook."""
+    async def put_webhook(self, webhook: WebhookRecord, event: AuditEvent | None = None) -> None:
+        """Adds or replaces a webhook, and notes with it who did so, if anybody."""
         self._kept.webhooks[webhook.id] = webhook
+        self._note(event)
 
     async def note_webhooks(self, progress: Mapping[str, WebhookProgress]) -> None:
         """Notes how far receivers have been told, all or none."""
@@ -374,9 +377,10 @@ class MemoryStore:
                 kept = self._kept.webhooks[webhook_id]
                 self._kept.webhooks[webhook_id] = replace(kept, progress=now)
 
-    async def remove_webhook(self, webhook_id: str) -> None:
-        """Removes a webhook; an absent one is a success."""
+    async def remove_webhook(self, webhook_id: str, event: AuditEvent | None = None) -> None:
+        """Removes a webhook, and notes with it who did so; an absent one is a success."""
         self._kept.webhooks.pop(webhook_id, None)
+        self._note(event)
 
     async def place(self, reader: str) -> int | None:
         """Returns how far somebody has read the history; None: never."""

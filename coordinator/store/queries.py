@@ -12,8 +12,6 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, Select, bindparam, func, select
 
 from coordinator.runtime.ports import (
-    HostEvent,
-    HostRecord,
     Request,
     Stored,
     StoredEntry,
@@ -24,8 +22,6 @@ from coordinator.store.plans import Plans
 from coordinator.store.rows import (
     entry_from,
     held_from,
-    host_event_from,
-    host_from,
     nodes_from,
     submission_from,
     workflow_from,
@@ -35,8 +31,6 @@ from coordinator.store.tables import (
     events,
     evidence,
     groups,
-    host_events,
-    hosts,
     locks,
     meta,
     requests,
@@ -209,20 +203,3 @@ def settled(workflow_ids: Sequence[str], connection: Connection) -> frozenset[st
         workflows.c.id.in_(workflow_ids), workflows.c.end_time_us.is_not(None)
     )
     return frozenset([*connection.scalars(found), *used(workflow_ids, connection)])
-
-
-def all_hosts(connection: Connection) -> list[HostRecord]:
-    """Returns every host, in order of their ids."""
-    rows = connection.execute(select(hosts).order_by(hosts.c.id)).mappings()
-    return [host_from(row) for row in rows]
-
-
-def host_events_of(
-    host_id: str, before: int, limit: int, connection: Connection
-) -> list[HostEvent]:
-    """Returns what was done to a host before a position, the last first; empty id: to any."""
-    found = select(host_events).where(host_events.c.position < before)
-    if host_id:
-        found = found.where(host_events.c.host_id == host_id)
-    found = found.order_by(host_events.c.position.desc()).limit(limit)
-    return [host_event_from(row) for row in connection.execute(found).mappings()]

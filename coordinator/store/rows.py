@@ -13,13 +13,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
-from coordinator.runtime.ports import (
-    HostChange,
-    HostEvent,
-    HostRecord,
-    StoredEntry,
-    Submission,
-)
+from coordinator.runtime.ports import StoredEntry, Submission
 from coordinator.saga.advance import restore
 from coordinator.saga.plan import Plan, compile_plan
 from coordinator.saga.spec import GroupKind, GroupSpec, Lock, Terms, owner_of
@@ -42,6 +36,7 @@ from coordinator.saga.workflow import (
 )
 from coordinator.store.summaries import summary_text
 from coordinator.store.texts import (
+    Row,
     decided_from,
     decided_text,
     encode,
@@ -59,7 +54,6 @@ from coordinator.store.texts import (
     values_text,
 )
 
-Row = dict[str, Any]  # written; a column's value is what its type in `tables.py` says
 # What a workflow's row says of its nodes, by index: leaves, and groups where there is a row.
 Nodes = Mapping[int, Task | Group]
 
@@ -208,35 +202,6 @@ def evidence_rows(workflow: Workflow) -> Iterable[Row]:
     ]
 
 
-def host_row(host: HostRecord) -> Row:
-    """Returns the record of a host."""
-    return {
-        "id": host.id,
-        "address": host.address,
-        "draining": host.draining,
-        "incarnation": host.incarnation,
-        "heard_sequence": host.heard_sequence,
-        "pools": None if host.pools is None else encode(dict(host.pools)),
-        "lost_intent": host.lost_intent,
-        "accepted_intent": host.accepted_intent,
-        "held": host.held,
-        "create_time_us": micros(host.create_time),
-    }
-
-
-def host_event_row(event: HostEvent) -> Row:
-    """Returns what was done to a host; its position is given by the table."""
-    return {
-        "host_id": event.host,
-        "change": event.change,
-        "time_us": micros(event.time),
-        "principal": event.principal,
-        "reason": event.reason,
-        "finding": event.finding,
-        "failure": failure_text(event.failure),
-    }
-
-
 # -- read -----------------------------------------------------------------------------------------
 
 
@@ -332,36 +297,6 @@ def nodes_from(
 
 def _lock_from(row: RowMapping) -> Lock:
     return Lock(pool=row["pool_id"], image=row["image_id"], exclusive=bool(row["exclusive"]))
-
-
-def host_from(row: RowMapping) -> HostRecord:
-    """Returns a host."""
-    return HostRecord(
-        id=row["id"],
-        address=row["address"],
-        draining=bool(row["draining"]),
-        incarnation=row["incarnation"],
-        heard_sequence=row["heard_sequence"],
-        pools=None if row["pools"] is None else tuple(json.loads(row["pools"]).items()),
-        lost_intent=row["lost_intent"],
-        accepted_intent=row["accepted_intent"],
-        held=row["held"],
-        create_time=time_from(row["create_time_us"]),
-    )
-
-
-def host_event_from(row: RowMapping) -> HostEvent:
-    """Returns what was done to a host."""
-    return HostEvent(
-        host=row["host_id"],
-        change=HostChange(row["change"]),
-        time=time_from(row["time_us"]),
-        principal=row["principal"],
-        reason=row["reason"],
-        finding=row["finding"],
-        failure=failure_from(row["failure"]),
-        position=row["position"],
-    )
 
 
 def entry_from(row: RowMapping) -> StoredEntry:

@@ -15,8 +15,8 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from coordinator.runtime.ports import (
+    AuditEvent,
     Change,
-    HostEvent,
     HostRecord,
     Opening,
     ProgressRecord,
@@ -32,7 +32,7 @@ from coordinator.runtime.ports import (
     WorkflowQuery,
 )
 from coordinator.runtime.webhooks import Origin, WebhookProgress, WebhookRecord
-from coordinator.store import lists, places, progress, queries, retention, webhooks
+from coordinator.store import audit, hosts, lists, places, progress, queries, retention, webhooks
 from coordinator.store.batch import (
     Merged,
     batch_of,
@@ -44,9 +44,8 @@ from coordinator.store.batch import (
 from coordinator.store.database import Database
 from coordinator.store.migrate import migrate
 from coordinator.store.plans import Plans
-from coordinator.store.rows import host_event_row, host_row
 from coordinator.store.run import Run
-from coordinator.store.tables import evidence, host_events, hosts, meta, workflows
+from coordinator.store.tables import evidence, meta, workflows
 from coordinator.store.writing import StaleError, Writing
 from countermand.rpc.crash import Crash, never
 
@@ -102,29 +101,29 @@ class SqlStore:
         remove = delete(evidence).where(of_host, evidence.c.workflow_id.in_(workflow_ids))
         await self._run.write(partial(self._transact, lambda c: c.execute(remove)))
 
-    async def put_host(self, host: HostRecord, event: HostEvent | None = None) -> None:
+    async def put_host(self, host: HostRecord, event: AuditEvent | None = None) -> None:
         """Adds or replaces a host, and notes with it who did so, if anybody."""
-        await self._run.write(partial(self._transact, partial(_put_host, host, event)))
+        await self._run.write(partial(self._transact, partial(hosts.put, host, event)))
 
-    async def remove_host(self, host_id: str, event: HostEvent | None = None) -> None:
+    async def remove_host(self, host_id: str, event: AuditEvent | None = None) -> None:
         """Removes a host, and notes with it who did so; an absent one is a success."""
-        await self._run.write(partial(self._transact, partial(_remove_host, host_id, event)))
+        await self._run.write(partial(self._transact, partial(hosts.remove, host_id, event)))
 
-    async def note_hosts(self, events: Sequence[HostEvent]) -> None:
-        """Notes what is done to hosts and changes no record of them, all or none."""
-        await self._run.write(partial(self._transact, partial(_note, tuple(events))))
+    async def note_audit(self, events: Sequence[AuditEvent]) -> None:
+        """Notes what is done and changes no other record, all or none."""
+        await self._run.write(partial(self._transact, partial(audit.note, tuple(events))))
 
-    async def put_webhook(self, webhook: WebhookRecord) -> None:
-        """Adds or replaces a webhook."""
-        await self._run.write(partial(self._transact, partial(webhooks.put, webhook)))
+    async def put_webhook(self, webhook: WebhookRecord, event: AuditEvent | None = None) -> None:
+        """Adds or replaces a webhook, and notes with it who did so, if anybody."""
+        await self._run.write(partial(self._transact, partial(webhooks.put, webhook, event)))
 
     async def note_webhooks(self, progress: Mapping[str, WebhookProgress]) -> None:
         """Notes how far receivers have been told, all or none."""
         await self._run.write(partial(self._transact, partial(webhooks.note, dict(progress))))
 
-    async def remove_webhook(self, webhook_id: str) -> None:
-        """Removes a webhook; an absent one is a success."""
-        await self._run.write(partial(self._transact, partial(webhooks.remove, webhook_id)))
+    async def remove_webhook(self, webhook_id: str, event: AuditEvent | None = None) -> None:
+        """Removes a webhook, and notes with it who did so; an absent one is a success."""
+        await self._run.write(partial(self._transact, partial(webhooks.remove, webhook_id, event)))
 
     async def note_place(self, reader: str, position: int) -> None:
         """Notes how far somebody has read the history."""
@@ -259,11 +258,11 @@ class SqlStore:
 
     async def hosts(self) -> list[HostRecord]:
         """Returns every host, in order of their ids."""
-        return await self._read(queries.all_hosts)
+        return await self._read(hosts.all_hosts)
 
-    async def host_events(self, host_id: str, *, before: int, limit: int) -> list[HostEvent]:
-        """Returns what was done to a host before a position, the last first; empty id: to any."""
-        return await self._read(partial(queries.host_events_of, host_id, before, limit))
+    async def audit(self, subject: str, *, before: int, limit: int) -> list[AuditEvent]:
+        """Returns what was done to one, or to a collection, before a position, the last first."""
+        return await self._read(partial(audit.of, subject, before, limit))
 
     async def progress(self) -> list[ProgressRecord]:
         """Returns what owners have reported of attempts of open workflows."""
@@ -308,23 +307,6 @@ def _open(new_id: Callable[[], str], connection: Connection) -> tuple[Opening, i
     connection.execute(update(meta).values(kept))
     last_key: int = connection.scalar(select(func.coalesce(func.max(workflows.c.key), 0))) or 0
     return opening, last_key + 1
-
-
-def _put_host(host: HostRecord, event: HostEvent | None, connection: Connection) -> None:
-    row = host_row(host)
-    if not connection.execute(update(hosts).where(hosts.c.id == host.id).values(row)).rowcount:
-        connection.execute(insert(hosts).values(row))
-    _note((event,) if event else (), connection)
-
-
-def _remove_host(host_id: str, event: HostEvent | None, connection: Connection) -> None:
-    connection.execute(delete(hosts).where(hosts.c.id == host_id))
-    _note((event,) if event else (), connection)
-
-
-def _note(events: Sequence[HostEvent], connection: Connection) -> None:
-    if events:
-        connection.execute(insert(host_events), [host_event_row(event) for event in events])
 
 
 def _conflict(

@@ -118,20 +118,20 @@ hosts = Table(
     comment="The storage hosts that tasks may name.",
 )
 
-# About 300 bytes for each thing that a person does to a host.
-host_events = Table(
-    "host_events",
+# About 300 bytes for each thing that a person does.
+audit = Table(
+    "audit",
     metadata,
     Column("position", Position, primary_key=True, autoincrement=True, comment="among all of them"),
-    Column("host_id", Text, nullable=False, comment="also of a host that was removed"),
+    Column("subject", Text, nullable=False, comment="its name, also of what was removed since"),
     Column("change", Text, nullable=False, comment="what was done, in a word"),
     Column("time_us", BigInteger, nullable=False),
     Column("principal", Text, nullable=False, comment="who did it"),
     Column("reason", Text, nullable=False, comment="why, in that person's words"),
-    Column("finding", Text, nullable=False, comment="of a repair: what it was about"),
+    Column("detail", Text, nullable=False, comment="of a repair: what it was about"),
     json_text("failure", "why a repair was refused"),
-    Index("host_events_host", "host_id", "position"),
-    comment="The audit of hosts, written with each change of one; kept for good.",
+    Index("audit_subject", "subject", "position"),
+    comment="What was done to hosts and webhooks, written with each change; kept for good.",
     sqlite_autoincrement=True,
 )
 

@@ -1,6 +1,6 @@
 """Values as the tables keep them: times as numbers, everything that has parts as JSON text.
 
-Called by `rows.py` alone.
+Called by `rows.py` and its neighbours that know rows.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 from coordinator.saga.spec import Lock
 from coordinator.saga.workflow import NO_VALUES, Decided, Failure, Inbound, Values
+
+Row = dict[str, Any]  # written; a column's value is what its type in `tables.py` says
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_US = 24 * 60 * 60 * 1_000_000

@@ -8,10 +8,12 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from coordinator.runtime.ports import AuditEvent
 from coordinator.runtime.webhooks import Origin, WebhookProgress, WebhookRecord
-from coordinator.store.rows import Row
+from coordinator.store import audit
 from coordinator.store.tables import labels, webhooks, workflows
 from coordinator.store.texts import (
+    Row,
     encode,
     failure_from,
     failure_text,
@@ -28,12 +30,13 @@ def all_webhooks(connection: Connection) -> list[WebhookRecord]:
     return [_webhook_from(row) for row in rows]
 
 
-def put(webhook: WebhookRecord, connection: Connection) -> None:
+def put(webhook: WebhookRecord, event: AuditEvent | None, connection: Connection) -> None:
     """Adds or replaces a webhook."""
     row = _webhook_row(webhook)
     mine = webhooks.c.id == webhook.id
     if not connection.execute(update(webhooks).where(mine).values(row)).rowcount:
         connection.execute(insert(webhooks).values(row))
+    audit.note((event,) if event else (), connection)
 
 
 def note(progress: Mapping[str, WebhookProgress], connection: Connection) -> None:
@@ -43,9 +46,10 @@ def note(progress: Mapping[str, WebhookProgress], connection: Connection) -> Non
         connection.execute(update(webhooks).where(mine).values(_progress_row(told)))
 
 
-def remove(webhook_id: str, connection: Connection) -> None:
+def remove(webhook_id: str, event: AuditEvent | None, connection: Connection) -> None:
     """Removes a webhook."""
     connection.execute(delete(webhooks).where(webhooks.c.id == webhook_id))
+    audit.note((event,) if event else (), connection)
 
 
 def origins(workflow_ids: Sequence[str], connection: Connection) -> dict[str, Origin]:

@@ -28,7 +28,6 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from coordinator.runtime.ports import StoreRefusedError
 from coordinator.store.batch import Batch
-from coordinator.store.rows import Row
 from coordinator.store.tables import (
     attempts,
     events,
@@ -42,6 +41,7 @@ from coordinator.store.tables import (
     tasks,
     workflows,
 )
+from coordinator.store.texts import Row
 
 Names = tuple[str, ...]
 

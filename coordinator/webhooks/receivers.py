@@ -15,7 +15,7 @@ from datetime import timedelta
 from google.protobuf.empty_pb2 import Empty
 
 from coordinator.runtime import crash_points
-from coordinator.runtime.ports import Chance, Clock, StoreError
+from coordinator.runtime.ports import AuditEvent, Chance, Clock, StoreError
 from coordinator.runtime.watch import Topic
 from coordinator.runtime.webhooks import Answer, WebhookRecord, WebhookStore, WebhookView
 from coordinator.webhooks.courier import Courier, World
@@ -125,13 +125,15 @@ class Receivers:
             views[name] = WebhookView(record=courier.record, behind=behind)
         return views
 
-    async def add(self, record: WebhookRecord) -> None:
+    async def add(self, record: WebhookRecord, event: AuditEvent | None = None) -> None:
         """Keeps a webhook and begins to deliver to it."""
-        await self._store.put_webhook(record)
+        await self._store.put_webhook(record, event)
         # If the process stops here, the next one begins.
         self._begin(record)
 
-    async def replace_secret(self, webhook_id: str, secret: str, *, overlap: timedelta) -> None:
+    async def replace_secret(
+        self, webhook_id: str, secret: str, *, overlap: timedelta, event: AuditEvent | None = None
+    ) -> None:
         """Signs with another secret from now on, and for a while with the old one as well."""
         courier = self._couriers[webhook_id]
         old = courier.record
@@ -139,12 +141,14 @@ class Receivers:
             return
         end = self._world.clock.now() + overlap
         new = replace(old, secret=secret, old_secret=old.secret, old_secret_end=end)
-        await self._store.put_webhook(new)
+        await self._store.put_webhook(new, event)
         # It may have come further meanwhile.
         courier.record = replace(new, progress=courier.record.progress)
         self._hear_moved(webhook_id)
 
-    async def resume(self, webhook_id: str, position: int | None = None) -> None:
+    async def resume(
+        self, webhook_id: str, position: int | None = None, event: AuditEvent | None = None
+    ) -> None:
         """Calls at once, also one that is disabled; from a position on, if one is given."""
         courier = self._couriers[webhook_id]
         await courier.stop()
@@ -157,7 +161,7 @@ class Receivers:
         )
         courier.record = replace(courier.record, progress=progress)
         try:
-            await self._store.put_webhook(courier.record)
+            await self._store.put_webhook(courier.record, event)
         finally:
             courier.start()
 
@@ -175,13 +179,13 @@ class Receivers:
         }
         return await self._couriers[webhook_id].send(message_id, cloud_event(attributes, Empty()))
 
-    async def remove(self, webhook_id: str) -> None:
+    async def remove(self, webhook_id: str, event: AuditEvent | None = None) -> None:
         """Ends deliveries and forgets the webhook; an absent one is a success."""
         courier = self._couriers.pop(webhook_id, None)
         if courier is not None:
             await courier.stop()
         try:
-            await self._store.remove_webhook(webhook_id)
+            await self._store.remove_webhook(webhook_id, event)
         except BaseException:
             if courier is not None:  # it is still kept: a repeat removes it
                 self._couriers[webhook_id] = courier

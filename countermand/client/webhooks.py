@@ -12,6 +12,7 @@ from countermand.v1.webhook_pb2 import (
     AddWebhookRequest,
     AddWebhookResponse,
     GetWebhookRequest,
+    ListWebhookChangesRequest,
     ListWebhooksRequest,
     PingWebhookRequest,
     PingWebhookResponse,
@@ -20,6 +21,7 @@ from countermand.v1.webhook_pb2 import (
     RotateWebhookSecretRequest,
     RotateWebhookSecretResponse,
     Webhook,
+    WebhookChange,
 )
 
 
@@ -105,6 +107,14 @@ class Webhooks:
         )
         method = self._calls.webhooks.RemoveWebhook
         await self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
+
+    async def changes(self, webhook: str = "") -> AsyncIterator[WebhookChange]:
+        """Yields what was done to a webhook, or to any, by whom and why, the last first."""
+        name = _name(webhook) if webhook else ""
+        request = ListWebhookChangesRequest(name=name, page_size=PAGE_SIZE)
+        async for page in self._calls.pages(self._calls.webhooks.ListWebhookChanges, request):
+            for change in page.changes:
+                yield change
 
 
 def _name(webhook: str) -> str:

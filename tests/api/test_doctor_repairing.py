@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from coordinator.api.doctor.comparing import Finding, Kind
 from coordinator.api.doctor.doctor import Doctor
-from coordinator.runtime.ports import HostEvent, HostView, StoreError
+from coordinator.runtime.ports import AuditEvent, HostView, StoreError
 from countermand.rpc.errors import (
     CountermandError,
     HostRefused,
@@ -109,10 +109,10 @@ def host(one: Coordinator) -> HostView:
 
 
 async def told(one: Coordinator) -> list[tuple[str, str, str]]:
-    events: list[HostEvent] = await one.store.host_events("a", before=2**62, limit=9)
+    events: list[AuditEvent] = await one.store.audit("hosts/a", before=2**62, limit=9)
     assert all((e.principal, e.reason, e.time) == ("local", "why", NOW) for e in events)
     return [
-        (event.change.name, event.finding, event.failure.reason if event.failure else "")
+        (event.change.name, event.detail, event.failure.reason if event.failure else "")
         for event in reversed(events)
     ]
 
@@ -157,14 +157,14 @@ async def test_an_image_that_was_taken_up_after_the_last_look_is_kept(
 ) -> None:
     """It is no difference that it is held: the lock comes between the look and the removal."""
     async with diseased(tmp_path) as (one, doctor, disk):
-        note = one.store.note_hosts
+        note = one.store.note_audit
 
-        async def meanwhile(events: list[HostEvent]) -> None:
+        async def meanwhile(events: list[AuditEvent]) -> None:
             monkeypatch.undo()
             await one.start("late", series(copy("copy", "p/orphan", "p/other", "a")))
             await note(events)
 
-        monkeypatch.setattr(one.store, "note_hosts", meanwhile)
+        monkeypatch.setattr(one.store, "note_audit", meanwhile)
         done = await doctor.repair(host(one), [FINDING], "why")
         assert done[FINDING].reason == ImageBusy.reason
         assert done[FINDING].metadata["holder"] == "workflows/late"
@@ -187,10 +187,10 @@ async def test_nobody_takes_up_an_image_while_it_is_removed(tmp_path) -> None:
 async def test_nothing_is_removed_that_could_not_be_noted(tmp_path, monkeypatch) -> None:
     async with diseased(tmp_path) as (one, doctor, disk):
 
-        async def full(_events: list[HostEvent]) -> None:
+        async def full(_events: list[AuditEvent]) -> None:
             raise StoreError("the disk is full")
 
-        monkeypatch.setattr(one.store, "note_hosts", full)
+        monkeypatch.setattr(one.store, "note_audit", full)
         with pytest.raises(StoreError):
             await doctor.repair(host(one), [FINDING], "why")
         assert not disk.removed
@@ -201,11 +201,11 @@ async def test_what_cannot_be_noted_afterwards_leaves_no_connection_open(
 ) -> None:
     async with diseased(tmp_path) as (one, doctor, disk):
 
-        async def full(_events: list[HostEvent]) -> None:
+        async def full(_events: list[AuditEvent]) -> None:
             raise StoreError("the disk is full")
 
         async def fills_up() -> None:
-            monkeypatch.setattr(one.store, "note_hosts", full)
+            monkeypatch.setattr(one.store, "note_audit", full)
 
         disk.before_removal = fills_up
         with pytest.raises(StoreError):

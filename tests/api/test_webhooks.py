@@ -18,7 +18,7 @@ from countermand.rpc.errors import (
     WebhooksFull,
 )
 from countermand.v1.verb_pb2 import Noop
-from countermand.v1.webhook_pb2 import AddWebhookRequest, Webhook
+from countermand.v1.webhook_pb2 import AddWebhookRequest, Webhook, WebhookChange
 from tests.endtoend.cluster import until
 from tests.webhooks.receiver import SECRET, data_of, receiver
 
@@ -145,6 +145,34 @@ async def test_what_is_not_there_is_not_found_and_a_bad_name_is_said(client):
     await hooks.add("here", URL)
     assert isinstance(await refused(hooks.remove("here", " ")), FieldInvalid)
     assert isinstance(await refused(hooks.resume("here", "")), FieldInvalid)
+
+
+async def test_who_did_what_to_a_webhook_and_why_is_known_after_it_was_removed(client):
+    """A repeat that changes nothing is not told; of a secret only that there is another."""
+    hooks, name = client.webhooks, f"audited-{uuid4()}"
+    added = await hooks.add(name, URL)
+    await hooks.add(name, URL)
+    rotated = await hooks.rotate_secret(name)
+    await hooks.rotate_secret(name, rotated.secret)
+    await hooks.resume(name, "it is back", since_position=0)
+    await hooks.resume(name, "again")
+    await hooks.remove(name, "sold")
+    assert isinstance(await refused(hooks.remove(name, "once more")), WebhookNotFound)
+
+    found = [each async for each in hooks.changes(name)]
+    assert [(WebhookChange.Kind.Name(each.kind), each.reason) for each in found] == [
+        ("KIND_REMOVED", "sold"),
+        ("KIND_RESUMED", "again"),
+        ("KIND_RESUMED", "it is back"),
+        ("KIND_SECRET_ROTATED", ""),
+        ("KIND_ADDED", ""),
+    ]
+    assert [each.HasField("since_position") for each in found] == [False, False, True, False, False]
+    assert {(each.webhook, each.principal) for each in found} == {(f"webhooks/{name}", "local")}
+    assert added.secret not in str(found)
+    everything = [each.position async for each in hooks.changes()]
+    assert everything == sorted(everything, reverse=True)
+    assert {each.position for each in found} < set(everything)
 
 
 async def test_there_are_only_so_many(client):

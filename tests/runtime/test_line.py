@@ -15,7 +15,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from coordinator.agents.ears import Ears
 from coordinator.agents.line import Line
-from coordinator.runtime.ports import HostEvent, HostRecord
+from coordinator.runtime.ports import AuditEvent, HostRecord
 from coordinator.saga.advance import advance, start
 from coordinator.saga.commands import SendAction, SendCancel
 from coordinator.saga.events import Ask, CancelRequested, Now
@@ -73,7 +73,7 @@ class Agent:
         pass
 
 
-async def kept(host: HostRecord, event: HostEvent | None = None) -> None:
+async def kept(host: HostRecord, event: AuditEvent | None = None) -> None:
     pass
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import cast
+from typing import Any, cast
 
 from google.protobuf.struct_pb2 import Struct
 
@@ -121,7 +121,8 @@ async def test_whoever_is_waited_for_no_more_takes_no_room() -> None:
 async def test_nobody_is_told_of_changes_once_a_watch_has_ended(tmp_path) -> None:
     store = SqlStore(sqlite(tmp_path / "store.db"), Inline(), new_id=World().new_id, crash=never)
     owners = Owners(say=lambda *_: None, show=lambda *_: None, reported=Reported(store))
-    service = ExternalTaskService(**(dict.fromkeys(_NOT_ASKED) | {"owners": owners}))
+    others: dict[str, Any] = dict.fromkeys(_NOT_ASKED)
+    service = ExternalTaskService(owners=owners, **others)
     asked = WatchExternalTasksRequest(owner_id="acme")
     watch = cast(
         "AsyncGenerator[WatchExternalTasksResponse]", service.WatchExternalTasks(asked, None)

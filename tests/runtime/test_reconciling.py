@@ -14,7 +14,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from coordinator.agents.line import Line
 from coordinator.agents.reconciling import can_ask_again, is_in_doubt, why_not
-from coordinator.runtime.ports import Delivery, HostChange, HostEvent, HostRecord, HostState
+from coordinator.runtime.ports import AuditEvent, Delivery, HostChange, HostRecord, HostState
 from coordinator.saga import events
 from coordinator.saga.advance import start
 from coordinator.saga.commands import SendCancel
@@ -186,11 +186,11 @@ class Kept:
     """What a line keeps of its host, and which facts it tells."""
 
     records: list[HostRecord] = field(default_factory=list)
-    done: list[HostEvent] = field(default_factory=list)
+    done: list[AuditEvent] = field(default_factory=list)
     facts: list[events.AttemptEvent] = field(default_factory=list)
     workflow: Workflow | None = None
 
-    async def record(self, host: HostRecord, event: HostEvent | None = None) -> None:
+    async def record(self, host: HostRecord, event: AuditEvent | None = None) -> None:
         self.records.append(host)
         if event is not None:
             self.done.append(event)

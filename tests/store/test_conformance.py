@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from coordinator.runtime.ports import (
+    AuditEvent,
     HostChange,
-    HostEvent,
     HostRecord,
     Opening,
     Request,
@@ -515,8 +515,10 @@ async def test_hosts_are_put_replaced_and_removed(store: Store):
 
 
 async def test_what_is_done_to_a_host_is_noted_with_it_and_kept_for_good(live: Life):
-    def noted(host: str, change: HostChange, **about: Any) -> HostEvent:
-        return HostEvent(host=host, change=change, time=BEGIN, principal="ann", **about)
+    def noted(host: str, change: HostChange, **about: Any) -> AuditEvent:
+        return AuditEvent(
+            subject=f"hosts/{host}", change=change, time=BEGIN, principal="ann", **about
+        )
 
     one = HostRecord(id="h-1", address="h-1:7001", create_time=BEGIN)
     kept = Failure(reason="IMAGE_BUSY", message="é", metadata=(("image", "a"),))
@@ -525,11 +527,11 @@ async def test_what_is_done_to_a_host_is_noted_with_it_and_kept_for_good(live: L
     await store.put_host(one, noted("h-1", HostChange.ADDED))
     await store.put_host(replace(one, draining=True), noted("h-1", HostChange.DRAINED, reason="é"))
     await store.put_host(replace(one, draining=True, heard_sequence=2))  # by itself
-    await store.note_hosts([])
-    await store.note_hosts(
+    await store.note_audit([])
+    await store.note_audit(
         [
-            noted("h-2", HostChange.REPAIR_BEGUN, reason="r", finding="f"),
-            noted("h-1", HostChange.REPAIR_REFUSED, reason="r", finding="g", failure=kept),
+            noted("h-2", HostChange.REPAIR_BEGUN, reason="r", detail="f"),
+            noted("h-1", HostChange.REPAIR_REFUSED, reason="r", detail="g", failure=kept),
         ]
     )
     await store.remove_host("h-1", noted("h-1", HostChange.REMOVED, reason="sold"))
@@ -537,18 +539,20 @@ async def test_what_is_done_to_a_host_is_noted_with_it_and_kept_for_good(live: L
 
     store = live()
     await store.open()
-    found = await store.host_events("", before=2**62, limit=9)
-    mine = await store.host_events("h-1", before=2**62, limit=2)
-    older = await store.host_events("h-1", before=mine[-1].position, limit=9)
+    found = await store.audit("hosts/", before=2**62, limit=9)
+    mine = await store.audit("hosts/h-1", before=2**62, limit=2)
+    older = await store.audit("hosts/h-1", before=mine[-1].position, limit=9)
     await store.close()
 
-    assert [(event.host, event.change.name, event.reason) for event in found] == [
+    assert [
+        (event.subject.removeprefix("hosts/"), event.change.name, event.reason) for event in found
+    ] == [
         ("h-1", "REMOVED", "sold"),
         ("h-1", "REPAIR_REFUSED", "r"),
         ("h-2", "REPAIR_BEGUN", "r"),
         ("h-1", "DRAINED", "é"),
         ("h-1", "ADDED", ""),
     ]
-    assert [*mine, *older] == [event for event in found if event.host == "h-1"]
-    refused = noted("h-1", HostChange.REPAIR_REFUSED, reason="r", finding="g", failure=kept)
+    assert [*mine, *older] == [event for event in found if event.subject == "hosts/h-1"]
+    refused = noted("h-1", HostChange.REPAIR_REFUSED, reason="r", detail="g", failure=kept)
     assert replace(found[1], position=0) == refused

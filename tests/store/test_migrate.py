@@ -23,7 +23,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 
 from coordinator.runtime.ports import (
+    AuditEvent,
     Change,
+    HostChange,
     StoredEntry,
     StoreError,
     UsedIdError,
@@ -252,6 +254,41 @@ async def test_ids_that_an_older_store_still_knew_of_are_not_given_again(tmp_pat
     with pytest.raises(UsedIdError):
         await store.commit([Walk("a").change])
     await store.close()
+
+
+async def test_what_an_older_store_knew_was_done_to_hosts_is_still_known(tmp_path: Path):
+    database = sqlite(tmp_path / "store.db")
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    with database.writer.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0010")
+        for change, finding in (("ADDED", ""), ("REPAIRED", "hosts/a/findings/x")):
+            connection.execute(
+                text(
+                    "INSERT INTO host_events (host_id, change, time_us, principal, reason, finding)"
+                    " VALUES ('a', :change, 7, 'ann', 'é', :finding)"
+                ),
+                {"change": change, "finding": finding},
+            )
+    database.close()
+
+    store = SqlStore(sqlite(tmp_path / "store.db"), Inline(), new_id=lambda: "c")
+    await store.open()
+    await store.note_audit([_noted("hosts/a", HostChange.DRAINED)])
+    found = await store.audit("hosts/a", before=2**62, limit=9)
+    await store.close()
+    assert [(each.position, each.change.name, each.detail) for each in found] == [
+        (3, "DRAINED", ""),
+        (2, "REPAIRED", "hosts/a/findings/x"),
+        (1, "ADDED", ""),
+    ]
+    assert {each.reason for each in found} == {"é"}
+
+
+def _noted(subject: str, change: HostChange) -> AuditEvent:
+    time = datetime(2026, 1, 1, tzinfo=UTC)
+    return AuditEvent(subject=subject, change=change, time=time, principal="ann", reason="é")
 
 
 async def test_ids_of_workflows_that_an_older_store_has_are_theirs(upgraded: SqlStore):

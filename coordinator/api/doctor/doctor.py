@@ -31,7 +31,7 @@ from coordinator.api.doctor.standing import (
     open_attempts,
 )
 from coordinator.runtime.loop import Loop
-from coordinator.runtime.ports import Clock, HostChange, HostEvent, HostState, HostView, Store
+from coordinator.runtime.ports import AuditEvent, Clock, HostChange, HostState, HostView, Store
 from coordinator.saga.workflow import Workflow
 from coordinator.wire.failure import failure_from_proto
 from countermand.rpc import names
@@ -129,8 +129,8 @@ class Doctor:
         ours = [finding for finding in findings if finding.name in done]
         fixable = [finding for finding in ours if finding.fix is not Fix.NONE]
         note = partial(_event, time=self._clock.now(), reason=reason)
-        await self._store.note_hosts([note(each, HostChange.REPAIR_BEGUN) for each in fixable])
-        ended: list[HostEvent] = []
+        await self._store.note_audit([note(each, HostChange.REPAIR_BEGUN) for each in fixable])
+        ended: list[AuditEvent] = []
         connection = self._connect(host.record.address)
         try:
             for finding in ours:
@@ -140,7 +140,7 @@ class Doctor:
                     ended.append(note(finding, change, time=self._clock.now(), kept=kept))
         finally:
             try:
-                await self._store.note_hosts(ended)
+                await self._store.note_audit(ended)
             finally:
                 await connection.close()
         return done
@@ -293,15 +293,15 @@ def _event(
     time: datetime,
     reason: str,
     kept: Failure | None = None,
-) -> HostEvent:
+) -> AuditEvent:
     log.info("doctor.%s", change.lower(), extra={"finding": finding.name, "reason": reason})
-    return HostEvent(
-        host=finding.host,
+    return AuditEvent(
+        subject=names.host_name(finding.host),
         change=change,
         time=time,
         principal=PRINCIPAL,
         reason=reason,
-        finding=finding.name,
+        detail=finding.name,
         failure=failure_from_proto(kept) if kept else None,
     )
 

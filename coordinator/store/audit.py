@@ -1,0 +1,58 @@
+"""The audit in its table: what was done to hosts and webhooks, by whom and why; kept for good."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, RowMapping, insert, select
+
+from coordinator.runtime.ports import AuditEvent, HostChange, WebhookChange
+from coordinator.store.tables import audit
+from coordinator.store.texts import Row, failure_from, failure_text, micros, time_from
+
+_CHANGES: dict[str, type[HostChange | WebhookChange]] = {
+    "hosts": HostChange,
+    "webhooks": WebhookChange,
+}
+
+
+def note(events: Sequence[AuditEvent], connection: Connection) -> None:
+    """Notes what is done; it becomes durable with what is written beside it."""
+    if events:
+        connection.execute(insert(audit), [_row(event) for event in events])
+
+
+def of(subject: str, before: int, limit: int, connection: Connection) -> list[AuditEvent]:
+    """Returns what was done before a position, the last first: to one, or to a collection."""
+    name = audit.c.subject
+    mine = name.startswith(subject, autoescape=True) if subject.endswith("/") else name == subject
+    found = select(audit).where(audit.c.position < before, mine)
+    found = found.order_by(audit.c.position.desc()).limit(limit)
+    return [_event_from(row) for row in connection.execute(found).mappings()]
+
+
+def _row(event: AuditEvent) -> Row:
+    """Returns a row; its position is given by the table."""
+    return {
+        "subject": event.subject,
+        "change": event.change,
+        "time_us": micros(event.time),
+        "principal": event.principal,
+        "reason": event.reason,
+        "detail": event.detail,
+        "failure": failure_text(event.failure),
+    }
+
+
+def _event_from(row: RowMapping) -> AuditEvent:
+    change = _CHANGES[row["subject"].partition("/")[0]]
+    return AuditEvent(
+        subject=row["subject"],
+        change=change(row["change"]),
+        time=time_from(row["time_us"]),
+        principal=row["principal"],
+        reason=row["reason"],
+        detail=row["detail"],
+        failure=failure_from(row["failure"]),
+        position=row["position"],
+    )
