@@ -135,19 +135,26 @@ def parts_rested(turn: Turn, whole: int) -> None:
     if parts.is_given_up(task):
         turn.move(whole, TaskChange.MISSING)
         back.fence(turn, whole)
-    elif task.state in IN_FLIGHT or task.state in BEING_COMPENSATED:
-        pass  # it has not waited for them
     elif task.state is TaskState.RETRY_WAIT:
         if task.due_time is not None:
             turn.timer(Timer.DUE, whole, len(task.attempts) + 1, task.due_time)
+    elif task.state in IN_FLIGHT or task.state in BEING_COMPENSATED:
+        pass  # it has not waited for them
     elif node.under >= 0:
         part_rested(turn, whole)
     elif task.compensation_due:
         turn.later(Step.MAKE_UP_FOR, whole)
-    elif turn.cause is None and not goes_forward(turn, whole):
+    elif goes_forward(turn, whole):
+        _go_on_from(turn, whole)
+    elif turn.cause is None:
         settled_beside_recovery(turn, whole)
-    elif task.state is TaskState.PENDING and whole in turn.group(node.parent).waiting:
-        fill(turn, node.parent)
+
+
+def _go_on_from(turn: Turn, whole: int) -> None:
+    """Does what was put off until the parts of a task were at rest: run it anew, or tell of it."""
+    task, parent = turn.task(whole), turn.plan.nodes[whole].parent
+    if task.state is TaskState.PENDING and whole in turn.group(parent).waiting:
+        fill(turn, parent)
     elif task.state is TaskState.PENDING:
         turn.later(Step.BEGIN, whole)
     elif has_passed(turn, whole):
