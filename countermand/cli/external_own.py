@@ -199,7 +199,7 @@ def finish(
     """End a workflow of a vendor's own.
 
     It has succeeded unless --failed is given. Its tasks must have ended; --force closes those that
-    are open as cancelled, and leaves finished ones as they are.
+    are open, and leaves finished ones as they are; what an accepted one may have left is listed.
     """
     if failed is None and message:
         raise click.UsageError("--message says more about --failed REASON: add it")
