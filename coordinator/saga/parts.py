@@ -75,12 +75,18 @@ def settled(record: Record, whole: int, *, over: bool = False) -> bool:
         whole: The task; it may have no parts.
         over: Whether it is itself a part of something that is over.
     """
-    parts = record.plan.parts.get(whole)
-    if not parts:
+    if whole not in record.plan.parts:
         return True
+    return next(unsettled(record, whole, over=over), None) is None
+
+
+def unsettled(record: Record, whole: int, *, over: bool = False) -> Iterator[int]:
+    """Yields the parts of a task of which something is to come, or of what was added under them."""
     over = over or is_over(record.task(whole))
     # The newest first: they are mostly the last ones to come to rest.
-    return all(_is_settled(record, part, over=over) for part in reversed(parts))
+    for part in reversed(record.plan.parts.get(whole, ())):
+        if not _is_settled(record, part, over=over):
+            yield part
 
 
 def _is_settled(record: Record, part: int, *, over: bool) -> bool:

@@ -139,7 +139,8 @@ def _decision(workflow: Workflow, index: int, outputs: list[resume.Requirement])
         named = ", ".join(keys[:OUTPUTS_NAMED_MAX]) + (f" and {more} more" if more > 0 else "")
         skip = f"skip with {named}"
     if task.state is TaskState.FAILED:
-        possible = f"Possible: rerun, {skip}, or compensate."
+        is_part = workflow.plan.nodes[index].under >= 0  # nobody would do it again alone
+        possible = f"Possible: {'' if is_part else 'rerun, '}{skip}, or compensate."
         return f"{name} failed{where}{why} {possible}"
     return (
         f"{name} is past the point of no return and fails again and again{where}{why} "

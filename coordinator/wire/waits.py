@@ -9,10 +9,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from datetime import datetime
 
+from coordinator.saga.parts import is_over, unsettled
 from coordinator.saga.reports import SILENT_SINCE
 from coordinator.saga.spec import owner_of
 from coordinator.saga.states import BEING_COMPENSATED, TaskState
 from coordinator.saga.workflow import BY_POLICY, PAUSE_BEFORE, Decided, Group, Task, Workflow
+
+PARTS_NAMED_MAX = 3  # more would not help
 
 _PAUSED_BY_POLICY = {
     PAUSE_BEFORE: "paused before {task}, as its spec asks",
@@ -43,6 +46,8 @@ def task_waits_for(workflow: Workflow, index: int) -> str:
         return ""
     record = workflow.nodes[index]
     if isinstance(record, Task):
+        if parts := _parts(workflow, index):
+            return parts
         if record.due_time is not None:
             return _held(workflow, record) or _time(record, record.due_time)
         if record.needs_decision:
@@ -52,6 +57,18 @@ def task_waits_for(workflow: Workflow, index: int) -> str:
         if record.state is not TaskState.PENDING:
             return _owner(workflow, index, record)
     return _turn(workflow, index)
+
+
+def _parts(workflow: Workflow, index: int) -> str:
+    """Returns which parts of a task whose attempt is over are made up for before it goes on."""
+    if index not in workflow.plan.parts or not is_over(workflow.task(index)):
+        return ""
+    left = list(unsettled(workflow, index))[::-1]
+    if not left or workflow.verdict is not None:
+        return ""
+    names = ", ".join(workflow.plan.nodes[part].name for part in left[:PARTS_NAMED_MAX])
+    more = f" and {len(left) - PARTS_NAMED_MAX} more" if len(left) > PARTS_NAMED_MAX else ""
+    return f"its parts: {names}{more}, to be made up for"
 
 
 _ASKED = {

@@ -176,7 +176,9 @@ async def test_a_whole_is_tried_again_by_policy_after_what_it_did(stubs: Stubs, 
     await acme.does("twice", "made")
     await acme.end(whole, failure=Failure(reason="BUSY", message="not now", retriable=True))
     attempt = await acme.take("twice", "made", COMPENSATE)
+    shown = await task(stubs, "twice", "whole")
     assert (await states(stubs, "twice"))["whole"] == "RETRY_WAIT"
+    assert shown.waits_for == "its parts: made, to be made up for"
     await acme.end(attempt)
     again = await acme.take("twice", "whole")
     await acme.end(again)
