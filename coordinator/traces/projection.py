@@ -37,6 +37,7 @@ from countermand.v1.workflow_state_pb2 import WorkflowState
 
 PREFIX: Final = "countermand."  # of our attributes
 NO_FAILURE: Final = Failure()
+LENGTH_NS_MIN: Final = 1000  # of a span without any, Jaeger warns; it draws whole microseconds
 _SAMPLED = 1  # a flag of W3C
 
 _SETTLED = frozenset(
@@ -313,13 +314,15 @@ class Projection:
         span = self._open.pop(about, None)
         if span is None:
             return
-        span.end_time_unix_nano = _nanoseconds(event.time)
+        span.end_time_unix_nano = max(
+            _nanoseconds(event.time), span.start_time_unix_nano + LENGTH_NS_MIN
+        )
         _tell(span, **told)
         _fail(span, failure)
         self._closed.append(span)
 
     def _mark(self, event: HistoryEvent, name: str, **told: str | int) -> Span:
-        """Adds a span of no length, which is sent at once, also while the workflow goes on."""
+        """Adds a span of next to no length, which is sent at once, also while the workflow goes on."""
         span = self._begin(event, f"{self._workflow}#{event.sequence}", name)
         _tell(span, **told)
         self._end(event, f"{self._workflow}#{event.sequence}")

@@ -24,7 +24,7 @@ def check(spans: Sequence[Span], *, settled: bool) -> None:
     for span in spans:
         assert len(span.span_id) == 8, span.name
         assert len(span.trace_id) == 16, span.name
-        assert 0 < span.start_time_unix_nano <= span.end_time_unix_nano, f"{span.name}: its times"
+        assert 0 < span.start_time_unix_nano < span.end_time_unix_nano, f"{span.name}: its times"
         _check_links(span, by_id)
         _check_not_its_own_ancestor(span, by_id)
     if settled:
