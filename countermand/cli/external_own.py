@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -28,9 +29,18 @@ if TYPE_CHECKING:
     )
     from countermand.v1.workflow_spec_pb2 import Policy
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
 _on_failure = click.option(
     "--on-failure", type=click.Choice(POLICIES), help="What the failure of a task makes of it."
 )
+
+
+def _what_and_whose(command: _Command) -> _Command:
+    """Adds what is said of any external task."""
+    kind = click.option("--kind", required=True, help="What it is, in the owner's own words.")
+    description = click.option("--description", default="", help="For people.")
+    return owner_option(kind(description(command)))
 
 
 @click.command(
@@ -41,9 +51,7 @@ _on_failure = click.option(
     )
 )
 @click.argument("workflow_id", metavar="ID")
-@owner_option
-@click.option("--kind", required=True, help="What it is, in the vendor's own words.")
-@click.option("--description", default="", help="For people.")
+@_what_and_whose
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="May be repeated.")
 @click.option("--keep", is_flag=True, help="Never remove it by itself: `external clear` does.")
 @_on_failure
@@ -104,9 +112,7 @@ def start(
 )
 @click.argument("parent", metavar="WORKFLOW[/PARENT]")
 @click.argument("task_id", metavar="TASK")
-@owner_option
-@click.option("--kind", required=True, help="What it is, in the owner's own words.")
-@click.option("--description", default="", help="For people.")
+@_what_and_whose
 @click.option(
     "--effect",
     type=click.Choice(("read-only", "reversible")),
