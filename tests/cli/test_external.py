@@ -177,6 +177,20 @@ def test_progress_without_a_unit_counts_what_it_counted_before(shell):
     shell.external("end", "@/clone")
 
 
+def test_a_heartbeat_that_is_refused_says_whether_it_is_over(shell):
+    """Who lost its token may still be at work: only of what is over nobody waits for it."""
+    shell.submit(shell.task("clone"), shell.task("then"))
+    shell.external("accept", "@/clone")
+    beat = ("heartbeat", "@/clone/1", "--token")
+    token = shell.json("external", "list")[0]["capability_token"]
+    assert "▸ running" in shell.external(*beat, token)
+    refused = shell.external(*beat, "another", code=1)
+    assert "its capability token is another" in refused
+    assert refused.endswith("(NOT_OWNER)\n")
+    shell.external("end", "@/clone")
+    assert "forget it. (ATTEMPT_CLOSED)" in shell.external(*beat, token, code=1)
+
+
 def test_the_newest_workflow_need_not_be_named(shell):
     shell.submit(shell.task("clone"))
     newest = f"workflows/{shell.name}"
@@ -297,6 +311,7 @@ def test_a_token_is_taken_from_the_environment_and_a_wrong_one_is_refused(shell)
         (("accept", "nowhere/at-all"), "There is no workflow workflows/nowhere"),
         (("progress", "a/b", "much"), "is no progress: write 12/40, 60%, 12 or 3GiB/10GiB"),
         (("progress", "a/b", "160%"), "from 0% to 100%"),
+        (("progress", "a/b", "5/3"), "is more than there is to do"),
         (("progress", "a/b", "1GiB", "--unit", "volumes"), "is a size, and no number of volumes"),
         (("end", "a/b", "--cancelled", "--failed", "X"), "exclude each other"),
         (("end", "a/b", "--message", "x"), "say more about --failed REASON"),
