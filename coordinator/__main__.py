@@ -4,39 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import random
 import re
 import signal
+import socket
 import sys
 import uuid
+from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from coordinator.agents.connection import GrpcConnection
 from coordinator.agents.ears import ears_of
 from coordinator.agents.fleet import Fleet
 from coordinator.agents.forgetting import FORGET_S
 from coordinator.agents.slots import WINDOW
-from coordinator.api.deciding import Deciding
 from coordinator.api.doctor.doctor import Doctor
-from coordinator.api.doctor_service import DoctorService
-from coordinator.api.external_task_service import ExternalTaskService
 from coordinator.api.fences import target_pools
-from coordinator.api.host_service import HostService
-from coordinator.api.reporting import Reporting, progress_to_proto
-from coordinator.api.rights import Rights
-from coordinator.api.shown import Showing
-from coordinator.api.starting import Starting
 from coordinator.api.tokens import Tokens
 from coordinator.api.webhook_service import WebhookService
-from coordinator.api.workflow_service import WorkflowService
 from coordinator.owners.owners import Owners
 from coordinator.owners.reported import Reported
 from coordinator.owners.routing import Routing
+from coordinator.parts import Parts, external_tasks, open_owners, services
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.overdue import fence_for_ever
 from coordinator.runtime.ports import StoreError
@@ -47,19 +43,17 @@ from coordinator.store.run import Threads
 from coordinator.store.sql import SqlStore
 from coordinator.traces.exporter import Exporter
 from coordinator.traces.sending import sender
+from coordinator.web import address as web
 from coordinator.webhooks.post import HttpPost
 from coordinator.webhooks.receivers import Receivers
 from coordinator.webhooks.signing import new_secret
 from countermand.rpc import crash, logs, telemetry
 from countermand.rpc.collector import Collector, CollectorInvalid, collector_of
 from countermand.rpc.credentials import Credentials, CredentialsInvalid, read_credentials
-from countermand.rpc.server import BoundServer, ListenRefused, Service
+from countermand.rpc.server import BoundServer, ListenRefused
 from countermand.v1.attempt_pb2 import Progress
-from countermand.v1.doctor_pb2_grpc import add_DoctorServiceServicer_to_server
-from countermand.v1.external_task_pb2_grpc import add_ExternalTaskServiceServicer_to_server
-from countermand.v1.host_pb2_grpc import add_HostServiceServicer_to_server
-from countermand.v1.webhook_pb2_grpc import add_WebhookServiceServicer_to_server
-from countermand.v1.workflow_pb2_grpc import add_WorkflowServiceServicer_to_server
+
+log = logging.getLogger(__name__)
 
 DATABASE = "coordinator.sqlite"
 
@@ -177,6 +171,20 @@ def main() -> None:
     help="Who has to have signed what agents show.",
 )
 @click.option(
+    "--web",
+    "web_listen",
+    default=web.LISTEN,
+    show_default=True,
+    envvar="COUNTERMAND_WEB",
+    help="Where the web page is; port 0 takes a free one, off: none. Loopback only.",
+)
+@click.option(
+    "--trace-url",
+    default="",
+    envvar="COUNTERMAND_TRACE_URL",
+    help="Where the page links to a trace, as http://127.0.0.1:16686/trace/{trace_id}.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
@@ -184,7 +192,9 @@ def main() -> None:
     envvar="COUNTERMAND_LOG_LEVEL",
     help="What is written to standard error, as one JSON line per event.",
 )
+@click.pass_context
 def serve_command(
+    context: click.Context,
     *,
     data: Path,
     listen: str,
@@ -194,6 +204,8 @@ def serve_command(
     tls_cert: Path | None,
     tls_key: Path | None,
     tls_ca: Path | None,
+    web_listen: str,
+    trace_url: str,
     log_level: str,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C.
@@ -202,6 +214,8 @@ def serve_command(
     """
     logs.configure(sys.stderr, log_level)
     data.mkdir(parents=True, exist_ok=True)
+    asked_for = context.get_parameter_source("web_listen") is not ParameterSource.DEFAULT
+    page = web.WebSettings(listen=web_listen, asked_for=asked_for, trace_url=trace_url)
     try:
         credentials = read_credentials(tls_cert, tls_key, tls_ca)
         collector = collector_of(os.environ)
@@ -214,6 +228,7 @@ def serve_command(
                 window=window,
                 forget_every=forget_every,
                 credentials=credentials,
+                page=page,
             )
         )
     except (CollectorInvalid, CredentialsInvalid, ListenRefused) as error:
@@ -231,6 +246,7 @@ async def _serve(
     window: int,
     forget_every: timedelta,
     credentials: Credentials | None,
+    page: web.WebSettings,
 ) -> None:
     """Opens the store, takes over what is open, and answers until told to stop."""
     clock, chance = SystemClock(), SystemChance()
@@ -238,6 +254,7 @@ async def _serve(
     spans = telemetry.start("countermand-coordinator", collector)
     # The address first: who cannot answer must not take over what another is seeing to.
     bound = BoundServer(listen=listen, telemetry=spans)
+    page_socket = web.take_address(page)
     watches: Watches[Progress] = Watches()
     store = SqlStore(sqlite(data / DATABASE), Threads(), new_id=chance.new_id, crash=dies)
     loop = Loop(store=store, clock=clock, chance=chance, crash=dies, hints=watches)
@@ -255,52 +272,6 @@ async def _serve(
             window=window,
             forget_s=forget_every.total_seconds(),
         )
-        reported = Reported(store)
-        await reported.open()
-        owners = Owners(
-            say=loop.hear,
-            show=lambda workflow_id, attempt, record: watches.heard_progress(
-                workflow_id, attempt, progress_to_proto(record)
-            ),
-            reported=reported,
-        )
-        owners.open(loop.open_workflows())
-        loop.attach(Routing(hosts=fleet, owners=owners))
-        await fleet.open()
-        working = [
-            asyncio.create_task(loop.run(), name="loop"),
-            asyncio.create_task(owners.run(), name="owners"),
-            asyncio.create_task(reported.run(), name="reported"),
-        ]
-        # Where everything is kept for ever, what was ended by force is removed all the same.
-        kept = retention or RETENTION_MAX
-        sweeping = sweep_for_ever(store=store, loop=loop, clock=clock, retention=kept)
-        working.append(asyncio.create_task(sweeping, name="retention"))
-        overdue = fence_for_ever(loop=loop, hosts=fleet, pools=target_pools)
-        working.append(asyncio.create_task(overdue, name="overdue"))
-        services = _services(loop, store, fleet, watches, clock, retention=retention)
-        services.append(
-            _external_tasks(
-                loop,
-                store,
-                watches,
-                clock,
-                hosts=fleet,
-                owners=owners,
-                tokens=Tokens(opening.token_key),
-                retention=retention,
-            )
-        )
-        doctor = Doctor(
-            loop=loop, store=store, connect=connect, cluster_id=opening.cluster_id, clock=clock
-        )
-        services.append(
-            Service(
-                "countermand.v1.DoctorService",
-                add_DoctorServiceServicer_to_server,
-                DoctorService(doctor=doctor, hosts=fleet),
-            )
-        )
         post = HttpPost(clock)
         receivers = Receivers(
             store,
@@ -311,8 +282,14 @@ async def _serve(
             chance=chance,
             crash=dies,
         )
+        parts = Parts(
+            loop=loop, store=store, hosts=fleet, watches=watches, clock=clock, retention=retention
+        )
+        owners, reported = await open_owners(parts)
+        loop.attach(Routing(hosts=fleet, owners=owners))
+        await fleet.open()
         await receivers.open()
-        working.append(asyncio.create_task(receivers.run(), name="webhooks"))
+        works = _works(parts, owners, reported, receivers)
         if collector is not None:
             traces = Exporter(
                 store,
@@ -321,18 +298,24 @@ async def _serve(
                 send=sender(collector),
                 crash=dies,
             )
-            working.append(asyncio.create_task(traces.run(), name="traces"))
-        services.append(
-            Service(
-                "countermand.v1.WebhookService",
-                add_WebhookServiceServicer_to_server,
-                WebhookService(webhooks=receivers, store=store, clock=clock, new_secret=new_secret),
-            )
+            works["traces"] = traces.run()
+        working = [asyncio.create_task(work, name=name) for name, work in works.items()]
+        answering = services(
+            parts,
+            external_tasks(parts, owners, Tokens(opening.token_key)),
+            WebhookService(webhooks=receivers, store=store, clock=clock, new_secret=new_secret),
+            Doctor(
+                loop=loop, store=store, connect=connect, cluster_id=opening.cluster_id, clock=clock
+            ),
         )
         stop = _stop_when_told()
-        server = await bound.start(services)
-        _say_ready(server.address)
+        server = await bound.start(answering)
+        _say_ready(server.address, web.url_of(page_socket) if page_socket else "")
+        # A page that fails is no reason to stop: workflows go on, and the log says why.
+        pages = asyncio.create_task(_pages(page_socket, server.address, page, stop), name="web")
         await _until_stopped(stop, working)
+        stop.set()
+        await pages
         await server.stop()
         await fleet.close()
         await receivers.close()
@@ -345,81 +328,42 @@ async def _serve(
         spans.stop()
 
 
-def _say_ready(address: str) -> None:
+def _works(
+    parts: Parts, owners: Owners, reported: Reported, receivers: Receivers
+) -> dict[str, Coroutine[None, None, None]]:
+    """Returns what works for ever, by its name."""
+    # Where everything is kept for ever, what was ended by force is removed all the same.
+    kept = parts.retention or RETENTION_MAX
+    loop, store, clock = parts.loop, parts.store, parts.clock
+    return {
+        "loop": loop.run(),
+        "owners": owners.run(),
+        "reported": reported.run(),
+        "retention": sweep_for_ever(store=store, loop=loop, clock=clock, retention=kept),
+        "overdue": fence_for_ever(loop=loop, hosts=parts.hosts, pools=target_pools),
+        "webhooks": receivers.run(),
+    }
+
+
+async def _pages(
+    listening: socket.socket | None, coordinator: str, page: web.WebSettings, stop: asyncio.Event
+) -> None:
+    """Serves the web page until told to stop, if there is to be one."""
+    if listening is None:
+        return
+    try:
+        await web.serve(listening, coordinator, page, stop)
+    except Exception:
+        log.exception("web.failed")
+    finally:
+        listening.close()
+
+
+def _say_ready(address: str, page: str) -> None:
     ready = {"event": "coordinator.ready", "address": address}
+    if page:
+        ready["web"] = page
     print(json.dumps(ready), flush=True)  # noqa: T201  # the line that starters wait for
-
-
-def _external_tasks(
-    loop: Loop,
-    store: SqlStore,
-    watches: Watches[Progress],
-    clock: SystemClock,
-    *,
-    hosts: Fleet,
-    owners: Owners,
-    tokens: Tokens,
-    retention: timedelta,
-) -> Service:
-    """Returns the service for the owners of external tasks."""
-    showing = Showing(loop=loop, store=store, hosts=hosts, watches=watches, retention=retention)
-    deciding = Deciding(loop=loop, store=store, showing=showing, clock=clock)
-    rights = Rights(tokens=tokens, showing=showing)
-    reporting = Reporting(
-        loop=loop,
-        store=store,
-        owners=owners,
-        rights=rights,
-        watches=watches,
-        deciding=deciding,
-        showing=showing,
-    )
-    return Service(
-        "countermand.v1.ExternalTaskService",
-        add_ExternalTaskServiceServicer_to_server,
-        ExternalTaskService(
-            loop=loop,
-            store=store,
-            owners=owners,
-            rights=rights,
-            reporting=reporting,
-            starting=Starting(
-                store=store, hosts=hosts, clock=clock, showing=showing, deciding=deciding
-            ),
-            deciding=deciding,
-            showing=showing,
-        ),
-    )
-
-
-def _services(
-    loop: Loop,
-    store: SqlStore,
-    fleet: Fleet,
-    watches: Watches[Progress],
-    clock: SystemClock,
-    *,
-    retention: timedelta,
-) -> list[Service]:
-    return [
-        Service(
-            "countermand.v1.WorkflowService",
-            add_WorkflowServiceServicer_to_server,
-            WorkflowService(
-                loop=loop,
-                store=store,
-                hosts=fleet,
-                watches=watches,
-                clock=clock,
-                retention=retention,
-            ),
-        ),
-        Service(
-            "countermand.v1.HostService",
-            add_HostServiceServicer_to_server,
-            HostService(loop=loop, store=store, hosts=fleet, clock=clock),
-        ),
-    ]
 
 
 def _stop_when_told() -> asyncio.Event:

@@ -32,6 +32,7 @@ from coordinator.api.workflow_service import WorkflowService
 from coordinator.owners.routing import Routing
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.ports import Change, HostRecord, Store
+from coordinator.runtime.retention import RETENTION
 from coordinator.runtime.watch import Watches
 from countermand.v1.attempt_pb2 import Progress
 from tests.simulation.clock import VirtualClock
@@ -393,7 +394,14 @@ class CoordinatorNode(Node):
             ears=ears_of(loop, store, watches.heard_progress),
             forget_s=self._forget_s,
         )
-        parts = Parts(loop=loop, store=store, hosts=fleet, watches=watches, clock=world.clock)
+        parts = Parts(
+            loop=loop,
+            store=store,
+            hosts=fleet,
+            watches=watches,
+            clock=world.clock,
+            retention=RETENTION,
+        )
         owners = None
         if self.has_owners:
             world.listening()

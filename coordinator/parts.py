@@ -1,0 +1,120 @@
+"""What a coordinator is made of, put together: what waits for owners, and the services.
+
+Used by `__main__`, and by whoever runs a coordinator without a process of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from coordinator.agents.fleet import Fleet
+from coordinator.api.deciding import Deciding
+from coordinator.api.doctor.doctor import Doctor
+from coordinator.api.doctor_service import DoctorService
+from coordinator.api.external_task_service import ExternalTaskService
+from coordinator.api.host_service import HostService
+from coordinator.api.reporting import Reporting, progress_to_proto
+from coordinator.api.rights import Rights
+from coordinator.api.shown import Showing
+from coordinator.api.starting import Starting
+from coordinator.api.tokens import Tokens
+from coordinator.api.webhook_service import WebhookService
+from coordinator.api.workflow_service import WorkflowService
+from coordinator.owners.owners import Owners
+from coordinator.owners.reported import Reported
+from coordinator.runtime.loop import Loop
+from coordinator.runtime.ports import Clock, Store
+from coordinator.runtime.watch import Watches
+from countermand.rpc.server import Service
+from countermand.v1.attempt_pb2 import Progress
+from countermand.v1.doctor_pb2_grpc import add_DoctorServiceServicer_to_server
+from countermand.v1.external_task_pb2_grpc import add_ExternalTaskServiceServicer_to_server
+from countermand.v1.host_pb2_grpc import add_HostServiceServicer_to_server
+from countermand.v1.webhook_pb2_grpc import add_WebhookServiceServicer_to_server
+from countermand.v1.workflow_pb2_grpc import add_WorkflowServiceServicer_to_server
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What everything else asks."""
+
+    loop: Loop
+    store: Store
+    hosts: Fleet
+    watches: Watches[Progress]
+    clock: Clock
+    retention: timedelta  # zero: for ever
+
+
+async def open_owners(parts: Parts) -> tuple[Owners, Reported]:
+    """Takes up what waits for owners, and the progress that they reported; both are to be run."""
+    loop, watches = parts.loop, parts.watches
+    reported = Reported(parts.store)
+    await reported.open()
+    owners = Owners(
+        say=loop.hear,
+        show=lambda workflow_id, attempt, record: watches.heard_progress(
+            workflow_id, attempt, progress_to_proto(record)
+        ),
+        reported=reported,
+    )
+    owners.open(loop.open_workflows())
+    return owners, reported
+
+
+def external_tasks(parts: Parts, owners: Owners, tokens: Tokens) -> ExternalTaskService:
+    """Returns the service for the owners of external tasks."""
+    loop, store, hosts, clock = parts.loop, parts.store, parts.hosts, parts.clock
+    showing = Showing(
+        loop=loop, store=store, hosts=hosts, watches=parts.watches, retention=parts.retention
+    )
+    deciding = Deciding(loop=loop, store=store, showing=showing, clock=clock)
+    rights = Rights(tokens=tokens, showing=showing)
+    return ExternalTaskService(
+        loop=loop,
+        store=store,
+        owners=owners,
+        rights=rights,
+        reporting=Reporting(
+            loop=loop,
+            store=store,
+            owners=owners,
+            rights=rights,
+            watches=parts.watches,
+            deciding=deciding,
+            showing=showing,
+        ),
+        starting=Starting(
+            store=store, hosts=hosts, clock=clock, showing=showing, deciding=deciding
+        ),
+        deciding=deciding,
+        showing=showing,
+    )
+
+
+def services(
+    parts: Parts, external: ExternalTaskService, webhooks: WebhookService, doctor: Doctor
+) -> list[Service]:
+    """Returns everything that answers."""
+    loop, store, hosts, clock = parts.loop, parts.store, parts.hosts, parts.clock
+    workflows = WorkflowService(
+        loop=loop,
+        store=store,
+        hosts=hosts,
+        watches=parts.watches,
+        clock=clock,
+        retention=parts.retention,
+    )
+    of_hosts = HostService(loop=loop, store=store, hosts=hosts, clock=clock)
+    looking = DoctorService(doctor=doctor, hosts=hosts)
+    package = "countermand.v1"
+    return [
+        Service(f"{package}.WorkflowService", add_WorkflowServiceServicer_to_server, workflows),
+        Service(f"{package}.HostService", add_HostServiceServicer_to_server, of_hosts),
+        Service(
+            f"{package}.ExternalTaskService", add_ExternalTaskServiceServicer_to_server, external
+        ),
+        Service(f"{package}.DoctorService", add_DoctorServiceServicer_to_server, looking),
+        Service(f"{package}.WebhookService", add_WebhookServiceServicer_to_server, webhooks),
+    ]
