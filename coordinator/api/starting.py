@@ -22,6 +22,7 @@ from coordinator.runtime.ports import (
 )
 from coordinator.saga.plan import Plan
 from coordinator.saga.workflow import About, Retention, Workflow, fresh_nodes
+from coordinator.traces.sampling import ALL, Sampler
 from coordinator.wire import view
 from coordinator.wire.spec import check_spec
 from coordinator.wire.values import values_of_struct
@@ -55,9 +56,17 @@ class Starting:
     """Starts workflows, and says what would become of a spec."""
 
     def __init__(
-        self, *, store: Store, hosts: Hosts, clock: Clock, showing: Showing, deciding: Deciding
+        self,
+        *,
+        store: Store,
+        hosts: Hosts,
+        clock: Clock,
+        showing: Showing,
+        deciding: Deciding,
+        sampler: Sampler = ALL,
     ) -> None:
         """Keeps what it asks."""
+        self._sampler = sampler
         self._store = store
         self._hosts = hosts
         self._clock = clock
@@ -83,6 +92,7 @@ class Starting:
                 principal=PRINCIPAL,
                 traceparent=trace.traceparent if trace else "",
                 tracestate=trace.tracestate if trace else "",
+                sampled=self._sampler.takes(new.id, trace),
                 input=values_of_struct(new.input),
                 forked_from=new.forked_from,
                 owner=new.owner,

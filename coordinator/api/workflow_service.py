@@ -32,6 +32,7 @@ from coordinator.saga.events import (
     ResumeRequested,
 )
 from coordinator.saga.workflow import Workflow
+from coordinator.traces.sampling import ALL, Sampler
 from coordinator.wire import view
 from coordinator.wire.failure import failure_from_proto
 from countermand.rpc.errors import Cancelled, FieldInvalid, Violation
@@ -60,6 +61,7 @@ class WorkflowService(WorkflowServiceServicer):
         watches: Watches[Progress],
         clock: Clock,
         retention: timedelta | None = None,
+        sampler: Sampler = ALL,
     ) -> None:
         """Keeps what it asks."""
         self._loop = loop
@@ -72,7 +74,12 @@ class WorkflowService(WorkflowServiceServicer):
         )
         self._deciding = Deciding(loop=loop, store=store, showing=self._showing, clock=clock)
         self._starting = Starting(
-            store=store, hosts=hosts, clock=clock, showing=self._showing, deciding=self._deciding
+            store=store,
+            hosts=hosts,
+            clock=clock,
+            showing=self._showing,
+            deciding=self._deciding,
+            sampler=sampler,
         )
 
     # -- starting -------------------------------------------------------------------------------

@@ -74,7 +74,10 @@ def start(
     turn = Turn(workflow, now, _STEPS)
     turn.note(
         history.WorkflowStarted(
-            kind=about.kind, principal=about.principal, traceparent=about.traceparent
+            kind=about.kind,
+            principal=about.principal,
+            traceparent=about.traceparent,
+            sampled=about.sampled,
         ),
     )
     if plan.terms.timeout is not None:

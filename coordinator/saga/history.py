@@ -22,6 +22,7 @@ class WorkflowStarted:
     kind: str = ""
     principal: str = ""
     traceparent: str = ""
+    sampled: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -221,6 +221,7 @@ class About:
     principal: str = ""
     traceparent: str = ""  # the engine's span
     tracestate: str = ""
+    sampled: bool = True  # whether a trace of it is sent anywhere
     input: Values = field(default_factory=no_values)
     forked_from: str = ""
     owner: str = ""  # the vendor that started it as its own; empty: it is an engine's

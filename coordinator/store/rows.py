@@ -101,6 +101,7 @@ def submission_row(submission: Submission, about: About, key: int) -> Row:
             {
                 "labels": about.labels,
                 "tracestate": about.tracestate,
+                "sampled": about.sampled,
                 "input": dict(about.input),
             },
         ),
@@ -317,6 +318,7 @@ def _about_from(row: Mapping[Any, Any]) -> About:
         principal=row["principal"],
         traceparent=row["traceparent"],
         tracestate=said["tracestate"],
+        sampled=said.get("sampled", True),  # of one from before there was sampling
         input=said["input"],
         forked_from=row["forked_from"],
         owner=row["owner"],

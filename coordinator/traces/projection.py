@@ -81,6 +81,7 @@ class Projection:
         self.sequence = 0  # of the last event that was taken
         self._workflow = ""  # its name, which is also what the root is about
         self._trace_id = b""
+        self._sampled = True
         self._open: dict[str, Span] = {}  # by what they are about, the oldest first
         self._closed: list[Span] = []  # by the event that is being taken
         self._last: dict[str, bytes] = {}  # the id of the last span about something
@@ -100,13 +101,14 @@ class Projection:
         if kind in self._TAKEN:  # else of a newer version: what it closes is closed at the end
             self._TAKEN[kind](self, event)
         closed, self._closed = self._closed, []
-        return closed
+        return closed if self._sampled else []
 
     # -- the workflow -----------------------------------------------------------------------------
 
     def _started(self, event: HistoryEvent) -> None:
         self._workflow = event.workflow
         said = event.workflow_started
+        self._sampled = not said.unsampled
         workflow_id = event.workflow.partition("/")[2]
         self._trace_id = trace_id_of(workflow_id, event.time.ToDatetime(tzinfo=UTC))
         root = self._begin(event, self._workflow, f"workflow {said.kind}".rstrip(), parent="")
@@ -322,7 +324,7 @@ class Projection:
         self._closed.append(span)
 
     def _mark(self, event: HistoryEvent, name: str, **told: str | int) -> Span:
-        """Adds a span of next to no length, which is sent at once, also while the workflow goes on."""
+        """Adds a span of next to no length: it is sent while the workflow goes on."""
         span = self._begin(event, f"{self._workflow}#{event.sequence}", name)
         _tell(span, **told)
         self._end(event, f"{self._workflow}#{event.sequence}")

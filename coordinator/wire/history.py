@@ -108,7 +108,10 @@ def _fill(event: event_pb2.HistoryEvent, plan: Plan, entry: history.Entry) -> No
         case history.WorkflowStarted():
             event.workflow_started.CopyFrom(
                 event_pb2.WorkflowStarted(
-                    kind=fact.kind, traceparent=fact.traceparent, principal=fact.principal
+                    kind=fact.kind,
+                    traceparent=fact.traceparent,
+                    principal=fact.principal,
+                    unsampled=not fact.sampled,
                 )
             )
         case history.WorkflowMoved():

@@ -60,8 +60,8 @@ def etag_of(workflow: saga.Workflow) -> str:
 def traceparent_of(workflow: saga.Workflow, attempt: str) -> str:
     """Returns the trace context of an attempt's span; the same one after any restart."""
     trace_id = trace_id_of(workflow.id, workflow.create_time)
-    sampled = workflow.about.traceparent[-2:] or "01"
-    return f"00-{trace_id.hex()}-{span_id_of(attempt).hex()}-{sampled}"
+    flags = "01" if workflow.about.sampled else "00"
+    return f"00-{trace_id.hex()}-{span_id_of(attempt).hex()}-{flags}"
 
 
 def workflow_to_proto(workflow: saga.Workflow, progress: ProgressKnown) -> Workflow:
