@@ -148,7 +148,8 @@ class _Person:
             yield R(task=failed[0], give_up=R.GiveUp())
             return
         for task in failed:
-            if hastily and self.chance.random() < 0.6:
+            wants_rerun = hastily and self.chance.random() < 0.6
+            if wants_rerun and not _is_part(workflow, task):
                 yield R(task=task, rerun=self.rerun(workflow, task))
                 continue
             skip = R.Skip()
@@ -448,6 +449,14 @@ class Helper(_Person):
                     # Nobody knows whether it took effect, and something is to follow it.
                     cancel = pb.CancelWorkflowRequest(name=shown.name, **self.reason())
                     await self.ask("CancelWorkflow", cancel)
+
+
+def _is_part(workflow: Workflow, task: str) -> bool:
+    """Returns whether a task is a part of another one: it cannot be rerun alone."""
+    parsed = parse_task(task)
+    assert parsed is not None, task
+    index = workflow.plan.by_name.get(parsed[1], -1)
+    return index >= 0 and workflow.plan.nodes[index].under >= 0
 
 
 def _waits_for_more(workflow: Workflow) -> bool:

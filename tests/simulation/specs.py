@@ -18,7 +18,12 @@ from coordinator.wire.spec import check_spec
 from countermand.rpc.errors import FieldInvalid
 from countermand.v1 import verb_pb2 as verb
 from countermand.v1 import workflow_spec_pb2 as spec
-from countermand.v1.annotation_pb2 import EFFECT_READ_ONLY, EFFECT_REVERSIBLE
+from countermand.v1.annotation_pb2 import (
+    EFFECT_FORWARD_ONLY,
+    EFFECT_PIVOT,
+    EFFECT_READ_ONLY,
+    EFFECT_REVERSIBLE,
+)
 from countermand.v1.image_pb2 import ImageAddress
 
 TEMPLATES = 3
@@ -210,9 +215,14 @@ class _Draw:
         chance = self.chance
         whole = spec.Group(kind=SEQUENCE)
         whole.members.add(name=self.name("group")).group.CopyFrom(root)
-        whole.members.append(self.delete())
+        if self.owners and chance.random() < 0.5:
+            whole.members.append(self.irreversible(EFFECT_PIVOT))
+        else:
+            whole.members.append(self.delete())
         draw = chance.random()
-        if draw < 0.35:
+        if self.owners and draw < 0.3:
+            whole.members.append(self.irreversible(EFFECT_FORWARD_ONLY))
+        elif draw < 0.35:
             whole.members.append(self.delete())
             whole.members[-1].policy.on_failure = P.ON_FAILURE_IGNORE
         elif draw < 0.6:
@@ -253,6 +263,16 @@ class _Draw:
         if (when := self.when()) is not None:
             node.when.CopyFrom(when)
         node.policy.CopyFrom(self.policy())
+        return node
+
+    def irreversible(self, effect: Any) -> spec.Node:
+        """Lets an owner do what nobody can make up for."""
+        node = self.external_task()
+        node.external_task.ClearField("compensation")
+        node.external_task.kind, node.external_task.effect = "clone", effect
+        if effect == EFFECT_FORWARD_ONLY:
+            choices = (P.ON_FAILURE_IGNORE, P.ON_FAILURE_PAUSE, P.ON_FAILURE_UNSPECIFIED)
+            node.policy.on_failure = self.chance.choice(choices)
         return node
 
     def external_task(self) -> spec.Node:
