@@ -26,6 +26,7 @@ from coordinator.owners.reported import Reported
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.ports import Clock, Store
 from coordinator.runtime.watch import Watches
+from coordinator.traces.sampling import ALL, Sampler
 from countermand.rpc.server import Service
 from countermand.v1.attempt_pb2 import Progress
 from countermand.v1.doctor_pb2_grpc import add_DoctorServiceServicer_to_server
@@ -45,6 +46,7 @@ class Parts:
     watches: Watches[Progress]
     clock: Clock
     retention: timedelta  # zero: for ever
+    sampler: Sampler = ALL
 
 
 async def open_owners(parts: Parts) -> tuple[Owners, Reported]:
@@ -86,7 +88,12 @@ def external_tasks(parts: Parts, owners: Owners, tokens: Tokens) -> ExternalTask
             showing=showing,
         ),
         starting=Starting(
-            store=store, hosts=hosts, clock=clock, showing=showing, deciding=deciding
+            store=store,
+            hosts=hosts,
+            clock=clock,
+            showing=showing,
+            deciding=deciding,
+            sampler=parts.sampler,
         ),
         deciding=deciding,
         showing=showing,
@@ -105,6 +112,7 @@ def services(
         watches=parts.watches,
         clock=clock,
         retention=parts.retention,
+        sampler=parts.sampler,
     )
     of_hosts = HostService(loop=loop, store=store, hosts=hosts, clock=clock)
     looking = DoctorService(doctor=doctor, hosts=hosts)
