@@ -13,7 +13,7 @@ from countermand.cli.settings import OrderedGroup, Settings, examples, shared_op
 if TYPE_CHECKING:
     from countermand.cli.output import Row
     from countermand.client import Client
-    from countermand.v1.webhook_pb2 import Webhook
+    from countermand.v1.webhook_pb2 import Webhook, WebhookChange
 
 HEADS = ("WEBHOOK", "STATE", "BEHIND", "EVENTS", "URL", "PROBLEM")
 SHOWN_ONCE = "Give it to the receiver now: it is not shown again."
@@ -176,7 +176,7 @@ def ping(settings: Settings, webhook_id: str) -> None:
     )
 )
 @click.argument("webhook_id", metavar="WEBHOOK")
-@click.option("--reason", required=True, help="Why, for the log.")
+@click.option("--reason", required=True, help="Why, for the audit.")
 @click.option(
     "--since",
     metavar="POSITION",
@@ -225,7 +225,7 @@ def rotate_secret(settings: Settings, webhook_id: str, secret_file: TextIO | Non
 
 @webhook.command(epilog=examples('countermand webhook remove tickets --reason "moved to another"'))
 @click.argument("webhook_id", metavar="WEBHOOK")
-@click.option("--reason", required=True, help="Why, for the log.")
+@click.option("--reason", required=True, help="Why, for the audit.")
 @shared_options()
 @click.pass_obj
 def remove(settings: Settings, webhook_id: str, reason: str) -> None:
@@ -240,6 +240,54 @@ def remove(settings: Settings, webhook_id: str, reason: str) -> None:
             click.echo(f"Removed {webhook_id}.")
 
     run(settings, work)
+
+
+@webhook.command(
+    epilog=examples("countermand webhook changes", "countermand webhook changes tickets")
+)
+@click.argument("webhook_id", metavar="[WEBHOOK]", default="")
+@click.option("--limit", type=click.IntRange(min=1), default=50, help="How many; 50.")
+@shared_options()
+@click.pass_obj
+def changes(settings: Settings, webhook_id: str, limit: int) -> None:
+    """Show what was done to a webhook, or to all: by whom, when and why.
+
+    The last first: added, resumed, given another secret, removed. Also of one that was removed.
+    """
+
+    async def work(client: Client) -> None:
+        from countermand.cli.output import show_all
+
+        found: list[WebhookChange] = []
+        async for change in client.webhooks.changes(webhook_id):
+            found.append(change)
+            if len(found) == limit:
+                break
+        show_all(
+            settings,
+            found,
+            heads=("TIME", "WEBHOOK", "WHAT", "BY", "WHY"),
+            row=_change_row,
+            name=lambda change: str(change.position),
+            nothing="Nothing so far.",
+        )
+
+    run(settings, work)
+
+
+def _change_row(change: WebhookChange) -> Row:
+    from countermand.drawing.values import date, one_line
+    from countermand.v1.webhook_pb2 import WebhookChange
+
+    what = WebhookChange.Kind.Name(change.kind).removeprefix("KIND_").lower().replace("_", " ")
+    since = f" from {change.since_position} on" if change.HasField("since_position") else ""
+    return (
+        date(change.time),
+        change.webhook.removeprefix("webhooks/"),
+        what + since,
+        change.principal,
+        one_line(change.reason) or "-",
+    )
 
 
 def _show(settings: Settings, webhooks: list[Webhook]) -> None:

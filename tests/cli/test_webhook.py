@@ -7,9 +7,9 @@ from click.testing import CliRunner
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from countermand.cli.main import main
-from countermand.cli.webhook import _describe
+from countermand.cli.webhook import _change_row, _describe
 from countermand.rpc.errors import ReceiverGone, ReceiverRefused
-from countermand.v1.webhook_pb2 import Webhook
+from countermand.v1.webhook_pb2 import Webhook, WebhookChange
 
 ONE = Webhook(
     name="webhooks/tickets",
@@ -79,3 +79,17 @@ def test_one_that_is_gone_waits_for_somebody(capsys):
 def test_what_cannot_be_meant_is_refused_before_anything_is_asked(args):
     done = CliRunner().invoke(main, ["--coordinator", "127.0.0.1:1", "webhook", *args])
     assert done.exit_code == 2, done.output
+
+
+def test_what_was_done_is_one_line_each():
+    resumed = WebhookChange(
+        webhook="webhooks/tickets",
+        kind=WebhookChange.KIND_RESUMED,
+        time=Timestamp(seconds=1_800_000_000),
+        principal="local",
+        reason="it is\nback",
+        since_position=0,
+    )
+    rotated = WebhookChange(webhook="webhooks/tickets", kind=WebhookChange.KIND_SECRET_ROTATED)
+    assert _change_row(resumed)[1:] == ("tickets", "resumed from 0 on", "local", "it is back")
+    assert _change_row(rotated)[2:] == ("secret rotated", "", "-")
