@@ -17,6 +17,9 @@ from tests import guard
 
 MARK = pytest.StashKey[str]()
 
+# Coordinators of tests run side by side, and have no page but where a test asks for one.
+os.environ.setdefault("COUNTERMAND_WEB", "off")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds what `make test` says: a run has an end."""

@@ -95,6 +95,8 @@ def of_lane_row(row: LaneRow) -> Caption:
 
 def row_sentence(row: Row) -> str:
     """Returns a row in one sentence, for people who do not see the drawing."""
+    if row.folded:
+        return f"{row.folded} more that {task_look(row.state).word}"
     if row.is_group:
         again = f", round {row.round}" if row.round > 1 else ""
         return f"group {row.task_id}: {task_look(row.state).word}{again}"
@@ -113,6 +115,8 @@ def of_marker(marker: Marker) -> str:
 
 def lane_sentence(row: LaneRow) -> str:
     """Returns a row of the compensation lane in one sentence."""
+    if row.folded:
+        return f"{row.folded} more that were made up for"
     about = f"compensation of {row.task_id}{phrases.on(row.host_id, is_owner=row.is_external)}"
     return f"{about}: {row.phrase}, {of_lane_row(row).words}"
 

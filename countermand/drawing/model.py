@@ -68,6 +68,8 @@ class Row:
     # The round that a group is in, from 1.
     round: int = 0
     is_external: bool = False  # its host is an owner then
+    # How many tasks that came to a good end this row stands for, in the place of a task.
+    folded: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,7 @@ class LaneRow:
     # Since when it needs somebody, and until when; None if it never did.
     blocked: tuple[float, float] | None = None
     is_external: bool = False
+    folded: int = 0  # as of a row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

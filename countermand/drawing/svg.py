@@ -6,11 +6,12 @@ states are words and glyphs, never colour alone. The same timeline always gives 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from countermand.drawing import captions, phrases, svg_header, svg_legend
+from countermand.drawing.captions import Caption
 from countermand.drawing.model import (
     PAUSES,
     Bar,
@@ -35,7 +36,7 @@ from countermand.drawing.svg_parts import (
     title,
     width_of,
 )
-from countermand.drawing.words import Tone, attempt_look, task_look, workflow_look
+from countermand.drawing.words import Look, Tone, attempt_look, task_look, workflow_look
 from countermand.v1.attempt_pb2 import Attempt
 
 WIDTH: Final = 1040.0
@@ -59,6 +60,8 @@ class _Sheet:
     scale: Scale
     prefix: str
     y: float
+    # Where more is said about a task; None in a document of its own.
+    link: Callable[[str], str] | None = None
 
     def x(self, time_s: float) -> float:
         """Returns the place of a time."""
@@ -70,37 +73,53 @@ def draw(timeline: Timeline) -> str:
     prefix = f"cm-{timeline.workflow_id}"
     header, y = svg_header.draw(timeline, MARGIN, WIDTH - MARGIN)
     sheet = _Sheet(timeline, scale(timeline), prefix, y)
-    top = y
+    body = _body(sheet)
+    height = sheet.y + 20
+    card = tag("rect", x=0.5, y=0.5, width=WIDTH - 1, height=height - 1, rx=14, class_="card")
+    parts = [tag("style", css()), hatching(prefix), card, header, *body]
+    return _document(sheet, parts, height, width=WIDTH, height=height)
+
+
+def embedded(timeline: Timeline, link: Callable[[str], str]) -> str:
+    """Returns the chart alone, for a page that says in its own words how it ended.
+
+    The page brings the style sheet (`svg_parts.css`), and its width; a task's name leads to more.
+    """
+    prefix = f"cm-{timeline.workflow_id}"
+    sheet = _Sheet(timeline, scale(timeline), prefix, 10.0, link)
+    parts = [hatching(prefix), *_body(sheet)]
+    return _document(sheet, parts, sheet.y + 8)
+
+
+def _body(sheet: _Sheet) -> list[str]:
+    """Returns everything from the ticks to the legend."""
+    top = sheet.y
     chart = list(_chart(sheet))
     bottom = sheet.y
     moments = list(_moments(sheet, top + 22, bottom))
-    legend, sheet.y = svg_legend.draw(timeline, prefix, MARGIN, WIDTH - MARGIN, sheet.y)
-    height = sheet.y + 20
+    timeline = sheet.timeline
+    legend, sheet.y = svg_legend.draw(timeline, sheet.prefix, MARGIN, WIDTH - MARGIN, sheet.y)
+    return [*_lane_ground(sheet, bottom), *moments, *_now(sheet, top + 22, bottom), *chart, legend]
+
+
+def _document(sheet: _Sheet, parts: Sequence[str], bottom: float, **attributes: str | float) -> str:
+    timeline, prefix = sheet.timeline, sheet.prefix
     about = f"{captions.heading(timeline)}: {captions.verdict_look(timeline).word}"
-    parts = [
+    told = [
         title(about).replace("<title>", f'<title id="{prefix}-title">'),
         tag("desc", svg_header.escape(timeline.verdict.sentence), id=f"{prefix}-desc"),
-        tag("style", css()),
-        hatching(prefix),
-        tag("rect", x=0.5, y=0.5, width=WIDTH - 1, height=height - 1, rx=14, class_="card"),
-        header,
-        *_lane_ground(sheet, bottom),
-        *moments,
-        *chart,
-        legend,
     ]
     return (
         tag(
             "svg",
-            "\n" + lines(parts) + "\n",
+            "\n" + lines([*told, *parts]) + "\n",
             xmlns="http://www.w3.org/2000/svg",
             class_="cm",
             role="group",
             aria_labelledby=f"{prefix}-title",
             aria_describedby=f"{prefix}-desc",
-            viewBox=f"0 0 {number(WIDTH)} {number(height)}",
-            width=WIDTH,
-            height=height,
+            viewBox=f"0 0 {number(WIDTH)} {number(bottom)}",
+            **attributes,
         )
         + "\n"
     )
@@ -160,15 +179,17 @@ def _ribbon(sheet: _Sheet) -> str:
 
 
 def _row(sheet: _Sheet, row: Row) -> str:
-    height = GROUP_ROW if row.is_group else ROW
+    height = GROUP_ROW if row.is_group or row.folded else ROW
     middle = sheet.y + height / 2
     left = MARGIN + row.depth * 18
     look = task_look(row.state)
     parts = [title(captions.row_sentence(row))]
-    if row.is_group:
+    if row.folded:
+        parts += _folded(sheet, row.bars, captions.row_sentence(row), left, middle)
+    elif row.is_group:
         parts.append(text(fit(row.task_id, 200), left, middle + 4.5, "muted"))
     else:
-        parts += _names(row, look.glyph, look.tone, left, middle)
+        parts += _names(sheet, row, look, left, middle)
         parts += [_wait(sheet, wait, middle) for wait in row.waits]
         parts += [_action(sheet, row, bar, middle) for bar in row.bars]
         caption = captions.of_row(row)
@@ -178,12 +199,29 @@ def _row(sheet: _Sheet, row: Row) -> str:
     return tag("g", *parts, role="listitem", aria_label=captions.row_sentence(row))
 
 
-def _names(row: Row | LaneRow, glyph: str, tone: Tone, left: float, middle: float) -> Iterator[str]:
+def _folded(
+    sheet: _Sheet, bars: Sequence[Bar], about: str, left: float, middle: float
+) -> Iterator[str]:
+    """Yields what stands for tasks that came to a good end: how many, and when they worked."""
+    yield text(fit(about, PLOT_LEFT - left - 12, 11.5), left + 18, middle + 4, "small muted")
+    for bar in bars:
+        x = sheet.x(bar.start_s)
+        width = max(sheet.x(bar.end_s) - x, BAR_MIN)
+        place = {"x": x, "y": middle - 3, "width": width, "height": 6.0, "rx": 3.0}
+        tone = "made_up" if bar.compensates else "good"
+        yield tag("rect", class_=f"{tone} faded on-{tone}", **place)
+
+
+def _names(
+    sheet: _Sheet, row: Row | LaneRow, look: Look | Caption, left: float, middle: float
+) -> Iterator[str]:
     """Yields the words on the left: state, task, host."""
     host = fit(row.host_id, 90, 11.5)
     host_left = PLOT_LEFT - 18 - width_of(host, 11.5)
-    yield text(glyph, left + 6, middle + 4.5, f"strong {tone}", "middle")
-    yield text(fit(row.task_id, host_left - left - 24), left + 18, middle + 4.5)
+    yield text(look.glyph, left + 6, middle + 4.5, f"strong {look.tone}", "middle")
+    name = text(fit(row.task_id, host_left - left - 24), left + 18, middle + 4.5)
+    # Whoever has no pointer finds the same link in the table of tasks.
+    yield tag("a", name, href=sheet.link(row.task_id), tabindex="-1") if sheet.link else name
     yield text(host, PLOT_LEFT - 18, middle + 4, "small muted", "end")
 
 
@@ -272,7 +310,11 @@ def _lane_row(sheet: _Sheet, row: LaneRow) -> str:
     caption = captions.of_lane_row(row)
     about = captions.lane_sentence(row)
     parts = [title(about)]
-    parts += _names(row, caption.glyph, caption.tone, MARGIN, middle)
+    if row.folded:
+        parts += _folded(sheet, row.bars, about, MARGIN, middle)
+        sheet.y += ROW
+        return tag("g", *parts, role="listitem", aria_label=about)
+    parts += _names(sheet, row, caption, MARGIN, middle)
     if row.blocked:
         parts.append(_blocked(sheet, row.blocked, middle))
     parts += [_wait(sheet, wait, middle) for wait in row.waits]
@@ -303,7 +345,7 @@ def _link(sheet: _Sheet, row: LaneRow, from_y: float | None) -> str:
     It runs along the row's own free time and then straight down: by then every action is at rest,
     so it crosses none.
     """
-    if from_y is None:
+    if from_y is None or row.folded:
         return ""
     left, x = sheet.x(row.effect_s) + 9, sheet.x(row.bars[0].start_s)
     bend = max(x - 6, left)
@@ -337,6 +379,15 @@ def _moments(sheet: _Sheet, top: float, bottom: float) -> Iterator[str]:
         yield _moment(marker, said, flag, top, bottom + 17 + flag.level * 18)
     levels = 1 + max((flag.level for flag in flags), default=-1)
     sheet.y = bottom + 18 * levels + 8
+
+
+def _now(sheet: _Sheet, top: float, bottom: float) -> Iterator[str]:
+    """Yields the line of now, where what is drawn goes on."""
+    if sheet.timeline.settled:
+        return
+    x = sheet.x(sheet.timeline.end_s)
+    yield tag("path", d=f"M{number(x)} {number(top - 14)}V{number(bottom)}", class_="now")
+    yield text("now", x, top - 16, "small strong busy", "middle")
 
 
 def _moment(marker: Marker, words: str, flag: Flag, top: float, y: float) -> str:

@@ -1,0 +1,64 @@
+"""What every request and answer passes: whose name was asked for, and what a browser may do.
+
+A page on loopback can be asked for under any name that resolves to it, also by a page of somebody
+else's: only this machine's own names are answered. Scripts, styles and forms are our own.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.datastructures import MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HOSTS: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
+
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS: Final = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class Guards:
+    """Stands around the application."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Keeps what it stands around."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers what asked for us, with headers that keep a browser in bounds."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+                headers.setdefault("Cache-Control", "no-store")  # what is shown is of now
+            await send(message)
+
+        if _host(scope) in HOSTS:
+            await self._app(scope, receive, guarded)
+            return
+        said = "This page answers to 127.0.0.1, [::1] and localhost only.\n"
+        await PlainTextResponse(said, status_code=421)(scope, receive, guarded)
+
+
+def _host(scope: Scope) -> str:
+    """Returns the name that was asked for, without its port."""
+    for name, value in scope["headers"]:
+        if name == b"host":
+            text = str(value, "latin-1").lower()
+            return text.rpartition(":")[0] if ":" in text.rpartition("]")[2] else text
+    return ""

@@ -1,0 +1,37 @@
+"""The hosts: where they are, what they reach, how busy they are, and what was done to them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from coordinator.web.site import Site
+
+
+def routes(site: Site) -> Sequence[BaseRoute]:
+    """Returns the routes of hosts."""
+
+    async def everyone(request: Request) -> Response:
+        after = request.query_params.get("audit_after", "")
+        hosts, audit = await asyncio.gather(
+            site.calls.list_hosts(), site.calls.host_events(token=after)
+        )
+        return await site.page(
+            request, "hosts.html", hosts=hosts, audit=audit.events, next=audit.next_page_token
+        )
+
+    async def one(request: Request) -> Response:
+        host_id = request.path_params["host"]
+        after = request.query_params.get("audit_after", "")
+        host, audit = await asyncio.gather(
+            site.calls.host(host_id), site.calls.host_events(host_id, token=after)
+        )
+        return await site.page(
+            request, "host.html", host=host, audit=audit.events, next=audit.next_page_token
+        )
+
+    return [Route("/hosts", everyone), Route("/hosts/{host}", one)]

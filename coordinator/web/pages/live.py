@@ -1,0 +1,137 @@
+"""What moves on a page by itself: streams of frames, for the list and for one workflow.
+
+A stream listens to the coordinator's own watch as to a bell: what is new is then read and drawn as
+a page is, and sent in pieces that replace their like. So a slow reader, a gap or a restart loses
+nothing; and nobody's watching costs more than four looks a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from grpc.aio import AioRpcError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from coordinator.web import frames, reading
+from coordinator.web.filters import Filters
+from coordinator.web.frames import News
+from coordinator.web.pages import workflow as workflow_page
+from coordinator.web.pages import workflows as workflow_list
+from coordinator.web.site import Site
+from countermand.drawing.timeline import SETTLED
+from countermand.rpc.names import workflow_name
+from countermand.v1 import workflow_pb2 as pb
+
+
+def routes(site: Site) -> Sequence[BaseRoute]:
+    """Returns the routes of streams."""
+
+    async def of_list(request: Request) -> Response:
+        filters = Filters.of(request.query_params)
+        return frames.Stream(_list(site, filters, frames.last_seen(request)))
+
+    async def of_one(request: Request) -> Response:
+        workflow_id = request.path_params["workflow"]
+        await site.calls.workflow(workflow_id)  # an error is a page, not a stream that ends
+        return frames.Stream(_one(site, workflow_id, frames.last_seen(request)))
+
+    return [
+        Route("/workflows/live", of_list),
+        Route("/workflows/{workflow}/live", of_one),
+    ]
+
+
+async def _one(site: Site, workflow_id: str, seen: int) -> AsyncIterator[bytes]:
+    """Yields looks at a workflow until it is settled."""
+    news = News(site.stop)
+
+    async def listen() -> None:
+        asked = pb.WatchWorkflowRequest(name=workflow_name(workflow_id), after_sequence=seen)
+        async for update in site.calls.workflows.WatchWorkflow(asked):
+            if not update.HasField("bookmark"):
+                news.tell()
+
+    sent = ""
+    async with _listening(listen, news):
+        while not site.stop.is_set():
+            if not await news.wait():
+                if not site.stop.is_set():
+                    yield frames.ALIVE
+                continue
+            found = await reading.read(site.calls, workflow_id, site.clock.now())
+            values = workflow_page.values(found)
+            text = await asyncio.to_thread(site.draw, "workflow_frame.html", **values)
+            if text != sent:
+                yield frames.frame(text, found.sequence)
+                sent = text
+            if found.workflow.state in SETTLED:
+                yield frames.said("settled")
+                return
+            if news.is_over:
+                return  # the reader comes back, and is told then
+            await asyncio.sleep(frames.FRAME_S)
+
+
+async def _list(site: Site, filters: Filters, seen: int) -> AsyncIterator[bytes]:
+    """Yields looks at the list for as long as somebody reads."""
+    news = News(site.stop)
+    position = seen
+
+    async def listen() -> None:
+        nonlocal position
+        while True:
+            # Only the first event is of interest: the list is read anew whatever it was, and
+            # under load there are thousands in a second.
+            asked = pb.WatchEventsRequest(after_position=position or None)
+            watch = site.calls.workflows.WatchEvents(asked)
+            async for update in watch:
+                if update.HasField("event"):
+                    position = update.event.position
+                    break
+                is_first, position = not position, update.bookmark
+                if is_first:
+                    break  # the page was drawn before anybody listened
+            watch.cancel()
+            news.tell()
+            await asyncio.sleep(frames.FRAME_S)
+
+    sent = ""
+    async with _listening(listen, news):
+        while not site.stop.is_set():
+            if not await news.wait():
+                if not site.stop.is_set():
+                    yield frames.ALIVE
+                continue
+            if news.is_over:
+                return
+            values = await workflow_list.read(site, filters)
+            text = await asyncio.to_thread(
+                site.draw, "workflows_frame.html", path="/workflows", **values
+            )
+            if text != sent:
+                yield frames.frame(text, position)
+                sent = text
+
+
+@asynccontextmanager
+async def _listening(listen: Callable[[], Awaitable[None]], news: News) -> AsyncIterator[None]:
+    """Listens meanwhile; however that ends, the stream is told."""
+
+    async def listened() -> None:
+        try:
+            await listen()
+        except AioRpcError:
+            pass  # the reader sees the stream end, and comes back
+        finally:
+            news.end()
+
+    task = asyncio.create_task(listened())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,39 @@
+"""The page of one task: what came in and from where, what it left, every attempt, who decided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf import json_format
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from coordinator.web.site import Site
+from countermand.drawing.made_up import how_made_up
+from countermand.drawing.tasks import flat
+from countermand.v1.task_pb2 import Task
+
+
+def routes(site: Site) -> Sequence[BaseRoute]:
+    """Returns the route of a task."""
+
+    async def shown(request: Request) -> Response:
+        workflow_id, task_id = request.path_params["workflow"], request.path_params["task"]
+        task = await site.calls.task(workflow_id, task_id)
+        return await site.page(
+            request,
+            "task.html",
+            task=task,
+            workflow_id=workflow_id,
+            outputs=_outputs(task),
+            made_up=how_made_up(task),
+        )
+
+    return [Route("/workflows/{workflow}/tasks/{task}", shown)]
+
+
+def _outputs(task: Task) -> list[tuple[str, str]]:
+    """Returns what a task left, a path and a value each."""
+    left = json_format.MessageToDict(task.output, preserving_proto_field_name=True)
+    return [(path, value) for each in left.values() for path, value in flat(each, "") if path]

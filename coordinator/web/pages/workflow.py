@@ -1,0 +1,79 @@
+"""The page of one workflow: what failed, why, what was made up for, what is left, what is next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from coordinator.web import next_steps, reading, tree
+from coordinator.web.reading import Reading
+from coordinator.web.shown import task_url
+from coordinator.web.site import Site
+from countermand.drawing import phrases, svg
+from countermand.rpc.names import task_name
+from countermand.v1.task_pb2 import Task
+
+TASKS_PAGE: Final = 200
+
+
+def routes(site: Site) -> Sequence[BaseRoute]:
+    """Returns the routes of one workflow."""
+
+    async def shown(request: Request) -> Response:
+        workflow_id = request.path_params["workflow"]
+        found = await reading.read(site.calls, workflow_id, site.clock.now())
+        return await site.page(request, "workflow.html", **values(found))
+
+    async def tasks(request: Request) -> Response:
+        workflow_id = request.path_params["workflow"]
+        states = _states(request)
+        token = request.query_params.get("after", "")
+        workflow = await site.calls.workflow(workflow_id)
+        page = await site.calls.tasks(workflow_id, states=states, size=TASKS_PAGE, token=token)
+        return await site.page(
+            request,
+            "tasks.html",
+            workflow=workflow,
+            rows=tree.rows(page.tasks),
+            next=page.next_page_token,
+            is_first=not token,
+            filtered=request.query_params.get("state", ""),
+        )
+
+    return [
+        Route("/workflows/{workflow}", shown),
+        Route("/workflows/{workflow}/tasks", tasks),
+    ]
+
+
+def values(found: Reading) -> dict[str, object]:
+    """Returns what the templates of a workflow name."""
+    workflow = found.workflow
+    drawn = found.timeline
+
+    def link(task_id: str) -> str:
+        return task_url(task_name(drawn.workflow_id, task_id))
+
+    return {
+        "found": found,
+        "workflow": workflow,
+        "verdict": drawn.verdict,
+        "drawn": drawn,
+        "where": phrases.on_places(len(drawn.hosts), len(drawn.owners)),
+        "picture": Markup(svg.embedded(drawn, link)) if drawn.rows else Markup(""),  # noqa: S704 - escaped there
+        "steps": next_steps.of(workflow),
+        "rows": tree.rows(found.tasks),
+        "news": tree.rows(found.news),
+    }
+
+
+def _states(request: Request) -> list[Task.State.ValueType]:
+    """Returns the states that an address asks for; unknown ones are left out."""
+    words = request.query_params.getlist("state")
+    known = tree.STATES_BY_WORD
+    return [known[word] for word in words if word in known]

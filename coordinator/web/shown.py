@@ -1,0 +1,172 @@
+"""What templates say: states, times, amounts and addresses, in the words of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import quote
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from markupsafe import Markup
+
+from countermand.drawing import phrases, tasks, told, values, words
+from countermand.rpc import names
+from countermand.v1.attempt_pb2 import Attempt, Progress
+from countermand.v1.external_task_pb2 import ExternalRequest
+from countermand.v1.host_pb2 import HostEvent
+from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_pb2 import Workflow
+
+# What was done to a host, as the command line says it.
+HOST_EVENTS: Final[Mapping[int, str]] = {
+    HostEvent.KIND_ADDED: "added",
+    HostEvent.KIND_REMOVED: "removed",
+    HostEvent.KIND_DRAINED: "drained",
+    HostEvent.KIND_UNDRAINED: "undrained",
+    HostEvent.KIND_ACCEPTED: "accepted as it was",
+    HostEvent.KIND_RECONCILED: "reconciled",
+    HostEvent.KIND_REPAIR_BEGUN: "repair begun",
+    HostEvent.KIND_REPAIRED: "repaired",
+    HostEvent.KIND_REPAIR_REFUSED: "repair refused",
+}
+
+
+ASKED: Final[Mapping[int, words.Look]] = {
+    ExternalRequest.KIND_START: words.Look("start", "▸", "busy"),
+    ExternalRequest.KIND_CANCEL: words.Look("cancel", "◐", "warn"),
+    ExternalRequest.KIND_COMPENSATE: words.Look("compensate", "↶", "made_up"),
+}
+
+
+def state(look: words.Look) -> Markup:
+    """Returns a state as a glyph and a word; the tone only helps."""
+    glyph = Markup('<span class="glyph" aria-hidden="true">{}</span>').format(look.glyph)
+    return Markup('<span class="state {}">{} {}</span>').format(look.tone, glyph, look.word)
+
+
+def moment(time: Timestamp, now: datetime) -> Markup:
+    """Returns how long ago something was, with the exact time behind it."""
+    if not time.seconds:
+        return Markup("")
+    seconds = now.timestamp() - time.ToNanoseconds() / 1e9
+    exact = values.date(time)
+    machine = time.ToDatetime(UTC).isoformat(timespec="milliseconds")
+    if seconds < -1:
+        said = f"in {phrases.duration(-seconds)}"
+    else:
+        said = "just now" if seconds < 1 else f"{phrases.duration(seconds)} ago"
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(machine, exact, said)
+
+
+def span(start: Timestamp, end: Timestamp) -> str:
+    """Returns how long something took."""
+    return phrases.duration(max((end.ToNanoseconds() - start.ToNanoseconds()) / 1e9, 0.0))
+
+
+def bar(progress: Progress, about: str) -> Markup:
+    """Returns progress as a bar and in words; nothing where there is nothing to say."""
+    said = values.progress_words(progress)
+    if not said:
+        return Markup("")
+    if not progress.total:
+        return Markup('<span class="amount">{}</span>').format(said)
+    done = min(progress.done, progress.total)
+    return Markup(
+        '<progress max="{}" value="{}" aria-label="{}"></progress> <span class="amount">{}</span>'
+    ).format(progress.total, done, f"progress of {about}: {said}", said)
+
+
+def workflow_id(name: str) -> str:
+    """Returns the id in a workflow's name."""
+    return name.removeprefix("workflows/")
+
+
+def workflow_url(name: str) -> str:
+    """Returns the page of a workflow, given its name or id."""
+    return f"/workflows/{quote(workflow_id(name), safe='')}"
+
+
+def task_url(name: str) -> str:
+    """Returns the page of a task, given its name."""
+    parsed = names.parse_task(name)
+    return f"/workflows/{quote(parsed[0])}/tasks/{quote(parsed[1])}" if parsed else "/"
+
+
+def host_url(host_id: str) -> str:
+    """Returns the page of a host."""
+    return f"/hosts/{quote(host_id.removeprefix('hosts/'), safe='')}"
+
+
+def owner_url(owner_id: str) -> str:
+    """Returns the page of an owner."""
+    return f"/owners/{quote(owner_id, safe='')}"
+
+
+def counted(workflow: Workflow) -> dict[str, int]:
+    """Returns how many tasks are where, as lists say it."""
+    by = {count.state: count.count for count in workflow.task_counts}
+    return {
+        "all": sum(by.values()),
+        "done": by.get(Task.STATE_SUCCEEDED, 0) + by.get(Task.STATE_SKIPPED, 0),
+        "made_up": by.get(Task.STATE_COMPENSATED, 0),
+        "to_make_up": by.get(Task.STATE_COMPENSATING, 0),
+        "blocked": by.get(Task.STATE_COMPENSATION_BLOCKED, 0),
+        "left": max(len(workflow.leftovers), by.get(Task.STATE_ABANDONED, 0)),
+    }
+
+
+def attempt_kind(attempt: Attempt) -> str:
+    """Returns what an attempt tries."""
+    return "compensation" if attempt.kind == Attempt.KIND_COMPENSATION else "action"
+
+
+def has(message: Message, field: str) -> bool:
+    """Returns whether a field is set."""
+    return message.HasField(field)
+
+
+def event_state(look: words.Look) -> str:
+    """Returns a state inside a sentence."""
+    return f"{look.glyph} {look.word}"
+
+
+FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
+    "moment": moment,
+    "id": workflow_id,
+    "task_id": tasks.task_id,
+    "amount": values.amount,
+    "size": phrases.size,
+    "duration": phrases.duration,
+    "said": values.said,
+    "value": values.value_words,
+}
+GLOBALS: Final[Mapping[str, Any]] = {
+    "state": state,
+    "workflow_look": words.workflow_look,
+    "task_look": words.task_look,
+    "attempt_look": words.attempt_look,
+    "host_look": words.host_look,
+    "webhook_look": words.webhook_look,
+    "span": span,
+    "bar": bar,
+    "counted": counted,
+    "has": has,
+    "told": told.told,
+    "why": tasks.why,
+    "workflow_why": tasks.workflow_why,
+    "verb_of": tasks.verb_of,
+    "last_said": tasks.last_said,
+    "marks": tasks.marks,
+    "how_far": tasks.how_far,
+    "GROUPS": tasks.GROUPS,
+    "count": phrases.count,
+    "attempt_kind": attempt_kind,
+    "host_event": lambda kind: HOST_EVENTS.get(kind, "changed"),
+    "workflow_url": workflow_url,
+    "task_url": task_url,
+    "host_url": host_url,
+    "owner_url": owner_url,
+    "asked": lambda request: ASKED.get(request.kind, words.UNHEARD_OF),
+}

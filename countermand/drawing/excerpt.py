@@ -1,0 +1,95 @@
+"""A timeline of a workflow too large to be read whole: of some tasks, by their attempts alone.
+
+An attempt's own times say when it waited, worked and ended; what befell the workflow meanwhile is
+told as far as events are given. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from countermand.drawing.model import Timeline
+from countermand.drawing.timeline import timeline
+from countermand.rpc import names
+from countermand.v1.attempt_pb2 import Attempt
+from countermand.v1.event_pb2 import (
+    AttemptEnded,
+    AttemptStarted,
+    HistoryEvent,
+    TaskStateChanged,
+    WorkflowStarted,
+)
+from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_pb2 import Workflow
+
+ENDED = frozenset({Attempt.STATE_SUCCEEDED, Attempt.STATE_FAILED, Attempt.STATE_CANCELLED})
+
+
+def excerpt(
+    workflow: Workflow, tasks: Sequence[Task], events: Iterable[HistoryEvent], now: datetime
+) -> Timeline:
+    """Returns the timeline of some tasks in FULL view, with the workflow's own events of those."""
+    shown = Workflow()
+    shown.CopyFrom(workflow)
+    del shown.tasks[:]
+    shown.tasks.extend(tasks)
+    told = [_accepted(workflow)]
+    told += [event for event in events if not event.task and not event.HasField("workflow_started")]
+    told += [event for task in tasks for event in _told(task)]
+    told.sort(key=lambda event: event.time.ToNanoseconds())
+    for sequence, event in enumerate(told, start=1):
+        event.sequence = sequence
+    return timeline(shown, told, now)
+
+
+def _accepted(workflow: Workflow) -> HistoryEvent:
+    started = WorkflowStarted(kind=workflow.kind)
+    return HistoryEvent(workflow=workflow.name, time=workflow.create_time, workflow_started=started)
+
+
+def _told(task: Task) -> Iterator[HistoryEvent]:
+    """Yields what the history must have said about a task, by its attempts."""
+    for attempt in task.attempts:
+        parsed = names.parse_attempt(attempt.name)
+        if parsed is None:
+            continue
+        origin = names.parse_attempt(attempt.compensates)
+        started = AttemptStarted(
+            attempt=parsed.number,
+            kind=attempt.kind,
+            compensates=origin.number if origin else 0,
+            host_id=attempt.host_id,
+            owner_id=attempt.owner_id,
+        )
+        yield _event(task, attempt.create_time, attempt_started=started)
+        if attempt.HasField("start_time"):
+            running = TaskStateChanged(after=Task.STATE_RUNNING, attempt=parsed.number)
+            yield _event(task, attempt.start_time, task_state_changed=running)
+        if attempt.state in ENDED:
+            ended = AttemptEnded(
+                attempt=parsed.number,
+                state=attempt.state,
+                failure=attempt.failure if attempt.HasField("failure") else None,
+                progress=attempt.progress,
+            )
+            yield _event(task, attempt.end_time, attempt_ended=ended)
+
+
+def _event(
+    task: Task,
+    time: Timestamp,
+    *,
+    attempt_started: AttemptStarted | None = None,
+    attempt_ended: AttemptEnded | None = None,
+    task_state_changed: TaskStateChanged | None = None,
+) -> HistoryEvent:
+    return HistoryEvent(
+        task=task.name,
+        time=time,
+        attempt_started=attempt_started,
+        attempt_ended=attempt_ended,
+        task_state_changed=task_state_changed,
+    )
