@@ -21,6 +21,9 @@ from countermand.v1.workflow_state_pb2 import WorkflowState
 
 Values = dict[str, Any]
 
+# Where a resume is possible, whether it needs anything or not.
+HELD = frozenset({WorkflowState.WORKFLOW_STATE_PAUSING, WorkflowState.WORKFLOW_STATE_PAUSED})
+
 
 def decisions_of(
     *,

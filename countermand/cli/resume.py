@@ -181,9 +181,10 @@ def requirements(settings: Settings, name: str) -> None:
     """
 
     async def work(client: Client) -> None:
-        from countermand.cli.decided import command, needed, over, undecidable
+        from countermand.cli.decided import HELD, command, needed, over, undecidable
         from countermand.cli.output import as_json, paint
         from countermand.client.run import SETTLED
+        from countermand.drawing.values import indented
         from countermand.drawing.words import workflow_look
 
         one = await named(client, name)
@@ -204,7 +205,10 @@ def requirements(settings: Settings, name: str) -> None:
         click.echo(f"{one.name} is {look}. " + ("It needs:" if found else "No decision is open."))
         for line in needed(found):
             click.echo(line)
-        if suggested := command(one.id, found):
+        held = found_in.state in HELD
+        for need in () if found or held else found_in.needs:  # a silent owner: no resume helps
+            click.echo(f"  needs somebody: {indented(need.message)}")
+        if (found or held) and (suggested := command(one.id, found)):
             click.echo(f"For example: {suggested}")
 
     run(settings, work)

@@ -229,6 +229,10 @@ def test_a_vendor_that_never_comes_back_is_found(shell):
     assert f"`countermand external end {shell.name}/clone --failed REASON`" in row
     shown = lines(shell("workflow", "get", "@"))
     assert [each for each in shown if each.endswith("(OWNER_SILENT)")]
+    needs = lines(shell("workflow", "requirements", "@"))
+    assert needs[0] == f"workflows/{shell.name} is ▸ running. No decision is open."
+    assert needs[1].startswith(f"needs somebody: {shell.name} has been silent since ")
+    assert len(needs) == 2  # and no resume, which would be refused
     waited = shell("workflow", "wait", "@", "--timeout", "1s", code=124)  # it is told meanwhile
     assert f"needs somebody: {shell.name} has been silent since" in waited
     shell.external("end", "@/clone", "--failed", "GONE")
