@@ -8,6 +8,9 @@ EXTRAS := coordinator,agent,dev
 
 JOBS ?= auto
 
+# In the order of the folders: by number of tests, the few that take longest would come last, on one core.
+ORDER := --dist loadfile --no-loadscope-reorder
+
 # A run that has not ended by then tells where it is, and is ended with all that it has started.
 MINUTES ?= 18
 
@@ -28,7 +31,7 @@ run: $(STUBS) ## Runs the demo: a coordinator and three agents on loopback, one 
 	@$(BIN)/countermand demo $(if $(SCENARIO),--scenario $(SCENARIO)) $(ARGS)
 
 test: $(STUBS) ## Runs the tests on every core (JOBS=1: on one); make test ARGS="-m 'not slow'" leaves out the long ones
-	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --minutes-max $(MINUTES) $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) $(ORDER) --minutes-max $(MINUTES) $(ARGS)
 
 check: lint types floors protos test ## Runs all that must pass before a commit
 
