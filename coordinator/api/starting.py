@@ -16,7 +16,6 @@ from coordinator.runtime.ports import (
     Hosts,
     Store,
     StoreConflictError,
-    Stored,
     Submission,
     UsedIdError,
 )
@@ -81,8 +80,8 @@ class Starting:
             WorkflowIdTaken: The id belongs to another spec, input or origin, or belonged to a
                 workflow that has been removed.
         """
-        if is_id(new.id) and (stored := await self._store.load(new.id)):
-            return await self._started(stored, new)
+        if is_id(new.id) and (submission := await self._store.submission(new.id)):
+            return await self._started(submission, new)
         plan = self._checked(new)
         trace = trace_context(context)
         start = Start(
@@ -112,10 +111,10 @@ class Starting:
             raise WorkflowIdTaken(name=workflow_name(new.id), why=why) from error
         except StoreConflictError:
             # Another call with this id was decided in between: it is the one to compare with.
-            stored = await self._store.load(new.id)
-            if stored is None:
+            submission = await self._store.submission(new.id)
+            if submission is None:
                 raise
-            return await self._started(stored, new)
+            return await self._started(submission, new)
 
     def _checked(self, new: New) -> Plan:
         found = []
@@ -130,16 +129,16 @@ class Starting:
             raise FieldInvalid(*found)
         return plan
 
-    async def _started(self, stored: Stored, new: New) -> Workflow:
-        workflow = stored.workflow
+    async def _started(self, submission: Submission, new: New) -> Workflow:
+        workflow = await self._showing.find(new.id)
         about = workflow.about
         same = (about.forked_from, about.owner) == (new.forked_from, new.owner)
         # What was ended by force is removed at once, whatever was said when it began.
         same = same and workflow.retention in (new.retention, Retention.AT_ONCE)
-        if stored.submission.hash != new.hash or not same:
+        if submission.hash != new.hash or not same:
             why = "exists with another spec or input, or as somebody else's"
             raise WorkflowIdTaken(name=workflow_name(workflow.id), why=why)
-        return await self._showing.find(workflow.id)
+        return workflow
 
     async def fork(self, request: pb.ForkWorkflowRequest) -> New:
         """Returns the workflow that a fork asks for; whatever became of its source."""
