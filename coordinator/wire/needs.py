@@ -58,6 +58,8 @@ def needs_of(workflow: Workflow) -> list[Need]:
 def _needs(workflow: Workflow) -> Iterator[Need]:
     if workflow.state in _WAITING_FOR_SOMEBODY:
         yield from _waiting(workflow)
+    elif workflow.state is WorkflowState.PAUSING:
+        yield from _left_to_people(workflow)
     for index, task in workflow.tasks():
         if task.silent_owner:
             yield _need(workflow, index, OWNER_SILENT, _silent(workflow, index, task))
@@ -71,6 +73,14 @@ def _waiting(workflow: Workflow) -> Iterator[Need]:
     yield from decisions
     for index, task in workflow.tasks():
         if task.state is TaskState.COMPENSATION_BLOCKED:
+            yield _need(workflow, index, task.state, _blocked(workflow, index, task))
+
+
+def _left_to_people(workflow: Workflow) -> Iterator[Need]:
+    """Yields the compensations that nobody tries again, and that keep a pause from holding."""
+    for index, task in workflow.tasks():
+        blocked = task.state is TaskState.COMPENSATION_BLOCKED and task.last.open
+        if blocked and workflow.plan.task(index).external is not None:
             yield _need(workflow, index, task.state, _blocked(workflow, index, task))
 
 

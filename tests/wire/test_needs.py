@@ -33,3 +33,14 @@ def test_a_silent_owner_is_told_whatever_else_goes_on_in_the_workflow():
     main, part = needs_of(own)
     assert "`countermand external end w/part --failed REASON`" in part.message
     assert "`countermand external finish w --force --failed REASON`" in main.message
+
+
+def test_a_pause_that_waits_for_people_says_so():
+    """What an owner does not make up for keeps a workflow PAUSING, until somebody has done it."""
+    told = play(
+        "a:ext:list:runs=9 | b", "a:run+hang/silent undo-a:silent+hang b:hang pause@BLOCKED"
+    )
+    assert told.workflow.state is WorkflowState.PAUSING
+    [need] = needs_of(told.workflow)
+    assert (need.task, need.reason) == ("workflows/w/tasks/a", "COMPENSATION_BLOCKED")
+    assert "`countermand workflow compensation done w a --reason WHY`" in need.message
