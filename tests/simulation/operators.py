@@ -24,7 +24,9 @@ from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.image_pb2 import ImageAddress
 from countermand.v1.workflow_state_pb2 import (
     WORKFLOW_STATE_BLOCKED,
+    WORKFLOW_STATE_ENDING,
     WORKFLOW_STATE_PAUSED,
+    WORKFLOW_STATE_PAUSING,
 )
 from tests.simulation.desk import Desk
 from tests.simulation.workload import path_of
@@ -430,17 +432,24 @@ class Helper(_Person):
             # does while an owner waits for what it has added, and that may not begin.
             await self.resume(workflow, hastily=False)
             return
+        moving = (WORKFLOW_STATE_ENDING, WORKFLOW_STATE_PAUSING)
+        if shown.state in moving and _waits_for_people(workflow):
+            await self.make_up(workflow, shown)
+            return
         if shown.state not in (WORKFLOW_STATE_PAUSED, WORKFLOW_STATE_BLOCKED):
             return
         if not shown.needs and any(each.state in _TRIED for each in shown.task_counts):
             return  # what it needs is being tried just now
         if not shown.needs:
             raise self.world.broken(f"{workflow.id} is held and does not say what it needs")
-        compensations = [n.task for n in shown.needs if n.reason == "COMPENSATION_BLOCKED"]
-        if shown.state == WORKFLOW_STATE_PAUSED or len(compensations) < len(shown.needs):
+        if shown.state == WORKFLOW_STATE_PAUSED or len(_blocked(shown)) < len(shown.needs):
             await self.resume(workflow, hastily=self.looked < HASTE)
+        await self.make_up(workflow, shown)
+
+    async def make_up(self, workflow: Workflow, shown: pb.Workflow) -> None:
+        """Decides about every compensation that a workflow shows as blocked."""
         newest = {each.id: each for each in self.world.open_workflows()}.get(workflow.id)
-        for name in compensations:
+        for name in _blocked(shown):
             parsed = parse_task(name)
             if newest is not None and parsed is not None and parsed[1] in newest.plan.by_name:
                 index = newest.plan.by_name[parsed[1]]
@@ -449,6 +458,22 @@ class Helper(_Person):
                     # Nobody knows whether it took effect, and something is to follow it.
                     cancel = pb.CancelWorkflowRequest(name=shown.name, **self.reason())
                     await self.ask("CancelWorkflow", cancel)
+
+
+def _blocked(shown: pb.Workflow) -> list[str]:
+    """Returns the tasks whose compensations a workflow shows as blocked."""
+    return [need.task for need in shown.needs if need.reason == "COMPENSATION_BLOCKED"]
+
+
+def _waits_for_people(workflow: Workflow) -> bool:
+    """Returns whether something of an owner is blocked: hosts come back by themselves, it may not.
+
+    A workflow that was stopped is ENDING meanwhile, one that was paused PAUSING.
+    """
+    return any(
+        task.state is TaskState.COMPENSATION_BLOCKED and workflow.plan.task(index).external
+        for index, task in workflow.tasks()
+    )
 
 
 def _is_part(workflow: Workflow, task: str) -> bool:

@@ -116,7 +116,7 @@ class _Process:
                 page.page_token = answer.next_page_token
                 if not page.page_token:
                     break
-            for name in self.works.keys() - {each.attempt for each in asked}:
+            for name in sorted(self.works.keys() - {each.attempt for each in asked}):
                 self._closed(name)
             for each in asked:
                 self._hear(each)
@@ -137,7 +137,7 @@ class _Process:
                         case "closed":
                             self._closed(update.closed)
                         case _:
-                            for name in known - named:
+                            for name in sorted(known - named):
                                 self._closed(name)
                             known = set()
             except HostUnreachable:
