@@ -7,8 +7,18 @@ import pytest
 from tests.agent.csi_host import csi_host
 from tests.agent.mounts import btrfs_mount, ext4_mount, mount, tmpfs_mount, xfs_mount
 from tests.agent.rig import Rig
+from tests.agent.served import service
 
-__all__ = ["btrfs_mount", "csi_host", "ext4_mount", "mount", "rig", "tmpfs_mount", "xfs_mount"]
+__all__ = [
+    "btrfs_mount",
+    "csi_host",
+    "ext4_mount",
+    "mount",
+    "rig",
+    "service",
+    "tmpfs_mount",
+    "xfs_mount",
+]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Who may read what of this host, and what a reader gets: tickets, streams, and their other end."""
+"""Who may read what of this host, and what a reader gets: tickets and streams."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import threading
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
@@ -14,23 +14,16 @@ from google.protobuf.message import DecodeError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent import frames, pulling, serving, tickets
-from agent.drivers import copying
-from agent.drivers.blocks import BlockReader
-from agent.drivers.driver import Format, ProcessEnds
+from agent import frames, serving, tickets
+from agent.drivers.driver import Format
 from agent.executors import ThreadExecutor
-from agent.pulling import Pulling, RemoteContent
 from agent.service import AgentService
 from agent.tickets import TICKET_VALID
 from countermand.rpc.errors import (
-    AttemptCancelled,
     Busy,
     Conflict,
-    CopyDamaged,
     Fenced,
     FieldInvalid,
-    HostSilent,
-    HostUnreachable,
     ImageNotFound,
     IncarnationChanged,
     PoolNotFound,
@@ -38,18 +31,23 @@ from countermand.rpc.errors import (
     TicketInvalid,
     WrongCluster,
 )
-from countermand.rpc.server import Service, serve
 from countermand.v1.agent_pb2 import (
     ContentData,
     InspectRequest,
     ReadImageRequest,
     ReadImageResponse,
-    SourceAccess,
 )
 from countermand.v1.image_pb2 import IMAGE_FORMAT_QCOW2
 from tests.agent.requests import address, attempt_name, noop_action
+from tests.agent.served import (
+    CONTENT,
+    MIB,
+    READER,
+    data_of,
+    read,
+    ticket,
+)
 
-MIB = 2**20
 OFFSETS = st.integers(0, 2**63 - 1)
 DATA = st.binary(max_size=20)
 # Data as it is in a message, its numbers longer than they need be, or too long.
@@ -59,37 +57,6 @@ NUMBERS = st.builds(
     st.sampled_from([b"", b"\x80"]),
     DATA,
 )
-READER = attempt_name("reads")
-CONTENT = os.urandom(MIB + 512) + bytes(3 * MIB) + os.urandom(2 * MIB) + bytes(2 * MIB)
-
-
-@pytest.fixture
-def service(rig):
-    path = rig.put("base", CONTENT)
-    with path.open("wb") as file:
-        file.write(CONTENT[: MIB + 512])
-        file.seek(4 * MIB + 512)
-        file.write(CONTENT[4 * MIB + 512 : 6 * MIB + 512])
-        file.truncate(len(CONTENT))
-    return AgentService(rig.runner, now=lambda: rig.now, version="0")
-
-
-async def ticket(rig, service, image="fast/base", **fields) -> bytes:
-    answer = await service.ServeImage(rig.requests.serve(READER, image, **fields), None)
-    assert answer.valid_for.ToTimedelta() == TICKET_VALID
-    return bytes(answer.ticket)
-
-
-async def read(service, request):
-    return [message async for message in service.ReadImage(request, None)]
-
-
-def data_of(messages) -> bytes:
-    content = bytearray(messages[0].head.size_bytes)
-    for message in messages:
-        data = message.data
-        content[data.offset : data.offset + len(data.data)] = data.data
-    return bytes(content)
 
 
 # -- tickets ------------------------------------------------------------------------------------
@@ -348,285 +315,3 @@ def test_whatever_comes_is_what_the_contract_says_it_is(frame, cut):
     if isinstance(found, frames.Piece):
         found = ReadImageResponse(data=ContentData(offset=found.offset, data=bytes(found.data)))
     assert found == message
-
-
-# -- the other end ------------------------------------------------------------------------------
-
-
-def never() -> None:
-    """Lets the work go on."""
-
-
-@asynccontextmanager
-async def pulled(rig, service, check=never, way: bytes | None = None):
-    """Yields a source over gRPC, and what it is reached by."""
-    name = "countermand.v1.AgentService"
-    add = Service(name, frames.add_to_server, service)
-    server = await serve(listen="127.0.0.1:0", services=[add])
-    pulling = Pulling()
-    given = await ticket(rig, service) if way is None else way
-    pulling.offer(READER, SourceAccess(address=server.address, ticket=given))
-    try:
-        yield pulling.source(READER, address("fast/base"), check), pulling, server
-    finally:
-        await server.stop(0)
-
-
-def read_parts(content: RemoteContent, *parts: tuple[int, int]) -> list[bytes]:
-    found = []
-    for begin, end in parts:
-        buffer = bytearray(end - begin)
-        count = content.pread(memoryview(buffer), begin)
-        found.append(bytes(buffer[:count]))
-    return found
-
-
-async def test_a_remote_content_reads_like_one_of_a_pool_here(rig, service, monkeypatch):
-    monkeypatch.setattr(pulling, "SKIPPED_BYTES_MAX", MIB)
-    parts = [
-        (0, 512),
-        (512, 3 * MIB),
-        (3 * MIB, 5 * MIB),
-        (0, len(CONTENT)),  # back to the beginning
-        (MIB, MIB + 100),
-        (5 * MIB + 7, 6 * MIB),  # past what is not worth skipping
-        (len(CONTENT) - 10, len(CONTENT) + 10),
-    ]
-
-    def work(source) -> None:
-        found = source.find()
-        assert (found.image_id, found.format) == ("base", Format.RAW)
-        with source.reading(Format.RAW) as content:
-            assert content.size_bytes == len(CONTENT)
-            assert content.next_data(3 * MIB)[0] in range(3 * MIB, 4 * MIB + 513)
-            assert content.next_data(len(CONTENT)) is None
-            assert read_parts(content, *parts) == [CONTENT[begin:end] for begin, end in parts]
-
-    async with pulled(rig, service) as (source, _, _):
-        await asyncio.to_thread(work, source)
-
-
-async def test_a_ticket_that_is_too_late_waits_for_the_next_one(rig, service):
-    given = await ticket(rig, service)
-    rig.now += TICKET_VALID
-    asked = threading.Event()
-    async with pulled(rig, service, asked.set, given) as (source, pulling, server):
-        finding = asyncio.create_task(asyncio.to_thread(source.find))
-        await asyncio.to_thread(asked.wait)
-        fresh = await ticket(rig, service)
-        pulling.offer(READER, SourceAccess(address=server.address, ticket=fresh))
-        assert (await finding).image_id == "base"
-
-
-@pytest.mark.parametrize("way", [b"forged", b"late", b"none"])
-async def test_a_ticket_that_stays_bad_fails_the_attempt_for_the_next_one(
-    rig, service, way, monkeypatch
-):
-    monkeypatch.setattr(pulling, "PATIENCE_S", 0.2)
-    given = {b"forged": b"x" * 64, b"late": await ticket(rig, service), b"none": b""}[way]
-    rig.now += TICKET_VALID
-    async with pulled(rig, service, way=given) as (source, _, _):
-        with pytest.raises(TicketInvalid) as raised:
-            await asyncio.to_thread(source.find)
-    assert raised.value.retriable
-
-
-async def test_a_source_that_stays_away_fails_the_attempt_for_the_next_one(
-    rig, service, monkeypatch
-):
-    monkeypatch.setattr(pulling, "PATIENCE_S", 0.2)
-    async with pulled(rig, service) as (source, _, server):
-        await server.stop(0)
-        with pytest.raises(HostUnreachable) as raised:
-            await asyncio.to_thread(source.find)
-    assert raised.value.retriable
-
-
-class Through:
-    """A service whose frames pass through a test."""
-
-    def __init__(self, service, frames_of) -> None:
-        self._service = service
-        self._frames_of = frames_of
-
-    def __getattr__(self, name):
-        return getattr(self._service, name)
-
-    async def read_frames(self, request, context):
-        async for frame in self._frames_of(self._service.read_frames(request, context), request):
-            yield frame
-
-
-def read_all(source) -> bytes:
-    with source.reading(Format.RAW) as content:
-        return read_parts(content, (0, len(CONTENT)))[0]
-
-
-async def test_a_ticket_beside_data_hides_none_of_it(rig, service):
-    async def beside(sent, request):
-        async for frame in sent:
-            message = ReadImageResponse.FromString(frame)
-            message.renewed_ticket = request.ticket
-            yield message.SerializeToString()
-
-    async with pulled(rig, Through(service, beside)) as (source, _, _):
-        assert await asyncio.to_thread(read_all, source) == CONTENT
-
-
-async def test_a_source_that_falls_silent_is_called_again(rig, service, monkeypatch):
-    """It takes calls, and keeps the line open: nothing else would tell."""
-    monkeypatch.setattr(pulling, "SILENCE_S", 0.3)
-    offsets = []
-
-    async def silent_at_first(sent, request):
-        offsets.append(request.offset)
-        count = 0
-        async for frame in sent:
-            yield frame
-            count += 1
-            if len(offsets) == 1 and count == 4:  # the head, where data is, and two pieces
-                await asyncio.Event().wait()
-
-    async with pulled(rig, Through(service, silent_at_first)) as (source, _, _):
-        assert await asyncio.to_thread(read_all, source) == CONTENT
-    assert len(offsets) == 2
-    assert offsets[1] > 0
-
-
-@pytest.mark.parametrize("frame_count", [0, 1, 2])
-async def test_a_source_that_stays_silent_fails_the_attempt_for_the_next_one(
-    rig, service, frame_count, monkeypatch
-):
-    monkeypatch.setattr(pulling, "SILENCE_S", 0.1)
-    monkeypatch.setattr(pulling, "PATIENCE_S", 0.2)
-
-    async def silent(sent, _):
-        count = 0
-        async for frame in sent:
-            if count == frame_count:
-                await asyncio.Event().wait()
-            count += 1
-            yield frame
-
-    async with pulled(rig, Through(service, silent)) as (source, _, _):
-        with pytest.raises(HostSilent) as raised:
-            await asyncio.to_thread(read_all, source)
-    assert raised.value.retriable
-
-
-def copied(source) -> tuple[bytes, str]:
-    """Returns what a copy reads of a source, and its digest."""
-    with source.reading(Format.RAW) as content:
-        found = bytearray(content.size_bytes)
-        for filled in BlockReader(content, take_leaves=True).read():
-            for begin, end in filled.data:
-                found[begin:end] = filled.piece((begin, end))
-        return bytes(found), steps_end(copying.digest_content(content))
-
-
-def steps_end(steps):
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
-
-
-LARGE = os.urandom(5 * MIB) + bytes(8 * MIB) + os.urandom(2 * MIB + 512)
-
-
-@pytest.mark.parametrize("cut", [None, 1, 3, 4, 6, 7, 8, 9])
-async def test_each_block_is_compared_with_what_its_host_has_read(rig, service, cut):
-    """The line may break anywhere, between the data of a block and its leaf as well."""
-    rig.put("large", LARGE)
-    way = await ticket(rig, service, "fast/large")
-    leaves: list[int | None] = []  # None: it broke
-
-    async def breaking(sent, request):
-        is_first, count = not leaves, 0
-        async for frame in sent:
-            if is_first and count == cut:
-                leaves.append(None)
-                raise HostUnreachable(address="here")
-            count += 1
-            message = ReadImageResponse.FromString(frame)
-            if message.HasField("leaf"):
-                leaves.append(message.leaf.offset)
-            yield frame
-
-    async with pulled(rig, Through(service, breaking), way=way) as (_, pulling, _):
-        source = pulling.source(READER, address("fast/large"), never, take_digest=True)
-        found, digest = await asyncio.to_thread(copied, source)
-    assert found == LARGE
-    with rig.pools["fast"].reading("large", Format.RAW) as content:
-        assert digest == steps_end(copying.digest_content(content))
-    assert set(leaves) >= {0, 4 * MIB, 12 * MIB}
-
-
-@pytest.mark.parametrize("damage", ["data", "leaf", "no leaf"])
-async def test_what_was_damaged_on_its_way_is_no_copy(rig, service, damage):
-    async def damaging(sent, _):
-        async for frame in sent:
-            message = ReadImageResponse.FromString(frame)
-            if message.HasField("data") and damage == "data":
-                data = message.data.data
-                message.data.data = bytes([data[0] ^ 1]) + data[1:]
-            if message.HasField("leaf") and damage == "leaf":
-                message.leaf.leaf = bytes(32)
-            if not (message.HasField("leaf") and damage == "no leaf"):
-                yield message.SerializeToString()
-
-    async with pulled(rig, Through(service, damaging)) as (_, pulling, _):
-        source = pulling.source(READER, address("fast/base"), never, take_digest=True)
-        with pytest.raises(CopyDamaged) as raised:
-            await asyncio.to_thread(copied, source)
-    assert raised.value.retriable
-
-
-@pytest.mark.parametrize("stop", [AttemptCancelled(), ProcessEnds()])
-async def test_who_waits_for_a_source_hears_that_it_is_to_stop(rig, service, stop):
-    waiting = threading.Event()
-    stopped = threading.Event()
-
-    def check() -> None:
-        waiting.set()
-        if stopped.is_set():
-            raise stop
-
-    async with pulled(rig, service, check) as (source, _, server):
-        await server.stop(0)
-
-        def find() -> BaseException | None:
-            try:
-                source.find()
-            except BaseException as error:  # noqa: BLE001 - ProcessEnds is none for futures
-                return error
-            return None
-
-        finding = asyncio.create_task(asyncio.to_thread(find))
-        await asyncio.to_thread(waiting.wait)
-        stopped.set()
-        assert await finding is stop
-
-
-async def test_a_busy_pool_is_waited_for_however_long(rig, service, monkeypatch):
-    monkeypatch.setattr(pulling, "PATIENCE_S", 0)
-    monkeypatch.setattr(serving, "RETRY_DELAY", timedelta(milliseconds=50))
-    monkeypatch.setattr(serving, "STREAMS_MAX", 1)
-    given = await ticket(rig, service)
-    first = service.ReadImage(ReadImageRequest(ticket=given), None)
-    await anext(first)
-    refused = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    begin = service._serving._begin
-
-    def counted(*arguments):
-        loop.call_soon_threadsafe(refused.set)
-        return begin(*arguments)
-
-    monkeypatch.setattr(service._serving, "_begin", counted)
-    async with pulled(rig, service) as (source, _, _):
-        finding = asyncio.create_task(asyncio.to_thread(source.find))
-        await refused.wait()
-        await first.aclose()
-        assert (await finding).image_id == "base"
