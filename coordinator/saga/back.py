@@ -12,7 +12,9 @@ of a task whose attempt is over are made up for before it: the walk waits at it 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 
 from coordinator.saga import parts
 from coordinator.saga.commands import SendCancel, SendCompensation, Withdraw
@@ -124,6 +126,9 @@ def _stop_part(turn: Turn, part: int) -> None:
     _begin_no_more(turn, part)
     if turn.task(part).state in IN_FLIGHT:
         stop(turn, part)
+    else:
+        for under in turn.plan.parts.get(part, ()):
+            _stop_part(turn, under)
 
 
 def scope_of(turn: Turn, index: int) -> int:
@@ -164,30 +169,42 @@ def make_up_for(turn: Turn, index: int) -> None:
 def make_up_for_parts(turn: Turn, whole: int) -> None:
     """Stops what is open of the parts of a task whose attempt is over, and makes up for the rest.
 
-    Each once those that were added under it are made up for.
+    If that is itself a part of something that is over, of all of that, from the outermost on.
     """
-    if turn.restoring or not _has_its_turn(turn, whole):
+    if turn.restoring:
         return
-    for part in turn.plan.parts.get(whole, ()):
-        make_up_for_part(turn, part)
+    for index in reversed(tuple(wholes(turn.plan, whole))):
+        if _has_its_turn(turn, index):
+            for part in turn.plan.parts.get(index, ()):
+                _stop_part(turn, part)
+            for part in tuple(_parts_due(turn, index)):
+                compensate(turn, part)
+            return
 
 
-def make_up_for_part(turn: Turn, part: int) -> None:
-    """Makes up for a part if its turn has come; what is open is stopped first."""
-    if not _has_its_turn(turn, turn.plan.nodes[part].under):
-        return
-    _stop_part(turn, part)
-    if turn.task(part).state in AT_REST:
-        make_up_for_parts(turn, part)
-        if is_part_due(turn, part):
-            compensate(turn, part)
+def parts_due(turn: Turn, whole: int) -> Iterator[int]:
+    """Yields the parts of a task that are to be made up for now, and parts of these."""
+    if _has_its_turn(turn, whole):
+        yield from _parts_due(turn, whole)
 
 
-def is_part_due(turn: Turn, part: int) -> bool:
-    """Returns whether a part is to be made up for now."""
-    if not parts.has_effect(turn, part) or not parts.settled(turn, part, over=True):
-        return False
-    return _has_its_turn(turn, turn.plan.nodes[part].under)
+def _parts_due(turn: Turn, whole: int) -> Iterator[int]:
+    """Yields the parts whose turn has come: the newest first, but those together that overlapped.
+
+    What was added once a part had ended may rest on it. Nobody says so: whoever adds it waits.
+    """
+    rests_on: datetime | None = None  # all that had ended by then
+    for part in parts.unsettled(turn, whole, over=True):
+        task = turn.task(part)
+        ended = task.action.end_time if task.action else None
+        if task.state in AT_REST and (rests_on is None or (ended and ended > rests_on)):
+            if not parts.settled(turn, part, over=True):
+                yield from _parts_due(turn, part)
+            elif parts.has_effect(turn, part):
+                yield part
+        if task.attempts:
+            begun = task.attempts[0].create_time
+            rests_on = max(rests_on, begun) if rests_on else begun
 
 
 def _has_its_turn(turn: Turn, whole: int) -> bool:
@@ -196,13 +213,11 @@ def _has_its_turn(turn: Turn, whole: int) -> bool:
     Where the way back is walked, once that has come to the task, or it was given up; of a workflow
     that was stopped, what was done is kept.
     """
-    for index in wholes(turn.plan, whole):
-        task = turn.task(index)
-        if parts.is_over(task):
-            alone = turn.cause is None and scope_of(turn, index) < 0
-            if alone or task.compensation_due or parts.is_given_up(task):
-                return True
-    return False
+    task = turn.task(whole)
+    if not parts.is_over(task):
+        return False
+    alone = turn.cause is None and scope_of(turn, whole) < 0
+    return alone or task.compensation_due or parts.is_given_up(task)
 
 
 def compensate(turn: Turn, index: int) -> None:

@@ -116,7 +116,6 @@ def done(turn: Turn, index: int) -> None:
 def part_rested(turn: Turn, part: int) -> None:
     """Goes on from a part that has come to rest; if all have, from its whole."""
     back.make_up_for_parts(turn, part)
-    back.make_up_for_part(turn, part)
     parts_rested(turn, turn.plan.nodes[part].under)
 
 

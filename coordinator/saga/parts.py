@@ -9,6 +9,8 @@ A part belongs to the attempt of its whole within which it was added, and so do 
 - Once the attempt is over in any other way, nothing of it is left behind: parts that are open are
   stopped, those that took effect are made up for, before the whole itself is, and before anything
   else comes of it: another attempt, or going on without it. That its parts failed is history then.
+- Of parts the newest is made up for first, but those together that were at work at the same time:
+  what was added once another had ended may rest on it.
 
 So to all others a whole and its parts are one task, which is at rest once all of them are. Nothing
 is stored of this: which parts are to be made up for, is found from their states.

@@ -68,11 +68,9 @@ def walk(turn: Turn) -> None:
 
 def _find_parts(turn: Turn) -> None:
     """Finds parts that have not begun, or are to be made up for."""
-    for part in (each for group in turn.plan.parts.values() for each in group):
-        if turn.task(part).state is TaskState.PENDING:
-            turn.ripe.append(part)
-        elif back.is_part_due(turn, part):
-            turn.due.append(part)
+    for whole, added in turn.plan.parts.items():
+        turn.ripe += [part for part in added if turn.task(part).state is TaskState.PENDING]
+        turn.due += [part for part in back.parts_due(turn, whole) if part not in turn.due]
 
 
 def go_on(turn: Turn) -> None:

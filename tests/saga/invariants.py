@@ -421,12 +421,12 @@ def _wholes(workflow: Workflow, part: int) -> tuple[Task, ...]:
 
 
 def parts_are_made_up_for_first(decision: Decision) -> None:
-    """I9: a task is made up for only once nothing is left of what was added under it."""
+    """I9: a task is made up for once nothing is left of what was added under it, or after it."""
     workflow = decision.workflow
     for entry in decision.history:
         fact = entry.fact
         if isinstance(fact, history.AttemptStarted) and fact.kind is AttemptKind.COMPENSATION:
-            for part in _parts(workflow, entry.task):
+            for part in (*_parts(workflow, entry.task), *_resting_on(workflow, entry.task)):
                 assert _leaves_nothing(workflow, part), (entry, workflow.plan.nodes[part].name)
 
 
@@ -447,6 +447,20 @@ def nothing_of_an_earlier_attempt_stays(workflow: Workflow) -> None:
             attempts = workflow.task(part).attempts
             if not stands or (attempts and attempts[0].intent < action.intent):
                 assert _leaves_nothing(workflow, part), workflow.plan.nodes[part].name
+
+
+def _resting_on(workflow: Workflow, index: int) -> list[int]:
+    """Returns the parts of the same whole that were added once this one had taken effect."""
+    action, whole = workflow.task(index).action, workflow.plan.nodes[index].under
+    if action is None or action.state is not AttemptState.SUCCEEDED or action.end_time is None:
+        return []
+    return [
+        part
+        for part in workflow.plan.parts.get(whole, ())
+        if part > index
+        and (attempts := workflow.task(part).attempts)
+        and attempts[0].create_time >= action.end_time
+    ]
 
 
 def _is_closed(task: Task) -> bool:

@@ -125,6 +125,15 @@ ROWS = (
         "do:a run:a added:x do:x ok:x fail:a undo:x undone:x do:b ok:b = SUCCEEDED",
     ),
     Row(
+        "before what comes after others, too",
+        "(a:ext:ignore | c | d<a,c)",
+        (
+            "a:run+hang x:ok undo-x:run+hang add-a-x@run:a say-a.1-fail@ok:x "
+            "c:hang say-c.1-ok@undo:x say-x.2-ok@ok:c"
+        ),
+        "do:a do:c run:a added:x do:x ok:x fail:a undo:x ok:c undone:x do:d ok:d = SUCCEEDED",
+    ),
+    Row(
         "before a group is done with a member that it can spare",
         "(a:ext | c:ro):min=1; b",
         "a:run+hang x:ok undo-x:silent+hang add-a-x@run:a say-a.1-fail@ok:x done-x@ok:b",
@@ -222,6 +231,89 @@ ROWS = (
         "(a:ext:ignore | c):max=1; b",
         "a:run+hang x:ok add-a-x:ro:rest=5@run:a say-a.1-fail@ok:x",
         "do:a run:a added:x do:x ok:x fail:a do:c ok:c do:b ok:b = SUCCEEDED",
+    ),
+    Row(
+        "the newest first: it may rest on those before it",
+        "a:ext; b",
+        "a:run+hang x:ok y:ok z:ok add-a-x@run:a add-a-y@ok:x add-a-z@ok:y say-a.1-fail@ok:z",
+        (
+            "do:a run:a added:x do:x ok:x added:y do:y ok:y added:z do:z ok:z fail:a turn undo:z "
+            "undone:z undo:y undone:y undo:x undone:x = COMPENSATED"
+        ),
+    ),
+    Row(
+        "but those together that were at work at the same time",
+        "a:ext; b",
+        (
+            "a:run+hang x:run+wait+ok y:run+wait+ok z:ok undo-x:wait+ok add-a-x@run:a "
+            "add-a-y@added:x add-a-z@ok:x say-a.1-fail@ok:z"
+        ),
+        (
+            "do:a run:a added:x do:x added:y do:y run:x run:y ok:y ok:x added:z do:z ok:z fail:a "
+            "turn undo:z undone:z undo:y undo:x undone:y undone:x = COMPENSATED"
+        ),
+    ),
+    Row(
+        "once what may rest on it has stopped",
+        "a:ext; b",
+        "a:run+hang x:ok y:run+hang/wait+cancelled add-a-x@run:a add-a-y@ok:x say-a.1-fail@run:y",
+        (
+            "do:a run:a added:x do:x ok:x added:y do:y run:y fail:a turn cancel:y stopped:y "
+            "undo:x undone:x = COMPENSATED"
+        ),
+    ),
+    Row(
+        "with what was added under those after it",
+        "a:ext; b",
+        (
+            "a:run+hang x:run+hang y:ok z:ok u:ok add-a-x@run:a add-x-y@run:x add-x-z@ok:y "
+            "say-x.1-ok@ok:z add-a-u@ok:x say-a.1-fail@ok:u"
+        ),
+        (
+            "do:a run:a added:x do:x run:x added:y do:y ok:y added:z do:z ok:z ok:x added:u do:u "
+            "ok:u fail:a turn undo:u undone:u undo:z undone:z undo:y undone:y undo:x undone:x = "
+            "COMPENSATED"
+        ),
+    ),
+    Row(
+        "where all is kept, but what does not stop",
+        "(a:ext | b:stop)",
+        "a:run+hang/silent x:ok add-a-x@run:a b:wait+wait+fail undo-a:run+ok",
+        (
+            "do:a do:b run:a added:x do:x ok:x fail:b ending cancel:a undo:x undone:x lost:a "
+            "undo:a un-run:a undone:a = FAILED"
+        ),
+    ),
+    Row(
+        "held in the middle",
+        "a:ext:retry=2; b",
+        (
+            "a:run+hang,run+ok x:ok y:ok undo-y:silent+hang add-a-x@run:a add-a-y@ok:x "
+            "say-a.1-retriable@ok:y pause-all@BLOCKED resume@asked done-y@asked#2"
+        ),
+        (
+            "do:a run:a added:x do:x ok:x added:y do:y ok:y retry:a undo:y stuck:y BLOCKED asked "
+            "pausing asked resumed BLOCKED asked undone:y undo:x freed undone:x do:a run:a ok:a "
+            "do:b ok:b = SUCCEEDED"
+        ),
+    ),
+    Row(
+        "a task that waits before it begins waits after that",
+        "a:ext:pause:wait=5; b",
+        (
+            "a:run+hang,run+ok x:ok undo-x:wait+wait+ok add-a-x@run:a say-a.1-fail@ok:x "
+            "resume+rerun-a@pausing"
+        ),
+        (
+            "wait:a do:a run:a added:x do:x ok:x fail:a pausing undo:x asked resumed asked "
+            "again:a undone:x wait:a do:a run:a ok:a do:b ok:b = SUCCEEDED"
+        ),
+    ),
+    Row(
+        "a part that is given up gives up the workflow",
+        "a:ext; b",
+        "a:run+hang/cancelled x:run+lost+hang add-a-x@run:a abandon-x@lost:x",
+        "do:a run:a added:x do:x run:x lost:x asked abandoned:x turn cancel:a stopped:a = FAILED",
     ),
     # Where the whole workflow goes back.
     Row(
