@@ -29,10 +29,15 @@ from coordinator.api.doctor.doctor import Doctor
 from coordinator.api.fences import target_pools
 from coordinator.api.tokens import Tokens
 from coordinator.api.webhook_service import WebhookService
+from coordinator.metrics.counting import Counting
+from coordinator.metrics.leftovers import Leftovers
+from coordinator.metrics.page import Page as Metrics
+from coordinator.metrics.reading import Subject
 from coordinator.owners.owners import Owners
 from coordinator.owners.reported import Reported
 from coordinator.owners.routing import Routing
 from coordinator.parts import Parts, external_tasks, open_owners, services
+from coordinator.runtime.log_lines import LogLines
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.overdue import fence_for_ever
 from coordinator.runtime.ports import StoreError
@@ -42,6 +47,7 @@ from coordinator.store.database import sqlite
 from coordinator.store.run import Threads
 from coordinator.store.sql import SqlStore
 from coordinator.traces.exporter import Exporter
+from coordinator.traces.sampling import Sampler, sampler_of
 from coordinator.traces.sending import sender
 from coordinator.web import address as web
 from coordinator.webhooks.post import HttpPost
@@ -218,12 +224,12 @@ def serve_command(
     page = web.WebSettings(listen=web_listen, asked_for=asked_for, trace_url=trace_url)
     try:
         credentials = read_credentials(tls_cert, tls_key, tls_ca)
-        collector = collector_of(os.environ)
         asyncio.run(
             _serve(
                 data,
                 listen,
-                collector=collector,
+                collector=collector_of(os.environ),
+                sampler=sampler_of(os.environ),
                 retention=retention,
                 window=window,
                 forget_every=forget_every,
@@ -242,6 +248,7 @@ async def _serve(
     listen: str,
     *,
     collector: Collector | None,
+    sampler: Sampler,
     retention: timedelta,
     window: int,
     forget_every: timedelta,
@@ -257,7 +264,15 @@ async def _serve(
     page_socket = web.take_address(page)
     watches: Watches[Progress] = Watches()
     store = SqlStore(sqlite(data / DATABASE), Threads(), new_id=chance.new_id, crash=dies)
-    loop = Loop(store=store, clock=clock, chance=chance, crash=dies, hints=watches)
+    counting = Counting()
+    loop = Loop(
+        store=store,
+        clock=clock,
+        chance=chance,
+        crash=dies,
+        hints=watches,
+        observers=(counting, LogLines()),
+    )
     try:
         opening = await loop.open()
         connect = partial(GrpcConnection, credentials=credentials)
@@ -283,13 +298,20 @@ async def _serve(
             crash=dies,
         )
         parts = Parts(
-            loop=loop, store=store, hosts=fleet, watches=watches, clock=clock, retention=retention
+            loop=loop,
+            store=store,
+            hosts=fleet,
+            watches=watches,
+            clock=clock,
+            retention=retention,
+            sampler=sampler,
         )
         owners, reported = await open_owners(parts)
         loop.attach(Routing(hosts=fleet, owners=owners))
         await fleet.open()
         await receivers.open()
         works = _works(parts, owners, reported, receivers)
+        traces: Exporter | None = None
         if collector is not None:
             traces = Exporter(
                 store,
@@ -299,6 +321,22 @@ async def _serve(
                 crash=dies,
             )
             works["traces"] = traces.run()
+        leftovers = Leftovers(store, counting.left_by)
+        if page_socket is not None:
+            works["leftovers"] = leftovers.run()
+        metrics = Metrics(
+            Subject(
+                counting=counting,
+                leftovers=leftovers,
+                loop=loop,
+                store=store,
+                files=tuple(data / f"{DATABASE}{end}" for end in ("", "-wal")),
+                hosts=fleet,
+                waiting_for_owners=owners.counts,
+                webhooks=receivers,
+                traces=lambda: traces.position if traces else None,
+            )
+        )
         working = [asyncio.create_task(work, name=name) for name, work in works.items()]
         answering = services(
             parts,
@@ -312,7 +350,9 @@ async def _serve(
         server = await bound.start(answering)
         _say_ready(server.address, web.url_of(page_socket) if page_socket else "")
         # A page that fails is no reason to stop: workflows go on, and the log says why.
-        pages = asyncio.create_task(_pages(page_socket, server.address, page, stop), name="web")
+        pages = asyncio.create_task(
+            _pages(page_socket, server.address, page, stop, metrics), name="web"
+        )
         await _until_stopped(stop, working)
         stop.set()
         await pages
@@ -346,13 +386,17 @@ def _works(
 
 
 async def _pages(
-    listening: socket.socket | None, coordinator: str, page: web.WebSettings, stop: asyncio.Event
+    listening: socket.socket | None,
+    coordinator: str,
+    page: web.WebSettings,
+    stop: asyncio.Event,
+    metrics: Metrics,
 ) -> None:
     """Serves the web page until told to stop, if there is to be one."""
     if listening is None:
         return
     try:
-        await web.serve(listening, coordinator, page, stop)
+        await web.serve(listening, coordinator, page, stop, beside=[("/metrics", metrics)])
     except Exception:
         log.exception("web.failed")
     finally:

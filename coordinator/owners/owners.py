@@ -144,6 +144,10 @@ class Owners:
         """Returns how much waits for an owner."""
         return len(self._by_owner.get(owner, ()))
 
+    def counts(self) -> dict[str, int]:
+        """Returns how much waits for each owner."""
+        return {owner: len(places) for owner, places in self._by_owner.items()}
+
     async def watch(self, owner: str) -> AsyncGenerator[Sequence[str]]:
         """Yields names: first of everything that waits, then of what changes; or none for long.
 

@@ -18,6 +18,7 @@ from datetime import datetime
 
 from coordinator.runtime import crash_points
 from coordinator.runtime.locks import Held, Lines, LockView, line_up, stands_in_line
+from coordinator.runtime.observer import Observer
 from coordinator.runtime.ports import (
     Agents,
     Chance,
@@ -41,14 +42,13 @@ from coordinator.runtime.watermark import Watermarks
 from coordinator.saga.advance import Decision, Refusal, advance, quarantine, start
 from coordinator.saga.commands import SendCompensation, SetTimer, outstanding
 from coordinator.saga.events import Event, FenceRefused, LocksGranted, Now, OwnerChanged
-from coordinator.saga.history import GroupMoved, LocksTaken, TaskMoved, WorkflowMoved
 from coordinator.saga.plan import Plan
 from coordinator.saga.spec import Lock, Terms
 from coordinator.saga.states import WorkflowState
 from coordinator.saga.workflow import About, Group, Retention, Task, Workflow
 from countermand.rpc.crash import Crash
 from countermand.rpc.errors import Bug, ImageBusy
-from countermand.rpc.names import attempt_name, task_name, workflow_name
+from countermand.rpc.names import workflow_name
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +89,7 @@ class _Item:
     what: Event | Start | _Hold
     request: Request | None = None
     waiter: asyncio.Future[Decision] | None = None
+    since: float = 0.0  # by the loop's clock: when it was first put in line
 
 
 @dataclass(slots=True)
@@ -104,7 +105,14 @@ class Loop:
     """Decides about every open workflow of this coordinator, in batches."""
 
     def __init__(
-        self, *, store: Store, clock: Clock, chance: Chance, crash: Crash, hints: Hints
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        chance: Chance,
+        crash: Crash,
+        hints: Hints,
+        observers: Sequence[Observer] = (),
     ) -> None:
         """Keeps its ports; `open` begins."""
         self._store = store
@@ -112,8 +120,10 @@ class Loop:
         self._chance = chance
         self._crash = crash
         self._hints = hints
+        self._observers = observers
         self._agents: Agents | None = None
         self._inbox: asyncio.Queue[_Item] = asyncio.Queue()
+        self._oldest: float | None = None  # since when the first of those at work has waited
         self._committed: dict[str, Workflow] = {}
         self._decided: dict[str, Workflow] = {}
         self._settled: OrderedDict[str, Workflow] = OrderedDict()
@@ -138,6 +148,8 @@ class Loop:
             self._committed[workflow.id] = self._decided[workflow.id] = workflow
             self._note_late(workflow, range(len(workflow.nodes)))
             self._watermarks.placed(workflow, _sends(workflow))
+            for observer in self._observers:
+                observer.opened(workflow)
             self._put(
                 _Item(workflow_id=workflow.id, what=OwnerChanged(owner_epoch=opening.owner_epoch))
             )
@@ -272,6 +284,18 @@ class Loop:
         """Takes a fact; returns at once."""
         self._put(_Item(workflow_id=workflow_id, what=event))
 
+    @property
+    def waiting(self) -> int:
+        """Returns how many requests and facts have not been decided about."""
+        return self._inbox.qsize()
+
+    @property
+    def oldest_s(self) -> float:
+        """Returns how long the first of those at work has waited; 0 where nothing is at work."""
+        if self._oldest is None:
+            return 0.0
+        return asyncio.get_running_loop().time() - self._oldest
+
     # -- the loop -------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -280,7 +304,9 @@ class Loop:
             items = [await self._inbox.get()]
             while len(items) < BATCH_MAX and not self._inbox.empty():
                 items.append(self._inbox.get_nowait())
+            self._oldest = items[0].since  # while it is at work nothing else has waited longer
             await self._take(items)
+            self._oldest = None
 
     async def _take(self, items: list[_Item]) -> None:
         """Decides about some items and makes that durable; if the store refuses, one by one."""
@@ -432,7 +458,10 @@ class Loop:
 
     async def _commit(self, batch: _Batch) -> None:
         self._crash(crash_points.BEFORE_COMMIT)
+        time = asyncio.get_running_loop().time
+        began = time()
         await self._store.commit(batch.changes)
+        self._observe(batch.decisions, time() - began)
         self._crash(crash_points.AFTER_COMMIT)
         if any(isinstance(c, SendCompensation) for d in batch.decisions for c in d.commands):
             self._crash(crash_points.AFTER_COMPENSATION_COMMIT)
@@ -457,10 +486,17 @@ class Loop:
             sends = (c for c in decision.commands if isinstance(c, Delivery))
             self._watermarks.placed(workflow, sends)
             self._hints.committed(workflow.id, settled=workflow.settled)
-            _log(decision)
             self._deliver(decision, ask_first=isinstance(item.what, OwnerChanged | FenceRefused))
             if item.waiter and not item.waiter.done():
                 item.waiter.set_result(decision)
+
+    def _observe(self, decisions: Sequence[Decision], took_s: float) -> None:
+        for observer in self._observers:
+            try:
+                observer.committed(decisions, took_s)
+            except Exception:
+                # Whoever only looks on must not stop those who work.
+                log.exception("observer.failed", extra={"observer": type(observer).__name__})
 
     def _note_late(self, workflow: Workflow, changed: Iterable[int]) -> None:
         """Keeps which workflows have something too late: few of many, and looked at often."""
@@ -510,6 +546,8 @@ class Loop:
     async def _store_failed(self, items: Sequence[_Item], error: StoreError) -> None:
         """Refuses requests and keeps facts: whoever reported one will not say it again."""
         log.error("store.failed", extra={"error": str(error), "items": len(items)})
+        for observer in self._observers:
+            observer.failed()
         for item in items:
             if item.waiter is not None:
                 _answer_error(item, error)
@@ -518,6 +556,7 @@ class Loop:
         await asyncio.sleep(STORE_RETRY_S)
 
     def _put(self, item: _Item) -> None:
+        item.since = item.since or asyncio.get_running_loop().time()
         self._inbox.put_nowait(item)
 
 
@@ -545,32 +584,6 @@ def _held(workflow: Workflow) -> Refusal:
     """Returns why a request about a quarantined workflow does nothing."""
     because = "its record could not be processed: see the coordinator's log"
     return Refusal(state=workflow.state, allowed=(WorkflowState.RUNNING,), because=because)
-
-
-def _log(decision: Decision) -> None:
-    """Writes one line per change of state, with the names that agents use as well."""
-    if not log.isEnabledFor(logging.INFO):
-        return
-    workflow = decision.workflow
-    extra = {"workflow": workflow_name(workflow.id)}
-    for entry in decision.history:
-        match entry.fact:
-            case WorkflowMoved(after=state):
-                log.info("workflow.%s", state.lower(), extra=extra)
-            case TaskMoved(after=state, attempt=number):
-                task_id = workflow.plan.nodes[entry.task].name
-                more = {"task": task_name(workflow.id, task_id)}
-                if number:
-                    more["attempt"] = attempt_name(workflow.id, task_id, number)
-                    more["host"] = workflow.task(entry.task).last.host
-                log.info("task.%s", state.lower(), extra=extra | more)
-            case GroupMoved(after=state):
-                group = {"task": task_name(workflow.id, workflow.plan.nodes[entry.task].name)}
-                log.info("group.%s", state.lower(), extra=extra | group)
-            case LocksTaken():
-                log.info("workflow.locked", extra=extra)
-            case _:
-                pass
 
 
 def _change(item: _Item, before: Workflow | None, decision: Decision) -> Change:

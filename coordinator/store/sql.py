@@ -32,7 +32,17 @@ from coordinator.runtime.ports import (
     WorkflowQuery,
 )
 from coordinator.runtime.webhooks import Origin, WebhookProgress, WebhookRecord
-from coordinator.store import audit, hosts, lists, places, progress, queries, retention, webhooks
+from coordinator.store import (
+    audit,
+    hosts,
+    left,
+    lists,
+    places,
+    progress,
+    queries,
+    retention,
+    webhooks,
+)
 from coordinator.store.batch import (
     Merged,
     batch_of,
@@ -255,6 +265,14 @@ class SqlStore:
     async def settled(self, workflow_ids: Sequence[str]) -> frozenset[str]:
         """Returns those of some ids whose workflow has settled, even if it has been removed."""
         return await self._read(partial(queries.settled, workflow_ids))
+
+    async def left_by(self, *, after: int, limit: int) -> tuple[list[str], int]:
+        """Returns the workflows among the next so many that have left something, and where next."""
+        return await self._read(partial(left.left_by, after, limit))
+
+    async def stored(self, workflow_ids: Sequence[str]) -> frozenset[str]:
+        """Returns those of some workflows that have not been removed."""
+        return await self._read(partial(left.stored, workflow_ids))
 
     async def hosts(self) -> list[HostRecord]:
         """Returns every host, in order of their ids."""

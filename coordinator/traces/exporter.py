@@ -84,6 +84,7 @@ class Exporter:
             ]
         )
         self._projections: OrderedDict[str, Projection] = OrderedDict()
+        self.position: int | None = None  # how far the collector has been told; None: not begun
 
     async def run(self) -> None:
         """Sends what is committed, until cancelled: the next life goes on where this one was."""
@@ -93,7 +94,7 @@ class Exporter:
             await self._send.close()
 
     async def _read_on(self) -> None:
-        noted = position = await self._again(self._begin)
+        noted = position = self.position = await self._again(self._begin)
         while True:
             seen = self._hints.changes
             entries = await self._again(partial(self._store.events, after=position, limit=PAGE))
@@ -101,7 +102,7 @@ class Exporter:
             if spans:
                 await self._again(partial(self._sent, spans))
             if entries:
-                position = entries[-1].position
+                position = self.position = entries[-1].position
             if len(entries) < PAGE:
                 if position > noted:
                     await self._again(partial(self._store.note_place, READER, position))

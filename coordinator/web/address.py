@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 LISTEN = "127.0.0.1:7780"
 OFF = "off"
 WAITING_MAX = 128  # connections that are not taken yet
+
+# What else answers on the port, by its path: ASGI applications, such as the metrics.
+Beside = Sequence[tuple[str, Callable[..., Awaitable[None]]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +67,13 @@ def url_of(listening: socket.socket) -> str:
 
 
 async def serve(
-    listening: socket.socket, coordinator: str, settings: WebSettings, stop: asyncio.Event
+    listening: socket.socket,
+    coordinator: str,
+    settings: WebSettings,
+    stop: asyncio.Event,
+    beside: Beside = (),
 ) -> None:
     """Serves the page until told to stop; `coordinator` is the gRPC address that it asks."""
     # In a thread: it takes a fifth of a second, in which workflows go on.
     server = await asyncio.to_thread(import_module, "coordinator.web.server")
-    await server.serve(listening, coordinator, settings, stop)
+    await server.serve(listening, coordinator, settings, stop, beside)

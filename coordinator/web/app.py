@@ -7,9 +7,10 @@ from typing import Final
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 
 from coordinator.web import errors, guards
+from coordinator.web.address import Beside
 from coordinator.web.pages import history, hosts, live, owners, static, task, webhooks, workflow
 from coordinator.web.pages import workflows as workflow_list
 from coordinator.web.site import Site
@@ -28,10 +29,13 @@ ROOMS: Final[Sequence[Callable[[Site], Sequence[BaseRoute]]]] = (
 )
 
 
-def make_app(site: Site) -> Starlette:
+def make_app(site: Site, beside: Beside = ()) -> Starlette:
     """Returns the application."""
     return Starlette(
-        routes=[route for room in ROOMS for route in room(site)],
+        routes=[
+            *(Route(path, app, methods=["GET"]) for path, app in beside),
+            *(route for room in ROOMS for route in room(site)),
+        ],
         middleware=[Middleware(guards.Guards)],
         exception_handlers=errors.handlers(site),
     )

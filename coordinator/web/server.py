@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 
 import uvicorn
 
-from coordinator.web.address import WebSettings
+from coordinator.web.address import Beside, WebSettings
 from coordinator.web.app import make_app
 from coordinator.web.calls import Calls
 from coordinator.web.site import Site, SystemClock
@@ -33,11 +33,16 @@ class _Server(uvicorn.Server):
 
 
 async def serve(
-    listening: socket.socket, coordinator: str, settings: WebSettings, stop: asyncio.Event
+    listening: socket.socket,
+    coordinator: str,
+    settings: WebSettings,
+    stop: asyncio.Event,
+    beside: Beside,
 ) -> None:
     """Serves pages until told to stop."""
     async with Calls(coordinator) as calls:
-        app = make_app(Site(calls=calls, clock=SystemClock(), stop=stop, settings=settings))
+        site = Site(calls=calls, clock=SystemClock(), stop=stop, settings=settings)
+        app = make_app(site, beside)
         server = _Server(
             uvicorn.Config(
                 app,

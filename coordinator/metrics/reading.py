@@ -1,0 +1,167 @@
+"""Takes all numbers at one moment, on the loop: what was counted, and how hosts and others stand.
+
+It copies and adds nothing up that there may be many of. What has to be asked of the store is asked
+before; a store that has no time keeps nobody from the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from coordinator.metrics import table
+from coordinator.metrics.counting import MOVING, Counting
+from coordinator.metrics.leftovers import Leftovers
+from coordinator.runtime.ports import Hosts, HostState, HostView
+from coordinator.runtime.webhooks import Webhooks, WebhookView
+from coordinator.saga.states import SETTLED, WorkflowState
+from countermand.rpc.errors import CountermandError
+from countermand.rpc.metrics import Reading, bounded, note_everywhere
+from countermand.v1.agent_pb2 import HostReport
+
+
+class Line(Protocol):
+    """What is asked of the loop."""
+
+    @property
+    def waiting(self) -> int:
+        """Returns how much has not been decided about."""
+
+    @property
+    def oldest_s(self) -> float:
+        """Returns how long the first of those at work has waited."""
+
+
+class Positions(Protocol):
+    """What is asked of the store."""
+
+    async def position(self) -> int:
+        """Returns the highest position ever given, 0 if there was none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What the numbers are of."""
+
+    counting: Counting
+    leftovers: Leftovers
+    loop: Line
+    store: Positions
+    files: tuple[Path, ...]  # of the store
+    hosts: Hosts
+    waiting_for_owners: Callable[[], Mapping[str, int]]
+    webhooks: Webhooks
+    traces: Callable[[], int | None]  # how far the collector has been told, where there is one
+
+
+async def read(subject: Subject) -> Reading:
+    """Returns every number as it is now."""
+    webhooks: Mapping[str, WebhookView] = {}
+    position: int | None = None
+    try:
+        position = await subject.store.position()
+        webhooks = await subject.webhooks.all()
+    except CountermandError:
+        pass  # the store has no time, or fails: other numbers say so
+    reading = Reading()
+    _workflows(reading, subject.counting, subject.leftovers)
+    _loop(reading, subject.counting, subject.loop)
+    _hosts(reading, subject.hosts.all())
+    _owners(reading, subject.waiting_for_owners(), subject.counting)
+    _webhooks(reading, webhooks)
+    if position is not None:
+        reading.one(table.STORE_POSITION, position)
+        told = subject.traces()
+        if told is not None:
+            reading.one(table.TRACES_BEHIND, max(0, position - told))
+    reading.one(table.STORE_BYTES, sum(map(_size, subject.files)))
+    note_everywhere(reading)
+    return reading
+
+
+def _workflows(reading: Reading, counting: Counting, leftovers: Leftovers) -> None:
+    workflows = counting.workflows
+    reading.by(
+        table.WORKFLOWS, {s.lower(): workflows[s] for s in WorkflowState if s not in SETTLED}
+    )
+    reading.by(table.SETTLED, {s.lower(): workflows[s] for s in sorted(SETTLED)})
+    reading.one(table.STARTED, counting.started)
+    reading.one(table.ATTENTION, counting.need_attention)
+    if leftovers.complete:  # a number that grows while it is looked for would be no news
+        reading.one(table.WITH_LEFTOVERS, len(counting.left_by))
+    reading.one(table.LEFTOVERS, counting.left)
+    reading.by(table.TASKS, {s.lower(): counting.tasks[s] for s in sorted(MOVING)})
+    reading.one(table.TASKS_ATTENTION, counting.blocked_tasks)
+    reading.many(
+        table.ATTEMPTS,
+        (
+            ((verb, kind.lower(), outcome.lower()), count)
+            for (verb, kind, outcome), count in sorted(counting.attempts.items())
+        ),
+    )
+    reading.many(
+        table.DURATIONS,
+        (
+            ((verb, kind.lower()), found.copy())
+            for (verb, kind), found in sorted(counting.durations.items())
+        ),
+    )
+    reading.by(table.DONE, counting.done_bytes)
+
+
+def _loop(reading: Reading, counting: Counting, loop: Line) -> None:
+    reading.one(table.COMMITS, counting.commits.copy())
+    reading.one(table.BATCHES, counting.batches.copy())
+    reading.one(table.COMMIT_FAILURES, counting.failures)
+    reading.one(table.WAITING, loop.waiting)
+    reading.one(table.OLDEST, loop.oldest_s)
+
+
+def _hosts(reading: Reading, hosts: Mapping[str, HostView]) -> None:
+    is_up = {name: view.state is HostState.READY for name, view in hosts.items()}
+    reading.by(table.HOST_UP, is_up)
+    reading.many(
+        table.HOST_STATE,
+        (
+            ((name, state.lower()), view.state is state)
+            for name, view in hosts.items()
+            for state in HostState
+        ),
+    )
+    reading.by(
+        table.HOST_SILENT, {n: 0 if is_up[n] else view.silent_s for n, view in hosts.items()}
+    )
+    reading.by(table.HOST_OPEN, {name: view.open_attempts for name, view in hosts.items()})
+    reading.by(table.HOST_WAITING, {name: view.waiting for name, view in hosts.items()})
+    reading.by(table.HOST_WINDOW, {name: view.window for name, view in hosts.items()})
+    reading.by(table.HOST_DRAINING, {name: view.record.draining for name, view in hosts.items()})
+    pools = [
+        ((name, pool.pool_id), pool)
+        for name, view in hosts.items()
+        if isinstance(view.report, HostReport)
+        for pool in view.report.pools
+    ]
+    reading.many(table.POOL_CAPACITY, ((labels, pool.capacity_bytes) for labels, pool in pools))
+    reading.many(table.POOL_USED, ((labels, pool.used_bytes) for labels, pool in pools))
+    reading.many(table.POOL_UP, ((labels, not pool.HasField("problem")) for labels, pool in pools))
+
+
+def _owners(reading: Reading, waiting: Mapping[str, int], counting: Counting) -> None:
+    reading.by(table.OWNER_WAITING, bounded(waiting, table.OWNERS_MAX))
+    reading.by(table.OWNER_SILENT, bounded(counting.silent, table.OWNERS_MAX))
+
+
+def _webhooks(reading: Reading, webhooks: Mapping[str, WebhookView]) -> None:
+    progress = {name: view.record.progress for name, view in webhooks.items()}
+    reading.by(table.WEBHOOK_BEHIND, {name: view.behind for name, view in webhooks.items()})
+    reading.by(table.WEBHOOK_FAILURES, {name: each.failures for name, each in progress.items()})
+    reading.by(table.WEBHOOK_DISABLED, {name: each.disabled for name, each in progress.items()})
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # what is beside the database comes and goes
+        return 0
