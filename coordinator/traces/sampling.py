@@ -31,7 +31,7 @@ class Sampler:
         if self.asks_parent and engine is not None:
             return engine.sampled
         drawn = int.from_bytes(digest(workflow_id, SPAN_BYTES))
-        return drawn < self.share * 2 ** (8 * SPAN_BYTES)
+        return drawn < self.share * (1 << 8 * SPAN_BYTES)
 
 
 ALL = Sampler()
