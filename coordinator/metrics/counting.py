@@ -36,6 +36,7 @@ from coordinator.saga.workflow import BYTES, Task, Workflow
 from coordinator.wire.catalogue import VERBS, field_of
 from countermand.rpc.metrics import Histogram
 
+OWNER_SILENT = "OWNER_SILENT"  # why a compensation is blocked that its owner says nothing about
 EXTERNAL = "external"  # the verb of every external task: of kinds there may be any number
 VERBS_SHOWN = (*VERBS, EXTERNAL)
 OUTCOMES_SHOWN = (*sorted(OUTCOMES), AttemptState.UNKNOWN)
@@ -169,7 +170,7 @@ class Counting:
                 self._need(workflow.id, index, node)
 
     def _need(self, workflow_id: str, index: int, task: Task) -> None:
-        owner = owner_of(task.last.host) if task.attempts and _is_silent(task) else ""
+        owner = owner_of(task.last.host) if _is_silent(task) else ""
         self._needing.setdefault(workflow_id, {})[index] = owner
         if owner:
             self.silent[owner] += 1
@@ -186,7 +187,9 @@ class Counting:
 
 def _is_silent(task: Task) -> bool:
     """Returns whether an owner that should say something does not."""
-    return task.state in (TaskState.UNKNOWN, TaskState.COMPENSATION_BLOCKED)
+    why = task.compensation_failure
+    blocked = task.state is TaskState.COMPENSATION_BLOCKED
+    return bool(task.silent_owner) or bool(blocked and why and why.reason == OWNER_SILENT)
 
 
 def verb_of(spec: TaskSpec) -> str:
