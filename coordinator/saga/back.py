@@ -169,23 +169,31 @@ def make_up_for(turn: Turn, index: int) -> None:
 def make_up_for_parts(turn: Turn, whole: int) -> None:
     """Stops what is open of the parts of a task whose attempt is over, and makes up for the rest.
 
-    If that is itself a part of something that is over, of all of that, from the outermost on.
+    If that is itself a part of something that is over, of all of that.
     """
-    if turn.restoring:
+    over = _outermost_over(turn, whole)
+    if turn.restoring or over < 0:
         return
-    for index in reversed(tuple(wholes(turn.plan, whole))):
+    for part in turn.plan.parts.get(over, ()):
+        _stop_part(turn, part)
+    for part in tuple(_parts_due(turn, over)):
+        compensate(turn, part)
+
+
+def parts_due(turn: Turn) -> Iterator[int]:
+    """Yields all parts that are to be made up for now."""
+    for whole in turn.plan.parts:
+        if _outermost_over(turn, whole) == whole:
+            yield from _parts_due(turn, whole)
+
+
+def _outermost_over(turn: Turn, whole: int) -> int:
+    """Returns the last of a task, what it is a part of, and so on, that has its turn; or -1."""
+    over = -1
+    for index in wholes(turn.plan, whole):
         if _has_its_turn(turn, index):
-            for part in turn.plan.parts.get(index, ()):
-                _stop_part(turn, part)
-            for part in tuple(_parts_due(turn, index)):
-                compensate(turn, part)
-            return
-
-
-def parts_due(turn: Turn, whole: int) -> Iterator[int]:
-    """Yields the parts of a task that are to be made up for now, and parts of these."""
-    if _has_its_turn(turn, whole):
-        yield from _parts_due(turn, whole)
+            over = index
+    return over
 
 
 def _parts_due(turn: Turn, whole: int) -> Iterator[int]:

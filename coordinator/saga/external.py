@@ -201,8 +201,9 @@ def _close(turn: Turn, ask: events.Ask, indices: list[int]) -> None:
     decided = _note(turn, replace(ask, reason=ask.reason or FORCED), CLOSE)
     for index in indices:
         _close_one(turn, index, decided)
+    closed = frozenset(indices)
     for whole in dict.fromkeys(outermost(turn.plan, index) for index in indices):
-        if whole not in indices:
+        if whole not in closed:
             back.make_up_for_parts(turn, whole)
             forward.parts_rested(turn, whole)
         elif forward.goes_forward(turn, whole):

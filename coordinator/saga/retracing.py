@@ -68,9 +68,9 @@ def walk(turn: Turn) -> None:
 
 def _find_parts(turn: Turn) -> None:
     """Finds parts that have not begun, or are to be made up for."""
-    for whole, added in turn.plan.parts.items():
+    for added in turn.plan.parts.values():
         turn.ripe += [part for part in added if turn.task(part).state is TaskState.PENDING]
-        turn.due += [part for part in back.parts_due(turn, whole) if part not in turn.due]
+    turn.due += back.parts_due(turn)
 
 
 def go_on(turn: Turn) -> None:
