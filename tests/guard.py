@@ -23,6 +23,9 @@ from pathlib import Path
 # A path of marks: a worker's begins with that of the run, a tour's with that of the worker.
 VARIABLE = "COUNTERMAND_TESTS"
 
+# When a run is to end, by the system's monotonic clock: its workers begin later, and end with it.
+END = "COUNTERMAND_TESTS_END"
+
 # A process that was killed is gone in this time, unless its disk hangs.
 GONE_S_MAX = 10.0
 
@@ -40,7 +43,10 @@ def begin(minutes_max: float | None, *, is_worker: bool) -> str:
     """Marks this process and starts its guard; returns the mark."""
     mark = new_mark()
     os.environ[VARIABLE] = mark
-    told = [mark, str(os.getpid()), "worker" if is_worker else "run", str(minutes_max or "")]
+    if not is_worker:
+        os.environ[END] = str(time.monotonic() + minutes_max * 60) if minutes_max else ""
+    told = [mark, str(os.getpid()), "worker" if is_worker else "run"]
+    told += [f"{minutes_max:g}" if minutes_max else "", os.environ[END]]
     faulthandler.register(signal.SIGUSR1, file=os.dup(2))  # before pytest captures it
     guard = subprocess.Popen(
         [sys.executable, "-I", "-S", __file__, *told],
@@ -111,11 +117,11 @@ def _handle(pid: int) -> Iterator[int | None]:
         os.close(handle)
 
 
-def _guard(mark: str, pid: int, kind: str, minutes_max: str) -> None:
+def _guard(mark: str, pid: int, kind: str, minutes_max: str, end_s: str) -> None:
     with _handle(pid) as pytest:
         if pytest is not None:
-            limit_s = float(minutes_max) * 60 if minutes_max else None
-            ended, _, _ = select.select([pytest], [], [], limit_s)
+            left_s = max(0, float(end_s) - time.monotonic()) if end_s else None
+            ended, _, _ = select.select([pytest], [], [], left_s)
             if not ended:
                 _stop(pytest, kind, minutes_max)
     end(mark)
@@ -133,4 +139,4 @@ def _stop(pytest: int, kind: str, minutes_max: str) -> None:
 
 
 if __name__ == "__main__":
-    _guard(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4])
+    _guard(sys.argv[1], int(sys.argv[2]), *sys.argv[3:6])
