@@ -14,8 +14,8 @@ PAGE_DARK: Final = "#0d1014"
 # What only a drawing inside a page has.
 _INSIDE: Final = """
 .cm .now{fill:none;stroke:var(--busy);stroke-width:1.4}
-.cm a text{text-decoration:underline;text-decoration-color:transparent}
-.cm a:hover text{text-decoration-color:currentColor}
+.cm a{text-decoration:none}
+.cm a:hover text{text-decoration:underline}
 """
 
 

@@ -27,14 +27,15 @@ def of(workflow: Workflow) -> list[Step]:
 
 def _steps(workflow: Workflow) -> Iterator[Step]:
     for need in workflow.needs:
-        yield Step(words=need.message, task=need.task, reason=need.reason, is_urgent=True)
+        # Most messages name their task themselves.
+        task = "" if task_id(need.task) in need.message else need.task
+        yield Step(words=need.message, task=task, reason=need.reason, is_urgent=True)
     if workflow.needs:
         return
     for left in workflow.leftovers:
         where = f" on {left.host_id}" if left.host_id else ""
         yield Step(
             words=f"Look after what {task_id(left.task)} left{where}: {left.description}.",
-            task=left.task,
             is_urgent=True,
         )
     match workflow.state:
@@ -42,14 +43,12 @@ def _steps(workflow: Workflow) -> Iterator[Step]:
             if not workflow.leftovers:
                 yield Step(words="Nothing: everything took effect.")
         case WorkflowState.WORKFLOW_STATE_COMPENSATED:
-            again = f"countermand workflow fork {_id(workflow)} NEW-ID"
-            yield Step(
-                words="Nothing has to be cleaned up. Once the cause is gone, run it again as a new"
-                f" workflow: {again}"
-            )
+            again = f"`countermand workflow fork {_id(workflow)} NEW-ID`"
+            words = "Nothing has to be cleaned up. Once the cause is gone, run it anew"
+            yield Step(words=f"{words}: {again}.")
         case WorkflowState.WORKFLOW_STATE_FAILED:
-            again = f"countermand workflow fork {_id(workflow)} NEW-ID"
-            yield Step(words=f"To run it again as a new workflow: {again}")
+            again = f"`countermand workflow fork {_id(workflow)} NEW-ID`"
+            yield Step(words=f"Once the cause is gone, run it anew: {again}.")
         case WorkflowState.WORKFLOW_STATE_COMPENSATING:
             yield Step(words="Nothing: what it did is being made up for, until all of it is.")
         case _ if workflow.waits_for:

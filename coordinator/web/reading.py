@@ -26,6 +26,7 @@ TASKS_WHOLE: Final = 150  # a tree of more than that is folded and paged
 EVENTS_WHOLE: Final = 1500  # a history of more than that is not read for a page
 DRAWN_MAX: Final = 36  # rows of a timeline that a person takes in
 NEWS_MAX: Final = 36  # tasks of a large workflow that are shown first
+MADE_UP_MAX: Final = 8  # of what was made up for in a large one: enough to see how and where
 FIRST_TASKS: Final = 50
 LAST_EVENTS: Final = 25
 
@@ -88,12 +89,14 @@ async def _whole(calls: Calls, workflow_id: str, now: datetime) -> Reading:
 
 async def _part(calls: Calls, workflow: Workflow, workflow_id: str, now: datetime) -> Reading:
     last = max(workflow.last_sequence - LAST_EVENTS, 0)
-    first, news, events = await asyncio.gather(
+    first, news, made_up, events = await asyncio.gather(
         calls.tasks(workflow_id, size=FIRST_TASKS),
         calls.tasks(workflow_id, states=NEWS, size=NEWS_MAX),
+        calls.tasks(workflow_id, states=[Task.STATE_COMPENSATED], size=MADE_UP_MAX),
         calls.events(workflow_id, after=last, size=LAST_EVENTS),
     )
-    drawn = [task for task in news.tasks if task.verb] or [t for t in first.tasks if t.verb]
+    found = [task for task in (*news.tasks, *made_up.tasks) if task.verb]
+    drawn = found or [task for task in first.tasks if task.verb]
     known = await asyncio.gather(
         *(calls.task(workflow_id, task_id(task.name)) for task in drawn[:NEWS_MAX])
     )

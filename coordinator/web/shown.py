@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from countermand.drawing import phrases, tasks, told, values, words
 from countermand.rpc import names
@@ -78,6 +78,16 @@ def bar(progress: Progress, about: str) -> Markup:
     ).format(progress.total, done, f"progress of {about}: {said}", said)
 
 
+def prose(text: str) -> Markup:
+    """Returns words with what stands in backquotes as code: commands to be copied."""
+    parts = text.split("`")
+    drawn = [
+        Markup("<code>{}</code>").format(part) if index % 2 else escape(part)
+        for index, part in enumerate(parts)
+    ]
+    return Markup("").join(drawn)
+
+
 def workflow_id(name: str) -> str:
     """Returns the id in a workflow's name."""
     return name.removeprefix("workflows/")
@@ -140,6 +150,7 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "size": phrases.size,
     "duration": phrases.duration,
     "said": values.said,
+    "prose": prose,
     "value": values.value_words,
 }
 GLOBALS: Final[Mapping[str, Any]] = {
@@ -160,7 +171,7 @@ GLOBALS: Final[Mapping[str, Any]] = {
     "last_said": tasks.last_said,
     "marks": tasks.marks,
     "how_far": tasks.how_far,
-    "GROUPS": tasks.GROUPS,
+    "IN_FLIGHT": tasks.IN_FLIGHT,
     "count": phrases.count,
     "attempt_kind": attempt_kind,
     "host_event": lambda kind: HOST_EVENTS.get(kind, "changed"),

@@ -7,12 +7,15 @@ told as far as events are given. Pure.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from countermand.drawing import phrases
 from countermand.drawing.model import Timeline
 from countermand.drawing.timeline import timeline
+from countermand.drawing.words import workflow_look
 from countermand.rpc import names
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.event_pb2 import (
@@ -24,6 +27,7 @@ from countermand.v1.event_pb2 import (
 )
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import Workflow
+from countermand.v1.workflow_state_pb2 import WorkflowState
 
 ENDED = frozenset({Attempt.STATE_SUCCEEDED, Attempt.STATE_FAILED, Attempt.STATE_CANCELLED})
 
@@ -37,12 +41,43 @@ def excerpt(
     del shown.tasks[:]
     shown.tasks.extend(tasks)
     told = [_accepted(workflow)]
-    told += [event for event in events if not event.task and not event.HasField("workflow_started")]
+    told += [_copy(event) for event in events if not event.task and event.sequence > 1]
     told += [event for task in tasks for event in _told(task)]
     told.sort(key=lambda event: event.time.ToNanoseconds())
     for sequence, event in enumerate(told, start=1):
         event.sequence = sequence
-    return timeline(shown, told, now)
+    drawn = timeline(shown, told, now)
+    return replace(drawn, verdict=replace(drawn.verdict, sentence=_sentence(workflow, drawn)))
+
+
+def _sentence(workflow: Workflow, drawn: Timeline) -> str:
+    """Returns how it stands, counting all tasks rather than those that are drawn."""
+    counts = {count.state: count.count for count in workflow.task_counts}
+    number = sum(counts.values())
+    done = counts.get(Task.STATE_SUCCEEDED, 0) + counts.get(Task.STATE_SKIPPED, 0)
+    if not workflow.HasField("cause"):
+        if workflow.state == WorkflowState.WORKFLOW_STATE_SUCCEEDED:
+            return f"{done} of {phrases.count(number, 'task')} took effect."
+        word = workflow_look(workflow.state).word
+        return f"{done} of {phrases.count(number, 'task')} done; it is {word}."
+    what = drawn.verdict.sentence.split(". ", 1)[0]
+    made = counts.get(Task.STATE_COMPENSATED, 0)
+    left = phrases.count(len(workflow.leftovers), "effect")
+    said = f"{phrases.count(made, 'task')} made up for" if made else "Nothing is made up for"
+    match workflow.state:
+        case WorkflowState.WORKFLOW_STATE_COMPENSATED:
+            return f"{what}. {said}; nothing is left."
+        case WorkflowState.WORKFLOW_STATE_FAILED:
+            return f"{what}. {said}; {left} left behind."
+        case _:
+            return f"{what}. {said} so far; it is {workflow_look(workflow.state).word}."
+
+
+def _copy(event: HistoryEvent) -> HistoryEvent:
+    """Returns an event that may be given another sequence."""
+    copied = HistoryEvent()
+    copied.CopyFrom(event)
+    return copied
 
 
 def _accepted(workflow: Workflow) -> HistoryEvent:

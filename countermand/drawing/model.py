@@ -119,6 +119,7 @@ class Fact:
     host_id: str
     words: str
     is_external: bool = False
+    state: int = 0  # the task's, of what is made up for
 
     @property
     def where(self) -> str:

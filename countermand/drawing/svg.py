@@ -41,6 +41,7 @@ from countermand.v1.attempt_pb2 import Attempt
 
 WIDTH: Final = 1040.0
 MARGIN: Final = 32.0
+LANE_LEFT: Final = 14.0
 PLOT_LEFT: Final = 286.0
 PLOT_RIGHT: Final = 778.0
 WORDS_LEFT: Final = 796.0
@@ -88,7 +89,7 @@ def embedded(timeline: Timeline, link: Callable[[str], str]) -> str:
     prefix = f"cm-{timeline.workflow_id}"
     sheet = _Sheet(timeline, scale(timeline), prefix, 10.0, link)
     parts = [hatching(prefix), *_body(sheet)]
-    return _document(sheet, parts, sheet.y + 8)
+    return _document(sheet, parts, sheet.y + 8, left=LANE_LEFT)
 
 
 def _body(sheet: _Sheet) -> list[str]:
@@ -102,7 +103,13 @@ def _body(sheet: _Sheet) -> list[str]:
     return [*_lane_ground(sheet, bottom), *moments, *_now(sheet, top + 22, bottom), *chart, legend]
 
 
-def _document(sheet: _Sheet, parts: Sequence[str], bottom: float, **attributes: str | float) -> str:
+def _document(
+    sheet: _Sheet,
+    parts: Sequence[str],
+    bottom: float,
+    left: float = 0.0,
+    **attributes: str | float,
+) -> str:
     timeline, prefix = sheet.timeline, sheet.prefix
     about = f"{captions.heading(timeline)}: {captions.verdict_look(timeline).word}"
     told = [
@@ -118,7 +125,7 @@ def _document(sheet: _Sheet, parts: Sequence[str], bottom: float, **attributes: 
             role="group",
             aria_labelledby=f"{prefix}-title",
             aria_describedby=f"{prefix}-desc",
-            viewBox=f"0 0 {number(WIDTH)} {number(bottom)}",
+            viewBox=f"{number(left)} 0 {number(WIDTH - 2 * left)} {number(bottom)}",
             **attributes,
         )
         + "\n"
@@ -360,7 +367,8 @@ def _lane_ground(sheet: _Sheet, bottom: float) -> Iterator[str]:
     rows = len(sheet.timeline.lane)
     if rows:
         height = rows * ROW + 40
-        place = {"x": 14.0, "y": bottom - height, "width": WIDTH - 28, "height": height}
+        width = WIDTH - 2 * LANE_LEFT
+        place = {"x": LANE_LEFT, "y": bottom - height, "width": width, "height": height}
         yield tag("rect", rx=10, class_="lane", **place)
 
 

@@ -18,6 +18,7 @@ from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
+MUST_DECIDE: Final = "Somebody must decide: "
 CLEAN: Final[Mapping[int, str]] = {
     Attempt.STATE_FAILED: "failed, left nothing",
     Attempt.STATE_CANCELLED: "stopped, left nothing",
@@ -38,6 +39,7 @@ def verdict(workflow: Workflow, rows: Sequence[Row], lane: Sequence[LaneRow]) ->
             host_id=row.host_id,
             is_external=row.is_external,
             words=row.phrase + MADE_UP_FOR.get(row.state, ": under way"),
+            state=row.state,
         )
         for row in _in_order(lane)
     )
@@ -143,7 +145,7 @@ def _since_then(workflow: Workflow, lane: Sequence[LaneRow], left: Sequence[Fact
             return f"{made}; {phrases.count(len(left), 'effect')} left behind."
         case WorkflowState.WORKFLOW_STATE_BLOCKED:
             needs = " ".join(need.message for need in workflow.needs)
-            return f"Somebody must decide: {needs}"
+            return f"{MUST_DECIDE}{needs}"
         case WorkflowState.WORKFLOW_STATE_COMPENSATING:
             return f"Making up for it: {len(done)} of {max(len(lane), 1)} done."
         case _:

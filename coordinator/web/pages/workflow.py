@@ -15,10 +15,20 @@ from coordinator.web.reading import Reading
 from coordinator.web.shown import task_url
 from coordinator.web.site import Site
 from countermand.drawing import phrases, svg
+from countermand.drawing.verdict import MUST_DECIDE
 from countermand.rpc.names import task_name
 from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_state_pb2 import WorkflowState
 
 TASKS_PAGE: Final = 200
+ROWS_PLAIN: Final = 40  # a table that long is still looked at row by row
+FORWARD: Final = frozenset(
+    {
+        WorkflowState.WORKFLOW_STATE_RUNNING,
+        WorkflowState.WORKFLOW_STATE_PAUSING,
+        WorkflowState.WORKFLOW_STATE_PAUSED,
+    }
+)
 
 
 def routes(site: Site) -> Sequence[BaseRoute]:
@@ -63,13 +73,27 @@ def values(found: Reading) -> dict[str, object]:
         "found": found,
         "workflow": workflow,
         "verdict": drawn.verdict,
+        "sentence": _sentence(found),
+        "is_forward": workflow.state in FORWARD,
         "drawn": drawn,
         "where": phrases.on_places(len(drawn.hosts), len(drawn.owners)),
         "picture": Markup(svg.embedded(drawn, link)) if drawn.rows else Markup(""),  # noqa: S704 - escaped there
         "steps": next_steps.of(workflow),
-        "rows": tree.rows(found.tasks),
+        "rows": _rows(found),
         "news": tree.rows(found.news),
     }
+
+
+def _rows(found: Reading) -> list[tree.Row]:
+    """Returns the rows of the tree; of a long one, what is quiet stands together."""
+    rows = tree.rows(found.tasks)
+    return rows if len(rows) <= ROWS_PLAIN else tree.folded(rows)
+
+
+def _sentence(found: Reading) -> str:
+    """Returns how it stands; what somebody must decide is said below, and not twice."""
+    before, needed, _ = found.timeline.verdict.sentence.partition(MUST_DECIDE)
+    return f"{before}Somebody must decide." if needed else before
 
 
 def _states(request: Request) -> list[Task.State.ValueType]:
