@@ -24,6 +24,7 @@ from coordinator.saga.events import AddRequested, Ask, EndAllRequested
 from coordinator.saga.external import MAIN
 from coordinator.saga.workflow import Failure, Retention, Workflow
 from coordinator.wire.external import added_problems, added_task, owner_called, place_of
+from coordinator.wire.history import timestamp
 from countermand.rpc.errors import (
     FieldInvalid,
     NotOwner,
@@ -208,6 +209,27 @@ class ExternalTaskService(Base):
             if number % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
         return answer
+
+    async def ListExternalOwners(
+        self, request: pb.ListExternalOwnersRequest, context: Context
+    ) -> pb.ListExternalOwnersResponse:
+        """Returns one page of how owners stand."""
+        size = requests.page_size(request.page_size)
+        found = self._owners.standings(after=request.page_token, limit=size + 1)
+        return pb.ListExternalOwnersResponse(
+            owners=[
+                pb.ExternalOwner(
+                    owner_id=each.owner,
+                    waiting=each.waiting,
+                    unaccepted=each.unaccepted,
+                    silent=each.silent,
+                    oldest_time=timestamp(each.oldest_time),
+                    watching=each.watching,
+                )
+                for each in found[:size]
+            ],
+            next_page_token=found[size - 1].owner if len(found) > size else "",
+        )
 
     async def WatchExternalTasks(
         self, request: pb.WatchExternalTasksRequest, context: Context

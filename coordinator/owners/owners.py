@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
 from coordinator.owners.reported import Reported
 from coordinator.owners.silence import Silence
-from coordinator.runtime.owners import Key, Waiting
+from coordinator.runtime.owners import Key, Standing, Waiting
 from coordinator.runtime.ports import Order, ProgressRecord
 from coordinator.saga.commands import (
     Recall,
@@ -58,6 +58,10 @@ Say = Callable[[str, AttemptEvent | OwnerSilent], None]  # (workflow id, fact)
 Show = Callable[[str, str, ProgressRecord], None]  # (workflow id, attempt, how far)
 Slot = tuple[str, int]  # a task: workflow id, index
 Place = tuple[int, str]  # an attempt's among all: its intent, its name
+
+
+# Nothing was heard for too long: of work under way, of what is to be made up for.
+SILENT = frozenset({TaskState.UNKNOWN, TaskState.COMPENSATION_BLOCKED})
 
 
 class Watcher:
@@ -143,6 +147,22 @@ class Owners:
     def count(self, owner: str) -> int:
         """Returns how much waits for an owner."""
         return len(self._by_owner.get(owner, ()))
+
+    def standings(self, *, after: str, limit: int) -> Sequence[Standing]:
+        """Returns how owners stand, in order of their ids, from after one on."""
+        known = sorted(owner for owner in {*self._by_owner, *self._watchers} if owner > after)
+        return [self._standing(owner) for owner in known[:limit]]
+
+    def _standing(self, owner: str) -> Standing:
+        waiting = [self._by_name[name] for _, name in self._by_owner.get(owner, ())]
+        return Standing(
+            owner=owner,
+            waiting=len(waiting),
+            unaccepted=sum(not each.accepted for each in waiting),
+            silent=sum(each.state in SILENT for each in waiting),
+            oldest_time=waiting[0].attempt.create_time if waiting else None,
+            watching=owner in self._watchers,
+        )
 
     def counts(self) -> dict[str, int]:
         """Returns how much waits for each owner."""

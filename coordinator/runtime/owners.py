@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from coordinator.runtime.ports import ProgressRecord
@@ -37,6 +38,18 @@ class Waiting:
         return self.attempt.start_time is not None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How one owner stands."""
+
+    owner: str
+    waiting: int
+    unaccepted: int
+    silent: int
+    oldest_time: datetime | None  # of what waits, when it was asked for
+    watching: bool
+
+
 class Owners(Protocol):
     """What waits for the owners of external tasks."""
 
@@ -48,6 +61,9 @@ class Owners(Protocol):
 
     def count(self, owner: str) -> int:
         """Returns how much waits for an owner."""
+
+    def standings(self, *, after: str, limit: int) -> Sequence[Standing]:
+        """Returns how owners stand, in order of their ids, from after one on."""
 
     def watch(self, owner: str) -> AsyncGenerator[Sequence[str]]:
         """Yields names: first of everything that waits, then of what changes; or none for long.

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from countermand.drawing import phrases, tasks, told, values, words
 from countermand.rpc import names
 from countermand.v1.attempt_pb2 import Attempt, Progress
-from countermand.v1.external_task_pb2 import ExternalRequest
+from countermand.v1.external_task_pb2 import ExternalOwner, ExternalRequest
 from countermand.v1.host_pb2 import HostEvent
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import Workflow
@@ -127,6 +127,16 @@ def counted(workflow: Workflow) -> dict[str, int]:
     }
 
 
+def presence(owner: ExternalOwner) -> words.Look:
+    """Returns whether somebody is there for an owner."""
+    if owner.silent:
+        return words.Look("silent", "?", "bad")
+    if owner.watching:
+        return words.Look("watches", "✓", "good")
+    # One that asks now and then is as well: only that nothing is accepted is news.
+    return words.Look("does not watch", "·", "warn" if owner.unaccepted else "quiet")
+
+
 def attempt_kind(attempt: Attempt) -> str:
     """Returns what an attempt tries."""
     return "compensation" if attempt.kind == Attempt.KIND_COMPENSATION else "action"
@@ -179,5 +189,6 @@ GLOBALS: Final[Mapping[str, Any]] = {
     "task_url": task_url,
     "host_url": host_url,
     "owner_url": owner_url,
+    "presence": presence,
     "asked": lambda request: ASKED.get(request.kind, words.UNHEARD_OF),
 }

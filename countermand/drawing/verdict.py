@@ -137,7 +137,8 @@ def _since_then(workflow: Workflow, lane: Sequence[LaneRow], left: Sequence[Fact
         for row in _in_order(lane)
         if row.state == Task.STATE_COMPENSATED
     ]
-    made = f"Made up for: {phrases.listing(done)}" if done else "Nothing had taken effect"
+    nothing = "Nothing was made up for" if left else "Nothing had taken effect"
+    made = f"Made up for: {phrases.listing(done)}" if done else nothing
     match workflow.state:
         case WorkflowState.WORKFLOW_STATE_COMPENSATED:
             return f"{made}; nothing is left."

@@ -47,7 +47,11 @@ _READS = {
     ),
     "countermand.v1.HostService": ("GetHost", "ListHosts"),
     # A heartbeat writes nothing. Of a connection that is full some may be refused.
-    "countermand.v1.ExternalTaskService": ("ListExternalTasks", "HeartbeatExternalTasks"),
+    "countermand.v1.ExternalTaskService": (
+        "ListExternalTasks",
+        "ListExternalOwners",
+        "HeartbeatExternalTasks",
+    ),
     "countermand.v1.AgentService": (
         "GetAttempt",
         "ListAttempts",

@@ -40,8 +40,8 @@ def routes(site: Site) -> Sequence[BaseRoute]:
         return frames.Stream(_one(site, workflow_id, frames.last_seen(request)))
 
     return [
-        Route("/workflows/live", of_list),
-        Route("/workflows/{workflow}/live", of_one),
+        Route("/live/workflows", of_list),
+        Route("/live/workflows/{workflow}", of_one),
     ]
 
 

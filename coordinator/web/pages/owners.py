@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from coordinator.web.site import Site
-from countermand.v1.external_task_pb2 import ListExternalTasksRequest
+from countermand.v1.external_task_pb2 import (
+    ListExternalOwnersRequest,
+    ListExternalTasksRequest,
+)
+
+PAGE: Final = 200
 
 
 def routes(site: Site) -> Sequence[BaseRoute]:
     """Returns the routes of owners."""
 
     async def everyone(request: Request) -> Response:
-        return await site.page(request, "owners.html", owners=[])
+        token = request.query_params.get("after", "")
+        asked = ListExternalOwnersRequest(page_size=PAGE, page_token=token)
+        answer = await site.calls.unary(site.calls.external_tasks.ListExternalOwners, asked)
+        return await site.page(
+            request,
+            "owners.html",
+            owners=answer.owners,
+            next=answer.next_page_token,
+            is_first=not token,
+        )
 
     async def one(request: Request) -> Response:
         owner_id = request.path_params["owner"]
