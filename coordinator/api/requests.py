@@ -174,6 +174,9 @@ def query(request: ListWorkflowsRequest, now: datetime) -> WorkflowQuery:
     states = frozenset(_STATES[state] for state in request.states if state in _STATES)
     if len(states) < len(set(request.states)):
         raise FieldInvalid(Violation("states", "names a state that does not exist"))
+    # What begins every id is one itself, so that no other text has to be compared.
+    if request.id_prefix and not is_id(request.id_prefix):
+        raise FieldInvalid(Violation("id_prefix", f"begins no id: each {ID_RULE}"))
     before = None
     if request.HasField("min_age"):
         before = now - span(request.min_age, "min_age", AGE_MAX)
@@ -184,6 +187,7 @@ def query(request: ListWorkflowsRequest, now: datetime) -> WorkflowQuery:
         kind=request.kind,
         created_before=before,
         needs_attention=request.needs_attention,
+        id_prefix=request.id_prefix,
         limit=page_size(request.page_size),
         after=request.page_token,
     )

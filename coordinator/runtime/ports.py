@@ -183,6 +183,7 @@ class WorkflowQuery:
     created_before: datetime | None = None
     # Open ones that are PAUSED, BLOCKED or QUARANTINED, or have a task that needs somebody.
     needs_attention: bool = False
+    id_prefix: str = ""
     limit: int = 50
     after: str = ""  # the opaque token of the page before
 

@@ -105,6 +105,8 @@ def streams(query: WorkflowQuery, below: int | None = None) -> list[Select[int]]
         return [_of_label(query, below)]
     if query.host:
         return [_of_host(query, below)]
+    if query.id_prefix:
+        return [_of_prefix(query, below)]
     if states or query.kind:
         return [_of_state(query, state, below) for state in sorted(states or WorkflowState)]
     return [select(_KEY).where(*_own(query, below)).order_by(_KEY.desc())]
@@ -114,6 +116,18 @@ def _of_state(query: WorkflowQuery, state: WorkflowState, below: int | None) -> 
     """Returns the keys of workflows in one state, by an index that it leads, or kind and it."""
     found = select(_KEY).where(workflows.c.state == state, *_own(query, below))
     return found.where(*_labelled(query.labels), *_on_host(query.host)).order_by(_KEY.desc())
+
+
+def _of_prefix(query: WorkflowQuery, below: int | None) -> Select[int]:
+    """Returns the keys of workflows whose ids begin alike, by the index of the ids.
+
+    Those are sorted, which is what it costs where many begin so; a walk in the order of the list
+    would cost as much where few do, and reads whole rows.
+    """
+    first, last = query.id_prefix, f"{query.id_prefix}~"  # beyond whatever an id may go on with
+    found = select(_KEY).where(workflows.c.id >= first, workflows.c.id < last, *_own(query, below))
+    found = found.where(*_in_states(query.states))
+    return found.order_by((_KEY + 0).desc())  # as no index has it, so that the ids' leads
 
 
 def _of_label(query: WorkflowQuery, below: int | None) -> Select[int]:
@@ -150,6 +164,8 @@ def _own(query: WorkflowQuery, below: int | None) -> Iterator[ColumnElement[bool
     """Yields the conditions on a workflow's own row, but for its state."""
     if query.kind:
         yield workflows.c.kind == query.kind
+    if query.id_prefix:
+        yield func.substr(workflows.c.id, 1, len(query.id_prefix)) == query.id_prefix
     if query.created_before is not None:
         yield workflows.c.create_time_us < micros(query.created_before)
     yield from _before(_KEY, below)

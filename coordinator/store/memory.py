@@ -426,6 +426,7 @@ def _matches(workflow: Workflow, query: WorkflowQuery) -> bool:
         and set(query.labels) <= set(workflow.about.labels)
         and (not query.host or query.host in _hosts(workflow))
         and (not query.kind or workflow.about.kind == query.kind)
+        and workflow.id.startswith(query.id_prefix)
         and (created_before is None or workflow.create_time < created_before)
     )
 

@@ -162,6 +162,7 @@ class Client:
         host_id: str = "",
         min_age: timedelta | None = None,
         needs_attention: bool = False,
+        id_prefix: str = "",
         page_size: int = PAGE_SIZE,
     ) -> AsyncIterator[Workflow]:
         """Yields workflows that fit, newest first; asks for further pages as they are needed."""
@@ -171,6 +172,7 @@ class Client:
             kind=kind,
             host_id=host_id,
             needs_attention=needs_attention,
+            id_prefix=id_prefix,
             page_size=page_size,
         )
         if min_age is not None:

@@ -430,6 +430,13 @@ async def test_lists_are_filtered(store: Store):
         (WorkflowQuery(kind="three"), ["going", "done"]),
         (WorkflowQuery(kind="four"), []),
         (WorkflowQuery(created_before=later), ["done"]),
+        (WorkflowQuery(id_prefix="do"), ["done"]),
+        (WorkflowQuery(id_prefix="done"), ["done"]),
+        (WorkflowQuery(id_prefix="o"), []),
+        (WorkflowQuery(id_prefix="do", states=frozenset({running})), []),
+        (WorkflowQuery(id_prefix="do", states=frozenset({succeeded})), ["done"]),
+        (WorkflowQuery(id_prefix="g", labels=(("env", "test"),)), ["going"]),
+        (WorkflowQuery(id_prefix="g", host="host-1", kind="three"), ["going"]),
         (WorkflowQuery(created_before=BEGIN), []),
         (WorkflowQuery(kind="three", host="host-1", states=frozenset({running})), ["going"]),
     ]:

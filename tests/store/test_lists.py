@@ -47,6 +47,8 @@ EVERYTHING = {
     "old ones of a kind": WorkflowQuery(
         limit=5, created_before=BEGIN + timedelta(hours=30), kind="three"
     ),
+    "few that begin alike": WorkflowQuery(limit=5, id_prefix="open-"),
+    "none that begin alike": WorkflowQuery(limit=5, id_prefix="nothing"),
     "a later page": WorkflowQuery(limit=5, after="40"),
 }
 
@@ -158,7 +160,11 @@ async def test_retention_costs_what_it_removes(tmp_path: Path):
     assert many < few * 1.2
 
 
-@pytest.mark.parametrize("name", EVERYTHING)
+# Those that begin alike are found by their ids, and sorted: see `lists._of_prefix`.
+IN_ORDER = [name for name, query in EVERYTHING.items() if not query.id_prefix]
+
+
+@pytest.mark.parametrize("name", IN_ORDER)
 async def test_pages_are_read_in_their_order(store: SqlStore, name: str):
     with store._database.reader.connect() as connection:
         for stream in lists.streams(EVERYTHING[name], 1_000):
