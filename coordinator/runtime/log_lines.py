@@ -9,14 +9,15 @@ at the collector; names are those of the API, and agents' lines have the same.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from json.encoder import encode_basestring as quoted
 from types import MappingProxyType
+from typing import Any
 
 from coordinator.saga.history import (
-    Entry,
+    Fact,
     GroupMoved,
     LeftBehind,
     LocksTaken,
@@ -24,7 +25,7 @@ from coordinator.saga.history import (
     WorkflowMoved,
     WorkflowStarted,
 )
-from coordinator.saga.states import GroupState, TaskState, WorkflowState
+from coordinator.saga.states import TaskState, WorkflowState
 from coordinator.saga.turn import Decision
 from coordinator.saga.workflow import Failure, Workflow
 from coordinator.traces.ids import trace_id_of
@@ -51,7 +52,6 @@ TASK_LEVELS: Mapping[TaskState, int] = MappingProxyType(
         TaskState.ABANDONED: WARNING,
     }
 )
-GROUP_LEVELS: Mapping[GroupState, int] = MappingProxyType(dict.fromkeys(GroupState, INFO))
 
 
 class LogLines:
@@ -74,45 +74,60 @@ class LogLines:
 def _lines(decision: Decision, least: int) -> Iterator[tuple[int, str]]:
     workflow, about = decision.workflow, ""
     for entry in decision.history:
-        level, event, more = _told(workflow, entry, least)
-        if event and level >= least:
-            about = about or _about(workflow)
-            yield level, f"{head(_moment(entry.time), level, event)}{about}{more}}}"
+        fact = entry.fact
+        told = _TOLD.get(type(fact))
+        if told is None:
+            continue
+        level_of, tell = told
+        level = level_of(fact)
+        if level < least:  # most of what there is
+            continue
+        about = about or _about(workflow)
+        event, more = tell(workflow, entry.task, fact)
+        yield level, f"{head(_moment(entry.time), level, event)}{about}{more}}}"
 
 
-def _told(workflow: Workflow, entry: Entry, least: int) -> tuple[int, str, str]:
-    """Returns a fact's level, its name, and what is to be said of it; no name: nothing."""
-    fact = entry.fact
-    match fact:
-        case TaskMoved(after=state):
-            level = TASK_LEVELS[state]
-            if level < least:  # most of what there is
-                return level, "", ""
-            return level, f"task.{state.lower()}", _of_task(workflow, entry, fact)
-        case WorkflowMoved(before=before, after=state, cause=cause):
-            more = _moved(before, state) + _why(cause or workflow.cause)
-            return WORKFLOW_LEVELS[state], f"workflow.{state.lower()}", more
-        case WorkflowStarted(kind=kind):
-            return INFO, "workflow.running", f', "kind": {quoted(kind)}, "after": "RUNNING"'
-        case GroupMoved(before=group_before, after=group):
-            more = _task(workflow, entry.task) + _moved(group_before, group) + _why(fact.failure)
-            return GROUP_LEVELS[group], f"group.{group.lower()}", more
-        case LeftBehind(reason=reason):
-            more = f'{_task(workflow, entry.task)}, "reason": {quoted(reason)}'
-            return WARNING, "task.left_behind", more
-        case LocksTaken():
-            return DEBUG, "workflow.locked", ""
-        case _:
-            return DEBUG, "", ""
+def _of_workflow(workflow: Workflow, _: int, moved: WorkflowMoved) -> tuple[str, str]:
+    more = _moved(moved.before, moved.after) + _why(moved.cause or workflow.cause)
+    return f"workflow.{moved.after.lower()}", more
 
 
-def _of_task(workflow: Workflow, entry: Entry, moved: TaskMoved) -> str:
-    said = _task(workflow, entry.task)
+def _of_start(_: Workflow, __: int, started: WorkflowStarted) -> tuple[str, str]:
+    return "workflow.running", f', "kind": {quoted(started.kind)}, "after": "RUNNING"'
+
+
+def _of_task(workflow: Workflow, index: int, moved: TaskMoved) -> tuple[str, str]:
+    more = _task(workflow, index)
     if moved.attempt:
-        name = attempt_name(workflow.id, workflow.plan.nodes[entry.task].name, moved.attempt)
-        host = workflow.task(entry.task).attempts[moved.attempt - 1].host
-        said += f', "attempt": "{name}", "host": {quoted(host)}'
-    return said + _moved(moved.before, moved.after) + _why(moved.failure)
+        name = attempt_name(workflow.id, workflow.plan.nodes[index].name, moved.attempt)
+        host = workflow.task(index).attempts[moved.attempt - 1].host
+        more += f', "attempt": "{name}", "host": {quoted(host)}'
+    more += _moved(moved.before, moved.after) + _why(moved.failure)
+    return f"task.{moved.after.lower()}", more
+
+
+def _of_group(workflow: Workflow, index: int, moved: GroupMoved) -> tuple[str, str]:
+    more = _task(workflow, index) + _moved(moved.before, moved.after) + _why(moved.failure)
+    return f"group.{moved.after.lower()}", more
+
+
+def _of_leftover(workflow: Workflow, index: int, left: LeftBehind) -> tuple[str, str]:
+    return "task.left_behind", f'{_task(workflow, index)}, "reason": {quoted(left.reason)}'
+
+
+def _of_locks(_: Workflow, __: int, ___: LocksTaken) -> tuple[str, str]:
+    return "workflow.locked", ""
+
+
+# What is told of each fact, and how urgent that is; of those that are not here, nothing.
+_TOLD: Mapping[type[Fact], tuple[Callable[[Any], int], Callable[..., tuple[str, str]]]] = {
+    TaskMoved: (lambda fact: TASK_LEVELS[fact.after], _of_task),
+    WorkflowMoved: (lambda fact: WORKFLOW_LEVELS[fact.after], _of_workflow),
+    WorkflowStarted: (lambda _: INFO, _of_start),
+    GroupMoved: (lambda _: INFO, _of_group),
+    LeftBehind: (lambda _: WARNING, _of_leftover),
+    LocksTaken: (lambda _: DEBUG, _of_locks),
+}
 
 
 def _task(workflow: Workflow, index: int) -> str:
