@@ -107,7 +107,13 @@ class Deciding:
         tries = 0
         while True:
             before = await self._showing.find(workflow_id)
-            event = event_of(before, _ask(request))
+            try:
+                event = event_of(before, _ask(request))
+            except CountermandError:
+                # It may fit no more because it was done: its first was decided since we looked.
+                if await self._is_repeat(remembered):
+                    return Taken(workflow=await self._showing.newest(workflow_id))
+                raise
             try:
                 decision = await self.ask(workflow_id, event, remembered)
             except KeyError:
