@@ -172,11 +172,16 @@ def make_up_for_parts(turn: Turn, whole: int) -> None:
     If that is itself a part of something that is over, of all of that.
     """
     over = _outermost_over(turn, whole)
-    if turn.restoring or over < 0:
-        return
-    for part in turn.plan.parts.get(over, ()):
-        _stop_part(turn, part)
-    for part in tuple(_parts_due(turn, over)):
+    if over >= 0 and not turn.restoring:
+        for part in turn.plan.parts.get(over, ()):
+            _stop_part(turn, part)
+        go_on_with_parts(turn, whole)
+
+
+def go_on_with_parts(turn: Turn, index: int) -> None:
+    """Makes up for those parts whose turn it is now that another one has come to rest."""
+    over = _outermost_over(turn, index)
+    for part in tuple(_parts_due(turn, over)) if over >= 0 else ():
         compensate(turn, part)
 
 
@@ -197,22 +202,25 @@ def _outermost_over(turn: Turn, whole: int) -> int:
 
 
 def _parts_due(turn: Turn, whole: int) -> Iterator[int]:
-    """Yields the parts whose turn has come: the newest first, but those together that overlapped.
+    """Yields the parts whose turn has come: the newest, and those before it that overlapped it.
 
-    What was added once a part had ended may rest on it. Nobody says so: whoever adds it waits.
+    What was added once a part had ended may rest on it: nobody says so, but whoever adds it waits.
     """
-    rests_on: datetime | None = None  # all that had ended by then
+    begun: datetime | None = None  # the last of those that are newer
     for part in parts.unsettled(turn, whole, over=True):
         task = turn.task(part)
         ended = task.action.end_time if task.action else None
-        if task.state in AT_REST and (rests_on is None or (ended and ended > rests_on)):
-            if not parts.settled(turn, part, over=True):
-                yield from _parts_due(turn, part)
-            elif parts.has_effect(turn, part):
-                yield part
+        at_rest = task.state in AT_REST
+        if begun is None and not at_rest:
+            return  # it is being stopped, or made up for
+        if begun is not None and at_rest and (ended is None or ended <= begun):
+            return
+        if at_rest and not parts.settled(turn, part, over=True):
+            yield from _parts_due(turn, part)
+        elif at_rest and parts.has_effect(turn, part):
+            yield part
         if task.attempts:
-            begun = task.attempts[0].create_time
-            rests_on = max(rests_on, begun) if rests_on else begun
+            begun = max(begun or task.attempts[0].create_time, task.attempts[0].create_time)
 
 
 def _has_its_turn(turn: Turn, whole: int) -> bool:

@@ -115,7 +115,7 @@ def done(turn: Turn, index: int) -> None:
 
 def part_rested(turn: Turn, part: int) -> None:
     """Goes on from a part that has come to rest; if all have, from its whole."""
-    back.make_up_for_parts(turn, part)
+    back.go_on_with_parts(turn, part)
     parts_rested(turn, turn.plan.nodes[part].under)
 
 

@@ -85,7 +85,7 @@ def settled(record: Record, whole: int, *, over: bool = False) -> bool:
 def unsettled(record: Record, whole: int, *, over: bool = False) -> Iterator[int]:
     """Yields the parts of a task of which something is to come, or of what was added under them."""
     over = over or is_over(record.task(whole))
-    # The newest first: they are mostly the last ones to come to rest.
+    # The newest first, as they are made up for. Mostly the first that is looked at is the answer.
     for part in reversed(record.plan.parts.get(whole, ())):
         if not _is_settled(record, part, over=over):
             yield part

@@ -182,9 +182,10 @@ class Turn:
     def is_touched(self, index: int) -> bool:
         """Returns whether anything below a node has ever begun, or been decided.
 
-        A group without tasks passes as soon as it is looked at.
+        A group without tasks passes as soon as it is looked at. Parts may be of an earlier round.
         """
-        nodes = [self.nodes[each] for each in self.plan.below(index)]
+        below = (each for each in self.plan.below(index) if self.plan.nodes[each].under < 0)
+        nodes = [self.nodes[each] for each in below]
         tasks = (each.touched for each in nodes if isinstance(each, Task))
         if next(tasks, True) or any(tasks):
             return True

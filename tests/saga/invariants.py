@@ -227,8 +227,9 @@ def nothing_is_stuck(workflow: Workflow) -> None:
     for index, task in workflow.tasks():
         mine = [c for c in found if c.task == index and not _is_deadline(c)]
         decided = task.state in (TaskState.ABANDONED, TaskState.COMPENSATED)
-        # Marked done while its compensation was under way, and about to run once more.
+        # Marked done while its compensation was under way; it may be about to run once more.
         again = task.state in (TaskState.PENDING, TaskState.READY, TaskState.RETRY_WAIT)
+        again |= task.state is TaskState.FAILED
         decided |= again and bool(task.attempts) and task.last.kind is AttemptKind.COMPENSATION
         working = bool(task.attempts) and task.last.open and not decided
         ready = task.state is TaskState.READY and not workflow.holding

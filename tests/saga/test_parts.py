@@ -158,6 +158,16 @@ ROWS = (
         ),
     ),
     Row(
+        "a later round begins as if they had not been",
+        "(d | (a:ext; c)):max=1:rounds=2; b",
+        "a:run+hang,run+ok x:ok add-a-x:ro@run:a say-a.1-fail@ok:x d:ok,run+wait+ok",
+        (
+            "do:d ok:d do:a run:a added:x do:x ok:x fail:a compensating:g2 undo:d undone:d "
+            "forward:g2 again:d again:a again:c do:d run:d ok:d do:a run:a ok:a do:c ok:c do:b "
+            "ok:b = SUCCEEDED"
+        ),
+    ),
+    Row(
         "kept, where what was done is kept",
         "a:ext:stop; b",
         "a:run+hang x:ok add-a-x@run:a say-a.1-fail@ok:x",
