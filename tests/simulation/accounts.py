@@ -134,9 +134,12 @@ class Accounts:
         name = request.attempt
         attempt = self._attempt(name)
         assert attempt.start_time is not None, f"I5: {name} may begin, and that is not committed"
+        is_first = name not in self.begun
         self.begun.add(name)
         if request.compensates:
             return
+        if is_first:
+            self._parts_are_gone(name)
         array = self._array(name)
         buried = array.effects.get(name) == REMOVED and name not in array.by_hand
         assert name in array.said or not buried, f"I1: {name} may begin after its compensation"
@@ -144,6 +147,20 @@ class Accounts:
         for other in array.standing():
             earlier = other != name and other.rpartition("/attempts/")[0] == task
             assert not earlier, f"I2: {name} may begin while the effect of {other} stands"
+
+    def _parts_are_gone(self, name: str) -> None:
+        """Asserts that of the parts of earlier attempts nothing stands but what was given up."""
+        parsed = parse_attempt(name)
+        assert parsed is not None, name
+        workflow = self.committed[parsed.workflow_id]
+        for part in workflow.plan.parts.get(workflow.plan.by_name[parsed.task_id], ()):
+            task, spec = workflow.task(part), workflow.plan.task(part)
+            if task.state is TaskState.ABANDONED:
+                continue
+            for attempt in task.attempts:
+                made_by = attempt_name(workflow.id, spec.name, attempt.number)
+                stands = self._array(made_by).effects.get(made_by) == MADE
+                assert not stands, f"I2: {name} may begin while {made_by}, a part, stands"
 
     def end(self, request: pb.EndExternalTaskRequest) -> None:
         """Takes up that an owner was told that its end is known."""

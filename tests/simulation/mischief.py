@@ -62,12 +62,19 @@ class Mischief:
         report.progress.done = 1
         accept = pb.AcceptExternalTaskRequest(attempt=attempt, capability_token=token)
         add = self._adding.wanted(task, f"foreign-{self._means.array.number()}", token)
+        end_all = pb.EndExternalWorkflowRequest(
+            name="/".join(attempt.split("/")[:2]),
+            capability_token=token,
+            request_id=self._means.world.new_id(),
+            force=True,
+        )
         rpc, request = self._means.chance.choice(
             (
                 ("AcceptExternalTask", accept),
                 ("EndExternalTask", end),
                 ("ReportExternalTask", report),
                 ("AddExternalTask", add),
+                ("EndExternalWorkflow", end_all),
             )
         )
         await self._must_be_refused("Z32", rpc, request)

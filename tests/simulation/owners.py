@@ -245,7 +245,7 @@ class _Process:
             )
         parts = await self.adding.parts(work.request)
         heeds = not self.means.happens(0.1)  # a stop may lose the race
-        fails = self.means.happens(0.15)
+        fails = self.means.happens(0.25)
         made_at, steps = self.chance.randrange(3), 3
         for step in range(steps):
             if work.stopping.is_set() and heeds:
@@ -262,7 +262,7 @@ class _Process:
             return await self._stopped(work)
         if fails or failed:
             self.array.remove(work.name)
-            return _failed(retriable=self.chance.random() < 0.6)
+            return _failed(retriable=self.chance.random() < 0.75)
         if work.kind == CLONE and not self.array.make(work.name):
             return None
         return _left(work.name, fault="a drill" if self.means.happens(0.1) else "")

@@ -13,7 +13,7 @@ from coordinator.api.tokens import Tokens
 from coordinator.owners.owners import Owners
 from coordinator.owners.reported import Reported
 from coordinator.owners.silence import Silence
-from coordinator.saga import advance, events, external
+from coordinator.saga import advance, events, external, parts
 from coordinator.saga.commands import SendCompensation
 from coordinator.saga.events import Now
 from coordinator.saga.states import IN_FLIGHT, TaskState
@@ -161,3 +161,14 @@ def test_finds_a_part_that_is_not_made_up_for(monkeypatch: Patch) -> None:
 
     monkeypatch.setattr(Owners, "deliver", partly)
     _expect_violation("I3|I2", seeds=60)
+
+
+def test_finds_a_whole_that_is_tried_again_beside_its_parts(monkeypatch: Patch) -> None:
+    """Planted: parts that took effect are not in the way of another attempt of their whole (I2)."""
+    is_over = parts.is_over
+
+    def but_for_retries(task: Any) -> bool:
+        return task.state is not TaskState.RETRY_WAIT and is_over(task)
+
+    monkeypatch.setattr(parts, "is_over", but_for_retries)
+    _expect_violation("a part, stands|I3", seeds=60)
