@@ -27,7 +27,10 @@ from agent.executors import DetachedCalls, ThreadExecutor
 from agent.importing import forget_imports, name_of_import
 from agent.journal import Journal, ThreadJournal, open_connection
 from agent.locking import PoolLocks
+from agent.log_lines import LogLines
 from agent.lookers import THREADS_PER_POOL
+from agent.metrics import Counting, Subject
+from agent.metrics import Server as MetricsServer
 from agent.pools import Pools, check_folders, check_to_import
 from agent.runner import Limits, Runner
 from agent.service import AgentService
@@ -89,6 +92,14 @@ def main() -> None:
 @click.option("--host-id", default="", help="The id that the coordinator knows this host by.")
 @click.option("--attempts-max", default=4, show_default=True, type=click.IntRange(1, 256))
 @click.option("--queue-max", default=1024, show_default=True, type=click.IntRange(0, 1_000_000))
+@click.option(
+    "--metrics",
+    default="",
+    metavar="ADDRESS",
+    envvar="COUNTERMAND_METRICS",
+    help="Where Prometheus may ask, as 127.0.0.1:7711; port 0: a free one. Loopback only; off by"
+    " default.",
+)
 @click.option("--tls-cert", type=_PEM, help="Our certificate, in PEM; it names our address.")
 @click.option("--tls-key", type=_PEM, help="Its key.")
 @click.option("--tls-ca", type=_PEM, help="Who has to have signed what callers and sources show.")
@@ -108,6 +119,7 @@ def serve_command(
     host_id: str,
     attempts_max: int,
     queue_max: int,
+    metrics: str,
     tls_cert: Path | None,
     tls_key: Path | None,
     tls_ca: Path | None,
@@ -139,6 +151,7 @@ def serve_command(
                 accepted=accepted,
                 host_id=host_id,
                 limits=limits,
+                metrics=metrics,
                 credentials=read_credentials(tls_cert, tls_key, tls_ca),
                 collector=collector_of(os.environ),
             )
@@ -156,6 +169,7 @@ async def _serve(
     accepted: tuple[str, ...],
     host_id: str,
     limits: Limits,
+    metrics: str,
     credentials: Credentials | None,
     collector: Collector | None,
 ) -> None:
@@ -166,6 +180,7 @@ async def _serve(
         crash=crash.from_environment(os.environ),
         telemetry=spans,
     )
+    asked = MetricsServer(metrics) if metrics else None  # first: its address may be taken
     journal = ThreadJournal(
         lambda: Journal(open_connection(data / JOURNAL), new_id=_new_id),
         fatal=lambda: os._exit(os.EX_SOFTWARE),  # whoever supervises us starts us again
@@ -193,6 +208,11 @@ async def _serve(
         plugins=verb_plugins.installed().served(),
         checks=DetachedCalls("check"),
     )
+    runner.observers.append(LogLines(host_id, _now).committed)
+    counting = Counting()
+    if asked is not None:
+        runner.observers.append(counting.committed)
+        journal.on_flush = counting.commits.observe
     await runner.start()
     opening = asyncio.ensure_future(opened.open_later())
     service = AgentService(
@@ -209,7 +229,14 @@ async def _serve(
         telemetry=spans,
         credentials=credentials,
     )
-    await _until_told({"address": server.address, "incarnation": journal.incarnation})
+    ready = {"address": server.address, "incarnation": journal.incarnation}
+    if asked is not None:
+        loop = asyncio.get_running_loop()
+        asked.show(Subject(runner=runner, service=service, counting=counting, loop=loop))
+        ready["metrics"] = asked.url
+    await _until_told(ready)
+    if asked is not None:
+        await asyncio.to_thread(asked.close)
     opening.cancel()
     opened.stop()
     await server.stop()

@@ -15,6 +15,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -362,6 +363,7 @@ class ThreadJournal:
             raise incarnation
         self.incarnation = incarnation
         self.on_commit: OnCommit = lambda _changed: None
+        self.on_flush: Callable[[float], None] = lambda _took_s: None  # called in the thread
 
     async def transact(self, function: Callable[[Transaction], T]) -> T:
         """Runs a plain function in a durable transaction."""
@@ -399,10 +401,12 @@ class ThreadJournal:
             self._fatal()
 
     def _commit(self, journal: Journal, batch: list[_Order]) -> None:
+        began = time.monotonic()
         try:
             results, changed = journal.transact_many([order.function for order in batch])
         except sqlite3.Error as error:  # a full or failing disk: nobody is told it was written
             results, changed = [(None, error)] * len(batch), []
+        self.on_flush(time.monotonic() - began)
         self._loop.call_soon_threadsafe(self._deliver, batch, results, changed)
 
     def _die(self, batch: list[_Order]) -> None:

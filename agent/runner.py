@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -34,7 +34,7 @@ from agent.drivers.driver import Driver, Step
 from agent.executors import Calls, Executor, InlineExecutor, Interrupted
 from agent.journal import Transaction, Transactor
 from agent.pulling import Pulling
-from agent.running import Lane, Running, Slots, Ticket
+from agent.running import Lane, Running, Slots, Ticket, WorkDone
 from agent.verbs import catalogue
 from agent.verbs.plugins import NO_PLUGINS, Plugins
 from agent.watch import Watchers
@@ -100,6 +100,8 @@ class Runner:
         self.limits = limits
         self.executor = executor
         self.running: dict[str, Running] = {}
+        self.work = WorkDone()
+        self.observers: list[Callable[[Sequence[AttemptRecord]], None]] = []
         self.watchers = Watchers(self, self.running)
         self._outside = outside
         self._refusals = Refusals(pools, plugins, checks or InlineExecutor())
@@ -252,6 +254,10 @@ class Runner:
         """Returns how many attempts run that read or write a pool."""
         return sum(slots.running_in[pool_id] for slots in self._slots.values())
 
+    def waiting_in(self, pool_id: str) -> int:
+        """Returns how many attempts wait that read or write a pool."""
+        return sum(slots.waiting_in(pool_id) for slots in self._slots.values())
+
     def tell(self, record: AttemptRecord, *, with_action: bool = False) -> Attempt:
         """Returns an attempt as it is told of, with its progress."""
         running = self.running.get(record.name)
@@ -316,6 +322,7 @@ class Runner:
             monotonic=self._outside.monotonic,
             keep_note=self._keep_note,
             resumed=resumed,
+            work=self.work,
         )
         earlier = [
             other.ended
@@ -530,6 +537,6 @@ class Runner:
         for record in changed:
             if running := self.running.get(record.name):
                 running.record = record
-            extra = {"attempt": record.name, "host": self.identity.host_id}
-            log.info("attempt.%s", record.state.lower(), extra=extra)
+        for observer in self.observers:
+            observer(changed)
         self.watchers.publish(changed)

@@ -24,6 +24,20 @@ RATE_SAMPLE_INTERVAL_S = 0.25
 PASSED_MAX = 64
 
 
+class WorkDone:
+    """How much all attempts have done, counted on their threads as they do it."""
+
+    def __init__(self) -> None:
+        """Begins with nothing."""
+        self.count = 0
+        self._turn = threading.Lock()
+
+    def add(self, count: int) -> None:
+        """Counts some more."""
+        with self._turn:
+            self.count += count
+
+
 class Running:
     """One open attempt: its flag, its progress, and its end. The guard of its work."""
 
@@ -34,6 +48,7 @@ class Running:
         monotonic: Callable[[], float],
         keep_note: KeepNote,
         resumed: bool = False,
+        work: WorkDone | None = None,
     ) -> None:
         """Begins with the progress of an earlier life."""
         self.record = record
@@ -49,6 +64,7 @@ class Running:
         self._total = record.total_bytes
         self._samples: deque[tuple[float, int]] = deque(maxlen=RATE_SAMPLES)
         self._monotonic = monotonic
+        self._work = work or WorkDone()
         self._mark = (0, 0)  # how far the work says it is in this life: it may begin again
         self._moved = monotonic()
         self._keep_note = keep_note
@@ -79,7 +95,9 @@ class Running:
         if step.wait_s:  # as it was told to
             self._moved = now
         if step.total:
-            self._done, self._total = max(self._done, step.done), step.total
+            done = max(self._done, step.done)
+            self._work.add(done - self._done)
+            self._done, self._total = done, step.total
             if not self._samples or now - self._samples[-1][0] >= RATE_SAMPLE_INTERVAL_S:
                 self._samples.append((now, self._done))
         if self._interrupted:
@@ -201,6 +219,10 @@ class Slots:
         else:
             self._waiting.remove(ticket)
         self._serve()
+
+    def waiting_in(self, pool_id: str) -> int:
+        """Returns how many wait that read or write a pool."""
+        return sum(pool_id in ticket.pools for ticket in self._waiting)
 
     def _serve(self) -> None:
         """Gives slots to those who wait, in the order of their coming."""

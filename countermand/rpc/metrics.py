@@ -136,13 +136,14 @@ def page(table: Sequence[Row], reading: Reading, accept: str) -> tuple[bytes, st
     from prometheus_client.exposition import choose_encoder  # noqa: PLC0415 - see above
 
     encode, content_type = choose_encoder(accept)
-    return encode(_Shown(table, reading)), content_type
+    return encode(Shown(table, reading)), content_type
 
 
-class _Shown:
+class Shown:
     """Numbers in the shape that the library writes."""
 
     def __init__(self, table: Sequence[Row], reading: Reading) -> None:
+        """Keeps them."""
         self._table = table
         self._reading = reading
 

@@ -1,0 +1,62 @@
+"""Writes what is committed into the log: a line for each change of an attempt, by its name.
+
+That an attempt was accepted, or has begun to run, is told at debug: the coordinator says so too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from json.encoder import encode_basestring as quoted
+
+from agent.attempts import AttemptRecord, State
+from countermand.rpc.logs import Lines, head
+from countermand.v1.failure_pb2 import Failure
+
+log = logging.getLogger("agent")
+
+LEVELS: Mapping[State, int] = {
+    **dict.fromkeys(State, logging.INFO),
+    State.ACCEPTED: logging.DEBUG,
+    State.RUNNING: logging.DEBUG,
+    State.UNKNOWN: logging.WARNING,
+}
+
+
+class LogLines:
+    """Writes the lines of each transaction at once."""
+
+    def __init__(self, host_id: str, now: Callable[[], datetime]) -> None:
+        """Says of which host they are."""
+        self._host = f', "host": {quoted(host_id)}' if host_id else ""
+        self._now = now
+
+    def committed(self, changed: Sequence[AttemptRecord]) -> None:
+        """Writes what one transaction has made durable."""
+        lines = Lines(self._lines(changed, log.getEffectiveLevel()))
+        if lines:
+            log.log(lines.level, lines)
+
+    def _lines(self, changed: Sequence[AttemptRecord], least: int) -> Iterator[tuple[int, str]]:
+        time = self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        for record in changed:
+            level = LEVELS[record.state]
+            if level < least:
+                continue
+            begun = head(time, level, f"attempt.{record.state.lower()}")
+            said = f', "attempt": "{record.name}"{self._host}, "kind": "{record.kind.lower()}"'
+            yield level, f"{begun}{said}{_trace(record)}{_why(record)}}}"
+
+
+def _trace(record: AttemptRecord) -> str:
+    """Returns the trace that it belongs to, where the coordinator has said so."""
+    parts = record.traceparent.split("-")
+    return f', "trace_id": {quoted(parts[1])}' if len(parts) > 1 else ""
+
+
+def _why(record: AttemptRecord) -> str:
+    if not record.failure:
+        return ""
+    failure = Failure.FromString(record.failure)
+    return f', "reason": {quoted(failure.reason)}, "error": {quoted(failure.message)}'
