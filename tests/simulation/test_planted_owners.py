@@ -55,7 +55,8 @@ def test_finds_an_end_that_is_not_remembered(monkeypatch: Patch) -> None:
         return await ask(self, workflow_id, what, None if is_end else request)
 
     monkeypatch.setattr(Deciding, "ask", forgetting)
-    _expect_violation("I8", seeds=60)
+    # Only what ends others by force tells in the history whose wish it was: few do.
+    _expect_violation("I8", first=10, seeds=60)
 
 
 def test_finds_a_lapse_that_fails_its_task(monkeypatch: Patch) -> None:
@@ -128,7 +129,7 @@ def test_finds_progress_that_a_restart_forgets(monkeypatch: Patch) -> None:
         pass
 
     monkeypatch.setattr(Reported, "open", nothing)
-    _expect_violation("lost its progress", seeds=40)
+    _expect_violation("lost its progress", first=4, seeds=40)
 
 
 def test_finds_a_forced_end_that_forgets_an_effect(monkeypatch: Patch) -> None:

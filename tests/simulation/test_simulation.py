@@ -32,7 +32,7 @@ def test_every_cluster_keeps_its_promises_on_sqlite(first: int) -> None:
         World(seed, store=STORES["sqlite"]).run()
 
 
-@pytest.mark.parametrize(("store", "seeds"), [("model", 15), ("sqlite", 4)])
+@pytest.mark.parametrize(("store", "seeds"), [("model", 10), ("sqlite", 4)])
 def test_every_cluster_with_owners_keeps_its_promises(store: str, seeds: int) -> None:
     """Vendors do part of the work: they die, are silent, come late, and contradict themselves."""
     for seed in range(101, 101 + seeds):
