@@ -1,0 +1,287 @@
+"""What the pages say, as text: lists, one workflow in each state, tasks, hosts, owners, errors."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from urllib.parse import quote
+
+import aiohttp
+import pytest
+
+from coordinator.web import address
+from coordinator.web.pages import workflows
+from countermand.client.spec import sequence, task, workflow_spec
+from countermand.v1.verb_pb2 import Noop
+from tests.api.vendors import vendor_at
+from tests.web.reading import Reader
+
+ATTENTION = {"held", "stuck"}
+SETTLED = {"good", "undone", "left"}
+
+
+# -- the list -------------------------------------------------------------------------------------
+
+
+async def test_what_needs_somebody_comes_first(reader) -> None:
+    page = await reader("/workflows")
+    parts = [id_ for id_ in page.ids if id_.startswith("part-")]
+    assert parts == ["part-attention", "part-open", "part-settled"]
+    assert set(page.workflows[:2]) == ATTENTION
+    assert set(page.workflows[3:]) >= SETTLED
+
+
+async def test_a_workflow_is_listed_with_its_kind_state_and_reason(reader) -> None:
+    page = (await reader("/workflows?state=compensated")).part("workflow-undone")
+    assert "undone add-vm-from-template ↺ compensated 0 of 4 ↺ 3 made up for" in page.words
+    assert "NO_SPACE: Pool tiny has no room" in page.words
+
+
+async def test_what_is_left_is_told_in_the_list(reader) -> None:
+    page = (await reader("/workflows?state=failed")).part("workflow-left")
+    assert "✗ failed 0 of 2 ∅ 1 left" in page.words
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("state=compensated", {"undone"}),
+        ("state=failed&state=compensated", {"undone", "left"}),
+        ("label=site%3Dnorth", {"good", "undone"}),
+        ("kind=move-disk", {"stuck", "left"}),
+        ("host=host-b&kind=move-disk&state=blocked", {"stuck"}),
+        ("part=attention", ATTENTION),
+        ("part=settled&older=7d", set()),
+    ],
+)
+async def test_a_filter_is_a_link(reader, query: str, found: set[str]) -> None:
+    page = await reader(f"/workflows?{query}")
+    assert set(page.workflows) == found
+
+
+async def test_filters_are_kept_by_the_links_and_the_form(reader) -> None:
+    page = await reader("/workflows?state=failed&kind=move-disk")
+    assert "/workflows?state=failed&state=compensated&kind=move-disk" in page.links
+    assert '<input type="hidden" name="state" value="failed">' in page.html
+    assert '<input name="kind" value="move-disk"' in page.html
+
+
+async def test_a_wrong_filter_is_said_field_by_field(reader) -> None:
+    page = await reader("/workflows?state=fine&older=soon&label=north")
+    assert page.status == 400
+    assert "state: 'fine' is no state; there are: running, pausing" in page.words
+    assert "older: 'soon' is no age: write 30m, 12h or 7d" in page.words
+    assert "label: 'north' is no label: write key=value" in page.words
+    assert "For programs: FIELD_INVALID" in page.words
+
+
+async def test_pages_follow_the_tokens_of_the_api(cluster, monkeypatch) -> None:
+    """The same page before a coordinator in another process, with shorter lists."""
+    monkeypatch.setattr(workflows, "PAGE", 2)
+    stop = asyncio.Event()
+    settings = address.WebSettings(listen="127.0.0.1:0", asked_for=True)
+    listening = address.take_address(settings)
+    assert listening is not None
+    served = asyncio.create_task(
+        address.serve(listening, cluster.coordinator.address, settings, stop)
+    )
+    async with aiohttp.ClientSession(address.url_of(listening)) as session:
+        reader = Reader(session)
+        found, path = [], "/workflows?part=settled"
+        while path:
+            page = await reader(path)
+            assert len(page.workflows) <= 2
+            found += page.workflows
+            following = [link for link in page.links if "settled_after" in link]
+            path = following[0] if following else ""
+    assert set(found) >= SETTLED
+    assert len(found) == len(set(found))
+    stop.set()
+    await served
+
+
+# -- one workflow ---------------------------------------------------------------------------------
+
+
+async def test_a_compensated_workflow_is_understood_at_once(reader) -> None:
+    banner = (await reader("/workflows/undone")).part("banner")
+    assert banner.words.startswith("↺ compensated undone add-vm-from-template submitted ")
+    assert "swap-disk failed on host-b: pool tiny has no room" in banner.words
+    assert "What failed ✗ swap-disk on host-b" in banner.words
+    made_up = banner.words.partition("What was made up for ")[2].partition(" What is left")[0]
+    assert "↺ system-disk on host-a delete the copy" in made_up
+    assert "↺ log-disk on host-b delete the copy" in made_up
+    assert made_up.endswith("↺ data-disk on host-a delete the image")
+    assert "What is left ✓ Nothing." in banner.words
+    assert "countermand workflow fork undone NEW-ID" in banner.words
+
+
+async def test_what_is_left_is_named_with_what_to_do(reader) -> None:
+    banner = (await reader("/workflows/left")).part("banner")
+    assert "What is left ∅ made on host-a the copy pool-a/left" in banner.words
+    assert "Look after what made left on host-a: the copy pool-a/left." in banner.words
+    assert "∅ made on host-a noop, as its spec says: abandoned" in banner.words
+
+
+async def test_what_must_be_decided_is_said_once(reader) -> None:
+    banner = (await reader("/workflows/stuck")).part("banner")
+    assert "Somebody must decide. 0 of 1 made up for" in banner.words
+    assert banner.words.count("The array is read-only since 09:12.") == 1
+    assert "countermand workflow compensation retry|replace|done|abandon stuck made" in banner.words
+
+
+async def test_a_paused_workflow_says_what_is_possible(reader) -> None:
+    banner = (await reader("/workflows/held")).part("banner")
+    assert "‖ paused held" in banner.words
+    assert "Possible: rerun, skip, or compensate." in banner.words
+    assert "What is left Not known before it has ended." in banner.words
+
+
+async def test_the_timeline_has_a_lane_and_says_every_bar_in_full(reader) -> None:
+    timeline = (await reader("/workflows/undone")).part("timeline")
+    assert {"Actions", "Compensations"} <= set(timeline.labels)
+    assert "/workflows/undone/tasks/data-disk" in timeline.links
+    made_up = [label for label in timeline.labels if label.startswith("compensation of ")]
+    assert len(made_up) == 3
+    assert any(
+        re.fullmatch(
+            r"swap-disk on host-b, attempt 1: copy_image, failed, .* to .*\. Pool tiny .*", label
+        )
+        for label in timeline.labels
+    ), timeline.labels
+
+
+async def test_now_is_marked_while_it_goes_on_and_only_then(reader) -> None:
+    assert ">now</text>" in (await reader("/workflows/stuck")).html
+    assert ">now</text>" not in (await reader("/workflows/undone")).html
+
+
+async def test_tasks_stand_in_their_tree_with_what_makes_up_for_them(reader) -> None:
+    tasks = (await reader("/workflows/undone")).part("tasks")
+    rows = [id_ for id_ in tasks.ids if id_.startswith("task-")]
+    assert rows == [
+        f"task-{name}" for name in ("data-disk", "disks", "system-disk", "log-disk", "swap-disk")
+    ]
+    assert "data-disk ↺ compensated host-a create image ↶ delete the image" in tasks.words
+    assert 'class="depth-1 made-up"' in tasks.html
+
+
+async def test_a_trace_is_linked_where_it_can_be_seen(reader, client) -> None:
+    trace_id = (await client.run("good").get()).trace_id
+    page = await reader("/workflows/good")
+    assert f"http://127.0.0.1:16686/trace/{trace_id}" in page.links
+
+
+async def test_the_history_is_paged_by_sequence(reader, client) -> None:
+    last = (await client.run("undone").get()).last_sequence
+    page = await reader("/workflows/undone/events?after=5")
+    assert next(id_ for id_ in page.ids if id_.startswith("event-")) == "event-6"
+    assert f"event-{last}" in page.ids
+    assert (await reader("/workflows/undone/events?after=x")).status == 400
+
+
+async def test_a_task_shows_where_its_values_came_from_and_each_attempt(reader) -> None:
+    page = await reader("/workflows/undone/tasks/system-disk")
+    assert page.words.count("compensation of 1") == 1
+    assert "Made up for by ↶ delete the copy" in page.words
+    kept = await reader("/workflows/good/tasks/system-disk")
+    assert "written_bytes" in kept.words
+    failed = await reader("/workflows/undone/tasks/swap-disk")
+    assert "✗ failed swap-disk copy image host-b" in failed.words
+    assert "NO_SPACE: Pool tiny has no room" in failed.words
+
+
+async def test_who_decided_what_is_told_of_a_task(reader) -> None:
+    page = await reader("/workflows/left/tasks/made")
+    assert "Decided abandon, by local" in page.words.replace("abandon-compensation", "abandon")
+    assert "the array is gone for good" in page.words
+
+
+async def test_a_large_workflow_is_folded_and_paged(reader, client) -> None:
+    spec = sequence("all", *(task(f"t{n:03}", host="host-a", action=Noop()) for n in range(160)))
+    await client.submit(workflow_spec("long", spec), workflow_id="long")
+    await client.run("long").wait()
+    page = await reader("/workflows/long")
+    assert "160 of 160 tasks took effect." in page.part("banner").words
+    assert "50 tasks ✓ succeeded, from t000 on" in page.part("tasks").words
+    everything = await reader("/workflows/long/tasks?state=succeeded")
+    assert sum(id_.startswith("task-") for id_ in everything.ids) == 160
+
+
+# -- the rest -------------------------------------------------------------------------------------
+
+
+async def test_hosts_are_shown_with_pools_load_and_audit(reader) -> None:
+    page = await reader("/hosts")
+    assert re.search(r"host-a ✓ ready \d+ of 64 ", page.words)
+    assert "host-b added local" in page.words
+    one = await reader("/hosts/host-b")
+    assert re.search(r"tiny file \d+ \S+ of 256 KiB", one.words)
+    assert (await reader("/hosts/nobody")).status == 404
+
+
+async def test_who_waits_for_an_owner_and_since_when(reader, cluster) -> None:
+    page = await reader("/owners")
+    assert re.search(r"acme · does not watch 1 attempt 1 \S+", page.words)
+    one = await reader("/owners/acme")
+    assert re.search(r"clone-volume asked ▸ start clone-volume not yet", one.words)
+    async with vendor_at(cluster.coordinator.address, "acme") as vendor:
+        [asked] = await vendor.requests()
+    assert asked.capability_token
+    assert asked.capability_token not in one.html
+
+
+async def test_no_webhooks_says_how_to_add_one(reader) -> None:
+    assert "countermand webhook add ID URL" in (await reader("/webhooks")).words
+
+
+# -- errors and bounds ----------------------------------------------------------------------------
+
+
+async def test_errors_are_pages_that_say_what_to_do(reader) -> None:
+    page = await reader("/workflows/nothing")
+    assert page.status == 404
+    assert "There is no workflow workflows/nothing: check the name" in page.words
+    assert (await reader("/nowhere")).status == 404
+    assert (await reader("/live/workflows/nothing")).status == 404
+
+
+async def test_what_others_wrote_is_text(reader, client) -> None:
+    spec = workflow_spec(
+        "drill",
+        sequence(
+            "all",
+            task(
+                "one", host="host-a", action=Noop(failure_message="<script>alert(1)</script> `x`")
+            ),
+        ),
+    )
+    await client.submit(spec, workflow_id="odd", labels={"who": "<b>ann</b>"})
+    await client.run("odd").wait()
+    page = await reader("/workflows/odd")
+    assert "<script>alert" not in page.html
+    assert "<b>ann" not in page.html
+    assert f"/workflows?label={quote('who=<b>ann</b>', safe='')}" in page.links
+
+
+async def test_only_this_machines_names_are_answered(reader) -> None:
+    assert (await reader("/workflows", Host="attacker.example")).status == 421
+    assert (await reader("/workflows", Host="localhost:7780")).status == 200
+
+
+async def test_a_browser_is_told_to_run_nothing_of_others(reader) -> None:
+    page = await reader("/workflows/undone")
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'; script-src 'self'; style-src 'self';" in policy
+    assert "unsafe" not in policy
+    assert page.headers["Cache-Control"] == "no-store"
+    assert not re.search(r"\sstyle=|\son\w+=|<style|<script>", page.html)
+
+
+async def test_files_are_kept_by_browsers_until_they_change(reader) -> None:
+    page = await reader("/workflows")
+    names = re.findall(r'"(/static/[^"]+)"', page.html)
+    assert len(names) == 6
+    for name in names:
+        found = await reader(name)
+        assert (found.status, "immutable" in found.headers["Cache-Control"]) == (200, True)
