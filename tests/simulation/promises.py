@@ -92,7 +92,9 @@ class Promises:
         """Takes up what is stored of a host."""
         before = self.hosts.get(record.id)
         self.hosts[record.id] = record
-        if before is not None and before.accepted_intent != record.accepted_intent:
+        # Accepted twice with no new intent between, a host is told from what it was by its hold.
+        let_go = before is not None and bool(before.held) and not record.held
+        if let_go or (before is not None and before.accepted_intent != record.accepted_intent):
             self.rewound.discard(record.id)
             self.replaced.pop(record.id, None)
         if not record.draining:
