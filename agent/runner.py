@@ -534,9 +534,18 @@ class Runner:
 
     def _on_commit(self, changed: list[AttemptRecord]) -> None:
         """Tells of what was committed, in the order in which it was."""
+        moved = []
         for record in changed:
-            if running := self.running.get(record.name):
+            running = self.running.get(record.name)
+            if _is_news(record, running.record if running else None):
+                moved.append(record)
+            if running:
                 running.record = record
         for observer in self.observers:
-            observer(changed)
+            observer(moved)
         self.watchers.publish(changed)
+
+
+def _is_news(record: AttemptRecord, before: AttemptRecord | None) -> bool:
+    """Returns whether an attempt's state has changed: one that is at rest may be marked anew."""
+    return not record.tombstoned if before is None else record.state is not before.state

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from coordinator.web import address as web
+
 DEPLOY = Path(__file__).parents[2] / "deploy"
 HOME = "/var/lib/countermand"  # in the container
 SERVICES: Mapping[str, Mapping[str, str]] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())[
@@ -23,7 +25,7 @@ OURS = [name for name, service in SERVICES.items() if "command" in service]
 @pytest.mark.parametrize("name", OURS)
 def test_each_service_gets_ready(name, tmp_path):
     command = SERVICES[name]["command"].replace(HOME, str(tmp_path))
-    for port in ("127.0.0.1:7710", "127.0.0.1:7711"):
+    for port in ("127.0.0.1:7710", "127.0.0.1:7711", "127.0.0.1:7720", "127.0.0.1:7721"):
         command = command.replace(port, "127.0.0.1:0")
     if "--listen" not in command:
         command += " --listen 127.0.0.1:0"
@@ -44,6 +46,36 @@ def test_each_service_gets_ready(name, tmp_path):
             assert b".ready" in process.stdout.readline(), (tmp_path / "log").read_text()
         finally:
             process.terminate()
+
+
+def test_what_is_mounted_from_here_is_here():
+    mounted = [
+        source
+        for service in SERVICES.values()
+        for source, _, _ in (each.partition(":") for each in service.get("volumes", ()))
+        if source.startswith("./")
+    ]
+    assert len(mounted) == 4
+    assert all((DEPLOY / source).exists() for source in mounted), mounted
+
+
+def test_prometheus_asks_every_service():
+    config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yaml").read_text())
+    asked = {
+        target
+        for job in config["scrape_configs"]
+        for targets in job["static_configs"]
+        for target in targets["targets"]
+    }
+    agents = {
+        words[words.index("--metrics") + 1]
+        for words in (SERVICES[name]["command"].split() for name in OURS)
+        if "--metrics" in words
+    }
+    assert len(agents) == len(OURS) - 1
+    assert asked == agents | {web.LISTEN}
+    rules = Path("/etc/prometheus") / config["rule_files"][0]
+    assert any(str(rules) in each for each in SERVICES["prometheus"]["volumes"])
 
 
 def test_nothing_is_published_but_on_loopback():
