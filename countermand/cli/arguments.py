@@ -3,24 +3,111 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
+from countermand.cli.asking import at_terminal, confirm
+
 if TYPE_CHECKING:
     from countermand.client import Client, Run
+    from countermand.v1.workflow_pb2 import Workflow
 
 LATEST = "@latest"
+CANDIDATES_MAX = 5  # one sees by them what is missing
 NO_LATEST = click.UsageError("there is no workflow yet, so there is no @latest")
 
 
-async def named(client: Client, name: str) -> Run:
-    """Returns the workflow that a person means."""
-    if name != LATEST:
-        return client.run(name)
-    async for newest in client.list(page_size=1):
-        return client.run(newest.name)
-    raise NO_LATEST
+class Workflows(Protocol):
+    """Where workflows are looked up."""
+
+    def run(self, name: str) -> Run:
+        """Returns a workflow by its id or its whole name; asks nothing."""
+        ...
+
+    def list(self, *, id_prefix: str = "", page_size: int = ...) -> AsyncIterator[Workflow]:
+        """Yields workflows, newest first."""
+        ...
+
+
+async def named(client: Workflows, name: str, change: str = "") -> Run:
+    """Returns the workflow that a person means.
+
+    That is by its id, by its whole name, @latest, or by the first letters of its id if they are of
+    one only. Tomorrow they may be of another: so what changes anything asks first, and a script
+    writes ids whole.
+
+    Args:
+        client: Where it is looked up.
+        name: What was written.
+        change: What is about to be done to it, as a question begins; empty if it is only read.
+    """
+    from countermand.rpc.errors import WorkflowNotFound
+
+    if name == LATEST:
+        async for newest in client.list(page_size=1):
+            return client.run(newest.name)
+        raise NO_LATEST
+    run = client.run(name)
+    if "/" in name:
+        return run
+    try:
+        await run.get()
+    except WorkflowNotFound:
+        begun = client.list(id_prefix=name, page_size=CANDIDATES_MAX + 1)
+        found = await _first(begun)
+        # A coordinator that does not know of prefixes lists everything.
+        if not found or not all(one.startswith(f"workflows/{name}") for one in found):
+            raise
+        return client.run(_the_one(name, found, change))
+    return run
+
+
+async def host_named(client: Client, name: str, change: str = "") -> str:
+    """Returns the host that a person means: as for workflows, but there is no @latest."""
+    from countermand.rpc.errors import HostNotFound
+
+    if "/" in name:
+        return name
+    try:
+        await client.hosts.get(name)
+    except HostNotFound:
+        hosts = [host.name async for host in client.hosts.list()]
+        found = [host for host in hosts if host.startswith(f"hosts/{name}")]
+        if not found:
+            raise
+        return _the_one(name, found, change)
+    return name
+
+
+async def _first(found: AsyncIterator[Workflow]) -> list[str]:
+    """Returns the names of the first of them, and one more."""
+    names: list[str] = []
+    async for one in found:
+        names.append(one.name)
+        if len(names) > CANDIDATES_MAX:
+            break
+    return names
+
+
+def _the_one(name: str, found: Sequence[str], change: str) -> str:
+    """Returns the only one there is, once a change of it is agreed to."""
+    kind = found[0].partition("/")[0].removesuffix("s")
+    ids = [one.partition("/")[2] for one in found]
+    if len(ids) > 1:
+        shown = ", ".join(ids[:CANDIDATES_MAX]) + (", …" if len(ids) > CANDIDATES_MAX else "")
+        raise click.UsageError(f"{name!r} is no {kind}, and more than one begins so: {shown}")
+    if not change:
+        click.echo(f"{name} is {found[0]}", err=True)
+    elif not at_terminal():
+        raise click.UsageError(
+            f"{name!r} is no {kind}. {ids[0]} begins so: a script writes ids whole where it "
+            "changes something, since others may begin so tomorrow"
+        )
+    else:
+        confirm(f"{name} is {found[0]}. {change}?")
+    return found[0]
 
 
 def json_object(text: str | None) -> dict[str, object] | None:

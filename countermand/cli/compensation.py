@@ -21,7 +21,7 @@ _EXAMPLES = (
 )
 
 
-@click.group(cls=OrderedGroup, epilog=examples(*_EXAMPLES))
+@click.group(cls=OrderedGroup, epilog=examples(*_EXAMPLES, exits=()))
 def compensation() -> None:
     """Decide about a compensation that fails.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from countermand.cli.exits import ATTENTION, PATIENCE_WHEN_FOLLOWING, run
-from countermand.cli.settings import Settings, examples, shared_options
+from countermand.cli.settings import SEEN_TO, Settings, examples, shared_options
 
 if TYPE_CHECKING:
     from countermand.client import Client
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         "countermand doctor",
         "countermand doctor host-a -o json",
         'countermand doctor --fix --reason "after the power cut"',
+        exits=SEEN_TO,
     )
 )
 @click.argument("hosts", metavar="[HOST]...", nargs=-1)
@@ -47,7 +48,7 @@ def doctor(
     async def work(client: Client) -> int | None:
         findings, looked = await _diagnose(settings, client, hosts)
         fixable = [finding for finding in findings if finding.fix]
-        if settings.output == "table":
+        if settings.for_people:
             _show(findings, looked)
         left = len(findings)
         repaired: list[Repaired] = []
@@ -56,7 +57,7 @@ def doctor(
             repaired = [one async for one in client.doctor.repair(names, reason or "")]
             left -= sum(not one.HasField("kept") for one in repaired)
         _tell(settings, findings, repaired)
-        if fixable and not fix and settings.output == "table":
+        if fixable and not fix and settings.for_people:
             told = "this" if len(fixable) == 1 else f"{len(fixable)} of these"
             click.echo(f'To repair {told}: countermand doctor --fix --reason "…"', err=True)
         return ATTENTION if left else None
@@ -74,7 +75,7 @@ async def _diagnose(
 
     findings: list[Finding] = []
     looked = Diagnosis()
-    live = settings.output == "table" and sys.stderr.isatty()
+    live = settings.for_people and sys.stderr.isatty()
     async for told in client.doctor.diagnose(hosts):
         if told.HasField("looking") and live:
             host = told.looking.host.removeprefix("hosts/")
@@ -128,24 +129,23 @@ def _lines(finding: Finding) -> Iterable[str]:
 def _agreed(settings: Settings, count: int) -> bool:
     from countermand.drawing import phrases
 
-    if settings.output != "table":
+    if not settings.for_people:
         return True
     return click.confirm(f"Repair {phrases.count(count, 'difference')}?", err=True)
 
 
 def _tell(settings: Settings, findings: Sequence[Finding], repaired: Sequence[Repaired]) -> None:
     """Prints what became of the fixes; as JSON, findings and fixes together."""
-    import json
-
+    from countermand.cli.forms import show_value
     from countermand.cli.output import as_json
     from countermand.drawing.values import said
 
-    if settings.output == "json":
+    if settings.for_programs:
         told = {
             "findings": [as_json(finding) for finding in findings],
             "repaired": [as_json(one) for one in repaired],
         }
-        click.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        show_value(settings, told)
     elif settings.output == "name":
         for finding in findings:
             click.echo(finding.name)

@@ -5,13 +5,13 @@ No traceback ever reaches a user for something the world can break; a bug of our
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import click
 
+from countermand.cli.forms import show_error
 from countermand.cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -81,6 +81,9 @@ def run_with(
         code = fail(settings, error)
     except TimeoutError as error:
         code = timed_out(settings, str(error))
+    except click.Abort:
+        click.echo("Nothing has changed.", err=True)
+        code = FAILED
     except KeyboardInterrupt:
         click.echo("\nStopped looking; whatever was submitted goes on.", err=True)
         code = INTERRUPTED
@@ -92,8 +95,8 @@ def fail(settings: Settings, error: CountermandError) -> int:
     from grpc import StatusCode
 
     violations = getattr(error, "violations", ())
-    if settings.output == "json":
-        click.echo(json.dumps({"error": _as_json(error)}, ensure_ascii=False), err=True)
+    if settings.for_programs:
+        show_error(settings, as_json(error))
     elif violations:
         name = error.metadata.get("name")
         head = f"{name} cannot go on yet" if name else "the request is not right"
@@ -112,9 +115,9 @@ def timed_out(settings: Settings, message: str) -> int:
     if not message:
         seconds = settings.timeout.total_seconds() if settings.timeout else 0
         message = f"not done after {seconds:g} s; whatever was submitted goes on"
-    if settings.output == "json":
+    if settings.for_programs:
         error = {"code": "DEADLINE_EXCEEDED", "reason": "TIMEOUT", "message": message}
-        click.echo(json.dumps({"error": error}, ensure_ascii=False), err=True)
+        show_error(settings, error)
     else:
         click.echo(f"{click.style('Timed out:', fg='yellow')} {message}", err=True)
     return TIMED_OUT
@@ -188,7 +191,8 @@ def _error_word() -> str:
     return click.style("Error:", fg="red")
 
 
-def _as_json(error: CountermandError) -> dict[str, object]:
+def as_json(error: CountermandError) -> dict[str, object]:
+    """Returns an error in the form for programs."""
     shown: dict[str, object] = {
         "code": error.code.name,
         "reason": error.reason,

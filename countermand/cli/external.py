@@ -33,6 +33,7 @@ HEADS = ("TASK", "ASKED", "KIND", "ACCEPTED", "AGE", "PROGRESS", "MESSAGE")
         "countermand external accept vm-42/clone",
         "countermand external progress vm-42/clone 12/40 --unit volumes",
         "countermand external end vm-42/clone --output volume=lun-7",
+        exits=(),
     ),
 )
 def external() -> None:

@@ -242,6 +242,7 @@ def clear(settings: Settings, workflow: str, token: str) -> None:
     """
 
     async def work(vendor: Vendor) -> None:
+        from countermand.cli.output import show_done
         from countermand.rpc.errors import WorkflowNotFound
         from countermand.v1.external_task_pb2 import ClearExternalWorkflowRequest
 
@@ -251,9 +252,8 @@ def clear(settings: Settings, workflow: str, token: str) -> None:
             with contextlib.suppress(WorkflowNotFound):  # removed before: the coordinator knows
                 request.capability_token = await vendor.own_token(await run.get(), token)
         method = vendor.calls.external_tasks.ClearExternalWorkflow
-        await vendor.calls.change(method, request)
-        if settings.output == "table":
-            click.echo(f"Cleared {run.name}.")
+        answer = await vendor.calls.change(method, request)
+        show_done(settings, answer, run.name, f"Cleared {run.name}.")
 
     doing(settings, work)
 
@@ -284,10 +284,10 @@ def _show(
     task: str,
 ) -> None:
     """Prints what was made, how its owner goes on, and its token."""
-    from countermand.cli.output import show_json
+    from countermand.cli.output import show_message
 
-    if settings.output == "json":
-        show_json(answer)
+    if settings.for_programs:
+        show_message(settings, answer)
     elif settings.output == "name":
         click.echo(name)
     else:

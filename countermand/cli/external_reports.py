@@ -42,15 +42,15 @@ def accept(settings: Settings, task: str, *, waits: bool, token: str) -> None:
 
     async def work(vendor: Vendor) -> None:
         from countermand.cli.external_words import describe_request
-        from countermand.cli.output import show_json
+        from countermand.cli.output import show_message
         from countermand.v1.external_task_pb2 import AcceptExternalTaskRequest
 
         find = vendor.place_in_time if waits else vendor.place
         place = await find(task, token)
         request = AcceptExternalTaskRequest(attempt=place.attempt, capability_token=place.token)
         answer = await vendor.calls.change(vendor.calls.external_tasks.AcceptExternalTask, request)
-        if settings.output == "json":
-            show_json(answer)
+        if settings.for_programs:
+            show_message(settings, answer)
         elif settings.output == "name":
             click.echo(answer.attempt.name)
         else:

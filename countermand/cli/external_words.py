@@ -10,7 +10,8 @@ from typing import Final
 import click
 from google.protobuf import json_format
 
-from countermand.cli.output import Row, age, as_json, paint, show_json, table
+from countermand.cli.forms import show_object
+from countermand.cli.output import Row, age, as_json, paint, show_message, table
 from countermand.cli.settings import Settings
 from countermand.drawing import phrases
 from countermand.drawing.values import one_line, progress_words, said
@@ -54,8 +55,8 @@ def request_row(request: ExternalRequest) -> Row:
 
 def show_update(settings: Settings, update: WatchExternalTasksResponse) -> None:
     """Prints one change of what waits for an owner."""
-    if settings.output == "json":
-        click.echo(json.dumps(as_json(update), ensure_ascii=False))
+    if settings.for_programs:
+        show_object(settings, as_json(update))
     elif settings.output == "name":
         click.echo(update.closed or update.request.attempt)
     else:
@@ -133,8 +134,8 @@ def _plain(value: object) -> str:
 def show_attempt(settings: Settings, attempt: Attempt) -> int:
     """Prints an attempt after a report; returns 1 if its owner is to work on it no more."""
     stopped = attempt.state not in {Attempt.STATE_STARTING, Attempt.STATE_RUNNING}
-    if settings.output == "json":
-        show_json(attempt)
+    if settings.for_programs:
+        show_message(settings, attempt)
     elif settings.output == "name":
         click.echo(attempt.name)
     else:

@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 
 import click
 
-from countermand.cli.exits import at_rest, code_of
+from countermand.cli.exits import FAILED, at_rest, code_of
 from countermand.cli.lines import Pace, show_event
-from countermand.cli.output import paint, show_json
+from countermand.cli.output import paint, show_one
 from countermand.cli.settings import Settings
 from countermand.client import Run
+from countermand.client.run import SETTLED
 from countermand.drawing.phrases import on
 from countermand.drawing.values import indented
 from countermand.drawing.words import workflow_look
@@ -33,7 +34,7 @@ async def follow(settings: Settings, run: Run) -> int:
     """Shows a workflow until it is settled, and returns the exit code it means."""
     # Asked before anything is shown: a wrong name or address is an error and not an empty screen.
     await run.get()
-    if settings.output == "table" and sys.stdout.isatty():
+    if settings.for_people and sys.stdout.isatty():
         from countermand.cli.live import follow_live  # loads rich
 
         await follow_live(run)
@@ -41,17 +42,24 @@ async def follow(settings: Settings, run: Run) -> int:
         async with _waits_told(settings, run):
             await _follow_lines(settings, run)
     workflow = await run.get()
-    if settings.output == "table":
+    if settings.for_people:
         click.echo(await verdict(run, workflow))
     elif settings.output == "name":
         click.echo(workflow.name)
     return code_of(workflow)
 
 
+async def followed(settings: Settings, run: Run, *, watches: bool) -> int:
+    """Follows what was set going in full view, or quietly; returns the exit code it means."""
+    if watches:
+        return await follow(settings, run)
+    return await wait_quietly(settings, run, settled=False)
+
+
 async def _follow_lines(settings: Settings, run: Run) -> None:
     """Prints a line per event, and now and then how far each attempt is."""
     pace = Pace(lambda: datetime.now(UTC))
-    async for update in run.watch(events_only=settings.output != "table"):
+    async for update in run.watch(events_only=not settings.for_people):
         match update.WhichOneof("update"):
             case "event":
                 pace.apply(update.event)
@@ -65,7 +73,7 @@ async def _follow_lines(settings: Settings, run: Run) -> None:
 @contextlib.asynccontextmanager
 async def _waits_told(settings: Settings, run: Run, *, err: bool = False) -> AsyncIterator[None]:
     """Tells meanwhile what keeps the workflow from going on, each time it is something else."""
-    telling = asyncio.create_task(_tell_waits(run, err=err)) if settings.output == "table" else None
+    telling = asyncio.create_task(_tell_waits(run, err=err)) if settings.for_people else None
     try:
         yield
     finally:
@@ -105,14 +113,43 @@ async def wait_quietly(settings: Settings, run: Run, *, settled: bool) -> int:
         while not at_rest(workflow):
             await asyncio.sleep(ASK_AGAIN_S)
             workflow = await run.wait(until_attention=not settled)
-    match settings.output:
-        case "json":
-            show_json(workflow)
-        case "name":
-            click.echo(workflow.name)
-        case _:
-            click.echo(await verdict(run, workflow))
+    await _say_ended(settings, run, workflow)
     return code_of(workflow)
+
+
+async def wait_for(settings: Settings, run: Run, *states: WorkflowState.ValueType) -> int:
+    """Waits until a workflow is in one of these states, or else needs somebody: 0 once that is so.
+
+    One that settles without has the exit code of its end; a success has missed it, which is 1.
+    """
+    workflow = await run.get()
+    if states:
+        reached = workflow.state in states or await _reaches(run, workflow, states)
+        workflow = await run.get()
+    else:
+        async with _waits_told(settings, run, err=True):
+            while not at_rest(workflow):
+                workflow = await run.wait(until_attention=True)
+                if not at_rest(workflow):
+                    await asyncio.sleep(ASK_AGAIN_S)
+        reached = workflow.state not in SETTLED
+    await _say_ended(settings, run, workflow)
+    return 0 if reached else code_of(workflow) or FAILED
+
+
+async def _reaches(run: Run, seen: Workflow, states: tuple[WorkflowState.ValueType, ...]) -> bool:
+    """Returns whether a workflow comes through one of these states before it is settled."""
+    async for update in run.watch(seen.last_sequence, events_only=True):
+        if update.event.workflow_state_changed.after in states:
+            return True
+    return False
+
+
+async def _say_ended(settings: Settings, run: Run, workflow: Workflow) -> None:
+    if settings.for_people:
+        click.echo(await verdict(run, workflow))
+    else:
+        show_one(settings, workflow)
 
 
 async def verdict(run: Run, workflow: Workflow) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from countermand.cli.arguments import host_named
+from countermand.cli.completion import complete_hosts
 from countermand.cli.exits import FAILED, PATIENCE, PATIENCE_WHEN_FOLLOWING, run
 from countermand.cli.settings import Address, OrderedGroup, Settings, examples, shared_options
 
@@ -25,7 +27,9 @@ HEADS = ("HOST", "STATE", "ADDRESS", "POOLS", "OPEN", "PROBLEM")
 
 @click.group(
     cls=OrderedGroup,
-    epilog=examples("countermand host add host-a 127.0.0.1:7711", "countermand host list"),
+    epilog=examples(
+        "countermand host add host-a 127.0.0.1:7711", "countermand host list", exits=()
+    ),
 )
 def host() -> None:
     """Add, look at, drain, accept and remove hosts."""
@@ -64,7 +68,7 @@ def list_(settings: Settings) -> None:
 
 
 @host.command(epilog=examples("countermand host get host-a"))
-@click.argument("host_id", metavar="HOST")
+@click.argument("host_id", metavar="HOST", shell_complete=complete_hosts)
 @shared_options()
 @click.pass_obj
 def get(settings: Settings, host_id: str) -> None:
@@ -73,8 +77,8 @@ def get(settings: Settings, host_id: str) -> None:
     async def work(client: Client) -> None:
         from countermand.cli.output import show_one
 
-        found = await client.hosts.get(host_id)
-        if settings.output == "table":
+        found = await client.hosts.get(await host_named(client, host_id))
+        if settings.for_people:
             _describe(found)
         else:
             show_one(settings, found)
@@ -88,7 +92,7 @@ def get(settings: Settings, host_id: str) -> None:
         'countermand host drain host-a --wait --timeout 2h --reason "new kernel"',
     )
 )
-@click.argument("host_id", metavar="HOST")
+@click.argument("host_id", metavar="HOST", shell_complete=complete_hosts)
 @click.option("--reason", required=True, help="Why, for the audit.")
 @click.option("--wait", is_flag=True, help="Wait until nothing runs there, and show what does.")
 @shared_options()
@@ -101,9 +105,10 @@ def drain(settings: Settings, host_id: str, reason: str, wait: bool) -> None:
     """
 
     async def work(client: Client) -> int | None:
-        answer = await client.hosts.drain(host_id, reason)
+        named = await host_named(client, host_id, "Drain it")
+        answer = await client.hosts.drain(named, reason)
         if wait:
-            return await _follow_drain(settings, client, host_id)
+            return await _follow_drain(settings, client, named)
         _show(settings, [answer.host])
         for task in answer.blocking_tasks:
             click.echo(f"still runs: {task}", err=True)
@@ -133,7 +138,7 @@ async def _follow_drain(settings: Settings, client: Client, host_id: str) -> int
 
 
 @host.command(epilog=examples('countermand host undrain host-a --reason "kernel is in"'))
-@click.argument("host_id", metavar="HOST")
+@click.argument("host_id", metavar="HOST", shell_complete=complete_hosts)
 @click.option("--reason", required=True, help="Why, for the audit.")
 @shared_options()
 @click.pass_obj
@@ -141,7 +146,8 @@ def undrain(settings: Settings, host_id: str, reason: str) -> None:
     """Take a drain back: the host gets tasks again."""
 
     async def work(client: Client) -> None:
-        answer = await client.hosts.undrain(host_id, reason)
+        named = await host_named(client, host_id, "Give it tasks again")
+        answer = await client.hosts.undrain(named, reason)
         _show(settings, [answer.host])
 
     run(settings, work)
@@ -153,7 +159,7 @@ def undrain(settings: Settings, host_id: str, reason: str) -> None:
         'countermand host accept host-a --reason "pool fast was replaced, its images are gone"',
     )
 )
-@click.argument("host_id", metavar="HOST")
+@click.argument("host_id", metavar="HOST", shell_complete=complete_hosts)
 @click.option("--reason", required=True, help="Why, for the audit.")
 @shared_options()
 @click.pass_obj
@@ -176,13 +182,14 @@ def accept(settings: Settings, host_id: str, reason: str) -> None:
     """
 
     async def work(client: Client) -> None:
-        _show(settings, [await client.hosts.accept(host_id, reason)])
+        named = await host_named(client, host_id, "Accept it as it is")
+        _show(settings, [await client.hosts.accept(named, reason)])
 
     run(settings, work)
 
 
 @host.command(epilog=examples('countermand host remove host-a --reason "sold"'))
-@click.argument("host_id", metavar="HOST")
+@click.argument("host_id", metavar="HOST", shell_complete=complete_hosts)
 @click.option("--reason", required=True, help="Why, for the audit.")
 @shared_options()
 @click.pass_obj
@@ -193,9 +200,12 @@ def remove(settings: Settings, host_id: str, reason: str) -> None:
     """
 
     async def work(client: Client) -> None:
-        await client.hosts.remove(host_id, reason)
-        if settings.output == "table":
-            click.echo(f"Removed {host_id}.")
+        from countermand.cli.output import show_done
+        from countermand.v1.host_pb2 import RemoveHostResponse
+
+        removed = (await host_named(client, host_id, "Remove it")).removeprefix("hosts/")
+        await client.hosts.remove(removed, reason)
+        show_done(settings, RemoveHostResponse(), f"hosts/{removed}", f"Removed {removed}.")
 
     run(settings, work)
 
@@ -203,7 +213,7 @@ def remove(settings: Settings, host_id: str, reason: str) -> None:
 @host.command(
     epilog=examples("countermand host events host-a", "countermand host events --limit 10 -o json")
 )
-@click.argument("host_id", metavar="[HOST]", default="")
+@click.argument("host_id", metavar="[HOST]", default="", shell_complete=complete_hosts)
 @click.option("--limit", type=click.IntRange(min=1), default=50, help="How many; 50.")
 @shared_options()
 @click.pass_obj
@@ -255,7 +265,7 @@ def _event_row(event: HostEvent) -> Row:
 
 
 def _show(settings: Settings, hosts: list[Host]) -> None:
-    from countermand.cli.output import show_all
+    from countermand.cli.output import age, show_all
 
     show_all(
         settings,
@@ -264,6 +274,11 @@ def _show(settings: Settings, hosts: list[Host]) -> None:
         row=_row,
         name=lambda found: found.name,
         nothing="No hosts. Add one: countermand host add host-a 127.0.0.1:7711",
+        wide=(
+            ("VERSION", lambda found: found.version or "-"),
+            ("HEARD", lambda found: age(found.seen_time) or "-"),
+            ("INCARNATION", lambda found: found.incarnation or "-"),
+        ),
     )
 
 

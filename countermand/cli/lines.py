@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
 import click
 
+from countermand.cli.forms import show_object
 from countermand.cli.output import as_json, paint
 from countermand.cli.settings import Settings
 from countermand.drawing.tasks import task_id
@@ -27,12 +27,22 @@ PROGRESS_EVERY: Final = timedelta(seconds=5)  # a log is read later: a sign of l
 def show_event(settings: Settings, event: HistoryEvent) -> None:
     """Prints one event in the form that was asked for."""
     match settings.output:
-        case "json":
-            click.echo(json.dumps(as_json(event), ensure_ascii=False))
+        case "json" | "yaml":
+            show_object(settings, as_json(event))
         case "name":
             pass  # an event has none; whoever follows says the workflow's at its end
         case _:
             click.echo(line(event))
+
+
+def show_in_all(settings: Settings, event: HistoryEvent) -> None:
+    """Prints one event among those of all workflows."""
+    if settings.for_programs:
+        show_object(settings, as_json(event))
+        return
+    workflow = event.workflow.removeprefix("workflows/")
+    about = f"{workflow}/{task_id(event.task)}" if event.task else workflow
+    click.echo(f"{clock(event.time)}  {event.position:>6}  {about:<24}  {words(event)}")
 
 
 def words(event: HistoryEvent) -> str:

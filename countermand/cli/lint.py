@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
@@ -10,6 +9,7 @@ import click
 
 from countermand.cli.exits import FAILED, fail, run
 from countermand.cli.files import read, spec_source, workflow_file
+from countermand.cli.forms import show_value
 from countermand.cli.settings import Settings, examples, shared_options
 
 if TYPE_CHECKING:
@@ -91,13 +91,13 @@ def _places(parsed: WorkflowFile, found: Sequence[Finding]) -> list[dict[str, ob
 def _tell(settings: Settings, found: Sequence[dict[str, object]], origin: str) -> int:
     """Prints what was found, and returns the exit code for it."""
     wrong = sum(one["severity"] == "error" for one in found)
-    if settings.output == "json":
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    if settings.for_programs:
+        show_value(settings, found)
     else:
         for one in found:
             word = "warning: " if one["severity"] == "warning" else ""
             click.echo(f"{one['place']}: {word}{one['message']}")
-        if not found and settings.output == "table":
+        if not found and settings.for_people:
             click.echo(f"{origin}: nothing is wrong.")
     return FAILED if wrong else 0
 

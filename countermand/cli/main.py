@@ -94,6 +94,7 @@ def _say_unwritten(error: OSError) -> None:
             "See it: one copy fails, its siblings are made up for.",
         ),
         "workflow": ("countermand.cli.workflow:workflow", "Submit, follow and steer workflows."),
+        "events": ("countermand.cli.events:events", "Follow what happens to all of them."),
         "template": (
             "countermand.cli.template:template",
             "Look at the workflows that come with it, and fill them in.",
@@ -110,6 +111,11 @@ def _say_unwritten(error: OSError) -> None:
         "doctor": (
             "countermand.cli.doctor:doctor",
             "Compare coordinator, journals and disks; repair what is safe.",
+        ),
+        "config": ("countermand.cli.config:config", "See which settings hold, and from where."),
+        "completion": (
+            "countermand.cli.completion:completion",
+            "Complete commands and ids in bash, zsh and fish.",
         ),
         "version": ("countermand.cli.version:version", "Say which version this is."),
     },

@@ -1,11 +1,10 @@
-"""Prints messages: as a table, as JSON, or as names.
+"""Prints messages: as a table, as JSON or YAML, or as names.
 
 Tables are spaces only: they survive a narrow terminal, a pipe into awk and a paste into a ticket.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -17,14 +16,20 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from countermand.cli.forms import show_value
 from countermand.cli.settings import Settings
+from countermand.client import Run
 from countermand.drawing import phrases
 from countermand.drawing.words import Look
+from countermand.rpc.errors import CountermandError
+from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.host_pb2 import Host
+from countermand.v1.task_pb2 import Task
 from countermand.v1.webhook_pb2 import Webhook
 from countermand.v1.workflow_pb2 import Workflow
 
 Item = TypeVar("Item", bound=Message)
+Cell = TypeVar("Cell", bound=str | Look)
 Row = Sequence[str | Look]
 
 # A last column that has less room than this on a terminal wraps instead: a word or two say nothing.
@@ -39,17 +44,29 @@ def show_all(
     row: Callable[[Item], Row],
     name: Callable[[Item], str],
     nothing: str,
+    wide: Sequence[tuple[str, Callable[[Item], str]]] = (),
 ) -> None:
-    """Prints a list in the form that was asked for; an empty table says what to do instead."""
-    if settings.output == "json":
-        click.echo(json.dumps([as_json(item) for item in items], indent=2, ensure_ascii=False))
+    """Prints a list in the form that was asked for; an empty table says what to do instead.
+
+    A wide table has further columns before the last, which is the longest, and cuts nothing.
+    """
+    if settings.for_programs:
+        show_value(settings, [as_json(item) for item in items])
     elif settings.output == "name":
         for item in items:
             click.echo(name(item))
     elif not items:
         click.echo(nothing, err=True)
+    elif settings.wide:
+        more = [head for head, _ in wide]
+        rows = [_with(row(item), [cell(item) for _, cell in wide]) for item in items]
+        table(_with(heads, more), rows)
     else:
         table(heads, [row(item) for item in items], cut=True)
+
+
+def _with(cells: Sequence[Cell], more: Sequence[Cell]) -> list[Cell]:
+    return [*cells[:-1], *more, cells[-1]]
 
 
 def table(heads: Sequence[str], rows: Sequence[Row], *, cut: bool = False) -> None:
@@ -91,17 +108,34 @@ def as_json(message: Message) -> dict[str, object]:
     return shown
 
 
-def show_json(message: Message) -> None:
-    """Prints one message as JSON."""
-    click.echo(json.dumps(as_json(message), indent=2, ensure_ascii=False))
+def show_message(settings: Settings, message: Message) -> None:
+    """Prints one message in a form for programs."""
+    show_value(settings, as_json(message))
 
 
-def show_one(settings: Settings, shown: Workflow | Host | Webhook) -> None:
-    """Prints one resource as JSON, or its name."""
-    if settings.output == "json":
-        show_json(shown)
+def show_one(settings: Settings, shown: Workflow | Host | Task | Webhook | Attempt) -> None:
+    """Prints one resource in a form for programs, or its name."""
+    if settings.for_programs:
+        show_message(settings, shown)
     else:
         click.echo(shown.name)
+
+
+async def show_run(settings: Settings, made: Run) -> None:
+    """Prints a new workflow in a form for programs; it is there, whatever hinders the look."""
+    try:
+        workflow = await made.get()
+    except CountermandError:
+        workflow = Workflow(name=made.name)
+    show_message(settings, workflow)
+
+
+def show_done(settings: Settings, answer: Message, name: str, words: str) -> None:
+    """Prints that something was done which leaves nothing to show."""
+    if settings.for_programs:
+        show_message(settings, answer)
+    else:
+        click.echo(name if settings.output == "name" else words)
 
 
 def age(time: Timestamp) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 
 import click
 
-from countermand.cli.output import as_json, table
+from countermand.cli.output import show_message, table
 from countermand.cli.settings import Settings
 from countermand.drawing.tasks import EFFECTS, depths_of, task_id, verb_of
 from countermand.v1.annotation_pb2 import Effect
@@ -27,8 +26,8 @@ _OF_EFFECT = {
 
 def show_plan(settings: Settings, planned: PlanWorkflowResponse) -> None:
     """Prints what would run, what would make up for it, and what it would hold."""
-    if settings.output == "json":
-        click.echo(json.dumps(as_json(planned), indent=2, ensure_ascii=False))
+    if settings.for_programs:
+        show_message(settings, planned)
         return
     if settings.output == "name":
         for task in planned.tasks:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import click
@@ -125,7 +124,7 @@ async def _unmet(settings: Settings, one: Run, error: RequirementsUnmet) -> int:
     """Tells everything that is missing or wrong, and the options that would give it."""
     from countermand.cli.decided import command, needed, over, undecidable
 
-    if settings.output != "table":
+    if not settings.for_people:
         return fail(settings, error)
     requirements = await one.requirements()
     if over(requirements):
@@ -145,15 +144,15 @@ async def _unmet(settings: Settings, one: Run, error: RequirementsUnmet) -> int:
 
 
 def _say_resumed(settings: Settings, answer: ResumeWorkflowResponse, *, dry_run: bool) -> None:
-    from countermand.cli.output import as_json, table
+    from countermand.cli.output import show_message, table
     from countermand.cli.steer import say_state
     from countermand.drawing.tasks import task_id
     from countermand.drawing.values import value_words
 
-    if settings.output == "json":
-        click.echo(json.dumps(as_json(answer), indent=2, ensure_ascii=False))
+    if settings.for_programs:
+        show_message(settings, answer)
         return
-    if settings.output == "table" and answer.changes:
+    if settings.for_people and answer.changes:
         rows = [
             (
                 task_id(c.task) if c.task else "input",
@@ -164,7 +163,7 @@ def _say_resumed(settings: Settings, answer: ResumeWorkflowResponse, *, dry_run:
             for c in answer.changes
         ]
         table(("TASK", "KEY", "BEFORE", "AFTER"), rows)
-    if dry_run and settings.output == "table":
+    if dry_run and settings.for_people:
         click.echo("Nothing has changed: it was a dry run.")
         return
     say_state(settings, answer.workflow)
@@ -182,6 +181,7 @@ def requirements(settings: Settings, name: str) -> None:
 
     async def work(client: Client) -> None:
         from countermand.cli.decided import HELD, command, needed, over, undecidable
+        from countermand.cli.forms import show_value
         from countermand.cli.output import as_json, paint
         from countermand.client.run import SETTLED
         from countermand.drawing.values import indented
@@ -189,9 +189,8 @@ def requirements(settings: Settings, name: str) -> None:
 
         one = await named(client, name)
         found = await one.requirements()
-        if settings.output == "json":
-            shown = [as_json(each) for each in found]
-            click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+        if settings.for_programs:
+            show_value(settings, [as_json(each) for each in found])
             return
         if settings.output == "name":
             for task in dict.fromkeys(each.task for each in found):

@@ -1,29 +1,54 @@
 """What every command knows: which coordinator, which form of output, how long to wait.
 
 The same options are taken before and after the command, because people write both
-`countermand -o json host list` and `countermand host list -o json`; the later one counts. Imports
+`countermand -o json host list` and `countermand host list -o json`; the later one counts. What is
+not given is asked of the environment, then of a profile (`countermand.cli.profiles`). Imports
 nothing heavy: it is part of every start.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
+from enum import IntEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
+from click.core import ParameterSource
+
+from countermand.cli import profiles
 
 DEFAULT_COORDINATOR = "127.0.0.1:7700"
 PORT_MAX = 65535
 _SCHEMES = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:", "vsock:")
-FORMATS = ("table", "json", "name")
+FORMATS = ("table", "wide", "json", "yaml", "name")
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+
+
+class Rank(IntEnum):
+    """Who says what a setting is; the higher one is believed."""
+
+    DEFAULT = 0
+    PROFILE = 1
+    ENVIRONMENT = 2
+    FLAG = 3
+
+
+class Origin(NamedTuple):
+    """Where the value of a setting is from."""
+
+    rank: Rank
+    words: str
+
+
+UNSET = Origin(Rank.DEFAULT, "default")
 
 
 @dataclass(slots=True)
@@ -33,6 +58,30 @@ class Settings:
     coordinator: str = DEFAULT_COORDINATOR
     output: str = "table"
     timeout: timedelta | None = None
+    color: bool = True
+    profile: str = ""
+    origins: dict[str, Origin] = field(default_factory=dict)
+
+    @property
+    def for_people(self) -> bool:
+        """Returns whether somebody reads along."""
+        return self.output in {"table", "wide"}
+
+    @property
+    def for_programs(self) -> bool:
+        """Returns whether whole messages are asked for."""
+        return self.output in {"json", "yaml"}
+
+    @property
+    def wide(self) -> bool:
+        """Returns whether a table has all its columns, and cuts none."""
+        return self.output == "wide"
+
+    def keep(self, name: str, value: object, origin: Origin) -> None:
+        """Takes a value, unless somebody who is believed more has said another."""
+        if origin.rank >= self.origins.get(name, UNSET).rank:
+            setattr(self, name, value)
+            self.origins[name] = origin
 
 
 class Span(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only
@@ -47,7 +96,7 @@ class Span(click.ParamType):  # type: ignore[type-arg]  # generic for type check
         if isinstance(value, timedelta):
             return value
         match = _SPAN.fullmatch(str(value))
-        if match is None:
+        if match is None or isinstance(value, bool):
             self.fail(f"{value!r} is not a duration: write 30s, 5m or 1.5h", param, ctx)
         return timedelta(seconds=float(match[1]) * _UNITS_S[match[2] or "s"])
 
@@ -75,21 +124,86 @@ class Address(click.ParamType):  # type: ignore[type-arg]  # generic for type ch
 class OrderedGroup(click.Group):
     """A group that lists its commands as they are written: in the order of a day's work."""
 
+    def __init__(
+        self, *args: object, aliases: Mapping[str, str] | None = None, **kwargs: object
+    ) -> None:
+        """Keeps other words for its commands, which are taken and not shown."""
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # handed on as they came
+        self._aliases = aliases or {}
+
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """Returns the names."""
         return list(self.commands)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Returns a command by its name, or by another word for it."""
+        return super().get_command(ctx, self._aliases.get(cmd_name, cmd_name))
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: object) -> None:
     """Puts a given option into the settings; one that was left out changes nothing."""
     settings = ctx.ensure_object(Settings)
     if value is not None and param.name is not None:
-        setattr(settings, param.name, value)
+        settings.keep(param.name, value, _origin(ctx, param))
 
 
-def _colourless(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+def _origin(ctx: click.Context, param: click.Parameter) -> Origin:
+    assert param.name is not None
+    if ctx.get_parameter_source(param.name) is ParameterSource.ENVIRONMENT:
+        return Origin(Rank.ENVIRONMENT, str(param.envvar))
+    return Origin(Rank.FLAG, max(param.opts, key=len))
+
+
+def _colourless(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
         ctx.color = False
+        ctx.ensure_object(Settings).keep("color", False, _origin(ctx, param))
+
+
+def _profile(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    """Fills in what nobody gave from the profile: of a command that runs, so never for its help."""
+    _keep(ctx, param, value)
+    if not ctx.resilient_parsing:
+        settle(ctx, ctx.ensure_object(Settings))
+
+
+def settle(ctx: click.Context, settings: Settings) -> None:
+    """Fills in what nobody gave from the profile.
+
+    Raises:
+        ConfigInvalid: The file is wrong, or has no such profile.
+    """
+    path = profiles.path_from(os.environ)
+    if not (settings.profile or path.exists() or os.environ.get("COUNTERMAND_CONFIG")):
+        return
+    found = profiles.load(path, settings.profile, CHECKS)
+    if found is None:
+        return
+    settings.keep("profile", found.name, Origin(Rank.PROFILE, f"{path}"))
+    for key, value in found.values.items():
+        settings.keep(key, value, Origin(Rank.PROFILE, f"{found}"))
+    if not settings.color:
+        ctx.color = False
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise click.UsageError(f"{value!r} is neither true nor false")
+    return value
+
+
+# What a profile may say, with what reads it.
+CHECKS: profiles.Checks = {
+    "coordinator": lambda value: Address().convert(value, None, None),
+    "output": lambda value: click.Choice(FORMATS).convert(str(value), None, None),
+    "timeout": lambda value: Span().convert(value, None, None),
+    "color": _flag,
+}
+
+
+def _complete_profile(_ctx: click.Context, _param: click.Parameter, begun: str) -> list[str]:
+    names = profiles.names(profiles.path_from(os.environ))
+    return [name for name in names if name.startswith(begun)]
 
 
 def checked_picture(
@@ -124,13 +238,16 @@ def shared_options(
             *form,
             "output",
             type=click.Choice(FORMATS),
+            envvar="COUNTERMAND_OUTPUT" if root else None,
             expose_value=False,
             callback=_keep,
-            help="table for people, json for programs, name for pipes. [default: table]",
+            help="table or wide for people, json or yaml for programs, name for pipes. "
+            "[default: table]",
         ),
         click.option(
             "--timeout",
             type=Span(),
+            envvar="COUNTERMAND_TIMEOUT" if root else None,
             expose_value=False,
             callback=_keep,
             help="Give up after this long, as 30s or 5m; exit code 124. The workflow goes on.",
@@ -142,6 +259,15 @@ def shared_options(
             callback=_colourless,
             help="Words and glyphs only; so does NO_COLOR=1.",
         ),
+        click.option(
+            "--profile",
+            metavar="NAME",
+            envvar="COUNTERMAND_PROFILE" if root else None,
+            expose_value=False,
+            callback=_keep if root else _profile,
+            shell_complete=_complete_profile,
+            help="Settings under this name in the configuration file; see `countermand config`.",
+        ),
     )
 
     def add(command: _Command) -> _Command:
@@ -152,14 +278,34 @@ def shared_options(
     return add
 
 
-def examples(*lines: str) -> str:
-    """Returns the end of a help text: commands to copy."""
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+# What exit codes mean, wherever they do; `countermand.cli.exits` gives them.
+_CODES = {
+    0: "done",
+    1: "failed",
+    2: "used wrongly",
+    3: "compensated: it failed, and every effect was made up for",
+    4: "needs somebody, or left something behind",
+    124: "timed out; what was submitted goes on",
+}
+PLAIN = (0, 1, 2, 124)
+LOCAL = (0, 1, 2)  # no coordinator is asked
+FOLLOWED = (0, 1, 2, 3, 4, 124)  # how a workflow ended
+SEEN_TO = (0, 1, 2, 4, 124)
+
+
+def examples(*lines: str, exits: tuple[int, ...] = PLAIN) -> str:
+    """Returns the end of a help text: commands to copy, and what exit codes mean."""
+    shown = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+    if not exits:
+        return shown
+    codes = "\n".join(f"  {code:<4} {_CODES[code]}" for code in exits)
+    return f"{shown}\n\n\b\nExit codes:\n{codes}"
 
 
 # How workflows are written in commands, and what is in them: each with an example.
 NAMES_OF_WORKFLOWS = (
     ("vm-42", "a workflow, by its id; or by its whole name, workflows/vm-42"),
+    ("vm-4", "what begins so, if only one does; a script writes ids whole"),
     ("@latest", "the newest workflow"),
 )
 NAMES_OF_TASKS = (

@@ -2,60 +2,150 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from countermand.cli.arguments import label_pair, named
-from countermand.cli.exits import run
+from countermand.cli.bulk import (
+    Change,
+    Filters,
+    change_all,
+    dry_run_option,
+    filter_options,
+    yes_option,
+)
+from countermand.cli.completion import complete_hosts, complete_tasks, complete_workflows
+from countermand.cli.exits import PATIENCE, PATIENCE_WHEN_FOLLOWING, run
 from countermand.cli.files import input_option, merged
 from countermand.cli.settings import Settings, examples, shared_options
 
 if TYPE_CHECKING:
-    from countermand.client import Client
+    from countermand.client import Client, Run
     from countermand.v1.workflow_pb2 import Workflow
 
 
-@click.command(epilog=examples('countermand workflow cancel vm-42 --reason "wrong template"'))
-@click.argument("name", metavar="WORKFLOW")
-@click.option("--reason", required=True, help="Why, for the audit.")
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def follow_options(command: _Command) -> _Command:
+    """Adds what one does after something has been set going."""
+    told = "Only say how it ended, and what it waits in line for."
+    waits = click.option("--wait", "waits", is_flag=True, help=told)
+    watches = click.option("--watch", "watches", is_flag=True, help="Follow it to its end.")
+    return watches(waits(command))
+
+
+# In which a workflow can still be stopped, and in which it can be held.
+CANCELLABLE = ("running", "pausing", "paused")
+HOLDABLE = ("running",)
+HOLDABLE_WITH_COMPENSATION = ("running", "compensating", "blocked")
+
+many = click.argument("given", metavar="[WORKFLOW]...", nargs=-1, shell_complete=complete_workflows)
+
+
+@click.command(
+    epilog=examples(
+        'countermand workflow cancel vm-42 --reason "wrong template"',
+        "countermand workflow cancel --label team=storage --state running --dry-run",
+        "countermand workflow cancel --label team=storage --yes --reason 'the team is gone'",
+    )
+)
+@many
+@filter_options()
+@click.option("--reason", default="", help="Why, for the audit; required.")
+@dry_run_option
+@yes_option
 @shared_options()
 @click.pass_obj
-def cancel(settings: Settings, name: str, reason: str) -> None:
-    """Stop it, and make up for what it did."""
+def cancel(
+    settings: Settings,
+    *,
+    given: tuple[str, ...],
+    filters: Filters,
+    reason: str,
+    dry_run: bool,
+    yes: bool,
+) -> None:
+    """Stop it, and make up for what it did.
 
-    async def work(client: Client) -> None:
-        say_state(settings, await (await named(client, name)).cancel(reason))
+    Several are named, or chosen as `workflow list` chooses them: they are counted first, and what
+    fails is told one by one.
+    """
+    demand_reason(reason, dry_run=dry_run)
+    change = Change(
+        verb="cancel",
+        done="cancelled",
+        states=CANCELLABLE,
+        make=lambda one: one.cancel(reason),
+    )
+
+    async def work(client: Client) -> int:
+        return await change_all(
+            settings, client, change, given=given, filters=filters, dry_run=dry_run, yes=yes
+        )
 
     run(settings, work)
 
 
-@click.command(epilog=examples('countermand workflow pause vm-42 --reason "switch maintenance"'))
-@click.argument("name", metavar="WORKFLOW")
-@click.option("--reason", required=True, help="Why, for the audit.")
+@click.command(
+    epilog=examples(
+        'countermand workflow pause vm-42 --reason "switch maintenance"',
+        "countermand workflow pause --host host-a --reason 'host-a gets a new kernel'",
+    )
+)
+@many
+@filter_options()
+@click.option("--reason", default="", help="Why, for the audit; required.")
 @click.option("--hold-compensation", is_flag=True, help="Hold compensation too; else it goes on.")
+@dry_run_option
+@yes_option
 @shared_options()
 @click.pass_obj
-def pause(settings: Settings, name: str, reason: str, hold_compensation: bool) -> None:
+def pause(
+    settings: Settings,
+    *,
+    given: tuple[str, ...],
+    filters: Filters,
+    reason: str,
+    hold_compensation: bool,
+    dry_run: bool,
+    yes: bool,
+) -> None:
     """Start nothing new for a while.
 
-    Attempts in flight end by themselves, and compensation goes on unless it is held too.
+    Attempts in flight end by themselves, and compensation goes on unless it is held too. Several
+    are named, or chosen as `workflow list` chooses them: they are counted first.
     """
+    demand_reason(reason, dry_run=dry_run)
 
-    async def work(client: Client) -> None:
+    async def make(one: Run) -> Workflow:
         from countermand.rpc.errors import StateForbids
 
-        one = await named(client, name)
         try:
-            say_state(settings, await one.pause(reason, hold_compensation=hold_compensation))
+            return await one.pause(reason, hold_compensation=hold_compensation)
         except StateForbids as error:
             compensating = error.metadata.get("state") in {"COMPENSATING", "BLOCKED"}
-            if compensating and settings.output == "table":
+            if compensating and settings.for_people:
                 click.echo("To hold compensations, too: --hold-compensation", err=True)
             raise
 
+    states = HOLDABLE_WITH_COMPENSATION if hold_compensation else HOLDABLE
+    change = Change(verb="pause", done="paused", states=states, make=make)
+
+    async def work(client: Client) -> int:
+        return await change_all(
+            settings, client, change, given=given, filters=filters, dry_run=dry_run, yes=yes
+        )
+
     run(settings, work)
+
+
+def demand_reason(reason: str, *, dry_run: bool) -> None:
+    """Refuses a change without a reason; what changes nothing needs none."""
+    if not (reason or dry_run):
+        raise click.UsageError("Missing option '--reason': say why, for the audit")
 
 
 @click.command(
@@ -64,9 +154,16 @@ def pause(settings: Settings, name: str, reason: str, hold_compensation: bool) -
         "countermand workflow fence vm-42 copy-1 --via host-b --reason 'host-a hangs'",
     )
 )
-@click.argument("name", metavar="WORKFLOW")
-@click.argument("task")
-@click.option("--via", "host", default="", metavar="HOST", help="The host that does it; else any.")
+@click.argument("name", metavar="WORKFLOW", shell_complete=complete_workflows)
+@click.argument("task", shell_complete=complete_tasks)
+@click.option(
+    "--via",
+    "host",
+    default="",
+    metavar="HOST",
+    shell_complete=complete_hosts,
+    help="The host that does it; else any.",
+)
 @click.option("--reason", required=True, help="Why, for the audit.")
 @shared_options()
 @click.pass_obj
@@ -78,7 +175,7 @@ def fence(settings: Settings, name: str, task: str, host: str, reason: str) -> N
     """
 
     async def work(client: Client) -> None:
-        one = await named(client, name)
+        one = await named(client, name, f"Fence {task} in it")
         say_state(settings, await one.fence(task.rpartition("/")[2], reason, host=host))
 
     run(settings, work)
@@ -90,18 +187,22 @@ def fence(settings: Settings, name: str, task: str, host: str, reason: str) -> N
         "countermand workflow fork vm-42 --id vm-43 --input target=fast/disk-2",
     )
 )
-@click.argument("name", metavar="WORKFLOW")
+@click.argument("name", metavar="WORKFLOW", shell_complete=complete_workflows)
 @click.option("--id", "workflow_id", required=True, metavar="NEW", help="The new one's id.")
 @input_option
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="May be repeated.")
+@follow_options
 @shared_options()
 @click.pass_obj
 def fork(
     settings: Settings,
+    *,
     name: str,
     workflow_id: str,
     inputs: tuple[str, ...],
     labels: tuple[str, ...],
+    watches: bool,
+    waits: bool,
 ) -> None:
     """Start it anew, as a new workflow.
 
@@ -110,9 +211,11 @@ def fork(
     """
     pairs = dict(label_pair(label) for label in labels)
 
-    async def work(client: Client) -> None:
+    async def work(client: Client) -> int:
         from google.protobuf import json_format
 
+        from countermand.cli.follow import followed
+        from countermand.cli.output import show_run
         from countermand.v1.workflow_pb2 import WorkflowView
 
         one = await named(client, name)
@@ -122,15 +225,18 @@ def fork(
             spec = json_format.MessageToDict(old.spec) if old.HasField("spec") else None
             given = merged(inputs, json_format.MessageToDict(old.input), (), spec)
         made = await one.fork(workflow_id, input=given, labels=pairs)
-        if settings.output == "json":
-            click.echo(json.dumps({"name": made.name}))
+        if watches or waits:
+            return await followed(settings, made, watches=watches)
+        if settings.for_programs:
+            await show_run(settings, made)
         elif settings.output == "name":
             click.echo(made.name)
         else:
             said = f"Forked {made.name} from {one.name}."
             click.echo(f"{said} Follow it: countermand workflow watch {made.id}")
+        return 0
 
-    run(settings, work)
+    run(settings, work, patience=PATIENCE_WHEN_FOLLOWING if watches or waits else PATIENCE)
 
 
 def say_state(settings: Settings, changed: Workflow) -> None:
@@ -138,7 +244,7 @@ def say_state(settings: Settings, changed: Workflow) -> None:
     from countermand.cli.output import paint, show_one
     from countermand.drawing.words import workflow_look
 
-    if settings.output == "table":
+    if settings.for_people:
         click.echo(f"{changed.name} is {paint(workflow_look(changed.state))}")
         for need in changed.needs:
             click.echo(f"  needs somebody: {need.message}")

@@ -10,6 +10,7 @@ from countermand.cli.output import Row, age, paint, show_all
 from countermand.cli.settings import Settings
 from countermand.drawing import phrases
 from countermand.drawing.tasks import (
+    EFFECTS,
     depths_of,
     how_far,
     last_said,
@@ -48,6 +49,14 @@ def show_workflows(settings: Settings, found: Sequence[Workflow], filters: str =
         row=_workflow_row,
         name=lambda one: one.name,
         nothing=f"No workflow {filters}." if filters else submit,
+        wide=(
+            ("SUBMITTED", lambda one: date(one.create_time)),
+            ("BY", lambda one: one.principal or "-"),
+            (
+                "LABELS",
+                lambda one: ",".join(f"{k}={v}" for k, v in sorted(one.labels.items())) or "-",
+            ),
+        ),
     )
 
 
@@ -68,10 +77,15 @@ def show_tasks(settings: Settings, found: Sequence[Task]) -> None:
         ),
         name=lambda task: task.name,
         nothing="No tasks.",
+        wide=(
+            ("OWNER", lambda task: task.owner_id or "-"),
+            ("EFFECT", lambda task: EFFECTS.get(task.effect, "-")),
+            ("MADE UP FOR BY", lambda task: task.opposite or "-"),
+        ),
     )
 
 
-def describe(one: Workflow, tasks: Sequence[Task]) -> None:
+def describe(settings: Settings, one: Workflow, tasks: Sequence[Task]) -> None:
     """Prints one workflow whole: state, cause, needs, leftovers, tasks."""
     click.echo(f"{one.name}  {paint(workflow_look(one.state))}  {one.kind}")
     by = f" by {one.principal}" if one.principal else ""
@@ -106,7 +120,7 @@ def describe(one: Workflow, tasks: Sequence[Task]) -> None:
     for lock in one.locks:
         click.echo(f"  {_lock(lock)}")
     click.echo()
-    show_tasks(Settings(), tasks)
+    show_tasks(settings, tasks)
 
 
 def _own(one: Workflow) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from countermand.cli.files import input_option
-from countermand.cli.settings import OrderedGroup, Settings, examples
+from countermand.cli.settings import FORMATS, LOCAL, OrderedGroup, Settings, examples
 
 if TYPE_CHECKING:
     from countermand.client.templates import Template
@@ -34,6 +35,7 @@ def output_option(*formats: str) -> Callable[[_Command], _Command]:
         "countermand template show move-disk",
         "countermand template render move-disk --input disks.0.source=slow/a "
         "--input disks.0.target=fast/a",
+        exits=(),
     ),
 )
 def template() -> None:
@@ -43,19 +45,20 @@ def template() -> None:
     """
 
 
-@template.command("list", epilog=examples("countermand template list -o json"))
-@output_option("table", "json", "name")
+@template.command("list", epilog=examples("countermand template list -o json", exits=LOCAL))
+@output_option(*FORMATS)
 @click.pass_obj
 def list_(settings: Settings, output: str | None) -> None:
     """List the templates."""
+    from countermand.cli.forms import show_value
     from countermand.cli.output import table
     from countermand.client.templates import load, names
 
     found = [load(name) for name in names()]
     match output or settings.output:
-        case "json":
+        case "json" | "yaml":
             shown = [{"name": one.name, "summary": one.summary} for one in found]
-            click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+            show_value(replace(settings, output=output or settings.output), shown)
         case "name":
             for one in found:
                 click.echo(one.name)
@@ -68,10 +71,11 @@ def list_(settings: Settings, output: str | None) -> None:
     epilog=examples(
         "countermand template show move-disk",
         "countermand template show move-disk -o yaml > my-move-disk.yaml",
+        exits=LOCAL,
     )
 )
 @click.argument("name")
-@output_option("table", "yaml", "json")
+@output_option("table", "wide", "yaml", "json", "name")
 @click.pass_obj
 def show(settings: Settings, name: str, output: str | None) -> None:
     """Show a template: its tree, its input, and how to use it.
@@ -87,6 +91,8 @@ def show(settings: Settings, name: str, output: str | None) -> None:
         case "json":
             whole = read_value(found.file.text, origin=name)
             click.echo(json.dumps(whole, indent=2, ensure_ascii=False))
+        case "name":
+            click.echo(found.name)
         case _:
             _describe(found, name)
 
@@ -98,6 +104,7 @@ def show(settings: Settings, name: str, output: str | None) -> None:
         "--input snapshot_id=monday",
         "countermand template render move-disk --input disks.json -o json "
         "| countermand workflow submit - --id move-1",
+        exits=LOCAL,
     )
 )
 @click.argument("name")

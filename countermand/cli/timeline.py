@@ -42,7 +42,7 @@ def timeline(settings: Settings, name: str, picture: Path | None) -> None:
     A row per task with its attempts and waits; below it the compensation lane: what was made up
     for, in which order. Of a workflow that still runs, what has happened so far.
     """
-    if settings.output != "table":
+    if not settings.for_people:
         raise click.UsageError("a drawing has no -o; `workflow events -o json` tells the same")
 
     async def work(client: Client) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import platform
 
 import click
 
-from countermand.cli.settings import Settings, examples, shared_options
+from countermand.cli.forms import show_value
+from countermand.cli.settings import LOCAL, Settings, examples, shared_options
 
 
-@click.command(epilog=examples("countermand version"))
+@click.command(epilog=examples("countermand version", exits=LOCAL))
 @shared_options()
 @click.pass_obj
 def version(settings: Settings) -> None:
@@ -23,8 +23,8 @@ def version(settings: Settings) -> None:
         "grpcio": version_of("grpcio"),
         "protobuf": version_of("protobuf"),
     }
-    if settings.output == "json":
-        click.echo(json.dumps(parts))
+    if settings.for_programs:
+        show_value(settings, parts)
     elif settings.output == "name":
         click.echo(parts["countermand"])
     else:

@@ -25,6 +25,7 @@ SHOWN_ONCE = "Give it to the receiver now: it is not shown again."
         "countermand webhook add tickets https://tickets.example/events",
         "countermand webhook ping tickets",
         "countermand webhook list",
+        exits=(),
     ),
 )
 def webhook() -> None:
@@ -129,7 +130,7 @@ def get(settings: Settings, webhook_id: str) -> None:
         from countermand.cli.output import show_one
 
         found = await client.webhooks.get(webhook_id)
-        if settings.output == "table":
+        if settings.for_people:
             _describe(found)
         else:
             show_one(settings, found)
@@ -149,14 +150,14 @@ def ping(settings: Settings, webhook_id: str) -> None:
     """
 
     async def work(client: Client) -> int:
-        from countermand.cli.output import paint, show_json
+        from countermand.cli.output import paint, show_message
         from countermand.drawing.values import said
         from countermand.drawing.words import Look
 
         answer = await client.webhooks.ping(webhook_id)
-        if settings.output == "json":
-            show_json(answer)
-        elif settings.output == "table":
+        if settings.for_programs:
+            show_message(settings, answer)
+        elif settings.for_people:
             took_ms = answer.call_duration.ToTimedelta().total_seconds() * 1000
             look = Look("not taken", "✗", "bad") if answer.HasField("failure") else None
             words = paint(look or Look("taken", "✓", "good"))
@@ -235,9 +236,12 @@ def remove(settings: Settings, webhook_id: str, reason: str) -> None:
     """
 
     async def work(client: Client) -> None:
+        from countermand.cli.output import show_done
+        from countermand.v1.webhook_pb2 import RemoveWebhookResponse
+
         await client.webhooks.remove(webhook_id, reason)
-        if settings.output == "table":
-            click.echo(f"Removed {webhook_id}.")
+        name = f"webhooks/{webhook_id.removeprefix('webhooks/')}"
+        show_done(settings, RemoveWebhookResponse(), name, f"Removed {webhook_id}.")
 
     run(settings, work)
 
@@ -305,16 +309,15 @@ def _show(settings: Settings, webhooks: list[Webhook]) -> None:
 
 def _show_with_secret(settings: Settings, found: Webhook, secret: str) -> None:
     """Prints a webhook, and a secret that was made for it."""
-    import json
-
+    from countermand.cli.forms import show_value
     from countermand.cli.output import as_json
 
-    if settings.output == "json":
+    if settings.for_programs:
         shown = {"webhook": as_json(found)} | ({"secret": secret} if secret else {})
-        click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+        show_value(settings, shown)
         return
     _show(settings, [found])
-    if settings.output == "table" and secret:
+    if settings.for_people and secret:
         click.echo(f"secret: {secret}\n{SHOWN_ONCE}")
 
 

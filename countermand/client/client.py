@@ -9,6 +9,7 @@ from typing import Self
 
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
+from grpc.aio import AioRpcError
 
 from countermand.client.calls import Calls
 from countermand.client.doctor import Doctor
@@ -17,13 +18,16 @@ from countermand.client.run import PAGE_SIZE, Run, new_request_id
 from countermand.client.webhooks import Webhooks
 from countermand.rpc import names
 from countermand.rpc.channel import CHANGE_TIMEOUT_S, READ_TIMEOUT_S, REQUEST_BYTES_MAX
-from countermand.rpc.errors import PayloadTooLarge
+from countermand.rpc.errors import CoordinatorUnavailable, PayloadTooLarge
+from countermand.rpc.interceptors import trace_metadata
+from countermand.v1.event_pb2 import HistoryEvent
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import (
     ListWorkflowsRequest,
     PlanWorkflowRequest,
     PlanWorkflowResponse,
     StartWorkflowRequest,
+    WatchEventsRequest,
     Workflow,
 )
 from countermand.v1.workflow_spec_pb2 import WorkflowSpec
@@ -180,6 +184,52 @@ class Client:
         async for page in self._calls.pages(self._calls.workflows.ListWorkflows, request):
             for workflow in page.workflows:
                 yield workflow
+
+    # -- everything that happens ------------------------------------------------------------------
+
+    async def events(self, after: int | None = None) -> AsyncIterator[HistoryEvent]:
+        """Yields what happens to all workflows, in order of position, for ever.
+
+        After a lost connection it goes on by itself: no event is missing, none comes twice. Keep
+        the position of the last one, and go on after it another time.
+
+        Args:
+            after: Only events after this position; none: from now on.
+        """
+        seen = after
+        patience = self._calls.patience()
+        while True:
+            call = self._calls.workflows.WatchEvents(
+                WatchEventsRequest(after_position=seen), metadata=trace_metadata()
+            )
+            try:
+                async for update in call:
+                    patience.reset()
+                    if update.HasField("event"):
+                        seen = update.event.position
+                        yield update.event
+                    else:
+                        seen = update.bookmark
+                # A server that shuts down may end the stream as if all were said.
+                await patience.wait_or_raise(CoordinatorUnavailable(address=self.address))
+            except AioRpcError as raised:
+                await patience.wait_or_raise(self._calls.error(raised))
+            finally:
+                call.cancel()
+
+    async def position(self) -> int:
+        """Returns the position of the last event so far."""
+        call = self._calls.workflows.WatchEvents(
+            WatchEventsRequest(), timeout=READ_TIMEOUT_S, metadata=trace_metadata()
+        )
+        try:
+            async for update in call:
+                return update.bookmark
+            raise CoordinatorUnavailable(address=self.address)
+        except AioRpcError as raised:
+            raise self._calls.error(raised, READ_TIMEOUT_S) from None
+        finally:
+            call.cancel()
 
 
 def _check_size(request: StartWorkflowRequest | PlanWorkflowRequest) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from countermand.cli.settings import checked_picture, examples
+from countermand.cli.settings import LOCAL, checked_picture, examples
 
 
 @click.command(
@@ -16,6 +16,7 @@ from countermand.cli.settings import checked_picture, examples
         "countermand demo --scenario compensation --svg vm-2.svg",
         "countermand demo --scenario external",
         "countermand demo --fast --keep",
+        exits=LOCAL,
     )
 )
 @click.option(

@@ -1,0 +1,150 @@
+"""What a shell offers when Tab is pressed: ids from the coordinator.
+
+Where that is away nothing is offered, and nothing is said: somebody is in the middle of a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from countermand.cli.settings import LOCAL, Settings, examples
+
+if TYPE_CHECKING:
+    from countermand.client import Client
+
+SHELLS = ("bash", "zsh", "fish")
+VARIABLE = "_COUNTERMAND_COMPLETE"  # click's: it begins with the name of the command
+OFFERED_MAX = 100  # more than a screen of them helps nobody
+# Who presses Tab waits no longer than for a key that was missed.
+PATIENCE = timedelta(seconds=0)
+LOOK_S_MAX = 0.7
+
+
+class Asked(NamedTuple):
+    """What is being completed."""
+
+    begun: str
+    given: Mapping[str, Any]  # by parameter: what is on the line already
+
+
+Completes = Callable[[click.Context, click.Parameter, str], list[str]]
+
+
+@click.command(
+    epilog=examples(
+        'eval "$(countermand completion bash)"      # in ~/.bashrc',
+        'eval "$(countermand completion zsh)"       # in ~/.zshrc',
+        "countermand completion fish > ~/.config/fish/completions/countermand.fish",
+        exits=LOCAL,
+    )
+)
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Print what makes a shell complete commands.
+
+    Options, states, and the ids of workflows, tasks, hosts and webhooks, as the coordinator knows
+    them at that moment. With none running nothing is offered, and nothing said.
+    """
+    from click.shell_completion import get_completion_class
+
+    from countermand.cli.main import main
+
+    made = get_completion_class(shell)
+    assert made is not None, shell
+    click.echo(made(main, {}, "countermand", VARIABLE).source())
+
+
+def _asking(find: Callable[[Client, Asked], AsyncIterator[str]]) -> Completes:
+    """Returns a function that offers what a coordinator answers in time, without its collection."""
+
+    def complete(ctx: click.Context, _param: click.Parameter, begun: str) -> list[str]:
+        async def gather(client: Client) -> list[str]:
+            found: list[str] = []
+            async for name in find(client, Asked(begun, ctx.params)):
+                one = name.rpartition("/")[2]
+                if one.startswith(begun):
+                    found.append(one)
+                if len(found) == OFFERED_MAX:
+                    break
+            return found
+
+        return _ask(ctx, gather)
+
+    return complete
+
+
+def _ask(ctx: click.Context, work: Callable[[Client], Awaitable[list[str]]]) -> list[str]:
+    """Returns what the work finds; nothing of what may go wrong belongs on a half-written line."""
+    import asyncio
+    import logging
+    import os
+
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    logging.disable()
+    from countermand.cli.settings import settle
+    from countermand.client import Client
+    from countermand.rpc.errors import CountermandError
+
+    settings = ctx.ensure_object(Settings)
+
+    async def asked() -> list[str]:
+        async with (
+            asyncio.timeout(LOOK_S_MAX),
+            Client(settings.coordinator, patience=PATIENCE) as client,
+        ):
+            return await work(client)
+
+    try:
+        settle(ctx, settings)
+        return asyncio.run(asked())
+    except (CountermandError, click.ClickException, TimeoutError, OSError):
+        return []
+
+
+async def _workflows(client: Client, asked: Asked) -> AsyncIterator[str]:
+    if asked.begun and "@latest".startswith(asked.begun):
+        yield "@latest"
+        return
+    async for workflow in client.list(id_prefix=asked.begun, page_size=OFFERED_MAX):
+        yield workflow.name
+
+
+async def _tasks(client: Client, asked: Asked) -> AsyncIterator[str]:
+    from countermand.cli.arguments import LATEST
+
+    name = asked.given.get("name") or ""
+    if isinstance(name, tuple):
+        name = name[0] if name else ""
+    if name == LATEST:
+        async for newest in client.list(page_size=1):
+            name = newest.name
+    for task in await client.run(name).tasks() if name else ():
+        yield task.name
+
+
+async def _hosts(client: Client, _: Asked) -> AsyncIterator[str]:
+    async for host in client.hosts.list():
+        yield host.name
+
+
+async def _webhooks(client: Client, _: Asked) -> AsyncIterator[str]:
+    async for webhook in client.webhooks.list():
+        yield webhook.name
+
+
+complete_workflows = _asking(_workflows)
+complete_tasks = _asking(_tasks)
+complete_hosts = _asking(_hosts)
+complete_webhooks = _asking(_webhooks)
+
+
+def complete_states(_ctx: click.Context, _param: click.Parameter, begun: str) -> list[str]:
+    """Offers the states of workflows, by their words."""
+    from countermand.drawing.words import WORKFLOW
+
+    words = [look.word for look in WORKFLOW.values()]
+    return [word for word in words if word.startswith(begun.lower())]

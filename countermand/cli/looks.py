@@ -1,0 +1,112 @@
+"""`countermand workflow list|get|tasks|task`: how workflows are now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from countermand.cli.arguments import named
+from countermand.cli.bulk import Filters, filter_options
+from countermand.cli.completion import complete_tasks, complete_workflows
+from countermand.cli.exits import run
+from countermand.cli.settings import Settings, examples, shared_options
+
+if TYPE_CHECKING:
+    from countermand.client import Client
+
+one_workflow = click.argument("name", metavar="WORKFLOW", shell_complete=complete_workflows)
+
+
+@click.command(
+    "list",
+    epilog=examples(
+        "countermand workflow list --state running --state blocked",
+        "countermand workflow list --attention",
+        "countermand workflow list --label team=storage --older-than 2h -o name",
+    ),
+)
+@filter_options()
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1))
+@shared_options()
+@click.pass_obj
+def list_(settings: Settings, *, filters: Filters, limit: int) -> None:
+    """List workflows, newest first."""
+
+    async def work(client: Client) -> None:
+        from countermand.cli.tables import show_workflows
+
+        show_workflows(settings, await filters.find(client, limit=limit), str(filters))
+
+    run(settings, work)
+
+
+@click.command(
+    epilog=examples(
+        "countermand workflow get vm-42",
+        "countermand workflow get @latest",
+    )
+)
+@one_workflow
+@shared_options()
+@click.pass_obj
+def get(settings: Settings, name: str) -> None:
+    """Show one workflow whole.
+
+    Its state and cause, what it needs from somebody, what is left behind, and its tasks.
+    """
+
+    async def work(client: Client) -> None:
+        from countermand.cli.output import show_one
+        from countermand.cli.tables import describe
+        from countermand.v1.workflow_pb2 import WorkflowView
+
+        one = await named(client, name)
+        found = await one.get(WorkflowView.WORKFLOW_VIEW_FULL)
+        if settings.for_people:
+            describe(settings, found, await one.tasks())
+        else:
+            show_one(settings, found)
+
+    run(settings, work)
+
+
+@click.command(epilog=examples("countermand workflow tasks vm-42"))
+@one_workflow
+@shared_options()
+@click.pass_obj
+def tasks(settings: Settings, name: str) -> None:
+    """List a workflow's tasks."""
+
+    async def work(client: Client) -> None:
+        from countermand.cli.tables import show_tasks
+
+        one = await named(client, name)
+        show_tasks(settings, await one.tasks())
+
+    run(settings, work)
+
+
+@click.command(epilog=examples("countermand workflow task vm-42 copy-1"))
+@one_workflow
+@click.argument("task_name", metavar="TASK", shell_complete=complete_tasks)
+@shared_options()
+@click.pass_obj
+def task(settings: Settings, name: str, task_name: str) -> None:
+    """Show one task with its context.
+
+    What came into it and from where, what it left, every attempt, and what was decided about it.
+    """
+
+    async def work(client: Client) -> None:
+        from countermand.cli.context import describe_task
+        from countermand.cli.output import show_one
+
+        one = await named(client, name)
+        found = await one.task(task_name.rpartition("/")[2])
+        if settings.for_people:
+            describe_task(found)
+        else:
+            show_one(settings, found)
+
+    run(settings, work)
