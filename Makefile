@@ -72,9 +72,10 @@ bench: $(STUBS) ## Measures start-up, memory, throughput and what grows with siz
 bench-io: $(STUBS) ## Measures copies, clones and cancels against qemu-img, cp and a bare loop, goals beside them: make bench-io ARGS="--size 1GiB"
 	@$(BIN)/python -m tests.bench.io $(ARGS)
 
-docs: $(STUBS) ## Draws the state tables, the tests of each promise and the picture of the documentation anew
+docs: $(STUBS) ## Draws the state tables, the tests of each promise, the metrics and the picture of the documentation anew
 	@$(BIN)/python -m tests.draw_states
 	@$(BIN)/python -m tests.draw_scenarios
+	@$(BIN)/python -m tests.draw_metrics
 	@COUNTERMAND_REWRITE=1 $(BIN)/python -m pytest --quiet --no-header tests/cli/test_drawing.py -k documentation
 	@git diff --stat -- coordinator/README.md docs 2>/dev/null || true
 
