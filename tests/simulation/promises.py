@@ -123,8 +123,11 @@ class Promises:
         """Asserts of each action that begins: its turn has come, here, with what it was given."""
         workflow = change.workflow
         given: dict[int, dict[str, Value]] = {}
+        anew: set[int] = set()  # as good as new: what it waited for was in an earlier round
         for entry in change.history:
             fact = entry.fact
+            if isinstance(fact, history.TaskMoved) and fact.after is TaskState.PENDING:
+                anew.add(entry.task)
             if isinstance(fact, history.Intervened) and fact.verb == "rerun":
                 given[entry.task] = {each.field: each.value for each in fact.changes}
             if not isinstance(fact, history.AttemptStarted) or fact.kind is not AttemptKind.ACTION:
@@ -142,7 +145,8 @@ class Promises:
             if before is not None:
                 known = invariants.grown(before, workflow)
                 within_budget(known, entry.task)
-                not_before_its_time(known, entry)
+                if entry.task not in anew:
+                    not_before_its_time(known, entry)
 
     def _may_be_there(self, workflow: Workflow, entry: history.Entry, host: str, name: str) -> None:
         """Asserts that nobody chose a draining host, unless all that were named are."""
