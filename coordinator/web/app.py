@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute, Route
 
 from coordinator.web import errors, guards
 from coordinator.web.address import Beside
+from coordinator.web.forms import desk
 from coordinator.web.pages import history, hosts, live, owners, static, task, webhooks, workflow
 from coordinator.web.pages import workflows as workflow_list
 from coordinator.web.site import Site
@@ -25,6 +26,7 @@ ROOMS: Final[Sequence[Callable[[Site], Sequence[BaseRoute]]]] = (
     hosts.routes,
     owners.routes,
     webhooks.routes,
+    desk.routes,
     static.routes,
 )
 

@@ -17,6 +17,7 @@ from coordinator.web import shown
 from coordinator.web.address import WebSettings
 from coordinator.web.calls import Calls
 from coordinator.web.colours import drawing_css
+from coordinator.web.forms import notices
 
 FOLDER: Final = Path(__file__).parent
 STATIC: Final = FOLDER / "static"
@@ -54,7 +55,6 @@ class Site:
         self.templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(FOLDER / "templates"),
             autoescape=True,
-            trim_blocks=True,
             lstrip_blocks=True,
             undefined=jinja2.StrictUndefined,
             auto_reload=False,
@@ -77,7 +77,9 @@ class Site:
     ) -> HTMLResponse:
         """Returns a page. It is drawn in a thread: a large one must not hold up any workflow."""
         status = values.pop("http_status", 200)
-        text = await asyncio.to_thread(self.draw, template, path=request.url.path, **values)
+        text = await asyncio.to_thread(
+            self.draw, template, path=request.url.path, notice=notices.of(request), **values
+        )
         return HTMLResponse(text, status_code=status)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from google.protobuf import json_format
@@ -20,11 +21,14 @@ def routes(site: Site) -> Sequence[BaseRoute]:
 
     async def shown(request: Request) -> Response:
         workflow_id, task_id = request.path_params["workflow"], request.path_params["task"]
-        task = await site.calls.task(workflow_id, task_id)
+        task, workflow = await asyncio.gather(
+            site.calls.task(workflow_id, task_id), site.calls.workflow(workflow_id)
+        )
         return await site.page(
             request,
             "task.html",
             task=task,
+            workflow=workflow,
             workflow_id=workflow_id,
             outputs=_outputs(task),
             made_up=how_made_up(task),

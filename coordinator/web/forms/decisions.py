@@ -1,0 +1,343 @@
+"""What is typed on the page of a resume as the contract has it, and what it asks for. Pure.
+
+Fields are named by the task and the path that they fill: "rerun:copy-3:target.pool_id". Only what
+differs from what is there is sent as a patch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from typing import Any, Final
+
+from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct, Value
+
+from coordinator.web.forms.fields import Field, Option
+from countermand.drawing.tasks import task_id
+from countermand.rpc.errors import FieldInvalid, Violation
+from countermand.rpc.names import task_name
+from countermand.v1.annotation_pb2 import fixed
+from countermand.v1.attempt_pb2 import Attempt
+from countermand.v1.host_pb2 import Host
+from countermand.v1.task_pb2 import Task
+from countermand.v1.verb_pb2 import Action
+from countermand.v1.workflow_pb2 import ResumeDecision, ResumeRequirement
+
+RERUN, SKIP, GIVE_UP = "rerun", "skip", "give_up"
+DECIDE: Final = "decide"
+HOST: Final = "host"
+INPUT: Final = "input"
+ARGUMENTS: Final = "arguments."
+INPUTS_MAX: Final = 60  # fields of an input that a page shows
+
+EXACT: Final = 2**53  # the numbers of JSON are whole up to here
+
+_STRUCT: Final = "google.protobuf.Struct"
+_WHOLE: Final = frozenset(
+    {
+        FieldDescriptor.CPPTYPE_INT32,
+        FieldDescriptor.CPPTYPE_INT64,
+        FieldDescriptor.CPPTYPE_UINT32,
+        FieldDescriptor.CPPTYPE_UINT64,
+    }
+)
+_FLOATS: Final = frozenset({FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE})
+# Of outputs, as GetResumeRequirements says them.
+_HINTS: Final = {
+    "string": "a text",
+    "int64": "a whole number",
+    "bool": "true or false",
+    "double": "a number",
+}
+
+
+def named(kind: str, task: str, path: str = "") -> str:
+    """Returns the name of a field."""
+    return ":".join(filter(None, (kind, task, path)))
+
+
+# -- what is asked for ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Argument:
+    """One value that a rerun may change."""
+
+    path: str
+    type: str  # "string", "int64", "bool", "double", or "enum"
+    words: Sequence[str] = ()  # of an enum
+    value: str = ""  # as it is now, in words
+
+
+def arguments_of(task: Task) -> list[Argument]:
+    """Returns what may be changed about a task, with the values of its last attempt."""
+    action = next(
+        (each.action for each in reversed(task.attempts) if each.kind == Attempt.KIND_ACTION),
+        Action(),
+    )
+    if task.kind == Task.KIND_EXTERNAL:
+        return [*_open_ones(action.custom.arguments)]
+    verb = action.WhichOneof("verb") or task.verb
+    known = Action.DESCRIPTOR.fields_by_name.get(verb)
+    if known is None or known.message_type is None:
+        return []
+    return list(_arguments(known.message_type, getattr(action, verb), ""))
+
+
+def _arguments(kind: Descriptor, now: Message | None, lead: str) -> Iterator[Argument]:
+    for field in kind.fields:
+        if field.is_repeated or field.GetOptions().Extensions[fixed]:
+            continue
+        inner = field.message_type
+        value = getattr(now, field.name) if now is not None else None
+        if inner is None:
+            shown = _shown(field, value)
+            words = [each.name for each in field.enum_type.values] if field.enum_type else []
+            yield Argument(path=f"{lead}{field.name}", type=_type(field), words=words, value=shown)
+        elif inner.full_name == _STRUCT and isinstance(value, Struct):
+            yield from _open_ones(value, f"{lead}{field.name}.")
+        elif not inner.full_name.startswith("google."):
+            yield from _arguments(inner, value, f"{lead}{field.name}.")
+
+
+def _open_ones(given: Struct, lead: str = ARGUMENTS) -> Iterator[Argument]:
+    for key, value in sorted(given.fields.items()):
+        type_ = {"bool_value": "bool", "number_value": "double"}.get(str(value.WhichOneof("kind")))
+        yield Argument(path=f"{lead}{key}", type=type_ or "string", value=plain(value))
+
+
+def _type(field: FieldDescriptor) -> str:
+    if field.enum_type is not None:
+        return "enum"
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        return "bool"
+    if field.cpp_type in _WHOLE:
+        return "int64"
+    return "double" if field.cpp_type in _FLOATS else "string"
+
+
+def _shown(field: FieldDescriptor, value: Any) -> str:  # noqa: ANN401 - of any field
+    if field.enum_type is not None:
+        return str(field.enum_type.values_by_number[value or 0].name)
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        return "true" if value else "false"
+    if field.cpp_type in _WHOLE:
+        return str(value) if value else ""
+    return str(value or "")
+
+
+def plain(value: Value) -> str:
+    """Returns a value as somebody types it."""
+    kind = value.WhichOneof("kind")
+    if kind == "bool_value":
+        return "true" if value.bool_value else "false"
+    if kind == "number_value":
+        number = value.number_value
+        return str(int(number)) if number.is_integer() else str(number)
+    if kind == "string_value":
+        return value.string_value
+    return "" if kind in {None, "null_value"} else json_format.MessageToJson(value, indent=None)
+
+
+def field_of_argument(task: str, argument: Argument) -> Field:
+    """Returns the field of a value that a rerun may change."""
+    name = named(RERUN, task, argument.path)
+    if argument.type in {"bool", "enum"}:
+        words = argument.words or ("true", "false")
+        options = [Option(value=word, label=_label(word)) for word in words]
+        return Field(
+            name=name, label=argument.path, kind="pick", value=argument.value, options=options
+        )
+    kind = "number" if argument.type in {"int64", "double"} else "text"
+    return Field(name=name, label=argument.path, kind=kind, value=argument.value)  # type: ignore[arg-type]
+
+
+def _label(word: str) -> str:
+    return "not said" if word.endswith("_UNSPECIFIED") else word
+
+
+def field_of_output(task: str, needed: ResumeRequirement) -> Field:
+    """Returns the field of an output that later tasks are bound to."""
+    readers = ", ".join(task_id(reader) for reader in needed.consumers)
+    wanted = _HINTS.get(needed.type, "a value")
+    name, hint = named(SKIP, task, needed.key), f"{wanted}; {readers} is bound to it"
+    if needed.type == "bool":
+        options = [Option(value=word, label=word or "choose") for word in ("", "true", "false")]
+        return Field(name=name, label=needed.key, kind="pick", hint=hint, options=options)
+    kind = "number" if needed.type in {"int64", "double"} else "text"
+    # Not required here: whoever is bound to it may be skipped, too, or be given it otherwise.
+    return Field(name=name, label=needed.key, kind=kind, hint=hint)  # type: ignore[arg-type]
+
+
+def field_of_hosts(task: Task, hosts: Sequence[Host]) -> Field:
+    """Returns the field of where a task is run again."""
+    ids = [host.name.removeprefix("hosts/") for host in hosts]
+    options = [Option(value="", label=f"as before ({task.host_id or 'chosen for it'})")]
+    options += [Option(value=each, label=each) for each in ids if each != task.host_id]
+    return Field(name=named(HOST, task_id(task.name)), label="Host", kind="pick", options=options)
+
+
+def fields_of_input(given: Struct) -> list[Field]:
+    """Returns the fields of a workflow's input, by their paths; of a very large one the first."""
+    found = list(_leaves(json_format.MessageToDict(given), ""))
+    return [_field_of_input(path, value) for path, value in found[:INPUTS_MAX]]
+
+
+def _leaves(value: object, path: str) -> Iterator[tuple[str, object]]:
+    match value:
+        case dict():
+            for key, inner in value.items():
+                yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+        case list() | None:
+            pass  # lists are gone through by groups, and fixed once they have begun
+        case _:
+            yield path, value
+
+
+def _field_of_input(path: str, value: object) -> Field:
+    name = named(INPUT, path)
+    match value:
+        case bool():
+            words = [Option(value=word, label=word) for word in ("true", "false")]
+            now = "true" if value else "false"
+            return Field(name=name, label=path, kind="pick", options=words, value=now)
+        case float():
+            now = str(int(value)) if value.is_integer() else str(value)
+            return Field(name=name, label=path, kind="number", value=now)
+        case _:
+            return Field(name=name, label=path, value=str(value))
+
+
+# -- what was typed -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decisions:
+    """What a form comes to."""
+
+    decisions: Sequence[ResumeDecision]
+    input: Mapping[str, Value]
+
+
+def read(
+    workflow_id: str, fields: Sequence[Field], drawn: Sequence[Field], typed: Mapping[str, str]
+) -> Decisions:
+    """Returns what was decided.
+
+    Args:
+        workflow_id: Of which workflow.
+        fields: As they are filled in; those of a task under its decision.
+        drawn: The same as they were drawn: what differs from them is a change.
+        typed: What came.
+
+    Raises:
+        FieldInvalid: With every value that is not of its type.
+    """
+    before = {field.name: field.value for field in _flat(drawn)}
+    reader = _Reader(workflow_id=workflow_id, before=before, typed=typed)
+    made: list[ResumeDecision] = []
+    changed = {}
+    for field in fields:
+        kind, _, name = field.name.partition(":")
+        if kind == DECIDE:
+            made += reader.decision(name, field)
+        elif kind == INPUT and (text := reader.changed(field)) is not None:
+            changed[name] = reader.value(field, text)
+    if reader.wrong:
+        raise FieldInvalid(*reader.wrong)
+    return Decisions(decisions=made, input=changed)
+
+
+def _flat(fields: Sequence[Field]) -> Iterator[Field]:
+    for field in fields:
+        yield field
+        for option in field.options:
+            yield from _flat(option.fields)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Reader:
+    """A form being read."""
+
+    workflow_id: str
+    before: Mapping[str, str]
+    typed: Mapping[str, str]
+    wrong: list[Violation] = dataclass_field(default_factory=list)
+
+    def decision(self, task: str, field: Field) -> Iterator[ResumeDecision]:
+        """Yields what was decided about a task, if anything."""
+        chosen = self.typed.get(field.name, "")
+        made = ResumeDecision(task=task_name(self.workflow_id, task))
+        inner = next((each.fields for each in field.options if each.value == chosen), ())
+        match chosen:
+            case "rerun":
+                made.rerun.SetInParent()
+                self._rerun(made.rerun, task, inner)
+            case "skip":
+                made.skip.SetInParent()
+                self._skip(made.skip, task, inner)
+            case "give_up":
+                made.give_up.SetInParent()
+            case _:
+                return
+        yield made
+
+    def _rerun(self, rerun: ResumeDecision.Rerun, task: str, fields: Sequence[Field]) -> None:
+        rerun.host_id = self.typed.get(named(HOST, task), "")
+        for field in fields:
+            text = self.changed(field)
+            if text is not None and field.name.startswith(f"{RERUN}:"):
+                path = field.name.removeprefix(f"{RERUN}:{task}:")
+                rerun.patch[path].CopyFrom(self.value(field, text))
+
+    def _skip(self, skip: ResumeDecision.Skip, task: str, fields: Sequence[Field]) -> None:
+        given: dict[str, Any] = {}
+        for field in fields:
+            if text := self.typed.get(field.name, "").strip():
+                path = field.name.removeprefix(f"{SKIP}:{task}:")
+                _put(given, path, self.plain(field, text))
+        json_format.ParseDict(given, skip.outputs)
+
+    def changed(self, field: Field) -> str | None:
+        """Returns what was typed over a value; None where that stays."""
+        text = self.typed.get(field.name)
+        return None if text is None or text == self.before[field.name] else text
+
+    def value(self, field: Field, text: str) -> Value:
+        """Returns a value as the contract carries it."""
+        match self.plain(field, text):
+            case bool() as truth:
+                return Value(bool_value=truth)
+            case int() | float() as number:
+                return Value(number_value=number)
+            case said:
+                return Value(string_value=said)
+
+    def plain(self, field: Field, text: str) -> str | bool | float | int:
+        """Returns a value of the type that a field is for."""
+        if field.kind == "number":
+            return self._number(field, text.strip())
+        words = {each.value for each in field.options}
+        return text == "true" if words and words <= {"", "true", "false"} else text
+
+    def _number(self, field: Field, text: str) -> str | float | int:
+        try:
+            number = json.loads(text)
+        except ValueError:
+            number = None
+        if not isinstance(number, int | float) or isinstance(number, bool):
+            self.wrong.append(Violation(field.name, f"{text[:40]!r} is no number"))
+            return 0
+        return number if abs(number) < EXACT else text  # beyond that, as JSON writes them: a text
+
+
+def _put(whole: dict[str, Any], path: str, value: object) -> None:
+    *lead, last = path.split(".")
+    for part in lead:
+        whole = whole.setdefault(part, {})
+    whole[last] = value

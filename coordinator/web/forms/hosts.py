@@ -1,0 +1,120 @@
+"""What people do about hosts: drain them, take that back, accept them as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from coordinator.web.forms.fields import Form, reason
+from coordinator.web.forms.serving import Deed, Given, Params
+from coordinator.web.shown import host_url
+from coordinator.web.site import Site
+from countermand.drawing.phrases import count
+from countermand.drawing.values import said
+from countermand.drawing.words import host_look
+from countermand.rpc.channel import CHANGE_TIMEOUT_S
+from countermand.rpc.names import host_name
+from countermand.v1.host_pb2 import AcceptHostRequest, DrainHostRequest, Host
+
+_DRAINED: Final = frozenset({Host.STATE_DRAINING, Host.STATE_DRAINED})
+
+
+def _form(host: Host, title: str, button: str, *, happens: Sequence[str], **more: object) -> Form:
+    host_id = host.name.removeprefix("hosts/")
+    return Form(
+        title=title,
+        about=host_id,
+        back=host_url(host_id),
+        button=button,
+        happens=happens,
+        fields=[reason()],
+        basis=f"{host.state} {host.problem.reason} {host.incarnation}",
+        **more,  # type: ignore[arg-type]
+    )
+
+
+async def _drain(site: Site, params: Params, _: Mapping[str, str]) -> Form:
+    host = await site.calls.host(params["host"])
+    happens = [
+        "It gets no new tasks, and no new workflow may name it.",
+        f"{count(host.open_attempts, 'attempt')} in flight will end by itself."
+        if host.open_attempts == 1
+        else f"{count(host.open_attempts, 'attempt')} in flight will end by themselves.",
+        (
+            "Tasks of workflows that named it before still run there: they block the drain, and"
+            " its page lists them."
+        ),
+    ]
+    done = f"It is {host_look(host.state).word} already." if host.state in _DRAINED else ""
+    return _form(host, "Drain the host", "Drain", happens=happens, forbidden=done)
+
+
+async def _undrain(site: Site, params: Params, _: Mapping[str, str]) -> Form:
+    host = await site.calls.host(params["host"])
+    not_so = "" if host.state in _DRAINED else f"It is {host_look(host.state).word}, not drained."
+    happens = ["It gets tasks again, and workflows may name it again."]
+    return _form(host, "Take the drain back", "Undrain", happens=happens, forbidden=not_so)
+
+
+async def _accept(site: Site, params: Params, _: Mapping[str, str]) -> Form:
+    host = await site.calls.host(params["host"])
+    not_so = host.state != Host.STATE_QUARANTINED
+    look = host_look(host.state).word
+    happens = [
+        "It is taken as it is now, with the journal and the pools that it has.",
+        (
+            "What its agent has lost counts as lost from then on: attempts whose outcome is open"
+            " are asked for again, or sent again under the same names, and a compensation that"
+            " finds nothing to make up for succeeds."
+        ),
+    ]
+    warnings = [
+        (
+            "That is safe only if what is missing has gone for good: images in a pool that comes"
+            " back later belong to nothing any more. If its old journal can be put back, do that."
+        )
+    ]
+    if host.HasField("problem"):
+        warnings.insert(0, said(host.problem))
+    return _form(
+        host,
+        "Accept the host as it is",
+        "Accept it",
+        happens=happens,
+        warnings=warnings,
+        forbidden=f"It is {look}, not quarantined: there is nothing to accept." if not_so else "",
+        is_grave=True,
+    )
+
+
+async def _send_drain(site: Site, params: Params, given: Given) -> str:
+    return await _drained(site, params, given, undrain=False)
+
+
+async def _send_undrain(site: Site, params: Params, given: Given) -> str:
+    return await _drained(site, params, given, undrain=True)
+
+
+async def _drained(site: Site, params: Params, given: Given, *, undrain: bool) -> str:
+    request = DrainHostRequest(
+        name=host_name(params["host"]),
+        request_id=given.request_id,
+        reason=given.reason,
+        undrain=undrain,
+    )
+    await site.calls.unary(site.calls.hosts.DrainHost, request, timeout_s=CHANGE_TIMEOUT_S)
+    return host_url(params["host"])
+
+
+async def _send_accept(site: Site, params: Params, given: Given) -> str:
+    name = host_name(params["host"])
+    request = AcceptHostRequest(name=name, request_id=given.request_id, reason=given.reason)
+    await site.calls.unary(site.calls.hosts.AcceptHost, request, timeout_s=CHANGE_TIMEOUT_S)
+    return host_url(params["host"])
+
+
+DEEDS: Final[Sequence[Deed]] = (
+    Deed(path="/hosts/{host}/drain", look=_drain, act=_send_drain, word="drained"),
+    Deed(path="/hosts/{host}/undrain", look=_undrain, act=_send_undrain, word="undrained"),
+    Deed(path="/hosts/{host}/accept", look=_accept, act=_send_accept, word="accepted"),
+)

@@ -1,0 +1,27 @@
+"""A word about what was just done, on the page that one is led to: fixed texts, by their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from starlette.requests import Request
+
+NOTICES: Final[Mapping[str, str]] = {
+    "paused": "Paused: nothing new starts; attempts in flight end by themselves.",
+    "resumed": "Resumed, as decided.",
+    "cancelled": "Cancelled: what it did is being made up for.",
+    "forked": "Forked: this is the new workflow.",
+    "ended": "Ended by force: it is removed with the next sweep.",
+    "retried": "The decision about the compensation was taken.",
+    "fenced": "Another host settles the attempt: its answer decides.",
+    "drained": "Draining: it gets no new tasks.",
+    "undrained": "The drain was taken back: it gets tasks again.",
+    "accepted": "Accepted as it is.",
+    "already": "This form had been sent before: nothing was sent again.",
+}
+
+
+def of(request: Request) -> str:
+    """Returns what is to be said on a page."""
+    return NOTICES.get(request.query_params.get("done", ""), "")

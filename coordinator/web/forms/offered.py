@@ -1,0 +1,110 @@
+"""What can be done about a workflow, a task or a host as it stands: links to the forms. Pure.
+
+A link is an offer, no promise: what is so when the form is sent is the coordinator's to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from coordinator.web.forms.outlook import IN_FLIGHT
+from coordinator.web.shown import host_url, task_url, workflow_url
+from countermand.drawing.tasks import GROUPS
+from countermand.v1.host_pb2 import Host
+from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_pb2 import Workflow
+from countermand.v1.workflow_state_pb2 import WorkflowState as W
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """One thing that can be done."""
+
+    url: str
+    label: str
+    is_first: bool = False  # what somebody most likely came for
+    is_grave: bool = False
+
+
+_HELD: Final = frozenset({W.WORKFLOW_STATE_PAUSING, W.WORKFLOW_STATE_PAUSED})
+_CANCELLABLE: Final = _HELD | {W.WORKFLOW_STATE_RUNNING, W.WORKFLOW_STATE_BLOCKED}
+_PAUSABLE: Final = frozenset(
+    {W.WORKFLOW_STATE_RUNNING, W.WORKFLOW_STATE_BLOCKED, W.WORKFLOW_STATE_COMPENSATING}
+)
+_SETTLED: Final = frozenset(
+    {W.WORKFLOW_STATE_SUCCEEDED, W.WORKFLOW_STATE_COMPENSATED, W.WORKFLOW_STATE_FAILED}
+)
+_UNTOLD: Final = frozenset({Task.STATE_UNKNOWN, Task.STATE_CANCELLING})
+_FENCEABLE: Final = IN_FLIGHT | {Task.STATE_COMPENSATING}
+_WAITING: Final = frozenset({Task.STATE_PENDING, Task.STATE_READY, Task.STATE_RETRY_WAIT})
+
+
+def of_workflow(workflow: Workflow) -> list[Offer]:
+    """Returns what can be done about a workflow."""
+    return list(_of_workflow(workflow))
+
+
+def _of_workflow(workflow: Workflow) -> Iterator[Offer]:
+    url, goes_back = workflow_url(workflow.name), workflow.HasField("cause")
+    settled = workflow.state in _SETTLED
+    for need in workflow.needs:
+        if need.reason == "COMPENSATION_BLOCKED" and need.task:
+            name = need.task.rpartition("/")[2]
+            label = f"Decide about {name}"
+            yield Offer(url=f"{task_url(need.task)}/compensation", label=label, is_first=True)
+    if workflow.state in _HELD or (workflow.state == W.WORKFLOW_STATE_BLOCKED and not goes_back):
+        yield Offer(url=f"{url}/resume", label="Resume", is_first=True)
+    if workflow.state in _PAUSABLE:
+        yield Offer(url=f"{url}/pause", label="Pause")
+    if workflow.state in _CANCELLABLE and not goes_back:
+        yield Offer(url=f"{url}/cancel", label="Cancel", is_grave=True)
+    if workflow.owner_id and not settled:
+        yield Offer(url=f"{url}/end", label="End by force", is_grave=True)
+    if not workflow.owner_id:
+        yield Offer(url=f"{url}/fork", label="Fork")
+    yield Offer(url=f"{url}/bundle", label="Download")
+
+
+def of_task(task: Task, workflow: Workflow) -> list[Offer]:
+    """Returns what can be done about one task."""
+    return list(_of_task(task, workflow))
+
+
+def _of_task(task: Task, workflow: Workflow) -> Iterator[Offer]:
+    if task.kind in GROUPS or workflow.state in _SETTLED:
+        return
+    url = task_url(task.name)
+    resume = f"{workflow_url(workflow.name)}/resume?task={task.name.rpartition('/')[2]}"
+    goes_back = workflow.HasField("cause")
+    held = workflow.state in _HELD or (workflow.state == W.WORKFLOW_STATE_BLOCKED and not goes_back)
+    open_ = task.needs_decision or (task.state in _WAITING and not task.end_action)
+    if held and open_ and not goes_back and task.state not in IN_FLIGHT:
+        again = "Rerun" if task.needs_decision else "Change"
+        yield Offer(url=f"{resume}&decide=rerun", label=again, is_first=task.needs_decision)
+        yield Offer(url=f"{resume}&decide=skip", label="Skip")
+    if task.state == Task.STATE_COMPENSATION_BLOCKED or (
+        task.state == Task.STATE_COMPENSATING and task.HasField("compensation_failure")
+    ):
+        label = "Decide about its compensation"
+        yield Offer(url=f"{url}/compensation", label=label, is_first=True)
+    elif task.state in _UNTOLD or (task.end_action and task.state in IN_FLIGHT | _WAITING):
+        yield Offer(url=f"{url}/compensation", label="Give it up", is_grave=True)
+    if task.state in _FENCEABLE and not task.owner_id and task.host_id:
+        yield Offer(url=f"{url}/fence", label="Fence")
+
+
+def of_host(host: Host) -> list[Offer]:
+    """Returns what can be done about a host."""
+    return list(_of_host(host))
+
+
+def _of_host(host: Host) -> Iterator[Offer]:
+    url = host_url(host.name)
+    if host.state == Host.STATE_QUARANTINED:
+        yield Offer(url=f"{url}/accept", label="Accept it as it is", is_grave=True, is_first=True)
+    if host.state in {Host.STATE_DRAINING, Host.STATE_DRAINED}:
+        yield Offer(url=f"{url}/undrain", label="Take the drain back", is_first=True)
+    else:
+        yield Offer(url=f"{url}/drain", label="Drain")

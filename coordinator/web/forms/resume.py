@@ -1,0 +1,308 @@
+"""The page of a resume: one decision for each task that needs one, checked before it is sent.
+
+look at it   every task that needs a decision, with what may be changed and what must be given
+check        the coordinator says what would change and what is missing; nothing is sent
+resume       exactly what was checked; what was changed since is checked again
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from coordinator.web.forms import decisions as reading
+from coordinator.web.forms.decisions import DECIDE, GIVE_UP, INPUT, RERUN, SKIP, named
+from coordinator.web.forms.fields import Change, Field, Form, Option, Problem, filled, reason
+from coordinator.web.forms.outlook import place
+from coordinator.web.forms.serving import CHECKED, REQUEST_ID, Deed, Given, Params, content_of
+from coordinator.web.shown import workflow_url
+from coordinator.web.site import Site
+from countermand.drawing.tasks import task_id
+from countermand.drawing.values import said, value_words
+from countermand.drawing.words import workflow_look
+from countermand.rpc.channel import CHANGE_TIMEOUT_S
+from countermand.rpc.errors import CountermandError, FieldInvalid, Violation
+from countermand.rpc.names import workflow_name
+from countermand.v1 import workflow_pb2 as pb
+from countermand.v1.host_pb2 import Host
+from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_pb2 import ResumeRequirement, Workflow
+from countermand.v1.workflow_state_pb2 import WorkflowState as W
+
+CARDS_MAX: Final = 40  # tasks that are decided one by one: beyond it, their groups are
+TASKS_PAGES_MAX: Final = 5
+EXTRA: Final = "task"  # a task that needs no decision, and shall be given one
+STEP, SEND = "step", "send"
+
+_RESUMABLE: Final = frozenset(
+    {W.WORKFLOW_STATE_PAUSING, W.WORKFLOW_STATE_PAUSED, W.WORKFLOW_STATE_BLOCKED}
+)
+_OPEN: Final = (Task.STATE_FAILED, Task.STATE_RETRY_WAIT)
+_PATH: Final = re.compile(r"decisions\[(\d+)\](?:\.(\w+))?(?:\.(\w+))?(?:\[(['\"])(.*)\4\])?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """The form as it is before anything is typed, and what it was drawn from."""
+
+    form: Form
+    workflow: Workflow
+    tasks: Mapping[str, Task]
+
+
+# -- what is asked --------------------------------------------------------------------------------
+
+
+async def _draw(site: Site, params: Params, typed: Mapping[str, str]) -> Drawn:
+    workflow_id = params["workflow"]
+    asked = pb.GetResumeRequirementsRequest(name=workflow_name(workflow_id))
+    workflow, answer, hosts = await asyncio.gather(
+        site.calls.workflow(workflow_id, full=True),
+        site.calls.unary(site.calls.workflows.GetResumeRequirements, asked),
+        site.calls.list_hosts(),
+    )
+    needs = answer.requirements
+    tasks = await _tasks(site, workflow_id, needs, typed.get(EXTRA, ""))
+    fields = [_card(task, needs, hosts) for task in tasks]
+    inputs = reading.fields_of_input(workflow.input)
+    forbidden = _forbidden(workflow, needs)
+    form = Form(
+        title="Resume",
+        about=workflow_id,
+        back=workflow_url(workflow_id),
+        button="Resume",
+        happens=_happens(tasks, needs),
+        fields=[*fields, *inputs, reason()],
+        forbidden=forbidden,
+        checks_first=bool(fields),
+        etag=workflow.etag,
+        basis=f"{forbidden} {[(n.task, n.kind, n.key) for n in needs]}",
+        hidden={EXTRA: typed[EXTRA]} if typed.get(EXTRA) else None,
+    )
+    return Drawn(form=form, workflow=workflow, tasks={task_id(t.name): t for t in tasks})
+
+
+def _forbidden(workflow: Workflow, needs: Sequence[ResumeRequirement]) -> str:
+    against = {ResumeRequirement.KIND_COMPENSATING, ResumeRequirement.KIND_OUTCOME}
+    if workflow.state not in _RESUMABLE:
+        return f"It is {workflow_look(workflow.state).word}: there is nothing to resume."
+    return " ".join(need.message for need in needs if need.kind in against)
+
+
+def _happens(tasks: Sequence[Task], needs: Sequence[ResumeRequirement]) -> list[str]:
+    if not needs and not tasks:
+        return ["It goes on where it was held; no decision is open."]
+    return ["Decide about each task below. All decisions hold together, or none does."]
+
+
+async def _tasks(
+    site: Site, workflow_id: str, needs: Sequence[ResumeRequirement], extra: str
+) -> list[Task]:
+    """Returns the tasks to decide about, whole; of very many their groups."""
+    names = [need.task for need in needs if need.kind == ResumeRequirement.KIND_DECISION]
+    ids = list(dict.fromkeys([*(task_id(name) for name in names), *([extra] if extra else [])]))
+    if len(ids) > CARDS_MAX:
+        ids = await _groups(site, workflow_id, set(names))
+    found = await asyncio.gather(*(site.calls.task(workflow_id, each) for each in ids[:CARDS_MAX]))
+    return list(found)
+
+
+async def _groups(site: Site, workflow_id: str, names: set[str]) -> list[str]:
+    """Returns the groups around tasks, each for all of its own that failed."""
+    parents: dict[str, None] = {}
+    token = ""
+    for _ in range(TASKS_PAGES_MAX):
+        page = await site.calls.tasks(workflow_id, states=_OPEN, token=token)
+        parents |= {task_id(t.parent or t.name): None for t in page.tasks if t.name in names}
+        token = page.next_page_token
+        if not token:
+            break
+    return list(parents)
+
+
+def _card(task: Task, needs: Sequence[ResumeRequirement], hosts: Sequence[Host]) -> Field:
+    """Returns the field of a decision, with what each of them asks for."""
+    name = task_id(task.name)
+    own = [need for need in needs if need.task == task.name]
+    decide = next((n for n in own if n.kind == ResumeRequirement.KIND_DECISION), None)
+    possible = decide.message.rpartition("Decide: ")[2] if decide else "rerun, skip"
+    outputs = [need for need in own if need.kind == ResumeRequirement.KIND_OUTPUT]
+    options = []
+    if RERUN in possible:
+        options.append(_rerun(task, hosts))
+    if SKIP in possible:
+        options.append(_skip(name, outputs, is_needed=decide is not None))
+    if "compensate" in possible:
+        hint = "Gives up: all that the workflow did is made up for. Decide nothing else beside it."
+        options.append(Option(value=GIVE_UP, label="Compensate the whole workflow", hint=hint))
+    why = f"{said(task.failure)} ({task.failure.reason})" if task.HasField("failure") else ""
+    return Field(
+        name=named(DECIDE, name),
+        label=f"{name}{place(task)}",
+        kind="choice",
+        hint=why,
+        options=options,
+        is_required=decide is not None,
+    )
+
+
+def _rerun(task: Task, hosts: Sequence[Host]) -> Option:
+    name = task_id(task.name)
+    fields = [reading.field_of_argument(name, each) for each in reading.arguments_of(task)]
+    if not task.owner_id:
+        fields.append(reading.field_of_hosts(task, hosts))
+    hint = "A new attempt. What you change here is used instead of what it had."
+    return Option(value=RERUN, label="Run it again", hint=hint, fields=fields)
+
+
+def _skip(name: str, outputs: Sequence[ResumeRequirement], *, is_needed: bool) -> Option:
+    fields = [reading.field_of_output(name, need) for need in outputs]
+    hint = "Goes on with what comes after it, as if it had left what you give here."
+    if not fields:
+        hint = "Goes on with what comes after it." + (
+            " Nothing that it leaves is needed." if is_needed else ""
+        )
+    return Option(value=SKIP, label="Skip it", hint=hint, fields=fields)
+
+
+# -- what comes of it -----------------------------------------------------------------------------
+
+
+async def _look(site: Site, params: Params, typed: Mapping[str, str]) -> Form:
+    drawn = await _draw(site, params, typed)
+    if REQUEST_ID not in typed:  # nobody has typed anything yet
+        wanted = {named(DECIDE, typed.get(EXTRA, "")): typed.get(DECIDE, "")}
+        return filled(drawn.form, wanted)
+    form = filled(drawn.form, typed)
+    content = content_of(typed)
+    # A plain resume after a pause decides nothing that could be checked.
+    checks = form.checks_first or bool(_changed_input(drawn, typed))
+    is_sent = typed.get(STEP) == SEND and (not checks or typed.get(CHECKED) == content)
+    form = replace(form, checks_first=checks, is_checked=is_sent)
+    if form.forbidden or not checks or is_sent:
+        return replace(form, checked=content if is_sent else "")
+    try:
+        return await _checked(site, _request(params, drawn, typed), drawn, form, content)
+    except CountermandError as error:
+        return replace(form, problems=_problems(error, form))
+
+
+def _changed_input(drawn: Drawn, typed: Mapping[str, str]) -> list[str]:
+    return [
+        field.name
+        for field in drawn.form.fields
+        if field.name.startswith(f"{INPUT}:") and typed.get(field.name, field.value) != field.value
+    ]
+
+
+async def _checked(
+    site: Site, request: pb.ResumeWorkflowRequest, drawn: Drawn, form: Form, content: str
+) -> Form:
+    """Returns a form with what the coordinator says would come of it."""
+    request.validate_only = True
+    answer = await site.calls.unary(site.calls.workflows.ResumeWorkflow, request)
+    changes = [
+        Change(
+            about=task_id(each.task) if each.task else "input",
+            key=each.key,
+            before=value_words(each.before),
+            after=value_words(each.after),
+        )
+        for each in answer.changes
+    ]
+    told = [_told(each, drawn.tasks) for each in request.decisions]
+    return replace(form, happens=told or form.happens, changes=changes, checked=content)
+
+
+def _told(decision: pb.ResumeDecision, tasks: Mapping[str, Task]) -> str:
+    name = task_id(decision.task)
+    where = place(tasks[name]) if name in tasks else ""
+    match decision.WhichOneof("decision"):
+        case "rerun":
+            return f"{name} runs again{f' on {h}' if (h := decision.rerun.host_id) else where}."
+        case "skip":
+            left = "; what later tasks need of it is given below" if decision.skip.outputs else ""
+            return f"{name} is skipped{left}."
+        case _:
+            return f"The whole workflow is made up for, because {name} failed."
+
+
+def _request(params: Params, drawn: Drawn, typed: Mapping[str, str]) -> pb.ResumeWorkflowRequest:
+    form = filled(drawn.form, typed)
+    made = reading.read(params["workflow"], form.fields, drawn.form.fields, typed)
+    return pb.ResumeWorkflowRequest(
+        name=workflow_name(params["workflow"]), decisions=made.decisions, input=made.input
+    )
+
+
+def _problems(error: CountermandError, form: Form) -> list[Problem]:
+    violations = getattr(error, "violations", ())
+    if isinstance(error, FieldInvalid) or violations:
+        return [Problem(said=v.description, field=field_of(v, form)) for v in violations]
+    return [Problem(said=error.message)]
+
+
+async def _send(site: Site, params: Params, given: Given) -> str:
+    request = _request(params, await _draw(site, params, given.typed), given.typed)
+    request.etag, request.request_id = given.etag, given.request_id
+    request.reason = given.reason
+    method = site.calls.workflows.ResumeWorkflow
+    await site.calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
+    return workflow_url(params["workflow"])
+
+
+# -- what is wrong, beside what it is wrong with --------------------------------------------------
+
+
+def field_of(violation: Violation, form: Form) -> str:
+    """Returns the name of the field that a violation is about."""
+    if violation.kind:
+        return _field_of_unmet(violation, form)
+    if found := re.fullmatch(r"input\[(['\"])(.*)\1\]", violation.field):
+        return named(INPUT, found[2])
+    found = _PATH.fullmatch(violation.field)
+    if found is None:
+        return violation.field
+    decided = [f for f in form.fields if f.name.startswith(f"{DECIDE}:") and f.value]
+    place_ = int(found[1])
+    if place_ >= len(decided):
+        return ""
+    task = decided[place_].name.removeprefix(f"{DECIDE}:")
+    match found[3], found[5]:
+        case "patch", str(key):
+            return named(RERUN, task, key)
+        case "outputs", str(key):
+            return named(SKIP, task, key)
+        case "host_id", _:
+            return named(reading.HOST, task)
+        case _:
+            return named(DECIDE, task)
+
+
+def _field_of_unmet(violation: Violation, form: Form) -> str:
+    """Returns the field of an unmet requirement; of an output, that whose path it names."""
+    task = task_id(violation.field)
+    card = next((f for f in form.fields if f.name == named(DECIDE, task)), None)
+    if card is None:
+        return ""
+    if violation.kind == "OUTPUT":
+        for option in card.options:
+            for field in option.fields:
+                words = (f"give {field.label},", f"{field.label} of {task} ")
+                if option.value == SKIP and any(each in violation.description for each in words):
+                    return field.name
+    return card.name
+
+
+DEEDS: Final[Sequence[Deed]] = (
+    Deed(
+        path="/workflows/{workflow}/resume",
+        look=_look,
+        act=_send,
+        word="resumed",
+        field_of=field_of,
+    ),
+)

@@ -1,0 +1,317 @@
+"""What people do about a whole workflow: pause, cancel and fork it, end a vendor's own by force."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from google.protobuf import json_format
+
+from coordinator.web.forms import outlook
+from coordinator.web.forms.fields import Field, Form, reason
+from coordinator.web.forms.serving import Deed, Given, Params
+from coordinator.web.shown import workflow_url
+from coordinator.web.site import Site
+from countermand.drawing.phrases import count
+from countermand.drawing.words import workflow_look
+from countermand.rpc.channel import CHANGE_TIMEOUT_S
+from countermand.rpc.errors import FieldInvalid, NotOwner, Violation
+from countermand.rpc.names import workflow_name
+from countermand.v1 import workflow_pb2 as pb
+from countermand.v1.external_task_pb2 import (
+    EndExternalWorkflowRequest,
+    ListExternalTasksRequest,
+)
+from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_pb2 import Workflow
+from countermand.v1.workflow_state_pb2 import WorkflowState as W
+
+MAIN: Final = "main"  # the task that stands for a vendor's own workflow
+OUTLOOK_PAGES_MAX: Final = 3  # of a thousand tasks each: of a larger one, the outlook is "at least"
+HOLD: Final = "hold_compensation"
+INPUT: Final = "input"
+LABELS: Final = "labels"
+NEW_ID: Final = "workflow_id"
+
+_SETTLED: Final = frozenset(
+    {W.WORKFLOW_STATE_SUCCEEDED, W.WORKFLOW_STATE_COMPENSATED, W.WORKFLOW_STATE_FAILED}
+)
+_PAUSABLE: Final = frozenset({W.WORKFLOW_STATE_RUNNING, W.WORKFLOW_STATE_BLOCKED})
+_CANCELLABLE: Final = frozenset(
+    {
+        W.WORKFLOW_STATE_RUNNING,
+        W.WORKFLOW_STATE_PAUSING,
+        W.WORKFLOW_STATE_PAUSED,
+        W.WORKFLOW_STATE_BLOCKED,
+    }
+)
+
+
+def form(workflow: Workflow, title: str, button: str, **more: Any) -> Form:  # noqa: ANN401 - of a Form
+    """Returns a form about a workflow."""
+    url = workflow_url(workflow.name)
+    fields = more.pop("fields", ())
+    return Form(
+        title=title,
+        about=workflow.name.removeprefix("workflows/"),
+        back=url,
+        button=button,
+        fields=[*fields, reason()],
+        etag=workflow.etag,
+        **more,
+    )
+
+
+def _at_work(workflow: Workflow) -> int:
+    return sum(each.count for each in workflow.task_counts if each.state in outlook.IN_FLIGHT)
+
+
+# -- pause ----------------------------------------------------------------------------------------
+
+
+async def _pause(site: Site, params: Params, _: Mapping[str, str]) -> Form:
+    workflow = await site.calls.workflow(params["workflow"])
+    goes_back = workflow.HasField("cause")
+    hold = Field(
+        name=HOLD,
+        label="Hold compensations, too",
+        kind="tick",
+        value="yes" if goes_back else "",
+        hint="What is being made up for waits as well. Otherwise a pause never stops that.",
+    )
+    happens = ["No task starts, until somebody resumes it."]
+    if number := _at_work(workflow):
+        them = "ends by itself" if number == 1 else "end by themselves"
+        happens.append(f"{count(number, 'attempt')} in flight {them}.")
+    if goes_back:
+        happens = ["No compensation starts, until somebody resumes it; those in flight end."]
+    can = workflow.state in _PAUSABLE or workflow.state == W.WORKFLOW_STATE_COMPENSATING
+    return form(
+        workflow,
+        "Pause",
+        "Pause",
+        happens=happens,
+        fields=[hold],
+        basis=f"{can} {goes_back}",
+        forbidden="" if can else f"It is {workflow_look(workflow.state).word}: nothing to pause.",
+    )
+
+
+async def _send_pause(site: Site, params: Params, given: Given) -> str:
+    request = pb.PauseWorkflowRequest(
+        name=workflow_name(params["workflow"]),
+        etag=given.etag,
+        request_id=given.request_id,
+        reason=given.reason,
+        hold_compensation=bool(given.typed.get(HOLD)),
+    )
+    method = site.calls.workflows.PauseWorkflow
+    await site.calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
+    return workflow_url(params["workflow"])
+
+
+# -- cancel ---------------------------------------------------------------------------------------
+
+
+async def _cancel(site: Site, params: Params, _: Mapping[str, str]) -> Form:
+    workflow = await site.calls.workflow(params["workflow"])
+    goes_back = workflow.HasField("cause")
+    can = workflow.state in _CANCELLABLE and not goes_back
+    word = workflow_look(workflow.state).word
+    if not can:
+        going = "it is being made up for already" if goes_back else "there is nothing to cancel"
+        if workflow.state in _SETTLED:
+            going = "it is settled, and nothing is changed any more"
+        return form(
+            workflow, "Cancel", "Cancel it", forbidden=f"It is {word}: {going}.", basis=word
+        )
+    seen = await _outlook(site, workflow, params["workflow"])
+    return form(
+        workflow,
+        "Cancel",
+        "Cancel it",
+        happens=outlook.sentences(seen),
+        items=outlook.items(seen),
+        warnings=["It then ends as compensated, and cannot be resumed: only run anew, as a fork."],
+        forbidden=outlook.forbidden(seen),
+        # That more was done meanwhile changes nothing about the wish to have it made up for.
+        basis=f"{can} {outlook.forbidden(seen)}",
+        is_grave=True,
+    )
+
+
+async def _outlook(site: Site, workflow: Workflow, workflow_id: str) -> outlook.Outlook:
+    tasks: list[Task] = []
+    token = ""
+    for _ in range(OUTLOOK_PAGES_MAX):
+        page = await site.calls.tasks(workflow_id, states=outlook.ASKED_FOR, token=token)
+        tasks += page.tasks
+        token = page.next_page_token
+        if not token:
+            break
+    to_come = sum(each.count for each in workflow.task_counts if each.state in outlook.TO_COME)
+    return outlook.outlook(tasks, to_come, is_all=not token)
+
+
+async def _send_cancel(site: Site, params: Params, given: Given) -> str:
+    request = pb.CancelWorkflowRequest(
+        name=workflow_name(params["workflow"]),
+        etag=given.etag,
+        request_id=given.request_id,
+        reason=given.reason,
+    )
+    method = site.calls.workflows.CancelWorkflow
+    await site.calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
+    return workflow_url(params["workflow"])
+
+
+# -- fork -----------------------------------------------------------------------------------------
+
+
+async def _fork(site: Site, params: Params, _: Mapping[str, str]) -> Form:
+    workflow = await site.calls.workflow(params["workflow"], full=True)
+    input_ = json_format.MessageToDict(workflow.input)
+    labels = "\n".join(f"{key}={value}" for key, value in sorted(workflow.labels.items()))
+    fields = [
+        Field(
+            name=NEW_ID,
+            label="Id of the new workflow",
+            hint="Yours to choose: small letters, digits, dot, dash, underscore; at most 63.",
+            is_required=True,
+        ),
+        Field(
+            name=INPUT,
+            label="Input",
+            kind="long",
+            value=json.dumps(input_, indent=2, ensure_ascii=False) if input_ else "",
+            hint="As JSON. What is written here replaces the input of the old one.",
+        ),
+        Field(
+            name=LABELS, label="Labels", kind="long", value=labels, hint="One per line: key=value."
+        ),
+    ]
+    happens = [
+        "A new workflow is started from its spec, and linked to it. This one stays as it is."
+    ]
+    forked = form(workflow, "Fork", "Start the new one", happens=happens)
+    return Form(
+        title=forked.title,
+        about=forked.about,
+        back=forked.back,
+        button=forked.button,
+        happens=happens,
+        fields=fields,  # nobody is asked why: a start has no reason in the contract
+    )
+
+
+async def _send_fork(site: Site, params: Params, given: Given) -> str:
+    request = pb.ForkWorkflowRequest(
+        name=workflow_name(params["workflow"]),
+        workflow_id=given.typed.get(NEW_ID, "").strip(),
+        request_id=given.request_id,
+        labels=_labels(given.typed.get(LABELS, "")),
+    )
+    if text := given.typed.get(INPUT, "").strip():
+        request.input.CopyFrom(_input(text))
+    method = site.calls.workflows.ForkWorkflow
+    answer = await site.calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
+    return workflow_url(answer.workflow.name)
+
+
+def _labels(text: str) -> dict[str, str]:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if wrong := [line for line in lines if "=" not in line]:
+        raise FieldInvalid(Violation(LABELS, f"{wrong[0]!r} is no label: write key=value"))
+    pairs = (line.partition("=") for line in lines)
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _input(text: str) -> Any:  # noqa: ANN401 - a Struct
+    request = pb.ForkWorkflowRequest()
+    try:
+        value = json.loads(text)
+        if not isinstance(value, dict):
+            raise ValueError("it is no object")  # noqa: TRY301,TRY004 - told like what json says
+        return json_format.ParseDict(value, request.input)
+    except (ValueError, json_format.ParseError, RecursionError) as error:
+        raise FieldInvalid(Violation(INPUT, f"is not a JSON object: {error}")) from None
+
+
+# -- end a vendor's own ---------------------------------------------------------------------------
+
+
+async def _end(site: Site, params: Params, _: Mapping[str, str]) -> Form:
+    workflow = await site.calls.workflow(params["workflow"])
+    forbidden = ""
+    if not workflow.owner_id:
+        forbidden = "It is no vendor's own: cancel it instead."
+    elif workflow.state in _SETTLED:
+        forbidden = f"It is {workflow_look(workflow.state).word}: it has ended."
+    return form(
+        workflow,
+        "End by force",
+        "End it",
+        happens=[
+            f"The workflow of {workflow.owner_id or 'its owner'} ends as failed, for your reason.",
+            (
+                "Its open tasks are closed as cancelled, or as abandoned where an accepted one may"
+                " have left something, which is then listed. Finished ones stay as they are."
+            ),
+            "It is removed with the first sweep after every webhook was told of it.",
+        ],
+        warnings=["Its owner may still be at work: what it does from then on nobody follows."],
+        forbidden=forbidden,
+        basis=f"{workflow.owner_id} {forbidden}",
+        is_grave=True,
+    )
+
+
+async def _send_end(site: Site, params: Params, given: Given) -> str:
+    workflow = await site.calls.workflow(params["workflow"])
+    request = EndExternalWorkflowRequest(
+        name=workflow.name,
+        force=True,
+        request_id=given.request_id,
+        capability_token=await _token_of(site, workflow),
+    )
+    request.failure.reason, request.failure.message = "ENDED_BY_OPERATOR", given.reason
+    method = site.calls.external_tasks.EndExternalWorkflow
+    await site.calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
+    return "/workflows"  # its own page may be gone at once
+
+
+async def _token_of(site: Site, workflow: Workflow) -> str:
+    """Returns what proves that a vendor's own workflow may be ended: it is with what waits."""
+    lead, token = f"{workflow.name}/tasks/{MAIN}/attempts/", ""
+    while True:
+        asked = ListExternalTasksRequest(
+            owner_id=workflow.owner_id, page_size=1000, page_token=token
+        )
+        page = await site.calls.unary(site.calls.external_tasks.ListExternalTasks, asked)
+        for each in page.requests:
+            if each.attempt.startswith(lead):
+                return each.capability_token
+        token = page.next_page_token
+        if not token:
+            why = f"it waits for {workflow.owner_id} no more; cancel it instead"
+            raise NotOwner(name=workflow.name, why=why)
+
+
+def _field_of_fork(violation: Violation, _: Form) -> str:
+    """Returns the field that a violation is about: "labels['a']" is about the labels."""
+    return violation.field.partition("[")[0].partition(".")[0]
+
+
+DEEDS: Final[Sequence[Deed]] = (
+    Deed(path="/workflows/{workflow}/pause", look=_pause, act=_send_pause, word="paused"),
+    Deed(path="/workflows/{workflow}/cancel", look=_cancel, act=_send_cancel, word="cancelled"),
+    Deed(
+        path="/workflows/{workflow}/fork",
+        look=_fork,
+        act=_send_fork,
+        word="forked",
+        field_of=_field_of_fork,
+    ),
+    Deed(path="/workflows/{workflow}/end", look=_end, act=_send_end, word="ended"),
+)

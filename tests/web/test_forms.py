@@ -1,0 +1,392 @@
+"""What people do on the page: said before it happens, done once, and nothing typed is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from countermand.client import Client, Run
+from countermand.client.spec import image, policy, sequence, task, workflow_spec
+from countermand.v1.host_pb2 import Host
+from countermand.v1.task_pb2 import Task
+from countermand.v1.verb_pb2 import CreateImage, DeleteImage, Noop
+from countermand.v1.workflow_spec_pb2 import Policy, WorkflowSpec
+from countermand.v1.workflow_state_pb2 import WorkflowState
+from tests.api.vendors import vendor_at
+from tests.endtoend.cluster import copy, until
+from tests.web import stories
+from tests.web.filling import Filler, beside, values
+
+PAUSED = WorkflowState.WORKFLOW_STATE_PAUSED
+COMPENSATED = WorkflowState.WORKFLOW_STATE_COMPENSATED
+SUCCEEDED = WorkflowState.WORKFLOW_STATE_SUCCEEDED
+WHY = "the pool was made larger"
+
+
+@pytest.fixture
+async def form(cluster, web: str) -> AsyncIterator[Filler]:
+    """Yields a browser of somebody who fills in forms."""
+    jar = aiohttp.CookieJar(unsafe=True)  # hosts without a name have cookies, too
+    async with aiohttp.ClientSession(f"http://{web}", cookie_jar=jar) as session:
+        yield Filler(session)
+
+
+async def state_of(client: Client, workflow_id: str) -> WorkflowState.ValueType:
+    return (await client.run(workflow_id).get()).state
+
+
+def patient(workflow_id: str) -> WorkflowSpec:
+    """Returns a plan that is held where its copy fails; what comes after needs what it leaves."""
+    last = copy("swap-disk", "host-b", stories.BASE, f"tiny/{workflow_id}-swap")
+    twin = CreateImage()
+    twin.target.pool_id = "pool-b"
+    after = task(
+        "twin",
+        host="host-b",
+        action=twin,
+        bindings={
+            "virtual_size_bytes": "tasks.swap-disk.output.virtual_size_bytes",
+            "target.image_id": "tasks.swap-disk.output.image.image_id",
+        },
+    )
+    made = stories.create("data-disk", "host-a", f"pool-a/{workflow_id}-data")
+    spec = workflow_spec("add-vm-from-template", sequence("all", made, last, after))
+    spec.policy.CopyFrom(policy(on_failure=Policy.ON_FAILURE_PAUSE))
+    return spec
+
+
+async def paused(client, workflow_id: str) -> None:
+    await client.submit(patient(workflow_id), workflow_id=workflow_id)
+    await stories.arrived(client, workflow_id, PAUSED)
+
+
+# -- what will happen ------------------------------------------------------------------------------
+
+
+async def test_a_cancel_says_what_will_be_made_up_for_and_where(form) -> None:
+    page = await form.open("/workflows/held/cancel")
+    assert page.status == 200
+    assert "3 tasks will be compensated on host-a, host-b." in page.words
+    assert "data-disk on host-a: delete the image" in page.words
+    assert "log-disk on host-b: delete the copy" in page.words
+
+
+async def test_what_is_at_work_may_be_stopped_or_fenced_and_what_is_to_come_never_begins(
+    form, client
+) -> None:
+    spec = stories.slow("at-work")
+    spec.root.members.append(stories.create("never", "host-a", "pool-a/at-work-never"))
+    run = await client.submit(spec, workflow_id="at-work")
+    await until(lambda: at_work(run), "the slow copy at work")
+    page = await form.open("/workflows/at-work/cancel")
+    assert "1 task will be compensated on host-a." in page.words
+    assert "1 task at work on host-a will be stopped" in page.words
+    assert "1 task that has not begun never will." in page.words
+    page = await form.open("/workflows/at-work/tasks/crawls")
+    assert "/workflows/at-work/tasks/crawls/fence" in page.links
+    answer = await form.fill("/workflows/at-work/tasks/crawls/fence", reason="it hangs")
+    assert answer.page.status == 400  # its pool is no shared one
+    assert "it hangs" in answer.page.html
+    assert answer.problems
+    await run.cancel("seen enough")
+
+
+async def at_work(run: Run) -> bool:
+    return (await run.task("crawls")).state == Task.STATE_RUNNING
+
+
+async def test_what_cannot_be_made_up_for_is_named_and_nothing_is_offered(form, client) -> None:
+    gone = task("shrink", host="host-a", action=DeleteImage(target=image("pool-a/final-data")))
+    made = stories.create("data", "host-a", "pool-a/final-data")
+    fails = task("fails", host="host-b", action=Noop(failure_message="The check fails."))
+    spec = workflow_spec("delete-vm", sequence("all", made, gone, fails))
+    spec.policy.CopyFrom(policy(on_failure=Policy.ON_FAILURE_PAUSE))
+    run = await client.submit(spec, workflow_id="final")
+    await until(lambda: needs(run), "a need")
+    page = await form.open("/workflows/final/cancel")
+    assert "shrink on host-a took effect and cannot be made up for" in page.words
+    assert "<form" not in page.html
+
+
+async def needs(run: Run) -> bool:
+    return bool((await run.get()).needs)
+
+
+async def test_only_what_can_be_done_is_offered(form) -> None:
+    offered = {
+        "held": {"resume", "cancel", "fork", "bundle"},
+        "good": {"fork", "bundle"},
+        "asked": {"pause", "cancel", "fork", "bundle"},
+        "stuck": {"compensation", "pause", "fork", "bundle"},
+    }
+    for workflow_id, words in offered.items():
+        page = (await form.open(f"/workflows/{workflow_id}")).part("actions")
+        assert {link.rpartition("/")[2] for link in page.links} == words, workflow_id
+
+
+# -- done once, and seen ---------------------------------------------------------------------------
+
+
+async def test_a_pause_is_sent_with_its_reason_and_leads_back(form, client) -> None:
+    answer = await form.fill("/workflows/asked/pause", reason="the array is moved")
+    assert (answer.page.status, answer.location) == (303, "/workflows/asked?done=paused")
+    assert "Paused: nothing new starts" in (await form.open(answer.location)).words
+    assert await intervened(client, "asked") == [("pause", "the array is moved")]
+    answer = await form.fill("/workflows/asked/resume", reason="it stands again")
+    assert answer.location == "/workflows/asked?done=resumed"  # nothing to decide: one step
+
+
+async def intervened(client, workflow_id: str) -> list[tuple[str, str]]:
+    events = [
+        e.intervention async for e in client.run(workflow_id).events() if e.HasField("intervention")
+    ]
+    return [(each.verb, each.reason) for each in events]
+
+
+async def test_a_double_submit_is_one_request(form, client) -> None:
+    await client.submit(stories.asked(), workflow_id="twice")
+    typed = values(await form.open("/workflows/twice/pause")) | {"reason": "once"}
+    first, second = await asyncio.gather(
+        form.send("/workflows/twice/pause", typed), form.send("/workflows/twice/pause", typed)
+    )
+    assert first.location == second.location == "/workflows/twice?done=paused"
+    assert await intervened(client, "twice") == [("pause", "once")]
+    other = await form.send("/workflows/twice/pause", typed | {"reason": "another"})
+    assert other.location == "/workflows/twice?done=already"
+    assert "nothing was sent again" in (await form.open(other.location)).words
+    await client.run("twice").cancel("over")
+
+
+async def test_what_somebody_else_did_meanwhile_is_said_and_not_overwritten(form, client) -> None:
+    await paused(client, "raced")
+    before = await form.open("/workflows/raced/resume")
+    await client.run("raced").cancel("it is not wanted any more")
+    await stories.arrived(client, "raced", COMPENSATED)
+    answer = await form.again("/workflows/raced/resume", before, reason=WHY, step="check")
+    assert "It is compensated: there is nothing to resume." in answer.page.words
+    fresh = await form.open("/workflows/raced/cancel")
+    assert "it is settled, and nothing is changed any more" in fresh.words
+
+
+async def test_a_cancel_of_what_has_moved_on_is_not_refused_for_its_etag(form, client) -> None:
+    """More may be done while somebody reads; what they decided stays what they decided."""
+    await paused(client, "moved")
+    before = await form.open("/workflows/moved/cancel")
+    await client.run("moved").resume("on", skip={"swap-disk": skipped("moved-twin")})
+    answer = await form.again("/workflows/moved/cancel", before, reason="too late or not")
+    if answer.page.status != 303:  # it had settled by then, and that is said
+        assert "settled" in answer.page.words
+
+
+def skipped(image_id: str) -> dict[str, object]:
+    return {"image.image_id": image_id, "virtual_size_bytes": 1 << 20}
+
+
+async def test_a_decision_that_somebody_took_first_is_asked_for_anew(form, client) -> None:
+    await client.submit(stories.stuck("decided"), workflow_id="decided")
+    await stories.arrived(client, "decided", WorkflowState.WORKFLOW_STATE_BLOCKED)
+    path = "/workflows/decided/tasks/made/compensation"
+    before = await form.open(path)
+    assert "The array is read-only since 09:12." in before.words
+    assert "What it made stays on host-a" in before.words
+    await client.run("decided").decide_compensation("made", "retry", "perhaps now")
+    answer = await form.again(path, before, decision="abandon", reason="given up")
+    assert answer.page.status == 409
+    assert "It has changed since you looked, and nothing was sent" in answer.problems
+    assert "given up" in answer.page.html  # what was typed is still there
+    assert values(answer.page)["decision"] == "abandon"
+    await stories.arrived(client, "decided", WorkflowState.WORKFLOW_STATE_BLOCKED)
+    done = await form.again(path, (await form.open(path)), decision="abandon", reason="given up")
+    assert done.location == "/workflows/decided?done=retried"
+    await stories.arrived(client, "decided", WorkflowState.WORKFLOW_STATE_FAILED)
+
+
+# -- what is wrong ---------------------------------------------------------------------------------
+
+
+async def test_a_reason_is_asked_for_beside_its_field_and_first_in_line(form) -> None:
+    answer = await form.fill("/workflows/held/cancel", reason="  ")
+    assert answer.page.status == 400
+    assert answer.page.part("problems").links == ["#field-reason"]
+    assert beside(answer.page, "reason") == "is required"
+    assert re.search(r"<textarea[^>]*autofocus", answer.page.html)
+    assert "<title>Wrong: Cancel: held" in answer.page.html
+
+
+async def test_a_form_of_another_page_is_refused(form, client) -> None:
+    typed = values(await form.open("/workflows/held/cancel")) | {"reason": "harm"}
+    for headers in (
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ):
+        answer = await form.send("/workflows/held/cancel", typed, headers=headers)
+        assert answer.page.status == 403, headers
+    async with form.session.post("/workflows/held/cancel", json=typed) as response:
+        assert response.status == 403
+    assert await state_of(client, "held") == PAUSED
+
+
+async def test_without_the_seal_nothing_is_sent_and_nothing_typed_is_lost(
+    form, web, client
+) -> None:
+    typed = values(await form.open("/workflows/held/cancel")) | {"reason": "kept"}
+    stolen = await form.send("/workflows/held/cancel", typed | {"token": "0" * 64})
+    assert stolen.page.status == 403
+    assert "kept" in stolen.page.html
+    async with aiohttp.ClientSession(f"http://{web}") as stranger:  # without the cookie
+        answer = await Filler(stranger).send("/workflows/held/cancel", typed)
+        assert "Nothing was sent" in answer.problems
+    assert await state_of(client, "held") == PAUSED
+
+
+async def test_a_form_is_bounded(form) -> None:
+    typed = values(await form.open("/workflows/held/cancel"))
+    answer = await form.send("/workflows/held/cancel", typed | {"reason": "x" * 300_000})
+    assert answer.page.status == 413
+    answer = await form.send("/workflows/held/cancel", typed | {"reason": "x" * 5000})
+    assert beside(answer.page, "reason") == "is longer than 4096 bytes"
+
+
+async def test_a_cookie_is_for_this_site_alone_and_for_no_script(form) -> None:
+    page = await form.open("/workflows/held/cancel")
+    cookie = page.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+
+
+# -- resume ----------------------------------------------------------------------------------------
+
+
+async def test_a_skip_is_given_the_outputs_that_others_need(form, client) -> None:
+    await paused(client, "skipped")
+    path = "/workflows/skipped/resume"
+    first = await form.open(path)
+    assert "a whole number; twin is bound to it" in first.words
+    chosen = {"decide:swap-disk": "skip", "reason": "copied by hand", "step": "check"}
+    answer = await form.again(path, first, **chosen)
+    assert answer.page.status == 400
+    lacking = "if swap-disk is skipped, give virtual_size_bytes, an integer"
+    assert lacking in beside(answer.page, "skip:swap-disk:virtual_size_bytes")
+    assert "Resume</button>" not in answer.page.html
+    typed = {"skip:swap-disk:virtual_size_bytes": "much"}
+    answer = await form.again(path, answer.page, step="check", **typed)
+    assert beside(answer.page, "skip:swap-disk:virtual_size_bytes") == "'much' is no number"
+    assert values(answer.page)["reason"] == "copied by hand"
+    typed = {
+        "skip:swap-disk:virtual_size_bytes": "1048576",
+        "skip:swap-disk:image.image_id": "skipped-twin",
+    }
+    answer = await form.again(path, answer.page, step="check", **typed)
+    assert answer.page.status == 200, answer.problems
+    assert "swap-disk is skipped" in answer.page.words
+    assert "swap-disk virtual_size_bytes - 1048576" in answer.page.words
+    done = await form.again(path, answer.page)
+    assert done.location == "/workflows/skipped?done=resumed"
+    await stories.arrived(client, "skipped", SUCCEEDED)
+    assert ("skip", "copied by hand") in await intervened(client, "skipped")
+
+
+async def test_a_rerun_takes_changed_values_and_another_host(form, client) -> None:
+    await paused(client, "again")
+    path = "/workflows/again/resume?task=swap-disk&decide=rerun"
+    first = await form.open(path)
+    assert values(first)["decide:swap-disk"] == "rerun"
+    moved = {"rerun:swap-disk:target.pool_id": "pool-a", "host:swap-disk": "host-a"}
+    answer = await form.again("/workflows/again/resume", first, "check", reason=WHY, **moved)
+    assert "swap-disk runs again on host-a." in answer.page.words
+    assert "swap-disk target.pool_id tiny pool-a" in answer.page.words
+    assert "swap-disk host_id host-b host-a" in answer.page.words
+    done = await form.again("/workflows/again/resume", answer.page)
+    assert done.location == "/workflows/again?done=resumed"
+    await stories.arrived(client, "again", SUCCEEDED)
+
+
+async def test_only_what_was_checked_is_sent(form, client) -> None:
+    await paused(client, "checked")
+    path = "/workflows/checked/resume"
+    first = await form.open(path)
+    moved = {"decide:swap-disk": "rerun", "rerun:swap-disk:target.pool_id": "nowhere"}
+    answer = await form.again(path, first, reason=WHY, **moved)  # sent without a look
+    assert answer.page.status == 400
+    assert "nowhere" in beside(answer.page, "decide:swap-disk")
+    moved |= {"rerun:swap-disk:target.pool_id": "pool-a", "host:swap-disk": "host-a"}
+    answer = await form.again(path, answer.page, "check", **moved)
+    assert "Resume</button>" in answer.page.html
+    changed = await form.again(path, answer.page, **{"rerun:swap-disk:target.image_id": "other"})
+    assert changed.page.status == 200  # looked at again, not sent
+    assert "swap-disk target.image_id checked-swap other" in changed.page.words
+    assert await state_of(client, "checked") == PAUSED
+    done = await form.again(path, changed.page)
+    assert done.page.status == 303
+    await stories.arrived(client, "checked", SUCCEEDED)
+
+
+async def test_giving_up_makes_up_for_all(form, client) -> None:
+    await paused(client, "given-up")
+    path = "/workflows/given-up/resume"
+    chosen = {"decide:swap-disk": "give_up", "reason": "not wanted", "step": "check"}
+    answer = await form.again(path, await form.open(path), **chosen)
+    assert "The whole workflow is made up for, because swap-disk failed." in answer.page.words
+    assert (await form.again(path, answer.page)).page.status == 303
+    await stories.arrived(client, "given-up", COMPENSATED)
+
+
+async def test_a_task_without_a_decision_is_told_beside_it(form) -> None:
+    answer = await form.fill("/workflows/held/resume", reason=WHY, step="check")
+    assert beside(answer.page, "decide:swap-disk").startswith("choose one")
+
+
+# -- fork, hosts, owners ---------------------------------------------------------------------------
+
+
+async def test_a_fork_is_started_with_another_input_and_linked(form, client) -> None:
+    path = "/workflows/good/fork"
+    assert "north" in (await form.open(path)).html
+    taken = await form.fill(path, workflow_id="held")
+    assert taken.page.status == 409
+    assert "workflows/held" in taken.problems
+    wrong = await form.fill(path, workflow_id="Not So", labels="site")
+    assert "is no label" in beside(wrong.page, "labels")
+    spec = stories.asked()
+    await client.submit(spec, workflow_id="stem")
+    done = await form.fill("/workflows/stem/fork", workflow_id="branch", labels="site=south")
+    assert done.location == "/workflows/branch?done=forked"
+    branch = await client.run("branch").get()
+    assert (branch.forked_from, branch.labels["site"]) == ("workflows/stem", "south")
+    for each in ("stem", "branch"):
+        await client.run(each).cancel("over")
+
+
+async def test_a_host_is_drained_and_taken_back_with_a_reason(form, client) -> None:
+    assert "It gets no new tasks" in (await form.open("/hosts/host-b/drain")).words
+    done = await form.fill("/hosts/host-b/drain", reason="new disks")
+    assert done.location == "/hosts/host-b?done=drained"
+    assert (await client.hosts.get("host-b")).state in (
+        Host.STATE_DRAINED,
+        Host.STATE_DRAINING,
+    )
+    page = await form.open(done.location)
+    assert "new disks" in page.words
+    assert "/hosts/host-b/undrain" in page.links
+    assert (await form.fill("/hosts/host-b/undrain", reason="they are in")).page.status == 303
+    assert (await client.hosts.get("host-b")).state == Host.STATE_READY
+    assert "not quarantined" in (await form.open("/hosts/host-b/accept")).words
+
+
+async def test_a_vendors_own_workflow_is_ended_by_force(form, client, cluster) -> None:
+    async with vendor_at(cluster.coordinator.address) as vendor:
+        await vendor.starts("own")
+    answer = await form.fill("/workflows/own/end", reason="the array is gone")
+    assert answer.page.status == 303, answer.problems
+    assert (await client.run("own").get()).cause.message == "the array is gone"
+
+
+async def test_what_does_not_exist_has_no_form(form) -> None:
+    for path in ("/workflows/nothing/cancel", "/workflows/held/tasks/no/fence", "/hosts/no/drain"):
+        assert (await form.open(path)).status == 404, path
