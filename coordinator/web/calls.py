@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from typing import Protocol, Self, TypeVar
 
-from grpc.aio import AioRpcError
+from grpc.aio import AioRpcError, UnaryUnaryMultiCallable
 
 from countermand.rpc.channel import READ_TIMEOUT_S, open_channel
 from countermand.rpc.names import host_name, task_name, workflow_name
@@ -82,6 +82,10 @@ class Calls:
             return await method(request, timeout=timeout_s)
         except AioRpcError as raised:
             raise error_from_rpc(raised) from None
+
+    def raw(self, path: str) -> UnaryUnaryMultiCallable[bytes, bytes]:
+        """Returns a unary call of the contract, by its path, that is sent as it is."""
+        return self._channel.unary_unary(path)
 
     # -- workflows ------------------------------------------------------------------------------
 
