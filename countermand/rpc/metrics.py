@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -126,9 +127,13 @@ EVERYWHERE = (
 
 def note_everywhere(reading: Reading) -> None:
     """Adds what every service shows."""
-    python = ".".join(map(str, sys.version_info[:3]))
-    reading.many("countermand_build_info", [((version("countermand"), python), 1)])
+    reading.many("countermand_build_info", [(_build(), 1)])
     reading.one("countermand_clock_seconds", time.time())
+
+
+@cache
+def _build() -> Labels:
+    return version("countermand"), ".".join(map(str, sys.version_info[:3]))
 
 
 def page(table: Sequence[Row], reading: Reading, accept: str) -> tuple[bytes, str]:
