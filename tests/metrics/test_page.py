@@ -13,10 +13,11 @@ import yaml
 from agent import metrics as agents
 from coordinator.metrics import table
 from countermand.client import Client
-from countermand.client.spec import external_task, parallel, sequence, task, workflow_spec
+from countermand.client.spec import external_task, image, parallel, sequence, task, workflow_spec
 from countermand.rpc.metrics import Kind
 from countermand.v1.annotation_pb2 import Effect
-from countermand.v1.verb_pb2 import Noop
+from countermand.v1.image_pb2 import IMAGE_FORMAT_RAW
+from countermand.v1.verb_pb2 import CopyImage, CreateImage, Noop
 from tests.metrics import services
 from tests.metrics.services import ROOT, Service, names, promtool, value
 
@@ -26,6 +27,7 @@ RULES = [rule for group in ALERTS["groups"] for rule in group["rules"]]
 DASHBOARD = json.loads((DEPLOY / "grafana/countermand.json").read_text())
 OF_THE_LIBRARY = {"process_cpu_seconds_total", "process_resident_memory_bytes"}
 OF_PROMETHEUS = {"up", "ALERTS"}
+MIB = 2**20
 
 
 def expressions() -> Iterator[str]:
@@ -50,10 +52,16 @@ def both(tmp_path_factory) -> Iterator[tuple[Service, Service]]:
 
 async def run_two(coordinator: Service, agent: Service) -> None:
     ok = [task(f"t{n}", host="h1", action=Noop()) for n in range(3)]
+    made = CreateImage(target=image("fast/a"), format=IMAGE_FORMAT_RAW, virtual_size_bytes=MIB)
+    copied = CopyImage(source=image("fast/a"), target=image("fast/b"))
+    images = [
+        task("make", host="h1", action=made),
+        task("copy", host="h1", action=copied),
+    ]
     fails = task("fails", host="h1", action=Noop(failure_message="as asked"))
     async with Client(coordinator.ready["address"]) as client:
         await client.hosts.add("h1", agent.ready["address"])
-        for name, tasks in (("good", ok), ("bad", [*ok, fails])):
+        for name, tasks in (("good", [*ok, *images]), ("bad", [*ok, fails])):
             spec = workflow_spec(name, sequence("all", *tasks))
             await (await client.submit(spec, workflow_id=name)).wait()
 
@@ -99,6 +107,7 @@ async def test_numbers_say_what_has_happened(both):
     assert value(page, table.ATTEMPTS, verb="noop", kind="action", outcome="succeeded") == 6
     assert value(page, table.ATTEMPTS, verb="noop", kind="action", outcome="failed") == 1
     assert value(page, table.ATTEMPTS, verb="noop", kind="compensation", outcome="succeeded") == 3
+    assert value(page, table.DONE, verb="copy_image") == MIB
     assert value(page, f"{table.DURATIONS}_count", verb="noop", kind="action") == 7
     assert value(page, table.HOST_UP, host="h1") == 1
     assert value(page, table.POOL_UP, host="h1", pool="fast") == 1
@@ -106,6 +115,7 @@ async def test_numbers_say_what_has_happened(both):
     ours = agent.scrape()
     assert value(ours, agents.ATTEMPTS, verb="noop", kind="action", outcome="succeeded") == 6
     assert value(ours, agents.ATTEMPTS, verb="noop", kind="compensation", outcome="succeeded") == 3
+    assert value(ours, agents.DONE) >= MIB
     assert value(ours, agents.POOL_FREE, pool="fast") > 0
     assert value(ours, f"{agents.COMMITS}_count") > 0
 
