@@ -23,8 +23,15 @@ SETTLED: Final = frozenset(
         WorkflowState.WORKFLOW_STATE_FAILED,
     }
 )
-OPEN: Final = frozenset(WorkflowState.ValueType(number) for number in WORKFLOW) - SETTLED
-UNDER_WAY: Final = OPEN
+# Of those that are open, the others always need somebody.
+UNDER_WAY: Final = frozenset(
+    {
+        WorkflowState.WORKFLOW_STATE_RUNNING,
+        WorkflowState.WORKFLOW_STATE_PAUSING,
+        WorkflowState.WORKFLOW_STATE_COMPENSATING,
+        WorkflowState.WORKFLOW_STATE_ENDING,
+    }
+)
 STATES: Final[Mapping[str, Look]] = {look.word: look for look in WORKFLOW.values()}
 AGES: Final = ("5m", "1h", "1d", "7d")
 PARTS: Final = ("attention", "open", "settled")

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 FRAME_S: Final = 0.25  # between two frames: faster than this nobody can read
+SHARE_MAX: Final = 0.2  # of the time, that one reader's looks may take
 ALIVE_S: Final = 15.0  # a quiet stream says this often that it is there
 RETRY_MS: Final = 500
 # Heard by the page's own script, which says so when it stays out.
@@ -39,6 +40,11 @@ def frame(text: str, sequence: int) -> bytes:
 def said(event: str) -> bytes:
     """Returns a message that is no content, such as that this was all."""
     return f"event: {event}\ndata:\n\n".encode()
+
+
+def pause_after(took_s: float) -> float:
+    """Returns how long to wait after a look: a large workflow is drawn less often than a small."""
+    return max(FRAME_S, took_s * (1 / SHARE_MAX - 1))
 
 
 def last_seen(request: Request) -> int:

@@ -18,11 +18,11 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from tests.bench import external, memory, scale, settled, starting, traces, workloads
+from tests.bench import external, memory, scale, settled, starting, traces, web, workloads
 from tests.bench.figures import Figure, judge, show, write
 
 BUILD = Path("build/bench")
-PARTS = ("starting", "memory", "workloads", "traces", "external", "scale", "settled")
+PARTS = ("starting", "memory", "workloads", "traces", "external", "scale", "settled", "web")
 SETTLED = 1_000_000  # about a minute and 2.5 GiB
 
 
@@ -69,6 +69,7 @@ def _measure(part: str, asked: argparse.Namespace) -> Callable[[Path], list[Figu
         ),
         "scale": lambda folder: scale.measure(folder, asked.rounds),
         "settled": lambda folder: settled.measure(folder, asked.rounds, asked.settled),
+        "web": lambda folder: web.measure(folder, asked.rounds, asked.web_settled, asked.web_tasks),
     }[part]
 
 
@@ -98,6 +99,18 @@ def _arguments() -> argparse.Namespace:
         type=int,
         default=SETTLED,
         help=f"settled workflows in the larger store (default {SETTLED}: a minute, and 2.5 GiB)",
+    )
+    parser.add_argument(
+        "--web-settled",
+        type=int,
+        default=web.SETTLED,
+        help=f"settled workflows beside which pages answer (default {web.SETTLED})",
+    )
+    parser.add_argument(
+        "--web-tasks",
+        type=int,
+        default=web.TASKS,
+        help=f"tasks of the largest workflow that is shown (default {web.TASKS})",
     )
     parser.add_argument("--json", type=Path, default=BUILD / "figures.json", help="where to write")
     return parser.parse_args()

@@ -37,6 +37,7 @@ class Process:
     pid: int
     address: str
     ready_ms: float  # from its start until it said so
+    web: str = ""  # where its page is, of a coordinator that has one
 
     def cpu_s(self) -> float:
         """Returns the CPU time that it has used, of all its threads."""
@@ -79,8 +80,10 @@ def start(
         ready_ms = (time.perf_counter() - began) * 1000
         if not line:
             raise RuntimeError(f"{arguments[0]} did not get ready:\n{log.read_text()[-2000:]}")
-        address = str(json.loads(line)["address"])
-        yield Process(pid=child.pid, address=address, ready_ms=ready_ms)
+        ready = json.loads(line)
+        yield Process(
+            pid=child.pid, address=ready["address"], ready_ms=ready_ms, web=ready.get("web", "")
+        )
     finally:
         child.terminate()
         try:
@@ -105,8 +108,10 @@ def start_coordinator(
 ) -> AbstractContextManager[Process]:
     """Starts a coordinator whose data are in a folder."""
     data = str(folder / "coordinator")
+    # No page, unless it is measured; what comes later counts.
+    fixed = ["--data", data, "--listen", "127.0.0.1:0", "--web", "off"]
     return start(
-        ["coordinator", "serve", "--data", data, "--listen", "127.0.0.1:0", *arguments],
+        ["coordinator", "serve", *fixed, *arguments],
         folder / "coordinator.log",
         environment,
     )

@@ -56,6 +56,7 @@ def test_every_part_runs(tmp_path):
     file = tmp_path / "figures.json"
     brief = ["--rounds", "1", "--seconds", "0.1", "--starts", "1", "--settled", "2000"]
     brief += ["--external-tasks", "50", "--external-seconds", "1"]
+    brief += ["--web-settled", "100", "--web-tasks", "200"]
 
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench", *brief, "--json", str(file)],

@@ -62,6 +62,7 @@ async def _one(site: Site, workflow_id: str, seen: int) -> AsyncIterator[bytes]:
                 if not site.stop.is_set():
                     yield frames.ALIVE
                 continue
+            began = asyncio.get_running_loop().time()
             found = await reading.read(site.calls, workflow_id, site.clock.now())
             values = workflow_page.values(found)
             text = await asyncio.to_thread(site.draw, "workflow_frame.html", **values)
@@ -73,7 +74,7 @@ async def _one(site: Site, workflow_id: str, seen: int) -> AsyncIterator[bytes]:
                 return
             if news.is_over:
                 return  # the reader comes back, and is told then
-            await asyncio.sleep(frames.FRAME_S)
+            await asyncio.sleep(frames.pause_after(asyncio.get_running_loop().time() - began))
 
 
 async def _list(site: Site, filters: Filters, seen: int) -> AsyncIterator[bytes]:
@@ -108,6 +109,7 @@ async def _list(site: Site, filters: Filters, seen: int) -> AsyncIterator[bytes]
                 continue
             if news.is_over:
                 return
+            began = asyncio.get_running_loop().time()
             values = await workflow_list.read(site, filters)
             text = await asyncio.to_thread(
                 site.draw, "workflows_frame.html", path="/workflows", **values
@@ -115,6 +117,7 @@ async def _list(site: Site, filters: Filters, seen: int) -> AsyncIterator[bytes]
             if text != sent:
                 yield frames.frame(text, position)
                 sent = text
+            await asyncio.sleep(frames.pause_after(asyncio.get_running_loop().time() - began))
 
 
 @asynccontextmanager
