@@ -89,6 +89,8 @@ def start(
 
 def advance(workflow: Workflow, event: Event, now: Now) -> Decision:
     """Returns what one event makes of a workflow."""
+    # A clock may be put back; what stands in a history has its order all the same.
+    now = replace(now, time=max(now.time, workflow.update_time))
     turn = Turn(workflow, now, _STEPS)
     if not workflow.settled:
         _take(turn, event)

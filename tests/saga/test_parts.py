@@ -6,11 +6,13 @@ dies after every decision as well.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import pytest
 
 from coordinator.saga import events, resume
 from coordinator.saga.leftovers import leftovers
-from tests.saga.language import ASK, play
+from tests.saga.language import ASK, EPOCH, Play, play, script, tree
 from tests.saga.rows import Row, each, tells, tells_the_same_under_new_owners
 
 ROWS = (
@@ -596,3 +598,24 @@ def test_what_was_given_up_of_an_earlier_attempt_is_a_leftover():
 def test_what_is_kept_with_a_whole_that_failed_is_a_leftover():
     told = play("a:ext:stop; b", "a:run+hang x:ok add-a-x@run:a say-a.1-fail@ok:x")
     assert [each.task for each in leftovers(told.workflow)] == [told.workflow.plan.by_name["x"]]
+
+
+@dataclass
+class GoingBack(Play):
+    """A play whose clock is put back with every decision."""
+
+    def now(self) -> events.Now:
+        forward = super().now()
+        return replace(forward, time=EPOCH - (forward.time - EPOCH))
+
+
+def test_a_clock_that_goes_back_changes_no_order():
+    """What was added once another part had ended may rest on it."""
+    text = "a:ext; b"
+    setup = "a:run+hang x:ok add-a-x@run:a y:ok add-a-y@ok:x say-a.1-fail@ok:y"
+    back = GoingBack(script=script(setup))
+    back.begin(tree(text))
+    back.run()
+    assert back.story() == play(text, setup).story()
+    times = [attempt.create_time for _, task in back.workflow.tasks() for attempt in task.attempts]
+    assert times == sorted(times), "the history would go back as well"
