@@ -1,6 +1,6 @@
 """Writes what is committed into the log: a line for each change of an attempt, by its name.
 
-That an attempt was accepted, or has begun to run, is told at debug: the coordinator says so too.
+That an attempt was accepted is told at debug: at info are its beginning and its end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ log = logging.getLogger("agent")
 LEVELS: Mapping[State, int] = {
     **dict.fromkeys(State, logging.INFO),
     State.ACCEPTED: logging.DEBUG,
-    State.RUNNING: logging.DEBUG,
     State.UNKNOWN: logging.WARNING,
 }
 

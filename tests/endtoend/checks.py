@@ -278,8 +278,7 @@ def _check_compensated(cluster: Cluster, workflow_id: str, workflow: Recorded) -
 def assert_ran_once(cluster: Cluster, workflow_id: str) -> None:
     """Checks by the agents' logs that each action was worked on once; for agents that never died.
 
-    A tombstone is a change of the record too, and logged as its state: hence only actions of
-    workflows that succeeded.
+    One that was killed finds out anew what it had begun, and says so: hence only these.
     """
     ran = Counter(
         str(event["attempt"])

@@ -80,7 +80,8 @@ def test_an_outcome_is_counted_by_its_verb_and_told():
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
-    succeeded, failed = map(json.loads, stream.getvalue().splitlines())
+    running, succeeded, failed = map(json.loads, stream.getvalue().splitlines())
+    assert running["event"] == "attempt.running"
     assert (succeeded["event"], succeeded["attempt"]) == ("attempt.succeeded", RECORD.name)
     assert (
         failed.items()
