@@ -29,6 +29,7 @@ from coordinator.api.doctor.doctor import Doctor
 from coordinator.api.fences import target_pools
 from coordinator.api.tokens import Tokens
 from coordinator.api.webhook_service import WebhookService
+from coordinator.assembly import Assembly, external_tasks, open_owners, services
 from coordinator.metrics.counting import Counting
 from coordinator.metrics.leftovers import Leftovers
 from coordinator.metrics.page import Page as Metrics
@@ -36,7 +37,6 @@ from coordinator.metrics.reading import Subject
 from coordinator.owners.owners import Owners
 from coordinator.owners.reported import Reported
 from coordinator.owners.routing import Routing
-from coordinator.parts import Parts, external_tasks, open_owners, services
 from coordinator.runtime.log_lines import LogLines
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.overdue import fence_for_ever
@@ -297,7 +297,7 @@ async def _serve(
             chance=chance,
             crash=dies,
         )
-        parts = Parts(
+        assembly = Assembly(
             loop=loop,
             store=store,
             hosts=fleet,
@@ -306,11 +306,11 @@ async def _serve(
             retention=retention,
             sampler=sampler,
         )
-        owners, reported = await open_owners(parts)
+        owners, reported = await open_owners(assembly)
         loop.attach(Routing(hosts=fleet, owners=owners))
         await fleet.open()
         await receivers.open()
-        works = _works(parts, owners, reported, receivers)
+        works = _works(assembly, owners, reported, receivers)
         traces: Exporter | None = None
         if collector is not None:
             traces = Exporter(
@@ -339,8 +339,8 @@ async def _serve(
         )
         working = [asyncio.create_task(work, name=name) for name, work in works.items()]
         answering = services(
-            parts,
-            external_tasks(parts, owners, Tokens(opening.token_key)),
+            assembly,
+            external_tasks(assembly, owners, Tokens(opening.token_key)),
             WebhookService(webhooks=receivers, store=store, clock=clock, new_secret=new_secret),
             Doctor(
                 loop=loop, store=store, connect=connect, cluster_id=opening.cluster_id, clock=clock
@@ -369,18 +369,18 @@ async def _serve(
 
 
 def _works(
-    parts: Parts, owners: Owners, reported: Reported, receivers: Receivers
+    assembly: Assembly, owners: Owners, reported: Reported, receivers: Receivers
 ) -> dict[str, Coroutine[None, None, None]]:
     """Returns what works for ever, by its name."""
     # Where everything is kept for ever, what was ended by force is removed all the same.
-    kept = parts.retention or RETENTION_MAX
-    loop, store, clock = parts.loop, parts.store, parts.clock
+    kept = assembly.retention or RETENTION_MAX
+    loop, store, clock = assembly.loop, assembly.store, assembly.clock
     return {
         "loop": loop.run(),
         "owners": owners.run(),
         "reported": reported.run(),
         "retention": sweep_for_ever(store=store, loop=loop, clock=clock, retention=kept),
-        "overdue": fence_for_ever(loop=loop, hosts=parts.hosts, pools=target_pools),
+        "overdue": fence_for_ever(loop=loop, hosts=assembly.hosts, pools=target_pools),
         "webhooks": receivers.run(),
     }
 

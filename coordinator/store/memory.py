@@ -75,7 +75,7 @@ class Kept:
     hosts: dict[str, HostRecord] = field(default_factory=dict)
     audit: list[AuditEvent] = field(default_factory=list)
     webhooks: dict[str, WebhookRecord] = field(default_factory=dict)
-    places: dict[str, int] = field(default_factory=dict)
+    positions: dict[str, int] = field(default_factory=dict)
     progress: dict[tuple[str, int, int], ProgressRecord] = field(default_factory=dict)
     evidence: dict[tuple[str, str], int] = field(default_factory=dict)  # (workflow, host) → intent
     used_ids: set[str] = field(default_factory=set)  # of workflows that retention has removed
@@ -382,13 +382,13 @@ class MemoryStore:
         self._kept.webhooks.pop(webhook_id, None)
         self._note(event)
 
-    async def place(self, reader: str) -> int | None:
+    async def position_of(self, reader: str) -> int | None:
         """Returns how far somebody has read the history; None: never."""
-        return self._kept.places.get(reader)
+        return self._kept.positions.get(reader)
 
-    async def note_place(self, reader: str, position: int) -> None:
+    async def note_position(self, reader: str, position: int) -> None:
         """Notes how far somebody has read the history."""
-        self._kept.places[reader] = position
+        self._kept.positions[reader] = position
 
     async def origins(self, workflow_ids: Sequence[str]) -> dict[str, Origin]:
         """Returns what some workflows were submitted with; of one that was removed nothing."""

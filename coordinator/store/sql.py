@@ -37,7 +37,7 @@ from coordinator.store import (
     hosts,
     left,
     lists,
-    places,
+    positions,
     progress,
     queries,
     retention,
@@ -135,9 +135,9 @@ class SqlStore:
         """Removes a webhook, and notes with it who did so; an absent one is a success."""
         await self._run.write(partial(self._transact, partial(webhooks.remove, webhook_id, event)))
 
-    async def note_place(self, reader: str, position: int) -> None:
+    async def note_position(self, reader: str, position: int) -> None:
         """Notes how far somebody has read the history."""
-        await self._run.write(partial(self._transact, partial(places.note, reader, position)))
+        await self._run.write(partial(self._transact, partial(positions.note, reader, position)))
 
     async def close(self) -> None:
         """Releases everything; nothing is written any more."""
@@ -246,9 +246,9 @@ class SqlStore:
         """Returns entries of all workflows after a position, in order."""
         return await self._read(partial(queries.all_events, after, limit))
 
-    async def place(self, reader: str) -> int | None:
+    async def position_of(self, reader: str) -> int | None:
         """Returns how far somebody has read the history; None: never."""
-        return await self._read(partial(places.place, reader))
+        return await self._read(partial(positions.position_of, reader))
 
     async def position(self) -> int:
         """Returns the highest position, 0 if there is none."""

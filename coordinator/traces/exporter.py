@@ -31,7 +31,7 @@ from countermand.v1.event_pb2 import HistoryEvent
 
 log = logging.getLogger(__name__)
 
-READER = "traces"  # what its place in the history is kept under
+READER = "traces"  # what its position in the history is kept under
 PAGE = 50  # events: about 3 ms of work, while which nobody else has the loop
 PROJECTIONS_MAX = 5000  # kept, those that had events last; of others the history is read again
 GATHER_S = 0.1  # after a hint: under load a page then holds many commits
@@ -53,10 +53,10 @@ class History(Protocol):
     async def position(self) -> int:
         """Returns the highest position ever given, 0 if there was none."""
 
-    async def place(self, reader: str) -> int | None:
+    async def position_of(self, reader: str) -> int | None:
         """Returns how far somebody has read the history; None: never."""
 
-    async def note_place(self, reader: str, position: int) -> None:
+    async def note_position(self, reader: str, position: int) -> None:
         """Notes how far somebody has read the history."""
 
 
@@ -105,7 +105,7 @@ class Exporter:
                 position = self.position = entries[-1].position
             if len(entries) < PAGE:
                 if position > noted:
-                    await self._again(partial(self._store.note_place, READER, position))
+                    await self._again(partial(self._store.note_position, READER, position))
                     self._crash(crash_points.SPANS_NOTED)
                     noted = position
                 await self._hints.wait(seen, QUIET_S)
@@ -113,11 +113,11 @@ class Exporter:
 
     async def _begin(self) -> int:
         """Returns where to go on; at first, what has happened before nobody waits for."""
-        place = await self._store.place(READER)
-        if place is None:
-            place = await self._store.position()
-            await self._store.note_place(READER, place)
-        return place
+        position = await self._store.position_of(READER)
+        if position is None:
+            position = await self._store.position()
+            await self._store.note_position(READER, position)
+        return position
 
     # -- projecting -------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ class Envelope:
     """One event on its way, whoever it goes to; made into JSON once, and only if it goes."""
 
     cluster_id: str
-    position: int  # its place in the history
+    position: int  # its position in the history
     type: str  # what it is called, without the prefix
     event: HistoryEvent
     origin: Origin

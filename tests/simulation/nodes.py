@@ -38,7 +38,7 @@ from countermand.v1.attempt_pb2 import Progress
 from tests.simulation.clock import VirtualClock
 from tests.simulation.disk import Disk, LiveFiles
 from tests.simulation.effects import images, remove_by_hand
-from tests.simulation.owning import OWNER_RPCS, Parts, external_tasks, open_owners
+from tests.simulation.owning import OWNER_RPCS, Assembly, external_tasks, open_owners
 
 T = TypeVar("T")
 
@@ -394,7 +394,7 @@ class CoordinatorNode(Node):
             ears=ears_of(loop, store, watches.heard_progress),
             forget_s=self._forget_s,
         )
-        parts = Parts(
+        assembly = Assembly(
             loop=loop,
             store=store,
             hosts=fleet,
@@ -405,7 +405,7 @@ class CoordinatorNode(Node):
         owners = None
         if self.has_owners:
             world.listening()
-            owners = await open_owners(parts)
+            owners = await open_owners(assembly)
         loop.attach(Routing(hosts=fleet, owners=owners) if owners else fleet)
         await fleet.open()
         asyncio.get_running_loop().create_task(loop.run())
@@ -419,7 +419,7 @@ class CoordinatorNode(Node):
         ]
         if owners is not None:
             tokens = Tokens(opening.token_key)
-            served.append((external_tasks(parts, owners, tokens), OWNER_RPCS))
+            served.append((external_tasks(assembly, owners, tokens), OWNER_RPCS))
         self.loop = loop
         self.services = {rpc: getattr(service, rpc) for service, rpcs in served for rpc in rpcs}
 

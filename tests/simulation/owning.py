@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from coordinator import parts as made
+from coordinator import assembly as made
+from coordinator.assembly import Assembly, external_tasks
 from coordinator.owners.owners import Owners
-from coordinator.parts import Parts, external_tasks
 from coordinator.runtime.retention import sweep_for_ever
 
-__all__ = ["OWNER_RPCS", "Parts", "external_tasks", "open_owners"]
+__all__ = ["OWNER_RPCS", "Assembly", "external_tasks", "open_owners"]
 
 OWNER_RPCS = (
     "StartExternalWorkflow",
@@ -25,11 +25,11 @@ OWNER_RPCS = (
 )
 
 
-async def open_owners(parts: Parts) -> Owners:
+async def open_owners(assembly: Assembly) -> Owners:
     """Takes up what waits for owners, and sees to them from now on."""
-    owners, reported = await made.open_owners(parts)
+    owners, reported = await made.open_owners(assembly)
     sweeping = sweep_for_ever(
-        store=parts.store, loop=parts.loop, clock=parts.clock, retention=parts.retention
+        store=assembly.store, loop=assembly.loop, clock=assembly.clock, retention=assembly.retention
     )
     for work in (owners.run(), reported.run(), sweeping):
         asyncio.get_running_loop().create_task(work)

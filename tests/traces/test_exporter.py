@@ -55,7 +55,7 @@ class World:
     async def all_sent(self) -> None:
         """Returns once everything that is committed has been sent, and that is noted."""
         async with asyncio.timeout(30):
-            while await self.store.place(READER) != await self.store.position():
+            while await self.store.position_of(READER) != await self.store.position():
                 if self.running.done():
                     return
                 await asyncio.sleep(0.001)
@@ -85,7 +85,7 @@ async def world(to: Collector, kept: Kept, *, crash: Crash = never) -> AsyncIter
     running = asyncio.create_task(made.run())
     one = World(store, watches, to, running)
     try:
-        while await store.place(READER) is None:  # noqa: ASYNC110 - what is stored is asked for
+        while await store.position_of(READER) is None:  # noqa: ASYNC110 - what is stored is asked for
             await asyncio.sleep(0.001)
         yield one
     finally:

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, insert, select, update
 from coordinator.store.tables import places
 
 
-def place(reader: str, connection: Connection) -> int | None:
+def position_of(reader: str, connection: Connection) -> int | None:
     """Returns the position up to which somebody has read; None: never."""
     found: int | None = connection.scalar(
         select(places.c.position).where(places.c.reader == reader)

@@ -37,7 +37,7 @@ from countermand.v1.workflow_pb2_grpc import add_WorkflowServiceServicer_to_serv
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class Assembly:
     """What everything else asks."""
 
     loop: Loop
@@ -49,10 +49,10 @@ class Parts:
     sampler: Sampler = ALL
 
 
-async def open_owners(parts: Parts) -> tuple[Owners, Reported]:
+async def open_owners(assembly: Assembly) -> tuple[Owners, Reported]:
     """Takes up what waits for owners, and the progress that they reported; both are to be run."""
-    loop, watches = parts.loop, parts.watches
-    reported = Reported(parts.store)
+    loop, watches = assembly.loop, assembly.watches
+    reported = Reported(assembly.store)
     await reported.open()
     owners = Owners(
         say=loop.hear,
@@ -65,11 +65,11 @@ async def open_owners(parts: Parts) -> tuple[Owners, Reported]:
     return owners, reported
 
 
-def external_tasks(parts: Parts, owners: Owners, tokens: Tokens) -> ExternalTaskService:
+def external_tasks(assembly: Assembly, owners: Owners, tokens: Tokens) -> ExternalTaskService:
     """Returns the service for the owners of external tasks."""
-    loop, store, hosts, clock = parts.loop, parts.store, parts.hosts, parts.clock
+    loop, store, hosts, clock = assembly.loop, assembly.store, assembly.hosts, assembly.clock
     showing = Showing(
-        loop=loop, store=store, hosts=hosts, watches=parts.watches, retention=parts.retention
+        loop=loop, store=store, hosts=hosts, watches=assembly.watches, retention=assembly.retention
     )
     deciding = Deciding(loop=loop, store=store, showing=showing, clock=clock)
     rights = Rights(tokens=tokens, showing=showing)
@@ -83,7 +83,7 @@ def external_tasks(parts: Parts, owners: Owners, tokens: Tokens) -> ExternalTask
             store=store,
             owners=owners,
             rights=rights,
-            watches=parts.watches,
+            watches=assembly.watches,
             deciding=deciding,
             showing=showing,
         ),
@@ -93,7 +93,7 @@ def external_tasks(parts: Parts, owners: Owners, tokens: Tokens) -> ExternalTask
             clock=clock,
             showing=showing,
             deciding=deciding,
-            sampler=parts.sampler,
+            sampler=assembly.sampler,
         ),
         deciding=deciding,
         showing=showing,
@@ -101,18 +101,18 @@ def external_tasks(parts: Parts, owners: Owners, tokens: Tokens) -> ExternalTask
 
 
 def services(
-    parts: Parts, external: ExternalTaskService, webhooks: WebhookService, doctor: Doctor
+    assembly: Assembly, external: ExternalTaskService, webhooks: WebhookService, doctor: Doctor
 ) -> list[Service]:
     """Returns everything that answers."""
-    loop, store, hosts, clock = parts.loop, parts.store, parts.hosts, parts.clock
+    loop, store, hosts, clock = assembly.loop, assembly.store, assembly.hosts, assembly.clock
     workflows = WorkflowService(
         loop=loop,
         store=store,
         hosts=hosts,
-        watches=parts.watches,
+        watches=assembly.watches,
         clock=clock,
-        retention=parts.retention,
-        sampler=parts.sampler,
+        retention=assembly.retention,
+        sampler=assembly.sampler,
     )
     of_hosts = HostService(loop=loop, store=store, hosts=hosts, clock=clock)
     looking = DoctorService(doctor=doctor, hosts=hosts)
