@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from coordinator.saga.parts import settled
+from coordinator.saga.parts import is_held, settled
 from coordinator.saga.plan import Plan
 from coordinator.saga.spec import IRREVERSIBLE
 from coordinator.saga.states import (
@@ -153,7 +153,7 @@ def _outstanding_of(workflow: Workflow, index: int, task: Task) -> Iterator[Comm
         yield send(index, task.last)
         # What an owner has not accepted; what has left for a host is known by its line only.
         unaccepted = workflow.plan.task(index).external and task.state is TaskState.STARTING
-        if workflow.holding and unaccepted:
+        if unaccepted and is_held(workflow, index):
             yield Recall(task=index, number=number, host=task.last.host)
         if (bound := run_timer(workflow.plan, index, task)) is not None:
             yield bound

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 
-from coordinator.saga import back, ending, events, forward, history, reports
+from coordinator.saga import back, ending, events, forward, history, parts, reports
 from coordinator.saga.plan import Plan, ancestors, outermost
 from coordinator.saga.spec import NODES_MAX, owner_of
 from coordinator.saga.states import (
@@ -52,7 +52,7 @@ def add(turn: Turn, event: events.AddRequested) -> None:
         parent=place, owner=owner_of(spec.host), kind=kind, principal=event.ask.principal
     )
     turn.note(said, index)
-    if turn.holding:
+    if parts.is_held(turn, index):
         return  # a resume finds it
     if event.under >= 0:
         turn.later(Step.BEGIN, index)  # what it is a part of is at work

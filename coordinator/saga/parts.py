@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from coordinator.saga.plan import Plan, wholes
+from coordinator.saga.plan import Plan, outermost, wholes
 from coordinator.saga.states import AT_REST, IN_FLIGHT, AttemptState, Effect, TaskState
 from coordinator.saga.workflow import CLOSE, Task
 
@@ -32,6 +32,11 @@ class Record(Protocol):
     @property
     def plan(self) -> Plan:
         """Returns its plan."""
+        ...
+
+    @property
+    def holding(self) -> bool:
+        """Returns whether it is paused, or about to be."""
         ...
 
     def task(self, index: int) -> Task:
@@ -61,6 +66,17 @@ def are_at_work(record: Record, index: int) -> bool:
 
 
 _LETS_GO = frozenset({TaskState.RUNNING, TaskState.UNKNOWN, TaskState.SUCCEEDED})
+
+
+def is_held(record: Record, index: int) -> bool:
+    """Returns whether a pause keeps a node from going forward.
+
+    End actions go on; and parts of what is at work, since a pause waits until that has ended.
+    """
+    if not record.holding or record.plan.is_end_action(index):
+        return False
+    whole = outermost(record.plan, index)
+    return whole == index or record.task(whole).state not in IN_FLIGHT
 
 
 def has_effect(record: Record, index: int) -> bool:

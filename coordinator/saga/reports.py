@@ -148,7 +148,7 @@ def _action_recalled(turn: Turn, event: events.AttemptRecalled) -> None:
     _end_attempt(turn, index, AttemptState.CANCELLED, cancelled)
     turn.put(index, replace(turn.task(index), start_deadline=None))
     turn.move(index, TaskChange.RECALLED)
-    if not turn.holding:
+    if not parts.is_held(turn, index):
         starting.go(turn, index)  # it was resumed meanwhile
 
 
@@ -414,7 +414,7 @@ def _wait_is_over(turn: Turn, event: events.TimerFired) -> None:
     if task.state in BEING_COMPENSATED:
         if not (turn.holding and turn.compensation_held):
             back.send_compensation(turn, index)
-    elif turn.holding and not turn.plan.is_end_action(index):
+    elif parts.is_held(turn, index):
         return  # a resume asks for the time again
     elif task.state is TaskState.SUCCEEDED:
         turn.put(index, replace(task, due_time=None))
@@ -503,6 +503,6 @@ def host_is_chosen(turn: Turn, event: events.HostChosen) -> None:
         return
     if event.number != len(task.attempts) + 1:
         return
-    if turn.holding and not turn.plan.is_end_action(event.task):
+    if parts.is_held(turn, event.task):
         return  # a resume looks for a host again
     starting.send_action(turn, event.task, event.host)

@@ -25,7 +25,7 @@ def begin(turn: Turn, index: int) -> None:
     if turn.restoring:
         retracing.begin_again(turn, index)
     elif forward.goes_forward(turn, index):
-        if turn.holding and not turn.plan.is_end_action(index):
+        if parts.is_held(turn, index):
             _hold_back(turn, index)
         elif turn.plan.nodes[index].task is None:
             _begin_group(turn, index)

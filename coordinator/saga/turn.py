@@ -25,6 +25,7 @@ from coordinator.saga.commands import (
     outstanding,
 )
 from coordinator.saga.events import Now
+from coordinator.saga.parts import is_held
 from coordinator.saga.pieces import draft, sealed
 from coordinator.saga.resume import Requirement
 from coordinator.saga.spec import Binding, TaskSpec, Value
@@ -328,8 +329,9 @@ class Turn:
         self.pause = why
         self.move_workflow(WorkflowChange.PAUSE)
         for index, task in enumerate(self.nodes):
-            if isinstance(task, Task) and task.state in _MAY_WAIT_FOR_SLOT:
-                last = task.last
+            may_wait = isinstance(task, Task) and task.state in _MAY_WAIT_FOR_SLOT
+            if may_wait and is_held(self, index):
+                last = self.task(index).last
                 self.commands.append(Recall(task=index, number=last.number, host=last.host))
 
     def timer(self, timer: Timer, index: int, number: int, time: datetime) -> None:

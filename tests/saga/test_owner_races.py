@@ -39,7 +39,7 @@ ROWS = (
         "a part that is added during a pause needs no place: the whole has one",
         "g(main:ext):open:max=1",
         "main:run+hang pause@run:main add-main-x:ro@pausing resume@added:x end-main.1-ok@ok:x",
-        "do:main run:main asked pausing added:x asked resumed do:x ok:x ok:main = SUCCEEDED",
+        "do:main run:main asked pausing added:x do:x asked resumed ok:x ok:main = SUCCEEDED",
     ),
     Row(
         "a late end by force closes nothing",

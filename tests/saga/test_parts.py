@@ -550,6 +550,28 @@ ROWS = (
             "undone:x = FAILED"
         ),
     ),
+    # -- pauses
+    Row(
+        "S-A1 a pause waits for what is at work, and lets its parts begin",
+        "a:ext | b",
+        "a:run+hang b:ok x:run+ok add-a-x@pausing pause@run:a say-a.1-ok@ok:x resume@PAUSED",
+        "do:a do:b run:a asked pausing added:x do:x ok:b run:x ok:x ok:a PAUSED asked resumed "
+        "= SUCCEEDED",
+    ),
+    Row(
+        "S-A1 a pause takes back no part of what is at work",
+        "a:ext; b",
+        "a:run+hang x:run+ok add-a-x@run:a pause@added:x say-a.1-ok@ok:x resume@PAUSED",
+        "do:a run:a added:x do:x asked pausing run:x ok:x ok:a PAUSED asked resumed do:b ok:b "
+        "= SUCCEEDED",
+    ),
+    Row(
+        "S-R1 a part fails while a pause waits, and so does its whole",
+        "a:ext; b",
+        "a:run+hang x:fail add-a-x@pausing pause@run:a say-a.1-fail@fail:x resume+rerun-a@PAUSED",
+        "do:a run:a asked pausing added:x do:x fail:x fail:a PAUSED asked resumed asked again:a "
+        "do:a ok:a do:b ok:b = SUCCEEDED",
+    ),
 )
 
 
