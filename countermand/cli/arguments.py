@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from countermand.cli.asking import at_terminal, confirm
+from countermand.cli.completion import complete_workflows
 
 if TYPE_CHECKING:
     from countermand.client import Client, Run
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 LATEST = "@latest"
 CANDIDATES_MAX = 5  # one sees by them what is missing
+
+one_workflow = click.argument("name", metavar="WORKFLOW", shell_complete=complete_workflows)
 NO_LATEST = click.UsageError("there is no workflow yet, so there is no @latest")
 
 

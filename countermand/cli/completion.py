@@ -116,7 +116,7 @@ async def _workflows(client: Client, asked: Asked) -> AsyncIterator[str]:
 async def _tasks(client: Client, asked: Asked) -> AsyncIterator[str]:
     from countermand.cli.arguments import LATEST
 
-    name = asked.given.get("name") or ""
+    name = asked.given.get("name") or asked.given.get("given") or ""
     if isinstance(name, tuple):
         name = name[0] if name else ""
     if name == LATEST:

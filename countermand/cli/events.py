@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from countermand.cli.arguments import named
+from countermand.cli.arguments import named, one_workflow
 from countermand.cli.exits import PATIENCE, PATIENCE_WHEN_FOLLOWING, run
-from countermand.cli.looks import one_workflow
 from countermand.cli.settings import Settings, examples, shared_options
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from countermand.cli.settings import (
 if TYPE_CHECKING:
     from countermand.cli.external_calls import Vendor
 
+OWNER_HEADS = ("OWNER", "WAITING", "NOT ACCEPTED", "SILENT", "OLDEST", "WATCHES")
 HEADS = ("TASK", "ASKED", "KIND", "ACCEPTED", "AGE", "PROGRESS", "MESSAGE")
 
 
@@ -75,6 +76,30 @@ def list_(settings: Settings, owner: str) -> None:
             row=request_row,
             name=lambda request: request.attempt,
             nothing=f"Nothing waits for {owner}. Follow it: {_watch(owner)}",
+        )
+
+    doing(settings, work)
+
+
+@external.command(
+    epilog=examples("countermand external owners", "countermand external owners -o name")
+)
+@shared_options()
+@click.pass_obj
+def owners(settings: Settings) -> None:
+    """List the owners for whom anything waits, and who is silent."""
+
+    async def work(vendor: Vendor) -> None:
+        from countermand.cli.external_words import owner_row
+        from countermand.cli.output import show_all
+
+        show_all(
+            settings,
+            await vendor.owners(),
+            heads=OWNER_HEADS,
+            row=owner_row,
+            name=lambda found: found.owner_id,
+            nothing="Nothing waits for anybody, and nobody watches.",
         )
 
     doing(settings, work)

@@ -85,6 +85,12 @@ class Vendor:
         pages = self.calls.pages(self.calls.external_tasks.ListExternalTasks, request)
         return [asked async for page in pages for asked in page.requests]
 
+    async def owners(self) -> list[pb.ExternalOwner]:
+        """Returns the owners for whom anything waits, or who watch."""
+        request = pb.ListExternalOwnersRequest(page_size=PAGE_SIZE)
+        pages = self.calls.pages(self.calls.external_tasks.ListExternalOwners, request)
+        return [owner async for page in pages for owner in page.owners]
+
     async def watch(self, owner: str) -> AsyncIterator[pb.WatchExternalTasksResponse]:
         """Yields what waits for an owner and every change of it, for ever; nothing comes twice.
 

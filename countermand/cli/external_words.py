@@ -18,7 +18,11 @@ from countermand.drawing.values import one_line, progress_words, said
 from countermand.drawing.words import Look, attempt_look
 from countermand.rpc import names
 from countermand.v1.attempt_pb2 import Attempt
-from countermand.v1.external_task_pb2 import ExternalRequest, WatchExternalTasksResponse
+from countermand.v1.external_task_pb2 import (
+    ExternalOwner,
+    ExternalRequest,
+    WatchExternalTasksResponse,
+)
 from countermand.v1.workflow_spec_pb2 import Group, WorkflowSpec
 
 ASKED: Final[Mapping[int, Look]] = {
@@ -50,6 +54,18 @@ def request_row(request: ExternalRequest) -> Row:
         age(request.create_time),
         progress_words(request.progress),
         one_line(request.progress.message or _causes(request)),
+    )
+
+
+def owner_row(owner: ExternalOwner) -> Row:
+    """Returns how an owner stands, for a table."""
+    return (
+        owner.owner_id,
+        str(owner.waiting),
+        str(owner.unaccepted),
+        str(owner.silent),
+        age(owner.oldest_time) or "-",
+        "yes" if owner.watching else "no",
     )
 
 

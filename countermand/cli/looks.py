@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from countermand.cli.arguments import named
+from countermand.cli.arguments import named, one_workflow
 from countermand.cli.bulk import Filters, filter_options
-from countermand.cli.completion import complete_tasks, complete_workflows
+from countermand.cli.completion import complete_tasks
 from countermand.cli.exits import run
 from countermand.cli.settings import Settings, examples, shared_options
 
 if TYPE_CHECKING:
     from countermand.client import Client
-
-one_workflow = click.argument("name", metavar="WORKFLOW", shell_complete=complete_workflows)
 
 
 @click.command(

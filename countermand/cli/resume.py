@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from countermand.cli.arguments import named, pair, plain
-from countermand.cli.exits import FAILED, fail, run
-from countermand.cli.settings import Settings, examples, shared_options
+from countermand.cli.arguments import named, one_workflow, pair, plain
+from countermand.cli.asking import at_terminal
+from countermand.cli.bulk import Change, Filters, change_all, filter_options, yes_option
+from countermand.cli.completion import complete_tasks
+from countermand.cli.exits import FAILED, PATIENCE, PATIENCE_WHEN_FOLLOWING, fail, run
+from countermand.cli.settings import FOLLOWED, Settings, examples, shared_options
+from countermand.cli.steer import follow_options, many
 
 if TYPE_CHECKING:
     from countermand.client import Client, Run
     from countermand.rpc.errors import RequirementsUnmet
-    from countermand.v1.workflow_pb2 import ResumeDecision, ResumeWorkflowResponse
+    from countermand.v1.workflow_pb2 import ResumeDecision, ResumeWorkflowResponse, Workflow
 
 
 def _indices(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[int, ...]:
@@ -34,10 +38,19 @@ def _indices(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
         "--output image.image_id=disk-1 --reason 'copied by hand'",
         "countermand workflow resume vm-42 --rerun disks --items 1,2 --reason 'space freed'",
         "countermand workflow resume vm-42 --rerun copy-3 --host copy-3=host-b --reason moved",
+        "countermand workflow resume --label team=storage --dry-run",
+        exits=FOLLOWED,
     )
 )
-@click.argument("name", metavar="WORKFLOW")
-@click.option("--rerun", "reruns", multiple=True, metavar="TASK", help="Run it again.")
+@many
+@click.option(
+    "--rerun",
+    "reruns",
+    multiple=True,
+    metavar="TASK",
+    shell_complete=complete_tasks,
+    help="Run it again.",
+)
 @click.option(
     "--set",
     "sets",
@@ -45,7 +58,14 @@ def _indices(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
     metavar="TASK.FIELD=VALUE",
     help="Change an argument of a rerun; of an external task: TASK.arguments.KEY=VALUE.",
 )
-@click.option("--skip", "skips", multiple=True, metavar="TASK", help="Go on after it.")
+@click.option(
+    "--skip",
+    "skips",
+    multiple=True,
+    metavar="TASK",
+    shell_complete=complete_tasks,
+    help="Go on after it.",
+)
 @click.option(
     "--output",
     "outputs",
@@ -66,12 +86,19 @@ def _indices(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 @click.option("--host", "hosts", multiple=True, metavar="TASK=HOST", help="Run it there.")
 @click.option("--reason", default="", help="Why, for the audit; required with a decision.")
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
+@filter_options(host=False)
+@yes_option
+@follow_options
 @shared_options(form=("-o",))
 @click.pass_obj
 def resume(
     settings: Settings,
     *,
-    name: str,
+    given: tuple[str, ...],
+    filters: Filters,
+    yes: bool,
+    watches: bool,
+    waits: bool,
     reruns: tuple[str, ...],
     sets: tuple[str, ...],
     skips: tuple[str, ...],
@@ -86,19 +113,31 @@ def resume(
 ) -> None:
     """Go on after a pause.
 
-    Takes one decision for each task that needs one; all of them hold, or none. What is needed:
-    `countermand workflow requirements WORKFLOW`.
+    Takes one decision for each task that needs one; all of them hold, or none. Without any, on a
+    terminal, it asks for them one by one, and sends nothing before a last look; in a pipe it lists
+    what is needed, as `countermand workflow requirements WORKFLOW` does.
+
+    Several are named, or chosen as `workflow list` chooses them, to go on as they are: they are
+    counted first, and those that need decisions are told.
     """
-    if (reruns or skips or compensates) and not (reason or dry_run):
+    decided = bool(reruns or skips or compensates)
+    if decided and not (reason or dry_run):
         raise click.UsageError("a decision needs a --reason")
+    if filters or len(given) != 1:
+        if decided or inputs or watches or waits:
+            raise click.UsageError("decisions, --input, --watch and --wait are about one WORKFLOW")
+        _resume_many(settings, given, filters, reason, dry_run=dry_run, yes=yes)
     changed = {key: plain(text) for key, text in (pair(one, "--input") for one in inputs)}
 
     async def work(client: Client) -> int:
         from countermand.cli.decided import decisions_of
+        from countermand.cli.follow import followed
         from countermand.cli.typed import texts_of
         from countermand.rpc.errors import RequirementsUnmet
 
-        one = await named(client, name)
+        one = await named(client, given[0], "Resume it")
+        if not (decided or inputs or dry_run) and settings.for_people and at_terminal():
+            return await _walked(settings, one, reason, watches=watches, waits=waits)
         made: list[ResumeDecision] = decisions_of(
             reruns=reruns,
             sets=sets,
@@ -114,8 +153,55 @@ def resume(
             answer = await one.resume(reason, decisions=made, input=changed, validate_only=dry_run)
         except RequirementsUnmet as error:
             return await _unmet(settings, one, error)
+        if (watches or waits) and not dry_run:
+            return await followed(settings, one, watches=watches)
         _say_resumed(settings, answer, dry_run=dry_run)
         return 0
+
+    run(settings, work, patience=PATIENCE_WHEN_FOLLOWING if watches or waits else PATIENCE)
+
+
+async def _walked(settings: Settings, one: Run, reason: str, *, watches: bool, waits: bool) -> int:
+    """Asks for each decision, and goes on with what was agreed to."""
+    from countermand.cli.follow import followed
+    from countermand.cli.steer import say_state
+    from countermand.cli.walk import walk
+    from countermand.rpc.errors import RequirementsUnmet
+
+    agreed = await walk(settings, one, reason)
+    try:
+        if agreed is None:
+            answer = await one.resume(reason)
+        else:
+            answer = await one.resume(agreed.reason, decisions=agreed.decisions, etag=agreed.etag)
+    except RequirementsUnmet as error:
+        return await _unmet(settings, one, error)
+    if watches or waits:
+        return await followed(settings, one, watches=watches)
+    say_state(settings, answer.workflow)
+    return 0
+
+
+def _resume_many(
+    settings: Settings,
+    given: tuple[str, ...],
+    filters: Filters,
+    reason: str,
+    *,
+    dry_run: bool,
+    yes: bool,
+) -> NoReturn:
+    """Lets several go on as they are."""
+
+    async def make(one: Run) -> Workflow:
+        return (await one.resume(reason)).workflow
+
+    change = Change(verb="resume", done="resumed", states=("paused",), make=make)
+
+    async def work(client: Client) -> int:
+        return await change_all(
+            settings, client, change, given=given, filters=filters, dry_run=dry_run, yes=yes
+        )
 
     run(settings, work)
 
@@ -170,7 +256,7 @@ def _say_resumed(settings: Settings, answer: ResumeWorkflowResponse, *, dry_run:
 
 
 @click.command(epilog=examples("countermand workflow requirements vm-42"))
-@click.argument("name", metavar="WORKFLOW")
+@one_workflow
 @shared_options()
 @click.pass_obj
 def requirements(settings: Settings, name: str) -> None:

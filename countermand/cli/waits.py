@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from countermand.cli.arguments import named
+from countermand.cli.arguments import named, one_workflow
 from countermand.cli.completion import complete_states
 from countermand.cli.exits import PATIENCE_WHEN_FOLLOWING, run
-from countermand.cli.looks import one_workflow
 from countermand.cli.settings import FOLLOWED, Settings, examples, shared_options
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from click.testing import CliRunner
 
 from countermand.cli.main import main
 from tests.cli.processes import served
+from tests.cli.shell import Shell, coordinating
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +21,16 @@ def run(coordinator):
         return CliRunner().invoke(main, args, input=given, env=environment)
 
     return invoke
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory):
+    """Yields the address of a real coordinator, with no host."""
+    with coordinating(tmp_path_factory.mktemp("coordinator")) as address:
+        yield address
+
+
+@pytest.fixture
+def shell(real, request):
+    name = request.node.name.removeprefix("test_").replace("_", "-")[:30].rstrip("-")
+    return Shell(real, name)

@@ -6,65 +6,18 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from countermand.cli.main import main
+from tests.cli.shell import Shell, coordinating
 
 CHECKLIST = "Remove the label on the array.\nThen look into its audit log."
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory) -> Iterator[str]:
-    data = tmp_path_factory.mktemp("coordinator")
-    command = [sys.executable, "-m", "coordinator", "serve", "--data", str(data)]
-    with (
-        (data / "log").open("w") as log,
-        subprocess.Popen(
-            [*command, "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=log, text=True
-        ) as process,
-    ):
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())["address"]
-        process.terminate()
-
-
-class Shell:
-    """One owner's terminal; the owner and the workflow are called as the test."""
-
-    def __init__(self, address: str, name: str) -> None:
-        self.name = name
-        self._environment = {"COUNTERMAND_COORDINATOR": address, "COUNTERMAND_OWNER": name}
-
-    def __call__(self, *words: str, code: int = 0, given: str | None = None) -> str:
-        """Runs a command, of which "@" is the workflow; returns what it says."""
-        args = [word.replace("@", self.name) if "@latest" not in word else word for word in words]
-        done = CliRunner().invoke(main, args, input=given, env=self._environment)
-        assert done.exit_code == code, done.output
-        return done.output
-
-    def external(self, *words: str, code: int = 0) -> str:
-        return self("external", *words, code=code)
-
-    def json(self, *words: str) -> Any:
-        return json.loads(self(*words, "-o", "json"))
-
-    def submit(self, *members: dict[str, object], **group: object) -> None:
-        """Starts a workflow of these tasks, in order unless the group is another."""
-        root = {"kind": "KIND_SEQUENCE", "members": list(members), **group}
-        self("workflow", "submit", "-", "--id", "@", given=json.dumps({"kind": "d", "root": root}))
-
-    def task(self, name: str, **fields: object) -> dict[str, object]:
-        said = {"owner_id": self.name, "kind": f"do-{name}", "effect": "EFFECT_READ_ONLY"}
-        if "operator_checklist" in fields or "ask_owner" in fields:
-            said["effect"] = "EFFECT_REVERSIBLE"
-        return {"name": name, "external_task": said | fields}
-
-    def do(self, name: str) -> None:
-        self.external("accept", f"@/{name}")
-        self.external("end", f"@/{name}")
+    with coordinating(tmp_path_factory.mktemp("coordinator")) as address:
+        yield address
 
 
 @pytest.fixture
@@ -324,7 +277,7 @@ def test_a_token_is_taken_from_the_environment_and_a_wrong_one_is_refused(shell)
     ],
 )
 def test_what_cannot_be_meant_says_what_to_write(shell, words, said):
-    done = CliRunner().invoke(main, ["external", *words], env=shell._environment)
+    done = shell.run("external", *words)
 
     assert done.exit_code in (1, 2), done.output
     assert said in " ".join(done.output.split())

@@ -1,0 +1,280 @@
+"""Walks somebody through what a resume needs: a question per task, and one last look.
+
+What is answered becomes the options of `workflow resume`, so that there is one way to decide, and
+the command that would have done the same is shown. Nothing is sent before the end.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NoReturn
+
+import click
+
+from countermand.cli.arguments import pair
+from countermand.cli.asking import confirm, prompt
+from countermand.cli.decided import decisions_of
+from countermand.cli.exits import fail
+from countermand.cli.output import paint, table
+from countermand.cli.settings import Settings
+from countermand.cli.typed import texts_of
+from countermand.client import Run
+from countermand.drawing import phrases
+from countermand.drawing.phrases import on
+from countermand.drawing.tasks import GROUPS, task_id, verb_of, why
+from countermand.drawing.values import indented, value_words
+from countermand.drawing.words import task_look, workflow_look
+from countermand.rpc.errors import FieldInvalid, RequirementsUnmet
+from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_pb2 import (
+    ResumeDecision,
+    ResumeRequirement,
+    ResumeWorkflowResponse,
+    Workflow,
+)
+from countermand.v1.workflow_state_pb2 import WorkflowState
+
+RERUN, SKIP, COMPENSATE, QUIT = "r", "s", "c", "q"
+MADE_UP_SHOWN_MAX = 4
+_TYPES: Final[dict[str, click.ParamType]] = {  # type: ignore[type-arg]  # generic for type checkers only
+    "string": click.STRING,
+    "int64": click.INT,
+    "double": click.FLOAT,
+    "bool": click.BOOL,
+}
+
+
+@dataclass(slots=True)
+class Answers:
+    """What was answered so far, as options."""
+
+    reruns: list[str] = field(default_factory=list)
+    sets: list[str] = field(default_factory=list)
+    skips: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    compensates: list[str] = field(default_factory=list)
+    hosts: list[str] = field(default_factory=list)
+
+    def command(self, workflow_id: str, reason: str) -> str:
+        """Returns the command that decides the same."""
+        given = (
+            ("--rerun", self.reruns),
+            ("--set", self.sets),
+            ("--host", self.hosts),
+            ("--skip", self.skips),
+            ("--output", self.outputs),
+            ("--compensate", self.compensates),
+        )
+        words = ["countermand", "workflow", "resume", workflow_id]
+        words += [word for option, values in given for value in values for word in (option, value)]
+        return shlex.join([*words, "--reason", reason])
+
+    async def decisions(self, run: Run) -> list[ResumeDecision]:
+        """Returns them as they are sent."""
+        return decisions_of(
+            reruns=self.reruns,
+            sets=self.sets,
+            skips=self.skips,
+            outputs=self.outputs,
+            compensates=self.compensates,
+            items=(),
+            reset=False,
+            hosts=self.hosts,
+            is_text=await texts_of(run, (*self.sets, *self.outputs)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreed:
+    """What somebody has seen whole and agreed to."""
+
+    decisions: list[ResumeDecision]
+    reason: str
+    etag: str  # of the workflow as they saw it
+
+
+async def walk(settings: Settings, run: Run, reason: str) -> Agreed | None:
+    """Returns what was decided; nothing where there is nothing to decide.
+
+    What would be refused is told, and asked again.
+
+    Raises:
+        click.Abort: They have not agreed.
+    """
+    workflow = await run.get()
+    found = await run.requirements()
+    decide = [each for each in found if each.kind == ResumeRequirement.KIND_DECISION]
+    others = {each.kind for each in found} - {
+        ResumeRequirement.KIND_DECISION,
+        ResumeRequirement.KIND_OUTPUT,
+    }
+    if not decide or others:
+        return None
+    _say_head(workflow, len(decide))
+    held = workflow.state == WorkflowState.WORKFLOW_STATE_PAUSED
+    # Of one that is still pausing every attempt that ends is a change, and none matters here.
+    etag = workflow.etag if held else ""
+    while True:
+        answers = await _answered(run, decide, found)
+        reason = reason or prompt("\nWhy, for the audit")
+        try:
+            made = await answers.decisions(run)
+            planned = await run.resume(reason, decisions=made, validate_only=True)
+        except (FieldInvalid, RequirementsUnmet) as error:
+            fail(settings, error)
+            confirm("Nothing was sent. Answer once more?")
+            continue
+        _last_look(run, answers, reason, planned)
+        return Agreed(decisions=made, reason=reason, etag=etag)
+
+
+async def _answered(
+    run: Run, decide: Sequence[ResumeRequirement], found: Sequence[ResumeRequirement]
+) -> Answers:
+    """Asks about each task that needs a decision."""
+    tasks = await run.tasks()
+    answers = Answers()
+    for number, each in enumerate(decide, 1):
+        task = await run.task(task_id(each.task))
+        click.echo(f"\n{number} of {len(decide)}  {_about(task)}")
+        click.echo(f"  {indented(why(task) or each.message)}")
+        outputs = [
+            one
+            for one in found
+            if one.kind == ResumeRequirement.KIND_OUTPUT and one.task == each.task
+        ]
+        _ask_about(task, each, outputs, tasks, answers)
+        if answers.compensates:
+            break  # of the whole workflow: no other decision counts any more
+    return answers
+
+
+def _say_head(workflow: Workflow, count: int) -> None:
+    needs = "needs" if count == 1 else "need"
+    click.echo(
+        f"{workflow.name} is {paint(workflow_look(workflow.state))}: "
+        f"{phrases.count(count, 'task')} {needs} a decision. Nothing is sent before you have seen "
+        "it all."
+    )
+
+
+def _about(task: Task) -> str:
+    return (
+        f"{task_id(task.name)}  {paint(task_look(task.state))}  {verb_of(task)}{on(task.host_id)}"
+    )
+
+
+def _ask_about(
+    task: Task,
+    needed: ResumeRequirement,
+    outputs: Sequence[ResumeRequirement],
+    tasks: Sequence[Task],
+    answers: Answers,
+) -> None:
+    """Asks what is to be done about one task, and what that needs."""
+    name = task_id(task.name)
+    choices = dict(_choices(task, needed, outputs, tasks))
+    for letter, words in choices.items():
+        click.echo(f"  {letter}  {words}")
+    match prompt("What", type=click.Choice(list(choices)), default=RERUN):
+        case "r":
+            answers.reruns.append(name)
+            _ask_arguments(task, name, answers)
+        case "s":
+            answers.skips.append(name)
+            for each in outputs:
+                answers.outputs.append(f"{name}.{each.key}={_ask_output(task, each)}")
+        case "c":
+            answers.compensates.append(name)
+        case _:
+            _quit()
+
+
+def _quit() -> NoReturn:
+    raise click.Abort
+
+
+def _choices(
+    task: Task,
+    needed: ResumeRequirement,
+    outputs: Sequence[ResumeRequirement],
+    tasks: Sequence[Task],
+) -> Iterator[tuple[str, str]]:
+    """Yields the choices, each with what it makes."""
+    if task.kind in GROUPS:
+        yield RERUN, "rerun: what failed in it runs again"
+    else:
+        yield (
+            RERUN,
+            f"rerun: attempt {len(task.attempts) + 1} of it, with other arguments if you like",
+        )
+    gives = ", ".join(f"{each.key} ({each.type})" for each in outputs)
+    yield SKIP, "skip: go on with what comes after it" + (f"; you give {gives}" if gives else "")
+    if "compensate" in needed.message:
+        yield COMPENSATE, f"compensate: give the workflow up; {_made_up_for(tasks)}"
+    yield QUIT, "quit: nothing is sent"
+
+
+def _made_up_for(tasks: Sequence[Task]) -> str:
+    """Returns what giving up would make up for."""
+    done = [task for task in tasks if task.opposite and task.state == Task.STATE_SUCCEEDED]
+    if not done:
+        return "there is nothing to make up for"
+    told = [
+        f"{task_id(task.name)}{on(task.host_id)} ({task.opposite})"
+        for task in done[:MADE_UP_SHOWN_MAX]
+    ]
+    more = len(done) - len(told)
+    return "makes up for " + ", ".join(told) + (f" and {more} more" if more > 0 else "")
+
+
+def _ask_arguments(task: Task, name: str, answers: Answers) -> None:
+    """Asks which arguments change, until none does."""
+    if task.kind in GROUPS:
+        return
+    if task.inbound:
+        heads = ("    ARGUMENT", "VALUE", "FROM")
+        table(heads, [(f"    {i.field}", value_words(i.value), i.origin) for i in task.inbound])
+    asked = "  Change one, as FIELD=VALUE (Enter: no more)"
+    while text := prompt(asked, default="", show_default=False):
+        try:
+            pair(text, "--set")
+        except click.UsageError:
+            click.echo(f"  {text!r} is not FIELD=VALUE.", err=True)
+            continue
+        answers.sets.append(f"{name}.{text}")
+    if task.host_id:
+        host = prompt("  Host", default=task.host_id)
+        if host != task.host_id:
+            answers.hosts.append(f"{name}={host}")
+
+
+def _ask_output(task: Task, each: ResumeRequirement) -> str:
+    """Asks for an output that later tasks read; what the task was to make is a good guess."""
+    inbound = {i.field: value_words(i.value) for i in task.inbound}
+    guess = inbound.get(each.key) or inbound.get(f"target.{each.key.partition('.')[2]}")
+    readers = ", ".join(task_id(reader) for reader in each.consumers)
+    asked = f"  {each.key} ({each.type}, for {readers})"
+    value = prompt(asked, type=_TYPES.get(each.type, click.STRING), default=guess)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _last_look(run: Run, answers: Answers, reason: str, planned: ResumeWorkflowResponse) -> None:
+    """Shows all that is about to be sent, and asks."""
+    click.echo(f"\nThe same as a command:\n  {answers.command(run.id, reason)}")
+    if planned.changes:
+        click.echo("What changes:")
+        rows = [
+            (
+                f"  {task_id(c.task) if c.task else 'input'}",
+                c.key,
+                value_words(c.before),
+                value_words(c.after),
+            )
+            for c in planned.changes
+        ]
+        table(("  TASK", "KEY", "BEFORE", "AFTER"), rows)
+    confirm("Send it?")
