@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
-from countermand.drawing.tasks import task_id
+from countermand.drawing.tasks import GROUPS, IN_FLIGHT, task_id, waits
+from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
+
+WAITS_MAX: Final = 3  # of many that wait, so many say what for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,42 +24,54 @@ class Step:
     is_urgent: bool = False
 
 
-def of(workflow: Workflow) -> list[Step]:
-    """Returns what is to be done, the most urgent first."""
-    return list(_steps(workflow))
+def of(workflow: Workflow, tasks: Iterable[Task] = ()) -> list[Step]:
+    """Returns what is to be done, the most urgent first; some tasks say what it waits for."""
+    if workflow.needs:
+        return list(_needed(workflow))
+    return [*_left(workflow), *(_ended(workflow) or _under_way(workflow, tasks))]
 
 
-def _steps(workflow: Workflow) -> Iterator[Step]:
+def _needed(workflow: Workflow) -> Iterator[Step]:
     for need in workflow.needs:
         # Most messages name their task themselves.
         task = "" if task_id(need.task) in need.message else need.task
         yield Step(words=need.message, task=task, reason=need.reason, is_urgent=True)
-    if workflow.needs:
-        return
+
+
+def _left(workflow: Workflow) -> Iterator[Step]:
     for left in workflow.leftovers:
         where = f" on {left.host_id}" if left.host_id else ""
-        yield Step(
-            words=f"Look after what {task_id(left.task)} left{where}: {left.description}.",
-            is_urgent=True,
-        )
+        words = f"Look after what {task_id(left.task)} left{where}: {left.description}."
+        yield Step(words=words, is_urgent=True)
+
+
+def _ended(workflow: Workflow) -> list[Step]:
+    """Returns what a settled workflow asks for; nothing for one that is not."""
+    again = f"`countermand workflow fork {workflow.name.removeprefix('workflows/')} NEW-ID`"
     match workflow.state:
+        case WorkflowState.WORKFLOW_STATE_SUCCEEDED if workflow.leftovers:
+            words = "Everything that was asked for took effect."
         case WorkflowState.WORKFLOW_STATE_SUCCEEDED:
-            if not workflow.leftovers:
-                yield Step(words="Nothing: everything took effect.")
+            words = "Nothing: everything took effect."
         case WorkflowState.WORKFLOW_STATE_COMPENSATED:
-            again = f"`countermand workflow fork {_id(workflow)} NEW-ID`"
-            words = "Nothing has to be cleaned up. Once the cause is gone, run it anew"
-            yield Step(words=f"{words}: {again}.")
+            words = f"Nothing to clean up. Once the cause is gone, run it anew: {again}."
         case WorkflowState.WORKFLOW_STATE_FAILED:
-            again = f"`countermand workflow fork {_id(workflow)} NEW-ID`"
-            yield Step(words=f"Once the cause is gone, run it anew: {again}.")
-        case WorkflowState.WORKFLOW_STATE_COMPENSATING:
-            yield Step(words="Nothing: what it did is being made up for, until all of it is.")
-        case _ if workflow.waits_for:
-            yield Step(words=f"Nothing yet: it waits for {workflow.waits_for}.")
+            words = f"Once the cause is gone, run it anew: {again}."
         case _:
-            yield Step(words="Nothing: it goes on by itself.")
+            return []
+    return [Step(words=words)]
 
 
-def _id(workflow: Workflow) -> str:
-    return workflow.name.removeprefix("workflows/")
+def _under_way(workflow: Workflow, tasks: Iterable[Task]) -> list[Step]:
+    """Returns what one waits for that goes on by itself."""
+    if workflow.state == WorkflowState.WORKFLOW_STATE_COMPENSATING:
+        return [Step(words="Nothing: what it did is being made up for, until all of it is.")]
+    if workflow.waits_for:
+        return [Step(words=f"Nothing yet: it waits for {workflow.waits_for}.")]
+    waiting = [task for task in tasks if task.waits_for and task.kind not in GROUPS]
+    found = [Step(words=f"{_waits(task)}.", task=task.name) for task in waiting[:WAITS_MAX]]
+    return found or [Step(words="Nothing: it goes on by itself.")]
+
+
+def _waits(task: Task) -> str:
+    return waits(task) if task.state in IN_FLIGHT else f"waits for {task.waits_for}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -33,6 +34,8 @@ HOST_EVENTS: Final[Mapping[int, str]] = {
 }
 
 
+BOTH_UNITS_BELOW: Final = 10  # "3 h 20 min", but "14 h"
+
 ASKED: Final[Mapping[int, words.Look]] = {
     ExternalRequest.KIND_START: words.Look("start", "▸", "busy"),
     ExternalRequest.KIND_CANCEL: words.Look("cancel", "◐", "warn"),
@@ -40,6 +43,7 @@ ASKED: Final[Mapping[int, words.Look]] = {
 }
 
 
+@cache
 def state(look: words.Look) -> Markup:
     """Returns a state as a glyph and a word; the tone only helps."""
     glyph = Markup('<span class="glyph" aria-hidden="true">{}</span>').format(look.glyph)
@@ -53,11 +57,25 @@ def moment(time: Timestamp, now: datetime) -> Markup:
     seconds = now.timestamp() - time.ToNanoseconds() / 1e9
     exact = values.date(time)
     machine = time.ToDatetime(UTC).isoformat(timespec="milliseconds")
-    if seconds < -1:
-        said = f"in {phrases.duration(-seconds)}"
-    else:
-        said = "just now" if seconds < 1 else f"{phrases.duration(seconds)} ago"
+    said = f"in {coarse(-seconds)}" if seconds < -1 else f"{coarse(seconds)} ago"
+    if -1 <= seconds < 1:
+        said = "just now"
     return Markup('<time datetime="{}" title="{}">{}</time>').format(machine, exact, said)
+
+
+def coarse(seconds: float) -> str:
+    """Returns how long ago, as people say it: the page's script goes on with the same words."""
+    whole = int(seconds)
+    for unit, name, rest, smaller in (
+        (86_400, "d", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 0, ""),
+    ):
+        if whole >= unit:
+            number, left = divmod(whole, unit)
+            more = left // rest if rest and number < BOTH_UNITS_BELOW else 0
+            return f"{number} {name}" + (f" {more} {smaller}" if more else "")
+    return f"{whole} s"
 
 
 def span(start: Timestamp, end: Timestamp) -> str:

@@ -50,6 +50,7 @@ GROUP_ROW: Final = 25.0
 BAR: Final = 16.0
 WAIT: Final = 7.0  # waits are thinner than work: they must not drown it
 BAR_MIN: Final = 3.0
+NOW: Final = 36.0  # what the word takes, and a time beside it
 CAP_GAP: Final = 18.0  # so many retries that their glyphs would touch are told by the last
 
 
@@ -157,6 +158,8 @@ def _chart(sheet: _Sheet) -> Iterator[str]:
 def _ticks(sheet: _Sheet) -> Iterator[str]:
     for time_s, words in ticks(sheet.scale, 0.11):
         x = sheet.x(time_s)
+        if not sheet.timeline.settled and x > sheet.x(sheet.timeline.end_s) - NOW:
+            continue
         anchor = "start" if x < PLOT_LEFT + 8 else "middle"
         yield text(words, x, sheet.y + 8, "small muted", anchor)
     sheet.y += 18

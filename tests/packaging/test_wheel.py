@@ -13,6 +13,8 @@ from tests.packaging.conftest import ROOT
 
 PACKAGES = ("agent", "coordinator", "countermand")
 
+SUFFIXES = {".css", ".html", ".js", ".py", ".pyi", ".svg", ".yaml"}
+
 
 @pytest.fixture(scope="session")
 def names(wheel: Path) -> set[str]:
@@ -41,7 +43,7 @@ def _written() -> set[str]:
         str(path.relative_to(ROOT))
         for path in found
         if path.is_file()
-        and (path.suffix in {".py", ".pyi", ".yaml"} or path.name == "py.typed")
+        and (path.suffix in SUFFIXES or path.name in {"py.typed", "LICENSE.htmx"})
         and not {"v1", "__pycache__"} & set(path.relative_to(ROOT).parts)
         and not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
     }

@@ -113,6 +113,7 @@ async def test_a_compensated_workflow_is_understood_at_once(reader) -> None:
     assert "↺ log-disk on host-b delete the copy" in made_up
     assert made_up.endswith("↺ data-disk on host-a delete the image")
     assert "What is left ✓ Nothing." in banner.words
+    assert "Nothing to clean up." in banner.words
     assert "countermand workflow fork undone NEW-ID" in banner.words
 
 
@@ -135,6 +136,11 @@ async def test_a_paused_workflow_says_what_is_possible(reader) -> None:
     assert "‖ paused held" in banner.words
     assert "Possible: rerun, skip, or compensate." in banner.words
     assert "What is left Not known before it has ended." in banner.words
+
+
+async def test_what_is_waited_for_is_told_as_what_is_next(reader) -> None:
+    banner = (await reader("/workflows/asked")).part("banner")
+    assert "What to do next clone-volume: waits for acme, which has not accepted it" in banner.words
 
 
 async def test_the_timeline_has_a_lane_and_says_every_bar_in_full(reader) -> None:
@@ -281,7 +287,7 @@ async def test_a_browser_is_told_to_run_nothing_of_others(reader) -> None:
 async def test_files_are_kept_by_browsers_until_they_change(reader) -> None:
     page = await reader("/workflows")
     names = re.findall(r'"(/static/[^"]+)"', page.html)
-    assert len(names) == 6
+    assert len(names) >= 6
     for name in names:
         found = await reader(name)
         assert (found.status, "immutable" in found.headers["Cache-Control"]) == (200, True)

@@ -26,7 +26,6 @@ FORWARD: Final = frozenset(
     {
         WorkflowState.WORKFLOW_STATE_RUNNING,
         WorkflowState.WORKFLOW_STATE_PAUSING,
-        WorkflowState.WORKFLOW_STATE_PAUSED,
     }
 )
 
@@ -76,9 +75,9 @@ def values(found: Reading) -> dict[str, object]:
         "sentence": _sentence(found),
         "is_forward": workflow.state in FORWARD,
         "drawn": drawn,
-        "where": phrases.on_places(len(drawn.hosts), len(drawn.owners)),
+        "where": _where(found),
         "picture": Markup(svg.embedded(drawn, link)) if drawn.rows else Markup(""),  # noqa: S704 - escaped there
-        "steps": next_steps.of(workflow),
+        "steps": next_steps.of(workflow, (*found.news, *found.tasks)),
         "rows": _rows(found),
         "news": tree.rows(found.news),
     }
@@ -88,6 +87,13 @@ def _rows(found: Reading) -> list[tree.Row]:
     """Returns the rows of the tree; of a long one, what is quiet stands together."""
     rows = tree.rows(found.tasks)
     return rows if len(rows) <= ROWS_PLAIN else tree.folded(rows)
+
+
+def _where(found: Reading) -> str:
+    """Returns on how many hosts and with how many owners it works, as far as that is known."""
+    hosts = {*found.timeline.hosts, *(task.host_id for task in found.tasks)} - {""}
+    owners = {*found.timeline.owners, *(task.owner_id for task in found.tasks)} - {""}
+    return phrases.on_places(len(hosts), len(owners)) if hosts or owners else ""
 
 
 def _sentence(found: Reading) -> str:

@@ -43,6 +43,33 @@
     if (event.detail.reason === "message") say("settled", "✓", "quiet");
   });
 
+  // -- times ------------------------------------------------------------------------------------------
+
+  // "3 s ago" is soon untrue on a page that nobody draws anew: said in the words of shown.coarse().
+  const coarse = (seconds) => {
+    const whole = Math.floor(seconds);
+    for (const [unit, name, rest, smaller] of [[86400, "d", 3600, "h"], [3600, "h", 60, "min"], [60, "min", 0, ""]]) {
+      if (whole >= unit) {
+        const number = Math.floor(whole / unit);
+        const more = rest && number < 10 ? Math.floor((whole % unit) / rest) : 0;
+        return `${number} ${name}` + (more ? ` ${more} ${smaller}` : "");
+      }
+    }
+    return `${whole} s`;
+  };
+  // By the coordinator's clock: the page says what time it was there when it was drawn.
+  const drawn = document.querySelector("footer time");
+  const ahead = drawn ? Date.parse(drawn.dateTime) - Date.now() : 0;
+  const retell = () => {
+    if (document.hidden) return;
+    for (const time of document.querySelectorAll("main time")) {
+      const seconds = (Date.now() + ahead - Date.parse(time.dateTime)) / 1000;
+      const said = seconds < -1 ? `in ${coarse(-seconds)}` : seconds < 1 ? "just now" : `${coarse(seconds)} ago`;
+      if (time.textContent !== said) time.textContent = said;
+    }
+  };
+  setInterval(retell, 5000);
+
   // -- views --------------------------------------------------------------------------------------
 
   const KEY = "countermand.views";
