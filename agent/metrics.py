@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
 from agent import wire
 from agent.attempts import OPEN, AttemptRecord, Kind, State
+from agent.drivers.driver import Driver
+from agent.drivers.files import FLUSH_BUCKETS, RealFiles
 from agent.runner import Runner
 from agent.service import AgentService
 from countermand.rpc import metrics
@@ -44,6 +46,7 @@ POOL_USED = "countermand_agent_pool_used_bytes"
 POOL_FREE = "countermand_agent_pool_free_bytes"
 POOL_RESERVED = "countermand_agent_pool_reserved_bytes"
 POOL_UP = "countermand_agent_pool_up"
+POOL_FLUSHES = "countermand_agent_pool_flush_seconds"
 
 TABLE = (
     Row(name=OPEN_ATTEMPTS, kind=Of.GAUGE, help="Attempts whose outcome is still to come."),
@@ -93,6 +96,13 @@ TABLE = (
         kind=Of.GAUGE,
         help="1 while a pool serves as it should, else 0.",
         labels=("pool",),
+    ),
+    Row(
+        name=POOL_FLUSHES,
+        kind=Of.HISTOGRAM,
+        help="How long flushes of images took, in pools that are folders.",
+        labels=("pool",),
+        buckets=FLUSH_BUCKETS,
     ),
     *metrics.EVERYWHERE,
 )
@@ -144,6 +154,10 @@ async def read(subject: Subject) -> Reading:
     )
     reading.one(DONE, runner.work.count)
     reading.one(COMMITS, counting.commits.copy())
+    reading.many(
+        POOL_FLUSHES,
+        (((pool,), files.flushes.copy()) for pool, files in _folders(runner.pools)),
+    )
     pools = (await subject.service.GetHost(GetHostRequest(), None)).host.pools
     for name, numbers in (
         (POOL_CAPACITY, {pool.pool_id: pool.capacity_bytes for pool in pools}),
@@ -155,6 +169,14 @@ async def read(subject: Subject) -> Reading:
         reading.by(name, numbers)
     metrics.note_everywhere(reading)
     return reading
+
+
+def _folders(pools: Mapping[str, Driver]) -> Iterator[tuple[str, RealFiles]]:
+    """Yields the pools whose files the driver that comes with us writes itself."""
+    for pool_id, driver in pools.items():
+        files = getattr(driver, "files", None)
+        if isinstance(files, RealFiles):
+            yield pool_id, files
 
 
 class _Asked:

@@ -13,6 +13,8 @@ import mmap
 import os
 import stat
 import struct
+import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,10 +23,14 @@ from typing import Protocol
 
 from agent.drivers.ahead import Ahead, threaded
 from agent.drivers.modes import DataIO, probe
+from countermand.rpc.metrics import Histogram
 
 FICLONE = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
 
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of fcntl(2)
+
+# Of a flush: from a good disk to one that is shared by many.
+FLUSH_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
 
 BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own is
 
@@ -170,6 +176,8 @@ class RealFiles:
     def __init__(self, *, journals_beside: bool | None = False) -> None:
         """Reads and writes as any file system can, before it is tuned to one."""
         self._journals_beside = bool(journals_beside)
+        self.flushes = Histogram(FLUSH_BUCKETS)  # how long files took, on whichever thread
+        self._counting = threading.Lock()
         self._data = DataIO(journals_beside=self._journals_beside)
 
     def tune(self, folder: Path, *, sample: Path | None = None) -> None:
@@ -224,7 +232,11 @@ class RealFiles:
 
     def flush(self, handle: int) -> None:
         """Returns once the file's data would survive a power cut."""
+        began = time.monotonic()
         os.fdatasync(handle)
+        took_s = time.monotonic() - began
+        with self._counting:
+            self.flushes.observe(took_s)
 
     def flush_folder(self, path: Path) -> None:
         """Returns once the folder's names would survive a power cut."""

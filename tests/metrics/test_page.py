@@ -116,6 +116,7 @@ async def test_numbers_say_what_has_happened(both):
     assert value(ours, agents.ATTEMPTS, verb="noop", kind="action", outcome="succeeded") == 6
     assert value(ours, agents.ATTEMPTS, verb="noop", kind="compensation", outcome="succeeded") == 3
     assert value(ours, agents.DONE) >= MIB
+    assert value(ours, f"{agents.POOL_FLUSHES}_count", pool="fast") > 0
     assert value(ours, agents.POOL_FREE, pool="fast") > 0
     assert value(ours, f"{agents.COMMITS}_count") > 0
 
