@@ -249,9 +249,10 @@ class MemoryStore:
         return len(gone)
 
     def _untold(self) -> set[str]:
-        """Returns workflows of which somebody who is told over HTTP has not heard everything."""
+        """Returns workflows of which somebody who reads all of the history has not read all."""
         hooks = (each.progress for each in self._kept.webhooks.values())
-        told = min((each.position for each in hooks if not each.disabled), default=None)
+        receivers = (each.position for each in hooks if not each.disabled)
+        told = min((*receivers, *self._kept.positions.values()), default=None)
         if told is None:
             return set()
         first = bisect_right(self._kept.events, told, key=lambda entry: entry.position)
@@ -389,6 +390,10 @@ class MemoryStore:
     async def note_position(self, reader: str, position: int) -> None:
         """Notes how far somebody has read the history."""
         self._kept.positions[reader] = position
+
+    async def forget_reader(self, reader: str) -> None:
+        """Forgets somebody who reads no more; what is removed does not wait for them then."""
+        self._kept.positions.pop(reader, None)
 
     async def origins(self, workflow_ids: Sequence[str]) -> dict[str, Origin]:
         """Returns what some workflows were submitted with; of one that was removed nothing."""

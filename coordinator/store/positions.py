@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from coordinator.store.tables import places
 
@@ -20,3 +20,8 @@ def note(reader: str, position: int, connection: Connection) -> None:
     mine = update(places).where(places.c.reader == reader).values(position=position)
     if not connection.execute(mine).rowcount:
         connection.execute(insert(places).values(reader=reader, position=position))
+
+
+def forget(reader: str, connection: Connection) -> None:
+    """Forgets somebody who reads no more; nobody waits for them then."""
+    connection.execute(delete(places).where(places.c.reader == reader))

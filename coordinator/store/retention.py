@@ -15,16 +15,21 @@ from sqlalchemy import (
     insert,
     select,
     text,
+    union_all,
     update,
 )
 
 from coordinator.runtime.ports import StoreFencedError
 from coordinator.saga.workflow import Retention
-from coordinator.store.tables import events, meta, used_ids, webhooks, workflows
+from coordinator.store.tables import events, meta, places, used_ids, webhooks, workflows
 from coordinator.store.texts import micros
 
-# How far all receivers have been told, except those that want nothing any more.
-_TOLD = select(func.min(webhooks.c.position)).where(~webhooks.c.disabled).scalar_subquery()
+# How far everybody has read who reads all of the history: receivers, except those that want nothing
+# any more, and what makes traces of it.
+_READERS = union_all(
+    select(webhooks.c.position).where(~webhooks.c.disabled), select(places.c.position)
+).subquery()
+_TOLD = select(func.min(_READERS.c.position)).scalar_subquery()
 # Its last event: one look, however long its history is.
 _UNTOLD = exists().where(
     events.c.workflow_key == workflows.c.key,
@@ -56,7 +61,7 @@ _REMOVE = delete(workflows).where(workflows.c.key.in_(_KEYS))
 def expire(epoch: int, before: datetime, limit: int, connection: Connection) -> int:
     """Removes workflows that settled before a time or are to go at once; returns how many.
 
-    What is to go at once waits for the receivers of webhooks, but for no longer than the others.
+    What is to go at once waits for all who read the history, but for no longer than the others.
     Their positions stay gaps; neither these nor their ids are given again. An open workflow has no
     end.
     """

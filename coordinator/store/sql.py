@@ -139,6 +139,10 @@ class SqlStore:
         """Notes how far somebody has read the history."""
         await self._run.write(partial(self._transact, partial(positions.note, reader, position)))
 
+    async def forget_reader(self, reader: str) -> None:
+        """Forgets somebody who reads no more; what is removed does not wait for them then."""
+        await self._run.write(partial(self._transact, partial(positions.forget, reader)))
+
     async def close(self) -> None:
         """Releases everything; nothing is written any more."""
         await self._run.close()

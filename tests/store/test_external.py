@@ -160,6 +160,23 @@ async def test_what_was_forced_stays_until_all_receivers_were_told_but_not_for_e
     assert await left(store, "forced", "untold") == []
 
 
+async def test_what_was_forced_stays_until_it_was_read_by_who_reads_everything(
+    store: SqlStore | MemoryStore,
+):
+    """S-V28: also while spans wait for a collector."""
+    await ended(store, "forced", force=True)
+    await store.note_position("traces", await store.position() - 1)
+    assert await store.expire(before=BEGIN, limit=9) == 0
+    await store.note_position("traces", await store.position())
+    assert await store.expire(before=BEGIN, limit=9) == 1
+
+    await ended(store, "unread", force=True)
+    assert await store.expire(before=BEGIN, limit=9) == 0
+    await store.forget_reader("traces")
+    await store.forget_reader("nobody")
+    assert await store.expire(before=BEGIN, limit=9) == 1
+
+
 async def test_what_is_kept_is_removed_only_when_told_and_what_was_forced_at_once(store: Store):
     """S-V28: a forced end outweighs what was said at the start."""
     await ended(store, "in-time")
