@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route
 
-from coordinator.web import errors, gateway, guards
+from coordinator.web import bundle, errors, gateway, guards
 from coordinator.web.address import Beside
 from coordinator.web.forms import desk
 from coordinator.web.pages import history, hosts, live, owners, static, task, webhooks, workflow
@@ -27,6 +27,7 @@ ROOMS: Final[Sequence[Callable[[Site], Sequence[BaseRoute]]]] = (
     owners.routes,
     webhooks.routes,
     desk.routes,
+    bundle.routes,
     gateway.routes,
     static.routes,
 )

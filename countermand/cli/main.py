@@ -108,6 +108,7 @@ def _say_unwritten(error: OSError) -> None:
             "countermand.cli.webhook:webhook",
             "Tell other systems what happens, over HTTP.",
         ),
+        "open": ("countermand.cli.bundle:open_", "Show a workflow that was written into a file."),
         "doctor": (
             "countermand.cli.doctor:doctor",
             "Compare coordinator, journals and disks; repair what is safe.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from countermand.cli.bundle import bundle
 from countermand.cli.compensation import compensation
 from countermand.cli.events import workflow_events
 from countermand.cli.lint import lint, plan
@@ -33,7 +34,7 @@ def workflow() -> None:
 
 for command in (
     *(submit, lint, plan),
-    *(list_, get, tasks, task, workflow_events, timeline),
+    *(list_, get, tasks, task, workflow_events, timeline, bundle),
     *(watch, wait),
     *(cancel, pause, resume, requirements, compensation, fence, fork),
 ):

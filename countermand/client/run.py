@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal, TypeAlias, assert_never
 
 from google.protobuf import json_format
@@ -123,6 +123,17 @@ class Run:
             if not (page.more and page.events):
                 return
             request.after_sequence = page.events[-1].sequence
+
+    def bundle(self, now: datetime) -> AsyncIterator[bytes]:
+        """Yields one file with all of it, in pieces: its tasks, its history, and a page to look at.
+
+        Args:
+            now: When that is, for what still runs.
+        """
+        from countermand.bundle import writing  # noqa: PLC0415 - draws, which few callers do
+        from countermand.client.bundled import Asked  # noqa: PLC0415 - as above
+
+        return writing.pieces(Asked(self._calls, self.name), now)
 
     # -- follow ---------------------------------------------------------------------------------
 

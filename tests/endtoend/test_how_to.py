@@ -27,6 +27,7 @@ pytestmark = [
         "check-an-agent",
         "copy-across-hosts",
         "get-told-by-webhook",
+        "call-it-with-json",
     ],
 )
 def test_every_command_of_a_page_works_and_says_what_the_page_says(name, tmp_path):

@@ -1,0 +1,184 @@
+"""`countermand workflow bundle` and `countermand open`: a workflow as one file, and back."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from countermand.cli.arguments import named, one_workflow
+from countermand.cli.exits import run
+from countermand.cli.settings import LOCAL, Settings, examples, shared_options
+
+if TYPE_CHECKING:
+    from countermand.bundle.reading import Bundle
+    from countermand.client import Client
+
+STDOUT = "-"
+
+
+@click.command(
+    epilog=examples(
+        "countermand workflow bundle vm-42",
+        "countermand workflow bundle vm-42 /tmp/failed.zip",
+        "countermand workflow bundle @latest - | ssh desk 'cat > failed.zip'",
+    )
+)
+@one_workflow
+@click.argument("file", default="", metavar="[FILE]")
+@shared_options()
+@click.pass_obj
+def bundle(settings: Settings, name: str, file: str) -> None:
+    """Write a workflow into one file.
+
+    With its tasks, its history, and a page that any browser opens without a network: for a ticket,
+    or for somebody who cannot reach the coordinator. FILE is WORKFLOW.zip if it is left out; "-" is
+    the standard output. `countermand open FILE` shows it.
+    """
+
+    async def work(client: Client) -> None:
+        from datetime import UTC, datetime
+
+        from countermand.bundle.writing import file_name
+
+        one = await named(client, name)
+        pieces = one.bundle(datetime.now(UTC))
+        if file == STDOUT:
+            async for piece in pieces:
+                sys.stdout.buffer.write(piece)
+            return
+        path = Path(file or file_name(one.id))
+        with _whole_or_not_at_all(path) as made:
+            async for piece in pieces:
+                made.write(piece)
+        said = f"Wrote {path}. Look at it: countermand open {path}"
+        click.echo(said if settings.for_people else str(path))
+
+    run(settings, work)
+
+
+@contextmanager
+def _whole_or_not_at_all(path: Path) -> Iterator[IO[bytes]]:
+    """Yields what is written to; it is there under its name once all of it is."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".bundle-", delete=False) as made:
+            try:
+                yield made
+                made.flush()
+                os.fchmod(made.fileno(), 0o644)
+                Path(made.name).replace(path)
+            except BaseException:
+                Path(made.name).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise click.ClickException(f"{path}: {error.strerror}") from error
+
+
+@click.command(
+    "open",
+    epilog=examples(
+        "countermand open vm-42.zip",
+        "countermand open vm-42.zip --task copy-3",
+        "countermand open vm-42.zip --timeline",
+        "countermand open vm-42.zip --browser",
+        exits=LOCAL,
+    ),
+)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--task", "task_id", default="", metavar="TASK", help="Show one task of it.")
+@click.option("--events", "events", is_flag=True, help="Show its history.")
+@click.option("--timeline", "timeline", is_flag=True, help="Draw it.")
+@click.option("--browser", "browser", is_flag=True, help="Open its page in a browser.")
+@shared_options()
+@click.pass_obj
+def open_(
+    settings: Settings, file: Path, *, task_id: str, events: bool, timeline: bool, browser: bool
+) -> None:
+    """Show a workflow from a bundle, as it was.
+
+    What `workflow get` showed when it was written; no coordinator is asked.
+    """
+    if sum((bool(task_id), events, timeline, browser)) > 1:
+        raise click.UsageError("--task, --events, --timeline and --browser exclude each other")
+    from countermand.bundle.reading import Bundle, NoBundleError
+
+    opened = Bundle(file)
+    try:
+        if browser:
+            _browse(opened)
+        elif events:
+            _show_events(settings, opened)
+        elif timeline:
+            _draw(opened)
+        elif task_id:
+            _show_task(settings, opened, task_id)
+        else:
+            _show(settings, opened)
+    except NoBundleError as error:
+        raise click.ClickException(f"{file} is no bundle of ours: {error}") from None
+
+
+def _show(settings: Settings, opened: Bundle) -> None:
+    from countermand.cli.output import show_one
+    from countermand.cli.tables import describe
+
+    workflow = opened.workflow()
+    if settings.for_people:
+        describe(settings, workflow, workflow.tasks)
+    else:
+        show_one(settings, workflow)
+
+
+def _show_task(settings: Settings, opened: Bundle, task_id: str) -> None:
+    from countermand.cli.context import describe_task
+    from countermand.cli.output import show_one
+
+    tasks = {task.name.rpartition("/")[2]: task for task in opened.workflow().tasks}
+    task = tasks.get(task_id.rpartition("/")[2])
+    if task is None:
+        raise click.ClickException(
+            f"there is no task {task_id} in it: there are {', '.join(tasks)}"
+        )
+    if settings.for_people:
+        describe_task(task)
+    else:
+        show_one(settings, task)
+
+
+def _show_events(settings: Settings, opened: Bundle) -> None:
+    from countermand.cli.lines import show_event
+
+    for event in opened.events():
+        show_event(settings, event)
+
+
+def _draw(opened: Bundle) -> None:
+    from datetime import UTC, datetime
+
+    from rich.console import Console
+
+    from countermand.drawing import terminal
+    from countermand.drawing.timeline import timeline
+
+    events = list(opened.events())
+    # As it was: what ran then has not gone on since.
+    last = events[-1].time.ToDatetime(UTC) if events else datetime.now(UTC)
+    drawn = timeline(opened.workflow(), events, last.replace(tzinfo=None))
+    context = click.get_current_context()
+    terminal.draw(drawn, Console(color_system=None if context.color is False else "auto"))
+
+
+def _browse(opened: Bundle) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="countermand-"))
+    page = folder / "page.html"
+    page.write_bytes(opened.page())
+    click.echo(f"{page.as_uri()}")
+    if not webbrowser.open(page.as_uri()):
+        raise click.ClickException(f"no browser was found: open {page} in one")
