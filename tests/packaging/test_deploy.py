@@ -55,7 +55,7 @@ def test_what_is_mounted_from_here_is_here():
         for source, _, _ in (each.partition(":") for each in service.get("volumes", ()))
         if source.startswith("./")
     ]
-    assert len(mounted) == 4
+    assert len(mounted) == 5
     assert all((DEPLOY / source).exists() for source in mounted), mounted
 
 
