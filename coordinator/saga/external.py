@@ -114,7 +114,7 @@ def end(turn: Turn, event: events.EndRequested) -> None:
         _refuse(turn, _still_open(turn, open_), _ENDABLE)
         return
     if event.force:
-        _close(turn, event.ask, open_)
+        _close(turn, event.ask, open_, within=event.said.task)
     reports.hear(turn, event.said)
 
 
@@ -137,7 +137,7 @@ def end_all(turn: Turn, event: events.EndAllRequested) -> None:
         turn.move_workflow(WorkflowChange.RESUME)
     if event.force:
         turn.retention = Retention.AT_ONCE
-        _close(turn, event.ask, open_)
+        _close(turn, event.ask, open_, within=main)
     number = len(turn.task(main).attempts)
     if event.failure is not None:
         _end_main(turn, main, event.failure)
@@ -191,10 +191,11 @@ def _note(turn: Turn, ask: events.Ask, verb: str) -> Decided:
     return Decided(verb=verb, principal=ask.principal, reason=ask.reason, time=turn.now.time)
 
 
-def _close(turn: Turn, ask: events.Ask, indices: list[int]) -> None:
+def _close(turn: Turn, ask: events.Ask, indices: list[int], *, within: int = -1) -> None:
     """Closes what is open: as CANCELLED, or as ABANDONED where its owner may have left something.
 
-    All of it first: what comes after another one of them must not begin.
+    All of it first: what comes after another one of them must not begin. Nor does anything come of
+    the task that is ended with them, before it is heard how.
     """
     if not indices:
         return
@@ -203,6 +204,8 @@ def _close(turn: Turn, ask: events.Ask, indices: list[int]) -> None:
         _close_one(turn, index, decided)
     closed = frozenset(indices)
     for whole in dict.fromkeys(outermost(turn.plan, index) for index in indices):
+        if whole == within:
+            continue
         if whole not in closed:
             back.make_up_for_parts(turn, whole)
             forward.parts_rested(turn, whole)

@@ -12,6 +12,7 @@ import pytest
 
 from coordinator.saga import events, resume
 from coordinator.saga.leftovers import leftovers
+from coordinator.saga.states import AttemptState, TaskState, WorkflowState
 from tests.saga.language import ASK, EPOCH, Play, play, script, tree
 from tests.saga.rows import Row, each, tells, tells_the_same_under_new_owners
 
@@ -641,3 +642,15 @@ def test_a_clock_that_goes_back_changes_no_order():
     assert back.story() == play(text, setup).story()
     times = [attempt.create_time for _, task in back.workflow.tasks() for attempt in task.attempts]
     assert times == sorted(times), "the history would go back as well"
+
+
+def test_an_owner_that_was_given_up_ends_what_it_did_with_its_parts():
+    """It says so before anybody is asked to make up for it: then nobody is."""
+    told = play("a:ext | b", "a:run+hang/missing b:run+fail x:run+hang/hang add-a-x@run:a")
+    a, x = (told.workflow.plan.by_name[name] for name in "ax")
+    assert told.workflow.task(a).last.state is AttemptState.UNKNOWN
+    cancelled = events.AttemptCancelled(task=a, number=1)
+    told.perform(events.EndRequested(ask=ASK, said=cancelled, force=True))
+    assert told.workflow.task(a).state is TaskState.CANCELLED
+    assert told.workflow.task(x).state is TaskState.CANCELLED
+    assert told.workflow.state is WorkflowState.COMPENSATED
