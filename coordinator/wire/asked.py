@@ -11,6 +11,7 @@ from coordinator.saga.plan import Node
 from coordinator.saga.states import AttemptKind, TaskState
 from coordinator.saga.workflow import Task, Workflow
 from coordinator.wire.actions import action_of
+from coordinator.wire.catalogue import effect_number
 from coordinator.wire.history import duration, timestamp
 from coordinator.wire.order import CAUSES_MAX, causes_of
 from coordinator.wire.values import output_of_values
@@ -40,6 +41,7 @@ def request_to_proto(
         progress=progress,
         heartbeat_timeout=_span(spec.external.heartbeat_timeout),
         part_of=_part_of(workflow, node),
+        effect=effect_number(spec.effect),
     )
     if attempt.kind is AttemptKind.COMPENSATION:
         action = task.attempts[attempt.compensates - 1]

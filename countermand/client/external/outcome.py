@@ -11,7 +11,9 @@ from google.protobuf.struct_pb2 import Struct
 from countermand.rpc.errors import FieldInvalid, Violation
 from countermand.v1.failure_pb2 import Failure
 
-MESSAGE_CHARACTERS_MAX = 2000  # of 4096 bytes, whatever alphabet it is in
+# The coordinator's bounds: more of it would be refused, and the end with it.
+TEXT_BYTES_MAX = 4096
+METADATA_BYTES_MAX = 4096
 REASON_CHARACTERS_MAX = 63
 
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
@@ -66,12 +68,28 @@ def failure_of(error: BaseException) -> Failure:
     metadata = getattr(error, "metadata", None)
     return Failure(
         reason=reason,
-        message=(str(error) or type(error).__name__)[:MESSAGE_CHARACTERS_MAX],
+        message=cut(str(error) or type(error).__name__),
         retriable=bool(getattr(error, "retriable", False)),
-        metadata={str(key): str(value) for key, value in metadata.items()}
-        if isinstance(metadata, Mapping)
-        else {},
+        metadata=_cut_all(metadata) if isinstance(metadata, Mapping) else {},
     )
+
+
+def cut(text: str, bytes_max: int = TEXT_BYTES_MAX) -> str:
+    """Returns as much of a text as fits; bytes that are no text, as in names of files, escaped."""
+    return text.encode(errors="backslashreplace")[:bytes_max].decode(errors="ignore")
+
+
+def _cut_all(metadata: Mapping[object, object]) -> dict[str, str]:
+    """Returns as much of metadata as fits: what is short whole, and then what is long, cut."""
+    left = METADATA_BYTES_MAX
+    said = {cut(str(key)): cut(str(value)) for key, value in metadata.items()}
+    kept = {}
+    for key, value in sorted(said.items(), key=lambda pair: len(pair[0]) + len(pair[1])):
+        if (left := left - len(key.encode())) <= 0:
+            break
+        kept[key] = cut(value, left)
+        left -= len(kept[key].encode())
+    return kept
 
 
 def _reason_of_type(name: str) -> str:

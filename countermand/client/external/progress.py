@@ -36,6 +36,13 @@ class Reports:
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send_now_and_then())
 
+    def add(self, message: str) -> None:
+        """Says something for people beside what was said last."""
+        said = Progress()
+        said.CopyFrom(self._said or self._about.request.progress)
+        said.message = message
+        self.say(said)
+
     async def flush(self) -> None:
         """Returns once the last was sent."""
         if self._sending is not None:

@@ -160,9 +160,9 @@ async def _see_to(
                 ties.waiting.over(name)
                 return
             except Exception:  # a vendor's own code, which may raise anything: others go on
-                if name not in ties.waiting.requests:
+                if ties.waiting.offered(name) is None:
                     log.info("owner.failed", extra={"attempt": name}, exc_info=True)
-                    return  # it has been said
+                    return  # it has been said, or its end was refused
                 log.exception("owner.again", extra={"attempt": name, "delay_s": delay_s})
             else:
                 return

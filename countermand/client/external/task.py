@@ -19,7 +19,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias, Unpack
 
 from countermand.client.external.interrupt import Interrupt
-from countermand.client.external.outcome import TaskStopped, failure_of, left_by, values_of
+from countermand.client.external.outcome import (
+    TaskStopped,
+    cut,
+    failure_of,
+    left_by,
+    values_of,
+)
 from countermand.client.external.progress import Reports
 from countermand.client.external.ties import Ties
 from countermand.rpc.errors import (
@@ -28,6 +34,7 @@ from countermand.rpc.errors import (
     PayloadTooLarge,
     StateForbids,
 )
+from countermand.v1.annotation_pb2 import EFFECT_READ_ONLY
 from countermand.v1.attempt_pb2 import Progress
 from countermand.v1.external_task_pb2 import (
     AcceptExternalTaskRequest,
@@ -265,14 +272,36 @@ class AcceptedTask:
         return isinstance(error, TaskStopped) and self.is_left and not self.stopping.is_set()
 
     async def _succeed(self) -> None:
+        outputs = {} if self.is_compensation else self.outputs  # nobody could be bound to those
         try:
-            output = left_by(self.outputs, self.request.outputs)
+            output = left_by(outputs, self.request.outputs)
             await self._end(EndExternalTaskRequest(output=output))
         except (FieldInvalid, PayloadTooLarge) as refused:
             # Not what was promised: it has taken effect all the same.
-            if self._terms.clean_up is not None and not self.is_compensation:
+            if self._leaves_nothing:
                 await self._fail(refused)
+            else:
+                await self._stand_still(refused)
             raise
+
+    @property
+    def _leaves_nothing(self) -> bool:
+        """Returns whether work that is done can be said to have FAILED.
+
+        Of what has an effect that would be a lie, and nobody would look for it any more.
+        """
+        return self._terms.clean_up is not None or self.request.effect == EFFECT_READ_ONLY
+
+    async def _stand_still(self, refused: FieldInvalid | PayloadTooLarge) -> None:
+        """Says that an end was refused, to people too, and leaves the attempt as open as it is.
+
+        The next life of this process, mended, does it anew; or somebody ends it by hand, or cancels
+        its workflow.
+        """
+        log.error("owner.end_refused", extra={"attempt": self.attempt, "why": refused.message})
+        self._ties.waiting.refused(self.request)
+        self._reports.add(cut(f"It is done, but its end was refused: {refused.message}"))
+        await self._reports.flush()
 
     async def _fail(self, error: Exception) -> None:
         """Says that the work has failed, or stopped as asked; nothing is left behind by then."""
@@ -288,6 +317,8 @@ class AcceptedTask:
             await self._end(request)
         except AttemptClosed as closed:
             log.info("end.late", extra={"attempt": self.attempt, "why": closed.message})
+        except (FieldInvalid, PayloadTooLarge) as refused:
+            await self._stand_still(refused)
 
     async def _cleaned(self) -> None:
         """Returns once nothing is left behind of what the body has done."""

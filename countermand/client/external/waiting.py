@@ -33,6 +33,7 @@ class Waiting:
         self.requests: dict[str, ExternalRequest] = {}
         self._held: dict[str, Alive] = {}
         self._begun_here: set[str] = set()  # tasks that blocks here are about to begin
+        self._refused: dict[str, ExternalRequest.Kind.ValueType] = {}  # whose ends were, by attempt
         self._listeners: set[_Listener] = set()
         self._broken: CountermandError | None = None
 
@@ -63,6 +64,8 @@ class Waiting:
         """
         asked = self.requests.get(name)
         if asked is None or name in self._held:
+            return None
+        if self._refused.get(name) == asked.kind:
             return None
         if asked.kind == ExternalRequest.KIND_START and (asked.part_of or self._is_begun(name)):
             return None
@@ -99,6 +102,11 @@ class Waiting:
     def over(self, name: str) -> None:
         """Hears that an attempt was ended: the watch will say so as well, later."""
         self.requests.pop(name, None)
+        self._refused.pop(name, None)
+
+    def refused(self, asked: ExternalRequest) -> None:
+        """Hears that an end was refused: begun again, it would end the same. A stop is offered."""
+        self._refused[asked.attempt] = asked.kind
 
     # -- listening ------------------------------------------------------------------------------
 
@@ -177,7 +185,7 @@ class Waiting:
                     self._closed(name)
 
     def _closed(self, name: str) -> None:
-        self.requests.pop(name, None)
+        self.over(name)
         if (held := self._held.get(name)) is not None:
             held.close()
         self._tell(name)
