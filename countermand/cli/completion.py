@@ -5,7 +5,8 @@ Where that is away nothing is offered, and nothing is said: somebody is in the m
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +22,7 @@ VARIABLE = "_COUNTERMAND_COMPLETE"  # click's: it begins with the name of the co
 OFFERED_MAX = 100  # more than a screen of them helps nobody
 # Who presses Tab waits no longer than for a key that was missed.
 PATIENCE = timedelta(seconds=0)
-LOOK_S_MAX = 0.7
+LOOK_S_MAX = 2.0
 
 
 class Asked(NamedTuple):
@@ -29,6 +30,12 @@ class Asked(NamedTuple):
 
     begun: str
     given: Mapping[str, Any]  # by parameter: what is on the line already
+    left: Sequence[str]  # what click has not come to, as behind an option without its value
+
+    def workflow(self) -> str:
+        """Returns the workflow on the line."""
+        given = self.given.get("name") or self.given.get("given") or self.left
+        return given if isinstance(given, str) else "".join(given[:1])
 
 
 Completes = Callable[[click.Context, click.Parameter, str], list[str]]
@@ -64,7 +71,7 @@ def _asking(find: Callable[[Client, Asked], AsyncIterator[str]]) -> Completes:
     def complete(ctx: click.Context, _param: click.Parameter, begun: str) -> list[str]:
         async def gather(client: Client) -> list[str]:
             found: list[str] = []
-            async for name in find(client, Asked(begun, ctx.params)):
+            async for name in find(client, Asked(begun, ctx.params, ctx.args)):
                 one = name.rpartition("/")[2]
                 if one.startswith(begun):
                     found.append(one)
@@ -81,7 +88,6 @@ def _ask(ctx: click.Context, work: Callable[[Client], Awaitable[list[str]]]) -> 
     """Returns what the work finds; nothing of what may go wrong belongs on a half-written line."""
     import asyncio
     import logging
-    import os
 
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.disable()
@@ -116,9 +122,7 @@ async def _workflows(client: Client, asked: Asked) -> AsyncIterator[str]:
 async def _tasks(client: Client, asked: Asked) -> AsyncIterator[str]:
     from countermand.cli.arguments import LATEST
 
-    name = asked.given.get("name") or asked.given.get("given") or ""
-    if isinstance(name, tuple):
-        name = name[0] if name else ""
+    name = asked.workflow()
     if name == LATEST:
         async for newest in client.list(page_size=1):
             name = newest.name

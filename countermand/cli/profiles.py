@@ -30,28 +30,9 @@ timeout = "30s"   # each command gives up after this long
 color = false     # words and glyphs only
 """
 
-# What the services and tests read, and this command does not.
-OF_OTHERS: Final = frozenset(
-    f"COUNTERMAND_{word}"
-    for word in (
-        "CRASH_POINT",
-        "DATA",
-        "FORGET_EVERY",
-        "LISTEN",
-        "LOG_LEVEL",
-        "RETENTION",
-        "TLS_CA",
-        "TLS_CERT",
-        "TLS_KEY",
-        "TRACE_URL",
-        "WEB",
-        "WINDOW",
-    )
-)
-OURS: Final = frozenset(
-    f"COUNTERMAND_{word}"
-    for word in ("CONFIG", "COORDINATOR", "OUTPUT", "OWNER", "PROFILE", "TIMEOUT", "TOKEN")
-)
+# What this command reads; services and others have more that begin so.
+OURS: Final = ("CONFIG", "COORDINATOR", "OUTPUT", "OWNER", "PROFILE", "TIMEOUT", "TOKEN")
+ALIKE = 0.75  # of two words of which one is most likely the other, written wrongly
 
 Value = object
 # By key: returns the value as commands take it, or raises a UsageError.
@@ -126,10 +107,14 @@ def unknown(kind: str, word: str, known: Collection[str]) -> str:
 
 
 def strangers(environment: Mapping[str, str]) -> Iterator[str]:
-    """Yields what is wrong with variables that begin as ours do."""
-    for word in sorted(environment):
-        if word.startswith("COUNTERMAND_") and word not in OURS | OF_OTHERS:
-            yield unknown("variable", word, OURS | OF_OTHERS)
+    """Yields which variables look like ours, and are read by nobody."""
+    import difflib
+
+    for variable in sorted(environment):
+        lead, _, word = variable.partition("_")
+        if lead == "COUNTERMAND" and word not in OURS:
+            for near in difflib.get_close_matches(word, OURS, n=1, cutoff=ALIKE):
+                yield f"nothing reads {variable}: did you mean COUNTERMAND_{near}?"
 
 
 def _read(path: Path) -> Mapping[str, Value]:

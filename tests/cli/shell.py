@@ -58,7 +58,7 @@ class Shell:
     def submit(self, *members: dict[str, object], workflow_id: str = "@", **group: object) -> None:
         """Starts a workflow of these tasks, in order unless the group is another."""
         root = {"kind": "KIND_SEQUENCE", "members": list(members), **group}
-        spec = json.dumps({"kind": "d", "root": root})
+        spec = json.dumps({"kind": "d", "policy": root.pop("policy", {}), "root": root})
         self("workflow", "submit", "-", "--id", workflow_id, given=spec)
 
     def held(self, workflow_id: str, *labels: str) -> None:
