@@ -5,6 +5,7 @@ Screenshots of every page go to build/screenshots, in both schemes, to be looked
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from importlib import resources
@@ -17,6 +18,7 @@ from playwright.async_api import (
     BrowserContext,
     ConsoleMessage,
     Page,
+    Route,
     async_playwright,
     expect,
 )
@@ -64,6 +66,7 @@ SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 # What a browser says of a page that is not there, and of a coordinator that is killed.
 EXPECTED = ("Failed to load resource", "ERR_", "htmx:sse:error", "htmx:error")
 expect.set_options(timeout=HANG_S * 1000)  # only a hang takes longer
+LATE_S = 0.3  # what a bad network may take longer for one file than for another
 WIDE, NARROW = 1280, 390
 LIVE = "#live"
 
@@ -197,6 +200,18 @@ async def test_progress_moves_and_the_end_comes_by_itself(tab: Page, client) -> 
     await expect(tab.locator("#name")).to_contain_text("compensated")
     await expect(tab.locator(LIVE)).to_have_text("✓ settled")
     await expect(tab.get_by_role("list", name="Compensations")).to_be_visible()
+
+
+async def test_a_slow_script_does_not_keep_a_page_from_moving(tab: Page) -> None:
+    """What listens may come much later than what it extends."""
+
+    async def late(route: Route) -> None:
+        await asyncio.sleep(LATE_S)
+        await route.continue_()
+
+    await tab.route("**/hx-sse-*", late)
+    await tab.goto("/workflows/stuck")
+    await expect(tab.locator(LIVE)).to_have_text("▸ live")
 
 
 async def test_a_view_is_kept_under_a_name_and_forgotten(tab: Page) -> None:
