@@ -46,7 +46,7 @@ from coordinator.runtime.watch import Watches
 from coordinator.store.database import sqlite
 from coordinator.store.run import Threads
 from coordinator.store.sql import SqlStore
-from coordinator.traces.exporter import Exporter
+from coordinator.traces.exporter import READER, Exporter
 from coordinator.traces.sampling import Sampler, sampler_of
 from coordinator.traces.sending import sender
 from coordinator.web import address as web
@@ -321,6 +321,8 @@ async def _serve(
                 crash=dies,
             )
             works["traces"] = traces.run()
+        else:
+            await store.forget_reader(READER)  # else what is to go would wait for it
         leftovers = Leftovers(store, counting.left_by)
         if page_socket is not None:
             works["leftovers"] = leftovers.run()

@@ -1,9 +1,9 @@
 """Sends every workflow's trace: reads the history from where it left off, projects, and sends.
 
-It stands beside the way of a request, never in it: nobody who commits knows of it, and while the
-collector is away it waits and holds no more than one page. How far it has come is kept in the store
-after the collector has taken what came before; so a process that dies in between sends a few spans
-once more, the same to the byte.
+It stands beside the way of a request, never in it: nobody who commits knows of it, whatever breaks
+in it. While the collector is away it waits, with one page of spans and the open ends of the traces
+that it has met. How far it has come is kept in the store after the collector has taken what came
+before; so a process that dies in between sends a few spans once more, the same to the byte.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 READER = "traces"  # what its position in the history is kept under
 PAGE = 50  # events: about 3 ms of work, while which nobody else has the loop
+REQUEST_BYTES_MAX = 1 << 20  # collectors take 4 MiB, unless told otherwise
 PROJECTIONS_MAX = 5000  # kept, those that had events last; of others the history is read again
 GATHER_S = 0.1  # after a hint: under load a page then holds many commits
 QUIET_S = 15.0  # without a hint: looks all the same
@@ -89,7 +90,13 @@ class Exporter:
     async def run(self) -> None:
         """Sends what is committed, until cancelled: the next life goes on where this one was."""
         try:
-            await self._read_on()
+            while True:
+                try:
+                    await self._read_on()
+                except Exception:  # the loop that must survive: nobody else is to end with it
+                    log.exception("traces.broke", extra={"position": self.position})
+                    self._projections.clear()
+                    await asyncio.sleep(AGAIN_S_MAX)
         finally:
             await self._send.close()
 
@@ -100,7 +107,7 @@ class Exporter:
             entries = await self._again(partial(self._store.events, after=position, limit=PAGE))
             spans = [span for each in entries for span in await self._project(each)]
             if spans:
-                await self._again(partial(self._sent, spans))
+                await self._sent(spans)
             if entries:
                 position = self.position = entries[-1].position
             if len(entries) < PAGE:
@@ -124,11 +131,16 @@ class Exporter:
     async def _project(self, entry: StoredEntry) -> list[Span]:
         """Returns the spans that an event closes; none of a workflow that was removed meanwhile."""
         projection = self._projections.pop(entry.workflow_id, None)
-        if projection is None or projection.sequence != entry.sequence - 1:
-            projection = await self._again(partial(self._before, entry))
-        if projection is None:
+        try:
+            if projection is None or projection.sequence != entry.sequence - 1:
+                projection = await self._again(partial(self._before, entry))
+            if projection is None:
+                return []
+            spans = projection.take(HistoryEvent.FromString(entry.payload))
+        except (AssertionError, LookupError, ValueError):  # a defect of ours, about one workflow
+            named = {"workflow": entry.workflow_id, "sequence": entry.sequence}
+            log.exception("traces.not_projected", extra=named)
             return []
-        spans = projection.take(HistoryEvent.FromString(entry.payload))
         if not projection.settled:
             self._projections[entry.workflow_id] = projection
             if len(self._projections) > PROJECTIONS_MAX:
@@ -152,15 +164,16 @@ class Exporter:
     # -- sending ----------------------------------------------------------------------------------
 
     async def _sent(self, spans: Sequence[Span]) -> None:
-        request = ExportTraceServiceRequest()
-        sent = request.resource_spans.add(resource=self._resource)
-        sent.scope_spans.add(scope=InstrumentationScope(name="countermand"), spans=spans)
-        try:
-            await self._send(request)
-        except SpansRefused as error:
-            # Sent again they would be refused again, and those after them would wait for ever.
-            log.warning("traces.refused", extra={"spans": len(spans), "error": str(error)})
-        self._crash(crash_points.SPANS_SENT)
+        for some in _in_requests(spans):
+            request = ExportTraceServiceRequest()
+            sent = request.resource_spans.add(resource=self._resource)
+            sent.scope_spans.add(scope=InstrumentationScope(name="countermand"), spans=some)
+            try:
+                await self._again(partial(self._send, request))
+            except SpansRefused as error:
+                # Sent again they would be refused again, and all behind them would wait for ever.
+                log.warning("traces.refused", extra={"spans": len(some), "error": str(error)})
+            self._crash(crash_points.SPANS_SENT)
 
     async def _again(self, do: Callable[[], Awaitable[Value]]) -> Value:
         """Does something, again and again until it works."""
@@ -181,3 +194,17 @@ class Exporter:
 
 def _attribute(key: str, value: str) -> KeyValue:
     return KeyValue(key=key, value=AnyValue(string_value=value))
+
+
+def _in_requests(spans: Sequence[Span]) -> Iterator[list[Span]]:
+    """Yields spans as they are sent together: one that is large goes alone."""
+    some: list[Span] = []
+    size = 0
+    for span in spans:
+        if some and size + span.ByteSize() > REQUEST_BYTES_MAX:
+            yield some
+            some, size = [], 0
+        some.append(span)
+        size += span.ByteSize()
+    if some:
+        yield some

@@ -23,11 +23,10 @@ from collections.abc import Callable
 from datetime import UTC
 from typing import ClassVar, Final
 
-from google.protobuf.timestamp_pb2 import Timestamp
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
-from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from coordinator.traces.ids import span_id_of, trace_id_of
+from coordinator.traces.writing import NO_FAILURE, fail, nanoseconds, note, tell
 from countermand.rpc.telemetry import parse_traceparent
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.event_pb2 import GroupStateChanged, HistoryEvent
@@ -35,8 +34,6 @@ from countermand.v1.failure_pb2 import Failure
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
-PREFIX: Final = "countermand."  # of our attributes
-NO_FAILURE: Final = Failure()
 LENGTH_NS_MIN: Final = 1000  # of a span without any, Jaeger warns; it draws whole microseconds
 _SAMPLED = 1  # a flag of W3C
 
@@ -112,7 +109,7 @@ class Projection:
         workflow_id = event.workflow.partition("/")[2]
         self._trace_id = trace_id_of(workflow_id, event.time.ToDatetime(tzinfo=UTC))
         root = self._begin(event, self._workflow, f"workflow {said.kind}".rstrip(), parent="")
-        _tell(root, kind=said.kind, principal=said.principal)
+        tell(root, kind=said.kind, principal=said.principal)
         accepted = self._mark(event, "accepted", kind=said.kind, principal=said.principal)
         engine = parse_traceparent(said.traceparent)
         if engine is not None:
@@ -133,9 +130,9 @@ class Projection:
             if compensation not in self._open:
                 self._begin(event, compensation, "compensation")
             if said.HasField("cause"):
-                _event(self._open[compensation], event, "cause", said.cause)
+                note(self._open[compensation], event, "cause", said.cause)
         if said.HasField("cause"):
-            _fail(self._open[self._workflow], said.cause)
+            fail(self._open[self._workflow], said.cause)
         if said.after in _SETTLED:
             for about in [*reversed(self._open)]:  # the root is the oldest
                 self._end(event, about, workflow_state=state)
@@ -148,7 +145,7 @@ class Projection:
         undo = _undo(task)
         if said.after in _UNDOING:
             self._end(event, task, state=state)
-            _event(self._undoing(event), event, state, said.failure)
+            note(self._undoing(event), event, state, said.failure)
             return
         self._end(event, undo, said.failure, state=state)
         if said.after in _AT_REST:
@@ -157,7 +154,7 @@ class Projection:
                 self._mark(event, f"skipped {_short(task)}", task=_short(task))
             self._end(event, task, said.failure, state=state)
         elif said.after != Task.STATE_PENDING:
-            _event(self._forward(event), event, state, said.failure)
+            note(self._forward(event), event, state, said.failure)
 
     def _forward(self, event: HistoryEvent) -> Span:
         """Returns the span of a task that goes forward; opens it if its turn has just come."""
@@ -165,7 +162,7 @@ class Projection:
             return self._open[event.task]
         whole = self._wholes.get(event.task, self._workflow)
         span = self._begin(event, event.task, _short(event.task), parent=whole)
-        _tell(span, task=_short(event.task))
+        tell(span, task=_short(event.task))
         return span
 
     def _undoing(self, event: HistoryEvent) -> Span:
@@ -176,7 +173,7 @@ class Projection:
         compensation = f"{self._workflow}#compensation"
         parent = compensation if compensation in self._open else self._workflow
         span = self._begin(event, undo, f"undo {_short(event.task)}", parent=parent)
-        _tell(span, task=_short(event.task), compensates=_short(event.task))
+        tell(span, task=_short(event.task), compensates=_short(event.task))
         self._link(span, event.task)
         return span
 
@@ -195,11 +192,9 @@ class Projection:
         name = f"{'undo ' if is_undo else ''}{_short(event.task)} attempt {said.attempt}"
         parent = _undo(event.task) if is_undo else event.task
         span = self._begin(event, attempt, name, parent=parent, kind=Span.SPAN_KIND_CLIENT)
-        _tell(
-            span, task=_short(event.task), attempt=attempt, host=said.host_id, owner=said.owner_id
-        )
+        tell(span, task=_short(event.task), attempt=attempt, host=said.host_id, owner=said.owner_id)
         if said.compensates:
-            _tell(span, compensates=_attempt(event.task, said.compensates))
+            tell(span, compensates=_attempt(event.task, said.compensates))
             self._link(span, _attempt(event.task, said.compensates))
 
     def _attempt_ended(self, event: HistoryEvent) -> None:
@@ -210,7 +205,7 @@ class Projection:
             self._note(attempt, event, state, said.failure)
             return
         if span := self._open.get(attempt):
-            _tell(span, done=said.progress.done, unit=said.progress.unit)
+            tell(span, done=said.progress.done, unit=said.progress.unit)
         self._end(event, attempt, said.failure, state=state)
 
     def _attempt_accepted(self, event: HistoryEvent) -> None:
@@ -240,8 +235,8 @@ class Projection:
         self._end(event, about, state=_word(GroupStateChanged.State.Name(said.after)))
         if name := _OF_GROUPS.get(said.after):
             span = self._begin(event, about, f"{name} {_short(event.task) or 'all'}")
-            _tell(span, group=_short(event.task), round=said.round)
-            _fail(span, said.failure)
+            tell(span, group=_short(event.task), round=said.round)
+            fail(span, said.failure)
 
     def _intervened(self, event: HistoryEvent) -> None:
         said = event.intervention
@@ -260,7 +255,7 @@ class Projection:
         left = event.leftover_recorded.leftover
         name = f"left behind by {_short(event.task)}"
         span = self._mark(event, name, task=_short(event.task), host=left.host_id)
-        _fail(span, Failure(reason="LEFT_BEHIND", message=f"{left.description}: {left.reason}"))
+        fail(span, Failure(reason="LEFT_BEHIND", message=f"{left.description}: {left.reason}"))
 
     _TAKEN: ClassVar[dict[str, Callable[[Projection, HistoryEvent], None]]] = {
         "workflow_started": _started,
@@ -301,10 +296,10 @@ class Projection:
             parent_span_id=self._last[above] if above else b"",
             name=name,
             kind=kind,
-            start_time_unix_nano=_nanoseconds(event.time),
+            start_time_unix_nano=nanoseconds(event.time),
             flags=_SAMPLED,
         )
-        _tell(span, workflow=self._workflow)
+        tell(span, workflow=self._workflow)
         self._open[about] = span
         self._last[about] = span.span_id
         return span
@@ -317,16 +312,16 @@ class Projection:
         if span is None:
             return
         span.end_time_unix_nano = max(
-            _nanoseconds(event.time), span.start_time_unix_nano + LENGTH_NS_MIN
+            nanoseconds(event.time), span.start_time_unix_nano + LENGTH_NS_MIN
         )
-        _tell(span, **told)
-        _fail(span, failure)
+        tell(span, **told)
+        fail(span, failure)
         self._closed.append(span)
 
     def _mark(self, event: HistoryEvent, name: str, **told: str | int) -> Span:
         """Adds a span of next to no length: it is sent while the workflow goes on."""
         span = self._begin(event, f"{self._workflow}#{event.sequence}", name)
-        _tell(span, **told)
+        tell(span, **told)
         self._end(event, f"{self._workflow}#{event.sequence}")
         return span
 
@@ -335,41 +330,14 @@ class Projection:
     ) -> None:
         """Notes something on the span about what it is about, if that is still open."""
         if about in self._open:
-            _event(self._open[about], event, name, failure)
+            note(self._open[about], event, name, failure)
 
     def _link(self, span: Span, about: str) -> None:
         if about in self._last:
             span.links.add(trace_id=self._trace_id, span_id=self._last[about])
 
 
-def _tell(span: Span, **told: str | int) -> None:
-    """Adds attributes in the order given; of nothing there is none."""
-    for name, value in told.items():
-        if value == "":
-            continue
-        said = AnyValue(int_value=value) if isinstance(value, int) else AnyValue(string_value=value)
-        span.attributes.append(KeyValue(key=PREFIX + name, value=said))
-
-
-def _fail(span: Span, failure: Failure) -> None:
-    """Marks a span as failed; what was said first stands."""
-    if not failure.reason or span.status.code == Status.STATUS_CODE_ERROR:
-        return
-    span.status.code = Status.STATUS_CODE_ERROR
-    span.status.message = failure.message
-    span.attributes.append(KeyValue(key="error.type", value=AnyValue(string_value=failure.reason)))
-
-
-def _event(span: Span, event: HistoryEvent, name: str, failure: Failure = NO_FAILURE) -> None:
-    noted = span.events.add(time_unix_nano=_nanoseconds(event.time), name=name)
-    if failure.reason:
-        said = (("reason", failure.reason), ("message", failure.message))
-        noted.attributes.extend(
-            KeyValue(key=PREFIX + key, value=AnyValue(string_value=value)) for key, value in said
-        )
-
-
-# -- names and times ------------------------------------------------------------------------------
+# -- names -----------------------------------------------------------------------------------------
 
 
 def _undo(task: str) -> str:
@@ -388,7 +356,3 @@ def _short(task: str) -> str:
 def _word(name: str) -> str:
     """Returns a state as people read it: "STATE_RETRY_WAIT" is "RETRY_WAIT"."""
     return name.partition("STATE_")[2]
-
-
-def _nanoseconds(time: Timestamp) -> int:
-    return time.ToNanoseconds()

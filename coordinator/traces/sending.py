@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import grpc
 import grpc.aio
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
 
 from countermand.rpc.collector import HTTP, Collector
@@ -23,25 +29,23 @@ if TYPE_CHECKING:
 
 USER_AGENT = "countermand-traces/1"
 
-# Worth another try, says https://opentelemetry.io/docs/specs/otlp/#failures.
+# Worth another try, says https://opentelemetry.io/docs/specs/otlp/#failures. So is a lack of room,
+# if the collector says when; else it means that what was sent is too large.
 _AGAIN = frozenset(
     {
         grpc.StatusCode.CANCELLED,
         grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
         grpc.StatusCode.ABORTED,
         grpc.StatusCode.OUT_OF_RANGE,
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.DATA_LOSS,
-        # Not in that list. A collector that does not know us yet may come to, and spans wait.
+        # Not in that list, and not about what was sent: somebody has to set the collector right.
         grpc.StatusCode.UNAUTHENTICATED,
         grpc.StatusCode.PERMISSION_DENIED,
         grpc.StatusCode.UNIMPLEMENTED,
-        grpc.StatusCode.UNKNOWN,
-        grpc.StatusCode.INTERNAL,
     }
 )
-_AGAIN_HTTP = frozenset({401, 403, 404, 408, 429, 500, 502, 503, 504})
+_AGAIN_HTTP = frozenset({401, 403, 404, 408, 429, 502, 503, 504})
 
 
 class CollectorAway(Exception):
@@ -49,7 +53,7 @@ class CollectorAway(Exception):
 
 
 class SpansRefused(Exception):
-    """The collector will never take these spans."""
+    """The collector will never take these spans, or some of them."""
 
 
 class Send(Protocol):
@@ -87,12 +91,14 @@ class _OverGrpc:
 
     async def __call__(self, request: ExportTraceServiceRequest) -> None:
         try:
-            await self._stub.Export(
+            answer = await self._stub.Export(
                 request, timeout=self._collector.timeout_s, metadata=self._collector.headers
             )
         except grpc.aio.AioRpcError as error:
             said = f"{error.code().name}: {error.details()}"
-            raise (CollectorAway if error.code() in _AGAIN else SpansRefused)(said) from None
+            again = error.code() in _AGAIN or _says_when(error)
+            raise (CollectorAway if again else SpansRefused)(said) from None
+        _check(answer)
 
     async def close(self) -> None:
         await self._channel.close()
@@ -113,9 +119,12 @@ class _OverHttp:
         try:
             async with session.post(self._collector.endpoint, data=body) as response:
                 if response.ok:
+                    _check(ExportTraceServiceResponse.FromString(await response.read()))
                     return
                 said = f"HTTP {response.status} from {self._collector.endpoint}"
                 again = response.status in _AGAIN_HTTP
+        except DecodeError:
+            return  # it took them, and says so in words of its own
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise CollectorAway(str(error) or type(error).__name__) from None
         raise (CollectorAway if again else SpansRefused)(said)
@@ -143,3 +152,23 @@ class _OverHttp:
                 },
             )
         return self._session
+
+
+def _check(answer: ExportTraceServiceResponse) -> None:
+    """Raises if the collector has taken some spans only: the others it will never take."""
+    refused = answer.partial_success
+    if refused.rejected_spans:
+        raise SpansRefused(f"{refused.rejected_spans} of them: {refused.error_message}")
+
+
+def _says_when(error: grpc.aio.AioRpcError) -> bool:
+    """Returns whether a collector has no room for now, and says so."""
+    if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return False
+    trailers = {str(key): value for key, value in error.trailing_metadata()}
+    details = trailers.get("grpc-status-details-bin", b"")
+    try:
+        status = Status.FromString(details if isinstance(details, bytes) else b"")
+    except DecodeError:
+        return False
+    return any(detail.Is(RetryInfo.DESCRIPTOR) for detail in status.details)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ TIMEOUT_S = 10.0
 _TRACES, _ALL = "OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"
 _PATH = "/v1/traces"  # below an endpoint that is not for traces alone
 
+_HEADER, _VALUE = re.compile(r"[0-9A-Za-z_.-]+"), re.compile(r"[\x20-\x7e]*")
+
 
 class CollectorInvalid(ValueError):
     """The settings name no collector that spans could be sent to."""
@@ -32,7 +36,7 @@ class Collector:
     protocol: str = GRPC
     headers: tuple[tuple[str, str], ...] = ()
     timeout_s: float = TIMEOUT_S
-    certificate: Path | None = None  # of who has to have signed the collector's
+    certificate: Path | None = None  # of who has to have signed the collector's; it can be read
 
     @property
     def secure(self) -> bool:
@@ -67,31 +71,59 @@ def collector_of(environment: Mapping[str, str]) -> Collector | None:
     protocol = setting("PROTOCOL") or GRPC
     if protocol not in (GRPC, HTTP):
         raise CollectorInvalid(f"{_ALL}PROTOCOL is {protocol!r}: write {GRPC} or {HTTP}")
-    if urlsplit(endpoint).scheme not in ("http", "https"):
+    if not _is_address(endpoint):
         raise CollectorInvalid(f"{_ALL}ENDPOINT is {endpoint!r}: write http://HOST:PORT, or https")
     if protocol == HTTP and not environment.get(f"{_TRACES}ENDPOINT"):
         endpoint = endpoint.rstrip("/") + _PATH
-    timeout = setting("TIMEOUT") or str(TIMEOUT_S)
-    try:
-        timeout_s = float(timeout)
-    except ValueError:
-        raise CollectorInvalid(f"{_ALL}TIMEOUT is {timeout!r}: write seconds, as 10") from None
-    certificate = setting("CERTIFICATE")
     return Collector(
         endpoint=endpoint,
         protocol=protocol,
         headers=tuple(_headers(setting("HEADERS"))),
-        timeout_s=timeout_s,
-        certificate=Path(certificate) if certificate else None,
+        timeout_s=_timeout_s(setting("TIMEOUT")),
+        certificate=_certificate(setting("CERTIFICATE")),
     )
+
+
+def _is_address(endpoint: str) -> bool:
+    try:
+        where = urlsplit(endpoint)
+        return where.scheme in ("http", "https") and bool(where.hostname) and where.port != 0
+    except ValueError:  # a port that is none, a bracket that is not closed
+        return False
+
+
+def _timeout_s(text: str) -> float:
+    try:
+        timeout_s = float(text or TIMEOUT_S)
+    except ValueError:
+        timeout_s = math.nan
+    if not 0.0 < timeout_s < math.inf:
+        raise CollectorInvalid(f"{_ALL}TIMEOUT is {text!r}: write seconds, as 10")
+    return timeout_s
+
+
+def _certificate(path: str) -> Path | None:
+    """Returns where certificates are, once they could be read."""
+    if not path:
+        return None
+    import ssl  # noqa: PLC0415  # the command line has no need of it
+
+    try:
+        ssl.create_default_context(cafile=path)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        why = f"{_ALL}CERTIFICATE is {path!r}, which cannot be used: {error}"
+        raise CollectorInvalid(f"{why}. Name a file of certificates in PEM") from error
+    return Path(path)
 
 
 def _headers(text: str) -> list[tuple[str, str]]:
     """Returns the headers of "key=value,key=value", percent-encoded as in W3C Baggage."""
-    found = []
+    found: list[tuple[str, str]] = []
     for pair in filter(None, (part.strip() for part in text.split(","))):
-        key, equals, value = pair.partition("=")
-        if not equals or not key.strip():
-            raise CollectorInvalid(f"{_ALL}HEADERS has {key!r}: write key=value,key=value")
-        found.append((unquote(key.strip()).lower(), unquote(value.strip())))
+        key, equals, value = (unquote(part.strip()) for part in pair.partition("="))
+        if not equals or not _HEADER.fullmatch(key) or not _VALUE.fullmatch(value):
+            # Not what was written: it may be a secret.
+            why = f"{_ALL}HEADERS has one that cannot be sent, the {len(found) + 1}th"
+            raise CollectorInvalid(f"{why}: write key=value,key=value, in ASCII")
+        found.append((key.lower(), value))
     return found

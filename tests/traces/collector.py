@@ -31,8 +31,11 @@ class Collector:
     spans: list[Span] = field(default_factory=list)
     services: set[str] = field(default_factory=set)
     headers: dict[str, str] = field(default_factory=dict)  # of the last call
+    bytes_max: int = 4 << 20  # of one request; more it refuses, as collectors do
+    rejects: int = 0  # so many spans of each request it says it did not take
     # What it answers next, as a status of the protocol; then it takes everything.
     answers: deque[Any] = field(default_factory=deque)
+    trailers: tuple[tuple[str, bytes], ...] = ()  # of these answers, over gRPC
     # Answers nothing while it is not set.
     open: asyncio.Event = field(default_factory=asyncio.Event)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -56,6 +59,14 @@ class Collector:
             while not condition():
                 self._changed.clear()
                 await self._changed.wait()
+
+    def taken(self) -> otlp.ExportTraceServiceResponse:
+        """Returns what it says once it has taken something."""
+        answer = otlp.ExportTraceServiceResponse()
+        if self.rejects:
+            answer.partial_success.rejected_spans = self.rejects
+            answer.partial_success.error_message = "as it was told"
+        return answer
 
     async def answer(self, request: otlp.ExportTraceServiceRequest) -> Any:
         """Takes what is sent, or returns what it says instead."""
@@ -91,10 +102,10 @@ async def _over_grpc(to: Collector) -> AsyncIterator[None]:
         async def Export(self, request, context):
             to.headers = dict(context.invocation_metadata())
             if (said := await to.answer(request)) is not None:
-                await context.abort(said, "as it was told")
-            return otlp.ExportTraceServiceResponse()
+                await context.abort(said, "as it was told", to.trailers)
+            return to.taken()
 
-    server = grpc.aio.server()
+    server = grpc.aio.server(options=(("grpc.max_receive_message_length", to.bytes_max),))
     otlp_grpc.add_TraceServiceServicer_to_server(Servicer(), server)
     to.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
@@ -113,10 +124,10 @@ async def _over_http(to: Collector) -> AsyncIterator[None]:
         sent = otlp.ExportTraceServiceRequest.FromString(await request.read())
         if (said := await to.answer(sent)) is not None:
             return web.Response(status=said)
-        body = otlp.ExportTraceServiceResponse().SerializeToString()
+        body = to.taken().SerializeToString()
         return web.Response(body=body, content_type="application/x-protobuf")
 
-    app = web.Application()
+    app = web.Application(client_max_size=to.bytes_max)
     app.router.add_post("/v1/traces", export)
     runner = web.AppRunner(app)
     await runner.setup()

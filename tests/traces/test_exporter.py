@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import grpc
 import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from coordinator.runtime import crash_points
 from coordinator.runtime.watch import Watches
@@ -16,10 +17,14 @@ from coordinator.store.memory import Kept, MemoryStore
 from coordinator.traces import exporter
 from coordinator.traces.exporter import READER, Exporter
 from coordinator.traces.ids import trace_id_of
+from coordinator.traces.projection import Projection
 from coordinator.traces.sending import sender
+from coordinator.traces.writing import EVENTS_MAX, note
 from countermand.rpc.collector import GRPC, collector_of
 from countermand.rpc.crash import Crash, never
 from countermand.v1.attempt_pb2 import Progress
+from countermand.v1.event_pb2 import HistoryEvent
+from countermand.v1.failure_pb2 import Failure
 from tests.store.walks import Walk
 from tests.traces import rules
 from tests.traces.collector import PROTOCOLS, Collector, collector
@@ -33,6 +38,7 @@ class World:
     watches: Watches[Progress]
     to: Collector
     running: asyncio.Task[None]
+    may_die: bool = False
 
     async def walk(self, name: str, steps: int = 1_000) -> Walk:
         """Walks a workflow from its beginning, for some steps or to its end."""
@@ -57,6 +63,7 @@ class World:
         async with asyncio.timeout(30):
             while await self.store.position_of(READER) != await self.store.position():
                 if self.running.done():
+                    assert self.may_die, "the exporter has ended"
                     return
                 await asyncio.sleep(0.001)
 
@@ -83,7 +90,7 @@ async def world(to: Collector, kept: Kept, *, crash: Crash = never) -> AsyncIter
     send = sender(where)
     made = Exporter(store, cluster_id="c", hints=watches.everything, send=send, crash=crash)
     running = asyncio.create_task(made.run())
-    one = World(store, watches, to, running)
+    one = World(store, watches, to, running, may_die=crash is not never)
     try:
         while await store.position_of(READER) is None:  # noqa: ASYNC110 - what is stored is asked for
             await asyncio.sleep(0.001)
@@ -144,11 +151,13 @@ async def test_whoever_dies_leaves_nothing_out(point):
                 one.whole(each)
 
 
-async def test_a_collector_that_is_away_is_waited_for_with_one_page():
+async def test_a_collector_that_is_away_is_waited_for():
+    """What it has not taken is sent again, and nothing behind it before."""
     async with collector(GRPC) as to, world(to, Kept()) as one:
         to.answers.extend([grpc.StatusCode.UNAVAILABLE] * 3)
         walks = [await one.walk(f"seed-{number}") for number in range(5)]
         await one.all_sent()
+        assert to.spans[0].name == "accepted"
         for walk in walks:
             one.whole(walk)
         assert not to.answers
@@ -178,6 +187,54 @@ async def test_more_workflows_than_projections_are_kept(monkeypatch):
             one.whole(walk)
 
 
+async def test_what_breaks_in_it_ends_nobody_else_and_is_tried_again(monkeypatch, caplog):
+    monkeypatch.setattr(exporter, "AGAIN_S_MAX", 0.01)
+    async with collector(GRPC) as to, world(to, Kept()) as one:
+        events, broken = one.store.events, iter([True])
+
+        async def breaks(**asked: int) -> object:
+            if next(broken, False):
+                raise RuntimeError("a defect")
+            return await events(**asked)
+
+        monkeypatch.setattr(one.store, "events", breaks)
+        walk = await one.walk("seed-1")
+        await one.all_sent()
+        one.whole(walk)
+        assert "traces.broke" in [record.getMessage() for record in caplog.records]
+
+
+async def test_a_workflow_that_cannot_be_projected_holds_up_no_others(monkeypatch, caplog):
+    take = Projection.take
+
+    def breaks(self: Projection, event: HistoryEvent) -> list[Span]:
+        if event.workflow == "workflows/broken":
+            raise LookupError("a defect")
+        return take(self, event)
+
+    monkeypatch.setattr(Projection, "take", breaks)
+    async with collector(GRPC) as to, world(to, Kept()) as one:
+        await one.walk("broken")
+        walk = await one.walk("seed-2")
+        await one.all_sent()
+        one.whole(walk)
+        assert "traces.not_projected" in [record.getMessage() for record in caplog.records]
+
+
+def test_no_request_is_larger_than_a_collector_takes():
+    spans = [Span(name="x" * size) for size in (10, exporter.REQUEST_BYTES_MAX, 10, 10)]
+    sizes = [len(some) for some in exporter._in_requests(spans)]
+    assert sizes == [1, 1, 2]
+
+
+def test_a_span_has_so_many_events_and_counts_the_others():
+    """An owner whose heartbeats come and go for days must not make what no collector takes."""
+    span = Span()
+    for _ in range(EVENTS_MAX + 5):
+        note(span, HistoryEvent(), "unknown", Failure(reason="HEARTBEAT_LAPSED", message="x"))
+    assert (len(span.events), span.dropped_events_count) == (EVENTS_MAX, 5)
+
+
 async def test_a_workflow_that_is_removed_meanwhile_is_left_out():
     kept = Kept()
     async with collector(GRPC) as to:
@@ -190,3 +247,5 @@ async def test_a_workflow_that_is_removed_meanwhile_is_left_out():
         async with world(to, kept) as one:
             await one.all_sent()
             one.whole(walk)
+            trace_id = trace_id_of(gone.workflow.id, gone.workflow.create_time)
+            assert to.of(trace_id.hex()) == []

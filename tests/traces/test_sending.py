@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import grpc
 import pytest
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -41,6 +43,7 @@ async def test_spans_arrive_with_the_headers_that_were_asked_for(protocol):
         (GRPC, grpc.StatusCode.UNAVAILABLE, CollectorAway),
         (GRPC, grpc.StatusCode.UNAUTHENTICATED, CollectorAway),
         (GRPC, grpc.StatusCode.INVALID_ARGUMENT, SpansRefused),
+        (GRPC, grpc.StatusCode.RESOURCE_EXHAUSTED, SpansRefused),  # they are too many at once
         (HTTP, 503, CollectorAway),
         (HTTP, 429, CollectorAway),
         (HTTP, 400, SpansRefused),
@@ -59,6 +62,32 @@ async def test_an_answer_says_whether_to_send_again(protocol, status, raised):
         await send.close()
 
         assert to.spans == SPANS
+
+
+async def test_a_collector_without_room_that_says_when_is_asked_again():
+    when = Status(code=8)
+    when.details.add().Pack(RetryInfo())
+    async with collector(GRPC) as to:
+        to.answers.append(grpc.StatusCode.RESOURCE_EXHAUSTED)
+        to.trailers = (("grpc-status-details-bin", when.SerializeToString()),)
+        where = collector_of(to.environment)
+        assert where is not None
+        send = sender(where)
+        with pytest.raises(CollectorAway):
+            await send(request())
+        await send.close()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_spans_that_are_taken_in_part_are_not_sent_again(protocol):
+    async with collector(protocol) as to:
+        to.rejects = 1
+        where = collector_of(to.environment)
+        assert where is not None
+        send = sender(where)
+        with pytest.raises(SpansRefused, match="1 of them: as it was told"):
+            await send(request())
+        await send.close()
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -93,9 +122,18 @@ def test_settings_have_the_names_of_opentelemetry():
     ("name", "value"),
     [
         ("ENDPOINT", "c:4317"),
+        ("ENDPOINT", "http://"),
+        ("ENDPOINT", "http://[::1"),
+        ("ENDPOINT", "http://c:99999"),
         ("PROTOCOL", "http/json"),
         ("TIMEOUT", "soon"),
+        ("TIMEOUT", "nan"),
+        ("TIMEOUT", "0"),
         ("HEADERS", "token"),
+        ("HEADERS", "a=b%0Ac"),
+        ("HEADERS", "Ä=b"),
+        ("CERTIFICATE", "/no/such.pem"),
+        ("CERTIFICATE", __file__),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named(name, value):
