@@ -115,7 +115,7 @@ def services(
         sampler=assembly.sampler,
     )
     of_hosts = HostService(loop=loop, store=store, hosts=hosts, clock=clock)
-    looking = DoctorService(doctor=doctor, hosts=hosts)
+    looking = DoctorService(doctor=doctor, hosts=hosts, clock=clock)
     package = "countermand.v1"
     return [
         Service(f"{package}.WorkflowService", add_WorkflowServiceServicer_to_server, workflows),

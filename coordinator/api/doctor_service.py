@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from importlib.metadata import version
 
 from coordinator.api import requests
 from coordinator.api.doctor import doctor
 from coordinator.api.doctor.comparing import Finding, Fix, Kind
 from coordinator.api.doctor.doctor import Diagnosis, Doctor, Looking
 from coordinator.api.requests import Context
-from coordinator.runtime.ports import Hosts, HostView
+from coordinator.runtime.ports import Clock, Hosts, HostView
 from countermand.rpc.errors import FieldInvalid, HostNotFound, Violation
 from countermand.rpc.names import host_name, parse_host
 from countermand.v1 import doctor_pb2 as pb
@@ -24,10 +25,12 @@ _FIXES = {fix: pb.Finding.Fix.Value(f"FIX_{fix}") for fix in Fix}
 class DoctorService(DoctorServiceServicer):
     """Serves diagnoses and repairs."""
 
-    def __init__(self, *, doctor: Doctor, hosts: Hosts) -> None:
+    def __init__(self, *, doctor: Doctor, hosts: Hosts, clock: Clock) -> None:
         """Keeps what it asks."""
         self._doctor = doctor
         self._hosts = hosts
+        self._clock = clock
+        self._version = version("countermand")
 
     async def Diagnose(
         self, request: pb.DiagnoseRequest, context: Context
@@ -35,7 +38,11 @@ class DoctorService(DoctorServiceServicer):
         """Tells of every difference, host by host."""
         hosts = request.hosts or [host_name(host_id) for host_id in sorted(self._hosts.all())]
         async for told in self._doctor.diagnose([self._host(name) for name in hosts]):
-            yield _told(told)
+            answer = _told(told)
+            if isinstance(told, Diagnosis):
+                answer.diagnosis.version = self._version
+                answer.diagnosis.time.FromDatetime(self._clock.now())
+            yield answer
 
     async def Repair(self, request: pb.RepairRequest, context: Context) -> pb.RepairResponse:
         """Applies the fixes of findings."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from countermand.cli.arguments import host_named
+from countermand.cli.completion import complete_hosts
 from countermand.cli.exits import ATTENTION, PATIENCE_WHEN_FOLLOWING, run
 from countermand.cli.settings import SEEN_TO, Settings, examples, shared_options
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
         exits=SEEN_TO,
     )
 )
-@click.argument("hosts", metavar="[HOST]...", nargs=-1)
+@click.argument("hosts", metavar="[HOST]...", nargs=-1, shell_complete=complete_hosts)
 @click.option("--fix", is_flag=True, help="Apply the safe fixes, after asking; needs --reason.")
 @click.option("--yes", is_flag=True, help="With --fix: do not ask.")
 @click.option("--reason", help="With --fix: why, for the audit.")
@@ -32,11 +34,13 @@ if TYPE_CHECKING:
 def doctor(
     settings: Settings, hosts: tuple[str, ...], fix: bool, yes: bool, reason: str | None
 ) -> None:
-    """Compare coordinator, journals and disks.
+    """Say how everything is, and compare coordinator, journals and disks.
 
-    Lists every difference with what it means and what to do, and changes nothing. With --fix the
-    ones that have a safe fix are repaired: orphans and half-made things are removed, each only if
-    it is still what it was; attempts that nobody waits for are cancelled.
+    First the versions, whether the coordinator and its database answer, the hosts with their
+    agents, and whether the clocks agree. Then every difference with what it means and what to do.
+    That changes nothing. With --fix the ones that have a safe fix are repaired: orphans and
+    half-made things are removed, each only if it is still what it was; attempts that nobody waits
+    for are cancelled.
 
     Exits with 0 when nothing is left to do, and with 4 when somebody has to look.
     """
@@ -46,9 +50,24 @@ def doctor(
         raise click.UsageError("--yes and --reason go with --fix")
 
     async def work(client: Client) -> int | None:
-        findings, looked = await _diagnose(settings, client, hosts)
+        from datetime import UTC, datetime
+
+        from countermand.cli import health
+        from countermand.cli.version import versions
+
+        ours = versions()
+        if settings.for_people:
+            health.show_versions(ours)  # before anything is asked: it may not answer
+        seen = await health.look(client)
+        if settings.for_people:
+            health.show(seen)
+        named = [await host_named(client, host) for host in hosts]
+        findings, looked = await _diagnose(settings, client, named)
+        now = datetime.now(UTC)
         fixable = [finding for finding in findings if finding.fix]
         if settings.for_people:
+            for difference in health.differences(ours, seen, looked, now):
+                click.echo(f"{click.style('Mind:', fg='yellow')} {difference}")
             _show(findings, looked)
         left = len(findings)
         repaired: list[Repaired] = []
@@ -56,7 +75,10 @@ def doctor(
             names = [finding.name for finding in fixable]
             repaired = [one async for one in client.doctor.repair(names, reason or "")]
             left -= sum(not one.HasField("kept") for one in repaired)
-        _tell(settings, findings, repaired)
+        if settings.for_programs:
+            _tell_programs(settings, findings, repaired, health.in_json(ours, seen, looked, now))
+        else:
+            _tell(settings, findings, repaired)
         if fixable and not fix and settings.for_people:
             told = "this" if len(fixable) == 1 else f"{len(fixable)} of these"
             click.echo(f'To repair {told}: countermand doctor --fix --reason "…"', err=True)
@@ -134,22 +156,31 @@ def _agreed(settings: Settings, count: int) -> bool:
     return click.confirm(f"Repair {phrases.count(count, 'difference')}?", err=True)
 
 
-def _tell(settings: Settings, findings: Sequence[Finding], repaired: Sequence[Repaired]) -> None:
-    """Prints what became of the fixes; as JSON, findings and fixes together."""
+def _tell_programs(
+    settings: Settings,
+    findings: Sequence[Finding],
+    repaired: Sequence[Repaired],
+    health: dict[str, object],
+) -> None:
+    """Prints everything: how it is, findings and fixes."""
     from countermand.cli.forms import show_value
     from countermand.cli.output import as_json
+
+    told = {
+        "findings": [as_json(finding) for finding in findings],
+        "repaired": [as_json(one) for one in repaired],
+    }
+    show_value(settings, health | told)
+
+
+def _tell(settings: Settings, findings: Sequence[Finding], repaired: Sequence[Repaired]) -> None:
+    """Prints what became of the fixes; as names, the findings."""
     from countermand.drawing.values import said
 
-    if settings.for_programs:
-        told = {
-            "findings": [as_json(finding) for finding in findings],
-            "repaired": [as_json(one) for one in repaired],
-        }
-        show_value(settings, told)
-    elif settings.output == "name":
+    if settings.output == "name":
         for finding in findings:
             click.echo(finding.name)
-    else:
-        for one in repaired:
-            kept = f"kept: {said(one.kept)}" if one.HasField("kept") else "repaired"
-            click.echo(f"{one.name.partition('/findings/')[2]}  {kept}")
+        return
+    for one in repaired:
+        kept = f"kept: {said(one.kept)}" if one.HasField("kept") else "repaired"
+        click.echo(f"{one.name.partition('/findings/')[2]}  {kept}")
