@@ -35,7 +35,7 @@ padding:1rem 1.2rem}
 .scroll{overflow-x:auto}.scroll svg{display:block;min-width:56rem;width:100%;height:auto}
 table{width:100%;border-collapse:collapse}th,td{text-align:left;vertical-align:top;\
 padding:.3rem .9rem .3rem 0;border-bottom:1px solid var(--line);font-weight:inherit;\
-overflow-wrap:anywhere}
+white-space:nowrap}th:last-child,td:last-child{white-space:normal;overflow-wrap:anywhere}
 thead th{color:var(--muted);font-weight:600}.muted{color:var(--muted)}.state{font-weight:600;\
 white-space:nowrap}.good{color:var(--good)}.bad{color:var(--bad)}.busy{color:var(--busy)}\
 .made_up{color:var(--made_up)}.warn{color:var(--warn)}.quiet{color:var(--quiet)}

@@ -80,6 +80,26 @@ def stuck(workflow_id: str) -> WorkflowSpec:
     return spec
 
 
+def patient(workflow_id: str) -> WorkflowSpec:
+    """Returns a plan that is held where its copy fails; what comes after needs what it leaves."""
+    last = copy("swap-disk", "host-b", BASE, f"tiny/{workflow_id}-swap")
+    twin = CreateImage()
+    twin.target.pool_id = "pool-b"
+    after = task(
+        "twin",
+        host="host-b",
+        action=twin,
+        bindings={
+            "virtual_size_bytes": "tasks.swap-disk.output.virtual_size_bytes",
+            "target.image_id": "tasks.swap-disk.output.image.image_id",
+        },
+    )
+    made = create("data-disk", "host-a", f"pool-a/{workflow_id}-data")
+    spec = workflow_spec("add-vm-from-template", sequence("all", made, last, after))
+    spec.policy.CopyFrom(policy(on_failure=Policy.ON_FAILURE_PAUSE))
+    return spec
+
+
 def asked() -> WorkflowSpec:
     """Returns a plan that waits for a vendor."""
     return plan_of(external("clone-volume", owner="acme"))

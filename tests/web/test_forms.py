@@ -13,11 +13,11 @@ from countermand.client import Client, Run
 from countermand.client.spec import image, policy, sequence, task, workflow_spec
 from countermand.v1.host_pb2 import Host
 from countermand.v1.task_pb2 import Task
-from countermand.v1.verb_pb2 import CreateImage, DeleteImage, Noop
-from countermand.v1.workflow_spec_pb2 import Policy, WorkflowSpec
+from countermand.v1.verb_pb2 import DeleteImage, Noop
+from countermand.v1.workflow_spec_pb2 import Policy
 from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.api.vendors import vendor_at
-from tests.endtoend.cluster import copy, until
+from tests.endtoend.cluster import until
 from tests.web import stories
 from tests.web.filling import Filler, beside, values
 
@@ -39,28 +39,8 @@ async def state_of(client: Client, workflow_id: str) -> WorkflowState.ValueType:
     return (await client.run(workflow_id).get()).state
 
 
-def patient(workflow_id: str) -> WorkflowSpec:
-    """Returns a plan that is held where its copy fails; what comes after needs what it leaves."""
-    last = copy("swap-disk", "host-b", stories.BASE, f"tiny/{workflow_id}-swap")
-    twin = CreateImage()
-    twin.target.pool_id = "pool-b"
-    after = task(
-        "twin",
-        host="host-b",
-        action=twin,
-        bindings={
-            "virtual_size_bytes": "tasks.swap-disk.output.virtual_size_bytes",
-            "target.image_id": "tasks.swap-disk.output.image.image_id",
-        },
-    )
-    made = stories.create("data-disk", "host-a", f"pool-a/{workflow_id}-data")
-    spec = workflow_spec("add-vm-from-template", sequence("all", made, last, after))
-    spec.policy.CopyFrom(policy(on_failure=Policy.ON_FAILURE_PAUSE))
-    return spec
-
-
 async def paused(client, workflow_id: str) -> None:
-    await client.submit(patient(workflow_id), workflow_id=workflow_id)
+    await client.submit(stories.patient(workflow_id), workflow_id=workflow_id)
     await stories.arrived(client, workflow_id, PAUSED)
 
 
@@ -167,7 +147,7 @@ async def test_what_somebody_else_did_meanwhile_is_said_and_not_overwritten(form
     await client.run("raced").cancel("it is not wanted any more")
     await stories.arrived(client, "raced", COMPENSATED)
     answer = await form.again("/workflows/raced/resume", before, reason=WHY, step="check")
-    assert "It is compensated: there is nothing to resume." in answer.page.words
+    assert "Compensated: there is nothing to resume." in answer.page.words
     fresh = await form.open("/workflows/raced/cancel")
     assert "it is settled, and nothing is changed any more" in fresh.words
 
@@ -333,6 +313,7 @@ async def test_giving_up_makes_up_for_all(form, client) -> None:
     chosen = {"decide:swap-disk": "give_up", "reason": "not wanted", "step": "check"}
     answer = await form.again(path, await form.open(path), **chosen)
     assert "The whole workflow is made up for, because swap-disk failed." in answer.page.words
+    assert "1 task will be compensated on host-a. 1 task that has not begun" in answer.page.words
     assert (await form.again(path, answer.page)).page.status == 303
     await stories.arrived(client, "given-up", COMPENSATED)
 

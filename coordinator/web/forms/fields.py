@@ -76,6 +76,7 @@ class Form:
     back: str  # the page that it was asked for from
     button: str
     # What will happen, in sentences, and the things that it will happen to.
+    heading: str = "What will happen"
     happens: Sequence[str] = ()
     items: Sequence[str] = ()
     # What a person should know before: such as what cannot be made up for.

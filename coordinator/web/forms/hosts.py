@@ -37,14 +37,11 @@ async def _drain(site: Site, params: Params, _: Mapping[str, str]) -> Form:
     host = await site.calls.host(params["host"])
     happens = [
         "It gets no new tasks, and no new workflow may name it.",
-        f"{count(host.open_attempts, 'attempt')} in flight will end by itself."
-        if host.open_attempts == 1
-        else f"{count(host.open_attempts, 'attempt')} in flight will end by themselves.",
-        (
-            "Tasks of workflows that named it before still run there: they block the drain, and"
-            " its page lists them."
-        ),
+        "Tasks of workflows that named it before still run there: its page lists what blocks.",
     ]
+    if host.open_attempts:
+        them = "ends by itself" if host.open_attempts == 1 else "end by themselves"
+        happens.insert(1, f"{count(host.open_attempts, 'attempt')} in flight {them}.")
     done = f"It is {host_look(host.state).word} already." if host.state in _DRAINED else ""
     return _form(host, "Drain the host", "Drain", happens=happens, forbidden=done)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from coordinator.web.forms import decisions as reading
+from coordinator.web.forms import outlook, workflows
 from coordinator.web.forms.decisions import DECIDE, GIVE_UP, INPUT, RERUN, SKIP, named
 from coordinator.web.forms.fields import Change, Field, Form, Option, Problem, filled, reason
 from coordinator.web.forms.outlook import place
@@ -74,6 +75,7 @@ async def _draw(site: Site, params: Params, typed: Mapping[str, str]) -> Drawn:
         about=workflow_id,
         back=workflow_url(workflow_id),
         button="Resume",
+        heading="What is to be decided" if fields else "What will happen",
         happens=_happens(tasks, needs),
         fields=[*fields, *inputs, reason()],
         forbidden=forbidden,
@@ -88,7 +90,7 @@ async def _draw(site: Site, params: Params, typed: Mapping[str, str]) -> Drawn:
 def _forbidden(workflow: Workflow, needs: Sequence[ResumeRequirement]) -> str:
     against = {ResumeRequirement.KIND_COMPENSATING, ResumeRequirement.KIND_OUTCOME}
     if workflow.state not in _RESUMABLE:
-        return f"It is {workflow_look(workflow.state).word}: there is nothing to resume."
+        return f"{workflow_look(workflow.state).word.capitalize()}: there is nothing to resume."
     return " ".join(need.message for need in needs if need.kind in against)
 
 
@@ -214,7 +216,18 @@ async def _checked(
         for each in answer.changes
     ]
     told = [_told(each, drawn.tasks) for each in request.decisions]
-    return replace(form, happens=told or form.happens, changes=changes, checked=content)
+    items: Sequence[str] = ()
+    if any(each.HasField("give_up") for each in request.decisions):
+        seen = await workflows.outlook_of(site, drawn.workflow)
+        told, items = [*told, *outlook.sentences(seen)], outlook.items(seen)
+    return replace(
+        form,
+        heading="What will happen",
+        happens=told or form.happens,
+        items=items,
+        changes=changes,
+        checked=content,
+    )
 
 
 def _told(decision: pb.ResumeDecision, tasks: Mapping[str, Task]) -> str:

@@ -61,7 +61,7 @@ async def _compensation(site: Site, params: Params, _: Mapping[str, str]) -> For
         Task.STATE_READY,
         Task.STATE_RETRY_WAIT,
     }
-    word = task_look(task.state).word
+    word = task_look(task.state).word.capitalize()
     happens = []
     if is_compensated:
         happens.append(f"It is made up for by this: {task.opposite or 'its compensation'}.")
@@ -90,7 +90,8 @@ async def _compensation(site: Site, params: Params, _: Mapping[str, str]) -> For
             ),
             reason(),
         ],
-        forbidden="" if is_possible else f"It is {word}: there is no decision to take.",
+        forbidden="" if is_possible else f"{word}: there is no decision to take.",
+        heading="How it stands",
         is_grave=True,
     )
 
@@ -177,7 +178,7 @@ async def _fence(site: Site, params: Params, _: Mapping[str, str]) -> Form:
         ],
         forbidden=""
         if can
-        else f"It is {task_look(task.state).word}: no outcome of it is still to come.",
+        else f"{task_look(task.state).word.capitalize()}: no outcome of it is still to come.",
         is_grave=True,
     )
 

@@ -63,6 +63,10 @@ def form(workflow: Workflow, title: str, button: str, **more: Any) -> Form:  # n
     )
 
 
+def _word(workflow: Workflow) -> str:
+    return workflow_look(workflow.state).word.capitalize()
+
+
 def _at_work(workflow: Workflow) -> int:
     return sum(each.count for each in workflow.task_counts if each.state in outlook.IN_FLIGHT)
 
@@ -94,7 +98,7 @@ async def _pause(site: Site, params: Params, _: Mapping[str, str]) -> Form:
         happens=happens,
         fields=[hold],
         basis=f"{can} {goes_back}",
-        forbidden="" if can else f"It is {workflow_look(workflow.state).word}: nothing to pause.",
+        forbidden="" if can else f"{_word(workflow)}: there is nothing to pause.",
     )
 
 
@@ -118,15 +122,13 @@ async def _cancel(site: Site, params: Params, _: Mapping[str, str]) -> Form:
     workflow = await site.calls.workflow(params["workflow"])
     goes_back = workflow.HasField("cause")
     can = workflow.state in _CANCELLABLE and not goes_back
-    word = workflow_look(workflow.state).word
+    word = _word(workflow)
     if not can:
         going = "it is being made up for already" if goes_back else "there is nothing to cancel"
         if workflow.state in _SETTLED:
             going = "it is settled, and nothing is changed any more"
-        return form(
-            workflow, "Cancel", "Cancel it", forbidden=f"It is {word}: {going}.", basis=word
-        )
-    seen = await _outlook(site, workflow, params["workflow"])
+        return form(workflow, "Cancel", "Cancel it", forbidden=f"{word}: {going}.", basis=word)
+    seen = await outlook_of(site, workflow)
     return form(
         workflow,
         "Cancel",
@@ -141,7 +143,9 @@ async def _cancel(site: Site, params: Params, _: Mapping[str, str]) -> Form:
     )
 
 
-async def _outlook(site: Site, workflow: Workflow, workflow_id: str) -> outlook.Outlook:
+async def outlook_of(site: Site, workflow: Workflow) -> outlook.Outlook:
+    """Returns what would become of a workflow's tasks if it were made up for."""
+    workflow_id = workflow.name.removeprefix("workflows/")
     tasks: list[Task] = []
     token = ""
     for _ in range(OUTLOOK_PAGES_MAX):
@@ -247,7 +251,7 @@ async def _end(site: Site, params: Params, _: Mapping[str, str]) -> Form:
     if not workflow.owner_id:
         forbidden = "It is no vendor's own: cancel it instead."
     elif workflow.state in _SETTLED:
-        forbidden = f"It is {workflow_look(workflow.state).word}: it has ended."
+        forbidden = f"{_word(workflow)}: it has ended."
     return form(
         workflow,
         "End by force",
