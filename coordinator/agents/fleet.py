@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field, replace
 
 from coordinator.agents.connection import CALL_TIMEOUT_S, Connect
@@ -150,7 +151,9 @@ class Fleet:
             owner_of=self._owner_of,
         )
         self._lines[record.id] = line
-        self._running[record.id] = asyncio.create_task(line.run(), name=f"line {record.id}")
+        # A context of its own: whoever has added the host is not who calls it ever after.
+        running = asyncio.create_task(line.run(), name=f"line {record.id}", context=Context())
+        self._running[record.id] = running
 
     def _owner_of(self, incarnation: str) -> str:
         """Returns the host whose agent has a journal; empty if none has."""
@@ -183,19 +186,24 @@ class Fleet:
             raise WrongCluster(expected=answer.host.cluster_id, cluster_id=self._cluster_id)
         return str(answer.host.incarnation)
 
-    async def drain(self, host_id: str, event: AuditEvent | None = None) -> None:
+    async def drain(self, host_id: str, event: AuditEvent | None = None) -> bool:
         """Gives a host no new tasks, from now on and after any restart."""
-        await self._lines[host_id].keep(lambda record: replace(record, draining=True), event)
+        line = self._lines[host_id]
+        return await line.keep(lambda record: replace(record, draining=True), event)
 
-    async def undrain(self, host_id: str, event: AuditEvent | None = None) -> None:
+    async def undrain(self, host_id: str, event: AuditEvent | None = None) -> bool:
         """Gives a host tasks again."""
-        await self._lines[host_id].keep(lambda record: replace(record, draining=False), event)
+        line = self._lines[host_id]
+        has_changed = await line.keep(lambda record: replace(record, draining=False), event)
         self._choose_again()
+        return has_changed
 
-    async def accept(self, host_id: str, event: AuditEvent | None = None) -> None:
+    async def accept(self, host_id: str, event: AuditEvent | None = None) -> bool:
         """Takes a quarantined host as it is now, and waits for it for a while."""
-        await self._lines[host_id].accept(event)
-        await self._lines[host_id].ready(CALL_TIMEOUT_S)
+        line = self._lines[host_id]
+        has_changed = await line.accept(event)
+        await line.ready(CALL_TIMEOUT_S)
+        return has_changed
 
     # -- orders ---------------------------------------------------------------------------------
 

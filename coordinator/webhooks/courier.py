@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass, replace
 
 from coordinator.runtime import crash_points
@@ -59,7 +60,8 @@ class Courier:
         """Begins to deliver, unless the receiver is gone."""
         if not self.record.progress.disabled:
             name = f"webhook {self.record.id}"
-            self._task = asyncio.create_task(self._run(), name=name)
+            # A context of its own: it is nobody's call that is told of here.
+            self._task = asyncio.create_task(self._run(), name=name, context=Context())
 
     async def stop(self) -> None:
         """Ends in the middle of whatever it does; the position is true all the same."""
