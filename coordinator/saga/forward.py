@@ -336,10 +336,14 @@ def is_quiet(turn: Turn, scope: int) -> bool:
 
 
 def settled_beside_recovery(turn: Turn, index: int) -> None:
-    """Begins a recovery that has waited for a node to come to rest."""
+    """Begins a recovery that has waited for a node to come to rest.
+
+    A recovery that has begun waits for nothing: it is one around it then, for which it was stopped.
+    """
     for above in ancestors(turn.plan, turn.plan.nodes[index].parent):
-        if turn.group(above).state is GroupState.RECOVERING:
-            recovery = turn.plan.nodes[above].recovery
-            if not turn.is_touched(recovery) and is_quiet(turn, above):
+        recovery = turn.plan.nodes[above].recovery
+        waits = turn.group(above).state is GroupState.RECOVERING and not turn.is_touched(recovery)
+        if waits:
+            if is_quiet(turn, above):
                 turn.later(Step.BEGIN, recovery)
             return

@@ -163,6 +163,24 @@ ROWS = (
         "do:a do:b fail:a recovering:g run:b ok:b do:r ok:r recovered:g do:c ok:c = SUCCEEDED",
     ),
     Row(
+        "a recovery in another that is overtaken by that",
+        "h(g(a; b){r}:recover | c){s}:recover; d",
+        "a:fail r:run+hang/cancelled c:run+wait+wait+wait+fail d:fail",
+        (
+            "do:c do:a run:c fail:a recovering:g do:r run:r fail:c recovering:h cancel:r stopped:r "
+            "do:s ok:s recovered:h do:d fail:d turn forward:g undo:s undone:s = COMPENSATED"
+        ),
+    ),
+    Row(
+        "a recovery in another that ends well although it was to stop",
+        "h(g(a; b){r}:recover | c){s}:recover",
+        "a:fail r:run+hang/ok c:run+wait+wait+wait+fail",
+        (
+            "do:c do:a run:c fail:a recovering:g do:r run:r fail:c recovering:h cancel:r ok:r do:s "
+            "ok:s recovered:h = SUCCEEDED"
+        ),
+    ),
+    Row(
         "a recovery waits until what may be on its way is fenced",
         "g(a | b){r}:recover; c",
         "b:fail a:hang/missing",
