@@ -180,22 +180,31 @@ class Line:
 
     async def keep(
         self, change: Callable[[HostRecord], HostRecord], event: AuditEvent | None = None
-    ) -> None:
-        """Changes the record of its host, durably first; what changes nothing is no event."""
+    ) -> bool:
+        """Changes the record of its host, durably first; what changes nothing is no event.
+
+        Returns:
+            Whether it has changed.
+        """
         async with self._keeping:
             record = change(self.record)
-            if record != self.record:
-                await self._ears.record(record, event)
-                self.record = record
+            if record == self.record:
+                return False
+            await self._ears.record(record, event)
+            self.record = record
+        return True
 
-    async def accept(self, event: AuditEvent | None = None) -> None:
+    async def accept(self, event: AuditEvent | None = None) -> bool:
         """Takes its agent as it is now: what that has lost counts as gone.
+
+        Returns:
+            Whether it was quarantined.
 
         Raises:
             VerbForbidden: Its journal and its pools are not why nothing is sent to it.
         """
         if self.state is not HostState.QUARANTINED:
-            return
+            return False
         seen = self._seen
         if seen is None or not (self._held or isinstance(self.problem, JournalLost)):
             because = f"{self.problem}" if seen else "its agent has not answered so far: start it"
@@ -226,6 +235,7 @@ class Line:
             self._held = held
             raise
         self._hurry.set()
+        return True
 
     async def run(self) -> None:
         """Keeps the line up until cancelled."""

@@ -82,7 +82,9 @@ class HostService(HostServiceServicer):
         record = HostRecord(
             id=request.host_id, address=request.address, create_time=self._clock.now()
         )
-        await self._store.put_host(record, self._event(record.id, HostChange.ADDED))
+        event = self._event(record.id, HostChange.ADDED)
+        await self._store.put_host(record, event)
+        _log(record.id, event)
         # If the process stops here, the host is connected to at the next start.
         wait_s = 0.0 if request.unreachable_allowed else requests.READY_S_MAX
         await self._hosts.begin(record, wait_s=wait_s)
@@ -128,10 +130,12 @@ class HostService(HostServiceServicer):
             host_id = self._host(request.name).record.id
             if request.undrain:
                 event = self._event(host_id, HostChange.UNDRAINED, request.reason)
-                await self._hosts.undrain(host_id, event)
+                has_changed = await self._hosts.undrain(host_id, event)
             else:
                 event = self._event(host_id, HostChange.DRAINED, request.reason)
-                await self._hosts.drain(host_id, event)
+                has_changed = await self._hosts.drain(host_id, event)
+            if has_changed:
+                _log(host_id, event)
         host = self._host(request.name)
         blocked = self._blocking(host_id) if host.record.draining else ()
         return pb.DrainHostResponse(host=self._shown(host), blocking_tasks=blocked)
@@ -144,7 +148,8 @@ class HostService(HostServiceServicer):
         async with self._changing:
             host = self._host(request.name)
             event = self._event(host.record.id, HostChange.ACCEPTED, request.reason)
-            await self._hosts.accept(host.record.id, event)
+            if await self._hosts.accept(host.record.id, event):
+                _log(host.record.id, event)
         return pb.AcceptHostResponse(host=self._shown(self._host(request.name)))
 
     async def RemoveHost(
@@ -165,6 +170,7 @@ class HostService(HostServiceServicer):
                 raise
             event = self._event(host.record.id, HostChange.REMOVED, request.reason)
             await self._store.remove_host(host.record.id, event)
+            _log(host.record.id, event)
         return pb.RemoveHostResponse()
 
     async def ListHostEvents(
@@ -176,7 +182,6 @@ class HostService(HostServiceServicer):
         return pb.ListHostEventsResponse(events=map(_event, events), next_page_token=token)
 
     def _event(self, host_id: str, change: HostChange, reason: str = "") -> AuditEvent:
-        log.info("host.%s", change.lower(), extra={"host": host_id, "reason": reason})
         return audit.done(host_name(host_id), change, self._clock, reason=reason)
 
     def _refuse_busy(self, host_id: str) -> None:
@@ -208,6 +213,11 @@ class HostService(HostServiceServicer):
         if host is None:
             raise HostNotFound(name=name)
         return host
+
+
+def _log(host_id: str, done: AuditEvent) -> None:
+    """Says what was done, once that is durable."""
+    log.info("host.%s", done.change.lower(), extra={"host": host_id, "reason": done.reason})
 
 
 def _check_add(request: pb.AddHostRequest) -> None:

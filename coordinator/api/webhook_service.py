@@ -88,7 +88,9 @@ class WebhookService(WebhookServiceServicer):
                 create_time=self._clock.now(),
                 progress=WebhookProgress(position=position),
             )
-            await self._webhooks.add(record, self._event(record.id, WebhookChange.ADDED))
+            event = self._event(record.id, WebhookChange.ADDED)
+            await self._webhooks.add(record, event)
+            _log(record.id, event)
             shown = await self._one(record.id)
         return pb.AddWebhookResponse(webhook=shown, secret=record.secret)
 
@@ -138,6 +140,7 @@ class WebhookService(WebhookServiceServicer):
             since = "" if position is None else str(position)
             event = self._event(webhook_id, WebhookChange.RESUMED, request.reason, since)
             await self._webhooks.resume(webhook_id, position, event)
+            _log(webhook_id, event)
             return pb.ResumeWebhookResponse(webhook=await self._one(webhook_id))
 
     async def RotateWebhookSecret(
@@ -151,7 +154,10 @@ class WebhookService(WebhookServiceServicer):
             webhook_id = await self._known(request.name)
             secret = request.secret or self._new_secret()
             event = self._event(webhook_id, WebhookChange.SECRET_ROTATED)
-            await self._webhooks.replace_secret(webhook_id, secret, overlap=OVERLAP, event=event)
+            if await self._webhooks.replace_secret(
+                webhook_id, secret, overlap=OVERLAP, event=event
+            ):
+                _log(webhook_id, event)
             shown = await self._one(webhook_id)
         return pb.RotateWebhookSecretResponse(webhook=shown, secret=secret)
 
@@ -164,6 +170,7 @@ class WebhookService(WebhookServiceServicer):
             webhook_id = await self._known(request.name)
             event = self._event(webhook_id, WebhookChange.REMOVED, request.reason)
             await self._webhooks.remove(webhook_id, event)
+            _log(webhook_id, event)
         return pb.RemoveWebhookResponse()
 
     async def ListWebhookChanges(
@@ -177,8 +184,6 @@ class WebhookService(WebhookServiceServicer):
     def _event(
         self, webhook_id: str, change: WebhookChange, reason: str = "", since: str = ""
     ) -> AuditEvent:
-        extra = {"webhook": webhook_id, "reason": reason, "since": since}
-        log.info("webhook.%s", change.lower(), extra=extra)
         name = webhook_name(webhook_id)
         return audit.done(name, change, self._clock, reason=reason, detail=since)
 
@@ -194,6 +199,12 @@ class WebhookService(WebhookServiceServicer):
         if found is None:
             raise WebhookNotFound(name=webhook_name(webhook_id))
         return _shown(found, self._clock.now())
+
+
+def _log(webhook_id: str, done: AuditEvent) -> None:
+    """Says what was done, once that is durable."""
+    extra = {"webhook": webhook_id, "reason": done.reason, "since": done.detail}
+    log.info("webhook.%s", done.change.lower(), extra=extra)
 
 
 # -- what is asked --------------------------------------------------------------------------------

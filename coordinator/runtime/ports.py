@@ -427,13 +427,15 @@ class Hosts(Protocol):
     def expected(self, host_id: str) -> Sequence[tuple[str, int]]:
         """Returns the tasks for which a host was chosen and nothing of it is durable yet."""
 
-    async def drain(self, host_id: str, event: AuditEvent) -> None:
+    # What each of these three returns is whether it has changed anything.
+
+    async def drain(self, host_id: str, event: AuditEvent) -> bool:
         """Gives a host no new tasks, from now on and after any restart."""
 
-    async def undrain(self, host_id: str, event: AuditEvent) -> None:
+    async def undrain(self, host_id: str, event: AuditEvent) -> bool:
         """Gives a host tasks again."""
 
-    async def accept(self, host_id: str, event: AuditEvent) -> None:
+    async def accept(self, host_id: str, event: AuditEvent) -> bool:
         """Takes a quarantined host as it is now, with the journal and the pools that it has."""
 
     async def probe(self, address: str) -> str:

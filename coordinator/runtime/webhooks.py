@@ -117,8 +117,12 @@ class Webhooks(Protocol):
 
     async def replace_secret(
         self, webhook_id: str, secret: str, *, overlap: timedelta, event: AuditEvent
-    ) -> None:
-        """Signs with another secret from now on, and for a while with the old one as well."""
+    ) -> bool:
+        """Signs with another secret from now on, and for a while with the old one as well.
+
+        Returns:
+            Whether it is another.
+        """
 
     async def resume(self, webhook_id: str, position: int | None, event: AuditEvent) -> None:
         """Calls at once, also one that is disabled; from a position on, if one is given."""

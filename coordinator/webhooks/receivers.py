@@ -133,18 +133,23 @@ class Receivers:
 
     async def replace_secret(
         self, webhook_id: str, secret: str, *, overlap: timedelta, event: AuditEvent | None = None
-    ) -> None:
-        """Signs with another secret from now on, and for a while with the old one as well."""
+    ) -> bool:
+        """Signs with another secret from now on, and for a while with the old one as well.
+
+        Returns:
+            Whether it is another.
+        """
         courier = self._couriers[webhook_id]
         old = courier.record
         if old.secret == secret:
-            return
+            return False
         end = self._world.clock.now() + overlap
         new = replace(old, secret=secret, old_secret=old.secret, old_secret_end=end)
         await self._store.put_webhook(new, event)
         # It may have come further meanwhile.
         courier.record = replace(new, progress=courier.record.progress)
         self._hear_moved(webhook_id)
+        return True
 
     async def resume(
         self, webhook_id: str, position: int | None = None, event: AuditEvent | None = None

@@ -58,6 +58,19 @@ async def test_what_runs_on_a_draining_host_is_listed_until_it_has_ended(cluster
     assert await state_of(stubs, "b") == "READY"
 
 
+async def test_the_log_tells_what_has_changed_of_a_host_and_nothing_else(cluster, stubs) -> None:
+    def told() -> list[object]:
+        found = (each for each in cluster.coordinator.events() if each.get("host") == "b")
+        changes = ("host.drained", "host.undrained", "host.accepted")
+        return [each["event"] for each in found if each["event"] in changes]
+
+    before = len(told())
+    async with draining(stubs, "b"):
+        await drain(stubs, "b")
+        await stubs.hosts.AcceptHost(accept("hosts/b"))
+    assert told()[before:] == ["host.drained", "host.undrained"]
+
+
 async def test_a_draining_host_refuses_workflows_that_name_it(stubs) -> None:
     """S-V34: before anything of them is stored."""
     spec = crawling("refused")

@@ -175,6 +175,19 @@ async def test_who_did_what_to_a_webhook_and_why_is_known_after_it_was_removed(c
     assert {each.position for each in found} < set(everything)
 
 
+async def test_the_log_tells_what_has_changed_and_nothing_else(client, cluster):
+    hooks, name = client.webhooks, f"logged-{uuid4()}"
+    await hooks.add(name, URL)
+    await hooks.add(name, URL)
+    rotated = await hooks.rotate_secret(name)
+    await hooks.rotate_secret(name, rotated.secret)
+    await hooks.remove(name, "sold")
+    lines = [each for each in cluster.coordinator.events() if each.get("webhook") == name]
+    told = ["webhook.added", "webhook.secret_rotated", "webhook.removed"]
+    assert [each["event"] for each in lines] == told
+    assert lines[-1]["reason"] == "sold"
+
+
 async def test_there_are_only_so_many(client):
     for number in range(64):
         await client.webhooks.add(f"w-{number:02}", URL)
