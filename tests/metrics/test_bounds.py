@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import pytest
+
 from coordinator.metrics.counting import verb_of
 from coordinator.metrics.table import TABLE
 from countermand.rpc import metrics
 from countermand.rpc.metrics import Histogram, Kind, Reading, Row, bounded
-from tests.metrics.services import promtool
+from tests.metrics.services import ROOT, promtool
 from tests.saga.language import play
 
 
@@ -57,3 +62,9 @@ def test_a_page_says_what_was_counted_whatever_its_labels_are():
 
 def test_each_metric_has_one_row():
     assert len({row.name for row in TABLE}) == len(TABLE)
+
+
+@pytest.mark.parametrize("service", ["agent.__main__", "coordinator.__main__"])
+def test_a_start_does_not_wait_for_what_draws_the_page(service):
+    script = f"import sys, {service}; sys.exit('prometheus_client' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
