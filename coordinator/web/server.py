@@ -50,7 +50,6 @@ async def serve(
                 ws="none",
                 lifespan="off",
                 log_config=None,  # ours stays as it is
-                log_level="warning",  # that it begins and ends we say ourselves
                 log_level="warning",  # that it has started is ours to say
                 access_log=False,
                 server_header=False,
