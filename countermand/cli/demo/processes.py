@@ -50,6 +50,11 @@ class Child:
         return str(self.ready["address"])
 
     @property
+    def page(self) -> str:
+        """Returns where the web page of a coordinator listens."""
+        return str(self.ready["web"]).removeprefix("http://")
+
+    @property
     def is_alive(self) -> bool:
         """Returns whether it has not been waited for."""
         return self.process.returncode is None

@@ -95,6 +95,7 @@ class Site:
         listen = self.coordinator.address if self.coordinator else LOOPBACK
         serve = [sys.executable, "-m", "coordinator", "serve"]
         arguments = [*serve, "--data", str(self.coordinator_data), "--listen", listen]
+        arguments += ["--web", self.coordinator.page if self.coordinator else LOOPBACK]
         # Set either way: a crash point of the caller's own environment is none of the demo's.
         environment = {VARIABLE: crash_point}
         self.coordinator = await self.processes.start("coordinator", arguments, environment)

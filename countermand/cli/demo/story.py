@@ -94,6 +94,7 @@ async def set_up(site: Site, screen: Screen, *, with_success: bool) -> None:
         )
     assert site.coordinator is not None
     screen.fact("coordinator", f"{site.coordinator.address}, process {site.coordinator.pid}")
+    screen.fact("web page", f"http://{site.coordinator.page}")
     for host, agent in zip(HOSTS, site.agents, strict=True):
         room = f" of {site.tempo.quota_mib(copies_before=int(with_success))} MiB, no more"
         own = f"{pool_of(host)}{room if host == HOSTS[-1] else ''}"

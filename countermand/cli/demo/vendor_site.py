@@ -120,7 +120,7 @@ class VendorSite:
         """Starts the coordinator and the agent, then the array, which looks for the coordinator."""
         environment = {VARIABLE: ""}  # a crash point of the caller's own is none of the demo's
         pools = self.pools
-        data = ["--data", str(self.coordinator_data), "--listen", LOOPBACK]
+        data = ["--data", str(self.coordinator_data), "--listen", LOOPBACK, "--web", LOOPBACK]
         serve = ["serve", "--data", str(self.folder / HOST), "--listen", LOOPBACK]
         serve += ["--pool", f"{TEMPLATES}={pools[TEMPLATES]},read_only"]
         serve += ["--pool", f"{ARRAY}={pools[ARRAY]}"]

@@ -66,6 +66,7 @@ async def set_up(site: VendorSite, screen: Screen) -> None:
     assert site.coordinator is not None
     assert site.agent is not None
     screen.fact("coordinator", f"{site.coordinator.address}, process {site.coordinator.pid}")
+    screen.fact("web page", f"http://{site.coordinator.page}")
     pools = f"{TEMPLATES}, {ARRAY}, {CLONES} (read only)"
     screen.fact(HOST, f"{site.agent.address}, process {site.agent.pid}; pools: {pools}")
     screen.fact(OWNER, f"process {vendor.pid}: the plug-in of a storage array, which only it knows")
