@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
+from coordinator.web.forms import resume
 from countermand.client import Client, Run
-from countermand.client.spec import image, policy, sequence, task, workflow_spec
+from countermand.client.spec import image, parallel, policy, sequence, task, workflow_spec
 from countermand.v1.host_pb2 import Host
 from countermand.v1.task_pb2 import Task
 from countermand.v1.verb_pb2 import DeleteImage, Noop
@@ -366,6 +367,82 @@ async def test_a_vendors_own_workflow_is_ended_by_force(form, client, cluster) -
     answer = await form.fill("/workflows/own/end", reason="the array is gone")
     assert answer.page.status == 303, answer.problems
     assert (await client.run("own").get()).cause.message == "the array is gone"
+
+
+async def test_what_an_owner_will_never_end_is_ended_in_its_place(form, client, cluster) -> None:
+    spec = stories.asked()
+    spec.root.members[0].external_task.outputs["blocks"] = "int64"
+    await client.submit(spec, workflow_id="silent")
+    path = "/workflows/silent/tasks/clone-volume/end"
+    assert path in (await form.open("/workflows/silent/tasks/clone-volume")).links
+    async with vendor_at(cluster.coordinator.address) as vendor:
+        [asked] = [one for one in await vendor.requests() if "/silent/" in one.attempt]
+        await vendor.accept(asked.attempt)
+    first = await form.open(path)
+    wrong = await form.again(path, first, outcome="output", reason="seen", **{"output:blocks": "x"})
+    assert beside(wrong.page, "output:blocks") == "must be a whole number"
+    done = await form.again(path, wrong.page, **{"output:blocks": "12"})
+    assert done.page.status == 303, done.problems
+    await stories.arrived(client, "silent", SUCCEEDED)
+    assert "nothing of it waits for acme" in (await form.open(path)).words
+
+
+async def test_very_many_failures_are_decided_by_their_group(form, client) -> None:
+    number = resume.CARDS_MAX + 5
+    steps = [
+        task(f"step-{n}", host="host-a", action=Noop(failure_message="It fails."))
+        for n in range(number)
+    ]
+    spec = workflow_spec("many", sequence("all", parallel("steps", *steps)))
+    spec.policy.CopyFrom(policy(on_failure=Policy.ON_FAILURE_PAUSE))
+    spec.policy.on_sibling_failure = Policy.ON_SIBLING_FAILURE_AWAIT
+    await client.submit(spec, workflow_id="many")
+    await stories.arrived(client, "many", PAUSED)
+    path = "/workflows/many/resume"
+    first = await form.open(path)
+    assert [name for name in values(first) if name.startswith("host:")] == ["host:steps"]
+    lacking = await form.again(path, first, "check", reason="all")
+    assert beside(lacking.page, "decide:steps").startswith("choose one")
+    answer = await form.again(path, lacking.page, "check", **{"decide:steps": "skip"})
+    assert "steps is skipped." in answer.page.words
+    assert (await form.again(path, answer.page)).page.status == 303
+    await stories.arrived(client, "many", SUCCEEDED)
+
+
+async def test_compensations_are_held_only_if_that_is_said(form, client) -> None:
+    await client.submit(stories.stuck("holding"), workflow_id="holding")
+    await stories.arrived(client, "holding", WorkflowState.WORKFLOW_STATE_BLOCKED)
+    path = "/workflows/holding/pause"
+    page = await form.open(path)
+    assert values(page)["hold_compensation"] == "yes"  # else there would be nothing to hold
+    typed = {name: text for name, text in values(page).items() if name != "hold_compensation"}
+    answer = await form.send(path, typed | {"reason": "wait"})
+    assert "only if it says so" in answer.problems
+    assert "hold_compensation" not in values(answer.page)  # as it was sent
+    done = await form.fill(path, reason="wait")
+    assert done.page.status == 303
+    await stories.arrived(client, "holding", PAUSED)
+    assert (await form.fill("/workflows/holding/resume", reason="on")).page.status == 303
+    await stories.arrived(client, "holding", WorkflowState.WORKFLOW_STATE_BLOCKED)
+
+
+async def test_a_form_that_is_sent_again_after_a_crash_is_still_one_request(
+    form, client, cluster
+) -> None:
+    """The last but one: the coordinator is killed, and started again."""
+    await client.submit(stories.asked(), workflow_id="crashed")
+    path = "/workflows/crashed/pause"
+    typed = values(await form.open(path)) | {"reason": "once"}
+    assert (await form.send(path, typed)).page.status == 303
+    await cluster.coordinator.kill()
+    await cluster.coordinator.start()
+    answer = await form.send(path, typed)  # by a browser that never heard
+    assert answer.page.status == 403
+    assert "older than the coordinator that now runs" in answer.problems
+    token = values(await form.open("/workflows/crashed/cancel"))["token"]
+    again = await form.send(path, typed | {"token": token})
+    assert again.location == "/workflows/crashed?done=paused"
+    assert await intervened(client, "crashed") == [("pause", "once")]
 
 
 async def test_what_does_not_exist_has_no_form(form) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from starlette.routing import BaseRoute
 
-from coordinator.web.forms import hosts, offered, resume, tasks, workflows
+from coordinator.web.forms import hosts, offered, owners, resume, tasks, workflows
 from coordinator.web.forms.serving import Desk
 from coordinator.web.site import Site
 
@@ -16,5 +16,5 @@ def routes(site: Site) -> Sequence[BaseRoute]:
     site.templates.globals.update(
         offers=offered.of_workflow, task_offers=offered.of_task, host_offers=offered.of_host
     )
-    deeds = (*workflows.DEEDS, *resume.DEEDS, *tasks.DEEDS, *hosts.DEEDS)
+    deeds = (*workflows.DEEDS, *resume.DEEDS, *tasks.DEEDS, *owners.DEEDS, *hosts.DEEDS)
     return Desk(site=site).routes(deeds)

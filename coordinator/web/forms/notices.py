@@ -12,6 +12,7 @@ NOTICES: Final[Mapping[str, str]] = {
     "resumed": "Resumed, as decided.",
     "cancelled": "Cancelled: what it did is being made up for.",
     "forked": "Forked: this is the new workflow.",
+    "told": "Ended, as you said in its owner's place.",
     "ended": "Ended by force: it is removed with the next sweep.",
     "retried": "The decision about the compensation was taken.",
     "fenced": "Another host settles the attempt: its answer decides.",

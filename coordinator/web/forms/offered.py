@@ -91,6 +91,8 @@ def _of_task(task: Task, workflow: Workflow) -> Iterator[Offer]:
         yield Offer(url=f"{url}/compensation", label=label, is_first=True)
     elif task.state in _UNTOLD or (task.end_action and task.state in IN_FLIGHT | _WAITING):
         yield Offer(url=f"{url}/compensation", label="Give it up", is_grave=True)
+    if task.state in _FENCEABLE and task.owner_id:
+        yield Offer(url=f"{url}/end", label=f"End it for {task.owner_id}")
     if task.state in _FENCEABLE and not task.owner_id and task.host_id:
         yield Offer(url=f"{url}/fence", label="Fence")
 

@@ -21,7 +21,7 @@ from coordinator.web.forms.outlook import place
 from coordinator.web.forms.serving import CHECKED, REQUEST_ID, Deed, Given, Params, content_of
 from coordinator.web.shown import workflow_url
 from coordinator.web.site import Site
-from countermand.drawing.tasks import task_id
+from countermand.drawing.tasks import GROUPS, task_id
 from countermand.drawing.values import said, value_words
 from countermand.drawing.words import workflow_look
 from countermand.rpc.channel import CHANGE_TIMEOUT_S
@@ -147,14 +147,14 @@ def _card(task: Task, needs: Sequence[ResumeRequirement], hosts: Sequence[Host])
         kind="choice",
         hint=why,
         options=options,
-        is_required=decide is not None,
+        is_required=decide is not None or task.kind in GROUPS,
     )
 
 
 def _rerun(task: Task, hosts: Sequence[Host]) -> Option:
     name = task_id(task.name)
     fields = [reading.field_of_argument(name, each) for each in reading.arguments_of(task)]
-    if not task.owner_id:
+    if not task.owner_id:  # an owner does it wherever it likes
         fields.append(reading.field_of_hosts(task, hosts))
     hint = "A new attempt. What you change here is used instead of what it had."
     return Option(value=RERUN, label="Run it again", hint=hint, fields=fields)

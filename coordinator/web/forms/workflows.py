@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from google.protobuf import json_format
 
-from coordinator.web.forms import outlook
+from coordinator.web.forms import outlook, owners
 from coordinator.web.forms.fields import Field, Form, reason
 from coordinator.web.forms.serving import Deed, Given, Params
 from coordinator.web.shown import workflow_url
@@ -16,13 +16,10 @@ from coordinator.web.site import Site
 from countermand.drawing.phrases import count
 from countermand.drawing.words import workflow_look
 from countermand.rpc.channel import CHANGE_TIMEOUT_S
-from countermand.rpc.errors import FieldInvalid, NotOwner, Violation
+from countermand.rpc.errors import FieldInvalid, Violation
 from countermand.rpc.names import workflow_name
 from countermand.v1 import workflow_pb2 as pb
-from countermand.v1.external_task_pb2 import (
-    EndExternalWorkflowRequest,
-    ListExternalTasksRequest,
-)
+from countermand.v1.external_task_pb2 import EndExternalWorkflowRequest
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState as W
@@ -273,33 +270,17 @@ async def _end(site: Site, params: Params, _: Mapping[str, str]) -> Form:
 
 async def _send_end(site: Site, params: Params, given: Given) -> str:
     workflow = await site.calls.workflow(params["workflow"])
+    main = f"{workflow.name}/tasks/{MAIN}/attempts/"
     request = EndExternalWorkflowRequest(
         name=workflow.name,
         force=True,
         request_id=given.request_id,
-        capability_token=await _token_of(site, workflow),
+        capability_token=await owners.token_of(site, workflow.owner_id, main),
     )
     request.failure.reason, request.failure.message = "ENDED_BY_OPERATOR", given.reason
     method = site.calls.external_tasks.EndExternalWorkflow
     await site.calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
     return "/workflows"  # its own page may be gone at once
-
-
-async def _token_of(site: Site, workflow: Workflow) -> str:
-    """Returns what proves that a vendor's own workflow may be ended: it is with what waits."""
-    lead, token = f"{workflow.name}/tasks/{MAIN}/attempts/", ""
-    while True:
-        asked = ListExternalTasksRequest(
-            owner_id=workflow.owner_id, page_size=1000, page_token=token
-        )
-        page = await site.calls.unary(site.calls.external_tasks.ListExternalTasks, asked)
-        for each in page.requests:
-            if each.attempt.startswith(lead):
-                return each.capability_token
-        token = page.next_page_token
-        if not token:
-            why = f"it waits for {workflow.owner_id} no more; cancel it instead"
-            raise NotOwner(name=workflow.name, why=why)
 
 
 def _field_of_fork(violation: Violation, _: Form) -> str:
