@@ -11,6 +11,7 @@ import asyncio
 import logging
 from bisect import bisect_left, insort
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 from coordinator.owners.reported import Reported
 from coordinator.owners.silence import Silence
@@ -32,14 +33,14 @@ from coordinator.saga.events import (
     FenceRefused,
     OwnerSilent,
 )
+from coordinator.saga.reports import OWNER_SILENT
 from coordinator.saga.spec import owner_of
 from coordinator.saga.states import (
-    BEING_COMPENSATED,
     UNSETTLED,
-    AttemptKind,
     AttemptState,
     Effect,
     TaskState,
+    WorkflowState,
 )
 from coordinator.saga.workflow import Failure, Workflow
 from countermand.rpc.errors import WatcherTooSlow
@@ -48,7 +49,6 @@ from countermand.rpc.names import attempt_name
 log = logging.getLogger(__name__)
 
 HEARTBEAT_LAPSED = "HEARTBEAT_LAPSED"
-OWNER_SILENT = "OWNER_SILENT"
 OPERATOR_CHECKLIST = "OPERATOR_CHECKLIST"
 PATIENCE_S = 600.0  # with an owner that was asked to stop or to make up for something
 UNREAD_MAX = 100_000  # names that a watch keeps for a reader that does not read: it can watch anew
@@ -60,8 +60,21 @@ Slot = tuple[str, int]  # a task: workflow id, index
 Place = tuple[int, str]  # an attempt's among all: its intent, its name
 
 
-# Nothing was heard for too long: of work under way, of what is to be made up for.
-SILENT = frozenset({TaskState.UNKNOWN, TaskState.COMPENSATION_BLOCKED})
+@dataclass(slots=True)
+class _Queue:
+    """What waits for one owner, the oldest first; counted as it moves, since it may be much."""
+
+    places: list[Place] = field(default_factory=list)
+    unaccepted: int = 0
+    silent: int = 0
+
+    def count(self, waiting: Waiting) -> None:
+        self.unaccepted += not waiting.accepted
+        self.silent += waiting.silent
+
+    def discount(self, waiting: Waiting) -> None:
+        self.unaccepted -= not waiting.accepted
+        self.silent -= waiting.silent
 
 
 class Watcher:
@@ -114,7 +127,7 @@ class Owners:
         self._by_slot: dict[Slot, Waiting] = {}
         self._by_name: dict[str, Waiting] = {}
         self._by_workflow: dict[str, set[int]] = {}
-        self._by_owner: dict[str, list[Place]] = {}  # the oldest first
+        self._by_owner: dict[str, _Queue] = {}
         self._watchers: dict[str, set[Watcher]] = {}
         self._silence: Silence[str] = Silence(self._is_silent)
 
@@ -136,17 +149,21 @@ class Owners:
 
     def of(self, owner: str) -> Sequence[str]:
         """Returns the names of what waits for an owner, the oldest first."""
-        return tuple(name for _, name in self._by_owner.get(owner, ()))
+        return tuple(name for _, name in self._places(owner))
 
     def page(self, owner: str, *, after: int, limit: int) -> Sequence[Waiting]:
         """Returns what waits for an owner, the oldest first, from after an intent on."""
-        places = self._by_owner.get(owner, [])
+        places = self._places(owner)
         first = bisect_left(places, (after + 1, ""))
         return tuple(self._by_name[name] for _, name in places[first : first + limit])
 
     def count(self, owner: str) -> int:
         """Returns how much waits for an owner."""
-        return len(self._by_owner.get(owner, ()))
+        return len(self._places(owner))
+
+    def _places(self, owner: str) -> Sequence[Place]:
+        queue = self._by_owner.get(owner)
+        return queue.places if queue else ()
 
     def standings(self, *, after: str, limit: int) -> Sequence[Standing]:
         """Returns how owners stand, in order of their ids, from after one on."""
@@ -154,19 +171,20 @@ class Owners:
         return [self._standing(owner) for owner in known[:limit]]
 
     def _standing(self, owner: str) -> Standing:
-        waiting = [self._by_name[name] for _, name in self._by_owner.get(owner, ())]
+        queue = self._by_owner.get(owner) or _Queue()
+        oldest = self._by_name[queue.places[0][1]] if queue.places else None
         return Standing(
             owner=owner,
-            waiting=len(waiting),
-            unaccepted=sum(not each.accepted for each in waiting),
-            silent=sum(each.state in SILENT for each in waiting),
-            oldest_time=waiting[0].attempt.create_time if waiting else None,
+            waiting=len(queue.places),
+            unaccepted=queue.unaccepted,
+            silent=queue.silent,
+            oldest_time=oldest.attempt.create_time if oldest else None,
             watching=owner in self._watchers,
         )
 
     def counts(self) -> dict[str, int]:
         """Returns how much waits for each owner."""
-        return {owner: len(places) for owner, places in self._by_owner.items()}
+        return {owner: len(queue.places) for owner, queue in self._by_owner.items()}
 
     async def watch(self, owner: str) -> AsyncGenerator[Sequence[str]]:
         """Yields names: first of everything that waits, then of what changes; or none for long.
@@ -216,10 +234,9 @@ class Owners:
         if waiting is None or waiting.attempt.number != command.number:
             return
         match command:
-            case SendCancel() if not waiting.accepted or _leaves_nothing(waiting):
-                said = AttemptCancelled(task=command.task, number=command.number)
-                self._say(workflow.id, said)
-            case SendCompensation() if checklist_of(waiting):
+            case SendCancel() if not waiting.accepted or _is_in_nobodys_way(workflow, waiting):
+                self._say(workflow.id, _cancelled(waiting))
+            case SendCompensation() if waiting.checklist:
                 self._ask_people(waiting)
             case Recall() if not waiting.accepted:
                 self._say(workflow.id, AttemptRecalled(task=command.task, number=command.number))
@@ -262,9 +279,13 @@ class Owners:
             )
             self._by_slot[slot] = self._by_name[name] = waiting
             self._by_workflow.setdefault(workflow.id, set()).add(index)
-            if known is None:
+            queue = self._by_owner.setdefault(owner, _Queue())
+            queue.count(waiting)
+            if known is not None:
+                queue.discount(known)
+            else:
                 # Nearly always the last place: intents grow.
-                insort(self._by_owner.setdefault(owner, []), _place(waiting))
+                insort(queue.places, _place(waiting))
                 if kept := self._reported.get(waiting.key):
                     self._show(workflow.id, name, kept)  # an earlier life has heard it
             self._tell(owner, name)
@@ -275,10 +296,11 @@ class Owners:
         if waiting is None:
             return
         del self._by_name[waiting.name]
-        of_owner, of_workflow = self._by_owner[waiting.owner], self._by_workflow[slot[0]]
-        del of_owner[bisect_left(of_owner, _place(waiting))]
+        queue, of_workflow = self._by_owner[waiting.owner], self._by_workflow[slot[0]]
+        del queue.places[bisect_left(queue.places, _place(waiting))]
+        queue.discount(waiting)
         of_workflow.discard(slot[1])
-        if not of_owner:
+        if not queue.places:
             del self._by_owner[waiting.owner]
         if not of_workflow:
             del self._by_workflow[slot[0]]
@@ -298,7 +320,7 @@ class Owners:
         said = waiting.spec.external.heartbeat_timeout
         patience_s = said.total_seconds() if said is not None else PATIENCE_S
         is_asked = waiting.state in (TaskState.CANCELLING, TaskState.COMPENSATING)
-        if (is_asked and not checklist_of(waiting)) or (
+        if (is_asked and not waiting.checklist) or (
             waiting.state is TaskState.RUNNING and said is not None
         ):
             self._silence.wait_for(waiting.name, patience_s, phase=waiting.state)
@@ -318,6 +340,10 @@ class Owners:
             )
             self._say(waiting.workflow_id, AttemptLost(task=index, number=number, failure=failure))
             return
+        if state is TaskState.CANCELLING and waiting.spec.effect is Effect.READ_ONLY:
+            # Nothing is left of it, whatever its owner does: nobody has to be asked any further.
+            self._say(waiting.workflow_id, _cancelled(waiting))
+            return
         what = "stop" if state is TaskState.CANCELLING else "make up for"
         failure = Failure(
             reason=OWNER_SILENT,
@@ -329,10 +355,9 @@ class Owners:
         self._say(waiting.workflow_id, OwnerSilent(task=index, number=number, failure=failure))
 
     def _ask_people(self, waiting: Waiting) -> None:
-        assert waiting.spec.external is not None, waiting.name
         failure = Failure(
             reason=OPERATOR_CHECKLIST,
-            message=waiting.spec.external.checklist,
+            message=waiting.checklist,
             attempt=waiting.name,
         )
         event = OwnerSilent(task=waiting.index, number=waiting.attempt.number, failure=failure)
@@ -350,13 +375,13 @@ def _place(waiting: Waiting) -> Place:
     return waiting.attempt.intent, waiting.name
 
 
-def _leaves_nothing(waiting: Waiting) -> bool:
-    """Returns whether an attempt has no effect, whatever its owner does."""
-    is_action = waiting.attempt.kind is AttemptKind.ACTION
-    return is_action and waiting.spec.effect is Effect.READ_ONLY
+def _is_in_nobodys_way(workflow: Workflow, waiting: Waiting) -> bool:
+    """Returns whether an attempt leaves nothing, and nothing comes after it that waits for its end.
+
+    Where something is made up for, or tried again, what it reads must not change under it.
+    """
+    return workflow.state is WorkflowState.ENDING and waiting.spec.effect is Effect.READ_ONLY
 
 
-def checklist_of(waiting: Waiting) -> str:
-    """Returns what people do to make up for a task, if that is what is asked."""
-    external = waiting.spec.external
-    return external.checklist if external and waiting.state in BEING_COMPENSATED else ""
+def _cancelled(waiting: Waiting) -> AttemptCancelled:
+    return AttemptCancelled(task=waiting.index, number=waiting.attempt.number)

@@ -181,6 +181,20 @@ async def test_an_owner_that_never_stops_is_asked_to_make_up_and_then_people_are
     assert state(await stubs.wait("deaf")) == "COMPENSATED"
 
 
+async def test_what_only_reads_is_asked_to_stop_and_over_once_its_owner_is_silent(
+    stubs: Stubs, acme: Vendor
+):
+    """Nothing is left of it: nobody has to make up for it, or decide."""
+    reads = external("reads", effect=READ_ONLY, heartbeat_timeout=SHORT)
+    await stubs.start("mute", plan_of(reads))
+    attempt = await acme.take("mute", "reads")
+    await stubs.workflows.CancelWorkflow(cancel("mute"))
+    assert (await acme.asked("mute", "reads", CANCEL)).attempt == attempt
+    assert state(await stubs.wait("mute")) == "COMPENSATED"
+    assert (await states(stubs, "mute"))["reads"] == "CANCELLED"
+    assert (await refused(acme.end(attempt))).reason == "ATTEMPT_CLOSED"
+
+
 async def test_an_operator_decides_in_the_place_of_a_silent_owner(stubs: Stubs, acme: Vendor):
     """S-V13: whatever is decided, what the owner says after it changes nothing."""
     await asyncio.gather(*(_is_decided(stubs, acme, how) for how in ("done", "abandon")))
