@@ -29,7 +29,7 @@ from coordinator.runtime.owners import Owners, Waiting
 from coordinator.runtime.ports import ProgressRecord, Request, Store, StoreConflictError
 from coordinator.runtime.watch import Watches
 from coordinator.saga.events import Ask, AttemptAccepted, AttemptSucceeded, EndRequested, Event
-from coordinator.saga.states import BEING_COMPENSATED, AttemptKind, AttemptState, TaskState
+from coordinator.saga.states import AttemptKind, AttemptState, TaskState
 from coordinator.saga.workflow import BYTES, Workflow
 from coordinator.wire.asked import request_to_proto
 from coordinator.wire.history import ATTEMPT_STATES
@@ -83,7 +83,7 @@ class Reporting:
         """Returns what its owner is asked about an attempt; None if nothing is, any more."""
         waiting = self._owners.waiting(name)
         workflow = self._loop.workflow(waiting.workflow_id) if waiting else None
-        if waiting is None or workflow is None or _is_for_people(waiting):
+        if waiting is None or workflow is None or waiting.checklist:
             return None
         if workflow.task(waiting.index).last.number != waiting.attempt.number:
             return None  # it has moved on this very moment
@@ -97,7 +97,7 @@ class Reporting:
         waiting = self._owners.waiting(str(named.name))
         if waiting is None:
             raise named.closed()
-        if _is_for_people(waiting):
+        if waiting.checklist:
             raise named.closed("people make up for it, by its checklist")
         return waiting
 
@@ -178,7 +178,7 @@ class Reporting:
             return Answer(attempt=beat.attempt)
         if not self._rights.may_report(beat.capability_token, waiting):
             return Answer(attempt=beat.attempt, refused=True)
-        state = None if _is_for_people(waiting) else self._owners.heard(beat.attempt)
+        state = None if waiting.checklist else self._owners.heard(beat.attempt)
         if state is AttemptState.RUNNING:
             return None
         number = ATTEMPT_STATES[state] if state else AttemptMessage.STATE_UNSPECIFIED
@@ -264,11 +264,6 @@ class Reporting:
     def _shown(self, named: Named) -> AttemptMessage:
         progress = self._watches.progress(named.name.workflow_id)
         return attempt_to_proto(named.workflow, named.index, named.attempt, progress)
-
-
-def _is_for_people(waiting: Waiting) -> bool:
-    external = waiting.spec.external
-    return bool(external and external.checklist) and waiting.state in BEING_COMPENSATED
 
 
 def progress_to_proto(progress: ProgressRecord) -> Progress:

@@ -21,6 +21,7 @@ from coordinator.saga.history import (
     WorkflowStarted,
 )
 from coordinator.saga.leftovers import leftovers
+from coordinator.saga.reports import OWNER_SILENT
 from coordinator.saga.spec import TaskSpec, owner_of
 from coordinator.saga.states import (
     OUTCOMES,
@@ -36,7 +37,6 @@ from coordinator.saga.workflow import BYTES, Task, Workflow
 from coordinator.wire.catalogue import VERBS, field_of
 from countermand.rpc.metrics import Histogram
 
-OWNER_SILENT = "OWNER_SILENT"  # why a compensation is blocked that its owner says nothing about
 EXTERNAL = "external"  # the verb of every external task: of kinds there may be any number
 VERBS_SHOWN = (*VERBS, EXTERNAL)
 OUTCOMES_SHOWN = (*sorted(OUTCOMES), AttemptState.UNKNOWN)

@@ -9,10 +9,13 @@ from typing import Protocol
 
 from coordinator.runtime.ports import ProgressRecord
 from coordinator.saga.spec import TaskSpec
-from coordinator.saga.states import AttemptState, TaskState
+from coordinator.saga.states import BEING_COMPENSATED, AttemptState, TaskState
 from coordinator.saga.workflow import Attempt
 
 Key = tuple[str, int, int]  # an attempt: workflow id, index of its task, number
+
+# Nothing was heard for too long: of work under way, of what is to be made up for.
+_SILENT = frozenset({TaskState.UNKNOWN, TaskState.COMPENSATION_BLOCKED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,17 @@ class Waiting:
     def accepted(self) -> bool:
         """Returns whether its owner has taken it on, and may be at work."""
         return self.attempt.start_time is not None
+
+    @property
+    def silent(self) -> bool:
+        """Returns whether nothing was heard of it for too long."""
+        return self.state in _SILENT
+
+    @property
+    def checklist(self) -> str:
+        """Returns by what people make up for it, if that is what is asked: of its owner nothing."""
+        external = self.spec.external
+        return external.checklist if external and self.state in BEING_COMPENSATED else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

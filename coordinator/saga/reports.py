@@ -22,6 +22,7 @@ from coordinator.saga.workflow import Attempt, Failure, Task
 
 TIMED_OUT = "TIMED_OUT"
 RUN_TIMEOUT = "RUN_TIMEOUT"  # as an agent says it of what it stops
+OWNER_SILENT = "OWNER_SILENT"  # an owner was asked to stop, or to make up for it, and says nothing
 SILENT_SINCE = "silent_since"  # of an owner, in the metadata of what came of it
 ATTEMPT_FENCED = "ATTEMPT_FENCED"  # what an agent says of an attempt that it has fenced
 

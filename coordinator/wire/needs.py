@@ -8,6 +8,7 @@ from itertools import islice
 
 from coordinator.saga import resume
 from coordinator.saga.external import MAIN
+from coordinator.saga.reports import OWNER_SILENT
 from coordinator.saga.states import TaskState, WorkflowState
 from coordinator.saga.workflow import Decided, Task, Workflow
 from coordinator.wire.values import TYPE_NAMES
@@ -17,8 +18,6 @@ from countermand.v1.workflow_pb2 import Need
 
 NEEDS_MAX = 20  # beyond it a person asks for the tasks; a fan-out may fail by the thousand
 OUTPUTS_NAMED_MAX = 4
-
-OWNER_SILENT = "OWNER_SILENT"
 
 _TYPES = {kind.__name__: name for kind, name in TYPE_NAMES.items()}
 # One that was stopped is ENDING, and waits for what is still made up for in it.

@@ -6,8 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from coordinator.metrics.counting import MOVING, OWNER_SILENT, Counting, verb_of
-from coordinator.owners import owners
+from coordinator.metrics.counting import MOVING, Counting, verb_of
 from coordinator.runtime.ports import Change
 from coordinator.saga.history import AttemptEnded, LeftBehind
 from coordinator.saga.leftovers import leftovers
@@ -147,10 +146,6 @@ def test_an_owner_is_silent_for_as_long_as_nobody_knows(setup, silent):
     told = counted("a:ext; b", setup)
     assert told.silent == silent
     assert not told.counting.silent  # it was heard again
-
-
-def test_a_silent_owner_is_called_so_where_it_is_noticed():
-    assert OWNER_SILENT == owners.OWNER_SILENT
 
 
 def test_a_commit_is_counted_with_its_size_and_its_time():

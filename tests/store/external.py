@@ -78,11 +78,13 @@ def anything(walk: Walk, random: Random) -> events.Event | None:
     if workflow.settled or not workflow.locked or len(workflow.plan.nodes) > 20:
         return None
     if chance < 0.6:
-        names = [n.name for n in workflow.plan.nodes if n.task is not None and n.task.external]
+        owned = [n for n in workflow.plan.nodes if n.task is not None and n.task.external]
+        names = [n.name for n in owned]
+        members = [n.name for n in owned if n.under < 0]  # a part is of no group
         under = random.choice(("", "", *names))
         effect = random.choice((1, 2))
         name = f"added-{len(workflow.plan.nodes)}"
-        after = [random.choice(names)] if not under and random.random() < 0.3 else []
+        after = [random.choice(members)] if not under and random.random() < 0.3 else []
         more = {"operator_checklist": "Do it."} if effect == 2 and random.random() < 0.2 else {}
         weight = random.randrange(5)
         return add(walk, name, under, effect=effect, weight=weight, after=after, **more)
