@@ -7,6 +7,7 @@ far attempts are, which host is silent, who stands before whom in which line.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterable
 from datetime import timedelta
 
@@ -31,6 +32,7 @@ from countermand.v1.task_pb2 import Task
 
 HostOf = Callable[[str], HostView | None]
 
+KEPT_MAX = 4  # as many as a few people look at; the largest have some MiB
 HOLDERS_NAMED_MAX = 3  # in words; the locks of a FULL view name more
 
 # An agent that works says something every half second, and one that is quiet at least every five:
@@ -68,6 +70,8 @@ class Showing:
         self._hosts = hosts
         self._watches = watches
         self._retention = retention
+        # Settled long ago, and looked at now: a page asks for the same one many times.
+        self._kept: OrderedDict[str, Workflow] = OrderedDict()
 
     # -- finding --------------------------------------------------------------------------------
 
@@ -75,7 +79,17 @@ class Showing:
         """Returns a workflow as committed; raises WorkflowNotFound."""
         if known := self._loop.workflow(workflow_id) or self._loop.settled(workflow_id):
             return known
-        return (await self.load(workflow_id)).workflow
+        kept = self._kept.get(workflow_id)
+        # One that has settled never changes; but it may have been removed.
+        if kept is not None and await self._store.version(workflow_id) == kept.version:
+            self._kept.move_to_end(workflow_id)
+            return kept
+        found = (await self.load(workflow_id)).workflow
+        if found.settled:
+            self._kept[workflow_id] = found
+            if len(self._kept) > KEPT_MAX:
+                self._kept.popitem(last=False)
+        return found
 
     async def load(self, workflow_id: str) -> Stored:
         """Returns a workflow with what was submitted; raises WorkflowNotFound."""

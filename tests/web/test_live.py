@@ -75,6 +75,17 @@ async def test_a_list_is_sent_anew_when_anything_happens(reader, client) -> None
         assert "drill" in (await first(frames)).words
 
 
+async def test_hosts_and_owners_are_sent_anew_when_they_change(reader, client) -> None:
+    async with aclosing(reader.stream("/live/hosts")) as frames:
+        assert "host-b ✓ ready" in (await first(frames)).words
+        await client.hosts.drain("host-b", "a test")
+        while "host-b ⊘ drained" not in (await first(frames)).words:
+            pass
+        await client.hosts.undrain("host-b", "a test")
+    async with aclosing(reader.stream("/live/owners")) as frames:
+        assert "acme · does not watch 1 attempt" in (await first(frames)).words
+
+
 async def test_open_streams_do_not_hold_up_an_end(reader, cluster) -> None:
     """The last test of the file: the coordinator is stopped, and its streams end with it."""
     ended = asyncio.Event()
@@ -83,7 +94,7 @@ async def test_open_streams_do_not_hold_up_an_end(reader, cluster) -> None:
         async for _ in reader.stream(path):
             ended.set()
 
-    paths = ("/live/workflows", "/live/workflows/stuck", "/live/workflows/asked")
+    paths = ("/live/workflows", "/live/workflows/stuck", "/live/hosts", "/live/owners")
     reading = [asyncio.create_task(read(path)) for path in paths]
     async with asyncio.timeout(HANG_S):
         await ended.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,13 +17,8 @@ def routes(site: Site) -> Sequence[BaseRoute]:
     """Returns the routes of hosts."""
 
     async def everyone(request: Request) -> Response:
-        after = request.query_params.get("audit_after", "")
-        hosts, audit = await asyncio.gather(
-            site.calls.list_hosts(), site.calls.host_events(token=after)
-        )
-        return await site.page(
-            request, "hosts.html", hosts=hosts, audit=audit.events, next=audit.next_page_token
-        )
+        found = await read(site, request.query_params.get("audit_after", ""))
+        return await site.page(request, "hosts.html", **found)
 
     async def one(request: Request) -> Response:
         host_id = request.path_params["host"]
@@ -35,3 +31,11 @@ def routes(site: Site) -> Sequence[BaseRoute]:
         )
 
     return [Route("/hosts", everyone), Route("/hosts/{host}", one)]
+
+
+async def read(site: Site, after: str) -> dict[str, Any]:
+    """Returns what the list shows."""
+    hosts, audit = await asyncio.gather(
+        site.calls.list_hosts(), site.calls.host_events(token=after)
+    )
+    return {"hosts": hosts, "audit": audit.events, "next": audit.next_page_token}

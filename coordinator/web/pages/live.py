@@ -8,8 +8,10 @@ nothing; and nobody's watching costs more than four looks a second.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
 
 from grpc.aio import AioRpcError
 from starlette.requests import Request
@@ -19,12 +21,18 @@ from starlette.routing import BaseRoute, Route
 from coordinator.web import frames, reading
 from coordinator.web.filters import Filters
 from coordinator.web.frames import News
+from coordinator.web.pages import hosts, owners
 from coordinator.web.pages import workflow as workflow_page
 from coordinator.web.pages import workflows as workflow_list
 from coordinator.web.site import Site
 from countermand.drawing.timeline import SETTLED
 from countermand.rpc.names import workflow_name
 from countermand.v1 import workflow_pb2 as pb
+
+Read = Callable[[Site, str], Awaitable[dict[str, Any]]]
+
+POLL_S: Final = 2.0  # a host is judged by its silence, which takes longer
+_TIMES: Final = re.compile(r"<time [^>]*>[^<]*</time>")
 
 
 def routes(site: Site) -> Sequence[BaseRoute]:
@@ -39,8 +47,16 @@ def routes(site: Site) -> Sequence[BaseRoute]:
         await site.calls.workflow(workflow_id)  # an error is a page, not a stream that ends
         return frames.Stream(_one(site, workflow_id, frames.last_seen(request)))
 
+    async def of_hosts(_: Request) -> Response:
+        return frames.Stream(_polled(site, "hosts", hosts.read))
+
+    async def of_owners(_: Request) -> Response:
+        return frames.Stream(_polled(site, "owners", owners.read))
+
     return [
         Route("/live/workflows", of_list),
+        Route("/live/hosts", of_hosts),
+        Route("/live/owners", of_owners),
         Route("/live/workflows/{workflow}", of_one),
     ]
 
@@ -118,6 +134,25 @@ async def _list(site: Site, filters: Filters, seen: int) -> AsyncIterator[bytes]
                 yield frames.frame(text, position)
                 sent = text
             await asyncio.sleep(frames.pause_after(asyncio.get_running_loop().time() - began))
+
+
+async def _polled(site: Site, name: str, read: Read) -> AsyncIterator[bytes]:
+    """Yields looks at what has no history that could be watched, as often as anything changes."""
+    sent, number, quiet_s = "", 0, 0.0
+    while not site.stop.is_set():
+        values = await read(site, "")
+        text = await asyncio.to_thread(site.draw, f"{name}_frame.html", **values)
+        seen = _TIMES.sub("", text)  # that a moment is longer ago is no news
+        if seen != sent:
+            sent, number, quiet_s = seen, number + 1, 0.0
+            yield frames.frame(text, number)
+        elif quiet_s >= frames.ALIVE_S:
+            quiet_s = 0.0
+            yield frames.ALIVE
+        quiet_s += POLL_S
+        with suppress(TimeoutError):
+            async with asyncio.timeout(POLL_S):
+                await site.stop.wait()
 
 
 @asynccontextmanager

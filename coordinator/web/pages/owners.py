@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,16 +22,8 @@ def routes(site: Site) -> Sequence[BaseRoute]:
     """Returns the routes of owners."""
 
     async def everyone(request: Request) -> Response:
-        token = request.query_params.get("after", "")
-        asked = ListExternalOwnersRequest(page_size=PAGE, page_token=token)
-        answer = await site.calls.unary(site.calls.external_tasks.ListExternalOwners, asked)
-        return await site.page(
-            request,
-            "owners.html",
-            owners=answer.owners,
-            next=answer.next_page_token,
-            is_first=not token,
-        )
+        found = await read(site, request.query_params.get("after", ""))
+        return await site.page(request, "owners.html", **found)
 
     async def one(request: Request) -> Response:
         owner_id = request.path_params["owner"]
@@ -48,3 +40,10 @@ def routes(site: Site) -> Sequence[BaseRoute]:
         )
 
     return [Route("/owners", everyone), Route("/owners/{owner}", one)]
+
+
+async def read(site: Site, token: str) -> dict[str, Any]:
+    """Returns what the list shows."""
+    asked = ListExternalOwnersRequest(page_size=PAGE, page_token=token)
+    answer = await site.calls.unary(site.calls.external_tasks.ListExternalOwners, asked)
+    return {"owners": answer.owners, "next": answer.next_page_token, "is_first": not token}

@@ -1,0 +1,57 @@
+"""Workflows that are asked for long after they settled: read once for all who look at them now."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from coordinator.api.shown import KEPT_MAX, Showing
+from coordinator.runtime.watch import Watches
+from countermand.rpc.errors import WorkflowNotFound
+from countermand.v1.attempt_pb2 import Progress
+from tests.bench.inside import Inside, plan
+from tests.bench.workloads import w1
+
+
+@pytest.fixture
+async def inside(tmp_path):
+    """Yields a store with settled workflows, and a loop that does not remember them."""
+    before = Inside(tmp_path / "some.sqlite")
+    async with before.life():
+        for number in range(KEPT_MAX + 1):
+            await before.run(f"w-{number}", w1(), plan(w1()))
+    after = Inside(tmp_path / "some.sqlite")
+    async with after.life():
+        yield after
+
+
+@pytest.fixture
+def showing(inside) -> Showing:
+    watches: Watches[Progress] = Watches()
+    return Showing(
+        loop=inside.loop,
+        store=inside.store,
+        hosts=None,  # type: ignore[arg-type]  # none is asked here
+        watches=watches,
+        retention=timedelta(days=1),
+    )
+
+
+async def test_a_settled_workflow_is_read_once(showing) -> None:
+    first = await showing.find("w-0")
+    assert await showing.find("w-0") is first
+
+
+async def test_one_that_was_removed_is_not_found(showing, inside) -> None:
+    await showing.find("w-0")
+    await inside.store.expire(before=datetime(2999, 1, 1, tzinfo=UTC), limit=100)
+    with pytest.raises(WorkflowNotFound):
+        await showing.find("w-0")
+
+
+async def test_only_a_few_are_kept(showing) -> None:
+    first = await showing.find("w-0")
+    for number in range(1, KEPT_MAX + 1):
+        await showing.find(f"w-{number}")
+    assert await showing.find("w-0") is not first
