@@ -232,7 +232,7 @@ class Retention(StrEnum):
 
     IN_TIME = "IN_TIME"  # once the retention time is over
     KEPT = "KEPT"  # only when somebody says so
-    AT_ONCE = "AT_ONCE"  # with the next sweep
+    AT_ONCE = "AT_ONCE"  # with the first sweep after all who read the history have read it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -197,7 +197,7 @@ def add(
 )
 @click.argument("workflow", metavar="WORKFLOW")
 @failure_options
-@click.option("--force", is_flag=True, help="Close open tasks; it is removed with the next sweep.")
+@click.option("--force", is_flag=True, help="Close open tasks; once that was told, it is removed.")
 @with_token()
 def finish(
     settings: Settings, workflow: str, *, failed: str | None, message: str, force: bool, token: str

@@ -13,7 +13,7 @@ NOTICES: Final[Mapping[str, str]] = {
     "cancelled": "Cancelled: what it did is being made up for.",
     "forked": "Forked: this is the new workflow.",
     "told": "Ended, as you said in its owner's place.",
-    "ended": "Ended by force: it is removed with the next sweep.",
+    "ended": "Ended by force: it is removed once every webhook was told.",
     "retried": "The decision about the compensation was taken.",
     "fenced": "Another host settles the attempt: its answer decides.",
     "drained": "Draining: it gets no new tasks.",

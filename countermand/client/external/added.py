@@ -20,6 +20,7 @@ from countermand.client.external.task import AcceptedTask, Block, Terms
 from countermand.client.external.ties import Ties
 from countermand.client.policies import duration
 from countermand.client.run import SETTLED
+from countermand.drawing.captions import MADE_UP_FOR
 from countermand.rpc import names
 from countermand.v1.annotation_pb2 import EFFECT_READ_ONLY, EFFECT_REVERSIBLE
 from countermand.v1.external_task_pb2 import (
@@ -39,16 +40,7 @@ MAIN = "main"  # the task that stands for the whole of a vendor's own workflow
 # Request ids are made of what they are about: the next life makes the same.
 _REQUESTS = uuid.UUID("6a2a7f0e-2c1d-5c0b-9a55-7d0e9f6f7a11")
 
-_OVER = frozenset(
-    {
-        Task.STATE_FAILED,
-        Task.STATE_CANCELLED,
-        Task.STATE_COMPENSATING,
-        Task.STATE_COMPENSATED,
-        Task.STATE_COMPENSATION_BLOCKED,
-        Task.STATE_ABANDONED,
-    }
-)
+_OVER = MADE_UP_FOR | {Task.STATE_FAILED, Task.STATE_CANCELLED}
 
 
 class Words(TypedDict, total=False):

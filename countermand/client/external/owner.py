@@ -238,7 +238,7 @@ class Owner:
             workflow_id: Its id.
             token: The capability token of its task "main": `job.request.capability_token`.
             failure: Why it did not succeed; None: it did.
-            force: Closes open tasks as CANCELLED, and has it removed with the next sweep.
+            force: Closes open tasks as CANCELLED, and has it removed once webhooks were told.
         """
         request = EndExternalWorkflowRequest(
             name=names.workflow_name(workflow_id),
