@@ -9,12 +9,12 @@ from coordinator.runtime.owners import Waiting
 from coordinator.runtime.ports import ProgressRecord
 from coordinator.saga.events import AttemptCancelled, AttemptFailed, AttemptSucceeded
 from coordinator.saga.reports import RUN_TIMEOUT
+from coordinator.saga.spec import External
 from coordinator.saga.starting import START_TIMEOUT
 from coordinator.saga.states import AttemptKind, AttemptState
 from coordinator.saga.workflow import BYTES, Attempt, Failure
-from coordinator.wire.external import broken_promises, left_problems
+from coordinator.wire.external import broken_promises, left, left_problems
 from coordinator.wire.failure import failure_from_proto
-from coordinator.wire.values import values_of_struct
 from countermand.rpc.errors import FieldInvalid, PayloadTooLarge, VerbForbidden, Violation
 from countermand.v1 import external_task_pb2 as pb
 from countermand.v1.failure_pb2 import Failure as FailureMessage
@@ -38,7 +38,12 @@ def state_said(said: Said) -> AttemptState:
 
 
 def said_by(
-    request: pb.EndExternalTaskRequest, task: int, number: int, known: ProgressRecord | None
+    request: pb.EndExternalTaskRequest,
+    task: int,
+    number: int,
+    *,
+    external: External,
+    known: ProgressRecord | None,
 ) -> Said:
     """Returns what a request says of an attempt, with the progress that is known of it.
 
@@ -53,9 +58,9 @@ def said_by(
                 raise PayloadTooLarge(
                     field="output", size_bytes=size, size_bytes_max=OUTPUT_BYTES_MAX
                 )
-            if found := tuple(left_problems(request.output)):
+            if found := tuple(left_problems(external, request.output)):
                 raise FieldInvalid(*found)
-            output = values_of_struct(request.output)
+            output = left(external, request.output)
             return AttemptSucceeded(task=task, number=number, done=done, unit=unit, output=output)
         case "failure":
             failure = failure_of(request.failure, request.attempt)

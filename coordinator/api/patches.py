@@ -20,8 +20,12 @@ from coordinator.wire.arguments import ARGUMENTS, custom_problems
 from coordinator.wire.catalogue import CUSTOM, VERBS, field_of, verb_called
 from coordinator.wire.external import is_key, promised
 from coordinator.wire.values import (
+    INEXACT,
     TYPE_NAMES,
+    from_json,
     holds,
+    is_inexact,
+    is_int64,
     is_open,
     scalar_type,
     scalars_of,
@@ -137,6 +141,9 @@ def given_outputs(workflow: Workflow, index: int, outputs: Mapping[str, Value], 
     verbs = [verb_called(verb) for verb in _actions(workflow, index)]
     external = {k: t for spec in _externals(workflow, index) for k, t in _promised(spec).items()}
     for key, value in sorted(outputs.items()):
+        if is_inexact(external.get(key), value):
+            given.put(f"{path}.outputs", key, None, INEXACT)
+            continue
         if key in external:
             given.put(f"{path}.outputs", key, *_kept(external[key], value))
             continue
@@ -150,23 +157,15 @@ def given_outputs(workflow: Workflow, index: int, outputs: Mapping[str, Value], 
             said = _no_field(f"{who} leaves no {key!r}", names)
             given.put(f"{path}.outputs", key, None, said)
             continue
-        given.put(f"{path}.outputs", key, _as(kinds[0], value), None)
+        given.put(f"{path}.outputs", key, from_json(kinds[0], value), None)
     return given
 
 
 def _kept(kind: type, value: Value) -> tuple[Value, str | None]:
     """Returns a value as it was promised, or what is wrong with it."""
-    value = _as(kind, value)
-    return value, None if type(value) is kind else f"must be {_WANTED[kind]}: so it is promised"
-
-
-def _as(kind: type, value: Value) -> Value:
-    """Returns a value of JSON as the type it stands for: its numbers are all alike."""
-    if kind is float and type(value) is int:
-        return float(value)
-    if kind is int and isinstance(value, str) and value.removeprefix("-").isdecimal():
-        return int(value)  # beyond 2^53, as JSON writes it
-    return value
+    value = from_json(kind, value)
+    fits = type(value) is kind and (type(value) is not int or is_int64(value))
+    return value, None if fits else f"must be {_WANTED[kind]}: so it is promised"
 
 
 def given_input(workflow: Workflow, input_: Mapping[str, ProtoValue]) -> Given:
@@ -240,13 +239,15 @@ def _read(
         case "number_value":
             number = raw.number_value
             value = int(number) if number.is_integer() else number
+            if is_inexact(kind, value):
+                return None, INEXACT
         case _:
             return None, "must be a text, a number, true or false: give each field by its path"
     if found is not None and found.enum_type is not None and isinstance(value, str):
         return _enum(value, found)
     if kind is None or kind is type(value):
         return value, None
-    value = _as(kind, value)
+    value = from_json(kind, value)
     if kind is type(value):
         return value, None
     return None, f"must be {_WANTED[kind]}, not {_shown(value)}"

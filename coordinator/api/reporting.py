@@ -194,7 +194,9 @@ class Reporting:
         is_repeat = await self._is_repeat(remembered)
         waiting = self._owners.waiting(request.attempt)
         known = self._owners.progress(waiting.key) if waiting else None
-        said = said_by(request, named.index, named.name.number, known)
+        external = named.workflow.plan.task(named.index).external
+        assert external is not None, request.attempt
+        said = said_by(request, named.index, named.name.number, external=external, known=known)
         if is_repeat:
             return self._ended(await self._rights.newest(named), said)
         if waiting is None:

@@ -27,10 +27,20 @@ from coordinator.saga.spec import (
     Value,
     owner_of,
 )
+from coordinator.saga.workflow import Values
 from coordinator.wire import policies
 from coordinator.wire.catalogue import CUSTOM_BYTES_MAX, EFFECTS
 from coordinator.wire.policies import SPAN_MAX, span_problems
-from coordinator.wire.values import TYPE_NAMES, short, span_from_proto
+from coordinator.wire.values import (
+    INEXACT,
+    TYPE_NAMES,
+    from_json,
+    is_inexact,
+    is_int64,
+    short,
+    span_from_proto,
+    values_of_struct,
+)
 from countermand.rpc.errors import Violation
 from countermand.rpc.names import ID_RULE, VENDOR_RULE, is_id, is_vendor_id, parse_task
 from countermand.v1 import annotation_pb2
@@ -143,19 +153,32 @@ def _span(said: _Said, name: str) -> timedelta | None:
     return span_from_proto(span) if said.HasField(name) else None  # type: ignore[arg-type]
 
 
-def left_problems(output: Struct) -> Iterator[Violation]:
+def left(external: External, output: Struct) -> Values:
+    """Returns what an owner says that it left, of the types that were promised."""
+    kinds, values = promised(external), values_of_struct(output)
+    return {key: from_json(kinds.get(key), value) for key, value in values.items()}
+
+
+def left_problems(external: External, output: Struct) -> Iterator[Violation]:
     """Yields what is wrong with what an owner says that it left: it is to be found by its keys."""
+    kinds = promised(external)
     for key, value in output.fields.items():
         kind = value.WhichOneof("kind")
         if not is_key(key):
             yield Violation(f"output[{short(key)}]", f"is a key that {KEY_RULE}")
         elif kind == "number_value" and not isfinite(value.number_value):
             yield Violation(f"output.{key}", "must be a finite number")
+        elif kind == "number_value" and is_inexact(kinds.get(key), _whole(value.number_value)):
+            yield Violation(f"output.{key}", INEXACT)
         elif kind not in _PLAIN:
             yield Violation(f"output.{key}", "must be a text, a number, true or false")
 
 
 _PLAIN = frozenset({"string_value", "number_value", "bool_value"})
+
+
+def _whole(number: float) -> Value:
+    return int(number) if number.is_integer() else number
 
 
 def promised(external: External) -> Mapping[str, type]:
@@ -167,11 +190,10 @@ def broken_promises(external: External, output: Mapping[str, Value]) -> Iterator
     """Yields what an owner promised to leave and does not."""
     for name, kind in promised(external).items():
         value = output.get(name)
-        fits = type(value) is kind or (kind is float and type(value) is int)
         if value is None:
             why = f"was promised, as {TYPE_NAMES[kind]}, and is missing"
             yield Violation(f"output.{name}", why)
-        elif not fits:
+        elif type(value) is not kind or (type(value) is int and not is_int64(value)):
             yield Violation(f"output.{name}", f"must be of type {TYPE_NAMES[kind]}")
 
 

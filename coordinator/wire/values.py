@@ -6,6 +6,7 @@ index: "disks.0.image_id". What is null, and a list in a verb's own message, has
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
@@ -183,6 +184,30 @@ def _scalar_at(message: Descriptor, path: str) -> FieldDescriptor | None:
     return scalars_of(message).get(path)
 
 
+EXACT_MAX = 2**53 - 1  # up to here a whole number that came as one of JSON is what was meant
+INEXACT = "is a whole number beyond 2^53, where JSON's are not exact: write it as a text"
+_WHOLE = re.compile(r"-?[0-9]{1,20}")
+
+
+def is_inexact(kind: type | None, value: Value) -> bool:
+    """Returns whether a number of JSON may not be the one that was meant."""
+    return kind is not float and type(value) is int and abs(value) > EXACT_MAX
+
+
+def is_int64(value: int) -> bool:
+    """Returns whether the contract's int64 can hold a number."""
+    return -INT64_MAX - 1 <= value <= INT64_MAX
+
+
+def from_json(kind: type | None, value: Value) -> Value:
+    """Returns a value of JSON as the type it stands for: its numbers are all alike."""
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is int and isinstance(value, str) and _WHOLE.fullmatch(value):
+        return int(value)  # beyond 2^53, as JSON writes it
+    return value
+
+
 def proto_value(value: Value) -> ProtoValue:
     """Returns a value as the contract's Value; int64 beyond 2^53 as text, as JSON does."""
     match value:
@@ -192,7 +217,7 @@ def proto_value(value: Value) -> ProtoValue:
             return ProtoValue(bool_value=value)
         case str():
             return ProtoValue(string_value=value)
-        case int() if abs(value) > 2**53:
+        case int() if abs(value) > EXACT_MAX:
             return ProtoValue(string_value=str(value))
         case _:
             return ProtoValue(number_value=value)

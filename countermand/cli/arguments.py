@@ -142,14 +142,20 @@ def pair(text: str, option: str) -> tuple[str, str]:
     return key, value
 
 
+EXACT_MAX = 2**53 - 1  # of whole numbers that JSON carries as they are
+
+
 def plain(text: str) -> str | int | float | bool:
     """Returns a value as it is meant: a number, true or false, else the text itself.
 
-    A text in double quotes is one, also where it looks like a number.
+    A text in double quotes is one, also where it looks like a number. So is a whole number that
+    JSON cannot carry exactly: where a number is meant, it is read from that.
     """
     try:
         value = json.loads(text)
     except ValueError:
+        return text
+    if isinstance(value, int) and abs(value) > EXACT_MAX:
         return text
     return value if isinstance(value, str | int | float) else text
 

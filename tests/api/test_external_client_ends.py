@@ -10,8 +10,10 @@ import pytest
 import pytest_asyncio
 
 from coordinator.api.ends import failure_of as taken_by_the_coordinator
+from coordinator.saga.spec import External
+from coordinator.wire.external import left, left_problems
 from countermand.client.external import Handler, Owner, TaskFailed
-from countermand.client.external.outcome import failure_of
+from countermand.client.external.outcome import failure_of, left_by
 from countermand.rpc.errors import FieldInvalid
 from countermand.v1.annotation_pb2 import Effect
 from tests.api.calls import state
@@ -66,6 +68,16 @@ def test_of_what_varies_the_short_is_kept_whole_and_the_long_is_cut():
     assert kept["pool"] == "ssd"
     assert set(kept["log"]) == {"z"}
     assert len(kept["log"]) > 4000
+
+
+def test_a_number_is_carried_as_it_is():
+    """JSON's whole numbers, which carry outputs, are exact up to 2^53."""
+    promised = {"size": "int64", "ratio": "double", "small": "int64"}
+    outputs = {"size": 2**53 + 1, "ratio": 2**60, "small": -5, "more": -(2**63), "thin": True}
+    said = left_by(outputs, promised)
+    read = External(outputs=tuple(promised.items()))
+    assert not list(left_problems(read, said))
+    assert left(read, said) == outputs | {"more": str(-(2**63))}
 
 
 def test_a_name_that_is_no_text_can_still_be_read():

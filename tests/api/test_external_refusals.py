@@ -197,11 +197,22 @@ REFUSALS: dict[str, tuple[Call, str, tuple[str, ...]]] = {
         ("output.size", "output.thin"),
     ),
     "end-with-other-types": (
-        ends(**promise(volume=1, size="5", thin=1)),
+        ends(**promise(volume=1, size="five", thin=1)),
         INVALID,
         ("output.size", "output.thin", "output.volume"),
     ),
     "end-with-a-broken-number": (ends(**promise(size=5.5)), INVALID, ("output.size",)),
+    "end-with-an-inexact-number": (ends(**promise(size=2**53)), INVALID, ("output.size",)),
+    "end-with-more-than-an-int64": (
+        ends(**promise(size="9223372036854775808")),
+        INVALID,
+        ("output.size",),
+    ),
+    "end-with-an-inexact-number-that-was-not-promised": (
+        ends(**promise(more=1e20)),
+        INVALID,
+        ("output.more",),
+    ),
     "end-with-an-object": (ends(**promise(more={"a": 1})), INVALID, ("output.more",)),
     "end-with-a-list": (ends(**promise(more=[1])), INVALID, ("output.more",)),
     "end-with-null": (ends(**promise(more=None)), INVALID, ("output.more",)),

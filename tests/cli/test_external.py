@@ -86,6 +86,20 @@ def test_an_output_that_was_promised_is_asked_for(shell):
     assert "size 4" in lines(shell("workflow", "task", "@", "clone"))
 
 
+def test_a_large_number_arrives_as_it_was_written(shell):
+    """Doubles, as JSON's numbers are, would make ...992 of it."""
+    shell.submit(
+        shell.task("make", outputs={"size": "int64"}),
+        shell.task("use", bindings=[{"field": "arguments.s", "source": "tasks.make.output.size"}]),
+    )
+    shell.external("accept", "@/make")
+    shell.external("end", "@/make", "--output", "size=9007199254740993")
+    shell.external("accept", "@/use")
+    assert shell.json("external", "list")[0]["arguments"] == {"s": "9007199254740993"}
+    assert "size 9007199254740993" in lines(shell("workflow", "task", "@", "make"))
+    shell.external("end", "@/use")
+
+
 def test_a_resume_keeps_texts_as_they_are_written(shell):
     """Arguments of external tasks and promised texts may look like numbers."""
     shell.submit(

@@ -7,11 +7,19 @@ from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import Struct
 
 from coordinator.saga.plan import Growth
-from coordinator.saga.spec import DEPTH_MAX, owner_of
+from coordinator.saga.spec import DEPTH_MAX, External, owner_of
 from coordinator.saga.states import Effect
-from coordinator.wire.external import added_problems, added_task, grown
+from coordinator.wire.external import (
+    added_problems,
+    added_task,
+    broken_promises,
+    grown,
+    left,
+    left_problems,
+)
 from coordinator.wire.view import in_order
 from countermand.client.spec import equals, parallel, sequence, task, workflow_spec
 from countermand.v1 import annotation_pb2
@@ -40,6 +48,28 @@ def external(name: str = "one", **fields: Any) -> Node:
 def opened(node: Node) -> Node:
     node.group.open = True
     return node
+
+
+def test_numbers_that_are_left_are_those_that_were_meant():
+    """A whole one is exact up to 2^53; beyond that it comes as a text, as JSON writes int64."""
+    external_ = External(outputs=(("big", "int64"), ("far", "double"), ("word", "string")))
+    said = Struct()
+    said.update({"big": "9007199254740993", "far": 2**60, "word": "7", "more": 2**53 - 1})
+    assert not list(left_problems(external_, said))
+    found = left(external_, said)
+    assert found == {"big": 2**53 + 1, "far": 2.0**60, "word": "7", "more": 2**53 - 1}
+    assert {key: type(value) for key, value in found.items()} == {
+        "big": int, "far": float, "word": str, "more": int,
+    }  # fmt: skip
+    assert not list(broken_promises(external_, found))
+    least, most = str(-(2**63)), str(2**63 - 1)
+    for text, fits in ((least, True), (most, True), (str(2**63), False), ("9" * 9999, False)):
+        said["big"] = text
+        assert (not list(broken_promises(external_, left(external_, said)))) is fits, text[:30]
+
+    said.update({"big": 2**53, "more": -(2**53)})
+    assert {each.field for each in left_problems(external_, said)} == {"output.big", "output.more"}
+    assert all("write it as a text" in each.description for each in left_problems(external_, said))
 
 
 # -- what a plan makes of it ----------------------------------------------------------------------

@@ -107,9 +107,21 @@ def left_by(outputs: Mapping[str, object], promised: Mapping[str, str]) -> Struc
     if found := tuple(_broken_promises(outputs, promised)):
         raise FieldInvalid(*found)
     try:
-        return json_format.ParseDict(dict(outputs), Struct())
+        carried = {key: _carried(value, promised.get(key)) for key, value in outputs.items()}
+        return json_format.ParseDict(carried, Struct())
     except (json_format.ParseError, TypeError, ValueError) as error:
         raise FieldInvalid(Violation("output", str(error))) from None
+
+
+EXACT_MAX = 2**53 - 1  # of whole numbers that JSON carries as they are
+
+
+def _carried(value: object, kind: str | None) -> object:
+    """Returns a value as it is carried unchanged: a number that may not be so, as a text."""
+    whole = _whole(value)
+    if type(whole) is int and kind != "double" and abs(whole) > EXACT_MAX:
+        return str(whole)
+    return value
 
 
 # The types of outputs, as specs name them, with those of their values here.
