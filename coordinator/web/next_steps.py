@@ -47,7 +47,7 @@ def _left(workflow: Workflow) -> Iterator[Step]:
 
 def _ended(workflow: Workflow) -> list[Step]:
     """Returns what a settled workflow asks for; nothing for one that is not."""
-    again = f"`countermand workflow fork {workflow.name.removeprefix('workflows/')} NEW-ID`"
+    again = f"`countermand workflow fork {workflow.name.removeprefix('workflows/')} --id NEW`"
     match workflow.state:
         case WorkflowState.WORKFLOW_STATE_SUCCEEDED if workflow.leftovers:
             words = "Everything that was asked for took effect."

@@ -114,7 +114,7 @@ async def test_a_compensated_workflow_is_understood_at_once(reader) -> None:
     assert made_up.endswith("↺ data-disk on host-a delete the image")
     assert "What is left ✓ Nothing." in banner.words
     assert "Nothing to clean up." in banner.words
-    assert "countermand workflow fork undone NEW-ID" in banner.words
+    assert "countermand workflow fork undone --id NEW" in banner.words
 
 
 async def test_what_is_left_is_named_with_what_to_do(reader) -> None:
