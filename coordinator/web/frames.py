@@ -7,16 +7,21 @@ comes back with that number has missed nothing, and is sent nothing until there 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
+from countermand.rpc.errors import CountermandError
+
+log = logging.getLogger(__name__)
+
 FRAME_S: Final = 0.25  # between two frames: faster than this nobody can read
 SHARE_MAX: Final = 0.2  # of the time, that one reader's looks may take
 ALIVE_S: Final = 15.0  # a quiet stream says this often that it is there
-RETRY_MS: Final = 500
 # Heard by the page's own script, which says so when it stays out.
 ALIVE: Final = b": alive\nevent: alive\ndata:\n\n"
 
@@ -26,9 +31,20 @@ class Stream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: AsyncIterator[bytes]) -> None:
-        """Begins with how soon to come back."""
-        super().__init__(frames, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    def __init__(self, frames: AsyncGenerator[bytes]) -> None:
+        """Keeps what it sends."""
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(_until_error(frames), headers=headers)
+
+
+async def _until_error(frames: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """Yields what there is: the reader of a stream that ends comes back, and is told why then."""
+    async with aclosing(frames):
+        try:
+            async for each in frames:
+                yield each
+        except CountermandError as error:
+            log.info("web.stream_ended", extra={"reason": error.reason})
 
 
 def frame(text: str, sequence: int) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -61,7 +61,7 @@ def routes(site: Site) -> Sequence[BaseRoute]:
     ]
 
 
-async def _one(site: Site, workflow_id: str, seen: int) -> AsyncIterator[bytes]:
+async def _one(site: Site, workflow_id: str, seen: int) -> AsyncGenerator[bytes]:
     """Yields looks at a workflow until it is settled."""
     news = News(site.stop)
 
@@ -75,9 +75,9 @@ async def _one(site: Site, workflow_id: str, seen: int) -> AsyncIterator[bytes]:
     async with _listening(listen, news):
         while not site.stop.is_set():
             if not await news.wait():
-                if not site.stop.is_set():
-                    yield frames.ALIVE
-                continue
+                if site.stop.is_set():
+                    return
+                yield frames.ALIVE  # and a look all the same: open bars last until now
             began = asyncio.get_running_loop().time()
             found = await reading.read(site.calls, workflow_id, site.clock.now())
             values = workflow_page.values(found)
@@ -93,7 +93,7 @@ async def _one(site: Site, workflow_id: str, seen: int) -> AsyncIterator[bytes]:
             await asyncio.sleep(frames.pause_after(asyncio.get_running_loop().time() - began))
 
 
-async def _list(site: Site, filters: Filters, seen: int) -> AsyncIterator[bytes]:
+async def _list(site: Site, filters: Filters, seen: int) -> AsyncGenerator[bytes]:
     """Yields looks at the list for as long as somebody reads."""
     news = News(site.stop)
     position = seen
@@ -136,7 +136,7 @@ async def _list(site: Site, filters: Filters, seen: int) -> AsyncIterator[bytes]
             await asyncio.sleep(frames.pause_after(asyncio.get_running_loop().time() - began))
 
 
-async def _polled(site: Site, name: str, read: Read) -> AsyncIterator[bytes]:
+async def _polled(site: Site, name: str, read: Read) -> AsyncGenerator[bytes]:
     """Yields looks at what has no history that could be watched, as often as anything changes."""
     sent, number, quiet_s = "", 0, 0.0
     while not site.stop.is_set():
