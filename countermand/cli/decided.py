@@ -107,7 +107,11 @@ def needed(requirements: Collection[ResumeRequirement], *, why: bool = True) -> 
         task = _id(each.task)
         if each.kind == ResumeRequirement.KIND_DECISION:
             if why:
-                yield f"  {task}: {each.message}"
+                yield (
+                    f"  {each.message}"
+                    if each.message.startswith(task)
+                    else f"  {task}: {each.message}"
+                )
             yield f"      {_choices(task, each)}" if why else f"  {_choices(task, each)}"
         elif each.kind == ResumeRequirement.KIND_OUTPUT:
             readers = ", ".join(_id(reader) for reader in each.consumers)

@@ -134,7 +134,13 @@ async def wait_for(settings: Settings, run: Run, *states: WorkflowState.ValueTyp
                     await asyncio.sleep(ASK_AGAIN_S)
         reached = workflow.state not in SETTLED
     await _say_ended(settings, run, workflow)
-    return 0 if reached else code_of(workflow) or FAILED
+    if reached:
+        return 0
+    if settings.for_people:
+        words = " or ".join(workflow_look(state).word for state in states)
+        missed = f"was not {words} meanwhile" if states else "needed nobody"
+        click.echo(f"It is settled, and {missed}.", err=True)
+    return code_of(workflow) or FAILED
 
 
 async def _reaches(run: Run, seen: Workflow, states: tuple[WorkflowState.ValueType, ...]) -> bool:
@@ -164,4 +170,12 @@ async def verdict(run: Run, workflow: Workflow) -> str:
         case _:
             told = (indented(need.message) for need in workflow.needs)
             needs = "".join(f"\n  needs somebody: {said}" for said in told)
-            return f"{look}  {workflow.name}{needs}"
+            return f"{look}  {workflow.name}{needs}{next_step(workflow)}"
+
+
+def next_step(workflow: Workflow) -> str:
+    """Returns what somebody does about a workflow that is held, as a further line."""
+    if workflow.state != WorkflowState.WORKFLOW_STATE_PAUSED:
+        return ""
+    # On a terminal it asks for each decision; elsewhere it lists what is needed, and the options.
+    return f"\n  next: countermand workflow resume {workflow.name.removeprefix('workflows/')}"

@@ -113,6 +113,8 @@ def describe(settings: Settings, one: Workflow, tasks: Sequence[Task]) -> None:
             else ""
         )
         click.echo(f"  needs somebody: {about}{indented(need.message)} ({need.reason})")
+    if one.state == WorkflowState.WORKFLOW_STATE_PAUSED:
+        click.echo(f"  next: countermand workflow resume {one.name.removeprefix('workflows/')}")
     for leftover in one.leftovers:
         because = f" ({leftover.reason})" if leftover.reason else ""
         where = phrases.on(leftover.host_id)

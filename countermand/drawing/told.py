@@ -91,8 +91,19 @@ def _group(moved: GroupStateChanged) -> str:
     return f"group {word}{again}{_because(moved.failure)}"
 
 
+# What nobody asked for but the spec, by its verb.
+BY_POLICY = "policy"
+_HELD = {
+    "on-failure": "held by its policy, as it failed",
+    "pause-on-success": "held by its policy, as it succeeded",
+    "pause-before": "held by its policy, before it begins",
+}
+
+
 def _asked(asked: Intervention) -> str:
     """Returns who asked for what and why, and the values that were given."""
+    if asked.principal == BY_POLICY:
+        return _HELD.get(asked.verb, "held by its policy")
     because = f": {asked.reason}" if asked.reason else ""
     changes = [f"{c.field} = {value_words(c.value)}" for c in asked.changes]
     given = f" ({', '.join(changes)})" if changes else ""

@@ -1,5 +1,7 @@
 """Fixtures of the tests of the command line."""
 
+import re
+
 import pytest
 from click.testing import CliRunner
 
@@ -32,5 +34,5 @@ def real(tmp_path_factory):
 
 @pytest.fixture
 def shell(real, request):
-    name = request.node.name.removeprefix("test_").replace("_", "-")[:30].rstrip("-")
-    return Shell(real, name)
+    name = request.node.name.removeprefix("test_")
+    return Shell(real, re.sub(r"[^A-Za-z0-9]+", "-", name)[-40:].strip("-").lower())

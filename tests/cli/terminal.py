@@ -16,6 +16,7 @@ import termios
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -27,8 +28,14 @@ class Terminal:
     """One command on a terminal of its own; use it in `with`."""
 
     def __init__(
-        self, address: str, *args: str, width: int = 100, env: Mapping[str, str] | None = None
+        self,
+        address: str,
+        *args: str,
+        width: int = 100,
+        env: Mapping[str, str] | None = None,
+        folder: Path | None = None,
     ) -> None:
+        self._folder = folder
         self._args = args
         self._env = {"COUNTERMAND_COORDINATOR": address, "TERM": "xterm", **(env or {})}
         self._width = width
@@ -44,6 +51,7 @@ class Terminal:
             stdout=terminal,
             stderr=terminal,
             env=os.environ | self._env,
+            cwd=self._folder,
             start_new_session=True,
         )
         os.close(terminal)
@@ -62,7 +70,12 @@ class Terminal:
     @property
     def text(self) -> str:
         """Returns what it has shown so far, without colours."""
-        return _ESCAPE.sub("", self.raw).replace("\r\n", "\n")
+        return self.plain(self.raw)
+
+    @staticmethod
+    def plain(raw: str) -> str:
+        """Returns what was shown without colours."""
+        return _ESCAPE.sub("", raw).replace("\r\n", "\n")
 
     def until(self, words: str) -> Self:
         """Reads until it shows these words after what was read before."""

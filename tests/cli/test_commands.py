@@ -71,7 +71,10 @@ def test_a_wait_lasts_until_the_pause_holds(run):
     done = run("workflow", "wait", "pausing", "--timeout", "20s")
 
     assert (done.exit_code, done.stderr) == (4, "")
-    assert done.stdout == "‖ paused  workflows/pausing\n  needs somebody: copy-2 failed.\n"
+    assert done.stdout == (
+        "‖ paused  workflows/pausing\n  needs somebody: copy-2 failed.\n"
+        "  next: countermand workflow resume pausing\n"
+    )
 
 
 def test_a_wait_that_is_over_is_124(run):

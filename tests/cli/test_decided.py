@@ -115,7 +115,7 @@ def requirements():
 def test_requirements_say_which_options_meet_them():
     """S-R12, S-R13."""
     assert list(needed(requirements())) == [
-        "  one: one is FAILED: no space. Decide: rerun, skip or compensate.",
+        "  one is FAILED: no space. Decide: rerun, skip or compensate.",
         "      --rerun one, --skip one or --compensate one",
         "      with --skip also --output one.image.image_id=STRING  (for then)",
     ]

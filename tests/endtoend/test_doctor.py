@@ -115,7 +115,7 @@ async def test_each_difference_is_told_and_what_is_safe_is_mended(cluster):
     assert clean.returncode == 0, clean
     told = json.loads(clean.stdout)
     assert (told["findings"], told["repaired"]) == ([], [])
-    assert [host["version"] for host in told["hosts"]] == [told["diagnosis"]["version"]] * 2
+    assert {host["version"] for host in told["hosts"]} == {told["diagnosis"]["version"]}
     assert abs(told["coordinator"]["clock_offset_s"]) < 60  # one machine, one clock
 
 
