@@ -26,6 +26,7 @@ PAUSED = WorkflowState.WORKFLOW_STATE_PAUSED
 COMPENSATED = WorkflowState.WORKFLOW_STATE_COMPENSATED
 SUCCEEDED = WorkflowState.WORKFLOW_STATE_SUCCEEDED
 WHY = "the pool was made larger"
+HARM = "</textarea><script>alert(1)</script>"
 
 
 @pytest.fixture
@@ -54,6 +55,17 @@ async def test_a_cancel_says_what_will_be_made_up_for_and_where(form) -> None:
     assert "3 tasks will be compensated on host-a, host-b." in page.words
     assert "data-disk on host-a: delete the image" in page.words
     assert "log-disk on host-b: delete the copy" in page.words
+
+
+async def test_what_was_said_before_a_cancel_is_what_comes_of_it(form, client) -> None:
+    await client.submit(stories.held("foretold"), workflow_id="foretold")
+    await stories.arrived(client, "foretold", PAUSED)
+    page = await form.open("/workflows/foretold/cancel")
+    said = set(re.findall(r"(\S+) on host-\w: delete the", page.words))
+    await form.again("/workflows/foretold/cancel", page, reason="to see")
+    await stories.arrived(client, "foretold", COMPENSATED)
+    tasks = await client.run("foretold").tasks(states=[Task.STATE_COMPENSATED])
+    assert {task.name.rpartition("/")[2] for task in tasks if task.verb} == said
 
 
 async def test_what_is_at_work_may_be_stopped_or_fenced_and_what_is_to_come_never_begins(
@@ -219,6 +231,9 @@ async def test_without_the_seal_nothing_is_sent_and_nothing_typed_is_lost(
     typed = values(await form.open("/workflows/held/cancel")) | {"reason": "kept"}
     stolen = await form.send("/workflows/held/cancel", typed | {"token": "0" * 64})
     assert stolen.page.status == 403
+    harm = await form.send("/workflows/held/cancel", typed | {"token": "", "reason": HARM})
+    assert HARM not in harm.page.html
+    assert values(harm.page)["reason"] == HARM
     assert "kept" in stolen.page.html
     async with aiohttp.ClientSession(f"http://{web}") as stranger:  # without the cookie
         answer = await Filler(stranger).send("/workflows/held/cancel", typed)

@@ -97,7 +97,7 @@ def _arguments(kind: Descriptor, now: Message | None, lead: str) -> Iterator[Arg
         value = getattr(now, field.name) if now is not None else None
         if inner is None:
             shown = _shown(field, value)
-            words = [each.name for each in field.enum_type.values] if field.enum_type else []
+            words = tuple(each.name for each in field.enum_type.values) if field.enum_type else ()
             yield Argument(path=f"{lead}{field.name}", type=_type(field), words=words, value=shown)
         elif inner.full_name == _STRUCT and isinstance(value, Struct):
             yield from _open_ones(value, f"{lead}{field.name}.")
