@@ -37,7 +37,8 @@ class Terminal:
     ) -> None:
         self._folder = folder
         self._args = args
-        self._env = {"COUNTERMAND_COORDINATOR": address, "TERM": "xterm", **(env or {})}
+        known = {"COUNTERMAND_COORDINATOR": address, "TERM": "xterm", "COLUMNS": str(width)}
+        self._env = known | dict(env or {})
         self._width = width
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.raw = ""
