@@ -404,7 +404,7 @@ async def test_a_workflow_of_ones_own_that_fails_closes_what_is_open(client, own
     async def work():
         async with owner.workflow(name, "rebalance") as job:
             token = job.request.capability_token
-            await owner.add_for("other", f"workflows/{name}", "wait", token=token)
+            await owner.add_for("other", f"workflows/{name}", "wait", token=token, task_id="wait")
             raise TaskFailed("ARRAY_FULL", "no room")
 
     with pytest.raises(TaskFailed):
@@ -440,7 +440,7 @@ async def test_a_task_is_added_to_an_open_group_of_an_engine(client, owner, name
     run = await client.submit(spec(group), workflow_id=name)
     async with (
         owner.accept(await asked(owner, "first")),
-        owner.add(f"workflows/{name}/tasks/open", "second", weight=2) as second,
+        owner.add(f"workflows/{name}/tasks/open", "second", task_id="second", weight=2) as second,
     ):
         second.outputs["x"] = 1
     await run.result()
@@ -663,9 +663,10 @@ async def test_programs_of_threads_clean_up_and_end_workflows_of_their_own(clien
 
     def add(owner: BlockingOwner) -> None:
         words: Words = {"reversible": True, "on_failure": Policy.ON_FAILURE_IGNORE}
+        copy: Words = {**words, "task_id": "copy"}
         place = f"workflows/{name}/tasks/open"
         with (
-            owner.add(place, "copy", clean_up=clean, **words) as copying,
+            owner.add(place, "copy", clean_up=clean, **copy) as copying,
             copying.part("half", clean_up=clean, **words),
         ):
             raise TaskFailed("ARRAY_FULL", "no room")
@@ -674,7 +675,7 @@ async def test_programs_of_threads_clean_up_and_end_workflows_of_their_own(clien
         policy = Policy(on_failure=Policy.ON_FAILURE_STOP)
         with owner.workflow(f"{name}-own", "rebalance", policy=policy) as job:
             token = job.request.capability_token
-            owner.add_for(f"{name}-2", f"workflows/{name}-own", "wait", token=token)
+            owner.add_for(f"{name}-2", f"workflows/{name}-own", "wait", token=token, task_id="wait")
             owner.end_workflow(f"{name}-own", token, force=True)
             tokens.append(token)
             while True:

@@ -271,7 +271,7 @@ async def test_a_part_that_another_owner_does_is_served(client, cluster, owner, 
 
     async def job(task):
         token = task.request.capability_token
-        await owner.add_for(f"{name}-2", task.name, "copy", token=token)
+        await owner.add_for(f"{name}-2", task.name, "copy", token=token, task_id="copy")
         await until(lambda: array.served, "the part")
 
     async with (
@@ -293,7 +293,7 @@ async def test_a_block_does_not_add_what_is_served(client, owner, name):
     async with serving(owner, copy=Handler(array.copy)):
         await until(lambda: owner._ties.served, "the loop")
         with pytest.raises(TaskFailed, match="without `start`"):
-            async with owner.add(f"workflows/{name}/tasks/open", "copy"):
+            async with owner.add(f"workflows/{name}/tasks/open", "copy", task_id="copy"):
                 pass
         with pytest.raises(TaskFailed, match="without `start`"):
             async with owner.workflow(f"{name}-own", "copy"):

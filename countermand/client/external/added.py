@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TypedDict
 
-from countermand.client.external.blocking_task import Outputs
 from countermand.client.external.outcome import TaskFailed, values_of
 from countermand.client.external.serving import beside
 from countermand.client.external.task import AcceptedTask, Block, Terms
@@ -23,12 +22,14 @@ from countermand.client.run import SETTLED
 from countermand.drawing.captions import MADE_UP_FOR
 from countermand.rpc import names
 from countermand.v1.annotation_pb2 import EFFECT_READ_ONLY, EFFECT_REVERSIBLE
+from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.external_task_pb2 import (
     AddExternalTaskRequest,
     ExternalRequest,
     StartExternalWorkflowRequest,
 )
 from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_pb2 import GetTaskRequest
 from countermand.v1.workflow_spec_pb2 import Policy
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
@@ -46,7 +47,7 @@ _OVER = MADE_UP_FOR | {Task.STATE_FAILED, Task.STATE_CANCELLED}
 class Words(TypedDict, total=False):
     """What may be said of a task that is added."""
 
-    task_id: str  # its id, free in that workflow; default: its kind
+    task_id: str  # its id, free in that workflow; of a part, by default one that is counted
     description: str  # for people
     arguments: Mapping[str, str]
     weight: int  # its share of its parent's progress; default 1
@@ -71,12 +72,18 @@ class WorkflowWords(TypedDict, total=False):
 def request_of(
     parent: str, kind: str, words: Words, *, owner_id: str, token: str = ""
 ) -> AddExternalTaskRequest:
-    """Returns the request that adds a task; the same one in every life."""
+    """Returns the request that adds a task; the same one in every life.
+
+    Raises:
+        TypeError: It has no id.
+    """
+    if not words.get("task_id"):
+        raise TypeError(f"give what you add to {parent} a task_id: others add to it, too")
     checklist = words.get("operator_checklist", "")
     reversible = bool(checklist) or words.get("reversible", False)
     request = AddExternalTaskRequest(
         parent=parent,
-        task_id=words.get("task_id", kind),
+        task_id=words["task_id"],
         owner_id=owner_id,
         kind=kind,
         description=words.get("description", ""),
@@ -100,13 +107,8 @@ def request_of(
 
 def part(ties: Ties, whole: AcceptedTask, kind: str, words: Words, terms: Terms) -> Block:
     """Returns the block of a task under another one of the same owner."""
-    name = names.parse_attempt(whole.attempt)
-    assert name is not None, whole.attempt
-    # Of a later attempt they are others: an id is never given out again.
-    later = f".{name.number}" if name.number > 1 else ""
-    words = {"task_id": f"{name.task_id}.{kind}{later}", **words}
     token = whole.request.capability_token
-    request = request_of(name.task, kind, words, owner_id=ties.owner_id, token=token)
+    request = request_of(whole.name, kind, words, owner_id=ties.owner_id, token=token)
     return added(ties, request, terms)
 
 
@@ -117,13 +119,13 @@ def added(ties: Ties, request: AddExternalTaskRequest, terms: Terms) -> Block:
     """Returns the block of a task that is to be added."""
     workflow_id = request.parent.split("/tasks/", 1)[0].removeprefix("workflows/")
 
-    async def add() -> Outputs:
-        method = ties.calls.external_tasks.AddExternalTask
-        task = (await ties.ask(method, request)).task
-        if task.state in _OVER:
-            raise failed(task)
-        is_done = task.state == Task.STATE_SUCCEEDED
-        return values_of(task.output.external) if is_done else None
+    async def add() -> AcceptedTask | None:
+        answer = await ties.ask(ties.calls.external_tasks.AddExternalTask, request)
+        if answer.task.state in _OVER:
+            raise failed(answer.task)
+        if answer.task.state != Task.STATE_SUCCEEDED:
+            return None
+        return _done(ties, answer.task, answer.capability_token, request.arguments, terms)
 
     terms = beside(ties, terms, request.kind, asks=request.ask_owner)
     return _block(ties, names.task_name(workflow_id, request.task_id), add, terms)
@@ -131,30 +133,32 @@ def added(ties: Ties, request: AddExternalTaskRequest, terms: Terms) -> Block:
 
 def started(ties: Ties, request: StartExternalWorkflowRequest, terms: Terms) -> Block:
     """Returns the block of a workflow of the owner's own: that of its task "main"."""
+    name = names.task_name(request.workflow_id, MAIN)
 
-    async def start() -> Outputs:
-        method = ties.calls.external_tasks.StartExternalWorkflow
-        workflow = (await ties.ask(method, request)).workflow
-        if workflow.state == WorkflowState.WORKFLOW_STATE_SUCCEEDED:
-            return {}
-        if workflow.state in SETTLED:
+    async def start() -> AcceptedTask | None:
+        answer = await ties.ask(ties.calls.external_tasks.StartExternalWorkflow, request)
+        workflow = answer.workflow
+        if workflow.state not in SETTLED:
+            return None
+        if workflow.state != WorkflowState.WORKFLOW_STATE_SUCCEEDED:
             raise TaskFailed(workflow.cause.reason or "CANCELLED", workflow.cause.message)
-        return None
+        main = await ties.ask(ties.calls.workflows.GetTask, GetTaskRequest(name=name))
+        return _done(ties, main.task, answer.capability_token, {}, terms)
 
     terms = beside(ties, terms, request.kind)
-    return _block(ties, names.task_name(request.workflow_id, MAIN), start, terms)
+    return _block(ties, name, start, terms)
 
 
 @asynccontextmanager
 async def _block(
-    ties: Ties, name: str, find: Callable[[], Awaitable[Outputs]], terms: Terms
+    ties: Ties, name: str, find: Callable[[], Awaitable[AcceptedTask | None]], terms: Terms
 ) -> AsyncIterator[AcceptedTask]:
     """Yields a task once its turn has come, and ends it; one that had SUCCEEDED before is `done`.
 
     Args:
         ties: Those of its owner.
         name: The task.
-        find: Makes it, or finds it as an earlier life has left it; returns what it has left if it
+        find: Makes it, or finds it as an earlier life has left it; returns what stands for it if it
             had SUCCEEDED, or raises TaskFailed if it never will.
         terms: On which it is worked on.
 
@@ -162,14 +166,15 @@ async def _block(
         TaskFailed: It failed in an earlier life, or what it comes after did.
         TaskStopped: It is to be stopped.
     """
-    asked = outputs = None
+    asked = done = None
     with ties.waiting.begun_here(name):
-        while asked is None and (outputs := await find()) is None:
+        while asked is None and (done := await find()) is None:
             if terms.whole is not None:
                 terms.whole.check()
             asked = await asked_soon(ties, name)
     if asked is None:
-        yield done(ties, name, outputs or {})
+        assert done is not None
+        yield done
         return
     async with AcceptedTask(ties, asked, terms) as task:
         yield task
@@ -192,12 +197,31 @@ async def asked_soon(ties: Ties, task: str) -> ExternalRequest | None:
     return None
 
 
-def done(ties: Ties, task: str, outputs: Mapping[str, object]) -> AcceptedTask:
+def _done(
+    ties: Ties, task: Task, token: str, arguments: Mapping[str, str], terms: Terms
+) -> AcceptedTask:
     """Returns what stands for a task that had SUCCEEDED before."""
-    made = AcceptedTask(ties, ExternalRequest(attempt=f"{task}/attempts/0"), Terms())
+    request = ExternalRequest(
+        attempt=_done_by(task),
+        kind=ExternalRequest.KIND_START,
+        task_kind=task.verb.partition("/")[2],
+        arguments=arguments,
+        capability_token=token,
+        effect=task.effect,
+        accepted=True,
+    )
+    made = AcceptedTask(ties, request, terms)
     made.done = True
-    made.outputs.update(outputs)
+    made.outputs.update(values_of(task.output.external))
     return made
+
+
+def _done_by(task: Task) -> str:
+    """Returns the attempt that has done a task; of one that was closed unbegun, its first."""
+    for attempt in reversed(task.attempts):
+        if attempt.state == Attempt.STATE_SUCCEEDED:
+            return attempt.name
+    return f"{task.name}/attempts/1"
 
 
 def failed(task: Task) -> TaskFailed:

@@ -165,14 +165,14 @@ class Owner:
             kind: What it is, in the owner's own words.
             clean_up: As of `accept`; by default what makes up for its kind, if that is served here.
             interrupt: As of `accept`.
-            wanted: What else is said of it, see `Words`. The same `task_id` finds the same task.
+            wanted: What else is said of it, see `Words`; at least its `task_id`, since others add
+                to the group, too. The same one finds the same task, in this life as in any other.
 
         Raises:
             TaskFailed: Its kind is served here with a `start`, which would begin it as well; or it
                 is `reversible`, and nothing that is served here makes up for it.
         """
-        task_id = wanted.get("task_id", kind)
-        request = request_of(group, kind, {**wanted, "task_id": task_id}, owner_id=self.owner_id)
+        request = request_of(group, kind, wanted, owner_id=self.owner_id)
         return added(self._ties, request, Terms(clean_up=clean_up, interrupt=interrupt))
 
     async def add_for(
@@ -186,7 +186,8 @@ class Owner:
             parent: An open group, or a task of one's own that is at work, by its name.
             kind: What it is, in that owner's words.
             token: The capability token of a parent that is a task; of an own workflow, of `main`.
-            wanted: What else is said of it.
+            wanted: What else is said of it; at least its `task_id`. Of a later attempt of a parent
+                that is a task it is another: an id is never given out again.
         """
         request = request_of(parent, kind, wanted, owner_id=owner_id, token=token)
         return (await self._ties.ask(self._ties.calls.external_tasks.AddExternalTask, request)).task

@@ -26,6 +26,7 @@ from countermand.client.external.outcome import (
     left_by,
     values_of,
 )
+from countermand.client.external.part_ids import PartIds
 from countermand.client.external.progress import Reports
 from countermand.client.external.ties import Ties
 from countermand.rpc.errors import (
@@ -77,7 +78,8 @@ class AcceptedTask:
         self.request = request
         # Whether an earlier life of this process has accepted it, and may have begun.
         self.resumed = request.accepted
-        # Whether it has SUCCEEDED before, of one that was added again by a repeat: do nothing.
+        # Whether it has SUCCEEDED before, of one that was added again by a repeat: do nothing. It
+        # has its attempt, its arguments and its outputs; nothing is said of it any more.
         self.done = False
         # What it leaves; later tasks may be bound to it. `request.outputs` says what was promised.
         self.outputs: dict[str, object] = {}
@@ -89,6 +91,7 @@ class AcceptedTask:
         self._left = False  # this process goes, and leaves it to its next life
         self._ending = False
         self._reports = Reports(ties, self)
+        self._part_ids = PartIds(request.attempt)
 
     # -- what is asked --------------------------------------------------------------------------
 
@@ -176,16 +179,20 @@ class AcceptedTask:
             clean_up: As of `Owner.accept`; by default what makes up for its kind, if that is served
                 here.
             wanted: What else is said of it, see `Words`; its id is "<id of this>.<kind>" unless
-                `task_id` says otherwise.
+                `task_id` says otherwise, and "<id of this>.<kind>-2" of the second one of a kind.
+                In every life they are called for in the same order; else give each its `task_id`,
+                made of what it is about. Of a later attempt any id ends in its number: ".2".
 
         Raises:
-            TaskFailed: It is `reversible`, and nothing that is served here makes up for it. It may
-                have to be made up for in a later life, in which this block does not run.
+            TaskFailed: Its `task_id` was said before, of another part in this life. Or it is
+                `reversible`, and nothing that is served here makes up for it. It may have to be
+                made up for in a later life, in which this block does not run.
         """
         from countermand.client.external.added import part  # noqa: PLC0415 - made of these itself
 
         terms = Terms(clean_up=clean_up, interrupt=self._terms.interrupt, whole=self)
-        return part(self._ties, self, kind, wanted, terms)
+        words: Words = {**wanted, "task_id": self._part_ids.next(kind, wanted.get("task_id", ""))}
+        return part(self._ties, self, kind, words, terms)
 
     # -- progress -------------------------------------------------------------------------------
 
@@ -200,7 +207,8 @@ class AcceptedTask:
                 said; of another unit, progress begins anew.
             message: A word for people, at most 4 KiB.
         """
-        self._reports.say(Progress(done=done, total=total, unit=unit, message=message))
+        if not self.done:  # else there is nobody to tell
+            self._reports.say(Progress(done=done, total=total, unit=unit, message=message))
 
     # -- taking on ------------------------------------------------------------------------------
 
