@@ -19,7 +19,7 @@ from countermand.cli.bulk import (
 from countermand.cli.completion import complete_hosts, complete_tasks, complete_workflows
 from countermand.cli.exits import PATIENCE, PATIENCE_WHEN_FOLLOWING, run
 from countermand.cli.files import input_option, merged
-from countermand.cli.settings import Settings, examples, shared_options
+from countermand.cli.settings import FOLLOWED, Settings, examples, shared_options
 
 if TYPE_CHECKING:
     from countermand.client import Client, Run
@@ -184,7 +184,8 @@ def fence(settings: Settings, name: str, task: str, host: str, reason: str) -> N
 @click.command(
     epilog=examples(
         "countermand workflow fork vm-42 --id vm-43",
-        "countermand workflow fork vm-42 --id vm-43 --input target=fast/disk-2",
+        "countermand workflow fork vm-42 --id vm-43 --input target=fast/disk-2 --watch",
+        exits=FOLLOWED,
     )
 )
 @click.argument("name", metavar="WORKFLOW", shell_complete=complete_workflows)

@@ -13,6 +13,7 @@ from countermand.cli.host import host
 from countermand.cli.main import main
 from countermand.cli.webhook import webhook
 from countermand.cli.workflow import workflow
+from tests.cli.terminal import Terminal
 
 LEAVES = [
     (group, name)
@@ -91,3 +92,64 @@ def test_every_command_takes_the_shared_options():
             for option in parameter.opts
         }
         assert {"--coordinator", "-o", "--timeout", "--no-color"} <= options, name
+
+
+# Commands that end as a workflow does, or tell that somebody has to see to something.
+FOLLOWED = {"submit", "watch", "wait", "resume"}
+CODES = {
+    **{("workflow", name): [0, 1, 2, 3, 4, 124] for name in FOLLOWED},
+    ("doctor",): [0, 1, 2, 4, 124],
+    **{
+        words: [0, 1, 2]
+        for words in (
+            *(("template", name) for name in ("list", "show", "render")),
+            *(("config", name) for name in ("show", "check", "sample")),
+            ("completion",),
+            ("version",),
+            ("demo",),
+            ("open",),
+        )
+    },
+}
+
+
+def leaves(group, *lead):
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        if isinstance(found, click.Group):
+            yield from leaves(found, *lead, name)
+        else:
+            yield (*lead, name)
+
+
+@pytest.mark.parametrize("words", list(leaves(main)), ids=" ".join)
+def test_every_command_says_what_its_exit_codes_mean(words):
+    told = CliRunner().invoke(main, [*words, "--help"]).output.partition("Exit codes:\n")[2]
+
+    codes = [int(line.split()[0]) for line in told.splitlines() if line.strip()]
+    assert codes == CODES.get(words, [0, 1, 2, 3, 4, 124] if words[-1] == "fork" else PLAIN)
+
+
+PLAIN = [0, 1, 2, 124]
+
+
+@pytest.mark.parametrize(
+    ("args", "environment"), [(["--no-color"], {}), ([], {"NO_COLOR": "1"})], ids=["flag", "env"]
+)
+def test_without_colour_there_is_none_on_a_terminal_either(coordinator, args, environment):
+    shown = []
+    for words in (["workflow", "get", "made-up"], ["workflow", "list"], ["workflow", "watch", "x"]):
+        with Terminal(coordinator, *words, *args, env=environment) as terminal:
+            terminal.end()
+            shown.append(terminal.raw)
+
+    assert all(shown)
+    assert "\x1b[" not in "".join(shown)
+
+
+def test_with_colour_there_is_some(coordinator):
+    with Terminal(coordinator, "workflow", "get", "made-up", env={"NO_COLOR": ""}) as terminal:
+        terminal.end()
+
+    assert "\x1b[" in terminal.raw
