@@ -9,7 +9,7 @@ from itertools import islice
 from coordinator.saga import resume
 from coordinator.saga.external import MAIN
 from coordinator.saga.reports import OWNER_SILENT
-from coordinator.saga.states import TaskState, WorkflowState
+from coordinator.saga.states import Effect, TaskState, WorkflowState
 from coordinator.saga.workflow import Decided, Task, Workflow
 from coordinator.wire.values import TYPE_NAMES
 from coordinator.wire.waits import pause_words, silent_since
@@ -94,11 +94,17 @@ def _silent(workflow: Workflow, index: int, task: Task) -> str:
     end = f"countermand external end {workflow.id}/{name} --failed REASON"
     if workflow.about.owner and name == MAIN:  # with all that is open under it, and beside it
         end = f"countermand external finish {workflow.id} --force --failed REASON"
+    cancel = f"give the workflow up: `countermand workflow cancel {workflow.id} --reason WHY`"
+    effect = workflow.plan.task(index).effect
+    if effect is Effect.READ_ONLY:
+        ways = f"end it in its place: `{end}`; or {cancel}"
+    else:  # a failure says that nothing is left, and nobody would look for what is
+        made_up = f"; {owner}, and then people, are asked to make up for {name}"
+        ways = f"{cancel}{made_up if effect is Effect.REVERSIBLE else ''}. Only if you know that "
+        ways += f"nothing of {name} is left, end it in its place: `{end}`"
     return (
         f"{owner} has been silent{silent_since(task)}, so nobody knows how {name} stands. Once "
-        f"{owner} is heard of again it goes on by itself. If that will never be, end it in its "
-        f"place: `{end}`; or give the workflow up: `countermand workflow cancel {workflow.id} "
-        "--reason WHY`."
+        f"{owner} is heard of again it goes on by itself. If that will never be, {ways}."
     )
 
 

@@ -31,6 +31,7 @@ from countermand.rpc.errors import (
 )
 from countermand.rpc.interceptors import trace_metadata
 from countermand.v1 import external_task_pb2 as pb
+from countermand.v1.annotation_pb2 import EFFECT_READ_ONLY
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import ListWorkflowsRequest, Workflow, WorkflowView
 
@@ -48,6 +49,8 @@ class Place(NamedTuple):
 
     attempt: str
     token: str
+    # Its owner, if that is silent and may have left something: whoever else ends it should know.
+    silent_owner: str = ""
 
 
 @contextlib.asynccontextmanager
@@ -167,7 +170,8 @@ class Vendor:
             raise _forbidden(task, f"it waits for {task.waits_for}: `{done}` says that it is done")
         if not found:
             raise AttemptClosed(attempt=attempt if number else task.name, why=_why_not(task))
-        return Place(attempt, found[0].capability_token)
+        silent = task.state == Task.STATE_UNKNOWN and found[0].effect != EFFECT_READ_ONLY
+        return Place(attempt, found[0].capability_token, task.owner_id if silent else "")
 
     async def token_of(self, task: str, token: str) -> str:
         """Returns the token that a place is shown with; empty if there is none to find.

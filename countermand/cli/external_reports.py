@@ -145,6 +145,11 @@ def heartbeat(settings: Settings, task: str, token: str) -> None:
 @click.option("--retriable", is_flag=True, help="With --failed: another attempt may end better.")
 @click.option("--cancelled", is_flag=True, help="It was stopped, as asked; nothing is left behind.")
 @click.option("--force", is_flag=True, help="Close what was added under it and is open.")
+@click.option(
+    "--nothing-is-left",
+    is_flag=True,
+    help="With --failed or --cancelled, in the place of a silent owner: do not ask whether.",
+)
 @click.option("--report-id", help="With --token: a UUID that makes a repeat harmless.")
 @with_token(form=("-o",))
 def end(
@@ -157,6 +162,7 @@ def end(
     retriable: bool,
     cancelled: bool,
     force: bool,
+    nothing_is_left: bool,
     report_id: str | None,
     token: str,
 ) -> None:
@@ -165,6 +171,9 @@ def end(
     Without more it has succeeded; what its spec promises must be given. A value is a number, true
     or false where it looks like one and its spec promises no text. A compensation ends with
     nothing, or with a failure: it is then asked for again.
+
+    An action that has failed or was stopped has left nothing behind: nobody looks for it. Who does
+    not know cancels the workflow instead; what is left is then made up for.
     """
     if sum((bool(outputs), failed is not None, cancelled)) > 1:
         raise click.UsageError("--output, --failed and --cancelled exclude each other")
@@ -178,6 +187,8 @@ def end(
         from countermand.v1.external_task_pb2 import EndExternalTaskRequest
 
         place = await vendor.place(task, token)
+        if place.silent_owner and (failed is not None or cancelled) and not nothing_is_left:
+            _ask_what_is_left(task, place.silent_owner)
         request = EndExternalTaskRequest(
             attempt=place.attempt,
             capability_token=place.token,
@@ -194,6 +205,17 @@ def end(
         show_attempt(settings, answer.attempt)
 
     doing(settings, work)
+
+
+def _ask_what_is_left(task: str, owner: str) -> None:
+    """Asks a person who ends a task in the place of its owner; an owner's script goes on."""
+    from countermand.cli.asking import at_terminal, confirm
+
+    if at_terminal():
+        confirm(
+            f"{owner} is silent, and this says that it has left nothing of {task}: nobody will "
+            "look for it, or make up for it. Do you know that?"
+        )
 
 
 async def _fill_output(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cli.shell import Shell, coordinating
+from tests.cli.terminal import Terminal
 
 CHECKLIST = "Remove the label on the array.\nThen look into its audit log."
 
@@ -203,6 +204,29 @@ def test_a_vendor_that_never_comes_back_is_found(shell):
     waited = shell("workflow", "wait", "@", "--timeout", "1s", code=124)  # it is told meanwhile
     assert f"needs somebody: {shell.name} has been silent since" in waited
     shell.external("end", "@/clone", "--failed", "GONE")
+
+
+def test_who_ends_a_task_in_the_place_of_a_silent_owner_is_asked_what_is_left(shell):
+    """A failure says that nothing is, and nobody would look for it. No script is asked."""
+    effect = {"ask_owner": True, "heartbeat_timeout": "1s"}
+    for workflow in ("@-a", "@-b"):
+        shell.submit(shell.task("clone", **effect), workflow_id=workflow)
+        shell.external("accept", f"{workflow}/clone")
+    while any("?" not in shell("workflow", "tasks", name) for name in ("@-a", "@-b")):
+        pass  # each look takes a while
+    [row] = [r for r in lines(shell("workflow", "list", "--attention")) if f"{shell.name}-a" in r]
+    assert "Only if you know that nothing of clone is left, end it in its place" in row
+
+    end = ("external", "end", f"{shell.name}-a/clone", "--failed", "GONE")
+    with Terminal(shell.address, *end) as terminal:
+        terminal.until("Do you know that? [y/N]").type("n")
+        assert terminal.end() != 0
+    assert "? unknown" in shell("workflow", "tasks", "@-a")
+    with Terminal(shell.address, *end, "--nothing-is-left") as terminal:
+        assert terminal.end() == 0
+    shell("workflow", "wait", "@-a", code=3)
+    shell.external("end", "@-b/clone", "--failed", "GONE")
+    shell("workflow", "wait", "@-b", code=3)
 
 
 def test_what_failed_is_made_up_for_by_its_owner_and_by_people(shell):

@@ -26,7 +26,12 @@ def test_a_silent_owner_is_told_whatever_else_goes_on_in_the_workflow():
     [need] = needs_of(told.workflow)
     assert (need.task, need.reason) == ("workflows/w/tasks/a", "OWNER_SILENT")
     assert "acme has been silent, so nobody knows how a stands" in need.message
-    assert "`countermand external end w/a --failed REASON`" in need.message
+    cancel = need.message.index("`countermand workflow cancel w --reason WHY`")
+    end = need.message.index("`countermand external end w/a --failed REASON`")
+    swears = "Only if you know that nothing of a is left, end it in its place"
+    assert cancel < need.message.index(swears) < end  # or what is left would be nobody's
+    [need] = needs_of(play("a:ext:ro", "a:lost").workflow)
+    assert "If that will never be, end it in its place: `countermand external" in need.message
 
     told = play("main:ext | part:ext", "main:lost part:lost")
     own = replace(told.workflow, about=replace(told.workflow.about, owner="acme"))
