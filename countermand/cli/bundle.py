@@ -15,6 +15,7 @@ import click
 
 from countermand.cli.arguments import named, one_workflow
 from countermand.cli.exits import run
+from countermand.cli.forms import show_value
 from countermand.cli.settings import LOCAL, Settings, examples, shared_options
 
 if TYPE_CHECKING:
@@ -58,8 +59,12 @@ def bundle(settings: Settings, name: str, file: str) -> None:
         with _whole_or_not_at_all(path) as made:
             async for piece in pieces:
                 made.write(piece)
-        said = f"Wrote {path}. Look at it: countermand open {path}"
-        click.echo(said if settings.for_people else str(path))
+        if settings.for_programs:
+            show_value(settings, {"file": str(path)})
+        elif settings.for_people:
+            click.echo(f"Wrote {path}. Look at it: countermand open {path}")
+        else:
+            click.echo(str(path))
 
     run(settings, work)
 
@@ -107,6 +112,8 @@ def open_(
     """
     if sum((bool(task_id), events, timeline, browser)) > 1:
         raise click.UsageError("--task, --events, --timeline and --browser exclude each other")
+    if (timeline or browser) and not settings.for_people:
+        raise click.UsageError("a picture has no -o; --events -o json tells the same")
     from countermand.bundle.reading import Bundle, NoBundleError
 
     opened = Bundle(file)

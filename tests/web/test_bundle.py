@@ -137,6 +137,9 @@ async def test_open_shows_what_get_showed(cluster, tmp_path) -> None:
     assert (code, "swap-disk" in drawn) == (0, True)
     code, out, _ = opened(path, "-o", "json")
     assert json.loads(out)["name"] == "workflows/undone"
+    assert opened(path, "--timeline", "-o", "json")[0] == 2
+    written = await ran(cluster, "workflow", "bundle", "undone", tmp_path / "b.zip", "-o", "json")
+    assert json.loads(written[1]) == {"file": str(tmp_path / "b.zip")}
 
 
 def test_a_file_that_is_none_is_said(tmp_path: Path) -> None:

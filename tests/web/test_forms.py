@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 from collections.abc import AsyncIterator
+from uuid import uuid4
 
 import aiohttp
 import pytest
@@ -444,7 +446,7 @@ async def test_compensations_are_held_only_if_that_is_said(form, client) -> None
 async def test_a_form_that_is_sent_again_after_a_crash_is_still_one_request(
     form, client, cluster
 ) -> None:
-    """The last but one: the coordinator is killed, and started again."""
+    """From here on things are killed: first the coordinator."""
     await client.submit(stories.asked(), workflow_id="crashed")
     path = "/workflows/crashed/pause"
     typed = values(await form.open(path)) | {"reason": "once"}
@@ -458,6 +460,30 @@ async def test_a_form_that_is_sent_again_after_a_crash_is_still_one_request(
     again = await form.send(path, typed | {"token": token})
     assert again.location == "/workflows/crashed?done=paused"
     assert await intervened(client, "crashed") == [("pause", "once")]
+
+
+async def test_a_host_that_has_lost_its_journal_is_accepted_as_it_is(form, client, cluster) -> None:
+    agent, pool = cluster.agents["host-a"], cluster.pool("slow")
+    await agent.kill()
+    for folder in (agent.data, pool):
+        shutil.rmtree(folder)
+    pool.mkdir()
+    await agent.start()
+
+    async def quarantined() -> bool:
+        return (await client.hosts.get("host-a")).state == Host.STATE_QUARANTINED
+
+    await until(quarantined, "the host in quarantine")
+    assert "/hosts/host-a/accept" in (await form.open("/hosts/host-a")).links
+    page = await form.open("/hosts/host-a/accept")
+    assert "its pool slow is another one than before" in page.words
+    assert "safe only if what is missing has gone for good" in page.words
+    done = await form.again("/hosts/host-a/accept", page, reason="the pool was replaced")
+    assert done.location == "/hosts/host-a?done=accepted"
+    stale = values(page) | {"reason": "late", "request_id": str(uuid4())}
+    late = await form.send("/hosts/host-a/accept", stale)  # of somebody who had looked, too
+    assert late.page.status == 409
+    assert "It has changed since you looked" in late.problems
 
 
 async def test_what_does_not_exist_has_no_form(form) -> None:
