@@ -462,7 +462,9 @@ async def test_a_form_that_is_sent_again_after_a_crash_is_still_one_request(
     assert await intervened(client, "crashed") == [("pause", "once")]
 
 
-async def test_a_host_that_has_lost_its_journal_is_accepted_as_it_is(form, client, cluster) -> None:
+async def test_a_host_that_has_lost_its_journal_is_accepted_as_it_is(
+    form: Filler, client: Client, cluster: Cluster
+) -> None:
     agent, pool = cluster.agents["host-a"], cluster.pool("slow")
     await agent.kill()
     for folder in (agent.data, pool):
