@@ -20,7 +20,7 @@ from countermand.v1.verb_pb2 import DeleteImage, Noop
 from countermand.v1.workflow_spec_pb2 import Policy
 from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.api.vendors import vendor_at
-from tests.endtoend.cluster import until
+from tests.endtoend.cluster import Cluster, until
 from tests.web import stories
 from tests.web.filling import Filler, beside, values
 
