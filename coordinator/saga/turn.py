@@ -25,7 +25,7 @@ from coordinator.saga.commands import (
     outstanding,
 )
 from coordinator.saga.events import Now
-from coordinator.saga.parts import is_held
+from coordinator.saga.parts import is_held, settled
 from coordinator.saga.pieces import draft, sealed
 from coordinator.saga.resume import Requirement
 from coordinator.saga.spec import Binding, TaskSpec, Value
@@ -183,14 +183,17 @@ class Turn:
     def is_touched(self, index: int) -> bool:
         """Returns whether anything below a node has ever begun, or been decided.
 
-        A group without tasks passes as soon as it is looked at. Parts may be of an earlier round.
+        A group without tasks passes as soon as it is looked at. Parts may be of an earlier round;
+        but where a task is to be run anew, and waits for its parts, its groups have begun.
         """
-        below = (each for each in self.plan.below(index) if self.plan.nodes[each].under < 0)
+        below = [each for each in self.plan.below(index) if self.plan.nodes[each].under < 0]
         nodes = [self.nodes[each] for each in below]
         tasks = (each.touched for each in nodes if isinstance(each, Task))
         if next(tasks, True) or any(tasks):
             return True
-        return any(each.remarkable for each in nodes if isinstance(each, Group))
+        if any(each.remarkable for each in nodes if isinstance(each, Group)):
+            return True
+        return any(each != index and not settled(self, each) for each in below)
 
     def inbound(self, bindings: tuple[Binding, ...]) -> tuple[Inbound, ...]:
         """Returns the values of bindings as they now are; None where there is none."""

@@ -551,6 +551,14 @@ ROWS = (
             "undone:x = FAILED"
         ),
     ),
+    Row(
+        "S-H3 a group in which all that has begun is run anew has begun all the same",
+        "h(g(a:ext:pause | z<a):max=1 | b):max=1",
+        "a:run+hang x:run+hang/wait+cancelled add-a-x@run:a say-a.1-fail@run:x "
+        "resume+rerun-a@pausing",
+        "do:a run:a added:x do:x run:x fail:a pausing cancel:x asked resumed asked again:a "
+        "stopped:x do:a ok:a do:z ok:z do:b ok:b = SUCCEEDED",
+    ),
     # -- pauses
     Row(
         "S-A1 a pause waits for what is at work, and lets its parts begin",
