@@ -145,7 +145,7 @@ CHANGES: dict[str, type[Message] | list[type[Message]]] = {
     "external end waiting/one": attempt_pb2.Attempt,
     "workflow cancel held --reason x": workflow_pb2.Workflow,
     "external start own --kind job": external_task_pb2.StartExternalWorkflowResponse,
-    "host add host-k 127.0.0.1:2 --unreachable-allowed": [host_pb2.Host],
+    "host add host-k 127.0.0.1:57 --unreachable-allowed": [host_pb2.Host],
     "host drain host-k --reason x": [host_pb2.Host],
     "host undrain host-k --reason x": [host_pb2.Host],
     "host accept host-k --reason x": [host_pb2.Host],
