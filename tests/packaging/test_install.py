@@ -56,11 +56,14 @@ class Extra:
     foreign: frozenset[str]  # packages of others that it brings, among those asked about
 
 
-SERVICE = frozenset({"grpc_health", "grpc_reflection", "opentelemetry"})
+SERVICE = frozenset({"grpc_health", "grpc_reflection", "opentelemetry", "prometheus_client"})
+PAGE = frozenset({"jinja2", "markupsafe", "starlette", "uvicorn"})
+WEBHOOKS = frozenset({"aiohttp"})
 DATABASE = frozenset({"sqlalchemy", "alembic"})
 DEVELOPMENT = frozenset({"grpc_tools", "hatchling", "hypothesis", "mypy", "pytest", "ruff"})
 DIGESTS = frozenset({"blake3"})
-ASKED = SERVICE | DATABASE | DIGESTS | DEVELOPMENT | {"psycopg", "tests", "protos", "docs"}
+OF_COORDINATOR = SERVICE | DATABASE | PAGE | WEBHOOKS
+ASKED = OF_COORDINATOR | DIGESTS | DEVELOPMENT | {"psycopg", "tests", "protos", "docs"}
 
 # The one part of the base that needs more: clients never start a server.
 SERVER = "countermand.rpc.server"
@@ -76,7 +79,7 @@ EXTRAS = (
         name="coordinator",
         complete=("countermand", "coordinator"),
         commands=("countermand", "countermand-coordinator"),
-        foreign=SERVICE | DATABASE,
+        foreign=OF_COORDINATOR,
     ),
     Extra(
         name="agent",
@@ -88,7 +91,7 @@ EXTRAS = (
         name="postgres",
         complete=("countermand", "coordinator"),
         commands=("countermand", "countermand-coordinator"),
-        foreign=SERVICE | DATABASE | {"psycopg"},
+        foreign=OF_COORDINATOR | {"psycopg"},
     ),
 )
 
