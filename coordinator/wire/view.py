@@ -46,6 +46,8 @@ from countermand.v1.workflow_pb2 import TaskCount, Workflow
 
 TASKS_MAX = 1000  # of a FULL view; beyond it ListTasks pages
 PERCENT = 100
+_PERCENT_UNIT = "percent"
+_WHOLE_AT_END = frozenset({saga.BYTES, _PERCENT_UNIT})
 LEFTOVERS_MAX = 1000  # told of one workflow; the states of its tasks tell of all
 
 # The progress of attempts, by name, as last heard of.
@@ -278,8 +280,10 @@ def _progress(name: str, attempt: saga.Attempt, progress: ProgressKnown) -> Prog
         return progress.get(name)
     if not attempt.done:
         return None
-    # How much there was to do is kept by the agent only; it is certain where all of it was done.
-    total = attempt.done if attempt.state is AttemptState.SUCCEEDED else 0
+    # How much there was to do is kept by whoever does it only. It is certain of bytes, once all is
+    # done; what owners count in their own units need not have come to its end.
+    is_all = attempt.state is AttemptState.SUCCEEDED and attempt.unit in _WHOLE_AT_END
+    total = attempt.done if is_all else 0
     return Progress(done=attempt.done, total=total, unit=attempt.unit)
 
 
@@ -304,7 +308,7 @@ def _rolled_up(workflow: saga.Workflow, index: int, progress: ProgressKnown) -> 
 def _weighed(workflow: saga.Workflow, index: int, progress: ProgressKnown) -> Progress:
     """Returns how far a node is, in hundredths."""
     share = _Shares(workflow, progress).of(index)
-    return Progress(done=int(share * PERCENT), total=PERCENT, unit="percent")
+    return Progress(done=int(share * PERCENT), total=PERCENT, unit=_PERCENT_UNIT)
 
 
 @dataclass(frozen=True, slots=True)

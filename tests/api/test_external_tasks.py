@@ -137,6 +137,7 @@ async def test_progress_is_kept_and_never_goes_back(stubs: Stubs, acme: Vendor):
     shown = await task(stubs, "far", "far")
     [ended] = shown.attempts
     assert (ended.progress.done, ended.progress.unit) == (5, "blocks")
+    assert ended.progress.total == 0  # that there were 5 to do nobody has said
 
 
 async def test_a_report_heard_twice_is_one_and_another_under_its_id_is_refused(

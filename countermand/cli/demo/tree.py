@@ -233,10 +233,11 @@ def _who(task: Task) -> str:
 
 def _of(progress: Progress) -> str:
     """Returns how much of what was done: ", 12 of 48 extents"; nothing where percent says it."""
-    if not progress.total or progress.unit == "percent":
+    most = progress.total or progress.done
+    if not most or progress.unit == "percent":
         return ""
-    whole = amount(progress.total, progress.unit)
-    if progress.done == progress.total:
+    whole = amount(most, progress.unit)
+    if progress.done == most:
         return f", {whole}"
     in_bytes = progress.unit in {"", "bytes"}
     return f", {phrases.size(progress.done) if in_bytes else progress.done} of {whole}"
