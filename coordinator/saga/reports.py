@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import assert_never
 
 from coordinator.saga import back, events, failing, forward, history, parts, starting
@@ -159,7 +160,7 @@ def _action_cancelled(turn: Turn, event: events.AttemptCancelled) -> None:
     if task.too_late is not None:
         _action_failed(turn, _failed_late(event, task.too_late))
     elif task.state is not TaskState.CANCELLING:
-        _action_failed(turn, _stopped_by_others(event))
+        _action_failed(turn, _stopped_by_others(turn, event))
     else:
         _end_attempt(turn, index, AttemptState.CANCELLED, event)
         turn.move(index, TaskChange.CANCELLED)
@@ -245,12 +246,13 @@ def _may_retry(task: Task, retry: Retry, failure: Failure) -> bool:
     return failure.reason in retry.reasons if retry.reasons else failure.retriable
 
 
-def _stopped_by_others(event: events.AttemptCancelled) -> events.AttemptFailed:
+def _stopped_by_others(turn: Turn, event: events.AttemptCancelled) -> events.AttemptFailed:
     """Returns the failure of an attempt that stopped although the saga had not asked for it."""
     failure = Failure(
         reason="CANCELLED",
-        message="It was stopped, and nobody here asked for that; nothing is left behind.",
+        message="It was stopped, and nobody here asked for that.",
         retriable=True,
+        attempt=_name(turn, event.task),
     )
     return _failed_late(event, failure)
 
@@ -273,7 +275,7 @@ def _hear_of_compensation(turn: Turn, event: events.AttemptEvent) -> None:
         case events.AttemptFailed():
             _compensation_failed(turn, event)
         case events.AttemptCancelled():
-            _compensation_failed(turn, _stopped_by_others(event))
+            _compensation_failed(turn, _stopped_by_others(turn, event))
         case events.AttemptLost():
             if turn.task(index).last.state is not AttemptState.UNKNOWN:
                 _attempt_unknown(turn, index, event.failure)
@@ -465,12 +467,23 @@ def _run_is_over(turn: Turn, event: events.TimerFired) -> None:
         where = f"with {owner_of(task.last.host)}"
     failure = Failure(
         reason=RUN_TIMEOUT,
-        message=f"It ran longer than {spec.policy.run_timeout} {where} and was stopped; nothing is "
-        "left behind.",
+        message=f"It ran longer than {_seconds(spec.policy.run_timeout)} {where} and was stopped.",
         retriable=True,
+        attempt=_name(turn, index),
     )
     turn.put(index, replace(task, too_late=failure))
     back.stop(turn, index)
+
+
+def _name(turn: Turn, index: int) -> str:
+    """Returns the name of a task's newest attempt: whoever reads a failure looks for it there."""
+    node, number = turn.plan.nodes[index], turn.task(index).last.number
+    return f"workflows/{turn.before.id}/tasks/{node.name}/attempts/{number}"
+
+
+def _seconds(span: timedelta | None) -> str:
+    assert span is not None, "what is late was to be in time"
+    return f"{span.total_seconds():g} s"
 
 
 def _workflow_is_late(turn: Turn) -> None:
@@ -483,7 +496,8 @@ def _workflow_is_late(turn: Turn) -> None:
     if back.past_return(turn, 0):
         return
     failure = Failure(
-        reason=TIMED_OUT, message=f"The workflow had no verdict {timeout} after its start."
+        reason=TIMED_OUT,
+        message=f"The workflow had no verdict {_seconds(timeout)} after its start.",
     )
     turn_round_all(turn, failure)
 

@@ -38,8 +38,9 @@ class WorkflowFailed(Exception):
         if self.cause.reason == "CANCELLED" and not self.cause.attempt and message:
             # "Cancelled by ann: wrong template." says it all.
             return _sentence(f"{self.workflow.name} was {message[:1].lower()}{message[1:]}")
-        verb = "was cancelled" if self.cause.reason == "CANCELLED" else "failed"
         attempt = names.parse_attempt(self.cause.attempt)
+        ordered = self.cause.reason == "CANCELLED" and not attempt
+        verb = "was cancelled" if ordered else "failed"
         where = f" in task {attempt.task_id}" if attempt else ""
         if self.cause.host_id:
             where += f" on {self.cause.host_id}"

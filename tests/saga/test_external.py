@@ -11,6 +11,7 @@ import pytest
 from coordinator.saga.leftovers import leftovers
 from coordinator.saga.states import TaskState, WorkflowState
 from coordinator.saga.workflow import Group, Retention
+from countermand.rpc.names import attempt_name
 from tests.saga.language import play
 from tests.saga.rows import Row, each, tells, tells_the_same_under_new_owners
 
@@ -544,3 +545,13 @@ def test_a_failed_round_is_forgotten_by_groups_inside_once_another_begins() -> N
     assert isinstance(inner, Group)
     assert told.workflow.state is WorkflowState.SUCCEEDED
     assert (inner.round, inner.failure) == (1, None)
+
+
+def test_what_stops_uninvited_or_is_too_late_names_its_attempt():
+    """Whoever is told of it finds the task; the words are those for people."""
+    stopped = play("a:ext", "a:run+cancelled").workflow.cause
+    late = play("a:ext:runs=90", "a:run+hang/cancelled").workflow.cause
+    assert stopped and late
+    assert stopped.message == "It was stopped, and nobody here asked for that."
+    assert late.message == "It ran longer than 90 s with acme and was stopped."
+    assert stopped.attempt == late.attempt == attempt_name("w", "a", 1)
