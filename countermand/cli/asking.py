@@ -29,6 +29,16 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def agrees(question: str) -> bool:
+    """Asks, and returns whether it was a yes.
+
+    Raises:
+        click.Abort: Ctrl-C, or the end of the input.
+    """
+    with _interruptible():
+        return click.confirm(question, err=True)
+
+
 def confirm(question: str) -> None:
     """Asks, and goes on only after a yes.
 

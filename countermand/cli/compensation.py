@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from countermand.cli.arguments import json_object, named
+from countermand.cli.arguments import json_object, named, one_workflow
+from countermand.cli.completion import complete_tasks
 from countermand.cli.exits import run
 from countermand.cli.settings import OrderedGroup, Settings, examples, shared_options
 
@@ -52,7 +53,7 @@ def _decide(
                 action = json_format.ParseDict(given, Action())
             except json_format.ParseError as error:
                 raise click.UsageError(f"--with is no action: {error}") from None
-        one = await named(client, name)
+        one = await named(client, name, f"Decide about {task} in it")
         task_id = task.rpartition("/")[2]
         changed = await one.decide_compensation(task_id, verb, reason, replacement=action)
         say_state(settings, changed)
@@ -61,8 +62,8 @@ def _decide(
 
 
 @compensation.command(epilog=examples(_EXAMPLES[0]))
-@click.argument("name", metavar="WORKFLOW")
-@click.argument("task")
+@one_workflow
+@click.argument("task", shell_complete=complete_tasks)
 @click.option("--reason", required=True, help="Why, for the audit.")
 @shared_options()
 @click.pass_obj
@@ -77,8 +78,8 @@ def retry(settings: Settings, name: str, task: str, reason: str) -> None:
         """--with '{"delete_image": {"target": {"pool_id": "slow", "image_id": "disk-1"}}}'"""
     )
 )
-@click.argument("name", metavar="WORKFLOW")
-@click.argument("task")
+@one_workflow
+@click.argument("task", shell_complete=complete_tasks)
 @click.option("--with", "action_json", required=True, metavar="JSON", help="The verb to send.")
 @click.option("--reason", required=True, help="Why, for the audit.")
 @shared_options()
@@ -92,8 +93,8 @@ def replace(settings: Settings, name: str, task: str, action_json: str, reason: 
 
 
 @compensation.command(epilog=examples(_EXAMPLES[1]))
-@click.argument("name", metavar="WORKFLOW")
-@click.argument("task")
+@one_workflow
+@click.argument("task", shell_complete=complete_tasks)
 @click.option("--reason", required=True, help="Why, for the audit.")
 @shared_options()
 @click.pass_obj
@@ -103,8 +104,8 @@ def done(settings: Settings, name: str, task: str, reason: str) -> None:
 
 
 @compensation.command(epilog=examples(_EXAMPLES[2]))
-@click.argument("name", metavar="WORKFLOW")
-@click.argument("task")
+@one_workflow
+@click.argument("task", shell_complete=complete_tasks)
 @click.option("--reason", required=True, help="Why, for the audit.")
 @shared_options()
 @click.pass_obj

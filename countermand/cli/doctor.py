@@ -149,11 +149,12 @@ def _lines(finding: Finding) -> Iterable[str]:
 
 
 def _agreed(settings: Settings, count: int) -> bool:
+    from countermand.cli.asking import agrees
     from countermand.drawing import phrases
 
     if not settings.for_people:
         return True
-    return click.confirm(f"Repair {phrases.count(count, 'difference')}?", err=True)
+    return agrees(f"Repair {phrases.count(count, 'difference')}?")
 
 
 def _tell_programs(

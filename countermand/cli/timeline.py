@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from countermand.cli.arguments import named
+from countermand.cli.arguments import named, one_workflow
 from countermand.cli.exits import run
 from countermand.cli.settings import Settings, checked_picture, examples, shared_options
 
@@ -26,7 +26,7 @@ OUTPUTS_MAX = 64
         "countermand workflow timeline vm-42 --svg vm-42.svg",
     )
 )
-@click.argument("name", metavar="WORKFLOW")
+@one_workflow
 @click.option(
     "--svg",
     "picture",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from countermand.cli.arguments import label_pair
+from countermand.cli.completion import complete_webhooks
 from countermand.cli.exits import FAILED, run
 from countermand.cli.settings import OrderedGroup, Settings, examples, shared_options
 
@@ -120,7 +121,7 @@ def list_(settings: Settings) -> None:
 
 
 @webhook.command(epilog=examples("countermand webhook get tickets"))
-@click.argument("webhook_id", metavar="WEBHOOK")
+@click.argument("webhook_id", metavar="WEBHOOK", shell_complete=complete_webhooks)
 @shared_options()
 @click.pass_obj
 def get(settings: Settings, webhook_id: str) -> None:
@@ -139,7 +140,7 @@ def get(settings: Settings, webhook_id: str) -> None:
 
 
 @webhook.command(epilog=examples("countermand webhook ping tickets"))
-@click.argument("webhook_id", metavar="WEBHOOK")
+@click.argument("webhook_id", metavar="WEBHOOK", shell_complete=complete_webhooks)
 @shared_options()
 @click.pass_obj
 def ping(settings: Settings, webhook_id: str) -> None:
@@ -176,7 +177,7 @@ def ping(settings: Settings, webhook_id: str) -> None:
         'countermand webhook resume tickets --since 0 --reason "it has lost its database"',
     )
 )
-@click.argument("webhook_id", metavar="WEBHOOK")
+@click.argument("webhook_id", metavar="WEBHOOK", shell_complete=complete_webhooks)
 @click.option("--reason", required=True, help="Why, for the audit.")
 @click.option(
     "--since",
@@ -201,7 +202,7 @@ def resume(settings: Settings, webhook_id: str, reason: str, since: int | None) 
 
 
 @webhook.command("rotate-secret", epilog=examples("countermand webhook rotate-secret tickets"))
-@click.argument("webhook_id", metavar="WEBHOOK")
+@click.argument("webhook_id", metavar="WEBHOOK", shell_complete=complete_webhooks)
 @click.option(
     "--secret-file",
     type=click.File("r"),
@@ -225,7 +226,7 @@ def rotate_secret(settings: Settings, webhook_id: str, secret_file: TextIO | Non
 
 
 @webhook.command(epilog=examples('countermand webhook remove tickets --reason "moved to another"'))
-@click.argument("webhook_id", metavar="WEBHOOK")
+@click.argument("webhook_id", metavar="WEBHOOK", shell_complete=complete_webhooks)
 @click.option("--reason", required=True, help="Why, for the audit.")
 @shared_options()
 @click.pass_obj
@@ -249,7 +250,7 @@ def remove(settings: Settings, webhook_id: str, reason: str) -> None:
 @webhook.command(
     epilog=examples("countermand webhook changes", "countermand webhook changes tickets")
 )
-@click.argument("webhook_id", metavar="[WEBHOOK]", default="")
+@click.argument("webhook_id", metavar="[WEBHOOK]", default="", shell_complete=complete_webhooks)
 @click.option("--limit", type=click.IntRange(min=1), default=50, help="How many; 50.")
 @shared_options()
 @click.pass_obj
