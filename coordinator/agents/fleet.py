@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextvars import Context
 from dataclasses import dataclass, field, replace
 
 from coordinator.agents.connection import CALL_TIMEOUT_S, Connect
@@ -48,6 +47,7 @@ from coordinator.saga.workflow import Workflow
 from coordinator.wire.arguments import READING
 from coordinator.wire.failure import failure_from_proto
 from coordinator.wire.order import name_of
+from countermand.rpc import telemetry
 from countermand.rpc.crash import Crash
 from countermand.rpc.errors import CountermandError, HostNotFound, WrongCluster
 from countermand.rpc.names import attempt_name, host_name
@@ -151,8 +151,9 @@ class Fleet:
             owner_of=self._owner_of,
         )
         self._lines[record.id] = line
-        # A context of its own: whoever has added the host is not who calls it ever after.
-        running = asyncio.create_task(line.run(), name=f"line {record.id}", context=Context())
+        # Whoever has added the host is not who calls it ever after.
+        context = telemetry.untraced()
+        running = asyncio.create_task(line.run(), name=f"line {record.id}", context=context)
         self._running[record.id] = running
 
     def _owner_of(self, incarnation: str) -> str:

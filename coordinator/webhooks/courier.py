@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextvars import Context
 from dataclasses import dataclass, replace
 
 from coordinator.runtime import crash_points
@@ -23,6 +22,7 @@ from coordinator.webhooks.pages import Pages
 from coordinator.webhooks.post import Post
 from coordinator.webhooks.signing import signed_headers
 from coordinator.wire.failure import failure_from_proto
+from countermand.rpc import telemetry
 from countermand.rpc.crash import Crash
 from countermand.rpc.errors import Bug, CountermandError
 from countermand.v1.attempt_pb2 import Progress
@@ -60,8 +60,9 @@ class Courier:
         """Begins to deliver, unless the receiver is gone."""
         if not self.record.progress.disabled:
             name = f"webhook {self.record.id}"
-            # A context of its own: it is nobody's call that is told of here.
-            self._task = asyncio.create_task(self._run(), name=name, context=Context())
+            # It is nobody's call that is told of here.
+            context = telemetry.untraced()
+            self._task = asyncio.create_task(self._run(), name=name, context=context)
 
     async def stop(self) -> None:
         """Ends in the middle of whatever it does; the position is true all the same."""

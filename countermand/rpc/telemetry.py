@@ -14,7 +14,7 @@ import secrets
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -54,6 +54,13 @@ class TraceContext:
 
 
 CURRENT: ContextVar[TraceContext | None] = ContextVar("countermand_trace", default=None)
+
+
+def untraced() -> Context:
+    """Returns the context of the caller without its trace: for what a call begins and outlives."""
+    context = copy_context()
+    context.run(CURRENT.set, None)
+    return context
 
 
 def new_trace() -> TraceContext:
