@@ -62,6 +62,7 @@ async def test_a_filter_is_a_link(reader, query: str, found: set[str]) -> None:
 async def test_filters_are_kept_by_the_links_and_the_form(reader) -> None:
     page = await reader("/workflows?state=failed&kind=move-disk")
     assert "/workflows?state=failed&state=compensated&kind=move-disk" in page.links
+    assert "/workflows?state=failed&kind=move-disk&older=1h" in page.links
     assert '<input type="hidden" name="state" value="failed">' in page.html
     assert '<input name="kind" value="move-disk"' in page.html
 

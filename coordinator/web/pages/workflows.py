@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from coordinator.web.filters import SETTLED, STATES, UNDER_WAY, Filters
+from coordinator.web.filters import AGES, SETTLED, STATES, UNDER_WAY, Filters
 from coordinator.web.site import Site
 from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.workflow_pb2 import Workflow
@@ -66,7 +66,13 @@ async def read(site: Site, filters: Filters) -> dict[str, object]:
         *(_part(site, filters, key) for key in _PARTS if filters.part in ("", key))
     )
     found = [part for part in parts if part is not None]
-    return {"filters": filters, "parts": _apart(found), "views": VIEWS, "states": STATES}
+    return {
+        "filters": filters,
+        "parts": _apart(found),
+        "views": VIEWS,
+        "states": STATES,
+        "ages": AGES,
+    }
 
 
 _PARTS: Final[Mapping[str, tuple[str, str]]] = {
