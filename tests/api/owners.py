@@ -7,6 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from countermand.client.external import Handler, Owner
+from countermand.client.run import Run
+from countermand.v1.external_task_pb2 import ExternalRequest
+from countermand.v1.task_pb2 import Task
+from tests.endtoend.cluster import HANG_S
 
 
 @asynccontextmanager
@@ -18,3 +22,20 @@ async def serving(owner: Owner, **handlers: Handler) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def asked(owner: Owner, kind: str) -> ExternalRequest:
+    """Returns the first request of a kind."""
+    async with asyncio.timeout(HANG_S):
+        async for each in owner.requests():
+            if each.task_kind == kind:
+                return each
+    raise AssertionError(kind)
+
+
+async def states(run: Run) -> dict[str, str]:
+    """Returns the word for the state of each task."""
+    return {
+        task.name.rpartition("/")[2]: Task.State.Name(task.state).removeprefix("STATE_")
+        for task in await run.tasks()
+    }
