@@ -16,7 +16,7 @@ from coordinator.api.tokens import Tokens
 from coordinator.runtime.owners import Waiting
 from coordinator.saga.workflow import Attempt, Workflow
 from coordinator.wire.external import owner_called
-from countermand.rpc.errors import AttemptClosed, FieldInvalid, NotOwner, TaskNotFound, Violation
+from countermand.rpc.errors import AttemptClosed, FieldInvalid, NoSuchAttempt, NotOwner, Violation
 from countermand.rpc.names import AttemptName, parse_attempt
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class Rights:
         self.check(token, owner, parsed.task)
         attempts = workflow.task(index).attempts
         if parsed.number > len(attempts):
-            raise TaskNotFound(name=name)
+            raise NoSuchAttempt(name=name, count=len(attempts))
         return Named(
             name=parsed, workflow=workflow, index=index, attempt=attempts[parsed.number - 1]
         )

@@ -21,11 +21,12 @@ from countermand.cli.arguments import LATEST, NO_LATEST
 from countermand.cli.external_words import promised_in
 from countermand.client.calls import Calls
 from countermand.client.run import PAGE_SIZE, SETTLED, Run
-from countermand.drawing.words import task_look
+from countermand.drawing.words import attempt_look, task_look
 from countermand.rpc import names
 from countermand.rpc.errors import (
     AttemptClosed,
     CoordinatorUnavailable,
+    NoSuchAttempt,
     NotOwner,
     VerbForbidden,
 )
@@ -126,12 +127,13 @@ class Vendor:
     # -- which attempt, and by what right ---------------------------------------------------------
 
     async def place_in_time(self, text: str, token: str) -> Place:
-        """Returns the same once its owner is asked, however long that takes.
+        """Returns the same once its owner is asked, however long that takes; says why that is so.
 
         What is over may still have to be made up for, until its workflow is settled.
         """
         workflow_id, task_id, number = _parts(text)
         run = await self.run(workflow_id)  # another one may be the newest tomorrow
+        told = ""
         while True:
             settled = (await run.get()).state in SETTLED
             try:
@@ -139,6 +141,10 @@ class Vendor:
             except (VerbForbidden, AttemptClosed):
                 if settled:
                     raise
+                waits_for = (await run.task(task_id)).waits_for
+                if waits_for and waits_for != told:
+                    click.echo(f"{task_id} waits for {waits_for}", err=True)
+                told = waits_for
                 await asyncio.sleep(ASK_AGAIN_S)
 
     async def place(self, text: str, token: str) -> Place:
@@ -168,8 +174,11 @@ class Vendor:
         if not found and task.state == Task.STATE_COMPENSATION_BLOCKED:
             done = f"countermand workflow compensation done {run.id} {task_id} --reason WHY"
             raise _forbidden(task, f"it waits for {task.waits_for}: `{done}` says that it is done")
+        if number > len(task.attempts):
+            raise NoSuchAttempt(name=attempt, count=len(task.attempts))
         if not found:
-            raise AttemptClosed(attempt=attempt if number else task.name, why=_why_not(task))
+            why = _why_not(task, number)
+            raise AttemptClosed(attempt=attempt if number else task.name, why=why)
         silent = task.state == Task.STATE_UNKNOWN and found[0].effect != EFFECT_READ_ONLY
         return Place(attempt, found[0].capability_token, task.owner_id if silent else "")
 
@@ -259,5 +268,12 @@ def _forbidden(task: Task, because: str) -> VerbForbidden:
     return VerbForbidden(name=task.name, state=word, verb="a report", because=because)
 
 
-def _why_not(task: Task) -> str:
-    return f"it is {task_look(task.state).word}, and waits for {task.owner_id} no more"
+def _why_not(task: Task, number: int) -> str:
+    """Returns why an attempt waits for its owner no more; of a task that had none: why that."""
+    if not number:
+        return f"it is {task_look(task.state).word}, and waits for {task.owner_id} no more"
+    said = attempt_look(task.attempts[number - 1].state).word
+    if number < len(task.attempts):
+        newest = attempt_look(task.attempts[-1].state).word
+        return f"it is {said}; attempt {len(task.attempts)} has followed, and is {newest}"
+    return f"it is {said}, and waits for {task.owner_id} no more"

@@ -113,6 +113,8 @@ def heartbeat(settings: Settings, task: str, token: str) -> None:
 
     async def work(vendor: Vendor) -> int:
         from countermand.cli.external_words import show_attempt
+        from countermand.drawing.words import attempt_look
+        from countermand.rpc.errors import AttemptClosed, NotOwner, VerbForbidden
         from countermand.v1.attempt_pb2 import Attempt
         from countermand.v1.external_task_pb2 import HeartbeatExternalTasksRequest
 
@@ -123,11 +125,16 @@ def heartbeat(settings: Settings, task: str, token: str) -> None:
         answers = (await vendor.calls.change(method, request)).answers
         state = answers[0].state if answers else Attempt.STATE_RUNNING
         if not state:
-            from countermand.rpc.errors import AttemptClosed, NotOwner
-
             if answers[0].refused:
                 raise NotOwner(name=place.attempt, why="its capability token is another")
             raise AttemptClosed(attempt=place.attempt, why="nobody waits for it")
+        if state == Attempt.STATE_STARTING:
+            raise VerbForbidden(
+                name=place.attempt,
+                state=attempt_look(state).word,
+                verb="a heartbeat",
+                because="accept it first",
+            )
         return show_attempt(settings, Attempt(name=place.attempt, state=state))
 
     doing(settings, work)

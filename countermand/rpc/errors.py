@@ -139,6 +139,10 @@ class TaskNotFound(CountermandError):
     reason = "TASK_NOT_FOUND"
 
 
+class NoSuchAttempt(TaskNotFound):
+    """There is no attempt {name}: its task has had {count} so far."""
+
+
 class HostNotFound(CountermandError):
     """There is no host {name}: `countermand host list` shows the known ones."""
 

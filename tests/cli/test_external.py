@@ -145,6 +145,45 @@ def test_progress_without_a_unit_counts_what_it_counted_before(shell):
     shell.external("end", "@/clone")
 
 
+def test_what_is_over_says_how_it_ended_and_what_has_followed(shell):
+    """An attempt's own state, and not that of its task, which may be at work again."""
+    retry = {"policy": {"retry": {"attempts_max": 2, "delay": "0.01s"}}}
+    shell.submit(shell.task("clone") | retry)
+    shell.external("accept", "@/clone")
+    shell.external("end", "@/clone/1", "--failed", "SLOW", "--retriable")
+    shell.external("accept", "@/clone", "--wait")
+    said = shell.external("end", "@/clone/1", code=1)
+    assert "attempts/1 is over: it is failed; attempt 2 has followed, and is running." in said
+    said = shell.external("end", "@/clone/7", code=1)
+    assert "There is no attempt" in said
+    assert "its task has had 2 so far. (TASK_NOT_FOUND)" in said
+    shell.external("end", "@/clone")
+    assert "attempts/2 is over: it is succeeded, and" in shell.external("end", "@/clone", code=1)
+
+
+def test_a_heartbeat_of_what_was_not_accepted_says_what_comes_first(shell):
+    shell.submit(shell.task("clone"))
+    said = shell.external("heartbeat", "@/clone", code=1)
+    assert "clone/attempts/1 is starting, and a heartbeat is not possible: accept it first" in said
+    shell.do("clone")
+
+
+def test_whoever_waits_for_a_task_is_told_what_that_waits_for(shell, address):
+    """What was done within an attempt that failed is made up for before the next one."""
+    retry = {"policy": {"retry": {"attempts_max": 2, "delay": "0.01s"}}}
+    shell.submit(shell.task("clone") | retry)
+    shell.external("accept", "@/clone")
+    shell.external("add", "@/clone", "part", "--kind", "k", "--effect", "reversible")
+    shell.do("part")
+    shell.external("end", "@/clone", "--failed", "SLOW", "--retriable")
+    waiting = ("external", "accept", f"{shell.name}/clone", "--wait", "-o", "name")
+    with Terminal(address, *waiting) as terminal:
+        terminal.until("clone waits for its parts: part, to be made up for")
+        shell.do("part")
+        assert terminal.until("tasks/clone/attempts/2").end() == 0
+    shell.external("end", "@/clone")
+
+
 def test_a_heartbeat_that_is_refused_says_whether_it_is_over(shell):
     """Who lost its token may still be at work: only of what is over nobody waits for it."""
     shell.submit(shell.task("clone"), shell.task("then"))

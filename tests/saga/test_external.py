@@ -551,7 +551,8 @@ def test_what_stops_uninvited_or_is_too_late_names_its_attempt():
     """Whoever is told of it finds the task; the words are those for people."""
     stopped = play("a:ext", "a:run+cancelled").workflow.cause
     late = play("a:ext:runs=90", "a:run+hang/cancelled").workflow.cause
-    assert stopped and late
+    assert stopped is not None
+    assert late is not None
     assert stopped.message == "It was stopped, and nobody here asked for that."
     assert late.message == "It ran longer than 90 s with acme and was stopped."
     assert stopped.attempt == late.attempt == attempt_name("w", "a", 1)
