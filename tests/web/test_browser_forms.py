@@ -101,7 +101,7 @@ async def test_a_failed_workflow_is_resumed_with_a_skip_that_needs_outputs(
     await looked_at(tab, "story-checked")
     await tab.get_by_role("button", name="Resume").click()
 
-    await expect(tab.get_by_text("Resumed, as decided.")).to_be_visible()
+    await expect(tab.get_by_text("Your decisions were taken, and it goes on.")).to_be_visible()
     await expect(tab.locator("#name")).to_contain_text("succeeded")
     await expect(tab.locator("#history")).to_contain_text("copied by hand")
     await tab.screenshot(path=SHOTS / "story-succeeded.png", full_page=True)
@@ -115,7 +115,9 @@ async def test_another_is_cancelled_and_its_compensations_are_watched(tab: Page,
     await expect(tab.get_by_text("1 task will be compensated on host-a.")).to_be_visible()
     await tab.get_by_label("Reason").fill("not wanted any more")
     await tab.get_by_role("button", name="Cancel it").click()
-    await expect(tab.get_by_text("Cancelled: what it did is being made up for.")).to_be_visible()
+    await expect(
+        tab.get_by_text("Your cancel was taken. What it did is made up for.")
+    ).to_be_visible()
     await expect(tab.locator("#name")).to_contain_text("compensated")
     await expect(tab.get_by_role("list", name="Compensations")).to_be_visible()
     await expect(tab.get_by_role("link", name="Cancel", exact=True)).to_have_count(0)
@@ -162,7 +164,7 @@ async def test_a_form_is_filled_in_without_a_script(browser, cluster, client, we
     await page.get_by_role("button", name="Check what will happen").click()
     await expect(page.get_by_text("swap-disk runs again on host-a.")).to_be_visible()
     await page.get_by_role("button", name="Resume").click()
-    await expect(page.get_by_text("Resumed, as decided.")).to_be_visible()
+    await expect(page.get_by_text("Your decisions were taken, and it goes on.")).to_be_visible()
     await stories.arrived(client, "plain", WorkflowState.WORKFLOW_STATE_SUCCEEDED)
     await context.close()
 

@@ -129,7 +129,7 @@ async def test_only_what_can_be_done_is_offered(form) -> None:
 async def test_a_pause_is_sent_with_its_reason_and_leads_back(form, client) -> None:
     answer = await form.fill("/workflows/asked/pause", reason="the array is moved")
     assert (answer.page.status, answer.location) == (303, "/workflows/asked?done=paused")
-    assert "Paused: nothing new starts" in (await form.open(answer.location)).words
+    assert "Your pause was taken." in (await form.open(answer.location)).words
     assert await intervened(client, "asked") == [("pause", "the array is moved")]
     answer = await form.fill("/workflows/asked/resume", reason="it stands again")
     assert answer.location == "/workflows/asked?done=resumed"  # nothing to decide: one step

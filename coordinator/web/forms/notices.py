@@ -8,15 +8,15 @@ from typing import Final
 from starlette.requests import Request
 
 NOTICES: Final[Mapping[str, str]] = {
-    "paused": "Paused: nothing new starts; attempts in flight end by themselves.",
-    "resumed": "Resumed, as decided.",
-    "cancelled": "Cancelled: what it did is being made up for.",
+    "paused": "Your pause was taken. Attempts in flight end by themselves.",
+    "resumed": "Your decisions were taken, and it goes on.",
+    "cancelled": "Your cancel was taken. What it did is made up for.",
     "forked": "Forked: this is the new workflow.",
     "told": "Ended, as you said in its owner's place.",
     "ended": "Ended by force: it is removed once every webhook was told.",
-    "retried": "The decision about the compensation was taken.",
-    "fenced": "Another host settles the attempt: its answer decides.",
-    "drained": "Draining: it gets no new tasks.",
+    "retried": "Your decision about the compensation was taken.",
+    "fenced": "Another host was asked to settle the attempt: its answer decides.",
+    "drained": "Drained, as you asked: it gets no new tasks.",
     "undrained": "The drain was taken back: it gets tasks again.",
     "accepted": "Accepted as it is.",
     "already": "This form had been sent before: nothing was sent again.",
