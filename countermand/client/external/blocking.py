@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import Self, TypeVar, Unpack
 
@@ -57,7 +58,11 @@ class BlockingOwner:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Disconnects; what is being worked on waits for the next life."""
+        """Disconnects; what is being worked on waits for the next life.
+
+        It returns once no thread works on anything here any more.
+        """
+        self._wait(_all_left())
         self._wait(self._owner.__aexit__(*error))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -77,8 +82,13 @@ class BlockingOwner:
         *,
         concurrency_max: int = serving.CONCURRENCY_MAX,
     ) -> None:
-        """Has everything that waits done by the handler of its kind, until interrupted."""
-        self._wait(self._owner.serve(handlers, concurrency_max=concurrency_max))
+        """Has everything that waits done by the handler of its kind.
+
+        Until it is interrupted, or another thread leaves the `with`. Either ends once every thread
+        that a handler runs on has heard of it: where it looks.
+        """
+        with suppress(asyncio.CancelledError):
+            self._wait(self._owner.serve(handlers, concurrency_max=concurrency_max))
 
     def requests(self) -> Iterator[ExternalRequest]:
         """Yields what waits and is not worked on here, then whatever is new or has changed."""
@@ -128,6 +138,14 @@ class BlockingOwner:
     def clear_workflow(self, workflow_id: str, token: str) -> None:
         """Removes a settled workflow of one's own before its retention time is over."""
         self._wait(self._owner.clear_workflow(workflow_id, token))
+
+
+async def _all_left() -> None:
+    """Ends whatever other threads wait for, such as a `serve`."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for each in others:
+        each.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 async def _next(requests: AsyncIterator[ExternalRequest]) -> ExternalRequest:

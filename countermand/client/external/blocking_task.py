@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, Unpack
@@ -108,25 +111,57 @@ class BlockingBlock:
 
 
 def waited(what: Coroutine[object, object, Value], loop: asyncio.AbstractEventLoop) -> Value:
-    """Returns what a coroutine returns, which is run by the loop of another thread."""
-    future = asyncio.run_coroutine_threadsafe(what, loop)
+    """Returns what a coroutine returns, which is run by the loop of another thread.
+
+    Raises:
+        asyncio.CancelledError: It was cancelled: this process goes.
+    """
+    answer: Future[Value] = Future()
+    begun: list[asyncio.Task[Value]] = []
+
+    def begin() -> None:
+        begun.append(loop.create_task(what))
+        begun[0].add_done_callback(partial(_hand_over, answer=answer))
+
+    def stop() -> None:
+        begun[0].cancel()
+
+    loop.call_soon_threadsafe(begin)
     try:
-        return future.result()
-    except BaseException:  # such as KeyboardInterrupt, of the thread that waits
-        future.cancel()
+        return answer.result()
+    except BaseException:
+        if not answer.done():  # KeyboardInterrupt or the like, of the thread that waits
+            loop.call_soon_threadsafe(stop)
+            wait([answer])  # until it has come to its end; a second interrupt leaves it
         raise
+
+
+def _hand_over(task: asyncio.Task[Value], answer: Future[Value]) -> None:
+    """Passes on how a coroutine has ended."""
+    if task.cancelled():
+        answer.set_exception(asyncio.CancelledError())
+    elif (error := task.exception()) is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(task.result())
 
 
 async def on_thread(function: Callable[[BlockingTask], Value], task: AcceptedTask) -> Value:
     """Returns what a function returns, which is called on a thread of its own."""
-    facade = BlockingTask(task, asyncio.get_running_loop())
-    doing = asyncio.ensure_future(asyncio.to_thread(function, facade))
+    loop = asyncio.get_running_loop()
+    facade = BlockingTask(task, loop)
+    own = ThreadPoolExecutor(max_workers=1)  # while it waits here, others may have to clean up
+    doing = loop.run_in_executor(own, copy_context().run, function, facade)
+    own.shutdown(wait=False)
     try:
         return await asyncio.shield(doing)
     except asyncio.CancelledError:
         # This process goes: the thread hears of it where it looks, and nothing is said of it.
         task.leave()
-        await asyncio.wait([doing])
+        while not doing.done():
+            with suppress(asyncio.CancelledError):  # a thread cannot be ended
+                await asyncio.wait([doing])
+        doing.exception()  # whatever it is: the next life does the work again
         raise
 
 

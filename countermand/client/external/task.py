@@ -149,7 +149,8 @@ class AcceptedTask:
     @property
     def is_left(self) -> bool:
         """Returns whether this process goes, and leaves the work to its next life."""
-        return self._left or self._ties.leaving
+        whole = self._whole is not None and self._whole.is_left
+        return self._left or whole or self._ties.leaving
 
     def leave(self) -> None:
         """Leaves the work to the next life of this process, where it looks for a stop."""
