@@ -111,7 +111,8 @@ class Owner:
 
         That is to start, to stop what was begun, and to make up for something, by its `kind`. What
         an earlier life has accepted is among it, with `accepted` set. What a block adds is begun by
-        that block, and is not among it: of a part, in the next life neither. It never ends.
+        that block, and is not among it: of a part, in the next life neither; nor is what was done
+        here and whose end was refused, until its next life. It never ends.
         """
         waiting = self._ties.waiting
         async for name in waiting.changes():
