@@ -325,6 +325,37 @@ async def test_only_what_was_checked_is_sent(form, client) -> None:
     await stories.arrived(client, "checked", SUCCEEDED)
 
 
+async def test_an_input_is_changed_for_what_starts_from_now_on(form, client) -> None:
+    made = stories.create("disk", "host-b", "nowhere/changed")
+    made.task.bindings.add(field="target.pool_id", source="input.pool")
+    made.task.bindings.add(field="virtual_size_bytes", source="input.disk.size")
+    spec = workflow_spec("create", sequence("all", made))
+    spec.policy.CopyFrom(policy(on_failure=Policy.ON_FAILURE_PAUSE))
+    given = {"pool": "templates", "disk": {"size": 1 << 20}, "note": "of nobody"}
+    await client.submit(spec, workflow_id="changed", input=given)
+    await stories.arrived(client, "changed", PAUSED)
+    path = "/workflows/changed/resume"
+    first = await form.open(path)
+    shown = {name: text for name, text in values(first).items() if name.startswith("input:")}
+    assert shown == {
+        "input:pool": "templates",
+        "input:disk.size": "1048576",
+        "input:note": "of nobody",
+    }
+    typed = {"decide:disk": "rerun", "reason": WHY, "input:note": "x", "input:disk.size": "big"}
+    wrong = await form.again(path, first, "check", **typed)
+    assert beside(wrong.page, "input:disk.size") == "'big' is no number"
+    wrong = await form.again(path, wrong.page, "check", **{"input:disk.size": "2097152"})
+    assert "nothing is bound to input.note" in beside(wrong.page, "input:note")
+    assert re.search(r"<details[^>]* open", wrong.page.html)
+    right = {"input:note": "of nobody", "input:pool": "pool-b"}
+    answer = await form.again(path, wrong.page, "check", **right)
+    assert "input pool templates pool-b" in answer.page.words
+    assert "input disk.size 1048576 2097152" in answer.page.words
+    assert (await form.again(path, answer.page)).page.status == 303
+    await stories.arrived(client, "changed", SUCCEEDED)
+
+
 async def test_giving_up_makes_up_for_all(form, client) -> None:
     await paused(client, "given-up")
     path = "/workflows/given-up/resume"
