@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from datetime import timedelta
 from functools import partial
 
@@ -93,10 +94,19 @@ def test_a_name_that_is_no_text_can_still_be_read():
     [
         ({"size": "int64"}, {"size": "much"}, "FIELD_INVALID"),
         ({}, {"found": "z" * 70000}, "PAYLOAD_TOO_LARGE"),
+        ({"found": "string"}, {"found": 7, "besides": [1]}, "FIELD_INVALID"),
+        ({}, {"found": [1]}, "FIELD_INVALID"),
+        ({}, {"found": {"a": None}}, "FIELD_INVALID"),
+        ({}, {"found": None}, "FIELD_INVALID"),
+        ({}, {"found": object()}, "FIELD_INVALID"),
+        ({}, {7: "x"}, "FIELD_INVALID"),
     ],
-    ids=["promise", "size"],
+    ids=["promise", "size", "both", "a list", "a map", "nothing", "no value", "no key"],
 )
-async def test_what_only_reads_fails_by_an_output_that_is_refused(client, owner, name, case):
+async def test_what_only_reads_fails_by_an_output_that_is_refused(
+    client, owner, name, case, request
+):
+    word = re.sub(r"[^a-z]+", "-", request.node.callspec.id)
     promised, left, reason = case
     begun: list[str] = []
 
@@ -106,9 +116,29 @@ async def test_what_only_reads_fails_by_an_output_that_is_refused(client, owner,
 
     plan = plan_of(external("look", name, effect=READ_ONLY, outputs=promised))
     async with serving(owner, look=Handler(look)):
-        run = await client.submit(plan, workflow_id=f"{name}-{len(promised)}")
+        run = await client.submit(plan, workflow_id=word)
         assert (await wait(run)).cause.reason == reason
     assert len(begun) == 1
+
+
+async def test_a_whole_that_only_reads_fails_by_its_outputs_and_its_parts_are_made_up_for(
+    client, owner, name
+):
+    made: list[str] = []
+
+    async def build(task):
+        async with task.part("copy", reversible=True) as copying:
+            made.append(copying.action)
+        return {"volume": [1]}
+
+    async def remove(task):
+        made.remove(task.action)
+
+    plan = plan_of(external("build", name, effect=READ_ONLY, outputs={"volume": "string"}))
+    async with serving(owner, build=Handler(build), copy=Handler(compensate=remove)):
+        run = await client.submit(plan, workflow_id=name)
+        assert (await wait(run)).cause.reason == "FIELD_INVALID"
+    assert not made
 
 
 async def test_an_effect_whose_outputs_are_refused_is_not_begun_again_in_this_life(
