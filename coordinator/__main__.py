@@ -311,18 +311,9 @@ async def _serve(
         await fleet.open()
         await receivers.open()
         works = _works(assembly, owners, reported, receivers)
-        traces: Exporter | None = None
-        if collector is not None:
-            traces = Exporter(
-                store,
-                cluster_id=opening.cluster_id,
-                hints=watches.everything,
-                send=sender(collector),
-                crash=dies,
-            )
+        traces = await _traces(assembly, collector, opening.cluster_id, dies)
+        if traces is not None:
             works["traces"] = traces.run()
-        else:
-            await store.forget_reader(READER)  # else what is to go would wait for it
         leftovers = Leftovers(store, counting.left_by)
         if page_socket is not None:
             works["leftovers"] = leftovers.run()
@@ -368,6 +359,18 @@ async def _serve(
     finally:
         await store.close()
         spans.stop()
+
+
+async def _traces(
+    assembly: Assembly, collector: Collector | None, cluster_id: str, dies: crash.Crash
+) -> Exporter | None:
+    """Returns what sends traces; without a collector nobody waits for it."""
+    store = assembly.store
+    if collector is None:
+        await store.forget_reader(READER)
+        return None
+    hints, send = assembly.watches.everything, sender(collector)
+    return Exporter(store, cluster_id=cluster_id, hints=hints, send=send, crash=dies)
 
 
 def _works(

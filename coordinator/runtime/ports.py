@@ -306,6 +306,15 @@ class Store(Protocol):
     async def position(self) -> int:
         """Returns the highest position ever given, 0 if there was none."""
 
+    async def position_of(self, reader: str) -> int | None:
+        """Returns how far somebody has read the history of all; None: never."""
+
+    async def note_position(self, reader: str, position: int) -> None:
+        """Notes how far somebody has read the history of all."""
+
+    async def forget_reader(self, reader: str) -> None:
+        """Forgets somebody who reads no more; what is removed does not wait for them then."""
+
     async def request(self, request_id: str) -> tuple[Request, str] | None:
         """Returns a remembered request and the id of the workflow it changed."""
 
