@@ -16,9 +16,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import fcntl
-import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from countermand.client.external import BlockingTask, Handler, Owner, TaskFailed
+from countermand.rpc import logs
 
 KIND = "clone-file"
 PIECE_BYTES = 256 * 1024  # between two looks at whether to stop
@@ -147,7 +148,7 @@ def main() -> None:
     parser.add_argument("--to", dest="target", type=Path, required=True, help="a folder")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds after each 256 KiB")
     said = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    logs.configure(sys.stderr)  # with the names of what each line is about
     clones = Clones(source=said.source, target=said.target, pause_s=said.pause)
     asyncio.run(serve(said.coordinator, said.owner, clones))
 
