@@ -76,4 +76,5 @@ async def serve(
     """Serves the page until told to stop; `coordinator` is the gRPC address that it asks."""
     # In a thread: it takes a fifth of a second, in which workflows go on.
     server = await asyncio.to_thread(import_module, "coordinator.web.server")
-    await server.serve(listening, coordinator, settings, stop, beside)
+    if not stop.is_set():
+        await server.serve(listening, coordinator, settings, stop, beside)
