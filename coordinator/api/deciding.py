@@ -183,9 +183,9 @@ def _etag(request: Verb) -> str:
     return str(getattr(request, "etag", ""))
 
 
-def refused(workflow: Workflow, verb: str, refusal: Refusal) -> CountermandError:
-    """Returns the error that a refusal is to whoever asked."""
-    name = workflow_name(workflow.id)
+def refused(workflow: Workflow, verb: str, refusal: Refusal, *, name: str = "") -> CountermandError:
+    """Returns the error that a refusal is to whoever asked, by default of the whole workflow."""
+    name = name or workflow_name(workflow.id)
     if refusal.outdated:
         return Conflict(name=name)
     if refusal.violations:

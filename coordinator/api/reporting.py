@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from coordinator.api import requests
 from coordinator.api.deciding import PRINCIPAL, Deciding, refused
@@ -30,7 +31,7 @@ from coordinator.runtime.ports import ProgressRecord, Request, Store, StoreConfl
 from coordinator.runtime.watch import Watches
 from coordinator.saga.events import Ask, AttemptAccepted, AttemptSucceeded, EndRequested, Event
 from coordinator.saga.states import AttemptKind, AttemptState, TaskState
-from coordinator.saga.workflow import BYTES, Workflow
+from coordinator.saga.workflow import Workflow
 from coordinator.wire.asked import request_to_proto
 from coordinator.wire.history import ATTEMPT_STATES
 from coordinator.wire.view import attempt_to_proto
@@ -48,6 +49,7 @@ from countermand.v1.attempt_pb2 import Progress
 log = logging.getLogger(__name__)
 
 UNIT_CHARACTERS_MAX = 63
+PARTS = "parts"  # what an owner counts that does not say what: bytes would be a guess
 YIELD_EVERY = 100  # heartbeats between two looks at whoever else is due
 
 Heartbeat = pb.HeartbeatExternalTasksRequest.Heartbeat
@@ -148,7 +150,7 @@ class Reporting:
             number=named.name.number,
             done=said.done,
             total=said.total,
-            unit=said.unit or (kept.unit if kept else BYTES),
+            unit=said.unit or (kept.unit if kept else PARTS),
             message=said.message,
         )
         self._owners.heard(request.attempt)
@@ -253,7 +255,9 @@ class Reporting:
         except KeyError:
             raise (await self._rights.newest(named)).closed() from None
         if decision.refusal is not None:
-            raise refused(decision.workflow, verb, decision.refusal)
+            state = named.now(decision.workflow).attempt.state
+            refusal = replace(decision.refusal, state=state)
+            raise refused(decision.workflow, verb, refusal, name=str(named.name))
         return decision.workflow
 
     async def _is_repeat(self, request: Request) -> bool:

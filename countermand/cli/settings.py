@@ -232,7 +232,8 @@ def shared_options(
             show_envvar=root,
             expose_value=False,
             callback=_keep,
-            help=f"Where the coordinator listens, as host:port. [default: {DEFAULT_COORDINATOR}]",
+            help="Where the coordinator listens, as host:port. [default: "
+            f"{'' if root else '$COUNTERMAND_COORDINATOR, else '}{DEFAULT_COORDINATOR}]",
         ),
         click.option(
             *form,

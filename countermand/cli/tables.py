@@ -116,7 +116,7 @@ def describe(settings: Settings, one: Workflow, tasks: Sequence[Task]) -> None:
     if one.state == WorkflowState.WORKFLOW_STATE_PAUSED:
         click.echo(f"  next: countermand workflow resume {one.name.removeprefix('workflows/')}")
     for leftover in one.leftovers:
-        because = f" ({leftover.reason})" if leftover.reason else ""
+        because = f" ({phrases.kept(leftover.reason)})" if leftover.reason else ""
         where = phrases.on(leftover.host_id)
         click.echo(f"  left behind{where}: {leftover.description}{because}")
     for lock in one.locks:
@@ -130,13 +130,13 @@ def _own(one: Workflow) -> str:
     workflow_id = one.name.removeprefix("workflows/")
     if not one.HasField("end_time"):
         end = f"`countermand external finish {workflow_id}`"
-        return f"{one.owner_id}'s own: {end} ends it"
+        return f"belongs to {one.owner_id}: {end} ends it"
     clear = f"`countermand external clear {workflow_id} --token …`"
     if one.HasField("expire_time") and one.expire_time == one.end_time:
-        return f"{one.owner_id}'s own: removed soon, as it was ended by force"
+        return f"belongs to {one.owner_id}: removed soon, as it was ended by force"
     if one.HasField("expire_time"):
-        return f"{one.owner_id}'s own: removed at {date(one.expire_time)}, or by {clear}"
-    return f"{one.owner_id}'s own: kept until {clear}"
+        return f"belongs to {one.owner_id}: removed at {date(one.expire_time)}, or by {clear}"
+    return f"belongs to {one.owner_id}: kept until {clear}"
 
 
 def _lock(lock: ImageLock) -> str:

@@ -80,11 +80,25 @@ def on_places(hosts: int, owners: int) -> str:
 
 def amount(number: int, unit: str) -> str:
     """Returns an amount of work: "158 MiB", "60%", "12 volumes"."""
-    if unit in {"", "bytes"}:
+    if unit == "bytes":
         return size(number)
+    if not unit:  # nobody has said what it is
+        return str(number)
     if number == 1 and unit == PARTS:
         return "1 part"
     return f"{number}%" if unit == PERCENT else f"{number} {unit}"
+
+
+_KEPT: Final = {
+    "STOPPED": "kept, as its policy says",
+    "NOT_REMOVED": "it was to be removed",
+    "ABANDONED": "abandoned",
+}
+
+
+def kept(reason: str) -> str:
+    """Returns why an effect was left: by the rules, or in the words of who decided so."""
+    return _KEPT.get(reason, reason)
 
 
 def did(verb: str) -> str:

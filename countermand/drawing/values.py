@@ -39,10 +39,10 @@ def progress_words(progress: Progress) -> str:
     """Returns how far something is: "45%  120 MiB/s  ETA 12 s", "60%", "12/40 volumes"."""
     if not progress.total:
         return amount(progress.done, progress.unit) if progress.done else ""
-    if progress.unit in {"", "bytes", phrases.PERCENT}:
+    if progress.unit in {"bytes", phrases.PERCENT}:
         parts = [f"{progress.done * 100 // progress.total}%"]
     else:  # an owner counts what it likes
-        parts = [f"{progress.done}/{progress.total} {progress.unit}"]
+        parts = [f"{progress.done}/{progress.total} {progress.unit}".rstrip()]
     if progress.rate and progress.done < progress.total:
         parts.append(f"{amount(progress.rate, progress.unit)}/s")
         left_s = (progress.total - progress.done) / progress.rate

@@ -379,5 +379,5 @@ async def test_a_report_without_a_unit_keeps_the_unit_that_was_said(client, clus
             for done, unit in ((1, ""), (5, "volumes"), (6, ""), (1, "disks"), (2, ""))
         ]
     units = [(each.done, each.unit) for each in said]
-    assert units == [(1, "bytes"), (5, "volumes"), (6, "volumes"), (1, "disks"), (2, "disks")]
+    assert units == [(1, "parts"), (5, "volumes"), (6, "volumes"), (1, "disks"), (2, "disks")]
     await run.cancel("a test")

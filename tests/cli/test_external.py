@@ -211,17 +211,17 @@ def test_the_newest_workflow_need_not_be_named(shell):
 def test_a_vendors_own_workflow_says_what_can_be_done_about_it(shell):
     shell.external("start", "@-a", "--kind", "k")
     shown = lines(shell("workflow", "get", "@-a"))
-    assert f"{shell.name}'s own: `countermand external finish {shell.name}-a` ends it" in shown
+    assert f"belongs to {shell.name}: `countermand external finish {shell.name}-a` ends it" in shown
     shell.external("accept", "@-a/main")
     shell.external("finish", "@-a")
-    [own] = [line for line in lines(shell("workflow", "get", "@-a")) if "'s own: " in line]
+    [own] = [line for line in lines(shell("workflow", "get", "@-a")) if "belongs to " in line]
     assert "removed at 20" in own
     assert own.endswith(f"or by `countermand external clear {shell.name}-a --token …`")
     shell.external("start", "@-b", "--kind", "k", "--keep")
     shell.external("finish", "@-b", "--force", "--failed", "GONE")
     assert lines(shell("workflow", "tasks", "@-b"))[1].startswith("main ✗ failed - ")
     assert "100%" not in shell("workflow", "tasks", "@-b")
-    [own] = [line for line in lines(shell("workflow", "get", "@-b")) if "'s own: " in line]
+    [own] = [line for line in lines(shell("workflow", "get", "@-b")) if "belongs to " in line]
     assert own.endswith("removed soon, as it was ended by force")
 
 
@@ -378,9 +378,11 @@ def test_a_vendors_own_workflow_grows_and_ends(shell):
     waits = f"waits for {shell.name}, which has not accepted it yet"
     assert f"shelf-2 ◌ starting - {shell.name}: move-shelf {waits}" in said
 
-    assert f"own: `countermand external finish {shell.name}` ends it" in shell(
+    assert f"to {shell.name}: `countermand external finish {shell.name}` ends it" in shell(
         "workflow", "get", "@"
     )
+    refused = shell.external("end", "@/main", code=1)
+    assert "/tasks/main/attempts/1 is RUNNING, and end is not possible: shelf-2 must" in refused
     refused = shell.external("finish", "@", code=1)
     assert "shelf-2 must end first, or be closed by force" in refused
     shell.do("shelf-2")

@@ -65,7 +65,8 @@ def test_on_a_terminal_the_last_column_is_cut_at_its_edge(capsys, monkeypatch, c
         (60, 100, "percent", "60%"),
         (60, 0, "percent", "60%"),
         (512, 1024, "bytes", "50%"),
-        (512, 0, "", "512 B"),
+        (512, 0, "", "512"),
+        (512, 1024, "", "512/1024"),
         (0, 0, "volumes", ""),
     ],
 )

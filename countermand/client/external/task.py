@@ -204,7 +204,7 @@ class AcceptedTask:
             done: Work done, in the unit. It never goes back: less than before is not shown until it
                 is more again, such as of what a next life has to do anew; the message is.
             total: All the work; 0: not known.
-            unit: What is counted, such as "volumes"; said once, it stays. "bytes" unless it is
+            unit: What is counted, such as "volumes"; said once, it stays. "parts" unless it is
                 said; of another unit, progress begins anew.
             message: A word for people, at most 4 KiB.
         """
