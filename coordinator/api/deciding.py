@@ -183,9 +183,14 @@ def _etag(request: Verb) -> str:
     return str(getattr(request, "etag", ""))
 
 
-def refused(workflow: Workflow, verb: str, refusal: Refusal, *, name: str = "") -> CountermandError:
-    """Returns the error that a refusal is to whoever asked, by default of the whole workflow."""
-    name = name or workflow_name(workflow.id)
+def refused(
+    workflow: Workflow, verb: str, refusal: Refusal, *, about: tuple[str, str] | None = None
+) -> CountermandError:
+    """Returns the error that a refusal is to whoever asked.
+
+    It is about the whole workflow, unless what it is about is given by its name and state.
+    """
+    name, state = about or (workflow_name(workflow.id), refusal.state)
     if refusal.outdated:
         return Conflict(name=name)
     if refusal.violations:
@@ -194,10 +199,8 @@ def refused(workflow: Workflow, verb: str, refusal: Refusal, *, name: str = "") 
     allowed = ", ".join(refusal.allowed or ALLOWED.get(verb, _DECIDED_IN))
     if refusal.because:
         because = refusal.because
-        return VerbForbidden(
-            name=name, state=refusal.state, verb=verb, because=because, allowed=allowed
-        )
-    return StateForbids(name=name, state=refusal.state, verb=verb, allowed=allowed)
+        return VerbForbidden(name=name, state=state, verb=verb, because=because, allowed=allowed)
+    return StateForbids(name=name, state=state, verb=verb, allowed=allowed)
 
 
 def _violation(workflow: Workflow, found: Requirement) -> Violation:

@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 from coordinator.api import requests
 from coordinator.api.deciding import PRINCIPAL, Deciding, refused
@@ -256,8 +255,8 @@ class Reporting:
             raise (await self._rights.newest(named)).closed() from None
         if decision.refusal is not None:
             state = named.now(decision.workflow).attempt.state
-            refusal = replace(decision.refusal, state=state)
-            raise refused(decision.workflow, verb, refusal, name=str(named.name))
+            about = (str(named.name), state)
+            raise refused(decision.workflow, verb, decision.refusal, about=about)
         return decision.workflow
 
     async def _is_repeat(self, request: Request) -> bool:
