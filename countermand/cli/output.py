@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 from google.protobuf import json_format
@@ -18,15 +18,16 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from countermand.cli.forms import show_value
 from countermand.cli.settings import Settings
-from countermand.client import Run
 from countermand.drawing import phrases
 from countermand.drawing.words import Look
-from countermand.rpc.errors import CountermandError
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.host_pb2 import Host
 from countermand.v1.task_pb2 import Task
 from countermand.v1.webhook_pb2 import Webhook
 from countermand.v1.workflow_pb2 import Workflow
+
+if TYPE_CHECKING:
+    from countermand.client import Run
 
 Item = TypeVar("Item", bound=Message)
 Cell = TypeVar("Cell", bound=str | Look)
@@ -123,6 +124,8 @@ def show_one(settings: Settings, shown: Workflow | Host | Task | Webhook | Attem
 
 async def show_run(settings: Settings, made: Run) -> None:
     """Prints a new workflow in a form for programs; it is there, whatever hinders the look."""
+    from countermand.rpc.errors import CountermandError
+
     try:
         workflow = await made.get()
     except CountermandError:

@@ -63,11 +63,12 @@ class Shell:
 
     def held(self, workflow_id: str, *labels: str) -> None:
         """Starts a workflow whose first task fails, and is held for it."""
-        root = {"kind": "KIND_SEQUENCE", "members": [self.task("make"), self.task("use")]}
-        root["members"][0]["external_task"] |= {"outputs": {"lun": "string", "size": "int64"}}
-        root["members"][1]["external_task"] |= {
-            "bindings": [{"field": "arguments.lun", "source": "tasks.make.output.lun"}]
-        }
+        bound = {"field": "arguments.lun", "source": "tasks.make.output.lun"}
+        members = [
+            self.task("make", outputs={"lun": "string", "size": "int64"}),
+            self.task("use", bindings=[bound]),
+        ]
+        root = {"kind": "KIND_SEQUENCE", "members": members}
         spec = {"kind": "held", "policy": {"on_failure": "ON_FAILURE_PAUSE"}, "root": root}
         words = [word for label in labels for word in ("--label", label)]
         self("workflow", "submit", "-", "--id", workflow_id, *words, given=json.dumps(spec))

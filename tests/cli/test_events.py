@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from countermand.cli.follow import _reaches
+from countermand.client import Run
 from countermand.v1.event_pb2 import HistoryEvent, WorkflowStateChanged
 from countermand.v1.workflow_pb2 import WatchWorkflowResponse, Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
@@ -98,10 +99,13 @@ def test_a_wait_for_what_is_so_is_over(shell, wanted, code):
     shell("workflow", "wait", workflow_id, "--for", wanted, code=code)
 
 
-class Passing:
+class Passing(Run):
     """A workflow that is made up for and settled before anybody asks again."""
 
-    async def watch(self, after_sequence, *, events_only):
+    def __init__(self) -> None:
+        """Asks nobody."""
+
+    async def watch(self, after_sequence=0, *, events_only=False):
         assert (after_sequence, events_only) == (7, True)
         for state in ("PAUSED", "COMPENSATING", "COMPENSATED"):
             after = WorkflowState.Value(f"WORKFLOW_STATE_{state}")
