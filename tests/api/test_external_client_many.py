@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import timedelta
+from functools import partial
 
 import pytest
 import pytest_asyncio
 
 from countermand.client.external import Handler, Owner, TaskFailed
-from countermand.client.spec import policy, retry
+from countermand.client.spec import parallel, policy, retry
 from countermand.v1.annotation_pb2 import Effect
 from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_spec_pb2 import Policy
 from tests.api.calls import state
 from tests.api.owners import serving
-from tests.api.vendors import external, plan_of
+from tests.api.vendors import external, opened, plan_of
 from tests.endtoend.cluster import HANG_S, Cluster, until
 
 pytestmark = pytest.mark.slow
@@ -271,3 +273,32 @@ async def test_a_workflow_of_ones_own_that_is_done_is_found_by_the_attempt_that_
             assert job.attempt == f"workflows/{name}/tasks/main/attempts/1"
             async with job.part("move") as moving:
                 assert moving.done is is_again
+
+
+async def test_what_an_operator_has_skipped_is_done(client, owner, name):
+    """Else its block would wait for a turn that never comes."""
+    pause = policy(on_failure=Policy.ON_FAILURE_PAUSE)
+    group = opened(parallel("open", external("first", name)))
+    run = await client.submit(plan_of(group, policy=pause), workflow_id=name)
+
+    async def replicate():
+        async with owner.add(f"workflows/{name}/tasks/open", "copy", task_id="copy") as copying:
+            if not copying.done:
+                raise TaskFailed("ARRAY_FULL", "no room")
+            return copying.attempt
+
+    async def nothing(_):
+        return None
+
+    async with serving(owner, first=Handler(nothing)):
+        with pytest.raises(TaskFailed, match="no room"):
+            await replicate()
+        await until(partial(is_paused, run), "the pause")
+        await run.resume("copied by hand", skip=["copy"])
+        async with asyncio.timeout(HANG_S):
+            assert await replicate() == f"workflows/{name}/tasks/copy/attempts/1"
+        assert state(await wait(run)) == "SUCCEEDED"
+
+
+async def is_paused(run) -> bool:
+    return state(await run.get()) == "PAUSED"

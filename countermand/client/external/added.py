@@ -44,6 +44,10 @@ _REQUESTS = uuid.UUID("6a2a7f0e-2c1d-5c0b-9a55-7d0e9f6f7a11")
 _OVER = MADE_UP_FOR | {Task.STATE_FAILED, Task.STATE_CANCELLED}
 
 
+# An operator who skips a task goes on as if it were done.
+_DONE = frozenset({Task.STATE_SUCCEEDED, Task.STATE_SKIPPED})
+
+
 class Words(TypedDict, total=False):
     """What may be said of a task that is added."""
 
@@ -123,7 +127,7 @@ def added(ties: Ties, request: AddExternalTaskRequest, terms: Terms) -> Block:
         answer = await ties.ask(ties.calls.external_tasks.AddExternalTask, request)
         if answer.task.state in _OVER:
             raise failed(answer.task)
-        if answer.task.state != Task.STATE_SUCCEEDED:
+        if answer.task.state not in _DONE:
             return None
         return _done(ties, answer.task, answer.capability_token, request.arguments, terms)
 
@@ -217,11 +221,11 @@ def _done(
 
 
 def _done_by(task: Task) -> str:
-    """Returns the attempt that has done a task; of one that was closed unbegun, its first."""
-    for attempt in reversed(task.attempts):
-        if attempt.state == Attempt.STATE_SUCCEEDED:
-            return attempt.name
-    return f"{task.name}/attempts/1"
+    """Returns the attempt that has done a task; if none has, its last one."""
+    actions = [each for each in task.attempts if each.kind == Attempt.KIND_ACTION]
+    done = [each for each in actions if each.state == Attempt.STATE_SUCCEEDED]
+    meant = done or actions
+    return meant[-1].name if meant else f"{task.name}/attempts/1"  # closed before its turn came
 
 
 def failed(task: Task) -> TaskFailed:

@@ -78,8 +78,8 @@ class AcceptedTask:
         self.request = request
         # Whether an earlier life of this process has accepted it, and may have begun.
         self.resumed = request.accepted
-        # Whether it has SUCCEEDED before, of one that was added again by a repeat: do nothing. It
-        # has its attempt, its arguments and its outputs; nothing is said of it any more.
+        # Whether it has SUCCEEDED before, or was skipped, of one that is added by a repeat: do
+        # nothing. It has its attempt, arguments and outputs; nothing is said of it any more.
         self.done = False
         # What it leaves; later tasks may be bound to it. `request.outputs` says what was promised.
         self.outputs: dict[str, object] = {}
