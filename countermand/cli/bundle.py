@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
-import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,8 +70,10 @@ def bundle(settings: Settings, name: str, file: str) -> None:
 @contextmanager
 def _whole_or_not_at_all(path: Path) -> Iterator[IO[bytes]]:
     """Yields what is written to; it is there under its name once all of it is."""
+    from tempfile import NamedTemporaryFile  # 10 ms that other commands save
+
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".bundle-", delete=False) as made:
+        with NamedTemporaryFile(dir=path.parent, prefix=".bundle-", delete=False) as made:
             try:
                 yield made
                 made.flush()
@@ -183,6 +183,9 @@ def _draw(opened: Bundle) -> None:
 
 
 def _browse(opened: Bundle) -> None:
+    import tempfile
+    import webbrowser
+
     folder = Path(tempfile.mkdtemp(prefix="countermand-"))
     page = folder / "page.html"
     page.write_bytes(opened.page())
