@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 from google.protobuf.struct_pb2 import Struct
 
@@ -25,7 +26,7 @@ from coordinator.wire.sources import (
     list_at,
     source_of,
 )
-from coordinator.wire.values import is_fixed, is_open, scalar_type, short
+from coordinator.wire.values import is_fixed, is_open, scalar_type, scalars_of, short
 from countermand.rpc.errors import Violation
 from countermand.rpc.names import ID_RULE, is_id
 from countermand.v1 import verb_pb2
@@ -224,7 +225,9 @@ class Fields:
             elif scalar_type(arguments, binding.field) is None and not is_open(
                 arguments, binding.field
             ):
-                self.wrong(f"{here}.field", f"{verb} has no field {binding.field!r}")
+                near = get_close_matches(binding.field, scalars_of(arguments), n=1)
+                meant = f": is {near[0]} meant?" if near else ""
+                self.wrong(f"{here}.field", f"{verb} has no field {binding.field!r}{meant}")
             source = source_of(binding.source)
             if source is None or isinstance(source, OfState):
                 self.wrong(f"{here}.source", SOURCE_RULE)

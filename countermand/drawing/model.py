@@ -12,7 +12,8 @@ from typing import Literal
 from countermand.drawing import phrases
 
 SegmentKind = Literal["run", "stopping", "unknown"]
-MarkerKind = Literal["failure", "restart", "intervention"]
+# A retry is a failure after which the task is tried again: nothing of the whole fails by it.
+MarkerKind = Literal["failure", "retry", "restart", "intervention"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,14 +114,17 @@ class _Reader:
             case Intervention() as asked:
                 self._intervened(task_id, asked)
             case _:
-                self._others(event, story)
+                self._others(event, task_id, story)
 
-    def _others(self, event: HistoryEvent, story: _Story) -> None:
+    def _others(self, event: HistoryEvent, task_id: str, story: _Story) -> None:
         if event.HasField("owner_changed") and event.owner_changed.owner_epoch > 1:
             text = "coordinator restarted"
             self._mark(Marker(kind="restart", at_s=self.now_s, text=text))
         elif event.HasField("retry_scheduled"):
             self._wait(story, WAITING[Task.STATE_RETRY_WAIT])
+            last = story.tries.get(max(story.tries, default=0))
+            if last and last.started.kind == Attempt.KIND_ACTION:
+                self._goes_on(task_id)
 
     def _waited(self, task_id: str, change: TaskStateChanged) -> str:
         if change.waits_for:
@@ -170,11 +173,24 @@ class _Reader:
             text = _asked(asked) + (f", {task_id}" if task_id else "")
             self._mark(Marker(kind="intervention", at_s=self.now_s, text=text))
 
+    def _goes_on(self, task_id: str) -> None:
+        """Marks the last failure of a task as one after which it is tried again."""
+        for index, marker in reversed(tuple(enumerate(self.markers))):
+            if marker.kind == "failure" and marker.task_id == task_id:
+                retried = replace(marker, kind="retry", at_s=self.now_s, count=1)
+                if marker.count > 1:  # the others were no retries
+                    self.markers[index] = replace(marker, count=marker.count - 1)
+                else:
+                    del self.markers[index]
+                self._mark(retried)
+                return
+
     def _mark(self, marker: Marker) -> None:
         """Keeps a moment; a failure that is the same once more is counted."""
         for index, other in enumerate(self.markers):
-            if marker.kind == "failure" and other.text == marker.text:
-                self.markers[index] = replace(other, count=other.count + 1)
+            same = (other.kind, other.text) == (marker.kind, marker.text)
+            if same and marker.kind in ("failure", "retry"):
+                self.markers[index] = replace(other, count=other.count + marker.count)
                 return
         self.markers.append(marker)
 

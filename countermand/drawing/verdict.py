@@ -82,12 +82,16 @@ def _failed(workflow: Workflow, rows: Sequence[Row]) -> tuple[Fact, ...]:
     if not workflow.HasField("cause"):
         return tuple(facts)
     cause = _order(workflow.cause) if _is_order(workflow.cause) else _fact(workflow.cause, rows)
+    if _is_order(workflow.cause):
+        return (cause,)  # whatever else failed is not why
     others = [fact for fact in facts if fact.task_id != cause.task_id]
     return (cause, *others)
 
 
 def _last_failed(row: Row) -> Bar | None:
-    return row.bars[-1] if row.bars and row.bars[-1].state == Attempt.STATE_FAILED else None
+    """Returns the attempt that a task has failed with; none of one that is tried again."""
+    failed = row.state == Task.STATE_FAILED and row.bars
+    return row.bars[-1] if failed and row.bars[-1].state == Attempt.STATE_FAILED else None
 
 
 def _is_order(cause: Failure) -> bool:

@@ -162,6 +162,33 @@ def test_the_verdict_says_what_failed_where_why_and_what_is_left() -> None:
     assert verdict.left == ()
 
 
+def test_what_was_tried_again_is_no_failure_of_the_whole() -> None:
+    """Neither in what failed, nor as a red line: only that after which nothing came is."""
+    slow = Failure(reason="SLOW", message="It was slow.", retriable=True)
+    tale = Tale("retries")
+    for task_id in ("copy", "clone"):
+        tale.plant(task_id, host="host-a")
+    tale.begin()
+    for task_id in ("copy", "clone"):
+        tale.starts(0.1, task_id, run_s=0.2)
+        tale.ends(1.0, task_id, "FAILED", failure=slow, to=Task.STATE_RETRY_WAIT)
+        tale.retry(1.0, task_id, 2, slow, Task.STATE_RETRY_WAIT)
+        tale.starts(2.0, task_id, n=2, run_s=2.1)
+    tale.ends(2.5, "clone", "SUCCEEDED", n=2)
+    tale.ends(3.0, "copy", "FAILED", n=2, failure=slow)
+    cause = Failure(reason="SLOW", message="It was slow.", host_id="host-a")
+    cause.attempt = "workflows/retries/tasks/copy/attempts/2"
+    tale.moves(3.0, WorkflowState.WORKFLOW_STATE_COMPENSATED, cause)
+    picture = drawn(tale)
+    assert [fact.task_id for fact in picture.verdict.failed] == ["copy"]
+    marks = [(mark.kind, mark.text, mark.at_s, mark.count) for mark in picture.markers]
+    assert sorted(marks) == [
+        ("failure", "copy: SLOW", 3.0, 1),
+        ("retry", "clone: SLOW", 1.0, 1),
+        ("retry", "copy: SLOW", 1.0, 1),
+    ]
+
+
 def test_the_verdict_of_success_counts() -> None:
     assert drawn(succeeded()).verdict.sentence == (
         "3 tasks on 3 hosts took effect, 418 MiB copied."

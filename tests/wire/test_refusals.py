@@ -432,6 +432,15 @@ CASES: dict[str, Case] = {
         {f"{FIRST}.task.bindings[0].field": "noop has no field 'colour'"},
         {"x": "y"},
     ),
+    "a-field-bound-in-other-words": Case(
+        spec_of(copy("one", bindings={"target.imageId": "input.x"})),
+        {
+            f"{FIRST}.task.bindings[0].field": (
+                "copy_image has no field 'target.imageId': is target.image_id meant?"
+            )
+        },
+        {"x": "y"},
+    ),
     "a-failure-for-a-number": Case(
         spec_of(
             copy("one"),
