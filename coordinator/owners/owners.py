@@ -42,7 +42,7 @@ from coordinator.saga.states import (
     TaskState,
     WorkflowState,
 )
-from coordinator.saga.workflow import Failure, Workflow
+from coordinator.saga.workflow import STOPS_LATE, Failure, Workflow
 from countermand.rpc.errors import WatcherTooSlow
 from countermand.rpc.names import attempt_name
 
@@ -130,6 +130,8 @@ class Owners:
         self._by_owner: dict[str, _Queue] = {}
         self._watchers: dict[str, set[Watcher]] = {}
         self._silence: Silence[str] = Silence(self._is_silent)
+        # What was asked to stop: signs of life are no answer to that.
+        self._stopping: Silence[str] = Silence(self._stops_late)
 
     def open(self, workflows: Iterable[Workflow]) -> None:
         """Takes up what waited before a restart: nobody must be told meanwhile that it is over."""
@@ -139,7 +141,9 @@ class Owners:
 
     async def run(self) -> None:
         """Sees to it that silence is noticed, until cancelled."""
-        await self._silence.run()
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._silence.run())
+            both.create_task(self._stopping.run())
 
     # -- for the service ------------------------------------------------------------------------
 
@@ -305,6 +309,7 @@ class Owners:
         if not of_workflow:
             del self._by_workflow[slot[0]]
         self._silence.forget(waiting.name)
+        self._stopping.forget(waiting.name)
         self._reported.drop(waiting.key)
         self._tell(waiting.owner, waiting.name)
 
@@ -326,6 +331,23 @@ class Owners:
             self._silence.wait_for(waiting.name, patience_s, phase=waiting.state)
         else:  # not accepted yet, or nobody is expected to say anything
             self._silence.forget(waiting.name)
+        if waiting.state is not TaskState.CANCELLING:
+            self._stopping.forget(waiting.name)
+        else:
+            self._stopping.wait_for(waiting.name, max(patience_s, PATIENCE_S))
+
+    def _stops_late(self, name: str) -> None:
+        """Says that an owner which gives signs of life does not stop."""
+        waiting = self._by_name[name]
+        extra = {"attempt": name, "owner": waiting.owner, "state": waiting.state}
+        log.info("owner.stops_late", extra=extra)
+        failure = Failure(
+            reason=STOPS_LATE,
+            message=f"{waiting.owner} was asked long ago to stop it, and is still at work.",
+            attempt=name,
+        )
+        event = OwnerSilent(task=waiting.index, number=waiting.attempt.number, failure=failure)
+        self._say(waiting.workflow_id, event)
 
     def _is_silent(self, name: str) -> None:
         """Says what comes of an owner that has not been heard for too long."""

@@ -19,7 +19,7 @@ from coordinator.saga.states import (
     TaskState,
 )
 from coordinator.saga.turn import Step, Turn
-from coordinator.saga.workflow import Attempt, Failure, Task
+from coordinator.saga.workflow import STOPS_LATE, Attempt, Failure, Task
 
 TIMED_OUT = "TIMED_OUT"
 RUN_TIMEOUT = "RUN_TIMEOUT"  # as an agent says it of what it stops
@@ -119,6 +119,9 @@ def _clear(turn: Turn, index: int) -> None:
     """Forgets what was about an attempt that has ended."""
     task = turn.task(index)
     over = task.needs_decision and task.state is not TaskState.FAILED
+    if task.failure is not None and task.failure.reason == STOPS_LATE:
+        task = replace(task, failure=None)
+        turn.put(index, task)
     if over or task.too_late is not None or task.start_deadline is not None:
         turn.put(index, replace(task, needs_decision=False, too_late=None, start_deadline=None))
 
@@ -307,7 +310,11 @@ def owner_is_silent(turn: Turn, event: events.OwnerSilent) -> None:
     last = task.attempts[-1] if task.attempts else None
     if last is None or last.number != event.number or not last.open:
         return
-    if task.state is TaskState.CANCELLING:
+    if event.failure.reason == STOPS_LATE:
+        # It is at work: nobody makes up for that meanwhile, but somebody should look.
+        if task.state is TaskState.CANCELLING and not task.stops_late:
+            turn.put(index, replace(task, failure=event.failure))
+    elif task.state is TaskState.CANCELLING:
         _give_up(turn, index, event.failure)
     elif task.state is TaskState.COMPENSATING:
         turn.put(index, replace(task, compensation_failure=event.failure))

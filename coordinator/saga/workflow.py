@@ -60,6 +60,7 @@ class Inbound:
     previous: Value = None  # of a patch: what it replaced
 
 
+STOPS_LATE = "STOPS_LATE"  # an owner was asked to stop, gives signs of life, and does not end it
 BYTES = "bytes"  # the unit of work, unless an external task says otherwise
 PATCH = "patch"  # the origin of a value that an operator gave
 SKIP = "skip"  # the verb of a decision to go on without a task, also before its turn has come
@@ -148,7 +149,13 @@ class Task:
     def needs_somebody(self) -> bool:
         """Returns whether an operator is looked for; a silent owner may never come back."""
         blocked = self.state is TaskState.COMPENSATION_BLOCKED
-        return self.needs_decision or blocked or bool(self.silent_owner)
+        return self.needs_decision or blocked or self.stops_late or bool(self.silent_owner)
+
+    @property
+    def stops_late(self) -> bool:
+        """Returns whether its owner was asked to stop long ago, and says that it is at work."""
+        why = self.failure if self.state is TaskState.CANCELLING else None
+        return why is not None and why.reason == STOPS_LATE
 
     @property
     def action(self) -> Attempt | None:

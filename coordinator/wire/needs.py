@@ -9,8 +9,9 @@ from itertools import islice
 from coordinator.saga import resume
 from coordinator.saga.external import MAIN
 from coordinator.saga.reports import OWNER_SILENT
+from coordinator.saga.spec import owner_of
 from coordinator.saga.states import Effect, TaskState, WorkflowState
-from coordinator.saga.workflow import Decided, Task, Workflow
+from coordinator.saga.workflow import STOPS_LATE, Decided, Task, Workflow
 from coordinator.wire.values import TYPE_NAMES
 from coordinator.wire.waits import pause_words, silent_since
 from countermand.rpc.names import task_name
@@ -62,6 +63,8 @@ def _needs(workflow: Workflow) -> Iterator[Need]:
     for index, task in workflow.tasks():
         if task.silent_owner:
             yield _need(workflow, index, OWNER_SILENT, _silent(workflow, index, task))
+        elif task.stops_late:
+            yield _need(workflow, index, STOPS_LATE, _stops_late(workflow, index))
 
 
 def _waiting(workflow: Workflow) -> Iterator[Need]:
@@ -106,6 +109,17 @@ def _silent(workflow: Workflow, index: int, task: Task) -> str:
         f"{owner} has been silent{silent_since(task)}, so nobody knows how {name} stands. Once "
         f"{owner} is heard of again it goes on by itself. If that will never be, {ways}."
     )
+
+
+def _stops_late(workflow: Workflow, index: int) -> str:
+    """Returns that an owner does not stop, and what can be done about it."""
+    name, owner = workflow.plan.nodes[index].name, owner_of(workflow.plan.task(index).host)
+    end = f"countermand external end {workflow.id}/{name} --cancelled"
+    said = f"{owner} was asked to stop {name} long ago and says that it is still at work: look at "
+    said += "what it does, or end its program. "
+    if workflow.plan.task(index).effect is Effect.REVERSIBLE:
+        said += f"Once it is silent for too long, it is asked to make up for {name}. "
+    return f"{said}Only if you know that nothing of {name} is left: `{end}`."
 
 
 def _blocked(workflow: Workflow, index: int, task: Task) -> str:

@@ -45,7 +45,7 @@ SPEC = workflow_spec(
 
 
 @contextlib.asynccontextmanager
-async def _life(folder: Path) -> AsyncIterator[tuple[Loop, Owners]]:
+async def life(folder: Path) -> AsyncIterator[tuple[Loop, Owners]]:
     """Opens what is stored in a folder; nothing is decided yet."""
     world = World()
     store = SqlStore(sqlite(folder / "store.db"), Inline(), new_id=world.new_id, crash=never)
@@ -62,7 +62,7 @@ async def _life(folder: Path) -> AsyncIterator[tuple[Loop, Owners]]:
 
 async def test_an_owner_that_reports_before_anything_is_decided_is_known(tmp_path) -> None:
     """Were it told that its attempt is over, it would drop work that is wanted."""
-    async with _life(tmp_path) as (loop, _):
+    async with life(tmp_path) as (loop, _):
         deciding = asyncio.create_task(loop.run())
         submission = Submission(spec=SPEC.SerializeToString(), input=b"", hash=b"")
         plan = plan_of(SPEC, Struct())
@@ -70,7 +70,7 @@ async def test_an_owner_that_reports_before_anything_is_decided_is_known(tmp_pat
         await loop.ask("w", AttemptAccepted(task=plan.by_name["clone"], number=1))
         deciding.cancel()
 
-    async with _life(tmp_path) as (_, owners):
+    async with life(tmp_path) as (_, owners):
         assert owners.of("acme") == (ATTEMPT,)
         assert owners.heard(ATTEMPT) is AttemptState.RUNNING
 
@@ -84,7 +84,7 @@ async def test_after_a_restart_the_oldest_still_comes_first(tmp_path) -> None:
     spec = workflow_spec("vendors", sequence("all", one, then))
     submission = Submission(spec=spec.SerializeToString(), input=b"", hash=b"")
     plan = plan_of(spec, Struct())
-    async with _life(tmp_path) as (loop, _):
+    async with life(tmp_path) as (loop, _):
         deciding = asyncio.create_task(loop.run())
         for name in ("a", "b", "c"):
             await loop.ask(
@@ -94,7 +94,7 @@ async def test_after_a_restart_the_oldest_still_comes_first(tmp_path) -> None:
         await loop.ask("a", AttemptSucceeded(task=plan.by_name["clone"], number=1))
         deciding.cancel()
 
-    async with _life(tmp_path) as (_, owners):
+    async with life(tmp_path) as (_, owners):
         assert owners.count("acme") == 3
         first = owners.page("acme", after=0, limit=2)
         rest = owners.page("acme", after=first[-1].attempt.intent, limit=2)
