@@ -43,7 +43,7 @@ from coordinator.saga.states import (
     TaskState,
     WorkflowState,
 )
-from coordinator.saga.workflow import BYTES, Retention
+from coordinator.saga.workflow import BYTES, STOPS_LATE, Retention
 from coordinator.store.columns import (
     PATCHES_BYTES_MAX,
     Position,
@@ -308,6 +308,7 @@ _NEED = (
     f"{{of}}needs_decision OR {{of}}state = '{TaskState.COMPENSATION_BLOCKED}'"
     f" OR {{of}}state = '{TaskState.UNKNOWN}'"
     f" AND substr({{of}}host, 1, {len(OWNER_PREFIX)}) = '{OWNER_PREFIX}'"
+    f" OR {{of}}state = '{TaskState.CANCELLING}' AND {{of}}failure LIKE '%\"{STOPS_LATE}\"%'"
 )
 NEEDS_SOMEBODY = _NEED.format(of="")
 NEEDS_SOMEBODY_IN_JOINS = _NEED.format(of="tasks.")

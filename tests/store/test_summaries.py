@@ -18,7 +18,7 @@ from coordinator.runtime.ports import (
 from coordinator.saga import events
 from coordinator.saga.commands import Timer
 from coordinator.saga.states import TaskState, WorkflowState
-from coordinator.saga.workflow import Workflow
+from coordinator.saga.workflow import STOPS_LATE, Failure, Workflow
 from countermand.client.spec import parallel, policy, retry, sequence, task, workflow_spec
 from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_spec_pb2 import Policy, WorkflowSpec
@@ -190,6 +190,24 @@ async def test_a_task_whose_owner_is_silent_has_its_workflow_listed_while_it_run
     host = Walk("b", spec=three_tasks())
     await commit(store, host.change, host.must(replace(lost, task=1)))
     assert host.workflow.task(1).state is TaskState.UNKNOWN
+    assert await listed(store, ATTENTION) == []
+
+
+async def test_a_task_whose_owner_does_not_stop_has_its_workflow_listed(store: Store):
+    """It is at work, as it says: nobody but people can do anything about that."""
+    walk = Walk("a", spec=external.own())
+    await commit(store, walk.change)
+    accepted = external.accept(walk)
+    await commit(store, walk.must(accepted), walk.must(cancel(walk.random)))
+    assert await listed(store, ATTENTION) == []
+    why = Failure(reason=STOPS_LATE, message="It is still at work.")
+    late = events.OwnerSilent(task=accepted.task, number=1, failure=why)
+    await commit(store, walk.must(late))
+    assert walk.workflow.task(accepted.task).stops_late
+    assert await listed(store, ATTENTION) == ["a"]
+    assert (await shown(store, "a")).needs == 1
+    stopped = events.AttemptCancelled(task=accepted.task, number=1)
+    await commit(store, walk.must(stopped))
     assert await listed(store, ATTENTION) == []
 
 
