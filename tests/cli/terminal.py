@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Self
 
 GIVE_UP_S = 30.0  # of a hanging command; nothing here takes as much
+PRESSES_MAX = 10
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -96,8 +97,15 @@ class Terminal:
         return self
 
     def interrupt(self) -> Self:
-        """Presses Ctrl-C."""
-        os.killpg(self._process.pid, signal.SIGINT)
+        """Presses Ctrl-C, again if nothing comes of it, as people do.
+
+        A signal that arrives just before Python begins to read a line is noted after that line.
+        """
+        for _ in range(PRESSES_MAX):
+            os.killpg(self._process.pid, signal.SIGINT)
+            answers, _, _ = select.select([self._controller], [], [], 1.0)
+            if answers:
+                break
         return self
 
     def end(self) -> int:
