@@ -1,4 +1,7 @@
-"""One real coordinator and two agents for each file of tests, called over gRPC."""
+"""One real coordinator and two agents for each file of tests, called over gRPC.
+
+A file that needs other hosts, or none, says so by its own HOSTS.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,9 @@ HOSTS = {"a": {"pool-a": ""}, "b": {"pool-b": "", "crawling": "bandwidth=512KiB"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def cluster(lives, tmp_path_factory):
-    async with running(lives, tmp_path_factory.mktemp("api"), HOSTS) as cluster:
+async def cluster(request, lives, tmp_path_factory):
+    hosts = getattr(request.module, "HOSTS", HOSTS)
+    async with running(lives, tmp_path_factory.mktemp("api"), hosts) as cluster:
         yield cluster
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 from countermand.client.external import Handler, Owner
 from countermand.client.run import Run
 from countermand.v1.external_task_pb2 import ExternalRequest
 from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_pb2 import Workflow
 from tests.endtoend.cluster import HANG_S
 
 
@@ -39,3 +41,15 @@ async def states(run: Run) -> dict[str, str]:
         task.name.rpartition("/")[2]: Task.State.Name(task.state).removeprefix("STATE_")
         for task in await run.tasks()
     }
+
+
+async def wait(run: Run) -> Workflow:
+    """Returns a workflow once it has settled."""
+    return await run.wait(timedelta(seconds=HANG_S))
+
+
+def cancelling() -> int:
+    """Returns how often the asyncio task that asks was cancelled, and has not taken notice."""
+    task = asyncio.current_task()
+    assert task is not None
+    return task.cancelling()

@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import pytest
-import pytest_asyncio
 
 from countermand.client.external import (
     Owner,
@@ -20,25 +19,14 @@ from countermand.rpc.errors import WorkflowNotFound
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_spec_pb2 import Policy
 from tests.api.calls import state
-from tests.api.owners import asked, states
+from tests.api.owners import asked, cancelling, states
 from tests.api.vendors import Vendor, external, opened, plan_of
-from tests.endtoend.cluster import Cluster, until
+from tests.endtoend.cluster import until
 
 pytestmark = pytest.mark.slow
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("owners"), {})
-    await cluster.coordinator.start()
-    yield cluster
-    await cluster.end()
-
-
-def _cancelling() -> int:
-    task = asyncio.current_task()
-    assert task is not None
-    return task.cancelling()
+HOSTS: dict[str, dict[str, str]] = {}  # owners need none
 
 
 # -- the block ------------------------------------------------------------------------------------
@@ -196,7 +184,7 @@ async def test_a_stop_of_the_whole_stops_its_part(client, owner, name):
         await work()
     assert state(await run.wait()) == "COMPENSATED"
     assert (await states(run))["job.copy"] == "CANCELLED"
-    assert not _cancelling()
+    assert not cancelling()
 
 
 async def test_a_stop_waits_until_a_part_has_been_ended(client, owner, name):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from datetime import timedelta
 from functools import partial
 
 import pytest
-import pytest_asyncio
 
 from coordinator.api.ends import failure_of as taken_by_the_coordinator
 from coordinator.saga.spec import External
@@ -18,25 +16,16 @@ from countermand.client.external.outcome import failure_of, left_by
 from countermand.rpc.errors import FieldInvalid
 from countermand.v1.annotation_pb2 import Effect
 from tests.api.calls import state
-from tests.api.owners import serving
+from tests.api.owners import serving, wait
 from tests.api.vendors import external, plan_of
-from tests.endtoend.cluster import HANG_S, Cluster, until
+from tests.endtoend.cluster import until
 
 pytestmark = pytest.mark.slow
 
 READ_ONLY = Effect.EFFECT_READ_ONLY
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("ends"), {})
-    await cluster.coordinator.start()
-    yield cluster
-    await cluster.end()
-
-
-async def wait(run):
-    return await run.wait(timedelta(seconds=HANG_S))
+HOSTS: dict[str, dict[str, str]] = {}  # owners need none
 
 
 async def says(run, task: str, words: str) -> bool:

@@ -8,7 +8,6 @@ from datetime import timedelta
 from functools import partial
 
 import pytest
-import pytest_asyncio
 
 from countermand.client.external import Handler, Owner, TaskFailed
 from countermand.client.spec import parallel, policy, retry
@@ -16,9 +15,9 @@ from countermand.v1.annotation_pb2 import Effect
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_spec_pb2 import Policy
 from tests.api.calls import state
-from tests.api.owners import serving
+from tests.api.owners import serving, wait
 from tests.api.vendors import external, opened, plan_of
-from tests.endtoend.cluster import HANG_S, Cluster, until
+from tests.endtoend.cluster import HANG_S, until
 
 pytestmark = pytest.mark.slow
 
@@ -27,16 +26,7 @@ VOLUMES = ("a", "b", "c")
 AGAIN = policy(retry=retry(2, delay=timedelta(milliseconds=100)))
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("many"), {})
-    await cluster.coordinator.start()
-    yield cluster
-    await cluster.end()
-
-
-async def wait(run):
-    return await run.wait(timedelta(seconds=HANG_S))
+HOSTS: dict[str, dict[str, str]] = {}  # owners need none
 
 
 async def parts_of(run) -> dict[str, str]:

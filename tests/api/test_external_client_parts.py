@@ -10,7 +10,6 @@ from datetime import timedelta
 from functools import partial
 
 import pytest
-import pytest_asyncio
 
 from countermand.client.external import Handler, Owner, TaskFailed
 from countermand.client.spec import parallel, policy, retry
@@ -18,19 +17,14 @@ from countermand.rpc.names import task_name
 from countermand.v1.annotation_pb2 import Effect
 from countermand.v1.task_pb2 import Task
 from tests.api.calls import state
-from tests.api.owners import serving
+from tests.api.owners import serving, wait
 from tests.api.vendors import external, opened, plan_of, vendor_at
-from tests.endtoend.cluster import HANG_S, Cluster, until
+from tests.endtoend.cluster import HANG_S, until
 
 pytestmark = pytest.mark.slow
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("parts"), {})
-    await cluster.coordinator.start()
-    yield cluster
-    await cluster.end()
+HOSTS: dict[str, dict[str, str]] = {}  # owners need none
 
 
 class Array:
@@ -54,10 +48,6 @@ class Array:
 
     async def delete(self, task):
         self.made.discard(task.action)
-
-
-async def wait(run):
-    return await run.wait(timedelta(seconds=HANG_S))
 
 
 async def look(_):

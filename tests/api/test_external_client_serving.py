@@ -9,7 +9,6 @@ from datetime import timedelta
 from inspect import ismethod, signature
 
 import pytest
-import pytest_asyncio
 
 from countermand.client.external import (
     AcceptedTask,
@@ -33,17 +32,12 @@ from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.api.calls import state
 from tests.api.owners import serving, states
 from tests.api.vendors import external, opened, plan_of
-from tests.endtoend.cluster import HANG_S, Cluster, until
+from tests.endtoend.cluster import HANG_S, until
 
 pytestmark = pytest.mark.slow
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("serving"), {})
-    await cluster.coordinator.start()
-    yield cluster
-    await cluster.end()
+HOSTS: dict[str, dict[str, str]] = {}  # owners need none
 
 
 # -- serving --------------------------------------------------------------------------------------

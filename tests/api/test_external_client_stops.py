@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-import pytest_asyncio
 
 from countermand.client.external import (
     Owner,
@@ -13,25 +12,13 @@ from countermand.client.external import (
 )
 from countermand.v1.annotation_pb2 import Effect
 from tests.api.calls import state
-from tests.api.owners import asked, states
+from tests.api.owners import asked, cancelling, states
 from tests.api.vendors import external, plan_of
-from tests.endtoend.cluster import Cluster
 
 pytestmark = pytest.mark.slow
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def cluster(lives, tmp_path_factory):
-    cluster = Cluster(lives, tmp_path_factory.mktemp("stops"), {})
-    await cluster.coordinator.start()
-    yield cluster
-    await cluster.end()
-
-
-def _cancelling() -> int:
-    task = asyncio.current_task()
-    assert task is not None
-    return task.cancelling()
+HOSTS: dict[str, dict[str, str]] = {}  # owners need none
 
 
 # -- stopping -------------------------------------------------------------------------------------
@@ -54,7 +41,7 @@ async def test_a_block_that_is_to_stop_is_interrupted_and_ends_as_cancelled(clie
     assert told == ["CANCELLING"]
     assert state(await run.wait()) == "COMPENSATED"
     assert (await states(run))["slow"] == "CANCELLED"
-    assert not _cancelling()
+    assert not cancelling()
 
 
 async def test_what_is_read_only_is_interrupted_too_when_nobody_waits_for_it(client, owner, name):

@@ -296,10 +296,11 @@ async def running(
     base: Mapping[str, int] = MappingProxyType({}),
     **fields: Any,
 ) -> AsyncIterator[Cluster]:
-    """Yields a cluster that has begun, with a template of a shape."""
+    """Yields a cluster that has begun, with a template of a shape where there are hosts for it."""
     cluster = Cluster(lives, folder, hosts, **fields)
     try:
-        await cluster.add_template("base", **base)
+        if hosts:
+            await cluster.add_template("base", **base)
         await cluster.start()
         yield cluster
     finally:

@@ -131,6 +131,13 @@ async def overflow(page: Page) -> int:
     return int(await page.evaluate(f"{root}.scrollWidth - {root}.clientWidth"))
 
 
+async def spilling(page: Page) -> list[str]:
+    """Returns the words of cells that run into what stands beside them."""
+    wider = "cell => cell.scrollWidth > cell.clientWidth + 1"
+    cells = f"[...document.querySelectorAll('td')].filter({wider})"
+    return list(await page.evaluate(f"{cells}.map(cell => cell.innerText)"))
+
+
 # -- everybody can read it -------------------------------------------------------------------------
 
 
@@ -141,6 +148,7 @@ async def test_nothing_keeps_people_out_of_any_page(tab: Page) -> None:
     for name, path in PAGES.items():
         await tab.goto(path, wait_until="load")
         assert await overflow(tab) <= 0, name
+        assert await spilling(tab) == [], name
         for scheme, rules in SCHEMES.items():
             await tab.emulate_media(color_scheme=scheme, reduced_motion="reduce")
             await tab.screenshot(path=SHOTS / f"{name}-{scheme}.png", full_page=True)
