@@ -33,6 +33,9 @@ KEEPALIVE_TIME_S = 10
 KEEPALIVE_TIMEOUT_S = 5
 # After a restart people wait for the reconnect; gRPC's own maximum is two minutes.
 RECONNECT_DELAY_S_MAX = 5
+# So long may a peer take to say its first word, which a busy or far one does. One that is not there
+# refuses at once, and is tried again as above.
+CONNECT_TIMEOUT_S = 5
 
 _READS = {
     "countermand.v1.WorkflowService": (
@@ -127,7 +130,8 @@ def _options(request_bytes_max: int, answer_bytes_max: int) -> list[tuple[str, A
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # Not a delay, whatever its name: what each attempt to connect has at least.
+        ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_S * 1000),
         ("grpc.max_reconnect_backoff_ms", RECONNECT_DELAY_S_MAX * 1000),
         ("grpc.service_config", _SERVICE_CONFIG),
         ("grpc.enable_retries", 1),

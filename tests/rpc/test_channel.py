@@ -1,5 +1,8 @@
 """Reads are repeated on UNAVAILABLE; whatever changes something is not."""
 
+import asyncio
+import contextlib
+
 import grpc.aio
 import pytest
 
@@ -10,6 +13,9 @@ from countermand.v1 import workflow_pb2 as pb
 from countermand.v1 import workflow_pb2_grpc as pb_grpc
 
 NAME = pb.DESCRIPTOR.services_by_name["WorkflowService"].full_name
+
+# How long a peer takes to say its first word: a busy machine, a far network, a handshake of TLS.
+SLOW_S = 0.5
 
 
 class Hiccups(pb_grpc.WorkflowServiceServicer):
@@ -58,6 +64,32 @@ async def test_a_change_is_not(stub, servicer):
 
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
     assert servicer.calls == 1
+
+
+async def test_a_connection_may_take_its_time(servicer):
+    """Else whoever changes something would be told that a busy coordinator does not answer."""
+    servicer.calls = 1  # it has had its hiccup
+    service = Service(NAME, pb_grpc.add_WorkflowServiceServicer_to_server, servicer)
+    running = await serve(listen="127.0.0.1:0", services=[service])
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(SLOW_S)  # what is tested is that this time passes
+        there, here = await asyncio.open_connection(*running.address.split(":"))
+        await asyncio.gather(pump(reader, here), pump(there, writer))
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+
+    slow = await asyncio.start_server(relay, "127.0.0.1", 0)
+    host, port = slow.sockets[0].getsockname()
+    try:
+        async with slow, channel.open_channel(f"{host}:{port}") as opened:
+            stub = pb_grpc.WorkflowServiceStub(opened)
+            await stub.CancelWorkflow(pb.CancelWorkflowRequest(), timeout=channel.CHANGE_TIMEOUT_S)
+    finally:
+        await running.stop(0)
 
 
 def test_every_read_that_is_named_exists():
