@@ -48,7 +48,7 @@ def take_address(settings: WebSettings) -> socket.socket | None:
     port = int(settings.listen.rpartition(":")[2])
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=WAITING_MAX)
+        listening = socket.create_server((host, port), family=family, backlog=WAITING_MAX)
     except OSError as error:
         if settings.asked_for:
             raise ListenRefused(
@@ -58,6 +58,10 @@ def take_address(settings: WebSettings) -> socket.socket | None:
         # Two coordinators on one machine are no mistake, and a page is no reason not to start.
         log.warning("web.unavailable", extra={"address": settings.listen, "error": str(error)})
         return None
+    # Those it accepts inherit it. asyncio would see to it, but not where the protocol is left to
+    # the kernel: the body of each answer then waited 40 ms for a reader's delayed acknowledgement.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def url_of(listening: socket.socket) -> str:

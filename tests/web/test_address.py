@@ -31,6 +31,16 @@ def test_a_free_port_is_taken_and_told() -> None:
         assert url_of(listening) == f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
+def test_what_is_answered_leaves_at_once() -> None:
+    """An answer in two pieces must not wait until a reader has acknowledged the first."""
+    listening = take_address(WebSettings(listen="127.0.0.1:0", asked_for=True))
+    assert listening is not None
+    with listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_busy_port_is_a_warning_unless_it_was_asked_for(taken: str, caplog) -> None:
     assert take_address(WebSettings(listen=taken)) is None
     assert [record.msg for record in caplog.records] == ["web.unavailable"]
