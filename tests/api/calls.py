@@ -89,24 +89,30 @@ def quick(workflow_id: str) -> WorkflowSpec:
     )
 
 
-def crawling(workflow_id: str) -> WorkflowSpec:
+def crawling(workflow_id: str, pool: str = "crawling") -> WorkflowSpec:
     """Returns a plan that is still at work when it is looked at: a copy, then a slow one."""
     return workflow_spec(
         "crawling",
         sequence(
             "all",
             copy("first", "a", BASE, f"pool-a/{workflow_id}-first"),
-            copy("slow", "b", BASE, f"crawling/{workflow_id}-slow"),
+            copy("slow", "b", BASE, f"{pool}/{workflow_id}-slow"),
         ),
     )
 
 
+def copies(cluster: Cluster, workflow_id: str, pool: str) -> bool:
+    """Returns whether the slow copy of a workflow is at work."""
+    return any((cluster.pool(pool) / "staging").glob(f"*@{workflow_id}@*/*/data.raw"))
+
+
 @asynccontextmanager
-async def at_work(cluster: Cluster, stubs: Stubs, workflow_id: str) -> AsyncIterator[None]:
+async def at_work(
+    cluster: Cluster, stubs: Stubs, workflow_id: str, pool: str = "crawling"
+) -> AsyncIterator[None]:
     """Starts a slow workflow and yields while it works; cancels it unless that was done."""
-    await stubs.start(workflow_id, crawling(workflow_id))
-    staging = cluster.pool("crawling") / "staging"
-    await until(lambda: list(staging.glob(f"*@{workflow_id}@*/*/data.raw")), "the slow copy")
+    await stubs.start(workflow_id, crawling(workflow_id, pool))
+    await until(lambda: copies(cluster, workflow_id, pool), "the slow copy")
     yield
     if state(await stubs.get(workflow_id)) == "RUNNING":
         await stubs.workflows.CancelWorkflow(cancel(workflow_id))

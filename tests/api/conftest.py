@@ -20,7 +20,9 @@ from tests.endtoend.conftest import lives
 
 __all__ = ["lives"]
 
-HOSTS = {"a": {"pool-a": ""}, "b": {"pool-b": "", "crawling": "bandwidth=512KiB"}}
+# A copy to `crawling` takes longer than any test looks at it: it is cancelled; one to `slow` ends.
+SLOW_POOLS = {"crawling": "bandwidth=64KiB", "slow": "bandwidth=512KiB"}
+HOSTS = {"a": {"pool-a": ""}, "b": {"pool-b": "", **SLOW_POOLS}}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -14,7 +14,7 @@ from countermand.rpc.errors import RequirementsUnmet, StateForbids
 from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_pb2 import ResumeRequirement
 from countermand.v1.workflow_state_pb2 import WorkflowState
-from tests.api.calls import BASE, crawling, state
+from tests.api.calls import BASE, copies, crawling, state
 from tests.api.steering import PAUSE, failing
 from tests.endtoend.cluster import copy, until
 
@@ -76,9 +76,8 @@ async def test_a_decision_may_say_more(client):
 
 async def test_a_pause_outlives_the_coordinator(cluster, client):
     """Sent again by itself, under the same request id; and the workflow stays held."""
-    run = await client.submit(crawling("paused"), workflow_id="paused")
-    staging = cluster.pool("crawling") / "staging"
-    await until(lambda: list(staging.glob("*@paused@*/*/data.raw")), "the slow copy")
+    run = await client.submit(crawling("paused", "slow"), workflow_id="paused")
+    await until(lambda: copies(cluster, "paused", "slow"), "the slow copy")
     await run.pause("maintenance")
     await cluster.coordinator.kill()
     await cluster.coordinator.start()

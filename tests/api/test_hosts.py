@@ -12,7 +12,7 @@ from countermand.client.spec import sequence, workflow_spec
 from countermand.rpc.names import host_name
 from countermand.v1 import host_pb2 as pb
 from countermand.v1 import workflow_pb2
-from tests.api.calls import BASE, at_work, cancel, crawling, refused, state
+from tests.api.calls import BASE, at_work, cancel, copies, crawling, refused, state
 from tests.api.steering import failing, paused
 from tests.endtoend.cluster import copy, until
 
@@ -97,8 +97,7 @@ async def test_a_host_that_somebody_was_placed_on_is_not_removed(cluster, stubs)
     """It named no host, and yet what it did there may have to be made up for."""
     placed = copy("slow", "", BASE, "crawling/placed")
     await stubs.start("placed", workflow_spec("k", sequence("s", placed)))
-    staging = cluster.pool("crawling") / "staging"
-    await until(lambda: list(staging.glob("*@placed@*/*/data.raw")), "the slow copy")
+    await until(lambda: copies(cluster, "placed", "crawling"), "the slow copy")
     request = pb.RemoveHostRequest(name="hosts/b", request_id="r", reason="a test")
     error = await refused(stubs.hosts.RemoveHost(request))
     assert (error.reason, error.metadata["workflow"]) == ("HOST_BUSY", "workflows/placed")

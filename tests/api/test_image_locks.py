@@ -21,17 +21,18 @@ from countermand.client.spec import (
 )
 from countermand.rpc.names import task_name, workflow_name
 from countermand.v1 import workflow_pb2
-from countermand.v1.verb_pb2 import DeleteImage, Noop
+from countermand.v1.verb_pb2 import CreateImage, DeleteImage, Noop
 from countermand.v1.workflow_spec_pb2 import Node, WorkflowSpec
 from tests.api.calls import BASE, Stubs, at_work, cancel, refused, state
 from tests.api.steering import bound, pause, paused, rerun, resume, skip, value
 from tests.endtoend.checks import labels
-from tests.endtoend.cluster import Cluster, copy, until
+from tests.endtoend.cluster import MIB, Cluster, copy, until
 
 
 def onto_the_same(*, refuses: bool) -> WorkflowSpec:
-    """Returns a plan that makes the image which `at_work` is making."""
-    again = copy("again", "b", BASE, "crawling/held-slow")
+    """Returns a plan that makes the image which `at_work` is making, in no time."""
+    made = CreateImage(target=image("crawling/held-slow"), virtual_size_bytes=MIB)
+    again = task("again", host="b", action=made)
     return workflow_spec("k", sequence("s", again), refuse_when_locked=refuses)
 
 

@@ -54,7 +54,7 @@ from tests.endtoend.cluster import copy
 
 async def test_a_pause_lets_attempts_end_and_a_resume_goes_on(cluster, stubs):
     """S-A1, S-R1, S-R4, S-R7: PAUSING while the copy runs, PAUSED after it, then on by itself."""
-    async with at_work(cluster, stubs, "held"):
+    async with at_work(cluster, stubs, "held", "slow"):
         answer = await stubs.workflows.PauseWorkflow(pause("held", reason="switch maintenance"))
         assert state(answer.workflow) == "PAUSING"
         assert answer.workflow.waits_for == "a resume: paused by local: switch maintenance"
@@ -64,7 +64,7 @@ async def test_a_pause_lets_attempts_end_and_a_resume_goes_on(cluster, stubs):
         assert "countermand workflow resume held" in need.message
         assert (await stubs.workflows.GetResumeRequirements(asked("held"))).requirements == []
         await stubs.workflows.ResumeWorkflow(resume("held"))
-    assert state(await stubs.get("held")) == "SUCCEEDED"
+        assert state(await stubs.wait("held")) == "SUCCEEDED"
     assert verbs(await events(stubs, "held")) == ["pause", "resume"]
     assert_clean(cluster, "held", "SUCCEEDED")
 

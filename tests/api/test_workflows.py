@@ -17,7 +17,17 @@ from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_state_pb2 import WorkflowState
-from tests.api.calls import BASE, Stubs, at_work, cancel, crawling, quick, refused, state
+from tests.api.calls import (
+    BASE,
+    Stubs,
+    at_work,
+    cancel,
+    copies,
+    crawling,
+    quick,
+    refused,
+    state,
+)
 from tests.endtoend.checks import assert_clean, assert_ran_once, labels, read, recorded
 from tests.endtoend.cluster import until
 
@@ -192,7 +202,7 @@ async def test_a_watch_begins_anywhere_and_ends_by_itself(stubs):
 async def test_a_watch_outlives_the_coordinator(cluster, stubs):
     """Each event once, none left out, though the coordinator was killed in the middle."""
     async with Client(cluster.coordinator.address, patience=timedelta(seconds=30)) as client:
-        run = await client.submit(crawling("outlives"), workflow_id="outlives")
+        run = await client.submit(crawling("outlives", "slow"), workflow_id="outlives")
         seen: list[int] = []
 
         async def follow() -> None:
@@ -201,8 +211,7 @@ async def test_a_watch_outlives_the_coordinator(cluster, stubs):
                     seen.append(update.event.sequence)  # noqa: PERF401 - it is looked at meanwhile
 
         following = asyncio.create_task(follow())
-        staging = cluster.pool("crawling") / "staging"
-        await until(lambda: seen and list(staging.glob("*@outlives@*")), "the slow copy")
+        await until(lambda: seen and copies(cluster, "outlives", "slow"), "the slow copy")
         await cluster.coordinator.kill()
         await cluster.coordinator.start()
         await following
@@ -303,8 +312,7 @@ async def test_a_settled_workflow_stays_as_it_is(cluster, stubs):
 
 async def test_an_etag_that_is_out_of_date_changes_nothing(cluster, stubs):
     old = await stubs.start("etag", crawling("etag"))
-    staging = cluster.pool("crawling") / "staging"
-    await until(lambda: list(staging.glob("*@etag@*")), "the slow copy")
+    await until(lambda: copies(cluster, "etag", "crawling"), "the slow copy")
     error = await refused(stubs.workflows.CancelWorkflow(cancel("etag", "old", etag=old.etag)))
     assert (error.code, error.reason) == ("ABORTED", "CONFLICT")
     error = await refused(stubs.workflows.CancelWorkflow(cancel("etag", "bad", etag="garbage")))
