@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator
 from datetime import timedelta
 
 from google.protobuf.struct_pb2 import Struct
 
 from coordinator.api.fences import target_pools
+from coordinator.api.looks import Look, Looks
 from coordinator.api.summary import summary_to_proto
 from coordinator.runtime.locks import LockView
 from coordinator.runtime.loop import Loop
@@ -23,6 +24,7 @@ from coordinator.saga.states import TaskState
 from coordinator.saga.workflow import Retention, Workflow
 from coordinator.saga.workflow import Task as TaskRecord
 from coordinator.wire import view
+from coordinator.wire.history import TASK_STATES
 from countermand.rpc.errors import TaskNotFound, WorkflowNotFound
 from countermand.rpc.names import task_name, workflow_name
 from countermand.v1 import workflow_pb2 as pb
@@ -72,6 +74,7 @@ class Showing:
         self._retention = retention
         # Settled long ago, and looked at now: a page asks for the same one many times.
         self._kept: OrderedDict[str, Workflow] = OrderedDict()
+        self._looks = Looks()
 
     # -- finding --------------------------------------------------------------------------------
 
@@ -118,7 +121,12 @@ class Showing:
 
     def basic(self, workflow: Workflow) -> pb.Workflow:
         """Returns the BASIC view of a workflow."""
-        shown = view.workflow_to_proto(workflow, self._watches.progress(workflow.id))
+        progress = self._watches.progress(workflow.id)
+        shown = pb.Workflow()
+        if progress:
+            shown = view.workflow_to_proto(workflow, progress)
+        else:
+            shown.CopyFrom(self._looks.at(workflow).basic)
         if not workflow.locked and not workflow.settled:
             shown.waits_for = _line(self._loop.lock_view(workflow.id))
         self._expires(shown, workflow.retention)
@@ -160,19 +168,34 @@ class Showing:
 
     async def tasks(self, workflow: Workflow, indices: Iterable[int]) -> AsyncGenerator[Task]:
         """Yields tasks and groups, without their attempts; whoever else is due has its turns."""
-        hosts = self._hosts.all()
+        hosts, look = self._hosts.all(), self._looks.at(workflow)
         for number, index in enumerate(indices, start=1):
-            yield self._task(workflow, index, hosts.get, full=False)
+            yield self._task(look, index, hosts.get, full=False)
             if number % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
 
     def task(self, workflow: Workflow, index: int) -> Task:
         """Returns one task with its context."""
-        return self._task(workflow, index, self._hosts.all().get, full=True)
+        return self._task(self._looks.at(workflow), index, self._hosts.all().get, full=True)
 
-    def _task(self, workflow: Workflow, index: int, host_of: HostOf, *, full: bool) -> Task:
+    def places(
+        self, workflow: Workflow, states: Collection[Task.State.ValueType], first: int
+    ) -> Iterator[tuple[int, int]]:
+        """Yields tasks and groups in any of some states, or all, each with its place in the tree.
+
+        To show a task costs a hundred times as much as to see that it is in another state.
+        """
+        look = self._looks.at(workflow)
+        wanted = {state for state, number in TASK_STATES.items() if number in states}
+        for place in range(first, len(look.order)):
+            index = look.order[place]
+            if not states or look.states[index] in wanted:
+                yield place, index
+
+    def _task(self, look: Look, index: int, host_of: HostOf, *, full: bool) -> Task:
+        workflow = look.workflow
         progress = self._watches.progress(workflow.id)
-        shown = view.task_to_proto(workflow, index, progress, full=full)
+        shown = look.task(index, progress, full=full)
         record = workflow.nodes[index]
         if workflow.settled or not isinstance(record, TaskRecord):
             return shown

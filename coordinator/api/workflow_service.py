@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import timedelta
+from itertools import islice
 
 from coordinator.api import fences, requests, resume
 from coordinator.api.deciding import PRINCIPAL, Deciding
@@ -33,7 +34,6 @@ from coordinator.saga.events import (
 )
 from coordinator.saga.workflow import Workflow
 from coordinator.traces.sampling import ALL, Sampler
-from coordinator.wire import view
 from coordinator.wire.failure import failure_from_proto
 from countermand.rpc.errors import Cancelled, FieldInvalid, Violation
 from countermand.v1 import workflow_pb2 as pb
@@ -150,18 +150,12 @@ class WorkflowService(WorkflowServiceServicer):
         workflow = await self._showing.find(workflow_id)
         start = requests.number(request.page_token or "1", "page_token")
         limit = requests.page_size(request.page_size)
-        wanted = frozenset(request.states)
-        order = view.in_order(workflow.plan)
-        # To show a task costs a hundred times as much as to see that it is in another state.
-        places = [
-            place
-            for place in range(start, len(order))
-            if not wanted or view.state_of(workflow, order[place]) in wanted
-        ]
-        page = [order[place] for place in places[:limit]]
-        async with aclosing(self._showing.tasks(workflow, page)) as shown:
+        found = self._showing.places(workflow, frozenset(request.states), start)
+        page = list(islice(found, limit + 1))
+        indices = [index for _, index in page[:limit]]
+        async with aclosing(self._showing.tasks(workflow, indices)) as shown:
             tasks = [task async for task in shown]
-        token = str(places[limit]) if len(places) > limit else ""
+        token = str(page[limit][0]) if len(page) > limit else ""
         return pb.ListTasksResponse(tasks=tasks, next_page_token=token)
 
     async def ListEvents(

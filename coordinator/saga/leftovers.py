@@ -11,7 +11,8 @@ from coordinator.saga.workflow import Task, Workflow
 
 STOPPED = "STOPPED"  # kept by policy
 NOT_REMOVED = "NOT_REMOVED"  # what should have been removed, is still there
-_MAY_LEAVE = (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.SKIPPED)
+# Those that stay as they are whatever becomes of the others; what succeeded is kept if it failed.
+_MAY_LEAVE = frozenset({TaskState.ABANDONED, TaskState.FAILED, TaskState.SKIPPED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +28,10 @@ class Leftover:
 
 def leftovers(workflow: Workflow) -> Iterator[Leftover]:
     """Yields every effect that stays although its workflow did not want it to."""
+    kept = workflow.verdict is WorkflowState.FAILED
+    states = _MAY_LEAVE | {TaskState.SUCCEEDED} if kept else _MAY_LEAVE
     for index, task in workflow.tasks():
-        if reason := _reason(workflow, index, task):
+        if task.state in states and (reason := _reason(workflow, index, task)):
             yield _leftover(workflow, index, task, reason)
 
 
@@ -36,12 +39,10 @@ def _reason(workflow: Workflow, index: int, task: Task) -> str:
     """Returns why a task leaves something behind, or nothing."""
     if task.state is TaskState.ABANDONED:
         return (task.decided.reason if task.decided else "") or TaskState.ABANDONED
-    if task.state not in _MAY_LEAVE:
-        return ""
     effect = workflow.plan.task(index).effect
     if task.state is TaskState.SUCCEEDED:
-        kept = workflow.verdict is WorkflowState.FAILED and effect is not Effect.READ_ONLY
-        return STOPPED if kept and not workflow.plan.is_end_action(index) else ""
+        kept = effect is not Effect.READ_ONLY and not workflow.plan.is_end_action(index)
+        return STOPPED if kept else ""
     closed = task.state is TaskState.FAILED and not task.needs_decision
     skipped = task.state is TaskState.SKIPPED and task.decided is not None
     # Of a workflow that failed, what should have been removed is wanted again.

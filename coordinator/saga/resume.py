@@ -143,15 +143,13 @@ class _Readers:
 
 def _bindings(workflow: Workflow) -> Iterator[tuple[int, Binding]]:
     """Yields the bindings of tasks that may still start, to the outputs of others."""
-    for node in workflow.plan.leaves:
-        assert node.task is not None, node.name
-        task = workflow.task(node.index)
+    for index, task in workflow.tasks():
         if task.state not in _WAITING and not task.needs_decision:
             continue
         given = {each.field for each in task.patch}
-        for binding in node.task.bindings:
+        for binding in workflow.plan.task(index).bindings:
             if binding.task and binding.field not in given:
-                yield node.index, binding
+                yield index, binding
 
 
 # -- what is wrong with a request -----------------------------------------------------------------

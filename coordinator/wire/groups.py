@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
+from coordinator.saga import workflow as saga
 from coordinator.saga.spec import GroupKind, OnFailure
 from coordinator.saga.states import GroupState, TaskState
 from coordinator.saga.workflow import Failure, Group, Workflow
@@ -46,13 +47,15 @@ _STORED = {
 }
 
 
-def fill_group(view: Task, workflow: Workflow, index: int) -> None:
+def fill_group(
+    view: Task, workflow: Workflow, index: int, states: Sequence[TaskState] | None
+) -> None:
     """Adds what a group has: its kind, state, round, and which of its members failed."""
     node, group = workflow.plan.nodes[index], workflow.nodes[index]
     assert isinstance(group, Group), node.name
     assert node.group is not None, node.name
     view.kind = Task.KIND_WORKFLOW if node.rules.nested else _KINDS[node.group]
-    view.state = TASK_STATES[group_state(workflow, index)]
+    view.state = TASK_STATES[(states or states_of(workflow))[index]]
     view.round = group.round
     view.weight = 1
     view.open = node.rules.open is not None
@@ -60,8 +63,18 @@ def fill_group(view: Task, workflow: Workflow, index: int) -> None:
         view.failure.CopyFrom(failure)
 
 
-def group_state(workflow: Workflow, index: int) -> TaskState:
-    """Returns the state that a group shows."""
+def states_of(workflow: Workflow) -> Sequence[TaskState]:
+    """Returns the state that each node shows, by its index; each node is looked at once."""
+    records = workflow.nodes
+    states = [each.state if isinstance(each, saga.Task) else TaskState.PENDING for each in records]
+    groups = [index for index, each in enumerate(records) if isinstance(each, Group)]
+    for index in reversed(groups):  # members have higher numbers than their group
+        states[index] = _group_state(workflow, index, states)
+    return states
+
+
+def _group_state(workflow: Workflow, index: int, states: Sequence[TaskState]) -> TaskState:
+    """Returns the state that a group shows, given those of its members."""
     group, node = workflow.nodes[index], workflow.plan.nodes[index]
     assert isinstance(group, Group), node.name
     if group.state in _STORED:
@@ -69,32 +82,32 @@ def group_state(workflow: Workflow, index: int) -> TaskState:
     if not node.forward:  # a fan-out over nothing
         waits = not group.passed_empty and not workflow.settled
         return TaskState.PENDING if waits else TaskState.SUCCEEDED
-    members = [_shown(workflow, member) for member in node.forward]
-    states = set(members)
+    members = [
+        states[member] if states[member] is not TaskState.FAILED else _failed_as(workflow, member)
+        for member in node.forward
+    ]
+    shown = set(members)
     if node.recovery >= 0:  # counts only once it has begun: the others are at rest then
-        recovery = group_state(workflow, node.recovery)
-        states |= {recovery} & _AT_WORK
-    if node.rules.min_success and not states & _AT_WORK:
+        shown |= {states[node.recovery]} & _AT_WORK
+    if node.rules.min_success and not shown & _AT_WORK:
         passed = sum(state in (TaskState.SUCCEEDED, TaskState.SKIPPED) for state in members)
         if passed >= node.need:
             return TaskState.SUCCEEDED
     for state in LOUDEST:
-        if state in states:
+        if state in shown:
             return state
-    if TaskState.PENDING in states:
-        return TaskState.RUNNING if len(states) > 1 else TaskState.PENDING
-    return TaskState.SKIPPED if states == {TaskState.SKIPPED} else TaskState.SUCCEEDED
+    if TaskState.PENDING in shown:
+        return TaskState.RUNNING if len(shown) > 1 else TaskState.PENDING
+    return TaskState.SKIPPED if shown == {TaskState.SKIPPED} else TaskState.SUCCEEDED
 
 
-def _shown(workflow: Workflow, index: int) -> TaskState:
-    """Returns the state in which a member counts: a failure that is allowed does not."""
-    if workflow.plan.nodes[index].task is None:
-        return group_state(workflow, index)
-    task = workflow.task(index)
-    ignored = workflow.plan.task(index).policy.on_failure is OnFailure.IGNORE
-    if task.state is TaskState.FAILED and ignored and not task.needs_decision:
-        return TaskState.SUCCEEDED
-    return task.state
+def _failed_as(workflow: Workflow, index: int) -> TaskState:
+    """Returns the state in which a failed member counts: a failure that is allowed does not."""
+    spec, record = workflow.plan.nodes[index].task, workflow.nodes[index]
+    if spec is None or not isinstance(record, saga.Task):
+        return TaskState.FAILED
+    ignored = spec.policy.on_failure is OnFailure.IGNORE
+    return TaskState.SUCCEEDED if ignored and not record.needs_decision else TaskState.FAILED
 
 
 def _failure(workflow: Workflow, index: int, group: Group) -> Failure | None:
@@ -119,12 +132,14 @@ def _failure(workflow: Workflow, index: int, group: Group) -> Failure | None:
 
 def _failed(workflow: Workflow, index: int) -> tuple[str, Failure] | None:
     """Returns the first failure in a member, if there is one."""
-    name = workflow.plan.nodes[index].name
-    return next(((name, why) for why in _failures(workflow, index)), None)
+    record = workflow.nodes[index]
+    if isinstance(record, saga.Task):  # mostly, and there may be thousands
+        why = _why(record)
+    else:
+        leaves = workflow.plan.leaves_of(index)
+        why = next(filter(None, (_why(workflow.task(leaf.index)) for leaf in leaves)), None)
+    return None if why is None else (workflow.plan.nodes[index].name, why)
 
 
-def _failures(workflow: Workflow, index: int) -> Iterator[Failure]:
-    for leaf in workflow.plan.leaves_of(index):
-        task = workflow.task(leaf.index)
-        if task.failure is not None and task.state is TaskState.FAILED:
-            yield task.failure
+def _why(task: saga.Task) -> Failure | None:
+    return task.failure if task.state is TaskState.FAILED else None

@@ -25,6 +25,8 @@ _TYPES = {kind.__name__: name for kind, name in TYPE_NAMES.items()}
 _WAITING_FOR_SOMEBODY = frozenset(
     {WorkflowState.PAUSED, WorkflowState.BLOCKED, WorkflowState.ENDING}
 )
+# In which an owner may be silent, or not stop.
+_OWNERS = frozenset({TaskState.UNKNOWN, TaskState.CANCELLING})
 
 
 def type_name(kind: str) -> str:
@@ -61,6 +63,8 @@ def _needs(workflow: Workflow) -> Iterator[Need]:
     elif workflow.state is WorkflowState.PAUSING:
         yield from _left_to_people(workflow)
     for index, task in workflow.tasks():
+        if task.state not in _OWNERS:
+            continue
         if task.silent_owner:
             yield _need(workflow, index, OWNER_SILENT, _silent(workflow, index, task))
         elif task.stops_late:

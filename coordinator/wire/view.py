@@ -24,7 +24,7 @@ from coordinator.traces.ids import span_id_of, trace_id_of
 from coordinator.wire.actions import action_of
 from coordinator.wire.catalogue import effect_number, field_of, phrase_left, verb_called
 from coordinator.wire.failure import failure_to_proto
-from coordinator.wire.groups import fill_group, group_state
+from coordinator.wire.groups import fill_group, states_of
 from coordinator.wire.history import (
     ATTEMPT_KINDS,
     ATTEMPT_STATES,
@@ -124,7 +124,11 @@ def _leftover(workflow: saga.Workflow, left: saga_leftovers.Leftover) -> Leftove
 
 def tasks_to_proto(workflow: saga.Workflow, progress: ProgressKnown) -> list[Task]:
     """Returns a workflow's groups and tasks in the order of the tree, without the root."""
-    return [task_to_proto(workflow, index, progress) for index in in_order(workflow.plan)[1:]]
+    states = states_of(workflow)
+    return [
+        task_to_proto(workflow, index, progress, states=states)
+        for index in in_order(workflow.plan)[1:]
+    ]
 
 
 def in_order(plan: Plan) -> Sequence[int]:
@@ -144,16 +148,18 @@ def in_order(plan: Plan) -> Sequence[int]:
     return found
 
 
-def state_of(workflow: saga.Workflow, index: int) -> Task.State.ValueType:
-    """Returns where a node is, at a hundredth of what all of it costs."""
-    group = workflow.plan.nodes[index].group is not None
-    return TASK_STATES[group_state(workflow, index) if group else workflow.task(index).state]
-
-
 def task_to_proto(
-    workflow: saga.Workflow, index: int, progress: ProgressKnown, *, full: bool = False
+    workflow: saga.Workflow,
+    index: int,
+    progress: ProgressKnown,
+    *,
+    full: bool = False,
+    states: Sequence[TaskState] | None = None,
 ) -> Task:
-    """Returns one node of a workflow; in full, with its context and attempts."""
+    """Returns one node of a workflow; in full, with its context and attempts.
+
+    Who shows more than one gives `states_of`: the state of a group is worked out from all below.
+    """
     node = workflow.plan.nodes[index]
     view = Task(
         name=task_name(workflow.id, node.name),
@@ -164,7 +170,7 @@ def task_to_proto(
     view.end_action = workflow.plan.is_end_action(index)
     view.waits_for = task_waits_for(workflow, index)
     if node.group is not None:
-        fill_group(view, workflow, index)
+        fill_group(view, workflow, index, states)
         return view
     _fill_leaf(view, workflow, index)
     if full:
@@ -294,15 +300,29 @@ def _rolled_up(workflow: saga.Workflow, index: int, progress: ProgressKnown) -> 
         own = _of_action(workflow, index, progress)
         known = own is not None and (own.total or own.done)
         return own if known or index not in plan.parts else _weighed(workflow, index, progress)
-    leaves = list(plan.leaves_of(index))
-    if any(leaf.task is not None and leaf.task.external for leaf in leaves):
+    below = plan.below(index)
+    if any(spec is not None and spec.external for spec in (plan.nodes[i].task for i in below)):
         return _weighed(workflow, index, progress)
     done = total = rate = 0
-    for leaf in leaves:
-        part = _of_action(workflow, leaf.index, progress)
+    for each, record in zip(below, _records(workflow, below), strict=True):
+        # Most have nothing to tell, and there may be thousands.
+        if not isinstance(record, saga.Task) or not _tells(record.action, progress):
+            continue
+        part = _of_action(workflow, each, progress)
         if part is not None and part.total:
             done, total, rate = done + part.done, total + part.total, rate + part.rate
     return Progress(done=done, total=total, rate=rate, unit="bytes") if total else None
+
+
+def _records(workflow: saga.Workflow, indices: Sequence[int]) -> Sequence[saga.Task | saga.Group]:
+    if isinstance(indices, range):  # at once: one by one costs more than looking at them
+        return workflow.nodes[indices.start : indices.stop]
+    return [workflow.nodes[index] for index in indices]
+
+
+def _tells(action: saga.Attempt | None, progress: ProgressKnown) -> bool:
+    """Returns whether it may be known how far an attempt is, or was."""
+    return action is not None and bool(action.done or (progress and action.open))
 
 
 def _weighed(workflow: saga.Workflow, index: int, progress: ProgressKnown) -> Progress:
@@ -346,9 +366,8 @@ class _Shares:
 
 
 def _of_action(workflow: saga.Workflow, index: int, progress: ProgressKnown) -> Progress | None:
-    task = workflow.task(index)
-    action = task.action if task.attempts else None
-    if action is None or (action.open and not progress):
+    action = workflow.task(index).action
+    if action is None or not _tells(action, progress):
         return None
     name = workflow.plan.nodes[index].name  # of what is open, its attempt is looked up by name
     attempt = attempt_name(workflow.id, name, action.number) if action.open else ""
