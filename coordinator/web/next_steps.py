@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from countermand.drawing import phrases
 from countermand.drawing.tasks import GROUPS, IN_FLIGHT, task_id, waits
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import Workflow
@@ -33,16 +35,17 @@ def of(workflow: Workflow, tasks: Iterable[Task] = ()) -> list[Step]:
 
 def _needed(workflow: Workflow) -> Iterator[Step]:
     for need in workflow.needs:
-        # Most messages name their task themselves.
-        task = "" if task_id(need.task) in need.message else need.task
+        # Most messages name their task themselves; a command that does is not read first.
+        said = " ".join(need.message.split("`")[::2])
+        task = "" if re.search(rf"(?<!\S){re.escape(task_id(need.task))}\b", said) else need.task
         yield Step(words=need.message, task=task, reason=need.reason, is_urgent=True)
 
 
 def _left(workflow: Workflow) -> Iterator[Step]:
     for left in workflow.leftovers:
         where = f" on {left.host_id}" if left.host_id else ""
-        words = f"Look after what {task_id(left.task)} left{where}: {left.description}."
-        yield Step(words=words, is_urgent=True)
+        what = f"Look after what {task_id(left.task)} left{where}: {left.description}."
+        yield Step(words=f"{what} {phrases.about_leftover(left.reason)}", is_urgent=True)
 
 
 def _ended(workflow: Workflow) -> list[Step]:

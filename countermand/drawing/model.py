@@ -136,6 +136,8 @@ class Verdict:
     sentence: str
     failed: tuple[Fact, ...] = ()
     made_up_for: tuple[Fact, ...] = ()
+    # What could not be made up for so far: somebody must decide about each.
+    blocked: tuple[Fact, ...] = ()
     # Attempts that began and left nothing by themselves: stopped, or failed for certain.
     clean: tuple[Fact, ...] = ()
     left: tuple[Fact, ...] = ()

@@ -101,6 +101,18 @@ def kept(reason: str) -> str:
     return _KEPT.get(reason, reason)
 
 
+# What to do about an effect that was left, by why it was: nothing removes it by itself.
+_TO_DO: Final = {
+    "STOPPED": "Its policy keeps it: use it, or remove it by hand.",
+    "NOT_REMOVED": "It was to be removed: do that by hand.",
+}
+
+
+def about_leftover(reason: str) -> str:
+    """Returns what to do about an effect that was left."""
+    return _TO_DO.get(reason, "It was given up: remove it by hand, once that is possible.")
+
+
 def did(verb: str) -> str:
     """Returns the past of a verb, or nothing for one we do not know."""
     return _DONE.get(verb, "")

@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 from countermand.drawing import captions, phrases
 from countermand.drawing.model import Fact, Timeline
 from countermand.drawing.svg_parts import fit, lines, tag, text, width_of, wrap
-from countermand.drawing.words import Tone
+from countermand.drawing.words import Tone, task_look
 
 __all__ = ["draw", "escape"]
 
@@ -63,14 +63,22 @@ def draw(timeline: Timeline, left: float, right: float) -> tuple[str, float]:
 def _columns(timeline: Timeline, left: float, right: float) -> tuple[list[str], float]:
     verdict = timeline.verdict
     rest = "nothing" if timeline.settled else "not known before it has ended"
+    stuck = (*verdict.blocked, *verdict.left)
     columns = (
         _Column("WHY IT ENDED", "⊘", "warn", verdict.failed, "nothing")
         if verdict.is_order
         else _Column("WHAT FAILED", "✗", "bad", verdict.failed, "nothing"),
         _Column(
-            "WHAT WAS MADE UP FOR", "↺", "made_up", verdict.made_up_for, "nothing had taken effect"
+            "WHAT WAS MADE UP FOR",
+            "↺",
+            "made_up",
+            verdict.made_up_for,
+            "nothing so far" if verdict.blocked else "nothing had taken effect",
+            is_good=not verdict.blocked,
         ),
-        _Column(
+        _Column("WHAT COULD NOT BE MADE UP FOR", "!", "bad", stuck, "")
+        if verdict.blocked
+        else _Column(
             "WHAT IS LEFT", "∅", "bad", verdict.left, rest, _stopped(timeline), timeline.settled
         ),
     )
@@ -101,7 +109,8 @@ def _column(column: _Column, x: float, width: float) -> Iterator[tuple[str, floa
                 yield line, x + 18, y, "muted"
         return
     for fact in column.facts[:FACTS_MAX]:
-        yield column.glyph, x, y, f"strong {column.tone}"
+        glyph, tone = _look(column, fact)
+        yield glyph, x, y, f"strong {tone}"
         where = fact.where
         yield fit(f"{fact.task_id or 'the workflow'}{where}", width - 18, 13.5), x + 18, y, "strong"
         for line in wrap(fact.words, width - 18, 2):
@@ -110,6 +119,14 @@ def _column(column: _Column, x: float, width: float) -> Iterator[tuple[str, floa
         y += LINE + 4
     if (more := len(column.facts) - FACTS_MAX) > 0:
         yield f"and {more} more", x + 18, y, "muted"
+
+
+def _look(column: _Column, fact: Fact) -> tuple[str, Tone]:
+    """Returns how a fact looks: as its task, if it says in which state that is."""
+    if not fact.state:
+        return column.glyph, column.tone
+    look = task_look(fact.state)
+    return look.glyph, look.tone
 
 
 def _stopped(timeline: Timeline) -> str:

@@ -13,6 +13,7 @@ from countermand.drawing.model import Bar, Fact, LaneRow, Row, Verdict
 from countermand.drawing.words import workflow_look
 from countermand.rpc import names
 from countermand.v1.attempt_pb2 import Attempt
+from countermand.v1.event_pb2 import Leftover
 from countermand.v1.failure_pb2 import Failure
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import Workflow
@@ -23,25 +24,23 @@ CLEAN: Final[Mapping[int, str]] = {
     Attempt.STATE_FAILED: "failed, left nothing",
     Attempt.STATE_CANCELLED: "stopped, left nothing",
 }
-MADE_UP_FOR: Final[Mapping[int, str]] = {
-    Task.STATE_COMPENSATED: "",
-    Task.STATE_COMPENSATION_BLOCKED: ": blocked",
-    Task.STATE_ABANDONED: ": abandoned",
-}
+# What stands apart: of the one somebody must decide, the other is left.
+NOT_MADE_UP_FOR: Final = frozenset({Task.STATE_COMPENSATION_BLOCKED, Task.STATE_ABANDONED})
 
 
 def verdict(workflow: Workflow, rows: Sequence[Row], lane: Sequence[LaneRow]) -> Verdict:
     """Returns how it stands so far, or how it ended."""
     failed = _failed(workflow, rows)
+    going_back = _in_order(lane)
     made_up_for = tuple(
-        Fact(
-            task_id=row.task_id,
-            host_id=row.host_id,
-            is_external=row.is_external,
-            words=row.phrase + MADE_UP_FOR.get(row.state, ": under way"),
-            state=row.state,
-        )
-        for row in _in_order(lane)
+        _lane_fact(row, row.phrase + ("" if row.state == Task.STATE_COMPENSATED else ": under way"))
+        for row in going_back
+        if row.state not in NOT_MADE_UP_FOR
+    )
+    blocked = tuple(
+        _lane_fact(row, ": ".join(filter(None, (row.phrase, _last_said(row)))))
+        for row in going_back
+        if row.state == Task.STATE_COMPENSATION_BLOCKED
     )
     clean = tuple(
         Fact(task_id=row.task_id, host_id=row.host_id, is_external=row.is_external, words=words)
@@ -52,7 +51,8 @@ def verdict(workflow: Workflow, rows: Sequence[Row], lane: Sequence[LaneRow]) ->
         Fact(
             task_id=(names.parse_task(leftover.task) or ("", leftover.task))[1],
             host_id=leftover.host_id,
-            words=leftover.description,
+            words=_left_words(leftover),
+            state=Task.STATE_ABANDONED,
         )
         for leftover in workflow.leftovers
     )
@@ -61,10 +61,33 @@ def verdict(workflow: Workflow, rows: Sequence[Row], lane: Sequence[LaneRow]) ->
         sentence=_sentence(workflow, rows, lane, failed, left),
         failed=failed,
         made_up_for=made_up_for,
+        blocked=blocked,
         clean=clean,
         left=left,
         is_order=workflow.HasField("cause") and _is_order(workflow.cause),
     )
+
+
+def _lane_fact(row: LaneRow, words: str) -> Fact:
+    return Fact(
+        task_id=row.task_id,
+        host_id=row.host_id,
+        is_external=row.is_external,
+        words=words,
+        state=row.state,
+    )
+
+
+def _last_said(row: LaneRow) -> str:
+    """Returns why a compensation failed last."""
+    said = (phrases.why(bar.message) or bar.reason for bar in reversed(row.bars))
+    return next(filter(None, said), "")
+
+
+def _left_words(leftover: Leftover) -> str:
+    """Returns what is left, and why: "the copy pool/disk (it was to be removed)"."""
+    because = f" ({phrases.kept(leftover.reason)})" if leftover.reason else ""
+    return f"{leftover.description}{because}"
 
 
 def _failed(workflow: Workflow, rows: Sequence[Row]) -> tuple[Fact, ...]:

@@ -247,6 +247,18 @@ def test_a_blocked_compensation_shows_since_when_and_its_waits() -> None:
     assert "! blocked after 8 attempts" in text
 
 
+def test_what_could_not_be_made_up_for_stands_apart() -> None:
+    picture = drawn(blocked())
+    (stuck,) = picture.verdict.blocked
+    assert (stuck.task_id, stuck.host_id) == ("copy-disk-1", "host-a")
+    assert stuck.words == "delete the copy: pool fast answered EIO"
+    assert picture.verdict.made_up_for == ()
+    text = svg.draw(picture)
+    assert "WHAT COULD NOT BE MADE UP FOR" in text
+    assert "nothing so far" in text
+    assert "WHAT IS LEFT" not in text  # nobody knows before it has ended
+
+
 def test_retries_get_room_and_no_untrue_remark() -> None:
     picture = drawn(blocked())
     place = scale(picture)

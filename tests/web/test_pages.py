@@ -9,11 +9,16 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 
+from coordinator.saga import leftovers
+from coordinator.saga.states import TaskState
 from coordinator.web import address
 from coordinator.web.pages import workflows
-from countermand.client.spec import sequence, task, workflow_spec
-from countermand.v1.verb_pb2 import Noop
+from countermand.client.spec import image, policy, sequence, task, workflow_spec
+from countermand.drawing import phrases
+from countermand.v1.verb_pb2 import DeleteImage, Noop
+from countermand.v1.workflow_spec_pb2 import Policy
 from tests.api.vendors import vendor_at
+from tests.web import stories
 from tests.web.reading import Reader
 
 ATTENTION = {"held", "stuck"}
@@ -120,14 +125,53 @@ async def test_a_compensated_workflow_is_understood_at_once(reader) -> None:
 
 async def test_what_is_left_is_named_with_what_to_do(reader) -> None:
     banner = (await reader("/workflows/left")).part("banner")
-    assert "What is left ∅ made on host-a the copy pool-a/left" in banner.words
-    assert "Look after what made left on host-a: the copy pool-a/left." in banner.words
-    assert "∅ made on host-a noop, as its spec says: abandoned" in banner.words
+    why = "the copy pool-a/left (the array is gone for good)"
+    assert f"What is left ∅ made on host-a {why}" in banner.words
+    assert "What was made up for Nothing. What is left" in banner.words
+    look = "! Look after what made left on host-a: the copy pool-a/left. It was given up: remove it"
+    assert look in banner.words
+
+
+async def test_every_reason_for_a_leftover_is_in_words_with_what_to_do(reader, client) -> None:
+    """What a policy keeps, what should have been removed, and what somebody gave up."""
+    kept = stories.create("kept", "host-a", "pool-a/stopped-kept")
+    fails = task("fails", host="host-a", action=Noop(failure_message="as asked"))
+    stops = workflow_spec("drill", sequence("all", kept, fails))
+    stops.policy.on_failure = Policy.ON_FAILURE_STOP
+    of_another_time = DeleteImage(target=image("pool-a/good-data"), expected_generation=99)
+    may_fail = policy(on_failure=Policy.ON_FAILURE_IGNORE)
+    away = task("away", host="host-a", action=of_another_time, policy=may_fail)
+    spares = workflow_spec("drill", sequence("all", away))
+    told = {
+        "STOPPED": (
+            stops,
+            "the image pool-a/stopped-kept (kept, as its policy says)",
+            "use it, or",
+        ),
+        "NOT_REMOVED": (spares, "the image pool-a/good-data (it was to be removed)", "do that by"),
+    }
+    for reason, (spec, words, to_do) in told.items():
+        workflow_id = reason.lower().replace("_", "-")
+        run = await client.submit(spec, workflow_id=workflow_id)
+        await run.wait()
+        assert [left.reason for left in (await run.get()).leftovers] == [reason]
+        banner = (await reader(f"/workflows/{workflow_id}")).part("banner")
+        assert f"on host-a {words}" in banner.words
+        assert to_do in banner.words.partition("What to do next")[2]
+    known = {leftovers.STOPPED, leftovers.NOT_REMOVED, TaskState.ABANDONED}
+    assert {*told, TaskState.ABANDONED} == known
+    assert {phrases.kept(reason) for reason in known}.isdisjoint(known)
 
 
 async def test_what_must_be_decided_is_said_once(reader) -> None:
     banner = (await reader("/workflows/stuck")).part("banner")
     assert "Somebody must decide. 0 of 1 made up for" in banner.words
+    assert (
+        "What was made up for Nothing so far. What could not be made up for ! made" in banner.words
+    )
+    assert "noop, as its spec says: the array is read-only since 09:12 Decide" in banner.words
+    assert "/workflows/stuck/tasks/made/compensation" in banner.links
+    assert "! made: Its compensation fails again and again" in banner.words
     assert banner.words.count("The array is read-only since 09:12.") == 1
     assert "countermand workflow compensation retry|replace|done|abandon stuck made" in banner.words
 
