@@ -18,7 +18,7 @@ HOME = "/var/lib/countermand"  # in the container
 SERVICES: Mapping[str, Mapping[str, str]] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())[
     "services"
 ]
-OURS = [name for name, service in SERVICES.items() if "command" in service]
+OURS = [name for name, service in SERVICES.items() if service["image"] == "countermand"]
 
 
 @pytest.mark.slow
@@ -46,6 +46,15 @@ def test_each_service_gets_ready(name, tmp_path):
             assert b".ready" in process.stdout.readline(), (tmp_path / "log").read_text()
         finally:
             process.terminate()
+
+
+def test_nothing_listens_but_on_loopback():
+    """All share the network of the machine; who would listen everywhere there is told not to."""
+    assert {service["network_mode"] for service in SERVICES.values()} == {"host"}
+    assert not any("ports" in service for service in SERVICES.values())
+    others = {name: str(SERVICES[name]) for name in SERVICES if name not in OURS}
+    assert len(others) == 3
+    assert all("127.0.0.1" in said for said in others.values()), others
 
 
 def test_what_is_mounted_from_here_is_here():
