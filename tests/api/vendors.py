@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -28,6 +29,8 @@ READ_ONLY = annotation_pb2.EFFECT_READ_ONLY
 REVERSIBLE = annotation_pb2.EFFECT_REVERSIBLE
 ARRAY_FULL = Failure(reason="ARRAY_FULL", message="There is no room on the array.")
 HANG_S = 30.0  # only a hang takes longer
+TICK_S = 0.05
+AWAKE_S_MAX = 0.4  # between two ticks; the shortest silence that is noticed lasts a second
 
 START = pb.ExternalRequest.KIND_START
 CANCEL = pb.ExternalRequest.KIND_CANCEL
@@ -64,6 +67,27 @@ def plan_of(*members: Node, policy: Policy | None = None) -> WorkflowSpec:
 def beside(*members: Node, policy: Policy | None = None) -> WorkflowSpec:
     """Returns a plan of tasks at the same time."""
     return workflow_spec("hybrid", parallel("all", *members), policy=policy)
+
+
+@asynccontextmanager
+async def awake() -> AsyncIterator[Callable[[], bool]]:
+    """Yields whether this process has gone on all the time.
+
+    One that stands still gives no sign of life, and is rightly taken for silent.
+    """
+    lasted = [0.0]
+
+    async def tick() -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(TICK_S)
+            lasted.append(time.monotonic() - before)
+
+    ticking = asyncio.create_task(tick())
+    try:
+        yield lambda: max(lasted) < AWAKE_S_MAX
+    finally:
+        ticking.cancel()
 
 
 def struct(**values: Any) -> Struct:

@@ -156,11 +156,11 @@ class Service:
         assert self.life.code == 0, self._story(f"ended with code {self.life.code}")
 
     def events(self) -> list[dict[str, object]]:
-        """Returns the lines of its logs, of all its lives."""
+        """Returns the lines of its logs, of all its lives; the last may still be half written."""
         return [
             json.loads(line)
             for log in self.logs
-            for line in log.read_text().splitlines()
+            for line in log.read_text().rpartition("\n")[0].splitlines()
             if line.startswith("{")
         ]
 

@@ -22,7 +22,6 @@ from countermand.client.spec import (
     for_each,
     image,
     parallel,
-    policy,
     sequence,
     task,
     workflow_spec,
@@ -34,6 +33,7 @@ from countermand.v1.verb_pb2 import CopyImage, DeleteImage, Noop, VerifyImage
 from countermand.v1.workflow_pb2 import ResumeRequirement as Needed
 from countermand.v1.workflow_pb2 import ResumeWorkflowResponse
 from countermand.v1.workflow_spec_pb2 import WorkflowSpec
+from tests.api.vendors import READ_ONLY, external, vendor_at
 from tests.endtoend.checks import journals, labels, same
 from tests.endtoend.cluster import HANG_S, SMALL, Cluster, copy, running, until
 from tests.endtoend.effects import assert_at_rest, attempts, interventions, purged, verbs
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.slow
 
 HOSTS = {
     "a": {"pool-a": "", "small": "quota=600KiB"},  # room for one copy, not for two
-    "b": {"pool-b": "", "crawling": "bandwidth=512KiB"},
+    "b": {"pool-b": "", "crawling": "bandwidth=256KiB"},
 }
 PAUSE = ON_FAILURE["PAUSE"]
 
@@ -93,16 +93,16 @@ async def state_of(run: Run, task_id: str) -> str:
 def full(name: str) -> WorkflowSpec:
     """Returns a copy into the full pool, beside a slow one, and one that reads the first.
 
-    The first begins a moment later: what has not left when it fails is taken back by the pause.
+    The first waits for a gate: what has not left when it fails is taken back by the pause.
     """
-    later = policy(wait_before=timedelta(milliseconds=400))
     return workflow_spec(
         "full",
         sequence(
             "all",
             parallel(
                 "both",
-                copy("full", "a", BASE, f"small/{name}", policy=later),
+                external("gate", "gate", effect=READ_ONLY),
+                copy("full", "a", BASE, f"small/{name}", after=["gate"]),
                 copy("slow", "b", BASE, f"crawling/{name}-slow"),
             ),
             bound("then", "a", "full", f"pool-a/{name}-then"),
@@ -111,13 +111,31 @@ def full(name: str) -> WorkflowSpec:
     )
 
 
+async def submitted(cluster: Cluster, client: Client, name: str, *, held: bool = False) -> Run:
+    """Starts the plan above, and opens its gate once the slow copy is at work.
+
+    To be held there, the host that copies is frozen.
+    """
+    run = await client.submit(full(name), workflow_id=name)
+    staging = cluster.pool("crawling") / "staging"
+    await until(lambda: any(staging.glob(f"*@{name}@*/*/data.raw")), "the slow copy")
+    if held:
+        cluster.agents["b"].freeze()
+    async with vendor_at(cluster.coordinator.address, "gate") as gate:
+        await gate.does(name, "gate")
+    return run
+
+
 async def test_a_full_pool_is_given_room_and_the_copy_runs_again(cluster, client, hog):
     """S-R1, S-R2, S-R3, S-R5, S-R12, S-R13, S-R16, S-R22, S-R23, S-B1, S-A1."""
-    run = await client.submit(full("room"), workflow_id="room")
-    shown = await run.wait(timedelta(seconds=HANG_S), until_attention=True)
-    assert word(shown) == "PAUSING", "the failure is shown while its sibling still copies"
-    assert shown.waits_for == "a resume: paused because full failed"
-    assert await state_of(run, "slow") in ("STARTING", "RUNNING")
+    try:
+        run = await submitted(cluster, client, "room", held=True)
+        shown = await run.wait(timedelta(seconds=HANG_S), until_attention=True)
+        assert word(shown) == "PAUSING", "the failure is shown while its sibling still copies"
+        assert shown.waits_for == "a resume: paused because full failed"
+        assert await state_of(run, "slow") in ("STARTING", "RUNNING")
+    finally:
+        cluster.agents["b"].thaw()
 
     held = await needs(run, "PAUSED")
     assert [need.task.rpartition("/")[2] for need in held.needs] == ["full"]
@@ -177,7 +195,7 @@ async def test_failures_in_two_branches_are_decided_together(cluster, client):
 
 async def test_a_copy_goes_elsewhere_with_a_patch(cluster, client, hog):
     """S-R8, S-R16, S-R18, S-R20, S-B2: to another pool of another host; both attempts tell."""
-    run = await client.submit(full("patched"), workflow_id="patched")
+    run = await submitted(cluster, client, "patched")
     await needs(run, "PAUSED")
     elsewhere = [rerun("full", {"target.pool_id": "pool-b"}, host="b")]
     for dry in (True, False):
@@ -203,7 +221,7 @@ async def test_a_skipped_copy_gives_what_a_real_copy_reads(cluster, client, hog)
     """S-R6, S-R9, S-R21, S-E4, S-E5: the outputs are required, typed, and used."""
     by_hand = workflow_spec("hand", sequence("all", copy("hand", "a", BASE, "pool-a/by-hand")))
     await done(client, by_hand, "by-hand")
-    run = await client.submit(full("skipped"), workflow_id="skipped")
+    run = await submitted(cluster, client, "skipped")
     held = await needs(run, "PAUSED")
     given = {"image.pool_id": "pool-a", "image.image_id": "by-hand"}
     lacking = {"image.pool_id": "pool-a"}
@@ -225,7 +243,7 @@ async def test_a_skipped_copy_gives_what_a_real_copy_reads(cluster, client, hog)
 async def test_giving_up_leaves_nothing(cluster, client, hog):
     """S-R13, S-G1: what was kept while it was held is made up for; it cannot go on any more."""
     before = set(labels(cluster))
-    run = await client.submit(full("given-up"), workflow_id="given-up")
+    run = await submitted(cluster, client, "given-up")
     await needs(run, "PAUSED")
     await run.resume("not worth it", give_up=["full"])
     settled = await run.wait(timedelta(seconds=HANG_S))
@@ -276,7 +294,7 @@ async def test_chosen_items_of_a_fan_out_run_again(cluster, client):
 
 async def test_of_many_resumes_at_once_one_takes_effect(cluster, client, hog):
     """S-R15: ten people decide, each with a request of their own, and the copy runs once more."""
-    run = await client.submit(full("crowd"), workflow_id="crowd")
+    run = await submitted(cluster, client, "crowd")
     await needs(run, "PAUSED")
     await hog()
     answers = await asyncio.gather(

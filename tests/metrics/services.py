@@ -40,8 +40,9 @@ class Service:
             return str(answer.read(), "utf-8")
 
     def lines(self) -> list[dict[str, object]]:
-        """Returns what it has written into its log."""
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        """Returns what it has written into its log; gRPC writes there as well."""
+        whole, _, _ = self.log.read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
 
 @contextmanager
