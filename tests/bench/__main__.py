@@ -18,11 +18,11 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from tests.bench import external, memory, scale, settled, starting, traces, web, workloads
+from tests.bench import external, memory, scale, seeing, settled, starting, web, workloads
 from tests.bench.figures import Figure, judge, show, write
 
 BUILD = Path("build/bench")
-PARTS = ("starting", "memory", "workloads", "traces", "external", "scale", "settled", "web")
+PARTS = ("starting", "memory", "workloads", "seeing", "external", "scale", "settled", "web")
 SETTLED = 1_000_000  # about a minute and 2.5 GiB
 
 
@@ -60,7 +60,7 @@ def _measure(part: str, asked: argparse.Namespace) -> Callable[[Path], list[Figu
         "starting": lambda folder: starting.measure(folder, asked.starts),
         "memory": lambda folder: memory.measure(folder, asked.rounds),
         "workloads": lambda folder: workloads.measure(folder, asked.rounds, asked.seconds),
-        "traces": lambda folder: traces.measure(folder, asked.rounds, asked.seconds),
+        "seeing": lambda folder: seeing.measure(folder, asked.rounds, asked.seconds),
         "external": lambda folder: external.measure(
             folder,
             external.Extent(

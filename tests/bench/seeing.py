@@ -1,8 +1,9 @@
-"""What traces cost a coordinator: W1 without a collector, with one that hangs, and with one.
+"""What it costs a coordinator to be seen: W1 with and without its log, and with collectors.
 
-Three coordinators, each with an agent of its own, are loaded in turn, round by round. The collector
-that hangs takes connections and never answers; the other one is a process that counts spans and
-throws them away. What matters is that a dead one costs nothing, and that nobody waits for it.
+Four coordinators, each with an agent of its own, are loaded in turn, round by round: one as it is,
+one whose log says warnings only, and two that have a collector of traces. The one that hangs takes
+connections and never answers; the other one is a process that counts spans and throws them away.
+What matters is that a dead one costs nothing, and that nobody waits for it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +29,18 @@ from tests.bench.processes import Process, start, start_agent, start_coordinator
 from tests.bench.workloads import HOST, WARM_UP_S, WORKLOADS, Bench, Load
 
 NONE, HANGS, TAKES = "no collector", "one that hangs", "one that takes all"
+SILENT = "no collector, warnings only"
 IN_FLIGHT = 16
 KEEPS_UP = at_least(0.95)
 STOP_S_MAX = at_most(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How a coordinator is started; without a collector's address it has none."""
+
+    arguments: Sequence[str] = ()
+    collector: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +53,14 @@ class Subject:
 
 def measure(folder: Path, rounds: int, seconds: float) -> list[Figure]:
     """Returns rates, their ratios, and how long an end takes while a collector hangs."""
-    with _hanging() as hangs, start(["tests.bench.traces"], folder / "collector.log") as takes:
-        collectors = {NONE: "", HANGS: hangs, TAKES: takes.address}
-        loads = asyncio.run(_measure(folder, collectors, rounds, seconds))
+    with _hanging() as hangs, start(["tests.bench.seeing"], folder / "collector.log") as takes:
+        ways = {
+            SILENT: Way(arguments=("--log-level", "warning")),
+            NONE: Way(),
+            HANGS: Way(collector=hangs),
+            TAKES: Way(collector=takes.address),
+        }
+        loads = asyncio.run(_measure(folder, ways, rounds, seconds))
         stops = {
             name: tuple(
                 _stop_s(folder / f"{number}-{address or 'none'}", address)
@@ -67,6 +82,7 @@ def measure(folder: Path, rounds: int, seconds: float) -> list[Figure]:
     )
     return [
         *rates.values(),
+        ratio(f"log lines ÷ {SILENT}", rates[NONE], rates[SILENT]),
         ratio(f"{HANGS} ÷ {NONE}", rates[HANGS], rates[NONE], goals=(KEEPS_UP,)),
         ratio(f"{TAKES} ÷ {NONE}", rates[TAKES], rates[NONE]),
         *cpu,
@@ -80,17 +96,17 @@ def measure(folder: Path, rounds: int, seconds: float) -> list[Figure]:
 
 
 async def _measure(
-    folder: Path, collectors: Mapping[str, str], rounds: int, seconds: float
+    folder: Path, ways: Mapping[str, Way], rounds: int, seconds: float
 ) -> dict[str, list[Load]]:
     workload = next(w for w in WORKLOADS if (w.name, w.in_flight) == ("W1", IN_FLIGHT))
     async with AsyncExitStack() as stack:
         subjects = {}
-        for name, address in collectors.items():
+        for name, way in ways.items():
             place = folder / name.replace(" ", "-")
             place.mkdir()
             agent = stack.enter_context(start_agent(place))
             coordinator = stack.enter_context(
-                start_coordinator(place, environment=_environment(address))
+                start_coordinator(place, *way.arguments, environment=_environment(way.collector))
             )
             client = await stack.enter_async_context(Client(coordinator.address))
             await client.hosts.add(HOST, agent.address)
