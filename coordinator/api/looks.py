@@ -18,7 +18,8 @@ from countermand.v1.task_pb2 import Task
 
 LARGE = 500  # nodes; from there on a look at each of them takes a millisecond
 GROUP_LARGE = 100  # of the nodes below a group, and of its members
-KEPT_MAX = 4  # as many as a few people look at
+# Of all that are kept: a look holds its workflow, which may be of yesterday.
+NODES_MAX = 50_000
 
 
 class Look:
@@ -74,6 +75,12 @@ class Looks:
         if len(workflow.nodes) >= LARGE:
             self._kept[workflow.id] = look
             self._kept.move_to_end(workflow.id)
-            if len(self._kept) > KEPT_MAX:
-                self._kept.popitem(last=False)
+            self._forget()
         return look
+
+    def _forget(self) -> None:
+        """Forgets those that nobody has looked at for longest, while there are too many."""
+        nodes = sum(len(look.workflow.nodes) for look in self._kept.values())
+        while nodes > NODES_MAX and len(self._kept) > 1:
+            _, look = self._kept.popitem(last=False)
+            nodes -= len(look.workflow.nodes)

@@ -148,9 +148,16 @@ class Showing:
             shown.tasks.append(task)
         return shown
 
+    def has_in_memory(self, workflow_id: str) -> bool:
+        """Returns whether a list shows a workflow from memory."""
+        return self._loop.workflow(workflow_id) is not None
+
     def listed(self, summary: WorkflowSummary) -> pb.Workflow:
         """Returns the BASIC view of a workflow in a list: from memory while it is open."""
         if known := self._loop.workflow(summary.id):
+            return self.basic(known)
+        # It has settled since it was read, when it was not counted: see `has_in_memory`.
+        if not summary.settled and (known := self._loop.settled(summary.id)):
             return self.basic(known)
         shown = summary_to_proto(summary)
         self._expires(shown, summary.retention)

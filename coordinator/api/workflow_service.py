@@ -128,7 +128,7 @@ class WorkflowService(WorkflowServiceServicer):
         """Returns one page of workflows, newest first."""
         query = requests.query(request, self._clock.now())
         try:
-            page = await self._store.query(query)
+            page = await self._store.query(query, self._showing.has_in_memory)
         except ValueError as error:
             raise FieldInvalid(Violation("page_token", "is not one that was handed out")) from error
         return pb.ListWorkflowsResponse(

@@ -6,7 +6,7 @@ same conformance suite. Nothing here knows gRPC or SQL.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -229,6 +229,14 @@ class WorkflowSummary:
         return self.state in SETTLED
 
 
+Known = Callable[[str], bool]  # of a workflow's id; asked from any thread
+
+
+def nobody(_: str) -> bool:
+    """Returns that a workflow is not known."""
+    return False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowPage:
     """One page of a list."""
@@ -276,8 +284,11 @@ class Store(Protocol):
     async def version(self, workflow_id: str) -> int:
         """Returns the version of a workflow, 0 if there is none."""
 
-    async def query(self, query: WorkflowQuery) -> WorkflowPage:
-        """Returns one page of workflows; costs what is on it, however many are stored."""
+    async def query(self, query: WorkflowQuery, known: Known = nobody) -> WorkflowPage:
+        """Returns one page of workflows; costs what is on it, however many are stored.
+
+        Of open ones that the caller knows by itself, the tasks need not be counted.
+        """
 
     async def expire(self, *, before: datetime, limit: int) -> int:
         """Removes workflows that settled before a time, and all that is kept but their ids.

@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 
-from coordinator.runtime.ports import WorkflowPage, WorkflowQuery, WorkflowSummary
+from coordinator.runtime.ports import Known, WorkflowPage, WorkflowQuery, WorkflowSummary
 from coordinator.saga.states import SETTLED, AttemptKind, AttemptState, TaskState, WorkflowState
 from coordinator.saga.workflow import BYTES
 from coordinator.store.summaries import NOTHING, Tally, summary_from
@@ -74,7 +74,7 @@ _DONE = (
 )
 
 
-def page(query: WorkflowQuery, connection: Connection) -> WorkflowPage:
+def page(query: WorkflowQuery, known: Known, connection: Connection) -> WorkflowPage:
     """Returns one page. Its token is the key of the last workflow on it."""
     below = key_from(query.after) if query.after else None
     if query.created_before is not None:
@@ -85,7 +85,7 @@ def page(query: WorkflowQuery, connection: Connection) -> WorkflowPage:
         keys.update(connection.scalars(stream.limit(query.limit + 1)))
     newest = sorted(keys, reverse=True)
     shown = newest[: query.limit]
-    found = _summaries(shown, connection)
+    found = _summaries(shown, known, connection)
     return WorkflowPage(
         workflows=tuple(found[key] for key in shown),
         next=str(shown[-1]) if len(newest) > len(shown) else "",
@@ -212,13 +212,16 @@ def _first_later(time_us: int, connection: Connection) -> int | None:
     return found
 
 
-def _summaries(keys: Sequence[int], connection: Connection) -> dict[int, WorkflowSummary]:
+def _summaries(
+    keys: Sequence[int], known: Known, connection: Connection
+) -> dict[int, WorkflowSummary]:
     """Returns what is shown of some workflows, by key."""
     rows = connection.execute(_SHOWN, {"keys": keys}).mappings().all()
     said: dict[int, list[tuple[str, str]]] = {key: [] for key in keys}
     for row in connection.execute(_LABELS, {"keys": keys}).mappings():
         said[row["workflow_key"]].append((row["name"], row["value"]))
-    tallies = _tallies([row["key"] for row in rows if not row["summary"]], connection)
+    uncounted = [row["key"] for row in rows if not row["summary"] and not known(row["id"])]
+    tallies = _tallies(uncounted, connection) if uncounted else {}
     return {
         row["key"]: summary_from(row, said[row["key"]], tallies.get(row["key"], NOTHING))
         for row in rows
@@ -226,7 +229,7 @@ def _summaries(keys: Sequence[int], connection: Connection) -> dict[int, Workflo
 
 
 def _tallies(keys: Sequence[int], connection: Connection) -> dict[int, Tally]:
-    """Returns what is shown of the tasks of open workflows, counted now."""
+    """Returns what is shown of the tasks of open workflows, counted now: each costs its tasks."""
     some = {"keys": keys}
     counts: dict[int, dict[TaskState, int]] = {key: {} for key in keys}
     for key, state, count in connection.execute(_COUNTS, some):

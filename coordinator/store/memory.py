@@ -15,6 +15,7 @@ from coordinator.runtime.ports import (
     AuditEvent,
     Change,
     HostRecord,
+    Known,
     Opening,
     ProgressRecord,
     Request,
@@ -26,6 +27,7 @@ from coordinator.runtime.ports import (
     Submission,
     WorkflowPage,
     WorkflowQuery,
+    nobody,
 )
 from coordinator.runtime.webhooks import Origin, WebhookProgress, WebhookRecord
 from coordinator.saga.workflow import Group, Retention, Task, Workflow, fresh_nodes
@@ -213,7 +215,11 @@ class MemoryStore:
         record = self._kept.records.get(workflow_id)
         return record.workflow.version if record else 0
 
-    async def query(self, query: WorkflowQuery) -> WorkflowPage:
+    async def query(
+        self,
+        query: WorkflowQuery,
+        known: Known = nobody,  # noqa: ARG002 - here counting reads nothing
+    ) -> WorkflowPage:
         """Returns one page of workflows."""
         below = key_from(query.after) if query.after else self._kept.next_key
         found = [

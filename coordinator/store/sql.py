@@ -18,6 +18,7 @@ from coordinator.runtime.ports import (
     AuditEvent,
     Change,
     HostRecord,
+    Known,
     Opening,
     ProgressRecord,
     Request,
@@ -30,6 +31,7 @@ from coordinator.runtime.ports import (
     Submission,
     WorkflowPage,
     WorkflowQuery,
+    nobody,
 )
 from coordinator.runtime.webhooks import Origin, WebhookProgress, WebhookRecord
 from coordinator.store import (
@@ -238,9 +240,9 @@ class SqlStore:
         """Returns the version of a workflow, 0 if there is none."""
         return (await self._read(partial(queries.version_of, workflow_id)))[0]
 
-    async def query(self, query: WorkflowQuery) -> WorkflowPage:
+    async def query(self, query: WorkflowQuery, known: Known = nobody) -> WorkflowPage:
         """Returns one page of workflows."""
-        return await self._read(partial(lists.page, query))
+        return await self._read(partial(lists.page, query, known))
 
     async def history(self, workflow_id: str, *, after: int, limit: int) -> list[StoredEntry]:
         """Returns a workflow's entries after a sequence, in order."""

@@ -183,3 +183,13 @@ async def test_lists_read_no_spec_plan_or_attempt_of_what_is_settled(store: SqlS
 
     assert {sum(each.counts.values()) for each in page.workflows} == {3}
     assert {each.about.labels for each in page.workflows} == {(("env", "test"),)}
+
+
+async def test_what_the_caller_knows_by_itself_is_not_counted(store: SqlStore):
+    page = await store.query(WorkflowQuery(states=lists.OPEN), lambda id_: id_ != "open-1")
+
+    assert {each.id: sum(each.counts.values()) for each in page.workflows} == {
+        "open-0": 0,
+        "open-1": 3,
+        "open-2": 0,
+    }
