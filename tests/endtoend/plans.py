@@ -14,7 +14,11 @@ from tests.endtoend.cluster import TEMPLATES, copy
 
 HOSTS = {
     "a": {"pool-a": ""},
-    "b": {"pool-b": "bandwidth=4MiB", "crawling": "bandwidth=1MiB"},
+    "b": {
+        "pool-b": "bandwidth=4MiB",
+        "crawling": "bandwidth=1MiB",
+        "endless": "bandwidth=64KiB",  # for what is cancelled
+    },
     "c": {"pool-c": "", "small": "quota=256KiB"},
 }
 BASE = f"{TEMPLATES}/base"

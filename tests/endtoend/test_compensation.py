@@ -59,7 +59,7 @@ def ended(events: list[HistoryEvent], task_id: str, state: Attempt.State.ValueTy
 async def test_a_running_sibling_is_cancelled_and_then_left_alone(cluster):
     """S-V2, CANCEL: what was stopped has left nothing, so nothing is made up for."""
     spec = failure("cancels")
-    spec.root.members[1].group.members[1].task.action.copy_image.target.pool_id = "crawling"
+    spec.root.members[1].group.members[1].task.action.copy_image.target.pool_id = "endless"
     async with cluster.client() as client:
         await client.submit(spec, workflow_id="cancels")
     await cluster.settled("cancels")

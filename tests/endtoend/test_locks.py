@@ -19,7 +19,7 @@ from tests.endtoend.stories import ends, needs
 
 pytestmark = pytest.mark.slow
 
-HOSTS = {"a": {"pool-a": "", "crawling": "bandwidth=256KiB"}}
+HOSTS = {"a": {"pool-a": "", "endless": "bandwidth=64KiB"}}
 FAST_REPEATS = 10
 
 
@@ -151,7 +151,7 @@ async def test_who_is_cancelled_in_line_leaves_it(cluster, client):
 
 async def test_who_is_cancelled_before_its_slot_was_never_sent(cluster, client):
     """S-V19: one copies and the others wait for its place on the host; nothing is left of any."""
-    copies = [copy(f"copy-{n}", "a", BASE, f"crawling/slot-{n}") for n in range(3)]
+    copies = [copy(f"copy-{n}", "a", BASE, f"endless/slot-{n}") for n in range(3)]
     spec = workflow_spec("slots", sequence("all", parallel("copies", *copies)))
     run = await client.submit(spec, workflow_id="slots")
     await until(lambda: sent(cluster, "slots"), "the first copy")

@@ -22,7 +22,7 @@ from tests.endtoend.cluster import Cluster, running, until
 from tests.endtoend.plans import slow
 from tests.endtoend.test_agent_crashes import half_way
 
-HOSTS = {"a": {"pool-a": ""}, "b": {"crawling": "bandwidth=1MiB"}}
+HOSTS = {"a": {"pool-a": ""}, "b": {"crawling": "bandwidth=512KiB"}}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
