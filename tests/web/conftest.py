@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
@@ -13,6 +14,10 @@ from tests.endtoend.cluster import Cluster, free_address, running
 from tests.endtoend.conftest import lives
 from tests.web import stories
 from tests.web.reading import Page, Reader
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
+    from playwright.async_api import Page as Tab
 
 __all__ = ["lives"]
 
@@ -52,3 +57,29 @@ async def reader(cluster: Cluster, web: str) -> AsyncIterator[Reader]:
 @pytest.fixture
 def page() -> type[Page]:
     return Page
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    """Yields a real browser; what drives it is loaded where one is used."""
+    from playwright.async_api import async_playwright
+
+    from tests.web.browsing import CHROMIUM, FLAGS
+
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+async def tab(browser: Browser, cluster: Cluster, web: str) -> AsyncIterator[Tab]:
+    """Yields a tab in which no script may fail, and nothing may be refused."""
+    from tests.web.browsing import complaints
+
+    context = await browser.new_context(base_url=f"http://{web}")
+    page = await context.new_page()
+    wrong = complaints(page)
+    yield page
+    await context.close()
+    assert wrong == []

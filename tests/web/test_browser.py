@@ -6,42 +6,14 @@ Screenshots of every page go to build/screenshots, in both schemes, to be looked
 from __future__ import annotations
 
 import asyncio
-import shutil
-from collections.abc import AsyncIterator, Mapping, Sequence
-from importlib import resources
-from pathlib import Path
-from typing import Literal
 
-import pytest
-from playwright.async_api import (
-    Browser,
-    BrowserContext,
-    ConsoleMessage,
-    Page,
-    Route,
-    async_playwright,
-    expect,
-)
+from playwright.async_api import BrowserContext, Page, Route, expect
 
-from tests.endtoend.cluster import HANG_S
-from tests.web import stories
+from tests.web import browsing, stories
+from tests.web.browsing import NARROW, SCHEMES, SHOTS, WIDE, overflow, spilling, violations
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="there is no Chromium: apt install chromium (Debian's), no other"
-)
+pytestmark = browsing.needed
 
-SHOTS = Path(__file__).parents[2] / "build/screenshots"
-# A throw-away profile, and no word to anybody outside.
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 PAGES = {
     "workflows": "/workflows",
     "workflows-filtered": "/workflows?state=compensated&kind=add-vm-from-template",
@@ -62,80 +34,8 @@ PAGES = {
     "error": "/workflows/nothing",
 }
 IN_CARDS = ("workflows", "compensated", "host")
-# The page is the same in both but for its colours: what is looked for twice is what they change.
-SCHEMES: Mapping[Literal["light", "dark"], Sequence[str]] = {
-    "light": (),
-    "dark": ("color-contrast", "link-in-text-block"),
-}
-# What a browser says of a page that is not there, and of a coordinator that is killed.
-EXPECTED = ("Failed to load resource", "ERR_", "htmx:sse:error", "htmx:error")
-expect.set_options(timeout=HANG_S * 1000)  # only a hang takes longer
 LATE_S = 0.3  # what a bad network may take longer for one file than for another
-WIDE, NARROW = 1280, 390
 LIVE = "#live"
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield browser
-        await browser.close()
-
-
-@pytest.fixture
-async def tab(browser: Browser, cluster, web: str) -> AsyncIterator[Page]:
-    """Yields a tab in which no script may fail, and nothing may be refused."""
-    context = await browser.new_context(base_url=f"http://{web}")
-    page = await context.new_page()
-    wrong = complaints(page)
-    yield page
-    await context.close()
-    assert wrong == []
-
-
-def complaints(page: Page) -> list[str]:
-    """Returns what goes wrong in a tab from now on; a lost connection is part of some tests."""
-    wrong: list[str] = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-
-    def said(message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning") and not any(
-            word in message.text for word in EXPECTED
-        ):
-            wrong.append(message.text)
-
-    page.on("console", said)
-    return wrong
-
-
-async def violations(page: Page, rules: Sequence[str] = ()) -> list[str]:
-    """Returns what axe-core finds, by all its rules or by some."""
-    script = resources.files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
-    if not await page.evaluate("'axe' in window"):
-        await page.evaluate(script)
-    asked: dict[str, object] = {"resultTypes": ["violations"]}
-    if rules:
-        asked["runOnly"] = {"type": "rule", "values": list(rules)}
-    found = await page.evaluate("asked => axe.run(document, asked)", asked)
-    return [
-        f"{each['id']}: {each['help']}: {node['html'][:200]}"
-        for each in found["violations"]
-        for node in each["nodes"]
-    ]
-
-
-async def overflow(page: Page) -> int:
-    """Returns how far a page is wider than its window."""
-    root = "document.documentElement"
-    return int(await page.evaluate(f"{root}.scrollWidth - {root}.clientWidth"))
-
-
-async def spilling(page: Page) -> list[str]:
-    """Returns the words of cells that run into what stands beside them."""
-    wider = "cell => cell.scrollWidth > cell.clientWidth + 1"
-    cells = f"[...document.querySelectorAll('td')].filter({wider})"
-    return list(await page.evaluate(f"{cells}.map(cell => cell.innerText)"))
 
 
 # -- everybody can read it -------------------------------------------------------------------------

@@ -12,20 +12,10 @@ from playwright.async_api import BrowserContext, Page, expect
 
 from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.api.vendors import vendor_at
-from tests.web import stories
-from tests.web.test_browser import (
-    NARROW,
-    SCHEMES,
-    SHOTS,
-    WIDE,
-    browser,
-    overflow,
-    pytestmark,
-    tab,
-    violations,
-)
+from tests.web import browsing, stories
+from tests.web.browsing import NARROW, SCHEMES, SHOTS, WIDE, overflow, violations
 
-__all__ = ["browser", "pytestmark", "tab"]
+pytestmark = browsing.needed
 
 PAUSED = WorkflowState.WORKFLOW_STATE_PAUSED
 FORMS = {

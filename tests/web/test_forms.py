@@ -13,14 +13,23 @@ import pytest
 
 from coordinator.web.forms import resume
 from countermand.client import Client, Run
-from countermand.client.spec import image, parallel, policy, sequence, task, workflow_spec
+from countermand.client.spec import (
+    for_each,
+    image,
+    parallel,
+    policy,
+    sequence,
+    task,
+    workflow_spec,
+)
+from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.host_pb2 import Host
 from countermand.v1.task_pb2 import Task
 from countermand.v1.verb_pb2 import DeleteImage, Noop
 from countermand.v1.workflow_spec_pb2 import Policy
 from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.api.vendors import vendor_at
-from tests.endtoend.cluster import Cluster, until
+from tests.endtoend.cluster import Cluster, copy, until
 from tests.web import stories
 from tests.web.filling import Filler, beside, values
 
@@ -448,6 +457,7 @@ async def test_very_many_failures_are_decided_by_their_group(form, client) -> No
     await stories.arrived(client, "many", PAUSED)
     path = "/workflows/many/resume"
     first = await form.open(path)
+    assert f"steps: {number} of {number} tasks failed" in first.words
     assert [name for name in values(first) if name.startswith("host:")] == ["host:steps"]
     lacking = await form.again(path, first, "check", reason="all")
     assert beside(lacking.page, "decide:steps").startswith("choose one")
@@ -455,6 +465,95 @@ async def test_very_many_failures_are_decided_by_their_group(form, client) -> No
     assert "steps is skipped." in answer.page.words
     assert (await form.again(path, answer.page)).page.status == 303
     await stories.arrived(client, "many", SUCCEEDED)
+
+
+async def test_chosen_items_of_a_fan_out_run_again_and_the_others_are_skipped(
+    form, client, cluster
+) -> None:
+    run = await fanned_out(client, "items", "base", "later", "base", "gone", "never")
+    assert (
+        "/workflows/items/resume?task=disks&decide=rerun"
+        in (await form.open("/workflows/items/tasks/disks")).links
+    )
+    path = "/workflows/items/resume"
+    single = await form.open(path)
+    assert {name for name in values(single) if name.startswith("host:")} == {
+        f"host:copy.{index}" for index in (1, 3, 4)
+    }
+    assert f"{path}?task=disks" in single.links  # rather than one by one
+    first = await form.open(f"{path}?task=disks&decide=rerun")
+    assert "disks: 3 of 5 tasks failed" in first.words
+    assert "Item 1: copy.1 on host-a" in first.words
+    assert "Item 0" not in first.words  # it has succeeded
+    typed = {"reason": "imported", "item:disks:1:copy.1": "yes"}
+    lacking = await form.again(path, first, "check", **typed)
+    assert "copy.3 is FAILED" in lacking.problems  # without a word about the others
+    assert "Item 1 of disks runs again." not in lacking.page.words
+    await cluster.add_template("later", size_mib=1, extents=2, seed=9)
+    answer = await form.again(path, lacking.page, "check", **{"others:disks": "yes"})
+    assert answer.page.status == 200, answer.problems
+    for said in ("Item 1 of disks runs again.", "copy.3 is skipped.", "copy.4 is skipped."):
+        assert said in answer.page.words
+    assert (await form.again(path, answer.page)).page.status == 303
+    await stories.arrived(client, "items", SUCCEEDED)
+    tried = [len((await run.task(f"copy.{index}")).attempts) for index in range(5)]
+    assert tried == [1, 2, 1, 1, 1]
+
+
+async def fanned_out(client: Client, workflow_id: str, *sources: str) -> Run:
+    """Returns a held copy for each of some sources, of which some are not there."""
+    item = copy("copy", "host-a", "bound/bound", "bound/bound")
+    item.task.action.copy_image.Clear()
+    item.task.action.copy_image.source.pool_id = "templates"
+    item.task.action.copy_image.target.pool_id = "pool-a"
+    item.task.bindings.add(field="source.image_id", source="disk.source")
+    item.task.bindings.add(field="target.image_id", source="disk.target")
+    group = for_each(parallel("disks", item), "input.disks", "disk")
+    spec = workflow_spec("fan-out", sequence("all", group))
+    spec.policy.CopyFrom(policy(on_failure=Policy.ON_FAILURE_PAUSE))
+    spec.policy.on_sibling_failure = Policy.ON_SIBLING_FAILURE_AWAIT
+    disks = [{"source": one, "target": f"{workflow_id}-{n}"} for n, one in enumerate(sources)]
+    run = await client.submit(spec, workflow_id=workflow_id, input={"disks": disks})
+    await stories.arrived(client, workflow_id, PAUSED)
+    return run
+
+
+async def test_a_group_is_reset_and_what_succeeded_is_made_up_for_first(
+    form: Filler, client: Client
+) -> None:
+    spec = stories.undone("reset")
+    spec.root.members[2].task.action.copy_image.target.pool_id = "pool-b"
+    spec.root.members[1].group.members.append(
+        copy("swap-disk-2", "host-b", stories.BASE, "tiny/reset-swap")
+    )
+    spec.policy.CopyFrom(policy(on_failure=Policy.ON_FAILURE_PAUSE))
+    spec.policy.on_sibling_failure = Policy.ON_SIBLING_FAILURE_AWAIT
+    run = await client.submit(spec, workflow_id="reset")
+    await stories.arrived(client, "reset", PAUSED)
+    path = "/workflows/reset/resume"
+    first = await form.open(f"{path}?task=disks&decide=rerun")
+    assert "Item " not in first.words  # it is no fan-out
+    done = "What succeeded is made up for first: system-disk on host-a and log-disk on host-b."
+    assert done in first.words
+    typed = {"reset:disks": "yes", "reason": WHY, "rerun:disks:target.pool_id": "pool-b"}
+    wrong = await form.again(path, first, "check", **typed)
+    assert "host 'host-a' reaches no pool 'pool-b'" in beside(wrong.page, "decide:disks")
+    answer = await form.again(path, wrong.page, "check", **{"rerun:disks:target.pool_id": ""})
+    assert answer.page.status == 200, answer.problems
+    assert (
+        "All of disks runs again, from the start. This is made up for first:" in answer.page.words
+    )
+    assert "log-disk on host-b: delete the copy" in answer.page.words
+    assert (await form.again(path, answer.page)).page.status == 303
+
+    async def again() -> bool:
+        return (await run.task("disks")).round == 2
+
+    await until(again, "the second round")
+    await stories.arrived(client, "reset", PAUSED)
+    kinds = [each.kind for each in (await run.task("log-disk")).attempts]
+    assert kinds == [Attempt.KIND_ACTION, Attempt.KIND_COMPENSATION, Attempt.KIND_ACTION]
+    await run.cancel("seen enough")
 
 
 async def test_compensations_are_held_only_if_that_is_said(form, client) -> None:

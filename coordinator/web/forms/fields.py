@@ -81,6 +81,8 @@ class Form:
     items: Sequence[str] = ()
     # What a person should know before: such as what cannot be made up for.
     warnings: Sequence[str] = ()
+    # Other forms that may fit better: where they are, and what they are for.
+    elsewhere: Sequence[tuple[str, str]] = ()
     # Why it cannot be done now; then there is nothing to send.
     forbidden: str = ""
     fields: Sequence[Field] = ()

@@ -73,12 +73,19 @@ def of_task(task: Task, workflow: Workflow) -> list[Offer]:
 
 
 def _of_task(task: Task, workflow: Workflow) -> Iterator[Offer]:
-    if task.kind in GROUPS or workflow.state in _SETTLED:
+    if workflow.state in _SETTLED:
         return
     url = task_url(task.name)
     resume = f"{workflow_url(workflow.name)}/resume?task={task.name.rpartition('/')[2]}"
     goes_back = workflow.HasField("cause")
     held = workflow.state in _HELD or (workflow.state == W.WORKFLOW_STATE_BLOCKED and not goes_back)
+    if task.kind in GROUPS:
+        if held and not goes_back and task.HasField("failure"):
+            yield Offer(
+                url=f"{resume}&decide=rerun", label="Rerun what failed in it", is_first=True
+            )
+            yield Offer(url=f"{resume}&decide=skip", label="Skip what failed in it")
+        return
     open_ = task.needs_decision or (task.state in _WAITING and not task.end_action)
     if held and open_ and not goes_back and task.state not in IN_FLIGHT:
         again = "Rerun" if task.needs_decision else "Change"

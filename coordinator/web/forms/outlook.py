@@ -80,10 +80,14 @@ def sentences(seen: Outlook) -> list[str]:
 
 def items(seen: Outlook) -> list[str]:
     """Returns what will be made up for, a line each, and by what."""
-    listed = [_line(task) for task in seen.compensated[:NAMED_MAX]]
-    if more := len(seen.compensated) - NAMED_MAX:
-        listed += [f"and {more} more"] if more > 0 else []
-    return listed
+    return lines(seen.compensated)
+
+
+def lines(tasks: Sequence[Task]) -> list[str]:
+    """Returns a line for each of some tasks: which, where, and what makes up for it."""
+    listed = [_line(task) for task in tasks[:NAMED_MAX]]
+    more = len(tasks) - NAMED_MAX
+    return [*listed, *([f"and {more} more"] if more > 0 else [])]
 
 
 def forbidden(seen: Outlook) -> str:

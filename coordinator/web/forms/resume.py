@@ -12,36 +12,39 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
+from urllib.parse import urlencode
 
+from coordinator.web.calls import PAGE_MAX
 from coordinator.web.forms import decisions as reading
-from coordinator.web.forms import outlook, workflows
+from coordinator.web.forms import groups, outlook, workflows
 from coordinator.web.forms.decisions import DECIDE, GIVE_UP, INPUT, RERUN, SKIP, named
 from coordinator.web.forms.fields import Change, Field, Form, Option, Problem, filled, reason
 from coordinator.web.forms.outlook import place
 from coordinator.web.forms.serving import CHECKED, REQUEST_ID, Deed, Given, Params, content_of
 from coordinator.web.shown import workflow_url
 from coordinator.web.site import Site
+from countermand.drawing.phrases import count
 from countermand.drawing.tasks import GROUPS, task_id
 from countermand.drawing.values import said, value_words
 from countermand.drawing.words import workflow_look
 from countermand.rpc.channel import CHANGE_TIMEOUT_S
 from countermand.rpc.errors import CountermandError, FieldInvalid, Violation
-from countermand.rpc.names import workflow_name
+from countermand.rpc.names import task_name, workflow_name
 from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.host_pb2 import Host
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import ResumeRequirement, Workflow
+from countermand.v1.workflow_spec_pb2 import WorkflowSpec
 from countermand.v1.workflow_state_pb2 import WorkflowState as W
 
 CARDS_MAX: Final = 40  # tasks that are decided one by one: beyond it, their groups are
-TASKS_PAGES_MAX: Final = 5
+TASKS_PAGES_MAX: Final = 10
 EXTRA: Final = "task"  # a task that needs no decision, and shall be given one
 STEP, SEND = "step", "send"
 
 _RESUMABLE: Final = frozenset(
     {W.WORKFLOW_STATE_PAUSING, W.WORKFLOW_STATE_PAUSED, W.WORKFLOW_STATE_BLOCKED}
 )
-_OPEN: Final = (Task.STATE_FAILED, Task.STATE_RETRY_WAIT)
 _PATH: Final = re.compile(r"decisions\[(\d+)\](?:\.(\w+))?(?:\.(\w+))?(?:\[(['\"])(.*)\4\])?")
 
 
@@ -52,6 +55,7 @@ class Drawn:
     form: Form
     workflow: Workflow
     tasks: Mapping[str, Task]
+    tree: groups.Tree
 
 
 # -- what is asked --------------------------------------------------------------------------------
@@ -66,8 +70,16 @@ async def _draw(site: Site, params: Params, typed: Mapping[str, str]) -> Drawn:
         site.calls.list_hosts(),
     )
     needs = answer.requirements
-    tasks = await _tasks(site, workflow_id, needs, typed.get(EXTRA, ""))
-    fields = [_card(task, needs, hosts) for task in tasks]
+    extra = typed.get(EXTRA, "")
+    undecided = [n.task for n in needs if n.kind == ResumeRequirement.KIND_DECISION]
+    tree = await _tree(site, workflow, is_needed=bool(extra) or len(undecided) > CARDS_MAX)
+    tasks = await _tasks(site, workflow_id, undecided, tree, extra)
+    fields = [
+        _group_card(task, tree, workflow.spec, hosts)
+        if task.kind in GROUPS
+        else _card(task, needs, hosts)
+        for task in tasks
+    ]
     inputs = reading.fields_of_input(workflow.input)
     forbidden = _forbidden(workflow, needs)
     form = Form(
@@ -82,9 +94,11 @@ async def _draw(site: Site, params: Params, typed: Mapping[str, str]) -> Drawn:
         checks_first=bool(fields),
         etag=workflow.etag,
         basis=f"{forbidden} {[(n.task, n.kind, n.key) for n in needs]}",
-        hidden={EXTRA: typed[EXTRA]} if typed.get(EXTRA) else None,
+        hidden={EXTRA: extra} if extra else None,
+        elsewhere=_together(workflow_id, tasks, tree),
     )
-    return Drawn(form=form, workflow=workflow, tasks={task_id(t.name): t for t in tasks})
+    known = {task_id(task.name): task for task in (*tree.tasks, *tasks)}
+    return Drawn(form=form, workflow=workflow, tasks=known, tree=tree)
 
 
 def _forbidden(workflow: Workflow, needs: Sequence[ResumeRequirement]) -> str:
@@ -101,28 +115,56 @@ def _happens(tasks: Sequence[Task], needs: Sequence[ResumeRequirement]) -> list[
 
 
 async def _tasks(
-    site: Site, workflow_id: str, needs: Sequence[ResumeRequirement], extra: str
+    site: Site, workflow_id: str, undecided: Sequence[str], tree: groups.Tree, extra: str
 ) -> list[Task]:
-    """Returns the tasks to decide about, whole; of very many their groups."""
-    names = [need.task for need in needs if need.kind == ResumeRequirement.KIND_DECISION]
-    ids = list(dict.fromkeys([*(task_id(name) for name in names), *([extra] if extra else [])]))
-    if len(ids) > CARDS_MAX:
-        ids = await _groups(site, workflow_id, set(names))
-    found = await asyncio.gather(*(site.calls.task(workflow_id, each) for each in ids[:CARDS_MAX]))
-    return list(found)
+    """Returns the tasks to decide about, whole; of very many, groups that stand for them."""
+    whole = [task_name(workflow_id, extra)] if extra else []
+    apart = [name for name in undecided if not set(whole) & {name, *tree.above(name)}]
+    names = [*whole, *tree.gathered(apart, CARDS_MAX)]
+    ids = [task_id(name) for name in names[: CARDS_MAX + 1]]
+    return list(await asyncio.gather(*(site.calls.task(workflow_id, each) for each in ids)))
 
 
-async def _groups(site: Site, workflow_id: str, names: set[str]) -> list[str]:
-    """Returns the groups around tasks, each for all of its own that failed."""
-    parents: dict[str, None] = {}
+async def _tree(site: Site, workflow: Workflow, *, is_needed: bool) -> groups.Tree:
+    """Returns the tasks in their tree: as the workflow brings them, or page by page."""
+    if len(workflow.tasks) < PAGE_MAX:
+        return groups.Tree(workflow.tasks)
+    found: list[Task] = []
     token = ""
-    for _ in range(TASKS_PAGES_MAX):
-        page = await site.calls.tasks(workflow_id, states=_OPEN, token=token)
-        parents |= {task_id(t.parent or t.name): None for t in page.tasks if t.name in names}
+    for _ in range(TASKS_PAGES_MAX if is_needed else 0):
+        page = await site.calls.tasks(workflow.name.removeprefix("workflows/"), token=token)
+        found += page.tasks
         token = page.next_page_token
         if not token:
             break
-    return list(parents)
+    return groups.Tree(found)
+
+
+def _together(workflow_id: str, tasks: Sequence[Task], tree: groups.Tree) -> list[tuple[str, str]]:
+    """Returns links to decide about the groups of several tasks at once."""
+    url = f"{workflow_url(workflow_id)}/resume"
+    return [
+        (f"{url}?{urlencode({EXTRA: name})}", f"Decide about all that failed in {name} at once")
+        for name in map(task_id, tree.shared([task.name for task in tasks]))
+    ]
+
+
+def _group_card(task: Task, tree: groups.Tree, spec: WorkflowSpec, hosts: Sequence[Host]) -> Field:
+    """Returns the field of a decision about all that failed in a group."""
+    name = task_id(task.name)
+    failed = tree.failed(task.name)
+    hint = "Goes on with what comes after. What later tasks need of it is asked for by the check."
+    return Field(
+        name=named(DECIDE, name),
+        label=f"{name}: {len(failed)} of {count(len(tree.leaves(task.name)), 'task')} failed",
+        kind="choice",
+        hint=f"{said(task.failure)} ({task.failure.reason})" if task.HasField("failure") else "",
+        options=[
+            groups.rerun(task, tree, spec, hosts),
+            Option(value=SKIP, label="Skip what failed in it", hint=hint),
+        ],
+        is_required=True,
+    )
 
 
 def _card(task: Task, needs: Sequence[ResumeRequirement], hosts: Sequence[Host]) -> Field:
@@ -147,7 +189,7 @@ def _card(task: Task, needs: Sequence[ResumeRequirement], hosts: Sequence[Host])
         kind="choice",
         hint=why,
         options=options,
-        is_required=decide is not None or task.kind in GROUPS,
+        is_required=decide is not None,
     )
 
 
@@ -215,8 +257,10 @@ async def _checked(
         )
         for each in answer.changes
     ]
-    told = [_told(each, drawn.tasks) for each in request.decisions]
-    items: Sequence[str] = ()
+    told = [_told(each, drawn) for each in request.decisions]
+    items: Sequence[str] = [line for d in request.decisions for line in _undone(d, drawn)]
+    if items:
+        told.append("This is made up for first:")
     if any(each.HasField("give_up") for each in request.decisions):
         seen = await workflows.outlook_of(site, drawn.workflow)
         told, items = [*told, *outlook.sentences(seen)], outlook.items(seen)
@@ -230,12 +274,15 @@ async def _checked(
     )
 
 
-def _told(decision: pb.ResumeDecision, tasks: Mapping[str, Task]) -> str:
+def _told(decision: pb.ResumeDecision, drawn: Drawn) -> str:
     name = task_id(decision.task)
-    where = place(tasks[name]) if name in tasks else ""
+    task = drawn.tasks.get(name, Task())
     match decision.WhichOneof("decision"):
+        case "rerun" if task.kind in GROUPS:
+            return groups.told(name, decision.rerun, drawn.tree, decision.task)
         case "rerun":
-            return f"{name} runs again{f' on {h}' if (h := decision.rerun.host_id) else where}."
+            where = f" on {decision.rerun.host_id}" if decision.rerun.host_id else place(task)
+            return f"{name} runs again{where}."
         case "skip":
             left = "; what later tasks need of it is given below" if decision.skip.outputs else ""
             return f"{name} is skipped{left}."
@@ -243,11 +290,23 @@ def _told(decision: pb.ResumeDecision, tasks: Mapping[str, Task]) -> str:
             return f"The whole workflow is made up for, because {name} failed."
 
 
+def _undone(decision: pb.ResumeDecision, drawn: Drawn) -> list[str]:
+    """Returns what a decision makes up for first, a line each."""
+    return outlook.lines(groups.made_up_for(decision.rerun, decision.task, drawn.tree))
+
+
 def _request(params: Params, drawn: Drawn, typed: Mapping[str, str]) -> pb.ResumeWorkflowRequest:
     form = filled(drawn.form, typed)
     made = reading.read(params["workflow"], form.fields, drawn.form.fields, typed)
+    others = [
+        other
+        for decision in made.decisions
+        for other in groups.ticked(params["workflow"], decision, form.fields, typed)
+    ]
     return pb.ResumeWorkflowRequest(
-        name=workflow_name(params["workflow"]), decisions=made.decisions, input=made.input
+        name=workflow_name(params["workflow"]),
+        decisions=[*made.decisions, *others],
+        input=made.input,
     )
 
 

@@ -1,0 +1,239 @@
+"""Groups on the page of a resume: what failed in one, some of its items, or all of it. Pure.
+
+What an operator says about a group becomes decisions as the contract has them. The items that are
+not chosen need decisions too: they may be skipped with the same form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from coordinator.web.forms.decisions import (
+    DECIDE,
+    RERUN,
+    Argument,
+    arguments_of,
+    field_of_argument,
+    field_of_hosts,
+    named,
+)
+from coordinator.web.forms.fields import Field, Option
+from coordinator.web.forms.outlook import place
+from countermand.drawing.phrases import count, listing
+from countermand.drawing.tasks import GROUPS, task_id
+from countermand.drawing.values import said
+from countermand.rpc.names import task_name
+from countermand.v1.annotation_pb2 import Effect
+from countermand.v1.host_pb2 import Host
+from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_pb2 import ResumeDecision
+from countermand.v1.workflow_spec_pb2 import Group, WorkflowSpec
+
+ITEM, OTHERS, RESET = "item", "others", "reset"
+ITEMS_MAX: Final = 100  # that one ticks; of more a command says which
+NAMED_MAX: Final = 6
+AS_IT_IS: Final = "as each has it"
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The tasks of a workflow, as far as they were read."""
+
+    tasks: Sequence[Task] = ()
+
+    @cached_property
+    def parents(self) -> Mapping[str, str]:
+        """Returns the group of each task that is in one, by their names."""
+        return {task.name: task.parent for task in self.tasks if task.parent}
+
+    def above(self, name: str) -> Iterator[str]:
+        """Yields the groups around a task, the nearest first."""
+        while name := self.parents.get(name, ""):
+            yield name
+
+    def leaves(self, group: str) -> list[Task]:
+        """Returns the tasks in a group, at any depth."""
+        leaves = (task for task in self.tasks if task.kind not in GROUPS)
+        return [task for task in leaves if group in self.above(task.name)]
+
+    def failed(self, group: str) -> list[Task]:
+        """Returns the tasks in a group that need a decision."""
+        return [task for task in self.leaves(group) if task.needs_decision]
+
+    def gathered(self, names: Collection[str], most: int) -> list[str]:
+        """Returns at most so many tasks and groups that stand for all of some, if there are."""
+        found = list(dict.fromkeys(names))
+        while len(found) > most:
+            wider = list(dict.fromkeys(self.parents.get(name, name) for name in found))
+            wider = [name for name in wider if not set(self.above(name)) & set(wider)]
+            if wider == found:
+                break
+            found = wider
+        return found
+
+    def shared(self, names: Collection[str]) -> list[str]:
+        """Returns the nearest groups that hold several of some tasks."""
+        near = [next(self.above(name), "") for name in names]
+        return [group for group in dict.fromkeys(near) if group and near.count(group) > 1]
+
+
+# -- what is asked --------------------------------------------------------------------------------
+
+
+def rerun(group: Task, tree: Tree, spec: WorkflowSpec, hosts: Sequence[Host]) -> Option:
+    """Returns the choice to run again what failed in a group, or some of it, or all of it."""
+    name, failed = task_id(group.name), tree.failed(group.name)
+    items = _items(group, tree) if is_fan_out(name, spec) else []
+    hint = "Everything in it that failed, each as a new attempt."
+    if items:
+        hint = "Everything in it that failed; or only the items that you tick."
+    if len(items) > ITEMS_MAX:
+        hint += f" Of {len(items)} that failed the first are shown: a command can name any."
+    fields = [_tick(name, index, member, tree) for index, member in items[:ITEMS_MAX]]
+    if items:
+        fields.append(
+            Field(
+                name=named(OTHERS, name),
+                label="Skip the failed items that are not ticked",
+                kind="tick",
+                hint="Counts only if some are ticked; the others need a decision each, otherwise.",
+            )
+        )
+    fields.append(_reset(name, tree.leaves(group.name)))
+    fields += _arguments(name, failed)
+    if not any(task.owner_id for task in failed):
+        fields.append(field_of_hosts(group, hosts))
+    return Option(value=RERUN, label="Run again what failed in it", hint=hint, fields=fields)
+
+
+def _items(group: Task, tree: Tree) -> list[tuple[int, Task]]:
+    """Returns the failed items of a fan-out, by their indices: "copy.3", or a group "disks.3"."""
+    found = []
+    for member in tree.tasks:
+        index = member.name.rpartition(".")[2]
+        if member.parent == group.name and index.isdecimal():
+            is_failed = member.needs_decision or bool(tree.failed(member.name))
+            found += [(int(index), member)] if is_failed else []
+    return found
+
+
+def _tick(group: str, index: int, member: Task, tree: Tree) -> Field:
+    name, first = task_id(member.name), (tree.failed(member.name) or [member])[0]
+    return Field(
+        name=named(ITEM, group, f"{index}:{name}"),
+        label=f"Item {index}: {name}{place(first)}",
+        kind="tick",
+        hint=f"{said(first.failure)} ({first.failure.reason})",
+    )
+
+
+def _reset(group: str, leaves: Sequence[Task]) -> Field:
+    done = [f"{task_id(task.name)}{place(task)}" for task in filter(_took_effect, leaves)]
+    more = [count(len(done) - NAMED_MAX, "other")] if len(done) > NAMED_MAX else []
+    first = f"What succeeded is made up for first: {listing([*done[:NAMED_MAX], *more])}."
+    return Field(
+        name=named(RESET, group),
+        label=f"Run all of {group} again, from the start",
+        kind="tick",
+        hint=first if done else "Nothing in it has taken effect that would be made up for first.",
+    )
+
+
+def _arguments(group: str, failed: Sequence[Task]) -> Iterator[Field]:
+    """Yields what may be changed alike of all that failed: where they all are of one verb."""
+    verbs = {(task.kind, task.verb) for task in failed}
+    if len(verbs) != 1 or failed[0].kind != Task.KIND_VERB:
+        return
+    for each in arguments_of(Task(kind=Task.KIND_VERB, verb=failed[0].verb)):
+        bare = Argument(path=each.path, type=each.type, words=each.words)
+        field = field_of_argument(group, bare)
+        if field.kind == "pick":
+            words = [option for option in field.options if option.label != "not said"]
+            options = [Option(value="", label=AS_IT_IS), *words]
+            yield Field(name=field.name, label=field.label, kind="pick", options=options)
+        else:
+            hint = "Empty: as each has it."
+            yield Field(name=field.name, label=field.label, kind=field.kind, hint=hint)
+
+
+def is_fan_out(group: str, spec: WorkflowSpec) -> bool:
+    """Returns whether a group repeats its members for each item of a list.
+
+    Its name is the one in the spec, behind those of the workflows that it is nested in and before
+    the indices of the fan-outs around it.
+    """
+    while (cut := group.rpartition("."))[2].isdecimal() and cut[0]:
+        group = cut[0]
+    return any(group == name or group.endswith(f".{name}") for name in _fan_outs(spec))
+
+
+def _fan_outs(spec: WorkflowSpec) -> Iterator[str]:
+    nodes = [*spec.root.members, *spec.on_success, *spec.on_failure]
+    while nodes:
+        node = nodes.pop()
+        if node.HasField("workflow"):
+            yield from _fan_outs(node.workflow)
+        inner: Group = node.group
+        if inner.HasField("for_each"):
+            yield node.name
+        nodes += [*inner.members, *inner.recovery]
+
+
+# -- what was said --------------------------------------------------------------------------------
+
+
+def ticked(
+    workflow_id: str, made: ResumeDecision, cards: Sequence[Field], typed: Mapping[str, str]
+) -> list[ResumeDecision]:
+    """Fills in which items run again, and whether all do; returns decisions about the others."""
+    group = task_id(made.task)
+    lead = f"{named(ITEM, group)}:"
+    fields = [
+        field.name
+        for card in cards
+        for option in card.options
+        if card.name == named(DECIDE, group) and option.value == RERUN
+        for field in option.fields
+    ]
+    paths = [name.removeprefix(lead) for name in fields if name.startswith(lead)]
+    if made.WhichOneof("decision") != "rerun" or named(RESET, group) not in fields:
+        return []
+    chosen = [path for path in paths if typed.get(f"{lead}{path}")]
+    made.rerun.indices.extend(int(path.partition(":")[0]) for path in chosen)
+    made.rerun.reset = bool(typed.get(named(RESET, group)))
+    others = [path.partition(":")[2] for path in paths if path not in chosen]
+    if not chosen or not typed.get(named(OTHERS, group)):
+        return []
+    return [
+        ResumeDecision(task=task_name(workflow_id, other), skip=ResumeDecision.Skip())
+        for other in others
+    ]
+
+
+def told(group: str, decision: ResumeDecision.Rerun, tree: Tree, name: str) -> str:
+    """Returns what will happen to a group that runs again, in a sentence."""
+    there = f" on {decision.host_id}" if decision.host_id else ""
+    if decision.reset:
+        return f"All of {group} runs again{there}, from the start."
+    if decision.indices:
+        items = listing([str(index) for index in decision.indices])
+        noun = "Item" if len(decision.indices) == 1 else "Items"
+        verb = "runs" if len(decision.indices) == 1 else "run"
+        return f"{noun} {items} of {group} {verb} again{there}."
+    failed = tree.failed(name)
+    names = [f"{task_id(t.name)}{'' if there else place(t)}" for t in failed[:NAMED_MAX]]
+    more = [count(len(failed) - NAMED_MAX, "other")] if len(failed) > NAMED_MAX else []
+    which = f": {listing([*names, *more])}" if names else ""
+    return f"What failed in {group} runs again{there}{which}."
+
+
+def made_up_for(decision: ResumeDecision.Rerun, name: str, tree: Tree) -> list[Task]:
+    """Returns what a reset makes up for first."""
+    return list(filter(_took_effect, tree.leaves(name))) if decision.reset else []
+
+
+def _took_effect(task: Task) -> bool:
+    return task.state == Task.STATE_SUCCEEDED and task.effect == Effect.EFFECT_REVERSIBLE
