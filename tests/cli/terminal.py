@@ -21,7 +21,6 @@ from types import TracebackType
 from typing import Self
 
 GIVE_UP_S = 30.0  # of a hanging command; nothing here takes as much
-PRESSES_MAX = 10
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -99,14 +98,21 @@ class Terminal:
     def interrupt(self) -> Self:
         """Presses Ctrl-C, again if nothing comes of it, as people do.
 
-        A signal that arrives just before Python begins to read a line is noted after that line.
+        A signal that arrives just before Python begins to read a line is noted after that line. Who
+        waits for a processor has not had the time to say anything: it is not pressed again.
         """
-        for _ in range(PRESSES_MAX):
-            os.killpg(self._process.pid, signal.SIGINT)
-            answers, _, _ = select.select([self._controller], [], [], 1.0)
-            if answers:
-                break
+        give_up = time.monotonic() + GIVE_UP_S
+        os.killpg(self._process.pid, signal.SIGINT)
+        while not select.select([self._controller], [], [], 1.0)[0]:
+            assert time.monotonic() < give_up, f"it hears no Ctrl-C after:\n{self.text}"
+            if self._sleeps():
+                os.killpg(self._process.pid, signal.SIGINT)
         return self
+
+    def _sleeps(self) -> bool:
+        """Returns whether it waits for a person, or for somebody's answer."""
+        about = Path(f"/proc/{self._process.pid}/stat").read_text()
+        return about.rpartition(")")[2].split()[0] == "S"
 
     def end(self) -> int:
         """Reads to the end, and returns the exit code."""
