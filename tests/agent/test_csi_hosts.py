@@ -33,8 +33,7 @@ STAGED = DO.replace("/", "@")
 def on_host(host: CsiHost, labels: Path, **options: str) -> CsiDriver:
     """Returns the driver of a pool that several hosts reach, on one of them."""
     labels.mkdir(exist_ok=True)
-    # Nobody waits long for a plug-in that a failed test has left: `patience` is short.
-    config = host.config(labels, **{"patience": "1", **options})
+    config = host.config(labels, **options)
     pool = PoolConfig(pool_id="fast", shared=True, **config)
     return CSI.open(pool, CSI.mark(pool, "one"))
 

@@ -283,7 +283,7 @@ async def test_what_waits_for_a_slot_does_not_stand_still(gated):
     await rig.accept(attempt_name("a"), ACTION)
     await gate.arrival()
     action = copy_action("fast/base", "fast/b")
-    await rig.accept(COPY, action, stall_timeout=timedelta(seconds=2))
+    await rig.accept(COPY, action, stall_timeout=timedelta(minutes=10))
     running = rig.runner.running[COPY]
     running._moved -= 3600
     gate.open()

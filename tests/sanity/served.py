@@ -81,7 +81,7 @@ async def seen_through(calls: Calls, address: str, *, source: bool = False) -> S
         intent=0,
         pools=(POOL,),
         source=ImageAddress(pool_id=POOL, image_id="base") if source else None,
-        patience_s=5.0,
+        patience_s=60.0,  # only a hang takes longer
     )
     await found.look()
     return found
