@@ -23,8 +23,10 @@ FORMS = {
     "form-cancel": "/workflows/held/cancel",
     "form-resume": "/workflows/held/resume",
     "form-resume-rerun": "/workflows/held/resume?task=swap-disk&decide=rerun",
+    "form-resume-items": "/workflows/fanned/resume?task=disks&decide=rerun",
     "form-fork": "/workflows/good/fork",
     "form-compensation": "/workflows/stuck/tasks/made/compensation",
+    "form-replacement": "/workflows/stuck/tasks/made/replacement",
     "form-fence": "/workflows/slow/tasks/crawls/fence",
     "form-end": "/workflows/own-array/end",
     "form-drain": "/hosts/host-a/drain",
@@ -118,7 +120,7 @@ async def test_a_compensation_is_decided_by_keyboard_alone(tab: Page, client) ->
     await client.submit(stories.stuck("keyed"), workflow_id="keyed")
     await stories.arrived(client, "keyed", WorkflowState.WORKFLOW_STATE_BLOCKED)
     await tab.goto("/workflows/keyed")
-    await tab.get_by_role("link", name="Decide about made").focus()
+    await tab.locator("#actions").get_by_role("link", name="Decide about made").focus()
     await tab.keyboard.press("Enter")
     await expect(tab.get_by_text("Why it fails: The array is read-only")).to_be_visible()
     retry = tab.get_by_role("radio", name="Try again now")

@@ -8,7 +8,8 @@ import pytest
 from google.protobuf import json_format
 
 from coordinator.web.forms import decisions, resume
-from coordinator.web.forms.decisions import Argument, named
+from coordinator.web.forms.arguments import Argument, arguments_of, field_of_argument
+from coordinator.web.forms.decisions import named
 from coordinator.web.forms.fields import Field, Form, Option
 from countermand.rpc.errors import FieldInvalid, Violation
 from countermand.v1.attempt_pb2 import Attempt
@@ -47,7 +48,7 @@ def patch(read_: decisions.Decisions) -> dict[str, Any]:
 
 
 def test_a_rerun_offers_what_the_verb_takes_with_the_values_that_it_had() -> None:
-    found = {each.path: each for each in decisions.arguments_of(COPY)}
+    found = {each.path: each for each in arguments_of(COPY)}
     assert found["flatten"] == Argument(path="flatten", type="bool", value="true")
     assert found["target.pool_id"].type == "string"
     assert "IMAGE_FORMAT_QCOW2" in found["format"].words
@@ -58,13 +59,13 @@ def test_an_external_task_offers_its_arguments_and_a_custom_verb_both() -> None:
     json_format.ParseDict({"size": 12, "fast": True, "name": "a"}, custom.arguments)
     attempt = Attempt(kind=Attempt.KIND_ACTION, action=Action(custom=custom))
     outside = Task(kind=Task.KIND_EXTERNAL, verb="acme/stamp", attempts=[attempt])
-    found = [(each.path, each.type, each.value) for each in decisions.arguments_of(outside)]
+    found = [(each.path, each.type, each.value) for each in arguments_of(outside)]
     assert found == [
         ("arguments.fast", "bool", "true"),
         ("arguments.name", "string", "a"),
         ("arguments.size", "double", "12"),
     ]
-    ours = {each.path for each in decisions.arguments_of(Task(verb="custom", attempts=[attempt]))}
+    ours = {each.path for each in arguments_of(Task(verb="custom", attempts=[attempt]))}
     assert {"arguments.size", "target.image_id"} <= ours
     assert not {"verb", "effect"} & ours  # what its spec says, nobody changes
 
@@ -81,12 +82,14 @@ def test_an_external_task_offers_its_arguments_and_a_custom_verb_both() -> None:
     ],
 )
 def test_a_value_is_sent_as_its_type(argument: Argument, text: str, value: object) -> None:
-    field = decisions.field_of_argument("t", argument)
+    field = field_of_argument(named("rerun", "t", argument.path), argument)
     assert patch(read(card("t", field), decide__t="rerun", rerun__t__x=text)) == {"x": value}
 
 
 def test_what_was_not_changed_is_not_sent() -> None:
-    field = decisions.field_of_argument("t", Argument(path="x", type="string", value="same"))
+    field = field_of_argument(
+        named("rerun", "t", "x"), Argument(path="x", type="string", value="same")
+    )
     assert patch(read(card("t", field), decide__t="rerun", rerun__t__x="same")) == {}
     assert patch(read(card("t", field), decide__t="rerun")) == {}
     assert read(card("t", field), rerun__t__x="typed, but nothing chosen").decisions == []
@@ -115,7 +118,7 @@ def test_outputs_are_given_by_their_paths_and_left_out_if_empty() -> None:
 @pytest.mark.parametrize("text", ["much", "true", "", "1,5", "NaN x"])
 def test_every_value_of_another_type_is_told_at_once(text: str) -> None:
     fields = [
-        decisions.field_of_argument("t", Argument(path=path, type="int64", value="0"))
+        field_of_argument(named("rerun", "t", path), Argument(path=path, type="int64", value="0"))
         for path in ("x", "y")
     ]
     with pytest.raises(FieldInvalid) as raised:

@@ -11,7 +11,7 @@ from uuid import uuid4
 import aiohttp
 import pytest
 
-from coordinator.web.forms import resume
+from coordinator.web.forms import replacing, resume
 from countermand.client import Client, Run
 from countermand.client.spec import (
     for_each,
@@ -25,10 +25,11 @@ from countermand.client.spec import (
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.host_pb2 import Host
 from countermand.v1.task_pb2 import Task
-from countermand.v1.verb_pb2 import DeleteImage, Noop
+from countermand.v1.verb_pb2 import Action, DeleteImage, Noop
 from countermand.v1.workflow_spec_pb2 import Policy
 from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.api.vendors import vendor_at
+from tests.endtoend.checks import labels
 from tests.endtoend.cluster import Cluster, copy, until
 from tests.web import stories
 from tests.web.filling import Filler, beside, values
@@ -207,6 +208,60 @@ async def test_a_decision_that_somebody_took_first_is_asked_for_anew(form, clien
     done = await form.again(path, (await form.open(path)), decision="abandon", reason="given up")
     assert done.location == "/workflows/decided?done=retried"
     await stories.arrived(client, "decided", WorkflowState.WORKFLOW_STATE_FAILED)
+
+
+async def test_a_compensation_is_replaced_by_another_verb(form, client, cluster) -> None:
+    await client.submit(stories.stuck("replaced"), workflow_id="replaced")
+    await stories.arrived(client, "replaced", WorkflowState.WORKFLOW_STATE_BLOCKED)
+    path = "/workflows/replaced/tasks/made/replacement"
+    assert path in (await form.open("/workflows/replaced/tasks/made/compensation")).links
+    assert path in (await form.open("/workflows/replaced/tasks/made")).links
+    first = await form.open(path)
+    assert "It is made up for by this: noop, as its spec says." in first.words
+    filled_in = values(first)
+    assert filled_in["verb"] == "noop"  # what was tried, with what it had
+    assert filled_in["noop:failure_message"] == "The array is read-only since 09:12."
+    assert filled_in["delete_image:target.image_id"] == "replaced"  # what the task made
+    typed = {"verb": "delete_image", "delete_image:expected_generation": "last"}
+    wrong = await form.again(path, first, "check", **typed)
+    assert beside(wrong.page, "delete_image:expected_generation") == "'last' is no whole number"
+    assert beside(wrong.page, "reason") == "is required"
+    typed = {"delete_image:expected_generation": "", "delete_image:target.pool_id": ""}
+    checked = await form.again(path, wrong.page, "check", reason="it is a drill", **typed)
+    assert checked.page.status == 200, checked.problems
+    told = "Instead of “noop, as its spec says”, delete image is sent on host-a"
+    assert told in checked.page.words
+    assert "delete_image target.image_id - replaced" in checked.page.words
+    assert "delete_image failure_message The array is read-only since 09:12. -" in (
+        checked.page.words
+    )
+    refused = await form.again(path, checked.page)  # only the coordinator knows that
+    assert refused.page.status == 400
+    assert beside(refused.page, "delete_image:target.pool_id")
+    assert await state_of(client, "replaced") == WorkflowState.WORKFLOW_STATE_BLOCKED
+    right = {"delete_image:target.pool_id": "pool-a"}
+    unseen = await form.again(path, checked.page, **right)
+    assert unseen.page.status == 200  # what was changed since is looked at again
+    done = await form.again(path, unseen.page)
+    assert done.location == "/workflows/replaced?done=replaced"
+    await stories.arrived(client, "replaced", COMPENSATED)
+    assert "pool-a/replaced" not in labels(cluster)
+    assert ("replace-compensation", "it is a drill") in await intervened(client, "replaced")
+    assert "there is no compensation to replace" in (await form.open(path)).words
+
+
+async def test_an_owners_way_of_making_up_is_not_replaced() -> None:
+    task_ = Task(state=Task.STATE_COMPENSATION_BLOCKED, owner_id="acme")
+    assert "acme makes up for it in its own way" in replacing.possible(task_)
+    task_.owner_id = ""
+    task_.attempts.add(kind=Attempt.KIND_ACTION, state=Attempt.STATE_UNKNOWN)
+    assert "Nobody knows whether it took effect" in replacing.possible(task_)
+    task_.attempts[0].state = Attempt.STATE_SUCCEEDED
+    assert replacing.possible(task_) == ""
+
+
+async def test_any_verb_may_take_the_place_of_a_compensation() -> None:
+    assert set(replacing.VERBS) == {each.name for each in Action.DESCRIPTOR.fields}
 
 
 # -- what is wrong ---------------------------------------------------------------------------------

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from starlette.routing import BaseRoute
 
-from coordinator.web.forms import hosts, offered, owners, resume, tasks, workflows
-from coordinator.web.forms.serving import Desk
+from coordinator.web.forms import (
+    hosts,
+    offered,
+    owners,
+    replacing,
+    resume,
+    tasks,
+    workflows,
+)
+from coordinator.web.forms.serving import Deed, Desk
 from coordinator.web.site import Site
+
+DEEDS: Final[Sequence[Deed]] = (
+    *workflows.DEEDS,
+    *resume.DEEDS,
+    *tasks.DEEDS,
+    *replacing.DEEDS,
+    *owners.DEEDS,
+    *hosts.DEEDS,
+)
 
 
 def routes(site: Site) -> Sequence[BaseRoute]:
@@ -16,5 +34,4 @@ def routes(site: Site) -> Sequence[BaseRoute]:
     site.templates.globals.update(
         offers=offered.of_workflow, task_offers=offered.of_task, host_offers=offered.of_host
     )
-    deeds = (*workflows.DEEDS, *resume.DEEDS, *tasks.DEEDS, *owners.DEEDS, *hosts.DEEDS)
-    return Desk(site=site).routes(deeds)
+    return Desk(site=site).routes(DEEDS)

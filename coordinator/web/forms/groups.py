@@ -11,15 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from coordinator.web.forms.decisions import (
-    DECIDE,
-    RERUN,
-    Argument,
-    arguments_of,
-    field_of_argument,
-    field_of_hosts,
-    named,
-)
+from coordinator.web.forms.arguments import Argument, arguments_of, field_of_argument
+from coordinator.web.forms.decisions import DECIDE, RERUN, field_of_hosts, named
 from coordinator.web.forms.fields import Field, Option
 from coordinator.web.forms.outlook import place
 from countermand.drawing.phrases import count, listing
@@ -149,7 +142,7 @@ def _arguments(group: str, failed: Sequence[Task]) -> Iterator[Field]:
         return
     for each in arguments_of(Task(kind=Task.KIND_VERB, verb=failed[0].verb)):
         bare = Argument(path=each.path, type=each.type, words=each.words)
-        field = field_of_argument(group, bare)
+        field = field_of_argument(named(RERUN, group, each.path), bare)
         if field.kind == "pick":
             words = [option for option in field.options if option.label != "not said"]
             options = [Option(value="", label=AS_IT_IS), *words]

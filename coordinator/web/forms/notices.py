@@ -15,6 +15,7 @@ NOTICES: Final[Mapping[str, str]] = {
     "told": "Ended, as you said in its owner's place.",
     "ended": "Ended by force: it is removed once every webhook was told.",
     "retried": "Your decision about the compensation was taken.",
+    "replaced": "Your replacement was taken: it is sent instead of the compensation.",
     "fenced": "Another host was asked to settle the attempt: its answer decides.",
     "drained": "Drained, as you asked: it gets no new tasks.",
     "undrained": "The drain was taken back: it gets tasks again.",

@@ -96,6 +96,8 @@ def _of_task(task: Task, workflow: Workflow) -> Iterator[Offer]:
     ):
         label = "Decide about its compensation"
         yield Offer(url=f"{url}/compensation", label=label, is_first=True)
+        if not task.owner_id:
+            yield Offer(url=f"{url}/replacement", label="Replace it")
     elif task.state in _UNTOLD or (task.end_action and task.state in IN_FLIGHT | _WAITING):
         yield Offer(url=f"{url}/compensation", label="Give it up", is_grave=True)
     if task.state in _FENCEABLE and task.owner_id:

@@ -15,8 +15,8 @@ from typing import Final
 from urllib.parse import urlencode
 
 from coordinator.web.calls import PAGE_MAX
+from coordinator.web.forms import arguments, groups, outlook, workflows
 from coordinator.web.forms import decisions as reading
-from coordinator.web.forms import groups, outlook, workflows
 from coordinator.web.forms.decisions import DECIDE, GIVE_UP, INPUT, RERUN, SKIP, named
 from coordinator.web.forms.fields import Change, Field, Form, Option, Problem, filled, reason
 from coordinator.web.forms.outlook import place
@@ -195,7 +195,10 @@ def _card(task: Task, needs: Sequence[ResumeRequirement], hosts: Sequence[Host])
 
 def _rerun(task: Task, hosts: Sequence[Host]) -> Option:
     name = task_id(task.name)
-    fields = [reading.field_of_argument(name, each) for each in reading.arguments_of(task)]
+    fields = [
+        arguments.field_of_argument(named(RERUN, name, each.path), each)
+        for each in arguments.arguments_of(task)
+    ]
     if not task.owner_id:  # an owner does it wherever it likes
         fields.append(reading.field_of_hosts(task, hosts))
     hint = "A new attempt. What you change here is used instead of what it had."

@@ -24,21 +24,24 @@ from countermand.v1.workflow_pb2 import Workflow
 DECISION: Final = "decision"
 RETRY, DONE, ABANDON = "retry_now", "mark_done", "abandon"
 HOST: Final = "host_id"
+REPLACE: Final = "Or replace it: send another verb, or other arguments"
 
-_COMPENSATED: Final = frozenset({Task.STATE_COMPENSATING, Task.STATE_COMPENSATION_BLOCKED})
+COMPENSATED: Final = frozenset({Task.STATE_COMPENSATING, Task.STATE_COMPENSATION_BLOCKED})
 # A task whose outcome nobody can tell may be given up, too.
 _UNTOLD: Final = frozenset({Task.STATE_UNKNOWN, Task.STATE_CANCELLING})
 _FENCEABLE: Final = IN_FLIGHT | {Task.STATE_COMPENSATING}
 
 
-async def _read(site: Site, params: Params) -> tuple[Workflow, Task]:
+async def read_both(site: Site, params: Params) -> tuple[Workflow, Task]:
+    """Returns a workflow and one of its tasks."""
     return await asyncio.gather(
         site.calls.workflow(params["workflow"]),
         site.calls.task(params["workflow"], params["task"]),
     )
 
 
-def _form(workflow: Workflow, task: Task, title: str, button: str, **more: object) -> Form:
+def form_about(workflow: Workflow, task: Task, title: str, button: str, **more: object) -> Form:
+    """Returns a form about a task."""
     return Form(
         title=title,
         about=task.name.rpartition("/")[2],
@@ -46,7 +49,7 @@ def _form(workflow: Workflow, task: Task, title: str, button: str, **more: objec
         button=button,
         etag=workflow.etag,
         # Attempts come and go by themselves; what somebody decided, or that it succeeded, counts.
-        basis=f"{task.state in _COMPENSATED} {task.state in _UNTOLD} {task.decided.time}",
+        basis=f"{task.state in COMPENSATED} {task.state in _UNTOLD} {task.decided.time}",
         **more,  # type: ignore[arg-type]
     )
 
@@ -55,8 +58,8 @@ def _form(workflow: Workflow, task: Task, title: str, button: str, **more: objec
 
 
 async def _compensation(site: Site, params: Params, _: Mapping[str, str]) -> Form:
-    workflow, task = await _read(site, params)
-    is_compensated, is_untold = task.state in _COMPENSATED, task.state in _UNTOLD
+    workflow, task = await read_both(site, params)
+    is_compensated, is_untold = task.state in COMPENSATED, task.state in _UNTOLD
     end_action = task.end_action and task.state in IN_FLIGHT | {
         Task.STATE_READY,
         Task.STATE_RETRY_WAIT,
@@ -72,8 +75,9 @@ async def _compensation(site: Site, params: Params, _: Mapping[str, str]) -> For
         failure = task.compensation_failure
         happens.insert(0, f"Why it fails: {said(failure)} ({failure.reason})")
     possible = _options(task) if is_compensated else [_abandon(task)]
+    other = f"{task_url(task.name)}/replacement"
     is_possible = is_compensated or is_untold or end_action
-    return _form(
+    return form_about(
         workflow,
         task,
         "Decide about the compensation" if is_compensated else "Give the task up",
@@ -91,6 +95,7 @@ async def _compensation(site: Site, params: Params, _: Mapping[str, str]) -> For
             reason(),
         ],
         forbidden="" if is_possible else f"{word}: there is no decision to take.",
+        elsewhere=[(other, REPLACE)] if is_compensated and not task.owner_id else (),
         heading="How it stands",
         is_grave=True,
     )
@@ -143,7 +148,7 @@ async def _send_compensation(site: Site, params: Params, given: Given) -> str:
 
 
 async def _fence(site: Site, params: Params, _: Mapping[str, str]) -> Form:
-    (workflow, task), hosts = await asyncio.gather(_read(site, params), site.calls.list_hosts())
+    (workflow, task), hosts = await asyncio.gather(read_both(site, params), site.calls.list_hosts())
     others = [host for host in hosts if host.name != f"hosts/{task.host_id}"]
     can = task.state in _FENCEABLE
     own = next((host for host in hosts if host.name == f"hosts/{task.host_id}"), None)
@@ -157,7 +162,7 @@ async def _fence(site: Site, params: Params, _: Mapping[str, str]) -> Form:
     warnings = []
     if own is not None and own.state == Host.STATE_READY:
         warnings.append(f"{task.host_id} answers: wait for it, unless it is stuck.")
-    return _form(
+    return form_about(
         workflow,
         task,
         "Fence the task",
