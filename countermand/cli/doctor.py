@@ -48,6 +48,8 @@ def doctor(
         raise click.UsageError('--fix needs --reason, as in --reason "after the power cut"')
     if (yes or reason) and not fix:
         raise click.UsageError("--yes and --reason go with --fix")
+    if fix and not (yes or settings.for_people):
+        raise click.UsageError("nobody is asked with this -o: look without --fix, and say --yes")
 
     async def work(client: Client) -> int | None:
         from datetime import UTC, datetime
@@ -71,7 +73,7 @@ def doctor(
             _show(findings, looked)
         left = len(findings)
         repaired: list[Repaired] = []
-        if fix and fixable and (yes or _agreed(settings, len(fixable))):
+        if fix and fixable and (yes or _agreed(len(fixable))):
             names = [finding.name for finding in fixable]
             repaired = [one async for one in client.doctor.repair(names, reason or "")]
             left -= sum(not one.HasField("kept") for one in repaired)
@@ -148,12 +150,10 @@ def _lines(finding: Finding) -> Iterable[str]:
     yield f"    to do: {finding.advice} ({done})"
 
 
-def _agreed(settings: Settings, count: int) -> bool:
+def _agreed(count: int) -> bool:
     from countermand.cli.asking import agrees
     from countermand.drawing import phrases
 
-    if not settings.for_people:
-        return True
     return agrees(f"Repair {phrases.count(count, 'difference')}?")
 
 

@@ -28,6 +28,7 @@ from countermand.v1.workflow_pb2 import (
     WaitWorkflowResponse,
 )
 from countermand.v1.workflow_state_pb2 import WorkflowState
+from tests.cli import scripted_doctor
 from tests.rpc.scripted import COMPENSATED, SETTLED, SUCCEEDED, Scripted, ScriptedHosts, start
 
 NO_SPACE = Failure(
@@ -195,7 +196,8 @@ async def main(listen: str = "127.0.0.1:0", number: str = "") -> None:
     scripted = Stepping()  # type: ignore[abstract]  # the other calls are not served
     hosts = ScriptedHosts()
     await (life(scripted, int(number)) if number else script(scripted))
-    running = await start(scripted, hosts, listen=listen)
+    more = [scripted_doctor.service()]
+    running = await start(scripted, hosts, listen=listen, more=more)
     print(running.address, flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await running.stop(0)

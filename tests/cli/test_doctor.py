@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,6 +12,7 @@ from countermand.cli import health
 from countermand.cli.main import main
 from countermand.v1.doctor_pb2 import Diagnosis
 from countermand.v1.host_pb2 import Host
+from tests.cli.processes import served
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 OURS = {"countermand": "0.1.0"}
@@ -71,3 +73,53 @@ def test_with_no_coordinator_the_versions_are_told_all_the_same():
     assert done.exit_code == 1
     assert "The coordinator at 127.0.0.1:1 does not answer" in done.stderr
     assert done.stdout.startswith("countermand 0.")
+
+
+FIX = ("doctor", "--fix", "--reason", "a test")
+
+
+@pytest.fixture
+def found():
+    """Returns how a command is run where one orphan is found, with a coordinator of its own."""
+    with served() as (_, address):
+        yield lambda *words, **given: CliRunner().invoke(
+            main, words, env={"COUNTERMAND_COORDINATOR": address} | given.pop("env", {}), **given
+        )
+
+
+def is_there(found):
+    findings = json.loads(found("doctor", "-o", "json").stdout)["findings"]
+    return [one["subject"] for one in findings] == ["disk-1"]
+
+
+def test_a_script_that_has_not_said_yes_repairs_nothing(found, tmp_path):
+    file = tmp_path / "config.toml"
+    file.write_text('profile = "p"\n[profiles.p]\noutput = "json"\n')
+    asked = [found(*FIX, "-o", form) for form in ("name", "json", "yaml")]
+    by_profile = found(*FIX, env={"COUNTERMAND_CONFIG": str(file)})
+
+    for done in (*asked, by_profile):
+        assert (done.exit_code, done.stdout) == (2, ""), done.output
+        assert "--yes" in done.stderr
+    assert is_there(found)
+
+
+def test_a_person_repairs_nothing_before_they_have_agreed(found):
+    no = found(*FIX, input="n\n")
+    silent = found(*FIX)
+    assert is_there(found)
+    yes = found(*FIX, input="y\n")
+
+    assert "Repair 1 difference? [y/N]" in no.stderr
+    assert (no.exit_code, silent.exit_code, yes.exit_code) == (4, 1, 0), yes.output
+    assert yes.stdout.endswith("disk-1  repaired\n")
+    assert not is_there(found)
+
+
+def test_a_script_says_yes_and_hears_what_became_of_each(found):
+    done = found(*FIX, "--yes", "-o", "json")
+
+    told = json.loads(done.stdout)
+    assert done.exit_code == 0
+    assert [one["name"] for one in told["repaired"]] == [one["name"] for one in told["findings"]]
+    assert not is_there(found)

@@ -250,9 +250,13 @@ class ScriptedHosts(host_pb2_grpc.HostServiceServicer):
 
 
 async def start(
-    scripted: Scripted, hosts: ScriptedHosts | None = None, *, listen: str = "127.0.0.1:0"
+    scripted: Scripted,
+    hosts: ScriptedHosts | None = None,
+    *,
+    listen: str = "127.0.0.1:0",
+    more: Sequence[Service] = (),
 ) -> RunningServer:
-    """Serves both services on loopback."""
+    """Serves both services on loopback, and further ones."""
     return await serve(
         listen=listen,
         services=[
@@ -266,5 +270,6 @@ async def start(
                 host_pb2_grpc.add_HostServiceServicer_to_server,
                 hosts or ScriptedHosts(),
             ),
+            *more,
         ],
     )
