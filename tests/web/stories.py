@@ -7,6 +7,7 @@ from datetime import timedelta
 from countermand.client import Client
 from countermand.client.spec import (
     compensate_by,
+    for_each,
     parallel,
     policy,
     retry,
@@ -98,6 +99,22 @@ def patient(workflow_id: str) -> WorkflowSpec:
     spec = workflow_spec("add-vm-from-template", sequence("all", made, last, after))
     spec.policy.CopyFrom(policy(on_failure=Policy.ON_FAILURE_PAUSE))
     return spec
+
+
+def fanned(workflow_id: str, *sources: str) -> tuple[WorkflowSpec, dict[str, object]]:
+    """Returns a plan of a copy for each of some sources, held where some are not there."""
+    item = copy("copy", "host-a", "bound/bound", "bound/bound")
+    item.task.action.copy_image.Clear()
+    item.task.action.copy_image.source.pool_id = "templates"
+    item.task.action.copy_image.target.pool_id = "pool-a"
+    item.task.bindings.add(field="source.image_id", source="disk.source")
+    item.task.bindings.add(field="target.image_id", source="disk.target")
+    group = for_each(parallel("disks", item), "input.disks", "disk")
+    spec = workflow_spec("fan-out", sequence("all", group))
+    spec.policy.CopyFrom(policy(on_failure=Policy.ON_FAILURE_PAUSE))
+    spec.policy.on_sibling_failure = Policy.ON_SIBLING_FAILURE_AWAIT
+    disks = [{"source": one, "target": f"{workflow_id}-{n}"} for n, one in enumerate(sources)]
+    return spec, {"disks": disks}
 
 
 def asked() -> WorkflowSpec:

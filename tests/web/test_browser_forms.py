@@ -31,7 +31,7 @@ FORMS = {
     "form-end": "/workflows/own-array/end",
     "form-drain": "/hosts/host-a/drain",
 }
-IN_A_COLUMN = ("form-cancel", "form-resume-rerun")
+IN_A_COLUMN = ("form-cancel", "form-resume-rerun", "form-resume-items", "form-replacement")
 
 
 async def looked_at(tab: Page, name: str) -> None:
@@ -44,7 +44,10 @@ async def looked_at(tab: Page, name: str) -> None:
         assert await violations(tab) == [], (name, scheme)
 
 
-async def test_nothing_keeps_people_out_of_any_form(tab: Page, cluster) -> None:
+async def test_nothing_keeps_people_out_of_any_form(tab: Page, cluster, client) -> None:
+    spec, given = stories.fanned("fanned", "base", "gone", "base", "never", "lost")
+    await client.submit(spec, workflow_id="fanned", input=given)
+    await stories.arrived(client, "fanned", PAUSED)
     async with vendor_at(cluster.coordinator.address) as vendor:
         await vendor.starts("own-array")
     await tab.set_viewport_size({"width": WIDE, "height": 900})

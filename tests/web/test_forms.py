@@ -14,7 +14,6 @@ import pytest
 from coordinator.web.forms import replacing, resume
 from countermand.client import Client, Run
 from countermand.client.spec import (
-    for_each,
     image,
     parallel,
     policy,
@@ -30,7 +29,7 @@ from countermand.v1.workflow_spec_pb2 import Policy
 from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.api.vendors import vendor_at
 from tests.endtoend.checks import labels
-from tests.endtoend.cluster import Cluster, copy, until
+from tests.endtoend.cluster import Cluster, copy, free_address, until
 from tests.web import stories
 from tests.web.filling import Filler, beside, values
 
@@ -473,6 +472,40 @@ async def test_a_host_is_drained_and_taken_back_with_a_reason(form, client) -> N
     assert "not quarantined" in (await form.open("/hosts/host-b/accept")).words
 
 
+async def test_a_host_is_added_and_removed(form, client) -> None:
+    assert "/add-host" in (await form.open("/hosts")).links
+    address = free_address()
+    silent = await form.fill("/add-host", host_id="spare", address=address)
+    assert silent.page.status == 503
+    assert "spare" in silent.page.html  # what was typed stays
+    sent = {"unreachable_allowed": "yes"}
+    done = await form.again("/add-host", silent.page, **sent)
+    assert done.location == "/hosts/spare?done=added"
+    assert "/hosts/spare/remove" in (await form.open(done.location)).links
+    gone = await form.fill("/hosts/spare/remove", reason="it was a drill")
+    assert gone.location == "/hosts?done=removed"
+    assert (await form.open("/hosts/spare")).status == 404
+    assert "it was a drill" in (await form.open("/hosts")).words
+    busy = await form.fill("/hosts/host-a/remove", reason="in use")
+    assert busy.page.status == 400
+    assert "workflows/" in busy.problems
+
+
+async def test_a_webhook_is_resumed_from_a_position_and_removed(form, client) -> None:
+    await client.webhooks.add("hook", f"http://{free_address()}/in")
+    page = await form.open("/webhooks")
+    assert {"/webhooks/hook/resume", "/webhooks/hook/remove"} <= set(page.links)
+    wrong = await form.fill("/webhooks/hook/resume", since_position="soon", reason="again")
+    assert beside(wrong.page, "since_position") == "'soon' is no position"
+    done = await form.again("/webhooks/hook/resume", wrong.page, since_position="0")
+    assert done.location == "/webhooks?done=called"
+    changes = [change async for change in client.webhooks.changes("hook")]
+    assert changes[0].reason == "again"
+    gone = await form.fill("/webhooks/hook/remove", reason="nobody listens")
+    assert gone.location == "/webhooks?done=removed"
+    assert "/webhooks/hook/remove" not in (await form.open("/webhooks")).links
+
+
 async def test_a_vendors_own_workflow_is_ended_by_force(form, client, cluster) -> None:
     async with vendor_at(cluster.coordinator.address) as vendor:
         await vendor.starts("own")
@@ -557,18 +590,8 @@ async def test_chosen_items_of_a_fan_out_run_again_and_the_others_are_skipped(
 
 async def fanned_out(client: Client, workflow_id: str, *sources: str) -> Run:
     """Returns a held copy for each of some sources, of which some are not there."""
-    item = copy("copy", "host-a", "bound/bound", "bound/bound")
-    item.task.action.copy_image.Clear()
-    item.task.action.copy_image.source.pool_id = "templates"
-    item.task.action.copy_image.target.pool_id = "pool-a"
-    item.task.bindings.add(field="source.image_id", source="disk.source")
-    item.task.bindings.add(field="target.image_id", source="disk.target")
-    group = for_each(parallel("disks", item), "input.disks", "disk")
-    spec = workflow_spec("fan-out", sequence("all", group))
-    spec.policy.CopyFrom(policy(on_failure=Policy.ON_FAILURE_PAUSE))
-    spec.policy.on_sibling_failure = Policy.ON_SIBLING_FAILURE_AWAIT
-    disks = [{"source": one, "target": f"{workflow_id}-{n}"} for n, one in enumerate(sources)]
-    run = await client.submit(spec, workflow_id=workflow_id, input={"disks": disks})
+    spec, given = stories.fanned(workflow_id, *sources)
+    run = await client.submit(spec, workflow_id=workflow_id, input=given)
     await stories.arrived(client, workflow_id, PAUSED)
     return run
 

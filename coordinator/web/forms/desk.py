@@ -14,6 +14,7 @@ from coordinator.web.forms import (
     replacing,
     resume,
     tasks,
+    webhooks,
     workflows,
 )
 from coordinator.web.forms.serving import Deed, Desk
@@ -26,6 +27,7 @@ DEEDS: Final[Sequence[Deed]] = (
     *replacing.DEEDS,
     *owners.DEEDS,
     *hosts.DEEDS,
+    *webhooks.DEEDS,
 )
 
 

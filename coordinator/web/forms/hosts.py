@@ -1,11 +1,11 @@
-"""What people do about hosts: drain them, take that back, accept them as they are."""
+"""What people do about hosts: add and remove them, drain them, accept them as they are."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from coordinator.web.forms.fields import Form, reason
+from coordinator.web.forms.fields import Field, Form, reason
 from coordinator.web.forms.serving import Deed, Given, Params
 from coordinator.web.shown import host_url
 from coordinator.web.site import Site
@@ -14,7 +14,15 @@ from countermand.drawing.values import said
 from countermand.drawing.words import host_look
 from countermand.rpc.channel import CHANGE_TIMEOUT_S
 from countermand.rpc.names import host_name
-from countermand.v1.host_pb2 import AcceptHostRequest, DrainHostRequest, Host
+from countermand.v1.host_pb2 import (
+    AcceptHostRequest,
+    AddHostRequest,
+    DrainHostRequest,
+    Host,
+    RemoveHostRequest,
+)
+
+HOST_ID, ADDRESS, UNREACHABLE = "host_id", "address", "unreachable_allowed"
 
 _DRAINED: Final = frozenset({Host.STATE_DRAINING, Host.STATE_DRAINED})
 
@@ -110,8 +118,73 @@ async def _send_accept(site: Site, params: Params, given: Given) -> str:
     return host_url(params["host"])
 
 
+# -- which hosts there are -------------------------------------------------------------------------
+
+
+async def _add(_: Site, __: Params, ___: Mapping[str, str]) -> Form:
+    return Form(
+        title="Add a host",
+        about="Hosts",
+        back="/hosts",
+        button="Add it",
+        happens=[
+            "Its agent is asked who it is, and which pools it reaches.",
+            "Once it is ready it gets tasks, and workflows may name it.",
+        ],
+        fields=[
+            Field(
+                name=HOST_ID,
+                label="Id",
+                hint="Small letters, digits, dot, dash, underscore; at most 63.",
+                is_required=True,
+            ),
+            Field(
+                name=ADDRESS,
+                label="Address of its agent",
+                hint="host:port, as the coordinator reaches it.",
+                is_required=True,
+            ),
+            Field(
+                name=UNREACHABLE,
+                label="Add it even if it does not answer now",
+                kind="tick",
+                hint="It gets nothing until it does.",
+            ),
+        ],  # nobody is asked why: an addition has no reason in the contract
+    )
+
+
+async def _send_add(site: Site, _: Params, given: Given) -> str:
+    request = AddHostRequest(
+        host_id=given.typed.get(HOST_ID, "").strip(),
+        address=given.typed.get(ADDRESS, "").strip(),
+        request_id=given.request_id,
+        unreachable_allowed=bool(given.typed.get(UNREACHABLE)),
+    )
+    added = await site.calls.unary(site.calls.hosts.AddHost, request, timeout_s=CHANGE_TIMEOUT_S)
+    return host_url(added.host.name)
+
+
+async def _remove(site: Site, params: Params, _: Mapping[str, str]) -> Form:
+    host = await site.calls.host(params["host"])
+    happens = [
+        "No workflow may name it any more. Nothing on it is changed: images stay as they are.",
+        "It is refused while an open workflow names it, which is then said.",
+    ]
+    return _form(host, "Remove the host", "Remove it", happens=happens, is_grave=True)
+
+
+async def _send_remove(site: Site, params: Params, given: Given) -> str:
+    name = host_name(params["host"])
+    request = RemoveHostRequest(name=name, request_id=given.request_id, reason=given.reason)
+    await site.calls.unary(site.calls.hosts.RemoveHost, request, timeout_s=CHANGE_TIMEOUT_S)
+    return "/hosts"
+
+
 DEEDS: Final[Sequence[Deed]] = (
     Deed(path="/hosts/{host}/drain", look=_drain, act=_send_drain, word="drained"),
     Deed(path="/hosts/{host}/undrain", look=_undrain, act=_send_undrain, word="undrained"),
     Deed(path="/hosts/{host}/accept", look=_accept, act=_send_accept, word="accepted"),
+    Deed(path="/hosts/{host}/remove", look=_remove, act=_send_remove, word="removed"),
+    Deed(path="/add-host", look=_add, act=_send_add, word="added"),
 )

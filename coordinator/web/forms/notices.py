@@ -20,6 +20,9 @@ NOTICES: Final[Mapping[str, str]] = {
     "drained": "Drained, as you asked: it gets no new tasks.",
     "undrained": "The drain was taken back: it gets tasks again.",
     "accepted": "Accepted as it is.",
+    "added": "Added: it gets tasks once it is ready.",
+    "removed": "Removed. What was done to it stays in the audit.",
+    "called": "Its receiver is called at once.",
     "already": "This form had been sent before: nothing was sent again.",
 }
 

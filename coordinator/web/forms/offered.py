@@ -119,3 +119,4 @@ def _of_host(host: Host) -> Iterator[Offer]:
         yield Offer(url=f"{url}/undrain", label="Take the drain back", is_first=True)
     else:
         yield Offer(url=f"{url}/drain", label="Drain")
+    yield Offer(url=f"{url}/remove", label="Remove", is_grave=True)

@@ -1,0 +1,86 @@
+"""Every call of the services that changes something has its form, or a reason why it needs none."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator
+
+from coordinator.web.forms import desk
+
+SERVED = ("workflow", "external_task", "host", "webhook", "doctor")  # the agents' is for hosts only
+
+READS = {
+    "WorkflowService": {
+        "PlanWorkflow",
+        "GetWorkflow",
+        "ListWorkflows",
+        "GetTask",
+        "ListTasks",
+        "ListEvents",
+        "WatchWorkflow",
+        "WatchEvents",
+        "WaitWorkflow",
+        "GetResumeRequirements",
+    },
+    "ExternalTaskService": {"ListExternalTasks", "ListExternalOwners", "WatchExternalTasks"},
+    "HostService": {"GetHost", "ListHosts", "ListHostEvents"},
+    "WebhookService": {"GetWebhook", "ListWebhooks", "ListWebhookChanges"},
+    "DoctorService": {"Diagnose"},
+}
+TASK = "/workflows/{workflow}/tasks/{task}"
+# Call → the forms that send it, of a decision each of its ways.
+FORMS = {
+    "WorkflowService.PauseWorkflow": ["/workflows/{workflow}/pause"],
+    "WorkflowService.ResumeWorkflow": ["/workflows/{workflow}/resume"],
+    "WorkflowService.CancelWorkflow": ["/workflows/{workflow}/cancel"],
+    "WorkflowService.ForkWorkflow": ["/workflows/{workflow}/fork"],
+    "WorkflowService.DecideCompensation": [f"{TASK}/compensation", f"{TASK}/replacement"],
+    "WorkflowService.FenceTask": [f"{TASK}/fence"],
+    "ExternalTaskService.EndExternalTask": [f"{TASK}/end"],
+    "ExternalTaskService.EndExternalWorkflow": ["/workflows/{workflow}/end"],
+    "HostService.AddHost": ["/add-host"],
+    "HostService.DrainHost": ["/hosts/{host}/drain", "/hosts/{host}/undrain"],
+    "HostService.AcceptHost": ["/hosts/{host}/accept"],
+    "HostService.RemoveHost": ["/hosts/{host}/remove"],
+    "WebhookService.ResumeWebhook": ["/webhooks/{webhook}/resume"],
+    "WebhookService.RemoveWebhook": ["/webhooks/{webhook}/remove"],
+}
+OWNERS = "done by an owner's program, in its own name; a person would only get in its way"
+SECRET = "answers with a secret, once: no browser should keep it"
+NO_FORM = {
+    "WorkflowService.StartWorkflow": "an engine starts workflows, or a spec from a file; a fork is",
+    "ExternalTaskService.StartExternalWorkflow": OWNERS,
+    "ExternalTaskService.AddExternalTask": OWNERS,
+    "ExternalTaskService.AcceptExternalTask": OWNERS,
+    "ExternalTaskService.ReportExternalTask": OWNERS,
+    "ExternalTaskService.HeartbeatExternalTasks": OWNERS,
+    "ExternalTaskService.ClearExternalWorkflow": "its owner's right; else its retention does it",
+    "WebhookService.AddWebhook": SECRET,
+    "WebhookService.RotateWebhookSecret": SECRET,
+    "WebhookService.PingWebhook": "changes nothing: for who writes a receiver, at a terminal",
+    "DoctorService.Repair": "the doctor looks first, through every host: at a terminal",
+}
+
+
+def calls() -> Iterator[str]:
+    for module in SERVED:
+        file = importlib.import_module(f"countermand.v1.{module}_pb2").DESCRIPTOR
+        for service in file.services_by_name.values():
+            yield from (f"{service.name}.{method.name}" for method in service.methods)
+
+
+def test_every_call_that_changes_something_has_a_form_or_a_reason() -> None:
+    reads = {f"{service}.{name}" for service, names in READS.items() for name in names}
+    assert {*calls()} - reads == {*FORMS, *NO_FORM}
+    assert not {*FORMS} & {*NO_FORM}
+
+
+def test_every_form_sends_the_call_that_it_is_listed_under() -> None:
+    """Each of the forms, and no other; what a form sends stands in the file that it is made in."""
+    senders = {deed.path: inspect.getsource(inspect.getmodule(deed.act)) for deed in desk.DEEDS}
+    assert sorted(path for paths in FORMS.values() for path in paths) == sorted(senders)
+    for call, paths in FORMS.items():
+        method = call.partition(".")[2]
+        for path in paths:
+            assert f".{method}" in senders[path], (call, path)
