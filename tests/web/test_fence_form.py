@@ -51,7 +51,8 @@ async def test_a_lost_copy_is_settled_by_another_host_and_made_again_there(
     await cluster.agents["a"].kill()
 
     async def lost() -> bool:
-        return (await client.hosts.get("a")).state != Host.STATE_READY
+        host: Host = await client.hosts.get("a")
+        return host.state != Host.STATE_READY
 
     await until(lost, "that the host is missed")
     assert path in (await form.open("/workflows/fenced/tasks/copies")).links

@@ -216,7 +216,7 @@ async def test_a_compensation_is_replaced_by_another_verb(form, client, cluster)
     assert path in (await form.open("/workflows/replaced/tasks/made/compensation")).links
     assert path in (await form.open("/workflows/replaced/tasks/made")).links
     first = await form.open(path)
-    assert "It is made up for by this: noop, as its spec says." in first.words
+    assert "So far it is made up for by: noop, as its spec says." in first.words
     filled_in = values(first)
     assert filled_in["verb"] == "noop"  # what was tried, with what it had
     assert filled_in["noop:failure_message"] == "The array is read-only since 09:12."
@@ -228,7 +228,7 @@ async def test_a_compensation_is_replaced_by_another_verb(form, client, cluster)
     typed = {"delete_image:expected_generation": "", "delete_image:target.pool_id": ""}
     checked = await form.again(path, wrong.page, "check", reason="it is a drill", **typed)
     assert checked.page.status == 200, checked.problems
-    told = "Instead of “noop, as its spec says”, delete image is sent on host-a"
+    told = "Instead of “noop, as its spec says”, delete image runs on host-a"
     assert told in checked.page.words
     assert "delete_image target.image_id - replaced" in checked.page.words
     assert "delete_image failure_message The array is read-only since 09:12. -" in (

@@ -38,6 +38,8 @@ class Field:
     hint: str = ""
     is_required: bool = False
     options: Sequence[Option] = ()
+    # What this field and those after it are about, where an option has several kinds of them.
+    heading: str = ""
     error: str = ""
 
     @property
@@ -74,6 +76,7 @@ class Form:
     title: str
     about: str  # whom it is about, as an id
     back: str  # the page that it was asked for from
+    within: Sequence[tuple[str, str]] = ()  # the pages above that one, and what they are called
     button: str
     # What will happen, in sentences, and the things that it will happen to.
     heading: str = "What will happen"

@@ -7,7 +7,7 @@ not chosen need decisions too: they may be skipped with the same form.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -29,6 +29,7 @@ ITEM, OTHERS, RESET = "item", "others", "reset"
 ITEMS_MAX: Final = 100  # that one ticks; of more a command says which
 NAMED_MAX: Final = 6
 AS_IT_IS: Final = "as each has it"
+CHANGED: Final = "Changed for all that run again; what is empty stays as each has it:"
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,15 @@ def rerun(group: Task, tree: Tree, spec: WorkflowSpec, hosts: Sequence[Host]) ->
                 name=named(OTHERS, name),
                 label="Skip the failed items that are not ticked",
                 kind="tick",
-                hint="Counts only if some are ticked; the others need a decision each, otherwise.",
+                hint="Else each of them needs a decision of its own.",
+                heading="Where only some run again:",
             )
         )
     fields.append(_reset(name, tree.leaves(group.name)))
-    fields += _arguments(name, failed)
+    changed = list(_arguments(name, failed))
     if not any(task.owner_id for task in failed):
-        fields.append(field_of_hosts(group, hosts))
+        changed.append(_host(group, hosts))
+    fields += [replace(each, heading=CHANGED) if not n else each for n, each in enumerate(changed)]
     return Option(value=RERUN, label="Run again what failed in it", hint=hint, fields=fields)
 
 
@@ -131,6 +134,7 @@ def _reset(group: str, leaves: Sequence[Task]) -> Field:
         name=named(RESET, group),
         label=f"Run all of {group} again, from the start",
         kind="tick",
+        heading="Rather than only what failed:",
         hint=first if done else "Nothing in it has taken effect that would be made up for first.",
     )
 
@@ -148,8 +152,13 @@ def _arguments(group: str, failed: Sequence[Task]) -> Iterator[Field]:
             options = [Option(value="", label=AS_IT_IS), *words]
             yield Field(name=field.name, label=field.label, kind="pick", options=options)
         else:
-            hint = "Empty: as each has it."
-            yield Field(name=field.name, label=field.label, kind=field.kind, hint=hint)
+            yield Field(name=field.name, label=field.label, kind=field.kind)
+
+
+def _host(group: Task, hosts: Sequence[Host]) -> Field:
+    """Returns the field of where all that runs again does so."""
+    field = field_of_hosts(group, hosts)
+    return replace(field, options=[Option(value="", label=AS_IT_IS), *field.options[1:]])
 
 
 def is_fan_out(group: str, spec: WorkflowSpec) -> bool:

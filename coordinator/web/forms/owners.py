@@ -10,7 +10,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from coordinator.web.forms.fields import Field, Form, Option, reason
 from coordinator.web.forms.serving import Deed, Given, Params
-from coordinator.web.shown import task_url
+from coordinator.web.shown import task_url, workflow_url
 from coordinator.web.site import Site
 from countermand.drawing.tasks import task_id
 from countermand.drawing.words import task_look
@@ -81,6 +81,7 @@ async def _look(site: Site, params: Params, _: Mapping[str, str]) -> Form:
         title=f"End it in the place of {owner}",
         about=task_id(task.name),
         back=task_url(task.name),
+        within=[(workflow_url(params["workflow"]), params["workflow"])],
         button="End it",
         happens=[
             f"The coordinator takes your word as that of {owner}, and goes on by it.",

@@ -114,11 +114,11 @@ async def _look(site: Site, params: Params, typed: Mapping[str, str]) -> Form:
 
 
 def _stands(task: Task) -> list[str]:
-    lines = [f"It is made up for by this: {task.opposite or 'its compensation'}."]
+    lines = [f"So far it is made up for by: {task.opposite or 'its compensation'}."]
     if task.HasField("compensation_failure"):
         failure = task.compensation_failure
         lines.insert(0, f"Why it fails: {said(failure)} ({failure.reason})")
-    return [*lines, f"What you choose below is sent{place(task)} instead."]
+    return [*lines, f"What you choose below runs{place(task)} instead."]
 
 
 def _outcome(task: Task, action: Action, before: Mapping[str, str]) -> dict[str, object]:
@@ -127,7 +127,7 @@ def _outcome(task: Task, action: Action, before: Mapping[str, str]) -> dict[str,
     after = _flat(action)
     name = task_id(task.name)
     opposite = task.opposite or "its compensation"
-    sent = f"Instead of “{opposite}”, {verb.replace('_', ' ')} is sent{place(task)}"
+    sent = f"Instead of “{opposite}”, {verb.replace('_', ' ')} runs{place(task)}"
     return {
         "heading": "What will happen",
         "happens": [

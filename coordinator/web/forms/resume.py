@@ -158,7 +158,8 @@ def _group_card(task: Task, tree: groups.Tree, spec: WorkflowSpec, hosts: Sequen
         name=named(DECIDE, name),
         label=f"{name}: {len(failed)} of {count(len(tree.leaves(task.name)), 'task')} failed",
         kind="choice",
-        hint=f"{said(task.failure)} ({task.failure.reason})" if task.HasField("failure") else "",
+        # Of items each says why itself.
+        hint="" if groups.is_fan_out(name, spec) else said(task.failure),
         options=[
             groups.rerun(task, tree, spec, hosts),
             Option(value=SKIP, label="Skip what failed in it", hint=hint),

@@ -46,6 +46,7 @@ def form_about(workflow: Workflow, task: Task, title: str, button: str, **more: 
         title=title,
         about=task.name.rpartition("/")[2],
         back=task_url(task.name),
+        within=[(workflow_url(workflow.name), workflow.name.removeprefix("workflows/"))],
         button=button,
         etag=workflow.etag,
         # Attempts come and go by themselves; what somebody decided, or that it succeeded, counts.
@@ -67,7 +68,7 @@ async def _compensation(site: Site, params: Params, _: Mapping[str, str]) -> For
     word = task_look(task.state).word.capitalize()
     happens = []
     if is_compensated:
-        happens.append(f"It is made up for by this: {task.opposite or 'its compensation'}.")
+        happens.append(f"So far it is made up for by: {task.opposite or 'its compensation'}.")
         happens.append("That is tried on, slowly, until it succeeds or somebody decides.")
     elif is_untold:
         happens.append("Nobody can tell its outcome: it is asked for again and again.")
