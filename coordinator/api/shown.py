@@ -173,11 +173,13 @@ class Showing:
 
     # -- tasks ----------------------------------------------------------------------------------
 
-    async def tasks(self, workflow: Workflow, indices: Iterable[int]) -> AsyncGenerator[Task]:
-        """Yields tasks and groups, without their attempts; whoever else is due has its turns."""
+    async def tasks(
+        self, workflow: Workflow, indices: Iterable[int], *, full: bool = False
+    ) -> AsyncGenerator[Task]:
+        """Yields tasks and groups; whoever else is due has its turns."""
         hosts, look = self._hosts.all(), self._looks.at(workflow)
         for number, index in enumerate(indices, start=1):
-            yield self._task(look, index, hosts.get, full=False)
+            yield self._task(look, index, hosts.get, full=full)
             if number % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
 

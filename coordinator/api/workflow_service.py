@@ -9,13 +9,14 @@ Handlers check, ask the loop, and show; they decide nothing. Errors are raised, 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import timedelta
 from itertools import islice
+from typing import TypeAlias
 
 from coordinator.api import fences, requests, resume
-from coordinator.api.deciding import PRINCIPAL, Deciding
+from coordinator.api.deciding import PRINCIPAL, Deciding, EventOf, Taken, Verb
 from coordinator.api.follow import Follower, needs_somebody, never
 from coordinator.api.requests import Context
 from coordinator.api.shown import Showing
@@ -38,7 +39,18 @@ from coordinator.wire.failure import failure_from_proto
 from countermand.rpc.errors import Cancelled, FieldInvalid, Violation
 from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.attempt_pb2 import Progress
+from countermand.v1.event_pb2 import HistoryEvent
 from countermand.v1.workflow_pb2_grpc import WorkflowServiceServicer
+
+# Of a page of tasks with their attempts: gRPC's bound is four times as much, and one task may be
+# as long as all the others.
+FULL_BYTES_MAX = 1024 * 1024
+
+# Requests that may be imagined only.
+_Imaginable: TypeAlias = (
+    pb.CancelWorkflowRequest | pb.PauseWorkflowRequest | pb.ResumeWorkflowRequest
+)
+_Take: TypeAlias = Callable[[str, str, Verb, EventOf], Awaitable[Taken]]
 
 _COMPENSATION_VERBS = {
     "retry_now": CompensationVerb.RETRY,
@@ -153,10 +165,16 @@ class WorkflowService(WorkflowServiceServicer):
         found = self._showing.places(workflow, frozenset(request.states), start)
         page = list(islice(found, limit + 1))
         indices = [index for _, index in page[:limit]]
-        async with aclosing(self._showing.tasks(workflow, indices)) as shown:
-            tasks = [task async for task in shown]
-        token = str(page[limit][0]) if len(page) > limit else ""
-        return pb.ListTasksResponse(tasks=tasks, next_page_token=token)
+        full = request.view == pb.TASK_VIEW_FULL
+        answer = pb.ListTasksResponse()
+        async with aclosing(self._showing.tasks(workflow, indices, full=full)) as shown:
+            async for task in shown:
+                answer.tasks.append(task)
+                if full and answer.ByteSize() > FULL_BYTES_MAX:
+                    break  # a task may have been tried a thousand times
+        if len(answer.tasks) < len(page):
+            answer.next_page_token = str(page[len(answer.tasks)][0])
+        return answer
 
     async def ListEvents(
         self, request: pb.ListEventsRequest, context: Context
@@ -165,9 +183,16 @@ class WorkflowService(WorkflowServiceServicer):
         workflow_id = requests.workflow_id(request.parent, "parent")
         limit = requests.page_size(request.page_size)
         await self._showing.find(workflow_id)
-        page = await self._store.history(workflow_id, after=request.after_sequence, limit=limit + 1)
-        events = [self._follower.event(stored) for stored in page[:limit]]
-        return pb.ListEventsResponse(events=events, more=len(page) > limit)
+        events: list[HistoryEvent] = []
+        entries = self._follower.entries(workflow_id, after=request.after_sequence, page=limit + 1)
+        async with aclosing(entries):
+            async for stored in entries:
+                event = self._follower.event(stored)
+                if not (request.without_tasks and event.task):
+                    events.append(event)
+                if len(events) > limit:
+                    break
+        return pb.ListEventsResponse(events=events[:limit], more=len(events) > limit)
 
     async def GetResumeRequirements(
         self, request: pb.GetResumeRequirementsRequest, context: Context
@@ -213,18 +238,26 @@ class WorkflowService(WorkflowServiceServicer):
 
     # -- deciding -------------------------------------------------------------------------------
 
+    def _take(self, request: _Imaginable, *demanded: str) -> _Take:
+        """Returns how a request is taken; one that is only imagined demands nothing."""
+        if request.validate_only:
+            requests.optional_text(request, "reason")
+            return self._deciding.imagine
+        requests.demand(request, *demanded)
+        return self._deciding.decide
+
     async def CancelWorkflow(
         self, request: pb.CancelWorkflowRequest, context: Context
     ) -> pb.CancelWorkflowResponse:
         """Stops a workflow and makes up for what it did."""
         workflow_id = requests.workflow_id(request.name)
-        requests.demand(request, "request_id", "reason")
+        take = self._take(request, "request_id", "reason")
         cause = Cancelled(principal=PRINCIPAL, why=request.reason)
 
         def event(_: Workflow, ask: Ask) -> CancelRequested:
             return CancelRequested(ask=ask, failure=failure_from_proto(cause.failure()))
 
-        taken = await self._deciding.decide(workflow_id, "cancel", request, event)
+        taken = await take(workflow_id, "cancel", request, event)
         return pb.CancelWorkflowResponse(workflow=self._showing.basic(taken.workflow))
 
     async def PauseWorkflow(
@@ -232,12 +265,12 @@ class WorkflowService(WorkflowServiceServicer):
     ) -> pb.PauseWorkflowResponse:
         """Starts nothing new; attempts in flight end by themselves."""
         workflow_id = requests.workflow_id(request.name)
-        requests.demand(request, "request_id", "reason")
+        take = self._take(request, "request_id", "reason")
 
         def event(_: Workflow, ask: Ask) -> PauseRequested:
             return PauseRequested(ask=ask, hold_compensation=request.hold_compensation)
 
-        taken = await self._deciding.decide(workflow_id, "pause", request, event)
+        taken = await take(workflow_id, "pause", request, event)
         return pb.PauseWorkflowResponse(workflow=self._showing.basic(taken.workflow))
 
     async def ResumeWorkflow(
@@ -245,14 +278,12 @@ class WorkflowService(WorkflowServiceServicer):
     ) -> pb.ResumeWorkflowResponse:
         """Goes on after a pause, with one decision per task that needs one; all or nothing."""
         workflow_id = requests.workflow_id(request.name)
-        if not request.validate_only:
-            requests.demand(request, "request_id", *(("reason",) if request.decisions else ()))
+        take = self._take(request, "request_id", *(("reason",) if request.decisions else ()))
         requests.optional_text(request, "reason")
 
         def event(workflow: Workflow, ask: Ask) -> ResumeRequested:
             return resume.event_of(workflow, ask, request, self._hosts)
 
-        take = self._deciding.imagine if request.validate_only else self._deciding.decide
         taken = await take(workflow_id, "resume", request, event)
         changes: list[pb.ChangedValue] = []
         if taken.before is not None and isinstance(taken.event, ResumeRequested):

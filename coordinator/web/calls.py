@@ -106,10 +106,15 @@ class Calls:
         states: Sequence[Task.State.ValueType] = (),
         size: int = PAGE_MAX,
         token: str = "",
+        full: bool = False,
     ) -> pb.ListTasksResponse:
         """Returns a page of a workflow's tasks in the order of its tree."""
         request = pb.ListTasksRequest(
-            parent=workflow_name(workflow_id), states=states, page_size=size, page_token=token
+            parent=workflow_name(workflow_id),
+            states=states,
+            page_size=size,
+            page_token=token,
+            view=pb.TASK_VIEW_FULL if full else pb.TASK_VIEW_BASIC,
         )
         return await self.unary(self.workflows.ListTasks, request)
 
@@ -119,11 +124,14 @@ class Calls:
         return (await self.unary(self.workflows.GetTask, request)).task
 
     async def events(
-        self, workflow_id: str, *, after: int = 0, size: int = PAGE_MAX
+        self, workflow_id: str, *, after: int = 0, size: int = PAGE_MAX, own: bool = False
     ) -> pb.ListEventsResponse:
-        """Returns a page of a workflow's history."""
+        """Returns a page of a workflow's history; its own alone are those that name no task."""
         request = pb.ListEventsRequest(
-            parent=workflow_name(workflow_id), after_sequence=after, page_size=size
+            parent=workflow_name(workflow_id),
+            after_sequence=after,
+            page_size=size,
+            without_tasks=own,
         )
         return await self.unary(self.workflows.ListEvents, request)
 

@@ -16,7 +16,6 @@ from coordinator.web.calls import Calls
 from countermand.drawing.excerpt import excerpt
 from countermand.drawing.folding import folded
 from countermand.drawing.model import Timeline
-from countermand.drawing.tasks import task_id
 from countermand.drawing.timeline import timeline
 from countermand.v1.event_pb2 import HistoryEvent
 from countermand.v1.task_pb2 import Task
@@ -91,21 +90,22 @@ async def _part(calls: Calls, workflow: Workflow, workflow_id: str, now: datetim
     last = max(workflow.last_sequence - LAST_EVENTS, 0)
     first, news, made_up, events = await asyncio.gather(
         calls.tasks(workflow_id, size=FIRST_TASKS),
-        calls.tasks(workflow_id, states=NEWS, size=NEWS_MAX),
-        calls.tasks(workflow_id, states=[Task.STATE_COMPENSATED], size=MADE_UP_MAX),
+        calls.tasks(workflow_id, states=NEWS, size=NEWS_MAX, full=True),
+        calls.tasks(workflow_id, states=[Task.STATE_COMPENSATED], size=MADE_UP_MAX, full=True),
         calls.events(workflow_id, after=last, size=LAST_EVENTS),
     )
-    found = [task for task in (*news.tasks, *made_up.tasks) if task.verb]
-    drawn = found or [task for task in first.tasks if task.verb]
-    known = await asyncio.gather(
-        *(calls.task(workflow_id, task_id(task.name)) for task in drawn[:NEWS_MAX])
-    )
+    drawn = [task for task in (*news.tasks, *made_up.tasks) if task.verb]
+    if not drawn:
+        some = await calls.tasks(workflow_id, size=NEWS_MAX, full=True)
+        drawn = [task for task in some.tasks if task.verb]
     return Reading(
         workflow=workflow,
         tasks=first.tasks,
         news=news.tasks,
         next_tasks=first.next_page_token,
-        timeline=await asyncio.to_thread(excerpt, workflow, known, events.events, _bare(now)),
+        timeline=await asyncio.to_thread(
+            excerpt, workflow, drawn[:NEWS_MAX], events.events, _bare(now)
+        ),
         is_whole=False,
         events=events.events[::-1],
     )

@@ -177,6 +177,35 @@ async def test_history_comes_in_pages(stubs):
     assert found == list(range(1, last + 1))
 
 
+async def test_a_workflows_own_events_come_without_those_of_its_tasks(stubs):
+    parent = workflow_name("own")
+    await stubs.start("own", quick("own"))
+    await stubs.wait("own")
+    all_ = (await stubs.workflows.ListEvents(pb.ListEventsRequest(parent=parent))).events
+    found = []
+    more = True
+    while more:  # in pages, too: what is left out counts for none
+        asked = pb.ListEventsRequest(parent=parent, page_size=1, without_tasks=True)
+        asked.after_sequence = found[-1].sequence if found else 0
+        page = await stubs.workflows.ListEvents(asked)
+        found += page.events
+        more = page.more
+    assert found == [event for event in all_ if not event.task]
+    assert found[-1].HasField("workflow_state_changed")
+
+
+async def test_tasks_are_listed_with_their_context_where_that_is_asked_for(stubs):
+    await stubs.start("whole", quick("whole"))
+    await stubs.wait("whole")
+    asked = pb.ListTasksRequest(parent=workflow_name("whole"), view=pb.TASK_VIEW_FULL)
+    listed = (await stubs.workflows.ListTasks(asked)).tasks
+    one_by_one = [
+        (await stubs.workflows.GetTask(pb.GetTaskRequest(name=each.name))).task for each in listed
+    ]
+    assert list(listed) == one_by_one
+    assert any(each.attempts for each in listed)
+
+
 # -- following ----------------------------------------------------------------------------------
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
+from coordinator.api import workflow_service
 from coordinator.api.shown import KEPT_MAX, Showing
+from coordinator.api.workflow_service import WorkflowService
 from coordinator.runtime.watch import Watches
 from countermand.rpc.errors import WorkflowNotFound
 from countermand.v1.attempt_pb2 import Progress
+from countermand.v1.workflow_pb2 import TASK_VIEW_FULL, ListTasksRequest
 from tests.bench.inside import Inside, plan
 from tests.bench.workloads import w1
 
@@ -55,3 +59,30 @@ async def test_only_a_few_are_kept(showing) -> None:
     for number in range(1, KEPT_MAX + 1):
         await showing.find(f"w-{number}")
     assert await showing.find("w-0") is not first
+
+
+class NoHosts:
+    """A fleet of none."""
+
+    def all(self) -> dict[str, object]:
+        return {}
+
+
+async def test_a_page_of_whole_tasks_ends_before_it_is_too_long(inside, monkeypatch) -> None:
+    """A task may have been tried a thousand times: what does not fit comes with the next page."""
+    monkeypatch.setattr(workflow_service, "FULL_BYTES_MAX", 1)
+    fleet: Any = NoHosts()
+    context: Any = None
+    service = WorkflowService(
+        loop=inside.loop, store=inside.store, hosts=fleet, watches=Watches(), clock=context
+    )
+    found, asked = [], ListTasksRequest(parent="workflows/w-0", view=TASK_VIEW_FULL)
+    while True:
+        page = await service.ListTasks(asked, context)
+        assert len(page.tasks) == 1
+        found += [task.name for task in page.tasks]
+        asked.page_token = page.next_page_token
+        if not asked.page_token:
+            break
+    whole = await service.ListTasks(ListTasksRequest(parent="workflows/w-0"), context)
+    assert found == [task.name for task in whole.tasks]
