@@ -20,7 +20,7 @@ from countermand.rpc.errors import CountermandError
 log = logging.getLogger(__name__)
 
 FRAME_S: Final = 0.25  # between two frames: faster than this nobody can read
-SHARE_MAX: Final = 0.2  # of the time, that one reader's looks may take
+SHARE_MAX: Final = 0.2  # of the time, that looks at one thing may take
 ALIVE_S: Final = 15.0  # a quiet stream says this often that it is there
 # Heard by the page's own script, which says so when it stays out.
 ALIVE: Final = b": alive\nevent: alive\ndata:\n\n"

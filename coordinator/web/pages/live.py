@@ -2,7 +2,7 @@
 
 A stream listens to the coordinator's own watch as to a bell: what is new is then read and drawn as
 a page is, and sent in pieces that replace their like. So a slow reader, a gap or a restart loses
-nothing; and nobody's watching costs more than four looks a second.
+nothing; and watching costs four looks a second at most, however many watch the same.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Final
 
 from grpc.aio import AioRpcError
@@ -24,6 +25,7 @@ from coordinator.web.frames import News
 from coordinator.web.pages import hosts, owners
 from coordinator.web.pages import workflow as workflow_page
 from coordinator.web.pages import workflows as workflow_list
+from coordinator.web.sharing import Look, Shared
 from coordinator.web.site import Site
 from countermand.drawing.timeline import SETTLED
 from countermand.rpc.names import workflow_name
@@ -37,21 +39,25 @@ _TIMES: Final = re.compile(r"<time [^>]*>[^<]*</time>")
 
 def routes(site: Site) -> Sequence[BaseRoute]:
     """Returns the routes of streams."""
+    shared = Shared(site.stop)
 
     async def of_list(request: Request) -> Response:
         filters = Filters.of(request.query_params)
-        return frames.Stream(_list(site, filters, frames.last_seen(request)))
+        what = f"workflows?{filters.query()}"
+        seen = frames.last_seen(request)
+        return frames.Stream(shared.watch(what, partial(_list, site, filters), seen))
 
     async def of_one(request: Request) -> Response:
         workflow_id = request.path_params["workflow"]
         await site.calls.workflow(workflow_id)  # an error is a page, not a stream that ends
-        return frames.Stream(_one(site, workflow_id, frames.last_seen(request)))
+        what, seen = f"workflows/{workflow_id}", frames.last_seen(request)
+        return frames.Stream(shared.watch(what, partial(_one, site, workflow_id), seen))
 
     async def of_hosts(_: Request) -> Response:
-        return frames.Stream(_polled(site, "hosts", hosts.read))
+        return frames.Stream(shared.watch("hosts", partial(_polled, site, "hosts", hosts.read)))
 
     async def of_owners(_: Request) -> Response:
-        return frames.Stream(_polled(site, "owners", owners.read))
+        return frames.Stream(shared.watch("owners", partial(_polled, site, "owners", owners.read)))
 
     return [
         Route("/live/workflows", of_list),
@@ -61,9 +67,11 @@ def routes(site: Site) -> Sequence[BaseRoute]:
     ]
 
 
-async def _one(site: Site, workflow_id: str, seen: int) -> AsyncGenerator[bytes]:
-    """Yields looks at a workflow until it is settled."""
+async def _one(site: Site, workflow_id: str) -> AsyncGenerator[Look]:
+    """Yields looks at a workflow until it is settled: one at once, and one whenever it moves."""
     news = News(site.stop)
+    news.tell()
+    seen = (await site.calls.workflow(workflow_id)).last_sequence
 
     async def listen() -> None:
         asked = pb.WatchWorkflowRequest(name=workflow_name(workflow_id), after_sequence=seen)
@@ -71,32 +79,26 @@ async def _one(site: Site, workflow_id: str, seen: int) -> AsyncGenerator[bytes]
             if not update.HasField("bookmark"):
                 news.tell()
 
-    sent = ""
     async with _listening(listen, news):
         while not site.stop.is_set():
-            if not await news.wait():
-                if site.stop.is_set():
-                    return
-                yield frames.ALIVE  # and a look all the same: open bars last until now
+            await news.wait()  # after a silence there is a look all the same: bars last until now
+            if site.stop.is_set():
+                return
             began = asyncio.get_running_loop().time()
             found = await reading.read(site.calls, workflow_id, site.clock.now())
             values = workflow_page.values(found)
             text = await asyncio.to_thread(site.draw, "workflow_frame.html", **values)
-            if text != sent:
-                yield frames.frame(text, found.sequence)
-                sent = text
-            if found.workflow.state in SETTLED:
-                yield frames.said("settled")
-                return
+            is_last = found.workflow.state in SETTLED
+            yield Look(text=text, sequence=found.sequence, is_last=is_last)
             if news.is_over:
                 return  # the reader comes back, and is told then
             await asyncio.sleep(frames.pause_after(asyncio.get_running_loop().time() - began))
 
 
-async def _list(site: Site, filters: Filters, seen: int) -> AsyncGenerator[bytes]:
-    """Yields looks at the list for as long as somebody reads."""
+async def _list(site: Site, filters: Filters) -> AsyncGenerator[Look]:
+    """Yields looks at the list for as long as somebody reads: one at once, too."""
     news = News(site.stop)
-    position = seen
+    position = 0
 
     async def listen() -> None:
         nonlocal position
@@ -116,40 +118,31 @@ async def _list(site: Site, filters: Filters, seen: int) -> AsyncGenerator[bytes
             news.tell()
             await asyncio.sleep(frames.FRAME_S)
 
-    sent = ""
     async with _listening(listen, news):
         while not site.stop.is_set():
             if not await news.wait():
-                if not site.stop.is_set():
-                    yield frames.ALIVE
                 continue
             if news.is_over:
                 return
-            began = asyncio.get_running_loop().time()
+            began, true_for = asyncio.get_running_loop().time(), position
             values = await workflow_list.read(site, filters)
             text = await asyncio.to_thread(
                 site.draw, "workflows_frame.html", path="/workflows", **values
             )
-            if text != sent:
-                yield frames.frame(text, position)
-                sent = text
+            yield Look(text=text, sequence=true_for)
             await asyncio.sleep(frames.pause_after(asyncio.get_running_loop().time() - began))
 
 
-async def _polled(site: Site, name: str, read: Read) -> AsyncGenerator[bytes]:
+async def _polled(site: Site, name: str, read: Read) -> AsyncGenerator[Look]:
     """Yields looks at what has no history that could be watched, as often as anything changes."""
-    sent, number, quiet_s = "", 0, 0.0
+    sent, number = "", 0
     while not site.stop.is_set():
         values = await read(site, "")
         text = await asyncio.to_thread(site.draw, f"{name}_frame.html", **values)
         seen = _TIMES.sub("", text)  # that a moment is longer ago is no news
         if seen != sent:
-            sent, number, quiet_s = seen, number + 1, 0.0
-            yield frames.frame(text, number)
-        elif quiet_s >= frames.ALIVE_S:
-            quiet_s = 0.0
-            yield frames.ALIVE
-        quiet_s += POLL_S
+            sent, number = seen, number + 1
+            yield Look(text=text, sequence=number)
         with suppress(TimeoutError):
             async with asyncio.timeout(POLL_S):
                 await site.stop.wait()
