@@ -241,24 +241,40 @@ class Run:
     # Each is sent again by itself, always with the same request id, while the coordinator is away
     # or does not answer: one whose answer was lost is not told that it came too late.
 
-    async def cancel(self, reason: str, *, etag: str = "") -> Workflow:
-        """Stops the workflow and makes up for what it did; returns once that is decided."""
+    async def cancel(self, reason: str, *, etag: str = "", validate_only: bool = False) -> Workflow:
+        """Stops the workflow and makes up for what it did; returns once that is decided.
+
+        With `validate_only` it only raises what stands against that, and changes nothing.
+        """
         request = CancelWorkflowRequest(
-            name=self.name, reason=reason, etag=etag, request_id=new_request_id()
+            name=self.name,
+            reason=reason,
+            etag=etag,
+            request_id=_request_id(validate_only),
+            validate_only=validate_only,
         )
         method = self._calls.workflows.CancelWorkflow
         return (await self._calls.change(method, request)).workflow
 
     async def pause(
-        self, reason: str, *, hold_compensation: bool = False, etag: str = ""
+        self,
+        reason: str,
+        *,
+        hold_compensation: bool = False,
+        etag: str = "",
+        validate_only: bool = False,
     ) -> Workflow:
-        """Starts nothing new; attempts in flight end by themselves."""
+        """Starts nothing new; attempts in flight end by themselves.
+
+        With `validate_only` it only raises what stands against that, and changes nothing.
+        """
         request = PauseWorkflowRequest(
             name=self.name,
             reason=reason,
             hold_compensation=hold_compensation,
             etag=etag,
-            request_id=new_request_id(),
+            request_id=_request_id(validate_only),
+            validate_only=validate_only,
         )
         return (await self._calls.change(self._calls.workflows.PauseWorkflow, request)).workflow
 
@@ -297,7 +313,7 @@ class Run:
             ),
             input=decisions_.values(input),
             etag=etag,
-            request_id="" if validate_only else new_request_id(),
+            request_id=_request_id(validate_only),
             validate_only=validate_only,
         )
         return await self._calls.change(self._calls.workflows.ResumeWorkflow, request)
@@ -391,6 +407,15 @@ class Run:
 def new_request_id() -> str:
     """Returns an id for one request, to be kept over its repeats."""
     return str(uuid.uuid4())
+
+
+def _request_id(validate_only: bool) -> str:
+    """Returns an id, or none for what changes nothing.
+
+    An older coordinator that does not know of imagining would carry the request out: it refuses
+    one without an id.
+    """
+    return "" if validate_only else new_request_id()
 
 
 def _duration(seconds: float) -> Duration:

@@ -25,7 +25,7 @@ from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_pb2 import ResumeRequirement as Needed
 from countermand.v1.workflow_spec_pb2 import WorkflowSpec
-from tests.api.calls import BASE, at_work, refused, state
+from tests.api.calls import BASE, at_work, cancel, refused, state
 from tests.api.steering import (
     FIXED,
     MISSING,
@@ -572,3 +572,20 @@ async def test_what_was_submitted_is_what_is_run_again(stubs):
     assert state(await stubs.wait("pinned")) == "SUCCEEDED"
     request = pb.GetWorkflowRequest(name=workflow_name("pinned"), view=pb.WORKFLOW_VIEW_FULL)
     assert (await stubs.workflows.GetWorkflow(request)).workflow.spec == spec
+
+
+async def test_a_cancel_and_a_pause_are_imagined_by_the_same_rules(stubs, stuck):
+    """S-A1: neither a request id nor a reason is needed, and nothing changes."""
+    before = await stubs.get(stuck)
+    name = workflow_name(stuck)
+    cancelled = pb.CancelWorkflowRequest(name=name, validate_only=True)
+    held = pb.PauseWorkflowRequest(name=name, validate_only=True)
+
+    answer = await stubs.workflows.CancelWorkflow(cancelled)
+    refusal = await refused(stubs.workflows.PauseWorkflow(held))
+    assert (answer.workflow.etag, refusal.reason) == (before.etag, "STATE_FORBIDS")
+    assert await stubs.get(stuck) == before
+
+    await stubs.workflows.CancelWorkflow(cancel(stuck))
+    assert (await refused(stubs.workflows.CancelWorkflow(cancelled))).reason == "STATE_FORBIDS"
+    await stubs.wait(stuck)
