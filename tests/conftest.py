@@ -7,6 +7,7 @@ whatever it starts is ended with it.
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 
@@ -33,6 +34,9 @@ def pytest_configure(config: pytest.Config) -> None:
         check()
     except StubsError as error:
         pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
+    # What a shell runs in the background ignores interrupts, and so would all that is started here.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # The services and commands that are started hundreds of times need not be compiled each time.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     is_worker = hasattr(config, "workerinput")  # of xdist
