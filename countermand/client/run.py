@@ -250,7 +250,7 @@ class Run:
             name=self.name,
             reason=reason,
             etag=etag,
-            request_id=_request_id(validate_only),
+            request_id=_request_id(imagined=validate_only),
             validate_only=validate_only,
         )
         method = self._calls.workflows.CancelWorkflow
@@ -273,7 +273,7 @@ class Run:
             reason=reason,
             hold_compensation=hold_compensation,
             etag=etag,
-            request_id=_request_id(validate_only),
+            request_id=_request_id(imagined=validate_only),
             validate_only=validate_only,
         )
         return (await self._calls.change(self._calls.workflows.PauseWorkflow, request)).workflow
@@ -313,7 +313,7 @@ class Run:
             ),
             input=decisions_.values(input),
             etag=etag,
-            request_id=_request_id(validate_only),
+            request_id=_request_id(imagined=validate_only),
             validate_only=validate_only,
         )
         return await self._calls.change(self._calls.workflows.ResumeWorkflow, request)
@@ -409,13 +409,13 @@ def new_request_id() -> str:
     return str(uuid.uuid4())
 
 
-def _request_id(validate_only: bool) -> str:
+def _request_id(*, imagined: bool) -> str:
     """Returns an id, or none for what changes nothing.
 
     An older coordinator that does not know of imagining would carry the request out: it refuses
     one without an id.
     """
-    return "" if validate_only else new_request_id()
+    return "" if imagined else new_request_id()
 
 
 def _duration(seconds: float) -> Duration:
