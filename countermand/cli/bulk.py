@@ -139,7 +139,10 @@ class Change:
     done: str  # "cancelled"
     # Without any other filter of states: those in which it can be done at all.
     states: tuple[str, ...]
+    # Whether it can also be done to what is being made up for already, as far as that is held.
+    turned_round: bool
     make: Callable[[Run], Awaitable[Workflow]]
+    imagine: Callable[[Run], Awaitable[Workflow]]  # raises what would stand against it
 
 
 async def change_all(
@@ -153,26 +156,27 @@ async def change_all(
     yes: bool,
 ) -> int:
     """Changes the workflows that are meant, and returns the exit code of the worst."""
-    from countermand.cli.tables import show_workflows
-
     if bool(given) == bool(filters):
         raise click.UsageError(
             f"say which to {change.verb}: WORKFLOW, or --label, --state and the like to choose them"
         )
+    found: list[Workflow] = []
     if given:
-        runs = [await named(client, name, change.verb.capitalize() + " it") for name in given]
-        found = [await one.get() for one in runs] if dry_run else []
+        question = "" if dry_run else f"{change.verb.capitalize()} it"
+        runs = [await named(client, name, question) for name in given]
+        runs = list({one.name: one for one in runs}.values())  # each once, however it was named
     else:
-        found = await _chosen(client, filters, change)
+        found = await _chosen(settings, client, filters, change)
         runs = [client.run(one.name) for one in found]
-    if dry_run or not runs:
-        show_workflows(settings, found, str(filters) or f"to {change.verb}")
-        if settings.for_people and runs:
-            click.echo(f"{_count(runs)} would be {change.done}. Nothing has changed.", err=True)
+    if not runs:
+        if settings.for_programs:
+            _show_told(settings, [])
         return 0
+    if dry_run:
+        return await _imagined(settings, change, runs, alone=len(given) == 1)
     if filters and not yes:
         _ask(settings, change, found)
-    if len(runs) == 1 and given:
+    if len(given) == 1:
         from countermand.cli.steer import say_state
 
         say_state(settings, await change.make(runs[0]))
@@ -180,10 +184,57 @@ async def change_all(
     return await _each(settings, change, runs)
 
 
-async def _chosen(client: Client, filters: Filters, change: Change) -> list[Workflow]:
+async def _chosen(
+    settings: Settings, client: Client, filters: Filters, change: Change
+) -> list[Workflow]:
+    """Returns what fits, and tells what was left out of it, or that there is nothing."""
     from dataclasses import replace
 
-    return await replace(filters, states=filters.states or change.states).find(client)
+    filters_whole = replace(filters, states=filters.states or change.states)
+    fitting = await filters_whole.find(client)
+    if filters.states or change.turned_round:
+        chosen = fitting
+    else:
+        chosen = [one for one in fitting if not one.HasField("cause")]
+    left_out = len(fitting) - len(chosen)
+    if left_out and settings.for_people:
+        from countermand.drawing import phrases
+
+        is_ = "is" if left_out == 1 else "are"
+        told = f"{phrases.count(left_out, 'workflow')} {is_} being made up for already"
+        click.echo(f"{told}, and left out.", err=True)
+    elif not fitting and settings.for_people:
+        click.echo(f"No workflow {filters_whole}.", err=True)
+    return chosen
+
+
+async def _imagined(settings: Settings, change: Change, runs: Sequence[Run], *, alone: bool) -> int:
+    """Tells what would become of each, in the form in which the change itself is told."""
+    from countermand.cli.output import as_json, show_one
+    from countermand.cli.tables import show_workflows
+    from countermand.rpc.errors import CountermandError
+
+    told: list[object] = []
+    possible: list[Workflow] = []
+    for one in runs:
+        try:
+            possible.append(await change.imagine(one))
+        except CountermandError as error:
+            if alone:
+                raise
+            told.append({"name": one.name, "error": _told(settings, one, error)})
+        else:
+            told.append({"name": one.name, "workflow": as_json(possible[-1])})
+    if not settings.for_people and alone:
+        show_one(settings, possible[0])
+    elif settings.for_programs:
+        _show_told(settings, told)
+    elif possible:
+        show_workflows(settings, possible)
+    if settings.for_people:
+        of = "" if len(possible) == len(runs) else f"{len(possible)} of "
+        click.echo(f"{of}{_count(runs)} would be {change.done}. Nothing has changed.", err=True)
+    return 0 if len(possible) == len(runs) else FAILED
 
 
 def _ask(settings: Settings, change: Change, found: Sequence[Workflow]) -> None:
@@ -205,7 +256,6 @@ def _ask(settings: Settings, change: Change, found: Sequence[Workflow]) -> None:
 
 async def _each(settings: Settings, change: Change, runs: Sequence[Run]) -> int:
     """Changes one after the other, and tells of each."""
-    from countermand.cli.forms import show_value
     from countermand.cli.output import as_json
     from countermand.cli.steer import say_state
     from countermand.rpc.errors import CoordinatorUnavailable, CountermandError
@@ -226,13 +276,19 @@ async def _each(settings: Settings, change: Change, runs: Sequence[Run]) -> int:
             if not settings.for_programs:
                 say_state(settings, changed)
     if settings.for_programs:
-        show_value(settings, told)
+        _show_told(settings, told)
     elif settings.for_people:
         not_tried = f", {untried} not tried" if untried else ""
         not_done = f", {failed} failed" if failed else ""
         done = len(runs) - failed - untried
         click.echo(f"{done} of {_count(runs)} {change.done}{not_done}{not_tried}.", err=True)
     return FAILED if failed else 0
+
+
+def _show_told(settings: Settings, told: list[object]) -> None:
+    from countermand.cli.forms import show_value
+
+    show_value(settings, told)
 
 
 def _told(settings: Settings, one: Run, error: CountermandError) -> object:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from countermand.rpc.errors import RequirementsUnmet
     from countermand.v1.workflow_pb2 import ResumeDecision, ResumeWorkflowResponse, Workflow
 
+# In which a workflow can go on as it is: as a coordinator has it (`coordinator/saga/requests.py`).
+RESUMABLE = ("pausing", "paused")
+
 
 def _indices(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[int, ...]:
     """Returns the indices of items, as in "1,2"."""
@@ -193,10 +196,17 @@ def _resume_many(
 ) -> NoReturn:
     """Lets several go on as they are."""
 
-    async def make(one: Run) -> Workflow:
-        return (await one.resume(reason)).workflow
+    async def make(one: Run, *, imagined: bool = False) -> Workflow:
+        return (await one.resume(reason, validate_only=imagined)).workflow
 
-    change = Change(verb="resume", done="resumed", states=("paused",), make=make)
+    change = Change(
+        verb="resume",
+        done="resumed",
+        states=RESUMABLE,
+        turned_round=True,
+        make=make,
+        imagine=lambda one: make(one, imagined=True),
+    )
 
     async def work(client: Client) -> int:
         return await change_all(

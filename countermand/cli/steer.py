@@ -1,4 +1,4 @@
-"""`countermand workflow cancel|pause|fork`: what people decide about a whole workflow."""
+"""`countermand workflow cancel|pause|fence|fork`: what people decide about a whole workflow."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ def follow_options(command: _Command) -> _Command:
     return watches(waits(command))
 
 
-# In which a workflow can still be stopped, and in which it can be held.
-CANCELLABLE = ("running", "pausing", "paused")
-HOLDABLE = ("running",)
+# In which a workflow can still be stopped, and in which it can be held: as a coordinator has it
+# (`coordinator/saga/requests.py`).
+CANCELLABLE = ("running", "pausing", "paused", "blocked")
+HOLDABLE = ("running", "blocked")
 HOLDABLE_WITH_COMPENSATION = ("running", "compensating", "blocked")
 
 many = click.argument("given", metavar="[WORKFLOW]...", nargs=-1, shell_complete=complete_workflows)
@@ -78,7 +79,9 @@ def cancel(
         verb="cancel",
         done="cancelled",
         states=CANCELLABLE,
+        turned_round=False,
         make=lambda one: one.cancel(reason),
+        imagine=lambda one: one.cancel(reason, validate_only=True),
     )
 
     async def work(client: Client) -> int:
@@ -120,11 +123,13 @@ def pause(
     """
     demand_reason(reason, dry_run=dry_run)
 
-    async def make(one: Run) -> Workflow:
+    async def make(one: Run, *, imagined: bool = False) -> Workflow:
         from countermand.rpc.errors import StateForbids
 
         try:
-            return await one.pause(reason, hold_compensation=hold_compensation)
+            return await one.pause(
+                reason, hold_compensation=hold_compensation, validate_only=imagined
+            )
         except StateForbids as error:
             compensating = error.metadata.get("state") in {"COMPENSATING", "BLOCKED"}
             if compensating and settings.for_people:
@@ -132,7 +137,14 @@ def pause(
             raise
 
     states = HOLDABLE_WITH_COMPENSATION if hold_compensation else HOLDABLE
-    change = Change(verb="pause", done="paused", states=states, make=make)
+    change = Change(
+        verb="pause",
+        done="paused",
+        states=states,
+        turned_round=hold_compensation,
+        make=make,
+        imagine=lambda one: make(one, imagined=True),
+    )
 
     async def work(client: Client) -> int:
         return await change_all(

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from coordinator.saga import requests
+from countermand.cli import resume, steer
 from tests.cli.terminal import Terminal
 
 
@@ -40,6 +42,7 @@ def test_a_dry_run_tells_which_and_how_many_and_changes_nothing(shell, three, ve
     assert set(states(shell, label).values()) == {"WORKFLOW_STATE_RUNNING"}
 
 
+IN_WHICH = "is running or pausing or paused or blocked"
 DONE = {"pause": "ed", "cancel": "led"}
 UNCHANGED = "Nothing has changed."
 
@@ -57,7 +60,10 @@ def test_a_script_says_yes_and_hears_of_each(shell, three):
         f"workflows/{one}" for one in ids[::-1]
     ]
     assert done.stderr == "3 of 3 workflows cancelled.\n"
-    assert (again.exit_code, again.stderr) == (0, f"No workflow has label {label}.\n")
+    assert (again.exit_code, again.stderr) == (
+        0,
+        f"No workflow {IN_WHICH} and has label {label}.\n",
+    )
 
 
 def test_what_fails_is_told_one_by_one_and_the_others_are_changed(shell, three):
@@ -121,6 +127,113 @@ def test_what_was_paused_goes_on_together_but_for_what_needs_a_decision(shell):
     assert "REQUIREMENTS_UNMET" in done.stderr
     assert chosen.exit_code == 1
     assert chosen.stderr.endswith("0 of 2 workflows resumed, 2 failed.\n")
+
+
+@pytest.fixture
+def past(shell):
+    """A workflow past its pivot that is blocked, and its label."""
+    label, name = f"past={shell.name}", f"{shell.name}-past"
+    members = [shell.task("turn", effect="EFFECT_PIVOT"), shell.task("fails")]
+    members[1]["external_task"]["effect"] = "EFFECT_FORWARD_ONLY"
+    spec = json.dumps({"kind": "past", "root": {"kind": "KIND_SEQUENCE", "members": members}})
+    shell("workflow", "submit", "-", "--id", name, "--label", label, given=spec)
+    shell.external("accept", f"{name}/turn")
+    shell.external("end", f"{name}/turn")
+    shell.external("accept", f"{name}/fails")
+    shell.external("end", f"{name}/fails", "--failed", "FULL")
+    shell("workflow", "wait", name, "--for", "blocked")
+    return label, name
+
+
+def test_what_is_blocked_is_chosen_as_well(shell, past):
+    label, name = past
+    words = ("--label", label, "--reason", "x", "--yes")
+    cancelled = shell.run("workflow", "cancel", *words)
+    resumed = shell.run("workflow", "resume", *words)
+    paused = shell.run("workflow", "pause", *words)
+
+    assert (cancelled.exit_code, cancelled.stdout) == (1, "")
+    assert "cannot be made up for" in cancelled.stderr
+    assert cancelled.stderr.endswith("0 of 1 workflow cancelled, 1 failed.\n")
+    assert (resumed.exit_code, resumed.stderr) == (
+        0,
+        f"No workflow is pausing or paused and has label {label}.\n",
+    )
+    assert paused.exit_code == 0
+    assert paused.stdout.splitlines()[0] == f"workflows/{name} is ‖ paused"
+
+
+def test_what_is_being_made_up_for_already_is_left_out_and_told(shell):
+    label, name = "made-up=already", "made-up-already"
+    stays = shell.task("stays", operator_checklist="Remove the label.")
+    root = {"kind": "KIND_SEQUENCE", "members": [stays, shell.task("fails")]}
+    spec = json.dumps({"kind": "made-up", "root": root})
+    shell("workflow", "submit", "-", "--id", name, "--label", label, given=spec)
+    shell.external("accept", f"{name}/stays")
+    shell.external("end", f"{name}/stays")
+    shell("workflow", "cancel", name, "--reason", "x")
+    shell("workflow", "wait", name, "--for", "blocked")
+
+    told = "1 workflow is being made up for already, and left out.\n"
+    for verb in ("cancel", "pause"):
+        done = shell.run("workflow", verb, "--label", label, "--reason", "x", "--yes")
+        assert (done.exit_code, done.stdout, done.stderr) == (0, "", told)
+    held = ("pause", "--hold-compensation", "--label", label, "--reason", "x", "--yes")
+    assert shell.run("workflow", *held).stderr == "1 of 1 workflow paused.\n"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (steer.CANCELLABLE, requests._CANCELLABLE),
+        (steer.HOLDABLE, requests._PAUSABLE),
+        (steer.HOLDABLE_WITH_COMPENSATION, requests._HOLDABLE),
+        (resume.RESUMABLE, requests._RESUMABLE),
+    ],
+)
+def test_the_states_are_the_coordinators(ours, theirs):
+    assert {word.upper() for word in ours} == set(theirs)
+
+
+# -- dry runs -------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_says_what_would_be_refused(shell, three, past):
+    label, ids = three
+    shell("workflow", "cancel", ids[1], "--reason", "first")
+    shell("workflow", "wait", ids[1], code=3)
+    before = states(shell, label)
+
+    alone = shell.run("workflow", "cancel", ids[1], "--dry-run")
+    past_return = shell.run("workflow", "cancel", past[1], "--dry-run")
+    some = shell.run("workflow", "pause", *ids, "--dry-run")
+    chosen = shell.run(
+        "workflow", "cancel", "--label", label, "--state", "compensated", "--dry-run"
+    )
+    resumed = shell.run("workflow", "resume", *ids[:2], "--dry-run")
+    as_json = shell.run("workflow", "cancel", *ids, "--dry-run", "-o", "json")
+
+    for done in (alone, past_return, some, chosen, resumed, as_json):
+        assert done.exit_code == 1, done.output
+    assert (alone.stdout, "(STATE_FORBIDS)" in alone.stderr) == ("", True)
+    assert "turn cannot be made up for" in past_return.stderr
+    assert [line.split()[0] for line in some.stdout.splitlines()[1:]] == [ids[0], ids[2]]
+    assert some.stderr.endswith(f"2 of 3 workflows would be paused. {UNCHANGED}\n")
+    assert chosen.stderr.endswith(f"0 of 1 workflow would be cancelled. {UNCHANGED}\n")
+    assert resumed.stderr.endswith(f"0 of 2 workflows would be resumed. {UNCHANGED}\n")
+    told = json.loads(as_json.stdout)
+    assert [set(one) - {"name"} for one in told] == [{"workflow"}, {"error"}, {"workflow"}]
+    assert states(shell, label) == before
+
+
+def test_what_is_named_twice_is_changed_once(shell, three):
+    _, ids = three
+    shell("workflow", "pause", ids[0], ids[1], "--reason", "x")
+    done = shell.run(
+        "workflow", "cancel", ids[2], ids[0], f"workflows/{ids[0]}", ids[2], "--reason", "gone"
+    )
+
+    assert (done.exit_code, done.stderr) == (0, "2 of 2 workflows cancelled.\n")
 
 
 @pytest.mark.parametrize(
