@@ -23,6 +23,7 @@ from countermand.drawing.model import (
     Timeline,
     Wait,
 )
+from countermand.drawing.told import BY_POLICY, held_words
 from countermand.drawing.verdict import verdict
 from countermand.rpc import names
 from countermand.v1.attempt_pb2 import Attempt, Progress
@@ -368,6 +369,8 @@ def _phases(reader: _Reader) -> Iterable[Phase]:
 
 
 def _asked(asked: Intervention) -> str:
+    if asked.principal == BY_POLICY:
+        return held_words(asked.verb)
     who = f" by {asked.principal}" if asked.principal else ""
     return f"{decided_words(asked.verb)}{who}" + (f': "{asked.reason}"' if asked.reason else "")
 

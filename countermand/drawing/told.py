@@ -100,10 +100,15 @@ _HELD = {
 }
 
 
+def held_words(verb: str) -> str:
+    """Returns why a policy holds a workflow."""
+    return _HELD.get(verb, "held by its policy")
+
+
 def _asked(asked: Intervention) -> str:
     """Returns who asked for what and why, and the values that were given."""
     if asked.principal == BY_POLICY:
-        return _HELD.get(asked.verb, "held by its policy")
+        return held_words(asked.verb)
     because = f": {asked.reason}" if asked.reason else ""
     changes = [f"{c.field} = {value_words(c.value)}" for c in asked.changes]
     given = f" ({', '.join(changes)})" if changes else ""

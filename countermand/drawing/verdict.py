@@ -148,7 +148,7 @@ def _sentence(
     left: Sequence[Fact],
 ) -> str:
     if not workflow.HasField("cause"):
-        return _went_well(workflow, rows)
+        return _open_failures(workflow, failed) + _went_well(workflow, rows)
     cause = failed[0]
     if _is_order(workflow.cause):
         who = cause.task_id[:1].upper() + cause.task_id[1:]
@@ -156,6 +156,17 @@ def _sentence(
         return f"{ordered}. {_since_then(workflow, lane, left)}"
     what = f"{cause.task_id} failed" if cause.task_id else "The workflow failed"
     return f"{what}{cause.where}: {cause.words}. {_since_then(workflow, lane, left)}"
+
+
+def _open_failures(workflow: Workflow, failed: Sequence[Fact]) -> str:
+    """Returns what failed and waits for somebody, as a sentence; nothing where nothing does."""
+    undecided = {need.task for need in workflow.needs if need.reason == "DECISION"}
+    ids = {parsed[1] for name in undecided if (parsed := names.parse_task(name))}
+    first, *others = [fact for fact in failed if fact.task_id in ids] or [None]
+    if first is None:
+        return ""
+    more = f" {phrases.count(len(others), 'other')} failed, too." if others else ""
+    return f"{first.task_id} failed{first.where}: {first.words}.{more} "
 
 
 def _since_then(workflow: Workflow, lane: Sequence[LaneRow], left: Sequence[Fact]) -> str:
@@ -192,7 +203,7 @@ def _went_well(workflow: Workflow, rows: Sequence[Row]) -> str:
     if workflow.state != WorkflowState.WORKFLOW_STATE_SUCCEEDED:
         word = workflow_look(workflow.state).word
         tried = f"{len(rested)} of {phrases.count(len(tasks), 'task')}"
-        return f"{tried} {_places(tasks)}; it is {word}."
+        return f"{tried} done {_places(tasks)}; it is {word}."
     done = [row for row in tasks if row.state == Task.STATE_SUCCEEDED]
     copied = sum(bar.done for row in done for bar in row.bars[-1:] if row.verb == "copy_image")
     data = f", {phrases.size(copied)} copied" if copied else ""

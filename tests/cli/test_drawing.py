@@ -17,10 +17,20 @@ from countermand.drawing.scale import scale, ticks
 from countermand.drawing.svg_flags import place_flags
 from countermand.drawing.timeline import timeline
 from countermand.v1.attempt_pb2 import Attempt
+from countermand.v1.event_pb2 import Intervention
 from countermand.v1.failure_pb2 import Failure
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_state_pb2 import WorkflowState
-from tests.cli.histories import Tale, blocked, cancelled, compensated, hybrid, paused, succeeded
+from tests.cli.histories import (
+    Tale,
+    blocked,
+    cancelled,
+    compensated,
+    hybrid,
+    no_space,
+    paused,
+    succeeded,
+)
 
 PICTURE = Path(__file__).parents[2] / "docs/images/compensated-workflow.svg"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -257,6 +267,28 @@ def test_what_could_not_be_made_up_for_stands_apart() -> None:
     assert "WHAT COULD NOT BE MADE UP FOR" in text
     assert "nothing so far" in text
     assert "WHAT IS LEFT" not in text  # nobody knows before it has ended
+
+
+def test_what_waits_for_a_decision_is_said_first() -> None:
+    tale = Tale("vm-9")
+    for number in (1, 2, 3):
+        tale.plant(f"copy-{number}", host="host-a")
+    tale.begin()
+    for number in (1, 2):
+        tale.starts(0.0, f"copy-{number}", run_s=0.0)
+        cause = no_space("vm-9", f"copy-{number}", "host-a")
+        tale.ends(1.0, f"copy-{number}", "FAILED", failure=cause)
+        tale.workflow.needs.add(task=f"workflows/vm-9/tasks/copy-{number}", reason="DECISION")
+    held = Intervention(verb="on-failure", principal="policy", reason="copy-1")
+    tale.say(1.0, "copy-1", intervention=held)
+    tale.moves(1.1, WorkflowState.WORKFLOW_STATE_PAUSED)
+    picture = drawn(tale)
+    assert picture.verdict.sentence.startswith("copy-1 failed on host-a: ")
+    assert picture.verdict.sentence.endswith(
+        ". 1 other failed, too. 0 of 3 tasks done on 1 host; it is paused."
+    )
+    marks = [marker.text for marker in picture.markers if marker.kind == "intervention"]
+    assert marks == ["held by its policy, as it failed, copy-1"]
 
 
 def test_retries_get_room_and_no_untrue_remark() -> None:
