@@ -143,6 +143,8 @@ class Change:
     turned_round: bool
     make: Callable[[Run], Awaitable[Workflow]]
     imagine: Callable[[Run], Awaitable[Workflow]]  # raises what would stand against it
+    # What a dry run of a single one says more of what would happen.
+    foretell: Callable[[Run], Awaitable[str]] | None = None
 
 
 async def change_all(
@@ -231,6 +233,8 @@ async def _imagined(settings: Settings, change: Change, runs: Sequence[Run], *, 
         _show_told(settings, told)
     elif possible:
         show_workflows(settings, possible)
+    if settings.for_people and alone and change.foretell:
+        click.echo(await change.foretell(runs[0]))
     if settings.for_people:
         of = "" if len(possible) == len(runs) else f"{len(possible)} of "
         click.echo(f"{of}{_count(runs)} would be {change.done}. Nothing has changed.", err=True)

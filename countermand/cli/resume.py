@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -158,7 +159,10 @@ def resume(
             return await _unmet(settings, one, error)
         if (watches or waits) and not dry_run:
             return await followed(settings, one, watches=watches)
-        _say_resumed(settings, answer, dry_run=dry_run)
+        if dry_run:
+            await _say_imagined(settings, one, answer, made)
+        else:
+            _say_resumed(settings, answer, dry_run=False)
         return 0
 
     run(settings, work, patience=PATIENCE_WHEN_FOLLOWING if watches or waits else PATIENCE)
@@ -239,26 +243,33 @@ async def _unmet(settings: Settings, one: Run, error: RequirementsUnmet) -> int:
     return code
 
 
+async def _say_imagined(
+    settings: Settings,
+    one: Run,
+    answer: ResumeWorkflowResponse,
+    decisions: Sequence[ResumeDecision],
+) -> None:
+    """Tells what would become of each task, and which values would be others."""
+    from countermand.cli.resumed import decided
+
+    if settings.for_people:
+        # Asked for once the request is known to be right: giving up names all that is made up for.
+        tasks = await one.tasks() if decisions else ()
+        for line in decided(decisions, tasks):
+            click.echo(line)
+    _say_resumed(settings, answer, dry_run=True)
+
+
 def _say_resumed(settings: Settings, answer: ResumeWorkflowResponse, *, dry_run: bool) -> None:
-    from countermand.cli.output import show_message, table
+    from countermand.cli.output import show_message
+    from countermand.cli.resumed import show_changes
     from countermand.cli.steer import say_state
-    from countermand.drawing.tasks import task_id
-    from countermand.drawing.values import value_words
 
     if settings.for_programs:
         show_message(settings, answer)
         return
-    if settings.for_people and answer.changes:
-        rows = [
-            (
-                task_id(c.task) if c.task else "input",
-                c.key,
-                value_words(c.before),
-                value_words(c.after),
-            )
-            for c in answer.changes
-        ]
-        table(("TASK", "KEY", "BEFORE", "AFTER"), rows)
+    if settings.for_people:
+        show_changes(answer.changes)
     if dry_run and settings.for_people:
         click.echo("Nothing has changed: it was a dry run.")
         return

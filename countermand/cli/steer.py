@@ -75,6 +75,13 @@ def cancel(
     fails is told one by one.
     """
     demand_reason(reason, dry_run=dry_run)
+
+    async def foretell(one: Run) -> str:
+        from countermand.cli.resumed import made_up_for
+
+        tasks = await one.tasks()
+        return f"Given up: {made_up_for(tasks, limit=len(tasks))}."
+
     change = Change(
         verb="cancel",
         done="cancelled",
@@ -82,6 +89,7 @@ def cancel(
         turned_round=False,
         make=lambda one: one.cancel(reason),
         imagine=lambda one: one.cancel(reason, validate_only=True),
+        foretell=foretell,
     )
 
     async def work(client: Client) -> int:

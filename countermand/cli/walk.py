@@ -19,6 +19,7 @@ from countermand.cli.asking import confirm, prompt
 from countermand.cli.decided import decisions_of
 from countermand.cli.exits import fail
 from countermand.cli.output import paint, table
+from countermand.cli.resumed import made_up_for, show_changes
 from countermand.cli.settings import Settings
 from countermand.cli.typed import texts_of
 from countermand.client import Run
@@ -38,7 +39,6 @@ from countermand.v1.workflow_pb2 import (
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
 RERUN, SKIP, COMPENSATE, QUIT = "r", "s", "c", "q"
-MADE_UP_SHOWN_MAX = 4
 _TYPES: Final[dict[str, click.ParamType]] = {  # type: ignore[type-arg]  # generic for type checkers only
     "string": click.STRING,
     "int64": click.INT,
@@ -214,21 +214,8 @@ def _choices(
     gives = ", ".join(f"{each.key} ({each.type})" for each in outputs)
     yield SKIP, "skip: go on with what comes after it" + (f"; you give {gives}" if gives else "")
     if "compensate" in needed.message:
-        yield COMPENSATE, f"compensate: give the workflow up; {_made_up_for(tasks)}"
+        yield COMPENSATE, f"compensate: give the workflow up; {made_up_for(tasks)}"
     yield QUIT, "quit: nothing is sent"
-
-
-def _made_up_for(tasks: Sequence[Task]) -> str:
-    """Returns what giving up would make up for."""
-    done = [task for task in tasks if task.opposite and task.state == Task.STATE_SUCCEEDED]
-    if not done:
-        return "there is nothing to make up for"
-    told = [
-        f"{task_id(task.name)}{on(task.host_id)} ({task.opposite})"
-        for task in done[:MADE_UP_SHOWN_MAX]
-    ]
-    more = len(done) - len(told)
-    return "makes up for " + ", ".join(told) + (f" and {more} more" if more > 0 else "")
 
 
 def _ask_arguments(task: Task, name: str, answers: Answers) -> None:
@@ -267,14 +254,5 @@ def _last_look(run: Run, answers: Answers, reason: str, planned: ResumeWorkflowR
     click.echo(f"\nThe same as a command:\n  {answers.command(run.id, reason)}")
     if planned.changes:
         click.echo("What changes:")
-        rows = [
-            (
-                f"  {task_id(c.task) if c.task else 'input'}",
-                c.key,
-                value_words(c.before),
-                value_words(c.after),
-            )
-            for c in planned.changes
-        ]
-        table(("  TASK", "KEY", "BEFORE", "AFTER"), rows)
+        show_changes(planned.changes, lead="  ")
     confirm("Send it?")

@@ -135,3 +135,41 @@ def test_in_a_pipe_the_list_is_told_and_nothing_asked(shell):
         "Error: workflows/walk-pipe cannot go on yet (REQUIREMENTS_UNMET):"
     )
     assert "--rerun make, --skip make or --compensate make" in done.stderr
+
+
+# -- dry runs -------------------------------------------------------------------------------------
+
+
+def dry(shell, workflow_id, *options, code=0):
+    return shell("workflow", "resume", workflow_id, *options, "--dry-run", code=code).splitlines()
+
+
+def test_a_dry_run_says_what_becomes_of_each_task(shell):
+    copy = shell.task("copy", operator_checklist="Remove it.")
+    fails = [shell.task("one"), shell.task("two")]
+    both = {"name": "both", "group": {"kind": "KIND_PARALLEL", "members": fails}}
+    shell.submit(copy, both, policy={"on_failure": "ON_FAILURE_PAUSE"})
+    shell.do("copy")
+    for name in ("one", "two"):
+        shell.external("accept", f"@/{name}")
+    for name in ("one", "two"):
+        shell.external("end", f"@/{name}", "--failed", "FULL")
+    shell("workflow", "wait", "@", "--for", "paused")
+
+    cancelled = shell("workflow", "cancel", "@", "--dry-run")
+    assert "\nGiven up: makes up for copy (people, by its checklist).\n" in cancelled
+    nothing = "Nothing has changed: it was a dry run."
+    gave_up = dry(shell, "@", "--compensate", "one")
+    assert gave_up == [
+        "one: the workflow is given up; makes up for copy (people, by its checklist)",
+        nothing,
+    ]
+    on = dry(shell, "@", "--rerun", "one", "--set", "one.arguments.pool=slow", "--skip", "two")
+    assert on == [
+        "one: runs again",
+        "two: is skipped, and what comes after it goes on",
+        "TASK  KEY             BEFORE  AFTER",
+        "one   arguments.pool  -       slow",
+        nothing,
+    ]
+    assert state(shell, "@") == "PAUSED"
