@@ -7,7 +7,7 @@ each attempt at most four times a second.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.ports import Store, StoredEntry
@@ -65,7 +65,7 @@ class Follower:
                 seen = topic.changes
                 workflow = self._loop.workflow(workflow_id)
                 if workflow is None or workflow.sequence > after:
-                    async for stored in self.entries(workflow_id, after=after):
+                    async for stored in self._entries(workflow_id, after):
                         yield pb.WatchWorkflowResponse(event=self.event(stored))
                         after, quiet = stored.sequence, True
                 if progress:
@@ -80,15 +80,12 @@ class Follower:
                 if workflow is not None and workflow.sequence <= after:
                     await asyncio.sleep(PROGRESS_S)  # only progress: let some of it gather
 
-    async def entries(
-        self, workflow_id: str, *, after: int, page: int = PAGE
-    ) -> AsyncGenerator[StoredEntry]:
-        """Yields a workflow's entries after a sequence, as far as there are any now."""
-        while found := await self._store.history(workflow_id, after=after, limit=page):
-            for stored in found:
+    async def _entries(self, workflow_id: str, after: int) -> AsyncIterator[StoredEntry]:
+        while page := await self._store.history(workflow_id, after=after, limit=PAGE):
+            for stored in page:
                 yield stored
-            after = found[-1].sequence
-            if len(found) < page:
+            after = page[-1].sequence
+            if len(page) < PAGE:
                 return
 
     async def everything(self, *, after: int | None) -> AsyncIterator[pb.WatchEventsResponse]:

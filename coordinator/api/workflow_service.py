@@ -39,7 +39,6 @@ from coordinator.wire.failure import failure_from_proto
 from countermand.rpc.errors import Cancelled, FieldInvalid, Violation
 from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.attempt_pb2 import Progress
-from countermand.v1.event_pb2 import HistoryEvent
 from countermand.v1.workflow_pb2_grpc import WorkflowServiceServicer
 
 # Of a page of tasks with their attempts: gRPC's bound is four times as much, and one task may be
@@ -183,16 +182,10 @@ class WorkflowService(WorkflowServiceServicer):
         workflow_id = requests.workflow_id(request.parent, "parent")
         limit = requests.page_size(request.page_size)
         await self._showing.find(workflow_id)
-        events: list[HistoryEvent] = []
-        entries = self._follower.entries(workflow_id, after=request.after_sequence, page=limit + 1)
-        async with aclosing(entries):
-            async for stored in entries:
-                event = self._follower.event(stored)
-                if not (request.without_tasks and event.task):
-                    events.append(event)
-                if len(events) > limit:
-                    break
-        return pb.ListEventsResponse(events=events[:limit], more=len(events) > limit)
+        read = self._store.own_history if request.without_tasks else self._store.history
+        page = await read(workflow_id, after=request.after_sequence, limit=limit + 1)
+        events = [self._follower.event(stored) for stored in page[:limit]]
+        return pb.ListEventsResponse(events=events, more=len(page) > limit)
 
     async def GetResumeRequirements(
         self, request: pb.GetResumeRequirementsRequest, context: Context

@@ -311,6 +311,9 @@ class Store(Protocol):
     async def history(self, workflow_id: str, *, after: int, limit: int) -> list[StoredEntry]:
         """Returns a workflow's entries after a sequence, in order."""
 
+    async def own_history(self, workflow_id: str, *, after: int, limit: int) -> list[StoredEntry]:
+        """Returns those of them that are about no task; all others are read for it."""
+
     async def events(self, *, after: int, limit: int) -> list[StoredEntry]:
         """Returns entries of all workflows after a position, in order."""
 

@@ -44,6 +44,7 @@ from coordinator.store.summaries import summary_of
 from coordinator.store.tokens import key_from
 from coordinator.wire.history import event_to_proto
 from countermand.rpc.crash import Crash, never
+from countermand.v1.event_pb2 import HistoryEvent
 
 Image = tuple[str, str]  # pool and image id
 
@@ -300,6 +301,11 @@ class MemoryStore:
         """Returns a workflow's entries after a sequence, in order."""
         mine = [e for e in self._kept.events if e.workflow_id == workflow_id and e.sequence > after]
         return mine[:limit]
+
+    async def own_history(self, workflow_id: str, *, after: int, limit: int) -> list[StoredEntry]:
+        """Returns those of them that are about no task."""
+        mine = await self.history(workflow_id, after=after, limit=len(self._kept.events))
+        return [entry for entry in mine if not HistoryEvent.FromString(entry.payload).task][:limit]
 
     async def events(self, *, after: int, limit: int) -> list[StoredEntry]:
         """Returns entries of all workflows after a position, in order."""

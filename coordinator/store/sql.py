@@ -248,6 +248,10 @@ class SqlStore:
         """Returns a workflow's entries after a sequence, in order."""
         return await self._read(partial(queries.history, workflow_id, after, limit))
 
+    async def own_history(self, workflow_id: str, *, after: int, limit: int) -> list[StoredEntry]:
+        """Returns those of them that are about no task."""
+        return await self._read(partial(queries.own_history, workflow_id, after, limit))
+
     async def events(self, *, after: int, limit: int) -> list[StoredEntry]:
         """Returns entries of all workflows after a position, in order."""
         return await self._read(partial(queries.all_events, after, limit))

@@ -33,6 +33,7 @@ from countermand.v1.workflow_pb2_grpc import WorkflowServiceStub
 
 # As many as the API gives at once: hosts of one site, and the events of a workflow in pieces.
 PAGE_MAX = 1000
+OWN_KEPT_MAX = 32  # large workflows that are looked at; what is kept of each is a few events
 
 Request_contra = TypeVar("Request_contra", contravariant=True)
 Answer_co = TypeVar("Answer_co", covariant=True)
@@ -61,6 +62,8 @@ class Calls:
         self.doctor = DoctorServiceStub(self._channel)
         self.webhooks = WebhookServiceStub(self._channel)
         self.external_tasks = ExternalTaskServiceStub(self._channel)
+        # Of large workflows: up to which sequence it is known, and what it is.
+        self._own: dict[str, tuple[int, Sequence[HistoryEvent]]] = {}
 
     async def __aenter__(self) -> Self:
         """Returns itself."""
@@ -143,6 +146,22 @@ class Calls:
             found += page.events
             if not page.more:
                 return found
+
+    async def own_history(self, workflow_id: str, last: int) -> Sequence[HistoryEvent]:
+        """Returns all that the history says of a workflow itself, without its tasks.
+
+        To find it, the coordinator reads the whole history. What it has found is remembered, and
+        only what came since is asked for.
+        """
+        until, found = self._own.pop(workflow_id, (0, ()))
+        while until < last:
+            page = await self.events(workflow_id, after=until, own=True)
+            found = (*found, *page.events)
+            until = found[-1].sequence if page.more else last
+        self._own[workflow_id] = until, found
+        if len(self._own) > OWN_KEPT_MAX:
+            del self._own[next(iter(self._own))]
+        return found
 
     # -- hosts and webhooks ---------------------------------------------------------------------
 

@@ -88,11 +88,12 @@ async def _whole(calls: Calls, workflow_id: str, now: datetime) -> Reading:
 
 async def _part(calls: Calls, workflow: Workflow, workflow_id: str, now: datetime) -> Reading:
     last = max(workflow.last_sequence - LAST_EVENTS, 0)
-    first, news, made_up, events = await asyncio.gather(
+    first, news, made_up, events, own = await asyncio.gather(
         calls.tasks(workflow_id, size=FIRST_TASKS),
         calls.tasks(workflow_id, states=NEWS, size=NEWS_MAX, full=True),
         calls.tasks(workflow_id, states=[Task.STATE_COMPENSATED], size=MADE_UP_MAX, full=True),
         calls.events(workflow_id, after=last, size=LAST_EVENTS),
+        calls.own_history(workflow_id, workflow.last_sequence),
     )
     drawn = [task for task in (*news.tasks, *made_up.tasks) if task.verb]
     if not drawn:
@@ -103,9 +104,7 @@ async def _part(calls: Calls, workflow: Workflow, workflow_id: str, now: datetim
         tasks=first.tasks,
         news=news.tasks,
         next_tasks=first.next_page_token,
-        timeline=await asyncio.to_thread(
-            excerpt, workflow, drawn[:NEWS_MAX], events.events, _bare(now)
-        ),
+        timeline=await asyncio.to_thread(excerpt, workflow, drawn[:NEWS_MAX], own, _bare(now)),
         is_whole=False,
         events=events.events[::-1],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from random import Random
 from typing import Any
 
 import pytest
@@ -336,6 +337,21 @@ async def test_history_is_paged_in_order_and_says_what_the_contract_says(store: 
     assert {event.workflow for event in said} == {"workflows/a"}
     assert said[0].workflow_started.principal == "engine"
     assert await store.history("nobody", after=0, limit=3) == []
+
+
+async def test_what_the_history_says_of_a_workflow_itself_is_told_apart(store: Store):
+    walk, other = Walk("a", spec=three_tasks()), Walk("b", spec=three_tasks())
+    await commit(store, walk.change, other.change)
+    await commit(store, walk.succeed(), other.succeed())
+    await commit(store, walk.must(cancel(Random(1))))
+
+    whole = await store.history("a", after=0, limit=100)
+    own = [entry for entry in whole if not HistoryEvent.FromString(entry.payload).task]
+
+    assert 2 < len(own) < len(whole)
+    assert await store.own_history("a", after=0, limit=100) == own
+    assert await store.own_history("a", after=own[0].sequence, limit=1) == own[1:2]
+    assert await store.own_history("a", after=own[-1].sequence, limit=1) == []
 
 
 async def test_events_of_all_workflows_are_paged_in_order_of_their_position(store: Store):

@@ -30,6 +30,7 @@ async def test_who_comes_back_is_told_what_is_new_and_nothing_else(reader, clien
         frame = await first(behind)
     assert frame.id == seen
     assert "‖ paused held" in frame.words
+    assert "About it Name workflows/held" in frame.words
     async with aclosing(reader.stream("/live/workflows/held", last=seen)) as frames:
         nothing = asyncio.ensure_future(first(frames))
         await run.cancel("seen enough")
