@@ -50,7 +50,8 @@ FORMS = {
 OWNERS = "done by an owner's program, in its own name; a person would only get in its way"
 SECRET = "answers with a secret, once: no browser should keep it"
 NO_FORM = {
-    "WorkflowService.StartWorkflow": "an engine starts workflows, or a spec from a file; a fork is",
+    "WorkflowService.StartWorkflow": "files are read by the client, which services do not use; to "
+    "start one again, there is the fork",
     "ExternalTaskService.StartExternalWorkflow": OWNERS,
     "ExternalTaskService.AddExternalTask": OWNERS,
     "ExternalTaskService.AcceptExternalTask": OWNERS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import shutil
 from collections.abc import AsyncIterator
@@ -448,8 +449,11 @@ async def test_a_fork_is_started_with_another_input_and_linked(form, client) -> 
     assert "is no label" in beside(wrong.page, "labels")
     spec = stories.asked()
     await client.submit(spec, workflow_id="stem")
-    done = await form.fill("/workflows/stem/fork", workflow_id="branch", labels="site=south")
-    assert done.location == "/workflows/branch?done=forked"
+    large = json.dumps({"note": "x" * 8000})  # a reason may not be that long
+    done = await form.fill(
+        "/workflows/stem/fork", workflow_id="branch", labels="site=south", input=large
+    )
+    assert done.location == "/workflows/branch?done=forked", done.problems
     branch = await client.run("branch").get()
     assert (branch.forked_from, branch.labels["site"]) == ("workflows/stem", "south")
     for each in ("stem", "branch"):
