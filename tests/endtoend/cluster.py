@@ -13,7 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from inspect import isawaitable
@@ -226,6 +226,14 @@ class Cluster:
         """Returns the file with the data of "pool/image"."""
         pool_id, _, image_id = address.partition("/")
         return self.pool(pool_id) / "images" / image_id / "data.raw"
+
+    def half_made_bytes(self, pool_id: str, workflow_id: str) -> int:
+        """Returns how much there is in a pool of what a workflow has not finished."""
+        found = 0
+        for path in (self.pool(pool_id) / "staging").glob(f"*@{workflow_id}@*/**/data.raw"):
+            with suppress(FileNotFoundError):  # it is finished by now
+                found += path.stat().st_blocks * 512
+        return found
 
     async def add_template(self, name: str, **shape: int) -> None:
         """Makes an image and imports it, as an administrator would."""

@@ -14,7 +14,7 @@ from countermand.client.spec import image, parallel, sequence, task, workflow_sp
 from countermand.rpc.errors import FieldInvalid
 from countermand.v1.verb_pb2 import CopyImage
 from countermand.v1.workflow_spec_pb2 import Node, WorkflowSpec
-from tests.endtoend.checks import assert_clean, journal, labels, recorded, staged
+from tests.endtoend.checks import assert_clean, journal, labels, recorded
 from tests.endtoend.cluster import MIB, Cluster, copy, until
 from tests.endtoend.plans import BASE
 from tests.endtoend.stories import word
@@ -64,18 +64,9 @@ async def settles(cluster: Cluster, workflow_id: str, state: str) -> None:
 
 async def half_way(cluster: Cluster, workflow_id: str) -> None:
     """Returns once some megabytes of a pull are there."""
-
-    def is_there() -> bool:
-        found = [cluster.pool("pool-b") / "staging" / one for one in staged(cluster)]
-        data = [
-            path.stat().st_blocks * 512
-            for folder in found
-            if f"@{workflow_id}@" in folder.name
-            for path in folder.rglob("data.raw")
-        ]
-        return any(size > 2 * MIB for size in data)
-
-    await until(is_there, "the copy has begun")
+    await until(
+        lambda: cluster.half_made_bytes("pool-b", workflow_id) > 2 * MIB, "the copy has begun"
+    )
 
 
 @needs_openssl

@@ -120,8 +120,7 @@ async def died(cluster: Cluster, agent: Service, workflow_id: str) -> bool:
 
 def writes(cluster: Cluster, workflow_id: str) -> bool:
     """Returns whether the slow copy has written something."""
-    staged = (cluster.pool("crawling") / "staging").glob(f"*@{workflow_id}@*/*/data.raw")
-    return any(data.stat().st_blocks for data in staged)
+    return cluster.half_made_bytes("crawling", workflow_id) > 0
 
 
 async def half_way(cluster: Cluster, workflow_id: str) -> None:

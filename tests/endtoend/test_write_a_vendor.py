@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -63,7 +63,7 @@ class Array:
         self.address = address
         for name in ("from", "to"):
             (folder / name).mkdir()
-        self.source.write_bytes(os.urandom(2 * MIB))
+        self.source.write_bytes(os.urandom(16 * MIB))  # so much that its middle lasts for seconds
 
     @property
     def source(self) -> Path:
@@ -75,9 +75,12 @@ class Array:
 
     def parts(self) -> list[Path]:
         """Returns what is being written."""
-        return [
-            path for path in self.folder.glob("to/.attempts/*.part") if path.stat().st_size >= MIB
-        ]
+        found = []
+        for path in self.folder.glob("to/.attempts/*.part"):
+            with suppress(FileNotFoundError):  # it has its name by now
+                if path.stat().st_size >= MIB:
+                    found.append(path)
+        return found
 
     def left(self) -> list[str]:
         """Returns the names of whatever is on its second folder."""
