@@ -173,7 +173,7 @@ def missing(form: Form, typed: Mapping[str, str]) -> list[Problem]:
         if field.is_required and not text.strip():
             said = "choose one" if field.kind in {"choice", "pick"} else "is required"
             found.append(Problem(said=said, field=field.name))
-        elif field.kind == "long" and len(text.encode()) > REASON_MAX:
+        elif field.name == REASON and len(text.encode()) > REASON_MAX:
             found.append(Problem(said=f"is longer than {REASON_MAX} bytes", field=field.name))
     return found
 
