@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 from countermand.drawing import phrases, tasks, told, values, words
 from countermand.rpc import names
+from countermand.rpc.visible import visible
 from countermand.v1.attempt_pb2 import Attempt, Progress
 from countermand.v1.external_task_pb2 import ExternalOwner, ExternalRequest
 from countermand.v1.host_pb2 import HostEvent
@@ -85,7 +86,7 @@ def span(start: Timestamp, end: Timestamp) -> str:
 
 def bar(progress: Progress, about: str) -> Markup:
     """Returns progress as a bar and in words; nothing where there is nothing to say."""
-    said = values.progress_words(progress)
+    said = visible(values.progress_words(progress))
     if not said:
         return Markup("")
     if not progress.total:
@@ -98,7 +99,7 @@ def bar(progress: Progress, about: str) -> Markup:
 
 def prose(text: str) -> Markup:
     """Returns words with what stands in backquotes as code: commands to be copied."""
-    parts = text.split("`")
+    parts = visible(text).split("`")
     drawn = [
         Markup("<code>{}</code>").format(part) if index % 2 else escape(part)
         for index, part in enumerate(parts)

@@ -18,6 +18,7 @@ from coordinator.web.address import WebSettings
 from coordinator.web.calls import Calls
 from coordinator.web.colours import drawing_css
 from coordinator.web.forms import notices
+from countermand.rpc.visible import visible
 
 FOLDER: Final = Path(__file__).parent
 STATIC: Final = FOLDER / "static"
@@ -57,6 +58,7 @@ class Site:
             autoescape=True,
             lstrip_blocks=True,
             undefined=jinja2.StrictUndefined,
+            finalize=_visible,
             auto_reload=False,
         )
         self.templates.globals.update(shown.GLOBALS)
@@ -81,6 +83,11 @@ class Site:
             self.draw, template, path=request.url.path, notice=notices.of(request), **values
         )
         return HTMLResponse(text, status_code=status)
+
+
+def _visible(value: object) -> object:
+    """Returns what a template shows, with what a text of others hides written out."""
+    return visible(value) if type(value) is str else value  # what is markup was a text before
 
 
 class _Versioned:

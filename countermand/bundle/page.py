@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from html import escape
+from html import escape as escaped
 from typing import Final
 
 from countermand.drawing import svg
@@ -18,6 +18,7 @@ from countermand.drawing.tasks import how_far, marks, task_id, verb_of, why
 from countermand.drawing.told import told
 from countermand.drawing.values import clock, date, said, value_words
 from countermand.drawing.words import Look, task_look, workflow_look
+from countermand.rpc.visible import visible
 from countermand.v1.event_pb2 import HistoryEvent
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import Workflow
@@ -68,6 +69,11 @@ def top(workflow: Workflow, timeline: Timeline, now: datetime) -> Iterator[str]:
         yield '<div class="scroll" tabindex="0" role="region" aria-label="Timeline">\n'
         yield f"{svg.draw(timeline)}\n</div>\n"
     yield from _values(workflow)
+
+
+def escape(text: str) -> str:
+    """Returns a text of the page, with what it hides written out."""
+    return escaped(visible(text))
 
 
 def _theme() -> str:

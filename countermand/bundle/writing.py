@@ -24,6 +24,7 @@ from countermand.drawing.folding import folded
 from countermand.drawing.model import Timeline
 from countermand.drawing.tasks import task_id
 from countermand.drawing.timeline import timeline
+from countermand.rpc.visible import visible_json
 from countermand.v1.event_pb2 import HistoryEvent
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import Workflow
@@ -215,4 +216,4 @@ class _Writer:
 def _json(message: Message) -> str:
     """Returns the contract's canonical JSON, on one line."""
     shown = json_format.MessageToDict(message)
-    return json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
+    return visible_json(json.dumps(shown, ensure_ascii=False, separators=(",", ":")))

@@ -19,6 +19,7 @@ from countermand.cli.settings import LOCAL, Settings, examples, shared_options
 if TYPE_CHECKING:
     from countermand.bundle.reading import Bundle
     from countermand.client import Client
+    from countermand.v1.workflow_pb2 import Workflow
 
 STDOUT = "-"
 
@@ -123,7 +124,7 @@ def open_(
         elif events:
             _show_events(settings, opened)
         elif timeline:
-            _draw(opened)
+            _draw(settings, opened)
         elif task_id:
             _show_task(settings, opened, task_id)
         else:
@@ -136,18 +137,28 @@ def _show(settings: Settings, opened: Bundle) -> None:
     from countermand.cli.output import show_one
     from countermand.cli.tables import describe
 
-    workflow = opened.workflow()
+    workflow = _as_it_was(settings, opened)
     if settings.for_people:
         describe(settings, workflow, workflow.tasks)
     else:
         show_one(settings, workflow)
 
 
+def _as_it_was(settings: Settings, opened: Bundle) -> Workflow:
+    """Returns the workflow; its texts are made visible, unless a program reads them."""
+    from countermand.client.shown import show
+
+    workflow = opened.workflow()
+    if not settings.for_programs:
+        show(workflow)
+    return workflow
+
+
 def _show_task(settings: Settings, opened: Bundle, task_id: str) -> None:
     from countermand.cli.context import describe_task
     from countermand.cli.output import show_one
 
-    tasks = {task.name.rpartition("/")[2]: task for task in opened.workflow().tasks}
+    tasks = {task.name.rpartition("/")[2]: task for task in _as_it_was(settings, opened).tasks}
     task = tasks.get(task_id.rpartition("/")[2])
     if task is None:
         raise click.ClickException(
@@ -161,23 +172,29 @@ def _show_task(settings: Settings, opened: Bundle, task_id: str) -> None:
 
 def _show_events(settings: Settings, opened: Bundle) -> None:
     from countermand.cli.lines import show_event
+    from countermand.client.shown import show
 
     for event in opened.events():
+        if not settings.for_programs:
+            show(event)
         show_event(settings, event)
 
 
-def _draw(opened: Bundle) -> None:
+def _draw(settings: Settings, opened: Bundle) -> None:
     from datetime import UTC, datetime
 
     from rich.console import Console
 
+    from countermand.client.shown import show
     from countermand.drawing import terminal
     from countermand.drawing.timeline import timeline
 
     events = list(opened.events())
+    for event in events:
+        show(event)
     # As it was: what ran then has not gone on since.
     last = events[-1].time.ToDatetime(UTC) if events else datetime.now(UTC)
-    drawn = timeline(opened.workflow(), events, last.replace(tzinfo=None))
+    drawn = timeline(_as_it_was(settings, opened), events, last.replace(tzinfo=None))
     context = click.get_current_context()
     terminal.draw(drawn, Console(color_system=None if context.color is False else "auto"))
 

@@ -70,7 +70,9 @@ def run_with(
     from countermand.rpc.errors import CountermandError
 
     async def connected() -> int | None:
-        async with opened(settings.coordinator, patience=patience) as client:
+        people = not settings.for_programs
+        door = opened(settings.coordinator, patience=patience, for_people=people)
+        async with door as client:
             seconds = settings.timeout.total_seconds() if settings.timeout else None
             async with asyncio.timeout(seconds):
                 return await work(client)

@@ -55,9 +55,12 @@ class Place(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def vendor_at(address: str, *, patience: timedelta) -> AsyncIterator[Vendor]:
+async def vendor_at(
+    address: str, *, patience: timedelta, for_people: bool
+) -> AsyncIterator[Vendor]:
     """Yields a connection to a coordinator, which is made at the first call."""
-    calls = Calls(address, patience=patience, randomness=random.Random())  # noqa: S311 - jitter
+    jitter = random.Random()  # noqa: S311 - no secret
+    calls = Calls(address, patience=patience, randomness=jitter, for_people=for_people)
     try:
         yield Vendor(calls)
     finally:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from countermand.rpc.visible import visible, visible_json
+
 if TYPE_CHECKING:
     from countermand.cli.settings import Settings
 
@@ -21,7 +23,7 @@ def show_value(settings: Settings, value: object) -> None:
     if settings.output == "yaml":
         click.echo(_yaml(value), nl=False)
     else:
-        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+        click.echo(visible_json(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
 def show_object(settings: Settings, value: object) -> None:
@@ -29,7 +31,7 @@ def show_object(settings: Settings, value: object) -> None:
     if settings.output == "yaml":
         click.echo(f"---\n{_yaml(value)}", nl=False)
     else:
-        click.echo(json.dumps(value, ensure_ascii=False))
+        click.echo(visible_json(json.dumps(value, ensure_ascii=False)))
 
 
 def show_error(settings: Settings, error: object) -> None:
@@ -37,7 +39,7 @@ def show_error(settings: Settings, error: object) -> None:
     if settings.output == "yaml":
         click.echo(_yaml({"error": error}), nl=False, err=True)
     else:
-        click.echo(json.dumps({"error": error}, ensure_ascii=False), err=True)
+        click.echo(visible_json(json.dumps({"error": error}, ensure_ascii=False)), err=True)
 
 
 def _yaml(value: object) -> str:
@@ -45,4 +47,8 @@ def _yaml(value: object) -> str:
 
     text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
     assert isinstance(text, str), text
-    return text
+    if visible(text) == text:
+        return text
+    escaped = yaml.safe_dump(value, sort_keys=False)  # every letter that is not ASCII's, then
+    assert isinstance(escaped, str), escaped
+    return escaped

@@ -47,7 +47,7 @@ def show_in_all(settings: Settings, event: HistoryEvent) -> None:
 
 def words(event: HistoryEvent) -> str:
     """Returns what happened, in words, states in their colours."""
-    return told(event, paint)
+    return told(event, paint).replace("\n", " ")  # one event, one line
 
 
 def line(event: HistoryEvent) -> str:

@@ -101,7 +101,7 @@ def describe(settings: Settings, one: Workflow, tasks: Sequence[Task]) -> None:
     if one.HasField("cause"):
         of = names.parse_attempt(one.cause.attempt)
         failed = f"{of.task_id} failed: " if of else ""
-        click.echo(f"  cause: {failed}{said(one.cause)} ({one.cause.reason})")
+        click.echo(f"  cause: {failed}{indented(said(one.cause))} ({one.cause.reason})")
     if one.forked_from:
         click.echo(f"  forked from {one.forked_from}")
     if one.waits_for:
@@ -118,7 +118,7 @@ def describe(settings: Settings, one: Workflow, tasks: Sequence[Task]) -> None:
     for leftover in one.leftovers:
         because = f" ({phrases.kept(leftover.reason)})" if leftover.reason else ""
         where = phrases.on(leftover.host_id)
-        click.echo(f"  left behind{where}: {leftover.description}{because}")
+        click.echo(f"  left behind{where}: {indented(leftover.description)}{because}")
     for lock in one.locks:
         click.echo(f"  {_lock(lock)}")
     click.echo()

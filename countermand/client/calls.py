@@ -12,11 +12,13 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
+from google.protobuf.message import Message
 from grpc import StatusCode
-from grpc.aio import AioRpcError
+from grpc.aio import AioRpcError, Channel
 
+from countermand.client.shown import show, show_error
 from countermand.rpc import status
 from countermand.rpc.channel import CHANGE_TIMEOUT_S, READ_TIMEOUT_S, open_channel
 from countermand.rpc.errors import Busy, CoordinatorUnavailable, CountermandError, WatcherTooSlow
@@ -72,17 +74,29 @@ class Method(Protocol[Request_contra, Answer_co]):
 class Calls:
     """One channel to one coordinator."""
 
-    def __init__(self, address: str, *, patience: timedelta, randomness: random.Random) -> None:
-        """Opens the channel, which connects at the first call."""
+    def __init__(
+        self,
+        address: str,
+        *,
+        patience: timedelta,
+        randomness: random.Random,
+        for_people: bool = False,
+    ) -> None:
+        """Opens the channel, which connects at the first call.
+
+        For people, every text of every answer is made visible before anybody has it.
+        """
         self.address = address
         self._patience = patience
         self._random = randomness
+        self._for_people = for_people
         self._channel = open_channel(address)
-        self.workflows = WorkflowServiceStub(self._channel)
-        self.hosts = HostServiceStub(self._channel)
-        self.doctor = DoctorServiceStub(self._channel)
-        self.webhooks = WebhookServiceStub(self._channel)
-        self.external_tasks = ExternalTaskServiceStub(self._channel)
+        channel = cast("Channel", _Shown(self._channel)) if for_people else self._channel
+        self.workflows = WorkflowServiceStub(channel)
+        self.hosts = HostServiceStub(channel)
+        self.doctor = DoctorServiceStub(channel)
+        self.webhooks = WebhookServiceStub(channel)
+        self.external_tasks = ExternalTaskServiceStub(channel)
 
     async def close(self) -> None:
         """Closes the channel; calls in flight are cancelled, their workflows go on."""
@@ -112,6 +126,12 @@ class Calls:
 
     def error(self, raised: AioRpcError, timeout_s: float = 0) -> CountermandError:
         """Returns the typed error, with words for what gRPC itself only names."""
+        error = self._typed(raised, timeout_s)
+        if self._for_people:
+            show_error(error)
+        return error
+
+    def _typed(self, raised: AioRpcError, timeout_s: float) -> CountermandError:
         error = status.error_from_rpc(raised)
         if not isinstance(error, status.RemoteError):
             return error
@@ -149,6 +169,33 @@ class Calls:
                 return await call()
             except CountermandError as error:
                 await patience.wait_or_raise(error)
+
+
+class _Shown:
+    """A channel whose answers are made visible as they arrive: nobody has to think of it later."""
+
+    def __init__(self, channel: Channel) -> None:
+        """Keeps the channel that carries the calls."""
+        self._channel = channel
+
+    def __getattr__(self, kind: str) -> Callable[..., object]:
+        """Returns what makes calls of one kind, as a generated stub asks for it."""
+        make = getattr(self._channel, kind)
+
+        def made(
+            method: str,
+            *,
+            response_deserializer: Callable[[bytes], Message],
+            **more: Any,  # noqa: ANN401 - handed on as it came
+        ) -> object:
+            def read(content: bytes) -> Message:
+                answer = response_deserializer(content)
+                show(answer)
+                return answer
+
+            return make(method, response_deserializer=read, **more)
+
+        return made
 
 
 class Patience:

@@ -49,6 +49,7 @@ class Client:
         *,
         patience: timedelta = PATIENCE,
         randomness: random.Random | None = None,
+        for_people: bool = False,
     ) -> None:
         """Keeps the address; connects at the first call.
 
@@ -59,14 +60,22 @@ class Client:
                 none running at all, a first submit takes that long to say so: give
                 `timedelta(0)` to hear of it at once. Reads never wait.
             randomness: Where jitter comes from; for tests.
+            for_people: Of every text that comes back, what it would do to a terminal is written
+                out, as `countermand.rpc.visible` says.
         """
         self.address = address
         self._patience = patience
         self._random = randomness or random.Random()  # noqa: S311  # jitter, not a secret
+        self._for_people = for_people
         self._opened: Calls | None = None
 
     async def __aenter__(self) -> Self:
-        self._opened = Calls(self.address, patience=self._patience, randomness=self._random)
+        self._opened = Calls(
+            self.address,
+            patience=self._patience,
+            randomness=self._random,
+            for_people=self._for_people,
+        )
         return self
 
     async def __aexit__(self, *error: object) -> None:

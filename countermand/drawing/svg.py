@@ -27,6 +27,7 @@ from countermand.drawing.svg_flags import Flag, place_flags
 from countermand.drawing.svg_parts import (
     cap,
     css,
+    escape,
     fit,
     hatching,
     lines,
@@ -115,7 +116,7 @@ def _document(
     about = f"{captions.heading(timeline)}: {captions.verdict_look(timeline).word}"
     told = [
         title(about).replace("<title>", f'<title id="{prefix}-title">'),
-        tag("desc", svg_header.escape(timeline.verdict.sentence), id=f"{prefix}-desc"),
+        tag("desc", escape(timeline.verdict.sentence), id=f"{prefix}-desc"),
     ]
     return (
         tag(

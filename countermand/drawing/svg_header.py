@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
-from xml.sax.saxutils import escape
 
 from countermand.drawing import captions, phrases
 from countermand.drawing.model import Fact, Timeline
-from countermand.drawing.svg_parts import fit, lines, tag, text, width_of, wrap
+from countermand.drawing.svg_parts import escape, fit, lines, tag, text, width_of, wrap
 from countermand.drawing.words import Tone, task_look
-
-__all__ = ["draw", "escape"]
 
 FACTS_MAX: Final = 3  # per column; the rows below show all
 LINE: Final = 18.0

@@ -8,9 +8,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Final
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax import saxutils
 
 from countermand.drawing.words import Tone
+from countermand.rpc.visible import visible
 
 # Widths are estimated: an SVG cannot measure text without a script. This is the average letter of
 # the usual system fonts, in shares of the font's size, on the wide side.
@@ -95,9 +96,14 @@ def tag(name: str, *children: str, **attributes: str | float) -> str:
     parts = [name]
     for key, value in attributes.items():
         text = value if isinstance(value, str) else number(value)
-        parts.append(f"{key.rstrip('_').replace('_', '-')}={quoteattr(text)}")
+        parts.append(f"{key.rstrip('_').replace('_', '-')}={saxutils.quoteattr(visible(text))}")
     opening = " ".join(parts)
     return f"<{opening}>{''.join(children)}</{name}>" if children else f"<{opening}/>"
+
+
+def escape(words: str) -> str:
+    """Returns words as a text of the drawing: XML may not hold what a terminal would obey."""
+    return saxutils.escape(visible(words))
 
 
 def number(value: float) -> str:

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from countermand.rpc.telemetry import CURRENT
+from countermand.rpc.visible import visible_json
 
 # What every record has; anything else came by `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -79,8 +80,8 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Returns the line, or the lines."""
         if isinstance(record.msg, Lines):
-            return record.msg.text(prioritised=self._prioritised)
-        line = self._line(record)
+            return visible_json(record.msg.text(prioritised=self._prioritised))
+        line = visible_json(self._line(record))
         return f"{PRIORITIES.get(record.levelno, '')}{line}" if self._prioritised else line
 
     def _line(self, record: logging.LogRecord) -> str:

@@ -36,6 +36,19 @@ def test_an_event_and_its_fields_are_one_line():
     }
 
 
+def test_a_line_hides_nothing_from_who_reads_it():
+    said = "\x1b]0;pwn\a\x9b2J\u202etxet"
+    record = logging.makeLogRecord({"msg": "task.failed", "error": said})
+    batch = logging.makeLogRecord(
+        {"msg": logs.Lines([(logging.INFO, f'{{"error": "{said[8:]}"}}')])}
+    )
+
+    assert logs.JsonFormatter().format(record).isprintable()
+    assert formatted(record)["error"] == said
+    assert formatted(batch) == {"error": said[8:]}
+    assert logs.JsonFormatter().format(batch).isprintable()
+
+
 def test_a_line_carries_the_trace_and_the_traceback():
     telemetry.CURRENT.set(trace := telemetry.new_trace())
     stream = StringIO()
