@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 
-from coordinator.web.forms import decisions, resume
+from coordinator.web.forms import decisions
 from coordinator.web.forms.arguments import Argument, arguments_of, field_of_argument
 from coordinator.web.forms.decisions import named
 from coordinator.web.forms.fields import Field, Form, Option
@@ -167,4 +167,4 @@ FORM = Form(
     ],
 )
 def test_what_is_wrong_stands_beside_what_it_is_about(violation: Violation, field: str) -> None:
-    assert resume.field_of(violation, FORM) == field
+    assert decisions.field_of(violation, FORM) == field

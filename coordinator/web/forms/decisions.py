@@ -7,6 +7,7 @@ differs from what is there is sent as a patch.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
@@ -15,7 +16,7 @@ from typing import Any, Final
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct, Value
 
-from coordinator.web.forms.fields import Field, Option
+from coordinator.web.forms.fields import Field, Form, Option
 from countermand.drawing.tasks import task_id
 from countermand.rpc.errors import FieldInvalid, Violation
 from countermand.rpc.names import task_name
@@ -29,6 +30,7 @@ HOST: Final = "host"
 INPUT: Final = "input"
 INPUTS_MAX: Final = 60  # fields of an input that a page shows
 
+_PATH: Final = re.compile(r"decisions\[(\d+)\](?:\.(\w+))?(?:\.(\w+))?(?:\[(['\"])(.*)\4\])?")
 EXACT: Final = 2**53  # the numbers of JSON are whole up to here
 
 # Of outputs, as GetResumeRequirements says them.
@@ -228,3 +230,46 @@ def _put(whole: dict[str, Any], path: str, value: object) -> None:
     for part in lead:
         whole = whole.setdefault(part, {})
     whole[last] = value
+
+
+# -- what is wrong, beside what it is wrong with --------------------------------------------------
+
+
+def field_of(violation: Violation, form: Form) -> str:
+    """Returns the name of the field that a violation is about."""
+    if violation.kind:
+        return _field_of_unmet(violation, form)
+    if found := re.fullmatch(r"input\[(['\"])(.*)\1\]", violation.field):
+        return named(INPUT, found[2])
+    found = _PATH.fullmatch(violation.field)
+    if found is None:
+        return violation.field
+    decided = [f for f in form.fields if f.name.startswith(f"{DECIDE}:") and f.value]
+    place_ = int(found[1])
+    if place_ >= len(decided):
+        return ""
+    task = decided[place_].name.removeprefix(f"{DECIDE}:")
+    match found[3], found[5]:
+        case "patch", str(key):
+            return named(RERUN, task, key)
+        case "outputs", str(key):
+            return named(SKIP, task, key)
+        case "host_id", _:
+            return named(HOST, task)
+        case _:
+            return named(DECIDE, task)
+
+
+def _field_of_unmet(violation: Violation, form: Form) -> str:
+    """Returns the field of an unmet requirement; of an output, that whose path it names."""
+    task = task_id(violation.field)
+    card = next((f for f in form.fields if f.name == named(DECIDE, task)), None)
+    if card is None:
+        return ""
+    if violation.kind == "OUTPUT":
+        for option in card.options:
+            for field in option.fields:
+                words = (f"give {field.label},", f"{field.label} of {task} ")
+                if option.value == SKIP and any(each in violation.description for each in words):
+                    return field.name
+    return card.name

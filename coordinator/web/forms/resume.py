@@ -8,33 +8,29 @@ resume       exactly what was checked; what was changed since is checked again
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlencode
 
 from coordinator.web.calls import PAGE_MAX
-from coordinator.web.forms import arguments, groups, outlook, workflows
+from coordinator.web.forms import cards, groups, outlook, workflows
 from coordinator.web.forms import decisions as reading
-from coordinator.web.forms.decisions import DECIDE, GIVE_UP, INPUT, RERUN, SKIP, named
-from coordinator.web.forms.fields import Change, Field, Form, Option, Problem, filled, reason
+from coordinator.web.forms.decisions import DECIDE, INPUT, named
+from coordinator.web.forms.fields import Change, Form, Problem, filled, reason
 from coordinator.web.forms.outlook import place
 from coordinator.web.forms.serving import CHECKED, REQUEST_ID, Deed, Given, Params, content_of
 from coordinator.web.shown import workflow_url
 from coordinator.web.site import Site
-from countermand.drawing.phrases import count
 from countermand.drawing.tasks import GROUPS, task_id
-from countermand.drawing.values import said, value_words
+from countermand.drawing.values import value_words
 from countermand.drawing.words import workflow_look
 from countermand.rpc.channel import CHANGE_TIMEOUT_S
-from countermand.rpc.errors import CountermandError, FieldInvalid, Violation
+from countermand.rpc.errors import CountermandError, FieldInvalid
 from countermand.rpc.names import task_name, workflow_name
 from countermand.v1 import workflow_pb2 as pb
-from countermand.v1.host_pb2 import Host
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import ResumeRequirement, Workflow
-from countermand.v1.workflow_spec_pb2 import WorkflowSpec
 from countermand.v1.workflow_state_pb2 import WorkflowState as W
 
 CARDS_MAX: Final = 40  # tasks that are decided one by one: beyond it, their groups are
@@ -45,7 +41,6 @@ STEP, SEND = "step", "send"
 _RESUMABLE: Final = frozenset(
     {W.WORKFLOW_STATE_PAUSING, W.WORKFLOW_STATE_PAUSED, W.WORKFLOW_STATE_BLOCKED}
 )
-_PATH: Final = re.compile(r"decisions\[(\d+)\](?:\.(\w+))?(?:\.(\w+))?(?:\[(['\"])(.*)\4\])?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +70,9 @@ async def _draw(site: Site, params: Params, typed: Mapping[str, str]) -> Drawn:
     tree = await _tree(site, workflow, is_needed=bool(extra) or len(undecided) > CARDS_MAX)
     tasks = await _tasks(site, workflow_id, undecided, tree, extra)
     fields = [
-        _group_card(task, tree, workflow.spec, hosts)
+        cards.of_group(task, tree, workflow.spec, hosts)
         if task.kind in GROUPS
-        else _card(task, needs, hosts)
+        else cards.of_task(task, needs, hosts)
         for task in tasks
     ]
     inputs = reading.fields_of_input(workflow.input)
@@ -147,73 +142,6 @@ def _together(workflow_id: str, tasks: Sequence[Task], tree: groups.Tree) -> lis
         (f"{url}?{urlencode({EXTRA: name})}", f"Decide about all that failed in {name} at once")
         for name in map(task_id, tree.shared([task.name for task in tasks]))
     ]
-
-
-def _group_card(task: Task, tree: groups.Tree, spec: WorkflowSpec, hosts: Sequence[Host]) -> Field:
-    """Returns the field of a decision about all that failed in a group."""
-    name = task_id(task.name)
-    failed = tree.failed(task.name)
-    hint = "Goes on with what comes after. What later tasks need of it is asked for by the check."
-    return Field(
-        name=named(DECIDE, name),
-        label=f"{name}: {len(failed)} of {count(len(tree.leaves(task.name)), 'task')} failed",
-        kind="choice",
-        # Of items each says why itself.
-        hint="" if groups.is_fan_out(name, spec) else said(task.failure),
-        options=[
-            groups.rerun(task, tree, spec, hosts),
-            Option(value=SKIP, label="Skip what failed in it", hint=hint),
-        ],
-        is_required=True,
-    )
-
-
-def _card(task: Task, needs: Sequence[ResumeRequirement], hosts: Sequence[Host]) -> Field:
-    """Returns the field of a decision, with what each of them asks for."""
-    name = task_id(task.name)
-    own = [need for need in needs if need.task == task.name]
-    decide = next((n for n in own if n.kind == ResumeRequirement.KIND_DECISION), None)
-    possible = decide.message.rpartition("Decide: ")[2] if decide else "rerun, skip"
-    outputs = [need for need in own if need.kind == ResumeRequirement.KIND_OUTPUT]
-    options = []
-    if RERUN in possible:
-        options.append(_rerun(task, hosts))
-    if SKIP in possible:
-        options.append(_skip(name, outputs, is_needed=decide is not None))
-    if "compensate" in possible:
-        hint = "Gives up: all that the workflow did is made up for. Decide nothing else beside it."
-        options.append(Option(value=GIVE_UP, label="Compensate the whole workflow", hint=hint))
-    why = f"{said(task.failure)} ({task.failure.reason})" if task.HasField("failure") else ""
-    return Field(
-        name=named(DECIDE, name),
-        label=f"{name}{place(task)}",
-        kind="choice",
-        hint=why,
-        options=options,
-        is_required=decide is not None,
-    )
-
-
-def _rerun(task: Task, hosts: Sequence[Host]) -> Option:
-    name = task_id(task.name)
-    fields = [
-        arguments.field_of_argument(named(RERUN, name, each.path), each)
-        for each in arguments.arguments_of(task)
-    ]
-    if not task.owner_id:  # an owner does it wherever it likes
-        fields.append(reading.field_of_hosts(task, hosts))
-    hint = "A new attempt. What you change here is used instead of what it had."
-    return Option(value=RERUN, label="Run it again", hint=hint, fields=fields)
-
-
-def _skip(name: str, outputs: Sequence[ResumeRequirement], *, is_needed: bool) -> Option:
-    fields = [reading.field_of_output(name, need) for need in outputs]
-    hint = "Goes on with what comes after it, as if it had left what you give here."
-    if not fields:
-        hint = "Goes on with what comes after it." + (
-            " Nothing that it leaves is needed." if is_needed else ""
-        )
-    return Option(value=SKIP, label="Skip it", hint=hint, fields=fields)
 
 
 # -- what comes of it -----------------------------------------------------------------------------
@@ -317,7 +245,7 @@ def _request(params: Params, drawn: Drawn, typed: Mapping[str, str]) -> pb.Resum
 def _problems(error: CountermandError, form: Form) -> list[Problem]:
     violations = getattr(error, "violations", ())
     if isinstance(error, FieldInvalid) or violations:
-        return [Problem(said=v.description, field=field_of(v, form)) for v in violations]
+        return [Problem(said=v.description, field=reading.field_of(v, form)) for v in violations]
     return [Problem(said=error.message)]
 
 
@@ -330,55 +258,12 @@ async def _send(site: Site, params: Params, given: Given) -> str:
     return workflow_url(params["workflow"])
 
 
-# -- what is wrong, beside what it is wrong with --------------------------------------------------
-
-
-def field_of(violation: Violation, form: Form) -> str:
-    """Returns the name of the field that a violation is about."""
-    if violation.kind:
-        return _field_of_unmet(violation, form)
-    if found := re.fullmatch(r"input\[(['\"])(.*)\1\]", violation.field):
-        return named(INPUT, found[2])
-    found = _PATH.fullmatch(violation.field)
-    if found is None:
-        return violation.field
-    decided = [f for f in form.fields if f.name.startswith(f"{DECIDE}:") and f.value]
-    place_ = int(found[1])
-    if place_ >= len(decided):
-        return ""
-    task = decided[place_].name.removeprefix(f"{DECIDE}:")
-    match found[3], found[5]:
-        case "patch", str(key):
-            return named(RERUN, task, key)
-        case "outputs", str(key):
-            return named(SKIP, task, key)
-        case "host_id", _:
-            return named(reading.HOST, task)
-        case _:
-            return named(DECIDE, task)
-
-
-def _field_of_unmet(violation: Violation, form: Form) -> str:
-    """Returns the field of an unmet requirement; of an output, that whose path it names."""
-    task = task_id(violation.field)
-    card = next((f for f in form.fields if f.name == named(DECIDE, task)), None)
-    if card is None:
-        return ""
-    if violation.kind == "OUTPUT":
-        for option in card.options:
-            for field in option.fields:
-                words = (f"give {field.label},", f"{field.label} of {task} ")
-                if option.value == SKIP and any(each in violation.description for each in words):
-                    return field.name
-    return card.name
-
-
 DEEDS: Final[Sequence[Deed]] = (
     Deed(
         path="/workflows/{workflow}/resume",
         look=_look,
         act=_send,
         word="resumed",
-        field_of=field_of,
+        field_of=reading.field_of,
     ),
 )
