@@ -13,9 +13,10 @@ from rich.live import Live
 from rich.text import Text
 
 from countermand.client.run import GROUPS, PAGE_SIZE, Run
+from countermand.drawing import phrases
 from countermand.drawing.made_up import how_made_up
 from countermand.drawing.tasks import depths_of, last_said, task_id, verb_of, waits, why
-from countermand.drawing.values import amount, progress_words
+from countermand.drawing.values import amount, one_line, progress_words
 from countermand.drawing.words import Look, task_look, workflow_look
 from countermand.rpc import names
 from countermand.rpc.errors import CountermandError
@@ -28,6 +29,8 @@ from countermand.v1.workflow_state_pb2 import WorkflowState
 BAR_WIDTH = 12  # with a rate and an end beside it, a line still fits into 80 columns
 NAME_WIDTH_MAX = 32
 NEEDS_MAX = 3  # above the tree; `get` tells all
+NEED_CHARACTERS_MAX = 200  # of one line of it, which may take two or three of a terminal
+NEEDS_LINES_MAX = 9  # a checklist is of use whole, but not instead of the tree
 LOOK_AGAIN_S = 3.0  # a host that falls silent is said to after ten
 REFRESHES_PER_SECOND = 8  # smooth to the eye, and nothing to the processor
 
@@ -289,7 +292,7 @@ def _head(workflow: Workflow) -> Text:
     text = Text(f"{workflow.name}  ")
     text.append_text(_look(workflow_look(workflow.state)))
     if workflow.cause.reason:
-        text.append(f"  {workflow.cause.reason}: {workflow.cause.message}", style="red")
+        text.append(f"  {workflow.cause.reason}: {one_line(workflow.cause.message)}", style="red")
     elif workflow.waits_for:
         text.append(f"  waits for {workflow.waits_for}", style="yellow")
     text.no_wrap = True
@@ -306,9 +309,14 @@ def _needs(workflow: Workflow) -> list[Text]:
         # A checklist is several lines, and of use only whole.
         for number, line in enumerate(need.message.splitlines()):
             lead = "    " if number else "  needs somebody: "
-            text = Text(f"{lead}{line}", style="yellow", overflow="ellipsis")
+            clipped = phrases.clip(line, NEED_CHARACTERS_MAX)
+            text = Text(f"{lead}{clipped}", style="yellow", overflow="ellipsis")
             text.no_wrap = "\n" not in need.message
             shown.append(text)
+    if len(shown) > NEEDS_LINES_MAX:
+        workflow_id = workflow.name.removeprefix("workflows/")
+        more = f"    … countermand workflow get {workflow_id} has all of it"
+        shown[NEEDS_LINES_MAX:] = [Text(more, style="yellow", no_wrap=True, overflow="ellipsis")]
     return shown
 
 
@@ -325,7 +333,7 @@ def _line(task: Task, depth: int, width: int) -> Text:
     elif task.owner_id:
         text.append(f"{verb_of(task)}  ", style="default")
     if task.state in _MADE_UP and (how := how_made_up(task)):
-        text.append(how)
+        text.append(one_line(how))
         if task.waits_for:
             text.append(f"  {waits(task)}", style="yellow")
     elif task.state == Task.STATE_RUNNING and task.progress.total:
@@ -334,10 +342,11 @@ def _line(task: Task, depth: int, width: int) -> Text:
         if task.waits_for:
             text.append(f"  {waits(task)}", style="yellow")
         elif message := last_said(task):
-            text.append(f"  {message}", style="default")
+            text.append(f"  {one_line(message)}", style="default")
     else:
-        told = last_said(task) or _done(task)
-        text.append(why(task) or told, style=None if why(task) else "default")
+        wrong = one_line(why(task))
+        told = one_line(last_said(task)) or _done(task)
+        text.append(wrong or told, style=None if wrong else "default")
     text.no_wrap = True
     text.overflow = "ellipsis"
     return text

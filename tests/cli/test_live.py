@@ -25,7 +25,7 @@ from countermand.v1.event_pb2 import (
 )
 from countermand.v1.failure_pb2 import Failure
 from countermand.v1.task_pb2 import InboundValue, Task
-from countermand.v1.workflow_pb2 import AttemptProgress, Workflow
+from countermand.v1.workflow_pb2 import AttemptProgress, Need, Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
 GROUP = "workflows/w/tasks/copies"
@@ -108,6 +108,46 @@ def test_a_group_is_what_its_loudest_member_is(members, group):
     states = [Task.State.Value(f"STATE_{word}") for word in members.split()]
 
     assert Task.State.Name(rolled_up(states)) == f"STATE_{group}"
+
+
+def test_a_message_of_many_lines_is_one_line_of_the_tree():
+    picture = a_picture()
+    many = "Pool fast\nis full:\r\n" + "\n".join(f"line {number}" for number in range(30))
+    failure = Failure(reason="NO_SPACE", message=many)
+    picture.apply(moved(TWO, Task.STATE_FAILED, failure))
+    failed = WorkflowState.WORKFLOW_STATE_COMPENSATING
+    picture.apply(
+        HistoryEvent(workflow_state_changed=WorkflowStateChanged(after=failed, cause=failure))
+    )
+    picture.tasks[ONE].state = Task.STATE_RUNNING
+    picture.tasks[ONE].progress.CopyFrom(Progress(done=1, total=2, message="a\nb"))
+
+    lines = drawn(picture)
+
+    assert len(lines) == 4
+    assert lines[0].startswith(
+        "workflows/w  ↶ compensating  NO_SPACE: Pool fast is full: line 0 line"
+    )
+    assert lines[2].endswith("1/2  a b")
+    assert lines[3].startswith(
+        "    ✗ copy-2  failed        NO_SPACE: Pool fast is full: line 0 line"
+    )
+
+
+def test_what_is_needed_leaves_room_for_the_tree():
+    picture = a_picture()
+    picture.workflow.state = WorkflowState.WORKFLOW_STATE_BLOCKED
+    many = "Do this:\n" + "\n".join(f"step {number}" for number in range(30))
+    picture.workflow.needs.append(Need(reason="CHECKLIST", message=many))
+
+    lines = drawn(picture, 24)
+
+    assert len(lines) == 14
+    assert lines[9:11] == [
+        "    step 7",
+        "    … countermand workflow get w has all of it",
+    ]
+    assert lines[11].startswith("  ▸ copies")
 
 
 def test_the_order_is_the_coordinators():
