@@ -6,7 +6,7 @@ fails does not keep the others from being tried; the exit code is that of the wo
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -43,24 +43,19 @@ class Filters:
     def __bool__(self) -> bool:
         return self != Filters()
 
-    async def find(self, client: Client, *, limit: int | None = None) -> list[Workflow]:
-        """Returns those that fit, newest first."""
+    def find(self, client: Client, *, page_size: int = PAGE) -> AsyncIterator[Workflow]:
+        """Yields those that fit, newest first."""
         from countermand.cli.tables import workflow_states
 
-        found = []
-        async for one in client.list(
+        return client.list(
             states=workflow_states(self.states),
             labels=dict(label_pair(label) for label in self.labels),
             kind=self.kind,
             host_id=self.host_id,
             min_age=self.min_age,
             needs_attention=self.attention,
-            page_size=min(limit or PAGE, PAGE),
-        ):
-            found.append(one)
-            if len(found) == limit:
-                break
-        return found
+            page_size=page_size,
+        )
 
     def __str__(self) -> str:
         """Returns what was asked for, as the end of "No workflow …"."""
@@ -193,7 +188,7 @@ async def _chosen(
     from dataclasses import replace
 
     filters_whole = replace(filters, states=filters.states or change.states)
-    fitting = await filters_whole.find(client)
+    fitting = [one async for one in filters_whole.find(client)]
     if filters.states or change.turned_round:
         chosen = fitting
     else:

@@ -10,6 +10,7 @@ import click
 from countermand.cli.arguments import host_named
 from countermand.cli.completion import complete_hosts
 from countermand.cli.exits import FAILED, PATIENCE, PATIENCE_WHEN_FOLLOWING, run
+from countermand.cli.limits import limit_option, up_to
 from countermand.cli.settings import Address, OrderedGroup, Settings, examples, shared_options
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ def remove(settings: Settings, host_id: str, reason: str) -> None:
     epilog=examples("countermand host events host-a", "countermand host events --limit 10 -o json")
 )
 @click.argument("host_id", metavar="[HOST]", default="", shell_complete=complete_hosts)
-@click.option("--limit", type=click.IntRange(min=1), default=50, help="How many; 50.")
+@limit_option
 @shared_options()
 @click.pass_obj
 def events(settings: Settings, host_id: str, limit: int) -> None:
@@ -231,14 +232,9 @@ def events(settings: Settings, host_id: str, limit: int) -> None:
     async def work(client: Client) -> None:
         from countermand.cli.output import show_all
 
-        found: list[HostEvent] = []
-        async for event in client.hosts.events(host_id):
-            found.append(event)
-            if len(found) == limit:
-                break
         show_all(
             settings,
-            found,
+            await up_to(limit, client.hosts.events(host_id)),
             heads=("TIME", "HOST", "WHAT", "BY", "WHY"),
             row=_event_row,
             name=lambda event: str(event.position),

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import click
 
 from countermand.cli.arguments import named, one_workflow
-from countermand.cli.bulk import Filters, filter_options
+from countermand.cli.bulk import PAGE, Filters, filter_options
 from countermand.cli.completion import complete_tasks
 from countermand.cli.exits import run
+from countermand.cli.limits import limit_option, up_to
 from countermand.cli.settings import Settings, examples, shared_options
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     ),
 )
 @filter_options()
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1))
+@limit_option
 @shared_options()
 @click.pass_obj
 def list_(settings: Settings, *, filters: Filters, limit: int) -> None:
@@ -34,7 +35,9 @@ def list_(settings: Settings, *, filters: Filters, limit: int) -> None:
     async def work(client: Client) -> None:
         from countermand.cli.tables import show_workflows
 
-        show_workflows(settings, await filters.find(client, limit=limit), str(filters))
+        page = min(limit + 1, PAGE)
+        found = await up_to(limit, filters.find(client, page_size=page))
+        show_workflows(settings, found, str(filters))
 
     run(settings, work)
 
@@ -61,9 +64,12 @@ def get(settings: Settings, name: str) -> None:
 
         one = await named(client, name)
         found = await one.get(WorkflowView.WORKFLOW_VIEW_FULL)
+        tasks = await one.tasks()  # all pages: a FULL view ends after a thousand
         if settings.for_people:
-            describe(settings, found, await one.tasks())
+            describe(settings, found, tasks)
         else:
+            del found.tasks[:]
+            found.tasks.extend(tasks)
             show_one(settings, found)
 
     run(settings, work)

@@ -9,6 +9,7 @@ import click
 from countermand.cli.arguments import label_pair
 from countermand.cli.completion import complete_webhooks
 from countermand.cli.exits import FAILED, run
+from countermand.cli.limits import limit_option, up_to
 from countermand.cli.settings import OrderedGroup, Settings, examples, shared_options
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def remove(settings: Settings, webhook_id: str, reason: str) -> None:
     epilog=examples("countermand webhook changes", "countermand webhook changes tickets")
 )
 @click.argument("webhook_id", metavar="[WEBHOOK]", default="", shell_complete=complete_webhooks)
-@click.option("--limit", type=click.IntRange(min=1), default=50, help="How many; 50.")
+@limit_option
 @shared_options()
 @click.pass_obj
 def changes(settings: Settings, webhook_id: str, limit: int) -> None:
@@ -263,14 +264,9 @@ def changes(settings: Settings, webhook_id: str, limit: int) -> None:
     async def work(client: Client) -> None:
         from countermand.cli.output import show_all
 
-        found: list[WebhookChange] = []
-        async for change in client.webhooks.changes(webhook_id):
-            found.append(change)
-            if len(found) == limit:
-                break
         show_all(
             settings,
-            found,
+            await up_to(limit, client.webhooks.changes(webhook_id)),
             heads=("TIME", "WEBHOOK", "WHAT", "BY", "WHY"),
             row=_change_row,
             name=lambda change: str(change.position),

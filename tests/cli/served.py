@@ -65,6 +65,7 @@ def tasks(name: str) -> list[Task]:
     ]
 
 
+TASKS_MAX = 2  # of a FULL view: a real one ends, too
 IN_LINE = "images held by others: fast/vm-1 (held by workflows/other; 1 before it in line)"
 
 
@@ -97,6 +98,7 @@ class Stepping(Scripted):
 
     async def GetWorkflow(self, request, context):
         answer = await super().GetWorkflow(request, context)
+        del answer.workflow.tasks[TASKS_MAX:]
         if answer.workflow.waits_for:
             asyncio.get_running_loop().call_later(0.2, self._begin, request.name)
         return answer
