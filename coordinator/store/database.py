@@ -3,9 +3,10 @@
 SQLite only, for now. It serves one coordinator: all writes go through one connection, and a lock
 file beside the database is held for as long as the store is open.
 
-Two things lean on it elsewhere: a prefix of ids is found by comparing texts (`lists.py`), which on
-PostgreSQL needs the collation "C"; and r0011 keeps positions as they were, after which a sequence
-of PostgreSQL would have to be moved on.
+Three things lean on it elsewhere: a prefix of ids is found by comparing texts (`lists.py`), which
+on PostgreSQL needs the collation "C"; r0011 keeps positions as they were, after which a sequence of
+PostgreSQL would have to be moved on; and bytes are looked for by `instr` (`queries.py`), which it
+calls `position`.
 """
 
 from __future__ import annotations

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, bindparam, func, select
+from sqlalchemy import Connection, RowMapping, Select, bindparam, func, or_, select
 
 from coordinator.runtime.ports import (
     Request,
@@ -68,6 +69,23 @@ _ATTEMPTS = (
 )
 _EVENTS = select(events.c.position, events.c.sequence, events.c.payload, workflows.c.id).join_from(
     events, workflows
+)
+
+
+def _tag(field: str) -> bytes:
+    """Returns the bytes with which a field of an event begins that is a message."""
+    key = HistoryEvent.DESCRIPTOR.fields_by_name[field].number << 3 | 2
+    return bytes([key]) if key < 0x80 else bytes([key & 0x7F | 0x80, key >> 7])  # noqa: PLR2004
+
+
+# Whether an event is about a task only its payload says. To read most of them is spared by looking
+# at the bytes alone: those about a task contain its name; and of the others that contain one, each
+# is of a kind that may, in a cause or in somebody's words. What is left is read to be certain.
+_NAME_TASKS = ("workflow_state_changed", "intervention")
+_MAY_BE_OWN = or_(
+    events.c.sequence == 1,  # what was submitted
+    func.instr(events.c.payload, b"/tasks/") == 0,
+    *(func.instr(events.c.payload, _tag(field)) > 0 for field in _NAME_TASKS),
 )
 
 
@@ -158,17 +176,12 @@ def own_history(
 ) -> list[StoredEntry]:
     """Returns a workflow's entries that are about no task, in order.
 
-    Which those are only the entries themselves say: to read 25,000 of them takes some 50 ms, so who
-    asks keeps what it was told.
+    All are looked at: that takes some 10 ms for 25,000, so who asks keeps what it was told.
     """
-    found = _EVENTS.where(workflows.c.id == workflow_id, events.c.sequence > after)
-    own: list[StoredEntry] = []
-    for row in connection.execute(found.order_by(events.c.sequence)):
-        if not HistoryEvent.FromString(row.payload).task:
-            own.append(entry_from(row._mapping))  # noqa: SLF001 - its public name
-            if len(own) == limit:
-                break
-    return own
+    found = _EVENTS.where(workflows.c.id == workflow_id, events.c.sequence > after, _MAY_BE_OWN)
+    rows = connection.execute(found.order_by(events.c.sequence)).mappings()
+    own = (row for row in rows if not HistoryEvent.FromString(row["payload"]).task)
+    return _entries(islice(own, limit))
 
 
 def all_events(after: int, limit: int, connection: Connection) -> list[StoredEntry]:
