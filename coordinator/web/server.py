@@ -42,6 +42,7 @@ async def serve(
     """Serves pages until told to stop."""
     async with Calls(coordinator) as calls:
         site = Site(calls=calls, clock=SystemClock(), stop=stop, settings=settings)
+        await asyncio.to_thread(site.read_templates)  # workflows go on meanwhile
         app = make_app(site, beside)
         server = _Server(
             uvicorn.Config(
