@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -34,14 +35,15 @@ async def follow(settings: Settings, run: Run) -> int:
     """Shows a workflow until it is settled, and returns the exit code it means."""
     # Asked before anything is shown: a wrong name or address is an error and not an empty screen.
     await run.get()
-    if settings.for_people and sys.stdout.isatty():
+    can_draw = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    if settings.for_people and can_draw:
         from countermand.cli.live import follow_live  # loads rich
 
         await follow_live(run)
     else:
         async with _waits_told(settings, run):
             await _follow_lines(settings, run)
-    workflow = await run.get()
+    workflow = await run.patiently(run.get)
     if settings.for_people:
         click.echo(await verdict(run, workflow))
     elif settings.output == "name":
@@ -125,7 +127,7 @@ async def wait_for(settings: Settings, run: Run, *states: WorkflowState.ValueTyp
     workflow = await run.get()
     if states:
         reached = workflow.state in states or await _reaches(run, workflow, states)
-        workflow = await run.get()
+        workflow = await run.patiently(run.get)
     else:
         async with _waits_told(settings, run, err=True):
             while not at_rest(workflow):

@@ -276,7 +276,7 @@ async def follow_live(run: Run) -> None:
         finally:
             looking.cancel()
         # Once more as the coordinator itself sums it up.
-        picture = Picture(await run.get(), await run.tasks())
+        picture = Picture(await run.patiently(run.get), await run.patiently(run.tasks))
 
 
 async def _look_again(run: Run, picture: Picture) -> None:

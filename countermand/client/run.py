@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Literal, TypeAlias, assert_never
+from typing import Literal, TypeAlias, TypeVar, assert_never
 
 from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
@@ -52,6 +52,8 @@ from countermand.v1.workflow_state_pb2 import WorkflowState
 CompensationVerb: TypeAlias = Literal["retry", "replace", "done", "abandon"]
 # Tasks by their ids, or with values by path.
 Choices: TypeAlias = Mapping[str, decisions_.Patch] | Sequence[str]
+
+Looked = TypeVar("Looked")
 
 SETTLED = frozenset(
     {
@@ -136,6 +138,13 @@ class Run:
         return writing.pieces(Asked(self._calls, self.name), now)
 
     # -- follow ---------------------------------------------------------------------------------
+
+    async def patiently(self, look: Callable[[], Awaitable[Looked]]) -> Looked:
+        """Returns what a look at it returns; bears with a coordinator that is away.
+
+        Whoever has followed it to its end is not told that nobody answers any more.
+        """
+        return await self._calls.patiently(look)
 
     async def watch(
         self, after_sequence: int = 0, *, events_only: bool = False

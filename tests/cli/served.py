@@ -7,6 +7,8 @@ one workflow per ending, prints its address, and serves until its standard input
 import asyncio
 import sys
 
+from grpc import StatusCode
+
 from countermand.client.spec import sequence, task, workflow_spec
 from countermand.rpc.errors import RequirementsUnmet, Violation
 from countermand.v1.annotation_pb2 import Effect
@@ -77,6 +79,7 @@ class Stepping(Scripted):
     def __init__(self) -> None:
         super().__init__()
         self.waits = 0
+        self.refusals = 0  # of the next looks at what begins with "away"
 
     async def WaitWorkflow(self, request, context):
         workflow = self.workflows.get(request.name)
@@ -96,7 +99,16 @@ class Stepping(Scripted):
             self.workflows[answer.workflow.name].waits_for = IN_LINE
         return answer
 
+    async def WatchWorkflow(self, request, context):
+        async for update in super().WatchWorkflow(request, context):
+            yield update
+        if request.name.startswith("workflows/away"):
+            self.refusals = 6  # more than a channel asks again by itself
+
     async def GetWorkflow(self, request, context):
+        if request.name.startswith("workflows/away") and self.refusals:
+            self.refusals -= 1
+            await context.abort(StatusCode.UNAVAILABLE, "it starts anew")
         answer = await super().GetWorkflow(request, context)
         del answer.workflow.tasks[TASKS_MAX:]
         if answer.workflow.waits_for:
@@ -130,6 +142,9 @@ async def script(scripted: Scripted) -> None:
     good = scripted.add("good")
     await scripted.say(good, workflow_started=WorkflowStarted(kind="drill", principal="engine"))
     await scripted.move(good, SUCCEEDED)
+
+    for word in ("watch", "wait", "live"):
+        scripted.add(f"away-{word}-soon").waits_for = IN_LINE
 
     left = scripted.add("left")
     left.leftovers.append(Leftover(host_id="host-a", description="image fast/disk-1"))
