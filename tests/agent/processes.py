@@ -18,6 +18,7 @@ from countermand.rpc.channel import open_channel
 from countermand.rpc.credentials import Credentials
 from countermand.v1.agent_pb2_grpc import AgentServiceStub
 from tests.agent.requests import Requests, settled
+from tests.endtoend.cluster import free_address
 from tests.tls import Certificate
 
 if TYPE_CHECKING:  # only the stubs have it
@@ -33,7 +34,8 @@ class Host:
     processes: list[asyncio.subprocess.Process] = field(default_factory=list)
     host_id: str = "host-a"
     certificate: Certificate | None = None
-    address: str = "127.0.0.1:0"  # where it listens; the same in its next life
+    # Where it listens, also in its next life: nobody takes that meanwhile.
+    address: str = field(default_factory=free_address)
     paths: dict[str, Path] = field(default_factory=dict)  # of pools whose path is not their folder
 
     def make_pools(self) -> None:

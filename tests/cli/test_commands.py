@@ -23,6 +23,7 @@ from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_pb2 import Need, Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.cli.processes import served
+from tests.endtoend.cluster import free_address
 
 SPEC = dump_spec(workflow_spec("drill", sequence("all", task("one", action=Noop()))))
 
@@ -430,7 +431,7 @@ def test_an_interrupted_watch_leaves_the_workflow_alone(coordinator):
 
 def test_a_watch_outlives_a_coordinator_that_is_killed():
     command = [sys.executable, "-m", "countermand.cli", "workflow", "watch", "lives"]
-    with served("127.0.0.1:0", "1") as (first, address):
+    with served(free_address(), "1") as (first, address):
         environment = os.environ | {"COUNTERMAND_COORDINATOR": address, "PYTHONUNBUFFERED": "1"}
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

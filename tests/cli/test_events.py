@@ -16,6 +16,7 @@ from countermand.v1.workflow_pb2 import WatchWorkflowResponse, Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.cli.shell import Shell, coordinating
 from tests.cli.terminal import Terminal
+from tests.endtoend.cluster import free_address
 
 
 def numbers(text, field):
@@ -62,7 +63,7 @@ def test_who_stops_reading_is_told_how_to_go_on(shell):
 
 def test_nothing_is_missed_while_the_coordinator_is_away(tmp_path):
     (tmp_path / "data").mkdir()
-    with coordinating(tmp_path / "data") as address:
+    with coordinating(tmp_path / "data", free_address()) as address:
         shell = Shell(address, "lives")
         shell.held("lives-1")
         environment = os.environ | {"COUNTERMAND_COORDINATOR": address}

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from agent.drivers.copying import CHUNK_BYTES
 from countermand.sanity import killing
 from countermand.sanity.main import main
+from tests.endtoend.cluster import free_address
 
 # Beyond it a start has failed, on however slow a machine.
 START_S_MAX = 60.0
@@ -31,7 +32,7 @@ class Daemon:
     """An agent that is killed and started by shell commands, as a vendor would write them."""
 
     folder: Path
-    address: str = "127.0.0.1:0"
+    address: str = field(default_factory=free_address)  # nobody takes it between two lives
     options: str = ""
 
     @property
@@ -79,7 +80,7 @@ def running(folder: Path, *, options: str = "") -> Iterator[Daemon]:
         ready, _, _ = select.select([starting.stdout], [], [], START_S_MAX)
         line = starting.stdout.readline() if ready else b""  # it says where it listens
         assert line, (folder / "log").read_text()
-        yield replace(daemon, address=json.loads(line)["address"])
+        yield daemon
     finally:
         subprocess.run(["sh", "-c", daemon.kill], check=False, stderr=subprocess.DEVNULL)
         starting.communicate()  # all that could write to it are gone

@@ -15,6 +15,7 @@ from coordinator.runtime import crash_points
 from coordinator.runtime.ports import StoreError
 from coordinator.webhooks import answers, courier, pages, receivers
 from coordinator.webhooks.envelope import wanted
+from tests.endtoend.cluster import free_address
 from tests.store.walks import Walk
 from tests.tls import Authority, needs_openssl
 from tests.webhooks.receiver import SECRET, Receiver, data_of, position, receiver
@@ -272,9 +273,9 @@ async def test_one_that_is_gone_is_disabled_until_it_is_resumed():
 
 
 async def test_a_receiver_that_comes_back_hears_everything():
+    port = int(free_address().rpartition(":")[2])  # that nobody takes meanwhile
     async with world() as one:
-        async with receiver() as to:
-            port = int(to.url.rsplit(":", 1)[1].partition("/")[0])
+        async with receiver(port=port) as to:
             await one.add(to)
             await one.walk("a")
             await told(one, to)
