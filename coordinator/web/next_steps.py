@@ -14,6 +14,7 @@ from countermand.v1.workflow_pb2 import Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
 WAITS_MAX: Final = 3  # of many that wait, so many say what for
+LIKE_MAX: Final = 3  # of many that need the same, so many are told; the lists have them all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +30,25 @@ class Step:
 def of(workflow: Workflow, tasks: Iterable[Task] = ()) -> list[Step]:
     """Returns what is to be done, the most urgent first; some tasks say what it waits for."""
     if workflow.needs:
-        return list(_needed(workflow))
-    return [*_left(workflow), *(_ended(workflow) or _under_way(workflow, tasks))]
+        return _told_once(list(_needed(workflow)), "DECISION")
+    left = _told_once(list(_left(workflow)), "LEFT")
+    return [*left, *(_ended(workflow) or _under_way(workflow, tasks))]
+
+
+_MORE: Final = {
+    "DECISION": "{} more tasks need a decision: Resume asks for each, or for a group at once.",
+    "LEFT": "{} more effects are left, as is listed above.",
+}
+
+
+def _told_once(steps: list[Step], reason: str) -> list[Step]:
+    """Returns the first of many steps for one reason, and how many more there are."""
+    alike = [step for step in steps if step.reason == reason]
+    more = len(alike) - LIKE_MAX
+    if more <= 1:
+        return steps
+    others = [step for step in steps if step.reason != reason]
+    return [*alike[:LIKE_MAX], Step(words=_MORE[reason].format(more), is_urgent=True), *others]
 
 
 def _needed(workflow: Workflow) -> Iterator[Step]:
@@ -45,7 +63,8 @@ def _left(workflow: Workflow) -> Iterator[Step]:
     for left in workflow.leftovers:
         where = f" on {left.host_id}" if left.host_id else ""
         what = f"Look after what {task_id(left.task)} left{where}: {left.description}."
-        yield Step(words=f"{what} {phrases.about_leftover(left.reason)}", is_urgent=True)
+        words = f"{what} {phrases.about_leftover(left.reason)}"
+        yield Step(words=words, reason="LEFT", is_urgent=True)
 
 
 def _ended(workflow: Workflow) -> list[Step]:

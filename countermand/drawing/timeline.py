@@ -167,7 +167,11 @@ class _Reader:
     def _intervened(self, task_id: str, asked: Intervention) -> None:
         """Marks what somebody asked for; what they decided about tasks meanwhile goes with it."""
         last = self.markers[-1] if self.markers else None
-        if task_id and last and last.kind == "intervention" and last.at_s == self.now_s:
+        if asked.principal == BY_POLICY:
+            words = held_words(asked.verb)
+            about = f"{task_id}: {words}" if task_id else words
+            self._mark(Marker(kind="intervention", at_s=self.now_s, text=about))
+        elif task_id and last and last.kind == "intervention" and last.at_s == self.now_s:
             decided = f"{decided_words(asked.verb)} {task_id}"
             self.markers[-1] = replace(last, text=f"{last.text}, {decided}")
         else:
@@ -369,8 +373,6 @@ def _phases(reader: _Reader) -> Iterable[Phase]:
 
 
 def _asked(asked: Intervention) -> str:
-    if asked.principal == BY_POLICY:
-        return held_words(asked.verb)
     who = f" by {asked.principal}" if asked.principal else ""
     return f"{decided_words(asked.verb)}{who}" + (f': "{asked.reason}"' if asked.reason else "")
 

@@ -162,10 +162,13 @@ def _open_failures(workflow: Workflow, failed: Sequence[Fact]) -> str:
     """Returns what failed and waits for somebody, as a sentence; nothing where nothing does."""
     undecided = {need.task for need in workflow.needs if need.reason == "DECISION"}
     ids = {parsed[1] for name in undecided if (parsed := names.parse_task(name))}
-    first, *others = [fact for fact in failed if fact.task_id in ids] or [None]
-    if first is None:
+    waiting = [fact for fact in failed if fact.task_id in ids]
+    if not waiting:
         return ""
+    first, *others = waiting
     more = f" {phrases.count(len(others), 'other')} failed, too." if others else ""
+    if any(need.reason == "MORE" for need in workflow.needs):
+        more = " Many others failed, too."  # not all of them are named
     return f"{first.task_id} failed{first.where}: {first.words}.{more} "
 
 

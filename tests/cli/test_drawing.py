@@ -288,7 +288,7 @@ def test_what_waits_for_a_decision_is_said_first() -> None:
         ". 1 other failed, too. 0 of 3 tasks done on 1 host; it is paused."
     )
     marks = [marker.text for marker in picture.markers if marker.kind == "intervention"]
-    assert marks == ["held by its policy, as it failed, copy-1"]
+    assert marks == ["copy-1: held by its policy, as it failed"]
 
 
 def test_retries_get_room_and_no_untrue_remark() -> None:

@@ -17,12 +17,23 @@ from countermand.client.spec import image, policy, sequence, task, workflow_spec
 from countermand.drawing import phrases
 from countermand.v1.verb_pb2 import DeleteImage, Noop
 from countermand.v1.workflow_spec_pb2 import Policy
+from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.api.vendors import vendor_at
 from tests.web import stories
 from tests.web.reading import Reader
 
 ATTENTION = {"held", "stuck"}
 SETTLED = {"good", "undone", "left"}
+
+
+async def test_what_others_write_turns_no_direction(reader, client) -> None:
+    hidden = "\u202etxet\x9b2J"
+    spec = workflow_spec("noop", sequence("all", task("one", action=Noop())))
+    run = await client.submit(spec, workflow_id="turned", labels={"team": hidden})
+    await run.result()
+    for path in ("/workflows/turned", "/workflows"):
+        assert not set(hidden[:1] + hidden[5:6]) & set((await reader(path)).words), path
+    assert r"\u202etxet\u009b2J" in (await reader("/workflows/turned")).words
 
 
 # -- the list -------------------------------------------------------------------------------------
@@ -163,6 +174,22 @@ async def test_every_reason_for_a_leftover_is_in_words_with_what_to_do(reader, c
     assert {phrases.kept(reason) for reason in known}.isdisjoint(known)
 
 
+async def test_many_that_failed_leave_room_for_what_to_do(reader, client) -> None:
+    spec, given = stories.fanned("fanned", *("gone" for _ in range(8)))
+    await client.submit(spec, workflow_id="fanned", input=given)
+    await stories.arrived(client, "fanned", WorkflowState.WORKFLOW_STATE_PAUSED)
+    banner = (await reader("/workflows/fanned")).part("banner")
+    assert "copy.0 failed on host-a: there is no image gone" in banner.words
+    assert "7 others failed, too. 0 of 8 tasks done on 1 host; it is paused." in banner.words
+    assert "and 3 more" in banner.words.partition("What was made up for")[0]
+    to_do = banner.words.partition("What to do next")[2]
+    assert to_do.count("Possible: rerun, skip, or compensate.") == 3
+    assert "5 more tasks need a decision: Resume asks for each, or for a group at once." in to_do
+    group = await reader("/workflows/fanned/tasks/disks")
+    rows = [id_ for id_ in group.ids if id_.startswith("task-")]
+    assert rows == [f"task-copy.{index}" for index in range(8)]
+
+
 async def test_what_must_be_decided_is_said_once(reader) -> None:
     banner = (await reader("/workflows/stuck")).part("banner")
     assert "Somebody must decide. 0 of 1 made up for" in banner.words
@@ -249,10 +276,17 @@ async def test_who_decided_what_is_told_of_a_task(reader) -> None:
 
 
 async def test_a_large_workflow_is_folded_and_paged(reader, client) -> None:
-    spec = sequence("all", *(task(f"t{n:03}", host="host-a", action=Noop()) for n in range(160)))
-    await client.submit(workflow_spec("long", spec), workflow_id="long")
-    await client.run("long").wait()
+    held = policy(pause_before=True)
+    first = task("t000", host="host-a", action=Noop(), policy=held)
+    others = (task(f"t{n:03}", host="host-a", action=Noop()) for n in range(1, 160))
+    spec = sequence("all", first, *others)
+    run = await client.submit(workflow_spec("long", spec), workflow_id="long")
+    await run.wait(until_attention=True)
+    await run.resume("a look at the first")
+    await run.wait()
     page = await reader("/workflows/long")
+    marked = page.part("timeline").words  # although it was hundreds of events ago
+    assert '"a look at the first"' in marked
     assert "160 of 160 tasks took effect." in page.part("banner").words
     assert "50 tasks ✓ succeeded, from t000 on" in page.part("tasks").words
     everything = await reader("/workflows/long/tasks?state=succeeded")

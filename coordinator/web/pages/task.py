@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Final
 
 from google.protobuf import json_format
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from coordinator.web import tree
 from coordinator.web.site import Site
 from countermand.drawing.made_up import how_made_up
-from countermand.drawing.tasks import flat
+from countermand.drawing.tasks import GROUPS, flat
 from countermand.v1.task_pb2 import Task
+
+MEMBERS_MAX: Final = 200  # as many as a page of tasks has
 
 
 def routes(site: Site) -> Sequence[BaseRoute]:
@@ -32,9 +36,18 @@ def routes(site: Site) -> Sequence[BaseRoute]:
             workflow_id=workflow_id,
             outputs=_outputs(task),
             made_up=how_made_up(task),
+            members=tree.rows(await _members(site, task, workflow_id)),
         )
 
     return [Route("/workflows/{workflow}/tasks/{task}", shown)]
+
+
+async def _members(site: Site, task: Task, workflow_id: str) -> Sequence[Task]:
+    """Returns the members of a group; of a very large workflow those among its first tasks."""
+    if task.kind not in GROUPS:
+        return ()
+    page = await site.calls.tasks(workflow_id)
+    return [each for each in page.tasks if each.parent == task.name][:MEMBERS_MAX]
 
 
 def _outputs(task: Task) -> list[tuple[str, str]]:
