@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -157,6 +158,8 @@ def plain(text: str) -> str | int | float | bool:
         return text
     if isinstance(value, int) and abs(value) > EXACT_MAX:
         return text
+    if isinstance(value, float) and not math.isfinite(value):
+        return text  # NaN and the like are no JSON, though Python reads them
     return value if isinstance(value, str | int | float) else text
 
 

@@ -10,7 +10,7 @@ import click
 
 from countermand.cli.arguments import named, one_workflow
 from countermand.cli.exits import PATIENCE, PATIENCE_WHEN_FOLLOWING, run
-from countermand.cli.settings import Settings, examples, shared_options
+from countermand.cli.settings import Settings, Whole, examples, shared_options
 
 if TYPE_CHECKING:
     from countermand.client import Client
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _after_sequence = click.option(
     "--after",
     default=0,
-    type=click.IntRange(min=0),
+    type=Whole(),
     metavar="SEQUENCE",
     help="Only events after this sequence: the number of the last one that was seen.",
 )
@@ -91,7 +91,7 @@ def workflow_events(settings: Settings, name: str, after: int, follows: bool) ->
 )
 @click.option(
     "--after",
-    type=click.IntRange(min=0),
+    type=Whole(),
     metavar="POSITION",
     help="Only events after this position, 0 for all that is kept. [default: from now on]",
 )

@@ -73,7 +73,7 @@ def run_with(
         people = not settings.for_programs
         door = opened(settings.coordinator, patience=patience, for_people=people)
         async with door as client:
-            seconds = settings.timeout.total_seconds() if settings.timeout else None
+            seconds = settings.timeout.total_seconds() if settings.timeout is not None else None
             async with asyncio.timeout(seconds):
                 return await work(client)
 

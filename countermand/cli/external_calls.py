@@ -37,7 +37,7 @@ from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import ListWorkflowsRequest, Workflow, WorkflowView
 
 MAIN = "main"  # the task that stands for the whole of a vendor's own workflow
-_SHORT = re.compile(r"([^/]+)/([^/]+)(?:/(\d+))?")
+_SHORT = re.compile(r"([^/]+)/([^/]+)(?:/([0-9]{1,9}))?")
 
 
 _TO_COME = frozenset({Task.STATE_PENDING, Task.STATE_READY, Task.STATE_RETRY_WAIT})

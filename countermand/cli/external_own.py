@@ -19,7 +19,7 @@ from countermand.cli.external_options import (
     owner_option,
     with_token,
 )
-from countermand.cli.settings import Settings, Span, examples, shared_options
+from countermand.cli.settings import Settings, Span, Whole, examples, shared_options
 
 if TYPE_CHECKING:
     from countermand.cli.external_calls import Vendor
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from countermand.v1.workflow_spec_pb2 import Policy
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+WEIGHT_MAX = 1_000_000  # the contract's
 
 _on_failure = click.option(
     "--on-failure", type=click.Choice(POLICIES), help="What the failure of a task makes of it."
@@ -123,7 +125,13 @@ def start(
 @click.option("--checklist", default="", help="How people make up for it, instead of its owner.")
 @click.option("--arg", "arguments", multiple=True, metavar="KEY=VALUE", help="May be repeated.")
 @click.option("--after", multiple=True, metavar="TASK", help="A task of its group to come after.")
-@click.option("--weight", default=1, show_default=True, help="Its share of the parent's progress.")
+@click.option(
+    "--weight",
+    default=1,
+    show_default=True,
+    type=Whole(0, WEIGHT_MAX),
+    help="Its share of the parent's progress.",
+)
 @click.option("--run-timeout", type=Span(), help="It must end within this.")
 @_on_failure
 @heartbeat_option

@@ -15,14 +15,14 @@ from countermand.cli.external_options import (
     on_task,
     with_token,
 )
-from countermand.cli.settings import Settings
+from countermand.cli.settings import INT64_MAX, Settings
 from countermand.drawing.phrases import PARTS
 
 if TYPE_CHECKING:
     from countermand.cli.external_calls import Vendor
     from countermand.v1.external_task_pb2 import EndExternalTaskRequest
 
-_AMOUNT = re.compile(r"(\d+)(B|[KMGTP]iB)?(?:/(\d+)(B|[KMGTP]iB)?)?|(\d{1,3})%")
+_AMOUNT = re.compile("([0-9]{1,19})(B|[KMGTP]iB)?(?:/([0-9]{1,19})(B|[KMGTP]iB)?)?|([0-9]{1,3})%")
 _POWERS = {unit: 1024**power for power, unit in enumerate(("B", "KiB", "MiB", "GiB", "TiB", "PiB"))}
 
 
@@ -250,6 +250,8 @@ def _amounts(done: str, unit: str | None) -> tuple[int, int, str]:
         raise click.UsageError(f"{done!r} is a size, and no number of {unit}")
     number = int(match[1]) * _POWERS[match[2] or "B"]
     total = int(match[3] or 0) * _POWERS[match[4] or "B"]
+    if max(number, total) > INT64_MAX:
+        raise click.UsageError(f"{done!r} is more than can be counted: use a larger --unit")
     if match[3] and number > total:
         raise click.UsageError(f"{done!r} is more than there is to do")
     return number, total, unit or ("bytes" if sizes else "")

@@ -9,6 +9,7 @@ FILE                       a workflow file, YAML or JSON; "-" reads it from a pi
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,6 +28,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 # Types whose values stay as they are written, also where they look like numbers.
 TEXTS = frozenset({"id", "string", "image"})
 LIST_MAX = 1000  # an index beyond it is a slip
+_INDEX = re.compile("[0-9]{1,4}")
 
 
 def input_option(command: _Command) -> _Command:
@@ -164,7 +166,11 @@ def _put(made: dict[str, Json], key: str, text: str, fields: Sequence[Field]) ->
             if last:
                 here[step] = new
             here = here.setdefault(step, new)
-        elif isinstance(here, list) and step.isdecimal() and int(step) <= min(len(here), LIST_MAX):
+        elif (
+            isinstance(here, list)
+            and _INDEX.fullmatch(step)
+            and int(step) <= min(len(here), LIST_MAX)
+        ):
             if int(step) == len(here):
                 here.append(new)
             elif last:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
 # In which a workflow can go on as it is: as a coordinator has it (`coordinator/saga/requests.py`).
 RESUMABLE = ("pausing", "paused")
 
+_INDEX = re.compile("[0-9]{1,9}")
+
 
 def _indices(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[int, ...]:
     """Returns the indices of items, as in "1,2"."""
     parts = value.split(",") if value else []
-    if not all(part.strip().isdecimal() for part in parts):
+    if not all(_INDEX.fullmatch(part.strip()) for part in parts):
         raise click.BadParameter(f"{value!r} is no list of indices: write 1,2; the first item is 0")
     return tuple(int(part) for part in parts)
 

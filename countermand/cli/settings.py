@@ -24,10 +24,13 @@ from countermand.cli import profiles
 
 DEFAULT_COORDINATOR = "127.0.0.1:7700"
 PORT_MAX = 65535
+_PORT = re.compile("[0-9]{1,5}")
 _SCHEMES = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:", "vsock:")
 FORMATS = ("table", "wide", "json", "yaml", "name")
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+INT64_MAX = 2**63 - 1
+SPAN_MAX = timedelta(days=36500)  # a century: longer is a slip, and more than clocks can reckon
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
 
@@ -84,10 +87,45 @@ class Settings:
             self.origins[name] = origin
 
 
+def colour_of(environment: Mapping[str, str]) -> tuple[str, bool] | None:
+    """Returns what says whether there is colour, and what it says; nothing: see what is there.
+
+    Tables and drawings are by different libraries, and each would believe something else.
+    """
+    for name, is_said, value in (
+        ("NO_COLOR", bool(environment.get("NO_COLOR")), False),
+        ("FORCE_COLOR", bool(environment.get("FORCE_COLOR")), True),
+        ("TERM", environment.get("TERM") == "dumb", False),
+    ):
+        if is_said:
+            return name, value
+    return None
+
+
+class Whole(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only
+    """A whole number that the contract has room for; help does not tell how much that is."""
+
+    name = "integer"
+
+    def __init__(self, least: int = 0, most: int = INT64_MAX) -> None:
+        """Keeps the bounds."""
+        self._range = click.IntRange(least, most)
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Returns the number, or fails with what it has to be."""
+        return int(self._range.convert(value, param, ctx))
+
+
 class Span(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only
     """A length of time: "90", "90s", "5m", "1.5h"."""
 
     name = "duration"
+
+    def __init__(self, *, nothing: bool = True) -> None:
+        """Keeps whether no time at all is a length, too."""
+        self._nothing = nothing
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
@@ -98,7 +136,16 @@ class Span(click.ParamType):  # type: ignore[type-arg]  # generic for type check
         match = _SPAN.fullmatch(str(value))
         if match is None or isinstance(value, bool):
             self.fail(f"{value!r} is not a duration: write 30s, 5m or 1.5h", param, ctx)
-        return timedelta(seconds=float(match[1]) * _UNITS_S[match[2] or "s"])
+        seconds = float(match[1]) * _UNITS_S[match[2] or "s"]
+        if seconds > SPAN_MAX.total_seconds():
+            self.fail(f"{value!r} is too long: at most {SPAN_MAX.days}d", param, ctx)
+        if not (seconds or self._nothing):
+            said = "it takes some time: write 30s; left out, it is as long as it takes"
+            self.fail(f"{value!r} is no time at all, and {said}", param, ctx)
+        return timedelta(seconds=seconds)
+
+
+TIMEOUT = Span(nothing=False)
 
 
 class Address(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only
@@ -114,7 +161,7 @@ class Address(click.ParamType):  # type: ignore[type-arg]  # generic for type ch
         if text.startswith(_SCHEMES):
             return text
         host, _, port = text.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) <= PORT_MAX:
+        if not (host and _PORT.fullmatch(port) and 0 < int(port) <= PORT_MAX):
             self.fail(
                 f"{text!r} is not an address: write host:port, as in 10.0.0.1:7700", param, ctx
             )
@@ -196,7 +243,7 @@ def _flag(value: object) -> bool:
 CHECKS: profiles.Checks = {
     "coordinator": lambda value: Address().convert(value, None, None),
     "output": lambda value: click.Choice(FORMATS).convert(str(value), None, None),
-    "timeout": lambda value: Span().convert(value, None, None),
+    "timeout": lambda value: TIMEOUT.convert(value, None, None),
     "color": _flag,
 }
 
@@ -247,7 +294,7 @@ def shared_options(
         ),
         click.option(
             "--timeout",
-            type=Span(),
+            type=TIMEOUT,
             envvar="COUNTERMAND_TIMEOUT" if root else None,
             expose_value=False,
             callback=_keep,

@@ -10,7 +10,7 @@ from countermand.cli.arguments import label_pair
 from countermand.cli.completion import complete_webhooks
 from countermand.cli.exits import FAILED, run
 from countermand.cli.limits import limit_option, up_to
-from countermand.cli.settings import OrderedGroup, Settings, examples, shared_options
+from countermand.cli.settings import OrderedGroup, Settings, Whole, examples, shared_options
 
 if TYPE_CHECKING:
     from countermand.cli.output import Row
@@ -63,7 +63,7 @@ def webhook() -> None:
 @click.option(
     "--since",
     metavar="POSITION",
-    type=click.IntRange(min=0),
+    type=Whole(),
     help="Begin after this position of the history; 0: all that is kept. [default: from now on]",
 )
 @click.option(
@@ -183,7 +183,7 @@ def ping(settings: Settings, webhook_id: str) -> None:
 @click.option(
     "--since",
     metavar="POSITION",
-    type=click.IntRange(min=0),
+    type=Whole(),
     help="Go on after this position: back, to tell it again, or forward, to leave something out."
     " [default: where it is]",
 )
