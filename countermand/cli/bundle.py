@@ -183,8 +183,7 @@ def _show_events(settings: Settings, opened: Bundle) -> None:
 def _draw(settings: Settings, opened: Bundle) -> None:
     from datetime import UTC, datetime
 
-    from rich.console import Console
-
+    from countermand.cli.console import console
     from countermand.client.shown import show
     from countermand.drawing import terminal
     from countermand.drawing.timeline import timeline
@@ -195,8 +194,7 @@ def _draw(settings: Settings, opened: Bundle) -> None:
     # As it was: what ran then has not gone on since.
     last = events[-1].time.ToDatetime(UTC) if events else datetime.now(UTC)
     drawn = timeline(_as_it_was(settings, opened), events, last.replace(tzinfo=None))
-    context = click.get_current_context()
-    terminal.draw(drawn, Console(color_system=None if context.color is False else "auto"))
+    terminal.draw(drawn, console())
 
 
 def _browse(opened: Bundle) -> None:

@@ -7,11 +7,11 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterable
 
-import click
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from countermand.cli.console import console
 from countermand.client.run import GROUPS, PAGE_SIZE, Run
 from countermand.drawing import phrases
 from countermand.drawing.made_up import how_made_up
@@ -254,13 +254,11 @@ async def follow_live(run: Run) -> None:
     workflow = await run.get()
     # Read after the workflow: what the watch repeats of it is applied once more, harmlessly.
     picture = Picture(workflow, await run.tasks())
-    no_colour = click.get_current_context().color is False
-    # Without a colour system there is no dim and no bold either.
-    console = Console(color_system=None if no_colour else "auto", highlight=False)
+    screen = console()
     # Drawn at its own pace and not at every event: a fan-out may send thousands in a second.
     with Live(
-        get_renderable=lambda: picture.draw(console.height),
-        console=console,
+        get_renderable=lambda: picture.draw(screen.height),
+        console=screen,
         refresh_per_second=REFRESHES_PER_SECOND,
     ):
         looking = asyncio.create_task(_look_again(run, picture))

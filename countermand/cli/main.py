@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from countermand.cli.settings import Settings, shared_options
+from countermand.cli.settings import Origin, Rank, Settings, colour_of, shared_options
 
 EPILOG = """\b
 Examples:
@@ -127,6 +127,8 @@ def _say_unwritten(error: OSError) -> None:
 @click.pass_context
 def main(ctx: click.Context) -> None:
     """Durable storage workflows: every action, or a compensation for each that took effect."""
-    ctx.ensure_object(Settings)
-    if os.environ.get("NO_COLOR"):
-        ctx.color = False
+    settings = ctx.ensure_object(Settings)
+    if said := colour_of(os.environ):
+        name, value = said
+        settings.keep("color", value, Origin(Rank.ENVIRONMENT, name))
+        ctx.color = settings.color  # `--no-color` has been read before

@@ -81,9 +81,7 @@ def _write(drawn: Timeline, path: Path) -> None:
 
 
 def _show(drawn: Timeline) -> None:
-    from rich.console import Console
-
+    from countermand.cli.console import console
     from countermand.drawing import terminal
 
-    context = click.get_current_context()
-    terminal.draw(drawn, Console(color_system=None if context.color is False else "auto"))
+    terminal.draw(drawn, console())

@@ -1,4 +1,4 @@
-"""Whether there is colour is decided once, for tables and drawings alike; and what it is drawn with."""
+"""Whether there is colour is decided once, for tables and drawings alike."""
 
 import json
 import re
