@@ -15,6 +15,7 @@ from countermand.rpc.names import task_name, workflow_name
 from countermand.v1 import host_pb2
 from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.attempt_pb2 import Attempt
+from countermand.v1.event_pb2 import HistoryEvent
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.api.calls import (
@@ -182,7 +183,7 @@ async def test_a_workflows_own_events_come_without_those_of_its_tasks(stubs):
     await stubs.start("own", quick("own"))
     await stubs.wait("own")
     all_ = (await stubs.workflows.ListEvents(pb.ListEventsRequest(parent=parent))).events
-    found = []
+    found: list[HistoryEvent] = []
     more = True
     while more:  # in pages, too: what is left out counts for none
         asked = pb.ListEventsRequest(parent=parent, page_size=1, without_tasks=True)

@@ -78,8 +78,8 @@ async def test_what_many_watch_is_drawn_once(shared, drawing) -> None:
 
 async def test_who_is_slow_is_sent_the_newest_and_nothing_older(shared, drawing) -> None:
     slow, quick = (shared.watch("w", drawing.looks) for _ in range(2))
-    first = drawing.show("first", 1)
-    assert [await sent(slow), await sent(quick)] == [first, first]
+    last = drawing.show("first", 1)
+    assert [await sent(slow), await sent(quick)] == [last, last]
     for number in range(2, 6):
         last = drawing.show(f"look {number}", number)
         assert await sent(quick) == last
