@@ -18,7 +18,7 @@ from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.event_pb2 import HistoryEvent
 from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_state_pb2 import WorkflowState
-from tests.endtoend.checks import assert_clean, assert_made_up_for_before, journals, staged
+from tests.endtoend.checks import assert_clean, assert_made_up_for_before, journals
 from tests.endtoend.cluster import Cluster, copy, running, until
 from tests.endtoend.plans import AWAIT, BASE, HOSTS, failure, slow
 
@@ -123,11 +123,12 @@ async def cancelled_with_an_immutable_copy(
 ) -> AsyncIterator[Run]:
     """Cancels a workflow whose first copy cannot be removed; yields, then lets it be removed."""
     spec = slow(workflow_id)
+    spec.root.members[1].task.action.copy_image.target.pool_id = "endless"
     patience = policy(compensation_retry=retry(attempts_max, delay=QUICK, delay_max=QUICK))
     spec.policy.CopyFrom(patience)
     async with cluster.client() as client:
         run = await client.submit(spec, workflow_id=workflow_id)
-        await until(lambda: [a for a in staged(cluster) if "@slow@" in a], "the second copy")
+        await until(lambda: cluster.half_made_bytes("endless", workflow_id), "the second copy")
         with immutable(cluster.pool("pool-a") / "images" / f"{workflow_id}-first"):
             await run.cancel("a test")
             yield run

@@ -141,9 +141,9 @@ async def test_a_repair_looks_again_first(cluster):
 async def test_an_image_that_an_open_workflow_relies_on_is_missed(cluster):
     async with cluster.client() as client:
         make, _ = PLANS["success"]
+        await cluster.agents["b"].kill()  # who has to copy as well: the workflow stays open
         workflow = await client.submit(make("success-3"), workflow_id="success-3")
         folder = cluster.pool("pool-a") / "images" / "success-3-a"
-        await cluster.agents["b"].kill()  # whose copy is slow: the workflow stays open
         await until(folder.exists, "the first copy")
         shutil.rmtree(folder)
 

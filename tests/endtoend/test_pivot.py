@@ -109,7 +109,8 @@ async def test_past_the_pivot_it_goes_on_once_it_is_mended(cluster, client):
     with immutable(cluster.data_of("pool-a/mended-old").parent):
         run = await client.submit(moves("mended"), workflow_id="mended")
         await needs(run, "BLOCKED")
-    await run.pause("to decide")
+        await run.pause("to decide")  # else it may be tried again, once it can succeed
+        await needs(run, "PAUSED")
     await run.resume("mended", rerun=["cleans-up"])
     await ends(run, "SUCCEEDED")
     await purged(cluster)
