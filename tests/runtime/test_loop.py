@@ -176,7 +176,7 @@ async def test_no_time_is_waited_for_once_a_workflow_has_settled(tmp_path):
 
 async def test_a_workflow_that_takes_too_long_is_stopped_also_by_the_next_life(tmp_path):
     agent = Agent()
-    spec = series(noop("only", "a"), timeout=timedelta(milliseconds=300))
+    spec = series(noop("only", "a"), timeout=timedelta(seconds=2))  # the first life is shorter
     async with coordinator(tmp_path, {"a": agent}) as one:
         await one.start("w", spec)
     async with coordinator(tmp_path, {"a": agent}) as one:
