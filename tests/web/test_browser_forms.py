@@ -140,6 +140,57 @@ async def test_a_compensation_is_decided_by_keyboard_alone(tab: Page, client) ->
     await tab.screenshot(path=SHOTS / "story-decided.png", full_page=True)
 
 
+async def test_a_compensation_is_replaced_and_seen_before(tab: Page, client) -> None:
+    """Every value that will be sent stands beside what was tried, in both schemes, by keyboard."""
+    await client.submit(stories.stuck("swapped"), workflow_id="swapped")
+    await stories.arrived(client, "swapped", WorkflowState.WORKFLOW_STATE_BLOCKED)
+    await tab.goto("/workflows/swapped")
+    stuck = tab.get_by_role("listitem").filter(has_text="noop, as its spec says")
+    await stuck.get_by_role("link", name="Decide about made").click()
+    await tab.get_by_role("link", name="Or replace it").press("Enter")
+    await tab.get_by_role("radio", name="noop").focus()
+    await tab.keyboard.press("ArrowUp")
+    for _ in range(3):
+        await tab.keyboard.press("ArrowUp")
+    await expect(tab.get_by_role("radio", name="delete image")).to_be_checked()
+    target = tab.get_by_role("group", name="delete image").get_by_label("target.image_id")
+    await expect(target).to_have_value("swapped")
+    await expect(tab.get_by_label("failure_message")).to_be_hidden()
+    await tab.get_by_label("Reason").fill("the array is writable again")
+    await tab.get_by_role("button", name="Check what will happen").press("Enter")
+    await expect(tab.get_by_text("Instead of “noop, as its spec says”")).to_be_visible()
+    await expect(tab.get_by_role("row", name="target.image_id")).to_contain_text("swapped")
+    await looked_at(tab, "story-replaced")
+    await tab.get_by_role("button", name="Replace it").press("Enter")
+    await expect(tab.get_by_text("Your replacement was taken")).to_be_visible()
+    await expect(tab.locator("#name")).to_contain_text("compensated")
+
+
+async def test_items_are_chosen_without_a_script(browser, cluster, client, web: str) -> None:
+    spec, given = stories.fanned("ticked", "base", "gone", "never")
+    await client.submit(spec, workflow_id="ticked", input=given)
+    await stories.arrived(client, "ticked", PAUSED)
+    context: BrowserContext = await browser.new_context(
+        base_url=f"http://{web}", java_script_enabled=False
+    )
+    page = await context.new_page()
+    await page.goto("/workflows/ticked")
+    await page.get_by_role("link", name="Resume").click()
+    await page.get_by_role("link", name="Decide about all that failed in disks at once").click()
+    await page.get_by_role("radio", name="Run again what failed in it").check()
+    await page.get_by_role("checkbox", name="Item 1: copy.1").check()
+    await page.get_by_role("checkbox", name="Skip the failed items").check()
+    await page.get_by_label("source.image_id").fill("base")
+    await page.get_by_label("Reason").fill("it has another name")
+    await page.get_by_role("button", name="Check what will happen").click()
+    await expect(page.get_by_text("Item 1 of disks runs again.")).to_be_visible()
+    await expect(page.get_by_text("copy.2 is skipped.")).to_be_visible()
+    await expect(page.get_by_role("row", name="copy.1 source.image_id")).to_contain_text("base")
+    await page.get_by_role("button", name="Resume").click()
+    await stories.arrived(client, "ticked", WorkflowState.WORKFLOW_STATE_SUCCEEDED)
+    await context.close()
+
+
 async def test_a_form_is_filled_in_without_a_script(browser, cluster, client, web: str) -> None:
     await client.submit(stories.patient("plain"), workflow_id="plain")
     await stories.arrived(client, "plain", PAUSED)
