@@ -232,9 +232,10 @@ async def test_a_compensation_is_replaced_by_another_verb(form, client, cluster)
     told = "Instead of “noop, as its spec says”, delete image runs on host-a"
     assert told in checked.page.words
     assert "delete_image target.image_id - replaced" in checked.page.words
-    assert "delete_image failure_message The array is read-only since 09:12. -" in (
-        checked.page.words
-    )
+    assert "delete_image verb noop delete_image" in checked.page.words
+    same = await form.again(path, checked.page, "check", verb="noop")
+    cleared = "noop failure_message The array is read-only since 09:12."
+    assert f"{cleared} The array is read-only since 09:12." in same.page.words
     refused = await form.again(path, checked.page)  # only the coordinator knows that
     assert refused.page.status == 400
     assert beside(refused.page, "delete_image:target.pool_id")

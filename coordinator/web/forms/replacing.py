@@ -102,7 +102,7 @@ async def _look(site: Site, params: Params, typed: Mapping[str, str]) -> Form:
     )
     if REQUEST_ID not in typed or form.forbidden:
         return form
-    before, content = _flat(_tried(task)), content_of(typed)
+    content = content_of(typed)
     if typed.get(STEP) == SEND and typed.get(CHECKED) == content:
         return replace(form, is_checked=True, checked=content)
     try:
@@ -110,7 +110,7 @@ async def _look(site: Site, params: Params, typed: Mapping[str, str]) -> Form:
     except FieldInvalid as error:
         problems = [Problem(said=v.description, field=v.field) for v in error.violations]
         return replace(form, problems=problems)
-    return replace(form, checked=content, **_outcome(task, action, before))  # type: ignore[arg-type]
+    return replace(form, checked=content, **_outcome(task, action))  # type: ignore[arg-type]
 
 
 def _stands(task: Task) -> list[str]:
@@ -121,10 +121,9 @@ def _stands(task: Task) -> list[str]:
     return [*lines, f"What you choose below runs{place(task)} instead."]
 
 
-def _outcome(task: Task, action: Action, before: Mapping[str, str]) -> dict[str, object]:
+def _outcome(task: Task, action: Action) -> dict[str, object]:
     """Returns what a form says of what would be sent."""
     verb = str(action.WhichOneof("verb"))
-    after = _flat(action)
     name = task_id(task.name)
     opposite = task.opposite or "its compensation"
     sent = f"Instead of “{opposite}”, {verb.replace('_', ' ')} runs{place(task)}"
@@ -136,11 +135,19 @@ def _outcome(task: Task, action: Action, before: Mapping[str, str]) -> dict[str,
             f"Once it succeeds, {name} counts as made up for.",
         ],
         "warnings": [f"Nobody checks that it makes up for what {name} did: look at what is there."],
-        "changes": [
-            Change(about=verb, key=key, before=before.get(key, "-"), after=after.get(key, "-"))
-            for key in dict.fromkeys([*after, *before])
-        ],
+        "changes": _changes(_tried(task), action),
     }
+
+
+def _changes(tried: Action, action: Action) -> list[Change]:
+    """Returns what would be sent, value by value; of another verb, what was tried says nothing."""
+    was, verb = tried.WhichOneof("verb") or "its own opposite", str(action.WhichOneof("verb"))
+    before, after = _flat(tried) if was == verb else {}, _flat(action)
+    changed = [] if was == verb else [Change(about=verb, key="verb", before=was, after=verb)]
+    return changed + [
+        Change(about=verb, key=key, before=before.get(key, "-"), after=after.get(key, "-"))
+        for key in dict.fromkeys([*after, *before])
+    ]
 
 
 def _choice(task: Task) -> Field:
