@@ -275,6 +275,7 @@ def send_compensation(turn: Turn, index: int) -> None:
         host,
         compensates=action.number,
         overriding=overriding,
+        replacement=task.replacement if overriding else b"",
         inbound=inbound if overriding else (),
     )
     turn.commands.append(SendCompensation(task=index, number=number, host=host))

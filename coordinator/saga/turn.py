@@ -349,6 +349,7 @@ class Turn:
         *,
         compensates: int = 0,
         overriding: bool = False,
+        replacement: bytes = b"",
         inbound: tuple[Inbound, ...] = (),
     ) -> int:
         """Commits an intent, and returns the number of its attempt."""
@@ -361,6 +362,7 @@ class Turn:
             intent=self.now.intent + self.intents,
             compensates=compensates,
             overriding=overriding,
+            replacement=replacement,
             inbound=inbound,
             create_time=self.now.time,
         )

@@ -91,6 +91,7 @@ class Attempt:
     fence_host: str = ""  # of an action: the host that is asked to settle it in its host's place
     compensates: int = 0  # the number of the attempt that a compensation makes up for
     overriding: bool = False  # of a compensation: another verb than the action's own opposite
+    replacement: bytes = b""  # ... that an operator put there; empty: it is the spec's
     inbound: tuple[Inbound, ...] = ()
     output: Values = field(default_factory=no_values)
     failure: Failure | None = None

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, inspect, text
 
 from coordinator.runtime.ports import StoreError
 
-HEAD = "0012"  # the newest revision in migrations/versions; a test compares
+HEAD = "0013"  # the newest revision in migrations/versions; a test compares
 SCRIPTS = Path(__file__).parent / "migrations"
 
 

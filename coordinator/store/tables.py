@@ -414,6 +414,7 @@ attempts = Table(
     ),
     Column("compensates", Integer, nullable=False, comment="the number of an action, or 0"),
     flag("overriding", "another verb than the action's own opposite", default=False),
+    Column("replacement", LargeBinary, comment="an operator's action that it sends, if any"),
     json_text("inbound", "values bound when it started"),
     json_text("output", "what it left"),
     json_text("failure", "why it failed, or why its outcome is unknown"),

@@ -16,8 +16,8 @@ def action_of(workflow: Workflow, task: int, attempt: Attempt) -> Action:
     spec = workflow.plan.task(task)
     data = spec.action
     if attempt.overriding:
-        if replacement := workflow.task(task).replacement:
-            return Action.FromString(replacement)  # an operator's, complete as it was given
+        if attempt.replacement:
+            return Action.FromString(attempt.replacement)  # complete as it was given
         assert spec.opposite is not None, spec.name
         data = spec.opposite.action
     action = Action.FromString(data)

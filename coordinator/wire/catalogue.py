@@ -167,6 +167,15 @@ def phrase_undone(action: Action) -> str:
     return undone.format(**_words(action, str(name))) if undone else phrase(action)
 
 
+def phrase_asked(action: Action) -> str:
+    """Returns what an action does, such as "delete image images/vm-1"."""
+    name = str(action.WhichOneof("verb"))
+    words = _words(action, name)
+    snapshot = f"{words['snapshot_id']} of" if words["snapshot_id"] != "?" else ""
+    said = (name_of(action).replace("_", " "), snapshot, words.get("target"))
+    return " ".join(filter(None, said))
+
+
 def _words(action: Action, name: str) -> dict[str, str]:
     arguments = getattr(action, name)
     words = {"snapshot_id": getattr(arguments, "snapshot_id", "") or "?"}

@@ -11,18 +11,17 @@ from coordinator.saga import leftovers as saga_leftovers
 from coordinator.saga import workflow as saga
 from coordinator.saga.leftovers import leftovers
 from coordinator.saga.plan import Node, Plan
-from coordinator.saga.spec import OnFailure, TaskSpec, owner_of
+from coordinator.saga.spec import OnFailure
 from coordinator.saga.states import (
     BEING_COMPENSATED,
     IN_FLIGHT,
     PASSED,
     AttemptState,
-    Effect,
     TaskState,
 )
 from coordinator.traces.ids import span_id_of, trace_id_of
 from coordinator.wire.actions import action_of
-from coordinator.wire.catalogue import effect_number, field_of, phrase_left, verb_called
+from coordinator.wire.catalogue import effect_number, field_of, phrase_left
 from coordinator.wire.failure import failure_to_proto
 from coordinator.wire.groups import fill_group, states_of
 from coordinator.wire.history import (
@@ -35,6 +34,7 @@ from coordinator.wire.history import (
     timestamp,
 )
 from coordinator.wire.needs import needs_of
+from coordinator.wire.opposites import opposite_of
 from coordinator.wire.values import fill, output_of_values
 from coordinator.wire.waits import task_waits_for, workflow_waits_for
 from countermand.rpc.names import attempt_name, task_name, workflow_name
@@ -192,7 +192,7 @@ def _fill_leaf(view: Task, workflow: saga.Workflow, index: int) -> None:
     view.state = TASK_STATES[task.state]
     view.verb = spec.verb
     view.effect = effect_number(spec.effect)
-    view.opposite = _opposite(spec)
+    view.opposite = opposite_of(spec, task)
     view.host_id, view.owner_id = placed(task.last.host if task.attempts else spec.host)
     view.open = bool(spec.external) and task.state in (TaskState.RUNNING, TaskState.UNKNOWN)
     view.optional_by_policy = spec.policy.on_failure is OnFailure.IGNORE
@@ -209,18 +209,6 @@ def _fill_leaf(view: Task, workflow: saga.Workflow, index: int) -> None:
         view.start_time.FromDatetime(task.attempts[0].create_time)
         if task.state not in IN_FLIGHT | BEING_COMPENSATED and task.last.end_time:
             view.end_time.FromDatetime(task.last.end_time)
-
-
-def _opposite(spec: TaskSpec) -> str:
-    if spec.external is not None and spec.effect is Effect.REVERSIBLE:
-        return (
-            "people, by its checklist"
-            if spec.external.checklist
-            else f"asking {owner_of(spec.host)}"
-        )
-    if spec.opposite is not None:
-        return f"{spec.opposite.verb.replace('_', ' ')}, as its spec says"
-    return verb_called(spec.verb).opposite if spec.effect is Effect.REVERSIBLE else ""
 
 
 def _decision(decided: saga.Decided) -> TaskDecision:

@@ -130,6 +130,10 @@ async def test_a_replacement_is_sent_instead(cluster, stubs, blocked):
     await stubs.workflows.DecideCompensation(decide(blocked, replacement=action))
     assert state(await stubs.wait(blocked)) == "COMPENSATED"
     assert f"pool-a/{blocked}" not in labels(cluster)
+    made = await context_of(stubs, blocked, "made")
+    assert made.opposite == f"delete image pool-a/{blocked}, as local decided"
+    first, *_, last = made.attempts[1:]
+    assert (first.action.WhichOneof("verb"), last.action) == ("noop", action)
 
 
 async def test_what_is_abandoned_is_listed(cluster, stubs, blocked):

@@ -667,6 +667,7 @@ def test_another_verb_whose_value_is_not_there_gives_way_to_its_own_opposite():
 def test_what_an_operator_puts_in_its_place_is_kept_for_every_further_try():
     told = play("a; b", "b:fail undo-a:fail,fail,ok replace-a@BLOCKED")
     assert [attempt.overriding for attempt in compensations(told, "a")] == [False, True, True]
+    assert [each.replacement for each in compensations(told, "a")] == [b"", b"other", b"other"]
     assert told.workflow.task(1).replacement == b"other"
 
 

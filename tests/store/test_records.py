@@ -64,6 +64,7 @@ COMPENSATION = Attempt(
     intent=8,
     compensates=2,
     overriding=True,
+    replacement=b"\x00\xff",
     create_time=LATER,
 )
 TASK = Task(

@@ -117,7 +117,7 @@ def test_another_verb_in_the_place_of_the_opposite_is_sent_as_itself():
 
 def test_an_operators_replacement_goes_before_the_specs():
     action = action_of(Noop(failure_message="by hand"))
-    task_ = replace(made_up_for(overriding=True), replacement=action.SerializeToString())
+    task_ = made_up_for(overriding=True, replacement=action.SerializeToString())
     sent = call(workflow(plan(OVERRIDING), one=task_), "one")
     assert (sent.rpc, sent.request.noop.failure_message) == ("Noop", "by hand")  # type: ignore[attr-defined]
 
