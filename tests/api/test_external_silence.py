@@ -82,7 +82,7 @@ async def test_a_lapsed_heartbeat_is_no_outcome(stubs: Stubs, acme: Vendor):
     async def accepts() -> None:
         assert (await acme.accept(attempts["accepts"])).request.accepted
 
-    signs = {
+    signs: dict[str, Callable[[], Awaitable[object]]] = {
         "beats": beats,
         "reports": partial(acme.report, attempts["reports"], 1, 2),
         "accepts": accepts,
