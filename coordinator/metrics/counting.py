@@ -9,20 +9,22 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import product
 
+from coordinator.metrics.needing import Needing
 from coordinator.metrics.table import BATCH_BUCKETS, COMMIT_BUCKETS, DURATION_BUCKETS
 from coordinator.saga.history import (
     AttemptEnded,
     Entry,
     LeftBehind,
+    LocksTaken,
     TaskMoved,
     WorkflowMoved,
     WorkflowStarted,
 )
 from coordinator.saga.leftovers import leftovers
-from coordinator.saga.reports import OWNER_SILENT
-from coordinator.saga.spec import TaskSpec, owner_of
+from coordinator.saga.spec import TaskSpec
 from coordinator.saga.states import (
     OUTCOMES,
     SETTLED,
@@ -33,7 +35,7 @@ from coordinator.saga.states import (
     WorkflowState,
 )
 from coordinator.saga.turn import Decision
-from coordinator.saga.workflow import BYTES, Task, Workflow
+from coordinator.saga.workflow import BYTES, Workflow
 from coordinator.wire.catalogue import VERBS, field_of
 from countermand.rpc.metrics import Histogram
 
@@ -42,10 +44,6 @@ VERBS_SHOWN = (*VERBS, EXTERNAL)
 OUTCOMES_SHOWN = (*sorted(OUTCOMES), AttemptState.UNKNOWN)
 # Tasks that have something going on. What has not begun and what is over does not count.
 MOVING = UNSETTLED | {TaskState.READY, TaskState.RETRY_WAIT}
-# Workflows in these wait for somebody, whatever their tasks are in.
-WAITING_FOR_SOMEBODY = frozenset(
-    {WorkflowState.PAUSED, WorkflowState.BLOCKED, WorkflowState.QUARANTINED}
-)
 
 
 class Counting:
@@ -58,42 +56,32 @@ class Counting:
         self.tasks: Counter[TaskState] = Counter()
         self.left = 0  # effects, since the beginning
         self.left_by: dict[str, None] = {}  # workflows that settled with leftovers
-        # By verb, kind and outcome: zeros as well, or Prometheus would not see the first of each.
+        # By verb, kind and outcome: zeros as well, or Prometheus would not see the first of each. The
+        # many rows of durations come with their first: a quantile of one says nothing.
         self.attempts: Counter[tuple[str, str, str]] = Counter(
             dict.fromkeys(product(VERBS_SHOWN, AttemptKind, OUTCOMES_SHOWN), 0)
         )
         self.durations: defaultdict[tuple[str, str], Histogram] = defaultdict(
             lambda: Histogram(DURATION_BUCKETS)
         )
-        self.done_bytes: Counter[str] = Counter()  # by verb
-        self.silent: Counter[str] = Counter()  # tasks that nobody reports on, by their owner
+        self.done_bytes: Counter[str] = Counter(dict.fromkeys(VERBS_SHOWN, 0))
         self.commits = Histogram(COMMIT_BUCKETS)
         self.batches = Histogram(BATCH_BUCKETS)
         self.failures = 0
-        # Tasks that need somebody: by workflow and index, with their owner where that is silent.
-        self._needing: dict[str, dict[int, str]] = {}
-        self._held: set[str] = set()  # workflows that wait for somebody by their own state
-
-    @property
-    def need_attention(self) -> int:
-        """Returns how many open workflows wait for somebody."""
-        return len(self._held) + sum(1 for each in self._needing if each not in self._held)
-
-    @property
-    def blocked_tasks(self) -> int:
-        """Returns how many tasks of open workflows wait for somebody."""
-        return sum(map(len, self._needing.values()))
+        self.needing = Needing()
+        # Workflows that wait in line for their images, oldest first, and when they were submitted.
+        self.in_line: dict[str, datetime] = {}
 
     # -- as the loop says it ----------------------------------------------------------------------
 
     def opened(self, workflow: Workflow) -> None:
         """Counts an open workflow as it was found."""
         self.workflows[workflow.state] += 1
-        self._hold(workflow)
-        for index, task in workflow.tasks():
+        self.needing.opened(workflow)
+        if _is_in_line(workflow):
+            self.in_line[workflow.id] = workflow.create_time
+        for _, task in workflow.tasks():
             self.tasks[task.state] += 1
-            if task.needs_somebody:
-                self._need(workflow.id, index, task)
 
     def committed(self, decisions: Sequence[Decision], took_s: float) -> None:
         """Counts one transaction."""
@@ -125,12 +113,21 @@ class Counting:
             elif isinstance(fact, WorkflowStarted):
                 self.started += 1
                 self.workflows[WorkflowState.RUNNING] += 1
+                if _is_in_line(workflow):
+                    self.in_line[workflow.id] = workflow.create_time
+            elif isinstance(fact, LocksTaken):
+                self.in_line.pop(workflow.id, None)
             elif isinstance(fact, LeftBehind):
                 self.left += 1
         if moved:
-            self._hold(workflow)
+            self.needing.moved(workflow)
+            if not _is_in_line(workflow):
+                self.in_line.pop(workflow.id, None)
         if not workflow.settled:
-            self._note_needs(workflow, decision.changed)
+            self.needing.changed(workflow, decision.changed)
+        elif moved:
+            if next(leftovers(workflow), None) is not None:
+                self.left_by[workflow.id] = None
 
     def _ended(self, workflow: Workflow, entry: Entry, ended: AttemptEnded) -> None:
         verb = verb_of(workflow.plan.task(entry.task))
@@ -144,52 +141,11 @@ class Counting:
         if ended.done and ended.unit == BYTES:
             self.done_bytes[verb] += ended.done
 
-    # -- who needs somebody -----------------------------------------------------------------------
 
-    def _hold(self, workflow: Workflow) -> None:
-        if workflow.state in WAITING_FOR_SOMEBODY:
-            self._held.add(workflow.id)
-            return
-        self._held.discard(workflow.id)
-        if workflow.state in SETTLED:
-            if next(leftovers(workflow), None) is not None:
-                self.left_by[workflow.id] = None
-            for index in tuple(self._needing.get(workflow.id, ())):
-                self._need_no_more(workflow.id, index)
-
-    def _note_needs(self, workflow: Workflow, changed: frozenset[int]) -> None:
-        """Looks at what has changed: nobody else begins, or ceases, to need somebody."""
-        needing = self._needing.get(workflow.id, ())
-        for index in changed:
-            node = workflow.nodes[index]
-            if type(node) is not Task:
-                continue
-            if index in needing:
-                self._need_no_more(workflow.id, index)
-            if node.needs_somebody:
-                self._need(workflow.id, index, node)
-
-    def _need(self, workflow_id: str, index: int, task: Task) -> None:
-        owner = owner_of(task.last.host) if _is_silent(task) else ""
-        self._needing.setdefault(workflow_id, {})[index] = owner
-        if owner:
-            self.silent[owner] += 1
-
-    def _need_no_more(self, workflow_id: str, index: int) -> None:
-        of_workflow = self._needing[workflow_id]
-        if owner := of_workflow.pop(index):
-            self.silent[owner] -= 1
-            if not self.silent[owner]:
-                del self.silent[owner]
-        if not of_workflow:
-            del self._needing[workflow_id]
-
-
-def _is_silent(task: Task) -> bool:
-    """Returns whether an owner that should say something does not."""
-    why = task.compensation_failure
-    blocked = task.state is TaskState.COMPENSATION_BLOCKED
-    return bool(task.silent_owner) or bool(blocked and why and why.reason == OWNER_SILENT)
+def _is_in_line(workflow: Workflow) -> bool:
+    """Returns whether a workflow waits for its images: others hold them."""
+    gone = workflow.settled or workflow.state is WorkflowState.QUARANTINED
+    return not (workflow.locked or gone)
 
 
 def verb_of(spec: TaskSpec) -> str:

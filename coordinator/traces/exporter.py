@@ -33,8 +33,11 @@ log = logging.getLogger(__name__)
 
 READER = "traces"  # what its position in the history is kept under
 PAGE = 50  # events: about 3 ms of work, while which nobody else has the loop
+PAGES_UNNOTED_MAX = 20  # what a life may send that the next one sends again
 REQUEST_BYTES_MAX = 1 << 20  # collectors take 4 MiB, unless told otherwise
-PROJECTIONS_MAX = 5000  # kept, those that had events last; of others the history is read again
+# What projections remember in all, about 50 MB: of those that had events last. Of others the
+# history is read again.
+REMEMBERED_MAX = 250_000
 GATHER_S = 0.1  # after a hint: under load a page then holds many commits
 QUIET_S = 15.0  # without a hint: looks all the same
 AGAIN_S, AGAIN_S_MAX = 1.0, 60.0  # after the collector, or the store, has failed
@@ -85,6 +88,7 @@ class Exporter:
             ]
         )
         self._projections: OrderedDict[str, Projection] = OrderedDict()
+        self._remembered = 0  # by all of them
         self.position: int | None = None  # how far the collector has been told; None: not begun
 
     async def run(self) -> None:
@@ -96,12 +100,14 @@ class Exporter:
                 except Exception:  # the loop that must survive: nobody else is to end with it
                     log.exception("traces.broke", extra={"position": self.position})
                     self._projections.clear()
+                    self._remembered = 0
                     await asyncio.sleep(AGAIN_S_MAX)
         finally:
             await self._send.close()
 
     async def _read_on(self) -> None:
         noted = position = self.position = await self._again(self._begin)
+        pages = 0
         while True:
             seen = self._hints.changes
             entries = await self._again(partial(self._store.events, after=position, limit=PAGE))
@@ -110,11 +116,13 @@ class Exporter:
                 await self._sent(spans)
             if entries:
                 position = self.position = entries[-1].position
-            if len(entries) < PAGE:
-                if position > noted:
-                    await self._again(partial(self._store.note_position, READER, position))
-                    self._crash(crash_points.SPANS_NOTED)
-                    noted = position
+            pages += 1
+            is_last = len(entries) < PAGE
+            if position > noted and (is_last or pages >= PAGES_UNNOTED_MAX):
+                await self._again(partial(self._store.note_position, READER, position))
+                self._crash(crash_points.SPANS_NOTED)
+                noted, pages = position, 0
+            if is_last:
                 await self._hints.wait(seen, QUIET_S)
                 await asyncio.sleep(GATHER_S)
 
@@ -131,6 +139,7 @@ class Exporter:
     async def _project(self, entry: StoredEntry) -> list[Span]:
         """Returns the spans that an event closes; none of a workflow that was removed meanwhile."""
         projection = self._projections.pop(entry.workflow_id, None)
+        self._remembered -= projection.size if projection else 0
         try:
             if projection is None or projection.sequence != entry.sequence - 1:
                 projection = await self._again(partial(self._before, entry))
@@ -142,10 +151,16 @@ class Exporter:
             log.exception("traces.not_projected", extra=named)
             return []
         if not projection.settled:
-            self._projections[entry.workflow_id] = projection
-            if len(self._projections) > PROJECTIONS_MAX:
-                self._projections.popitem(last=False)
+            self._keep(entry.workflow_id, projection)
         return spans
+
+    def _keep(self, workflow_id: str, projection: Projection) -> None:
+        """Remembers a trace that goes on; forgets those that have been quiet for longest."""
+        self._projections[workflow_id] = projection
+        self._remembered += projection.size
+        while self._remembered > REMEMBERED_MAX and len(self._projections) > 1:
+            _, quiet = self._projections.popitem(last=False)
+            self._remembered -= quiet.size
 
     async def _before(self, entry: StoredEntry) -> Projection | None:
         """Returns a workflow's trace up to an event, out of its stored history."""

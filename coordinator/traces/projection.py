@@ -7,7 +7,7 @@
     │  └─ part                     a task that an owner added under its own
     ├─ paused, blocked             for as long as that lasts
     ├─ compensation
-    │  └─ undo task                linked to the task
+    │  └─ compensate task          linked to the task
     │     └─ attempt               CLIENT; linked to the attempt that it makes up for
     └─ rerun, taken over, …        a mark: what somebody did, or what happened at that moment
 
@@ -61,11 +61,11 @@ _AT_REST = frozenset(
         Task.STATE_ABANDONED,
     }
 )
-_UNDOING = frozenset({Task.STATE_COMPENSATING, Task.STATE_COMPENSATION_BLOCKED})
+_COMPENSATING = frozenset({Task.STATE_COMPENSATING, Task.STATE_COMPENSATION_BLOCKED})
 _OUTCOMES = frozenset({Attempt.STATE_SUCCEEDED, Attempt.STATE_FAILED, Attempt.STATE_CANCELLED})
 # Groups of which something goes on by itself, and what that is called.
 _OF_GROUPS = {
-    GroupStateChanged.STATE_COMPENSATING: "undo",
+    GroupStateChanged.STATE_COMPENSATING: "compensate",
     GroupStateChanged.STATE_RECOVERING: "recover",
 }
 
@@ -84,6 +84,13 @@ class Projection:
         self._last: dict[str, bytes] = {}  # the id of the last span about something
         self._begun: Counter[str] = Counter()  # how many there were
         self._wholes: dict[str, str] = {}  # parts, and what they are parts of
+        self._below: dict[bytes, dict[str, None]] = {}  # by each open span, what is open below it
+        self._reach: dict[bytes, int] = {}  # when what has closed below it ended
+
+    @property
+    def size(self) -> int:
+        """Returns how many things it remembers, of about 200 bytes each."""
+        return len(self._last)
 
     @property
     def settled(self) -> bool:
@@ -95,8 +102,10 @@ class Projection:
         assert event.sequence == self.sequence + 1, (event.workflow, event.sequence, self.sequence)
         self.sequence = event.sequence
         kind = event.WhichOneof("event")
-        if kind in self._TAKEN:  # else of a newer version: what it closes is closed at the end
-            self._TAKEN[kind](self, event)
+        # Of a trace that nobody wants only the root is kept: it says when the workflow settles.
+        taken = self._TAKEN if self._sampled else self._OF_THE_ROOT
+        if kind in taken:  # else of a newer version: what it closes is closed at the end
+            taken[kind](self, event)
         closed, self._closed = self._closed, []
         return closed if self._sampled else []
 
@@ -120,7 +129,7 @@ class Projection:
     def _workflow_moved(self, event: HistoryEvent) -> None:
         said = event.workflow_state_changed
         state = _word(WorkflowState.Name(said.after))
-        held, compensation = f"{self._workflow}#held", f"{self._workflow}#compensation"
+        held, compensation = f"{self._workflow}#held", _compensation(self._workflow)
         name = _HELD.get(said.after)
         if held in self._open and name != self._open[held].name:
             self._end(event, held)
@@ -142,12 +151,11 @@ class Projection:
     def _task_moved(self, event: HistoryEvent) -> None:
         said, task = event.task_state_changed, event.task
         state = _word(Task.State.Name(said.after))
-        undo = _undo(task)
-        if said.after in _UNDOING:
+        if said.after in _COMPENSATING:
             self._end(event, task, state=state)
-            note(self._undoing(event), event, state, said.failure)
+            note(self._backward(event), event, state, said.failure)
             return
-        self._end(event, undo, said.failure, state=state)
+        self._end(event, _compensation(task), said.failure, state=state)
         if said.after in _AT_REST:
             begun = task in self._open
             if said.after == Task.STATE_SKIPPED and not begun:
@@ -160,19 +168,20 @@ class Projection:
         """Returns the span of a task that goes forward; opens it if its turn has just come."""
         if event.task in self._open:
             return self._open[event.task]
-        whole = self._wholes.get(event.task, self._workflow)
-        span = self._begin(event, event.task, _short(event.task), parent=whole)
+        whole = self._wholes.get(event.task)
+        parent = whole if whole in self._open else self._workflow  # it may have ended first
+        span = self._begin(event, event.task, _short(event.task), parent=parent)
         tell(span, task=_short(event.task))
         return span
 
-    def _undoing(self, event: HistoryEvent) -> Span:
+    def _backward(self, event: HistoryEvent) -> Span:
         """Returns the span of a task that is made up for; opens it if its turn has just come."""
-        undo = _undo(event.task)
-        if undo in self._open:
-            return self._open[undo]
-        compensation = f"{self._workflow}#compensation"
-        parent = compensation if compensation in self._open else self._workflow
-        span = self._begin(event, undo, f"undo {_short(event.task)}", parent=parent)
+        about = _compensation(event.task)
+        if about in self._open:
+            return self._open[about]
+        all_of_it = _compensation(self._workflow)
+        parent = all_of_it if all_of_it in self._open else self._workflow
+        span = self._begin(event, about, f"compensate {_short(event.task)}", parent=parent)
         tell(span, task=_short(event.task), compensates=_short(event.task))
         self._link(span, event.task)
         return span
@@ -187,10 +196,10 @@ class Projection:
     def _attempt_started(self, event: HistoryEvent) -> None:
         said = event.attempt_started
         attempt = _attempt(event.task, said.attempt)
-        is_undo = said.kind == Attempt.KIND_COMPENSATION
-        (self._undoing if is_undo else self._forward)(event)
-        name = f"{'undo ' if is_undo else ''}{_short(event.task)} attempt {said.attempt}"
-        parent = _undo(event.task) if is_undo else event.task
+        compensates = said.kind == Attempt.KIND_COMPENSATION
+        (self._backward if compensates else self._forward)(event)
+        name = f"{'compensate ' if compensates else ''}{_short(event.task)} attempt {said.attempt}"
+        parent = _compensation(event.task) if compensates else event.task
         span = self._begin(event, attempt, name, parent=parent, kind=Span.SPAN_KIND_CLIENT)
         tell(span, task=_short(event.task), attempt=attempt, host=said.host_id, owner=said.owner_id)
         if said.compensates:
@@ -224,7 +233,8 @@ class Projection:
 
     def _retry_scheduled(self, event: HistoryEvent) -> None:
         said = event.retry_scheduled
-        about = _undo(event.task) if _undo(event.task) in self._open else event.task
+        about = _compensation(event.task)
+        about = about if about in self._open else event.task
         self._note(about, event, f"retry in {said.delay.ToJsonString()}", said.failure)
 
     # -- what happens beside ----------------------------------------------------------------------
@@ -274,6 +284,10 @@ class Projection:
         "locks_taken": _locks_taken,
         "leftover_recorded": _left_behind,
     }
+    _OF_THE_ROOT: ClassVar[dict[str, Callable[[Projection, HistoryEvent], None]]] = {
+        "workflow_started": _started,
+        "workflow_state_changed": _workflow_moved,
+    }
 
     # -- spans ------------------------------------------------------------------------------------
 
@@ -301,28 +315,44 @@ class Projection:
         )
         tell(span, workflow=self._workflow)
         self._open[about] = span
+        self._below[span.span_id] = {}
+        if span.parent_span_id in self._below:
+            self._below[span.parent_span_id][about] = None
         self._last[about] = span.span_id
         return span
 
     def _end(
         self, event: HistoryEvent, about: str, failure: Failure = NO_FAILURE, **told: str
     ) -> None:
-        """Closes the span about something, if there is one."""
-        span = self._open.pop(about, None)
+        """Closes the span about something, if there is one, and what is still open below it."""
+        span = self._open.get(about)
         if span is None:
             return
-        span.end_time_unix_nano = max(
-            nanoseconds(event.time), span.start_time_unix_nano + LENGTH_NS_MIN
+        for each in reversed([*self._below[span.span_id]]):
+            self._end(event, each)
+        del self._open[about], self._below[span.span_id]
+        # At the same moment as what is below it, it ends no earlier: that has a length as well.
+        ends = max(
+            nanoseconds(event.time),
+            span.start_time_unix_nano + LENGTH_NS_MIN,
+            self._reach.pop(span.span_id, 0),
         )
+        span.end_time_unix_nano = ends
+        above = span.parent_span_id
+        if above in self._below:
+            self._below[above].pop(about)
+            self._reach[above] = max(ends, self._reach.get(above, 0))
         tell(span, **told)
         fail(span, failure)
         self._closed.append(span)
 
     def _mark(self, event: HistoryEvent, name: str, **told: str | int) -> Span:
         """Adds a span of next to no length: it is sent while the workflow goes on."""
-        span = self._begin(event, f"{self._workflow}#{event.sequence}", name)
+        about = f"{self._workflow}#{event.sequence}"
+        span = self._begin(event, about, name)
         tell(span, **told)
-        self._end(event, f"{self._workflow}#{event.sequence}")
+        self._end(event, about)
+        del self._last[about], self._begun[about]  # nothing is ever below it, or linked to it
         return span
 
     def _note(
@@ -340,8 +370,9 @@ class Projection:
 # -- names -----------------------------------------------------------------------------------------
 
 
-def _undo(task: str) -> str:
-    return f"{task}#undo"
+def _compensation(of: str) -> str:
+    """Returns what the span is about in which a task, or all of a workflow, is made up for."""
+    return f"{of}#compensation"
 
 
 def _attempt(task: str, number: int) -> str:

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 GRPC: Final = "grpc"
 HTTP: Final = "http/protobuf"
 GRPC_PORT = 4317
-TIMEOUT_S = 10.0
+TIMEOUT_S, TIMEOUT_S_MAX = 10.0, 60.0
 
 _TRACES, _ALL = "OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"
 _PATH = "/v1/traces"  # below an endpoint that is not for traces alone
@@ -97,8 +97,11 @@ def _timeout_s(text: str) -> float:
         timeout_s = float(text or TIMEOUT_S)
     except ValueError:
         timeout_s = math.nan
-    if not 0.0 < timeout_s < math.inf:
-        raise CollectorInvalid(f"{_ALL}TIMEOUT is {text!r}: write seconds, as 10")
+    # Some take it for milliseconds: 10000 of these would be hours of ours.
+    if not 0.0 < timeout_s <= TIMEOUT_S_MAX:
+        raise CollectorInvalid(
+            f"{_ALL}TIMEOUT is {text!r}: write seconds up to {TIMEOUT_S_MAX:.0f}, as 10"
+        )
     return timeout_s
 
 

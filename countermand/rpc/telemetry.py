@@ -161,11 +161,12 @@ class Telemetry:
     ) -> Iterator[Span]:
         """Runs its body in a span below the parent, or else below the current one.
 
-        What is called from the body sees the span as current. An exception that passes through
-        marks the span by its type only: its text may hold anything.
+        Without either there is none: it is engines and workflows that begin traces, and decide
+        whether they are sent. What is called from the body sees the span as current. An exception
+        that passes through marks the span by its type only: its text may hold anything.
         """
         parent = parent or CURRENT.get()
-        if self._tracer is None:
+        if self._tracer is None or parent is None:
             yield _NoSpan(parent)
             return
         span = self._start(name, parent, kind, attributes or {})
@@ -180,22 +181,20 @@ class Telemetry:
             CURRENT.reset(token)
 
     def _start(
-        self, name: str, parent: TraceContext | None, kind: Kind, attributes: Mapping[str, Value]
+        self, name: str, parent: TraceContext, kind: Kind, attributes: Mapping[str, Value]
     ) -> _LiveSpan:
         from opentelemetry import trace  # noqa: PLC0415  # not in the base install
         from opentelemetry.context import Context  # noqa: PLC0415
 
         assert self._tracer is not None, name
-        context = Context()
-        if parent is not None:
-            remote = trace.SpanContext(
-                trace_id=int(parent.trace_id, 16),
-                span_id=int(parent.span_id, 16),
-                is_remote=True,
-                trace_flags=trace.TraceFlags(_SAMPLED if parent.sampled else 0),
-                trace_state=trace.TraceState.from_header([parent.tracestate]),
-            )
-            context = trace.set_span_in_context(trace.NonRecordingSpan(remote), context)
+        remote = trace.SpanContext(
+            trace_id=int(parent.trace_id, 16),
+            span_id=int(parent.span_id, 16),
+            is_remote=True,
+            trace_flags=trace.TraceFlags(_SAMPLED if parent.sampled else 0),
+            trace_state=trace.TraceState.from_header([parent.tracestate]),
+        )
+        context = trace.set_span_in_context(trace.NonRecordingSpan(remote), Context())
         span = self._tracer.start_span(
             name,
             context,
@@ -237,6 +236,7 @@ def start(service_name: str, collector: Collector | None) -> Telemetry:
         from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+        from opentelemetry.sdk.trace.sampling import DEFAULT_ON  # noqa: PLC0415
 
         exporter = _exporter(collector)
     except ImportError:
@@ -247,8 +247,11 @@ def start(service_name: str, collector: Collector | None) -> Telemetry:
             extra={"endpoint": collector.endpoint, "advice": f"install countermand[{extra}]"},
         )
         return OFF
+    # As the parent was decided: else OpenTelemetry would read OTEL_TRACES_SAMPLER, and draw again.
     provider = TracerProvider(
-        resource=Resource.create({"service.name": service_name}), shutdown_on_exit=False
+        sampler=DEFAULT_ON,
+        resource=Resource.create({"service.name": service_name}),
+        shutdown_on_exit=False,
     )
     provider.add_span_processor(BatchSpanProcessor(exporter))
     return Telemetry(provider)

@@ -116,7 +116,7 @@ async def test_a_workflow_is_one_trace_whoever_is_killed(protocol, tmp_path, mon
     spans = to.of(workflow.trace_id)
     rules.check(spans, settled=True)
     named = {span.name: span for span in spans}
-    assert named["undo first"].links[0].span_id == named["first"].span_id
+    assert named["compensate first"].links[0].span_id == named["first"].span_id
     assert named["last"].status.message == "as asked"
     assert "taken over" in named
     # The agent's work hangs below the attempt that the coordinator has projected.
@@ -234,6 +234,6 @@ async def test_jaeger_shows_a_whole_trace(tmp_path, monkeypatch):
     names = {span["operationName"]: span for span in spans}
     (root,) = [span for span in spans if not span["references"]]
     assert root["operationName"] == "workflow traced"
-    undone = by_id[parent_of(names["undo first attempt 2"])]
-    assert undone["operationName"] == "undo first"
+    undone = by_id[parent_of(names["compensate first attempt 2"])]
+    assert undone["operationName"] == "compensate first"
     assert by_id[parent_of(undone)]["operationName"] == "compensation"

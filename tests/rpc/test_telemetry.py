@@ -4,13 +4,14 @@ import asyncio
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 
 import grpc.aio
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from countermand.rpc import channel, interceptors, telemetry
-from countermand.rpc.collector import collector_of
+from countermand.rpc.collector import GRPC, collector_of
 from countermand.rpc.errors import WorkflowNotFound
 from countermand.rpc.server import Service, serve
 from countermand.v1 import workflow_pb2 as pb
@@ -75,7 +76,7 @@ async def _call_and_look(to):
 async def test_stopping_does_not_wait_for_a_collector_that_hangs(protocol, caplog):
     async with collector(protocol, is_open=False) as to:
         live = telemetry.start("agent", collector_of(to.environment))
-        with live.span("work"):
+        with live.span("work", parent=telemetry.new_trace()):
             pass
 
         with caplog.at_level(logging.WARNING, logger="countermand"):
@@ -83,6 +84,24 @@ async def test_stopping_does_not_wait_for_a_collector_that_hangs(protocol, caplo
 
     told = [each.getMessage() for each in caplog.records if each.name.startswith("countermand")]
     assert told == ["telemetry.abandoned"]
+
+
+async def test_whether_a_trace_is_sent_was_decided_where_it_began(monkeypatch):
+    """The environment's sampler is for those who begin traces: drawn twice, half is missing."""
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "traceidratio")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.5")
+    async with collector(GRPC) as to:
+        live = telemetry.start("agent", collector_of(to.environment))
+        wanted = [telemetry.new_trace() for _ in range(20)]
+        for each in wanted:
+            with live.span("wanted", parent=each):
+                pass
+            with live.span("unwanted", parent=replace(each, sampled=False)):
+                pass
+        with live.span("of no trace"):
+            pass
+        await asyncio.to_thread(live.stop)
+    assert [span.trace_id.hex() for span in to.spans] == [each.trace_id for each in wanted]
 
 
 def test_without_an_endpoint_a_span_passes_its_parent_on():

@@ -1,7 +1,8 @@
 """What a viewer such as Jaeger needs of the spans of one trace, as assertions.
 
 Its page takes the first reference that it finds in the trace as the parent, links included; a
-circle of them leaves the page empty, and a root with any reference makes the trace look incomplete.
+circle of them leaves the page empty, a root with any reference makes the trace look incomplete, and
+a span that is longer than its parent is taken for one of a clock that is wrong.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+AFTERWARDS = {"late report"}  # may come when its workflow has settled, which is below the root
 
 
 def check(spans: Sequence[Span], *, settled: bool) -> None:
@@ -26,6 +29,7 @@ def check(spans: Sequence[Span], *, settled: bool) -> None:
         assert len(span.trace_id) == 16, span.name
         assert 0 < span.start_time_unix_nano < span.end_time_unix_nano, f"{span.name}: its times"
         _check_links(span, by_id)
+        _check_within(span, by_id)
         _check_not_its_own_ancestor(span, by_id)
     if settled:
         roots = [span for span in spans if not span.parent_span_id]
@@ -44,6 +48,21 @@ def _check_links(span: Span, by_id: dict[bytes, Span]) -> None:
         if linked is not None:
             earlier = linked.start_time_unix_nano <= span.start_time_unix_nano
             assert earlier, f"{span.name} is linked to {linked.name}, which is later"
+
+
+def _check_within(span: Span, by_id: dict[bytes, Span]) -> None:
+    parent = by_id.get(span.parent_span_id)
+    if parent is None or _is_of_an_agent(span) or span.name in AFTERWARDS:
+        return
+    begins = parent.start_time_unix_nano <= span.start_time_unix_nano
+    assert begins, f"{span.name} begins before {parent.name}"
+    ends = span.end_time_unix_nano <= parent.end_time_unix_nano
+    assert ends, f"{span.name} ends after {parent.name}"
+
+
+def _is_of_an_agent(span: Span) -> bool:
+    """Returns whether another clock has measured it."""
+    return span.name.startswith("agent.") or span.kind == Span.SPAN_KIND_SERVER
 
 
 def _check_not_its_own_ancestor(span: Span, by_id: dict[bytes, Span]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 import grpc
 import pytest
@@ -174,9 +175,30 @@ async def test_spans_that_are_refused_hold_up_no_others(caplog):
         assert "traces.refused" in [record.getMessage() for record in caplog.records]
 
 
+async def test_what_was_sent_is_noted_although_there_is_more_to_read(monkeypatch):
+    """Or a coordinator that ends meanwhile would send all of it again."""
+    monkeypatch.setattr(exporter, "PAGE", 1)
+    monkeypatch.setattr(exporter, "PAGES_UNNOTED_MAX", 3)
+    async with collector(GRPC) as to, world(to, Kept()) as one:
+        noted: list[int] = []
+        note_position = one.store.note_position
+
+        async def notes(reader: str, position: int) -> None:
+            noted.append(position)
+            await note_position(reader, position)
+
+        monkeypatch.setattr(one.store, "note_position", notes)
+        walk = await one.walk("long")
+        await one.all_sent()
+        one.whole(walk)
+        between = [after - before for before, after in pairwise([0, *noted])]
+        assert max(between) <= 3
+        assert len(noted) >= walk.workflow.sequence // 3
+
+
 async def test_more_workflows_than_projections_are_kept(monkeypatch):
     """What was put away is projected again from its history."""
-    monkeypatch.setattr(exporter, "PROJECTIONS_MAX", 2)
+    monkeypatch.setattr(exporter, "REMEMBERED_MAX", 2)
     async with collector(GRPC) as to, world(to, Kept()) as one:
         walks = [await one.walk(f"seed-{number}", steps=0) for number in range(6)]
         while not all(walk.workflow.settled for walk in walks):

@@ -133,10 +133,10 @@ def test_a_failure_is_seen_where_it_happened_with_what_was_made_up_for():
         "  c !",
         "    c attempt 1 !",
         "  compensation",
-        "    undo b",
-        "      undo b attempt 2",
-        "    undo a",
-        "      undo a attempt 2",
+        "    compensate b",
+        "      compensate b attempt 2",
+        "    compensate a",
+        "      compensate a attempt 2",
     ]
 
 
@@ -173,8 +173,8 @@ def test_a_part_hangs_below_what_it_is_a_part_of():
 def test_an_undoing_is_linked_to_what_it_makes_up_for():
     spans = {span.name: span for span in projected(told("a; b", "b:fail").events)}
 
-    assert spans["undo a"].links[0].span_id == spans["a"].span_id
-    assert spans["undo a attempt 2"].links[0].span_id == spans["a attempt 1"].span_id
+    assert spans["compensate a"].links[0].span_id == spans["a"].span_id
+    assert spans["compensate a attempt 2"].links[0].span_id == spans["a attempt 1"].span_id
 
 
 def test_attempts_have_the_ids_that_agents_are_told():

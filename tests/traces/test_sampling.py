@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from coordinator.traces.projection import Projection
 from coordinator.traces.sampling import ALL, Sampler, sampler_of
 from countermand.rpc.collector import CollectorInvalid
 from countermand.rpc.telemetry import new_trace
@@ -62,3 +63,9 @@ def test_nothing_is_projected_of_a_workflow_that_is_not_sampled():
     events = told("a; b", "b:fail").events
     events[0].workflow_started.unsampled = True
     assert projected(events) == []
+    projection = Projection()
+    for event in events:
+        assert not projection.settled or event is events[0]
+        projection.take(event)
+        assert projection.size <= 2, "the root, and nothing that grows with the workflow"
+    assert projection.settled
