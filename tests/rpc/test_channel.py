@@ -71,8 +71,10 @@ async def test_a_connection_may_take_its_time(servicer):
     servicer.calls = 1  # it has had its hiccup
     service = Service(NAME, pb_grpc.add_WorkflowServiceServicer_to_server, servicer)
     running = await serve(listen="127.0.0.1:0", services=[service])
+    relays: list[asyncio.Task[None] | None] = []
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        relays.append(asyncio.current_task())
         await asyncio.sleep(SLOW_S)  # what is tested is that this time passes
         there, here = await asyncio.open_connection(*running.address.split(":"))
         await asyncio.gather(pump(reader, here), pump(there, writer))
@@ -90,6 +92,7 @@ async def test_a_connection_may_take_its_time(servicer):
             await stub.CancelWorkflow(pb.CancelWorkflowRequest(), timeout=channel.CHANGE_TIMEOUT_S)
     finally:
         await running.stop(0)
+        await asyncio.gather(*filter(None, relays), return_exceptions=True)
 
 
 def test_every_read_that_is_named_exists():
