@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from grpc.aio import AioRpcError, Channel
@@ -119,7 +120,7 @@ async def at_work(
     await stubs.wait(workflow_id)
 
 
-def cancel(workflow_id: str, request_id: str = "", **fields: str) -> pb.CancelWorkflowRequest:
+def cancel(workflow_id: str, request_id: str = "", **fields: Any) -> pb.CancelWorkflowRequest:
     """Returns the request that cancels a workflow."""
     return pb.CancelWorkflowRequest(
         name=workflow_name(workflow_id),
