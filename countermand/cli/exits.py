@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import click
 
-from countermand.cli.forms import show_error
+from countermand.cli.forms import show_error, show_failure
 from countermand.cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -84,10 +84,11 @@ def run_with(
     except TimeoutError as error:
         code = timed_out(settings, str(error))
     except click.Abort:
-        click.echo("Nothing has changed.", err=True)
+        say(settings, "Nothing has changed.", "ABORTED", "NOT_AGREED")
         code = FAILED
     except KeyboardInterrupt:
-        click.echo("\nStopped looking; whatever was submitted goes on.", err=True)
+        words = "Stopped looking; whatever was submitted goes on."
+        say(settings, words, "CANCELLED", "INTERRUPTED", lead="\n")
         code = INTERRUPTED
     raise click.exceptions.Exit(code)
 
@@ -117,12 +118,17 @@ def timed_out(settings: Settings, message: str) -> int:
     if not message:
         seconds = settings.timeout.total_seconds() if settings.timeout else 0
         message = f"not done after {seconds:g} s; whatever was submitted goes on"
-    if settings.for_programs:
-        error = {"code": "DEADLINE_EXCEEDED", "reason": "TIMEOUT", "message": message}
-        show_error(settings, error)
-    else:
-        click.echo(f"{click.style('Timed out:', fg='yellow')} {message}", err=True)
+    lead = f"{click.style('Timed out:', fg='yellow')} "
+    say(settings, message, "DEADLINE_EXCEEDED", "TIMEOUT", lead=lead)
     return TIMED_OUT
+
+
+def say(settings: Settings, message: str, code: str, reason: str, *, lead: str = "") -> None:
+    """Tells why a command ends as it does, where no coordinator has told it."""
+    if settings.for_programs:
+        show_failure(settings, code, reason, message)
+    else:
+        click.echo(f"{lead}{message}", err=True)
 
 
 def at_rest(workflow: Workflow) -> bool:
@@ -130,7 +136,7 @@ def at_rest(workflow: Workflow) -> bool:
     return workflow.state not in _moving() or _known_code(workflow) is not None
 
 
-def code_of(workflow: Workflow) -> int:
+def code_of(settings: Settings, workflow: Workflow) -> int:
     """Returns the exit code that a workflow's state means.
 
     A state it has no code for is told, and is no success: a newer coordinator may have others.
@@ -149,7 +155,7 @@ def code_of(workflow: Workflow) -> int:
     else:
         wait = f"countermand workflow wait {workflow.name.removeprefix('workflows/')}"
         message = f"{workflow.name} is still {look.word}: wait for its end with `{wait}`."
-    click.echo(f"{_error_word()} {message}", err=True)
+    say(settings, message, "UNKNOWN", "STATE_WITHOUT_CODE", lead=f"{_error_word()} ")
     return FAILED
 
 

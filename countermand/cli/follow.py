@@ -48,7 +48,7 @@ async def follow(settings: Settings, run: Run) -> int:
         click.echo(await verdict(run, workflow))
     elif settings.output == "name":
         click.echo(workflow.name)
-    return code_of(workflow)
+    return code_of(settings, workflow)
 
 
 async def followed(settings: Settings, run: Run, *, watches: bool) -> int:
@@ -116,7 +116,7 @@ async def wait_quietly(settings: Settings, run: Run, *, settled: bool) -> int:
             await asyncio.sleep(ASK_AGAIN_S)
             workflow = await run.wait(until_attention=not settled)
     await _say_ended(settings, run, workflow)
-    return code_of(workflow)
+    return code_of(settings, workflow)
 
 
 async def wait_for(settings: Settings, run: Run, *states: WorkflowState.ValueType) -> int:
@@ -142,7 +142,7 @@ async def wait_for(settings: Settings, run: Run, *states: WorkflowState.ValueTyp
         words = " or ".join(workflow_look(state).word for state in states)
         missed = f"was not {words} meanwhile" if states else "needed nobody"
         click.echo(f"It is settled, and {missed}.", err=True)
-    return code_of(workflow) or FAILED
+    return code_of(settings, workflow) or FAILED
 
 
 async def _reaches(run: Run, seen: Workflow, states: tuple[WorkflowState.ValueType, ...]) -> bool:

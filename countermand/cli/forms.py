@@ -7,7 +7,9 @@ other: a line each as JSON, a document each as YAML. Loads YAML only to write it
 
 from __future__ import annotations
 
+import codecs
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -23,7 +25,7 @@ def show_value(settings: Settings, value: object) -> None:
     if settings.output == "yaml":
         click.echo(_yaml(value), nl=False)
     else:
-        click.echo(visible_json(json.dumps(value, indent=2, ensure_ascii=False)))
+        click.echo(_json(value, indent=2))
 
 
 def show_object(settings: Settings, value: object) -> None:
@@ -31,21 +33,36 @@ def show_object(settings: Settings, value: object) -> None:
     if settings.output == "yaml":
         click.echo(f"---\n{_yaml(value)}", nl=False)
     else:
-        click.echo(visible_json(json.dumps(value, ensure_ascii=False)))
+        click.echo(_json(value))
 
 
 def show_error(settings: Settings, error: object) -> None:
-    """Prints what went wrong, beside the answer."""
+    """Prints what went wrong, beside the answer: as JSON its last line, as YAML a document."""
     if settings.output == "yaml":
-        click.echo(_yaml({"error": error}), nl=False, err=True)
+        click.echo(f"---\n{_yaml({'error': error}, err=True)}", nl=False, err=True)
     else:
-        click.echo(visible_json(json.dumps({"error": error}, ensure_ascii=False)), err=True)
+        click.echo(_json({"error": error}, err=True), err=True)
 
 
-def _yaml(value: object) -> str:
+def show_failure(settings: Settings, code: str, reason: str, message: str) -> None:
+    """Prints what went wrong here, and not at a coordinator, in the same form."""
+    show_error(settings, {"code": code, "reason": reason, "message": message, "metadata": {}})
+
+
+def _json(value: object, *, indent: int | None = None, err: bool = False) -> str:
+    return visible_json(json.dumps(value, indent=indent, ensure_ascii=not _has_all(err=err)))
+
+
+def _has_all(*, err: bool) -> bool:
+    """Returns whether every letter can be written; one that cannot would become a "?"."""
+    encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
+    return codecs.lookup(encoding).name.startswith("utf")
+
+
+def _yaml(value: object, *, err: bool = False) -> str:
     import yaml
 
-    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=_has_all(err=err))
     assert isinstance(text, str), text
     if visible(text) == text:
         return text

@@ -6,9 +6,7 @@ rich at the top; commands import what they need when they run.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
 import os
 import sys
 from collections.abc import Mapping
@@ -16,6 +14,7 @@ from typing import Any
 
 import click
 
+from countermand.cli import around
 from countermand.cli.settings import Origin, Rank, Settings, colour_of, shared_options
 
 EPILOG = """\b
@@ -47,16 +46,24 @@ class LazyGroup(click.Group):
         self._lazy = lazy
 
     def main(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401 - click's own
-        """Runs a command; what it could not write is an error in one line, for all of them."""
-        for stream in (sys.stdout, sys.stderr):
-            # A terminal without our glyphs shows "?" for them, and no traceback.
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")
+        """Runs a command; whatever goes wrong is told in its form, for all of them."""
+        if kwargs.pop("standalone_mode", True) is False:
+            return super().main(*args, standalone_mode=False, **kwargs)  # type: ignore[call-overload]
+        around.open_streams()
+        given = kwargs.get("args", args[0] if args else None)
+        words = sys.argv[1:] if given is None else list(given)  # type: ignore[call-overload]
+        settings = kwargs.setdefault("obj", Settings())
         try:
-            return super().main(*args, **kwargs)  # type: ignore[call-overload]  # as they came
+            around.check_words(words, os.environ)
+            code = super().main(*args, standalone_mode=False, **kwargs)  # type: ignore[call-overload]
+        except click.ClickException as error:
+            code = around.tell(settings, words, error)
+        except click.Abort:
+            click.echo("Aborted!", err=True)
+            code = 1
         except OSError as error:
-            _say_unwritten(error)
-            sys.exit(1)
+            code = around.tell_unwritten(settings, words, error)
+        sys.exit(code if isinstance(code, int) else 0)
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """Returns the names in the order of a day's work."""
@@ -75,15 +82,6 @@ class LazyGroup(click.Group):
         """Writes the commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in self._lazy.items()])
-
-
-def _say_unwritten(error: OSError) -> None:
-    """Tells an error of a file or of the output, which is then closed: its rest has no place."""
-    where = f"{error.filename}" if error.filename else "the output"
-    with contextlib.suppress(OSError):
-        click.echo(f"Error: {where}: {error.strerror or error}", err=True)
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from countermand.cli.files import input_option
-from countermand.cli.settings import FORMATS, LOCAL, OrderedGroup, Settings, examples
+from countermand.cli.settings import (
+    FORMATS,
+    LOCAL,
+    OrderedGroup,
+    Origin,
+    Rank,
+    Settings,
+    examples,
+)
 
 if TYPE_CHECKING:
     from countermand.client.templates import Template
@@ -24,8 +32,20 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 def output_option(*formats: str) -> Callable[[_Command], _Command]:
     """Returns a decorator that adds the forms a command has; none of them asks a coordinator."""
     return click.option(
-        "-o", "--output", "output", type=click.Choice(formats), help=f"[default: {formats[0]}]"
+        "-o",
+        "--output",
+        "output",
+        type=click.Choice(formats),
+        callback=_keep,
+        help=f"[default: {formats[0]}]",
     )
+
+
+def _keep(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """Puts the form into the settings as well: errors are told in it."""
+    if value is not None:
+        ctx.ensure_object(Settings).keep("output", value, Origin(Rank.FLAG, "--output"))
+    return value
 
 
 @click.group(
@@ -51,14 +71,14 @@ def template() -> None:
 def list_(settings: Settings, output: str | None) -> None:
     """List the templates."""
     from countermand.cli.forms import show_value
-    from countermand.cli.output import table
+    from countermand.cli.table import table
     from countermand.client.templates import load, names
 
     found = [load(name) for name in names()]
     match output or settings.output:
         case "json" | "yaml":
             shown = [{"name": one.name, "summary": one.summary} for one in found]
-            show_value(replace(settings, output=output or settings.output), shown)
+            show_value(settings, shown)
         case "name":
             for one in found:
                 click.echo(one.name)
@@ -82,6 +102,7 @@ def show(settings: Settings, name: str, output: str | None) -> None:
 
     As yaml it is the file itself, a start for one of your own, which is then named as NAME.yaml.
     """
+    from countermand.cli.forms import show_value
     from countermand.client.workflow_file import read_value
 
     found = _load(settings, name)
@@ -89,8 +110,7 @@ def show(settings: Settings, name: str, output: str | None) -> None:
         case "yaml":
             click.echo(found.file.text, nl=False)
         case "json":
-            whole = read_value(found.file.text, origin=name)
-            click.echo(json.dumps(whole, indent=2, ensure_ascii=False))
+            show_value(settings, read_value(found.file.text, origin=name))
         case "name":
             click.echo(found.name)
         case _:
@@ -118,6 +138,7 @@ def render(settings: Settings, name: str, inputs: tuple[str, ...], output: str |
     """
     from countermand.cli.exits import fail
     from countermand.cli.files import filled
+    from countermand.cli.forms import show_value
     from countermand.client.workflow_file import dump_yaml
     from countermand.rpc.errors import FieldInvalid
 
@@ -128,7 +149,7 @@ def render(settings: Settings, name: str, inputs: tuple[str, ...], output: str |
         raise click.exceptions.Exit(fail(settings, error)) from None
     whole = {"spec": found.file.spec, "input": given}
     if "json" in (output, settings.output):
-        click.echo(json.dumps(whole, indent=2, ensure_ascii=False))
+        show_value(replace(settings, output="json"), whole)
         return
     if not inputs:
         click.echo("# The input below is an example: write your own.")

@@ -146,6 +146,10 @@ async def script(scripted: Scripted) -> None:
     for word in ("watch", "wait", "live"):
         scripted.add(f"away-{word}-soon").waits_for = IN_LINE
 
+    labelled = scripted.add("labelled")
+    labelled.labels["café"] = "café 日本"
+    await scripted.move(labelled, SUCCEEDED)
+
     left = scripted.add("left")
     left.leftovers.append(Leftover(host_id="host-a", description="image fast/disk-1"))
     await scripted.move(left, WorkflowState.WORKFLOW_STATE_FAILED, cause=NO_SPACE)

@@ -41,7 +41,7 @@ def test_waiting_ends_with_the_code_of_the_ending(run, name, code):
 
 @pytest.mark.parametrize("state", [0, 4711])
 def test_a_state_without_an_exit_code_is_no_success(capsys, state):
-    assert code_of(Workflow(name="workflows/w", state=state)) == 1
+    assert code_of(Settings(), Workflow(name="workflows/w", state=state)) == 1
     assert f"workflows/w is in state {state}" in capsys.readouterr().err
 
 
@@ -51,7 +51,7 @@ def test_a_state_that_goes_on_by_itself_is_told_by_its_word(capsys, word):
     workflow = Workflow(name="workflows/w", state=state)
 
     assert not at_rest(workflow)
-    assert code_of(workflow) == 1
+    assert code_of(Settings(), workflow) == 1
     assert f"workflows/w is still {word}: wait" in capsys.readouterr().err
 
 
@@ -59,7 +59,7 @@ def test_what_is_stuck_while_its_end_actions_run_needs_somebody():
     workflow = Workflow(state=WorkflowState.WORKFLOW_STATE_ENDING, needs=[Need(message="mend it")])
 
     assert at_rest(workflow)
-    assert code_of(workflow) == 4
+    assert code_of(Settings(), workflow) == 4
 
 
 @pytest.mark.parametrize("state", [0, 4711])
