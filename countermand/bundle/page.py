@@ -24,6 +24,7 @@ from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import Workflow
 
 DEPTH_MAX: Final = 8
+LAST_EVENTS: Final = 200
 
 _CSS: Final = """
 *{box-sizing:border-box}body{margin:0;padding:1.5rem;background:var(--page);color:var(--ink);\
@@ -133,10 +134,13 @@ def task_rows(tasks: Iterable[Task], depths: dict[str, int]) -> Iterator[str]:
         yield f"<tr>{''.join(cells)}</tr>\n"
 
 
-def events(found: Sequence[HistoryEvent], *, is_all: bool) -> Iterator[str]:
-    """Yields the end of the tasks, and the history."""
+def events(history: Sequence[HistoryEvent], last: int) -> Iterator[str]:
+    """Yields the end of the tasks, and the last of a history that goes up to a sequence."""
+    found = history[-LAST_EVENTS:]
     yield "</tbody>\n</table>\n</div>\n</section>\n"
-    title = "History" if is_all else f"The last {len(found)} events: events.jsonl has all"
+    title = (
+        "History" if len(found) == last else f"The last {len(found)} events: events.jsonl has all"
+    )
     yield f'<section>\n<h2>{title}</h2>\n<div class="scroll" tabindex="0" role="region"'
     yield ' aria-label="History">\n<table>\n<thead><tr>'
     yield from (f'<th scope="col">{h}</th>' for h in ("Number", "Time", "About", "What"))

@@ -16,14 +16,11 @@ from typing import Final
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from countermand.bundle import page
+from countermand.bundle import page, picture
 from countermand.bundle.archive import Archive
 from countermand.bundle.source import Source
-from countermand.drawing.excerpt import excerpt
-from countermand.drawing.folding import folded
 from countermand.drawing.model import Timeline
 from countermand.drawing.tasks import task_id
-from countermand.drawing.timeline import timeline
 from countermand.rpc.visible import visible_json
 from countermand.v1.event_pb2 import HistoryEvent
 from countermand.v1.task_pb2 import Task
@@ -33,16 +30,6 @@ README, WORKFLOW, EVENTS, PAGE = "README.txt", "workflow.json", "events.jsonl", 
 
 WHOLE_TASKS: Final = 500  # with all their attempts; of a larger workflow those that tell something
 ASKED_AT_ONCE: Final = 8
-DRAWN_TASKS: Final = 150  # as on the page of a workflow
-DRAWN_EVENTS: Final = 1500
-DRAWN_ROWS: Final = 60
-EXCERPT_TASKS: Final = 60
-LAST_EVENTS: Final = 200
-
-# Of which nothing is to be told but that they are done, or not begun.
-_SILENT: Final = frozenset(
-    {Task.STATE_SUCCEEDED, Task.STATE_PENDING, Task.STATE_READY, Task.STATE_SKIPPED}
-)
 
 _README: Final = """\
 {name}, as it was on {now:%Y-%m-%d %H:%M:%S} UTC
@@ -100,7 +87,7 @@ class _Writer:
     @property
     def is_small(self) -> bool:
         """Returns whether all of it is drawn."""
-        return self.size <= DRAWN_TASKS and self.workflow.last_sequence <= DRAWN_EVENTS
+        return picture.is_small(self.size, self.workflow.last_sequence)
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Yields the file. Nothing here holds a loop: what takes long is done in a thread."""
@@ -130,7 +117,7 @@ class _Writer:
             after = found[-1].sequence
             self.events += found
             if not self.is_small:
-                del self.events[:-LAST_EVENTS]
+                del self.events[: -page.LAST_EVENTS]
             yield await asyncio.to_thread(self._put_lines, found)
         yield self.archive.end()
 
@@ -165,7 +152,9 @@ class _Writer:
     async def _told(self, listed: Sequence[Task], told: int) -> tuple[list[Task], int]:
         """Returns tasks, those that have something to tell with all their attempts."""
         is_all = self.size <= WHOLE_TASKS
-        wanted = [task for task in listed if is_all or (task.verb and task.state not in _SILENT)]
+        wanted = [
+            task for task in listed if is_all or (task.verb and task.state not in picture.SILENT)
+        ]
         wanted = wanted[: max(WHOLE_TASKS - told, 0)]
         gate = asyncio.Semaphore(ASKED_AT_ONCE)
 
@@ -180,13 +169,12 @@ class _Writer:
         if self.is_small:
             self.drawn += tasks
         else:
-            room = EXCERPT_TASKS - len(self.drawn)
-            self.drawn += [t for t in tasks if t.attempts and t.state not in _SILENT][:room]
+            self.drawn += picture.telling(tasks, picture.EXCERPT_TASKS - len(self.drawn))
 
     async def _page(self) -> AsyncIterator[bytes]:
         self.archive.begin(PAGE)
-        picture = await asyncio.to_thread(self._timeline)
-        yield self.archive.put(page.top(self.workflow, picture, self.now))
+        drawn = await asyncio.to_thread(self._timeline)
+        yield self.archive.put(page.top(self.workflow, drawn, self.now))
         yield self.archive.put([page.tasks_begin()])
         token, depths = "", dict[str, int]()
         while True:
@@ -194,23 +182,15 @@ class _Writer:
             yield await asyncio.to_thread(self._put_rows, tasks, depths)
             if not token:
                 break
-        last = self.events[-LAST_EVENTS:]
-        is_all = len(last) == self.workflow.last_sequence
-        yield self.archive.put(page.events(last, is_all=is_all))
+        yield self.archive.put(page.events(self.events, self.workflow.last_sequence))
         yield self.archive.end()
 
     def _put_rows(self, tasks: Sequence[Task], depths: dict[str, int]) -> bytes:
         return self.archive.put(page.task_rows(tasks, depths))
 
     def _timeline(self) -> Timeline:
-        now = self.now.replace(tzinfo=None)
-        if not self.is_small:
-            return excerpt(self.workflow, self.drawn, self.events, now)
-        shown = Workflow()
-        shown.CopyFrom(self.workflow)
-        del shown.tasks[:]
-        shown.tasks.extend(self.drawn)
-        return folded(timeline(shown, self.events, now), DRAWN_ROWS)
+        draw = picture.whole if self.is_small else picture.part
+        return draw(self.workflow, self.drawn, self.events, self.now.replace(tzinfo=None))
 
 
 def _json(message: Message) -> str:

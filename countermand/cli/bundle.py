@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -14,7 +14,7 @@ import click
 from countermand.cli.arguments import named, one_workflow
 from countermand.cli.exits import run
 from countermand.cli.forms import show_value
-from countermand.cli.settings import LOCAL, Settings, examples, shared_options
+from countermand.cli.settings import LOCAL, NOT_DRAWN, Settings, examples, shared_options
 
 if TYPE_CHECKING:
     from countermand.bundle.reading import Bundle
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from countermand.v1.workflow_pb2 import Workflow
 
 STDOUT = "-"
+PAGE_KEPT_S = 86_400.0  # of a bundle, for as long as somebody may look at it
 
 
 @click.command(
@@ -113,8 +114,9 @@ def open_(
     """
     if sum((bool(task_id), events, timeline, browser)) > 1:
         raise click.UsageError("--task, --events, --timeline and --browser exclude each other")
-    if (timeline or browser) and not settings.for_people:
-        raise click.UsageError("a picture has no -o; --events -o json tells the same")
+    if timeline or browser:
+        said = "a picture has no -o; --events -o json tells the same"
+        settings.without(*NOT_DRAWN, because=said)
     from countermand.bundle.reading import Bundle, NoBundleError
 
     opened = Bundle(file)
@@ -181,8 +183,7 @@ def _show_events(settings: Settings, opened: Bundle) -> None:
 
 
 def _draw(settings: Settings, opened: Bundle) -> None:
-    from datetime import UTC, datetime
-
+    from countermand.bundle.reading import as_of
     from countermand.cli.console import console
     from countermand.client.shown import show
     from countermand.drawing import terminal
@@ -191,19 +192,34 @@ def _draw(settings: Settings, opened: Bundle) -> None:
     events = list(opened.events())
     for event in events:
         show(event)
-    # As it was: what ran then has not gone on since.
-    last = events[-1].time.ToDatetime(UTC) if events else datetime.now(UTC)
-    drawn = timeline(_as_it_was(settings, opened), events, last.replace(tzinfo=None))
+    drawn = timeline(_as_it_was(settings, opened), events, as_of(events).replace(tzinfo=None))
     terminal.draw(drawn, console())
 
 
 def _browse(opened: Bundle) -> None:
-    import tempfile
+    """Shows a page that is drawn here: what stands in the file as its page is somebody else's."""
     import webbrowser
 
-    folder = Path(tempfile.mkdtemp(prefix="countermand-"))
-    page = folder / "page.html"
-    page.write_bytes(opened.page())
-    click.echo(f"{page.as_uri()}")
-    if not webbrowser.open(page.as_uri()):
-        raise click.ClickException(f"no browser was found: open {page} in one")
+    page = "".join(opened.page())
+    path = _place_of_page(opened.path, os.environ)
+    path.write_text(page, encoding="utf-8")
+    click.echo(f"{path.as_uri()}")
+    if not webbrowser.open(path.as_uri()):
+        raise click.ClickException(f"no browser was found: open {path} in one")
+
+
+def _place_of_page(bundle: Path, environment: Mapping[str, str]) -> Path:
+    """Returns where the page of a file goes, the same each time; those of other days are removed.
+
+    Nobody says when a browser has read it, so it cannot be removed at once.
+    """
+    import time
+    from hashlib import sha256
+
+    home = environment.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    folder = Path(home) / "countermand" / "opened"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for page in folder.glob("*.html"):
+        if page.stat().st_mtime < time.time() - PAGE_KEPT_S:
+            page.unlink(missing_ok=True)
+    return folder / f"{sha256(bytes(bundle.resolve())).hexdigest()[:16]}.html"

@@ -6,6 +6,7 @@ states are words and glyphs, never colour alone. The same timeline always gives 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -73,7 +74,7 @@ class _Sheet:
 
 def draw(timeline: Timeline) -> str:
     """Returns the SVG document."""
-    prefix = f"cm-{timeline.workflow_id}"
+    prefix = _prefix(timeline)
     header, y = svg_header.draw(timeline, MARGIN, WIDTH - MARGIN)
     sheet = _Sheet(timeline, scale(timeline), prefix, y)
     body = _body(sheet)
@@ -88,10 +89,15 @@ def embedded(timeline: Timeline, link: Callable[[str], str]) -> str:
 
     The page brings the style sheet (`svg_parts.css`), and its width; a task's name leads to more.
     """
-    prefix = f"cm-{timeline.workflow_id}"
+    prefix = _prefix(timeline)
     sheet = _Sheet(timeline, scale(timeline), prefix, 10.0, link)
     parts = [hatching(prefix), *_body(sheet)]
     return _document(sheet, parts, sheet.y + 8, left=LANE_LEFT)
+
+
+def _prefix(timeline: Timeline) -> str:
+    """Returns what ids begin with; a file of somebody else's may say anything of a workflow."""
+    return "cm-" + re.sub(r"[^A-Za-z0-9._-]", "-", timeline.workflow_id)
 
 
 def _body(sheet: _Sheet) -> list[str]:
@@ -115,7 +121,7 @@ def _document(
     timeline, prefix = sheet.timeline, sheet.prefix
     about = f"{captions.heading(timeline)}: {captions.verdict_look(timeline).word}"
     told = [
-        title(about).replace("<title>", f'<title id="{prefix}-title">'),
+        tag("title", escape(about), id=f"{prefix}-title"),
         tag("desc", escape(timeline.verdict.sentence), id=f"{prefix}-desc"),
     ]
     return (

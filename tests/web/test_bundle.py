@@ -20,6 +20,7 @@ import pytest_asyncio
 from click.testing import CliRunner
 from google.protobuf import json_format
 
+from countermand.bundle import page as drawn_page
 from countermand.bundle import writing
 from countermand.cli.main import main
 from countermand.client import Client
@@ -225,7 +226,7 @@ async def test_a_large_one_is_made_in_small_pieces_and_is_whole() -> None:
     assert sum(task.description == "whole" for task in whole.tasks) == writing.WHOLE_TASKS
     assert json_format.Parse(last, HistoryEvent()).sequence == EVENTS  # as it was when begun
     assert page.count('<th scope="row">') == TASKS
-    assert f"The last {writing.LAST_EVENTS} events: events.jsonl has all" in page
+    assert f"The last {drawn_page.LAST_EVENTS} events: events.jsonl has all" in page
     assert "with their attempts those that have something to tell" in readme
 
 
