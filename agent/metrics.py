@@ -40,7 +40,7 @@ QUEUED = "countermand_agent_queued_attempts"
 ATTEMPTS_MAX = "countermand_agent_attempts_max"
 ATTEMPTS = "countermand_agent_attempts_total"
 DONE = "countermand_agent_done_bytes_total"
-COMMITS = "countermand_agent_journal_commit_seconds"
+COMMITS = "countermand_agent_journal_commit_duration_seconds"
 POOL_CAPACITY = "countermand_agent_pool_capacity_bytes"
 POOL_USED = "countermand_agent_pool_used_bytes"
 POOL_FREE = "countermand_agent_pool_free_bytes"
@@ -83,7 +83,7 @@ TABLE = (
         help="What a pool may hold: its quota, or its storage's size.",
         labels=("pool",),
     ),
-    Row(name=POOL_USED, kind=Of.GAUGE, help="What of that is in use.", labels=("pool",)),
+    Row(name=POOL_USED, kind=Of.GAUGE, help="What our images take of that.", labels=("pool",)),
     Row(name=POOL_FREE, kind=Of.GAUGE, help="What may still be taken.", labels=("pool",)),
     Row(
         name=POOL_RESERVED,

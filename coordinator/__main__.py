@@ -327,6 +327,7 @@ async def _serve(
                 hosts=fleet,
                 waiting_for_owners=owners.counts,
                 webhooks=receivers,
+                now=clock.now,
                 traces=lambda: traces.position if traces else None,
             )
         )

@@ -27,7 +27,6 @@ from coordinator.saga.leftovers import leftovers
 from coordinator.saga.spec import TaskSpec
 from coordinator.saga.states import (
     OUTCOMES,
-    SETTLED,
     UNSETTLED,
     AttemptKind,
     AttemptState,
@@ -56,8 +55,8 @@ class Counting:
         self.tasks: Counter[TaskState] = Counter()
         self.left = 0  # effects, since the beginning
         self.left_by: dict[str, None] = {}  # workflows that settled with leftovers
-        # By verb, kind and outcome: zeros as well, or Prometheus would not see the first of each. The
-        # many rows of durations come with their first: a quantile of one says nothing.
+        # By verb, kind and outcome: zeros as well, or Prometheus would not see the first of each.
+        # The many rows of durations come with their first: a quantile of one says nothing.
         self.attempts: Counter[tuple[str, str, str]] = Counter(
             dict.fromkeys(product(VERBS_SHOWN, AttemptKind, OUTCOMES_SHOWN), 0)
         )
@@ -113,21 +112,24 @@ class Counting:
             elif isinstance(fact, WorkflowStarted):
                 self.started += 1
                 self.workflows[WorkflowState.RUNNING] += 1
-                if _is_in_line(workflow):
-                    self.in_line[workflow.id] = workflow.create_time
+                moved = not workflow.locked
             elif isinstance(fact, LocksTaken):
-                self.in_line.pop(workflow.id, None)
+                moved = True
             elif isinstance(fact, LeftBehind):
                 self.left += 1
         if moved:
-            self.needing.moved(workflow)
-            if not _is_in_line(workflow):
-                self.in_line.pop(workflow.id, None)
+            self._moved(workflow)
         if not workflow.settled:
             self.needing.changed(workflow, decision.changed)
-        elif moved:
-            if next(leftovers(workflow), None) is not None:
-                self.left_by[workflow.id] = None
+
+    def _moved(self, workflow: Workflow) -> None:
+        self.needing.moved(workflow)
+        if _is_in_line(workflow):
+            self.in_line[workflow.id] = workflow.create_time
+        else:
+            self.in_line.pop(workflow.id, None)
+        if workflow.settled and next(leftovers(workflow), None) is not None:
+            self.left_by[workflow.id] = None
 
     def _ended(self, workflow: Workflow, entry: Entry, ended: AttemptEnded) -> None:
         verb = verb_of(workflow.plan.task(entry.task))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -53,6 +54,7 @@ class Subject:
     hosts: Hosts
     waiting_for_owners: Callable[[], Mapping[str, int]]
     webhooks: Webhooks
+    now: Callable[[], datetime]
     traces: Callable[[], int | None]  # how far the collector has been told, where there is one
 
 
@@ -67,6 +69,7 @@ async def read(subject: Subject) -> Reading:
         pass  # the store has no time, or fails: other numbers say so
     reading = Reading()
     _workflows(reading, subject.counting, subject.leftovers)
+    _waits(reading, subject.counting, subject.now())
     _loop(reading, subject.counting, subject.loop)
     _hosts(reading, subject.hosts.all())
     _owners(reading, subject.waiting_for_owners(), subject.counting)
@@ -88,12 +91,10 @@ def _workflows(reading: Reading, counting: Counting, leftovers: Leftovers) -> No
     )
     reading.by(table.SETTLED, {s.lower(): workflows[s] for s in sorted(SETTLED)})
     reading.one(table.STARTED, counting.started)
-    reading.one(table.ATTENTION, counting.need_attention)
     if leftovers.complete:  # a number that grows while it is looked for would be no news
         reading.one(table.WITH_LEFTOVERS, len(counting.left_by))
     reading.one(table.LEFTOVERS, counting.left)
     reading.by(table.TASKS, {s.lower(): counting.tasks[s] for s in sorted(MOVING)})
-    reading.one(table.TASKS_ATTENTION, counting.blocked_tasks)
     reading.many(
         table.ATTEMPTS,
         (
@@ -109,6 +110,19 @@ def _workflows(reading: Reading, counting: Counting, leftovers: Leftovers) -> No
         ),
     )
     reading.by(table.DONE, counting.done_bytes)
+
+
+def _waits(reading: Reading, counting: Counting, now: datetime) -> None:
+    needing, in_line = counting.needing, counting.in_line
+    reading.one(table.ATTENTION, needing.workflows)
+    reading.one(table.TASKS_ATTENTION, needing.tasks)
+    reading.one(table.ATTENTION_OLDEST, _age_s(needing.since, now))
+    reading.one(table.IN_LINE, len(in_line))
+    reading.one(table.IN_LINE_OLDEST, _age_s(min(in_line.values(), default=None), now))
+
+
+def _age_s(since: datetime | None, now: datetime) -> float:
+    return max(0.0, (now - since).total_seconds()) if since else 0.0
 
 
 def _loop(reading: Reading, counting: Counting, loop: Line) -> None:
@@ -145,12 +159,16 @@ def _hosts(reading: Reading, hosts: Mapping[str, HostView]) -> None:
     ]
     reading.many(table.POOL_CAPACITY, ((labels, pool.capacity_bytes) for labels, pool in pools))
     reading.many(table.POOL_USED, ((labels, pool.used_bytes) for labels, pool in pools))
+    reading.many(
+        table.POOL_FREE,
+        ((labels, pool.free_bytes) for labels, pool in pools if not pool.read_only),
+    )
     reading.many(table.POOL_UP, ((labels, not pool.HasField("problem")) for labels, pool in pools))
 
 
 def _owners(reading: Reading, waiting: Mapping[str, int], counting: Counting) -> None:
     reading.by(table.OWNER_WAITING, bounded(waiting, table.OWNERS_MAX))
-    reading.by(table.OWNER_SILENT, bounded(counting.silent, table.OWNERS_MAX))
+    reading.by(table.OWNER_SILENT, bounded(counting.needing.silent, table.OWNERS_MAX))
 
 
 def _webhooks(reading: Reading, webhooks: Mapping[str, WebhookView]) -> None:

@@ -12,7 +12,8 @@ from countermand.rpc.metrics import EVERYWHERE, Kind, Row
 OWNERS_MAX = 100  # beyond it the least busy are told together
 
 # From a no-op to a copy that takes a night.
-DURATION_BUCKETS = (0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 7200.0, 28800.0)
+DURATION_BUCKETS = (0.01, 0.1, 1.0, 5.0, 15.0, 60.0, 150.0, 300.0, 600.0, 1200.0, 2400.0)
+DURATION_BUCKETS += (4800.0, 9600.0, 19200.0, 38400.0)  # so that a quantile is right within half
 # A good disk flushes within a millisecond; seconds mean that it is about to fail.
 COMMIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -21,6 +22,9 @@ WORKFLOWS = "countermand_workflows"
 STARTED = "countermand_workflows_started_total"
 SETTLED = "countermand_workflows_settled_total"
 ATTENTION = "countermand_workflows_need_attention"
+ATTENTION_OLDEST = "countermand_attention_oldest_seconds"
+IN_LINE = "countermand_workflows_waiting_for_images"
+IN_LINE_OLDEST = "countermand_image_wait_oldest_seconds"
 WITH_LEFTOVERS = "countermand_workflows_with_leftovers"
 LEFTOVERS = "countermand_leftovers_total"
 TASKS = "countermand_tasks"
@@ -42,15 +46,16 @@ HOST_WINDOW = "countermand_host_window"
 HOST_DRAINING = "countermand_host_draining"
 POOL_CAPACITY = "countermand_host_pool_capacity_bytes"
 POOL_USED = "countermand_host_pool_used_bytes"
+POOL_FREE = "countermand_host_pool_free_bytes"
 POOL_UP = "countermand_host_pool_up"
 OWNER_WAITING = "countermand_owner_waiting_attempts"
 OWNER_SILENT = "countermand_owner_silent_tasks"
 WEBHOOK_BEHIND = "countermand_webhook_behind_events"
-WEBHOOK_FAILURES = "countermand_webhook_failures"
+WEBHOOK_FAILURES = "countermand_webhook_failures_in_a_row"
 WEBHOOK_DISABLED = "countermand_webhook_disabled"
 TRACES_BEHIND = "countermand_traces_behind_events"
 STORE_BYTES = "countermand_store_bytes"
-STORE_POSITION = "countermand_store_events"
+STORE_POSITION = "countermand_store_events_total"
 
 
 def _gauge(name: str, text: str, *labels: str) -> Row:
@@ -74,6 +79,12 @@ TABLE = (
         "Open workflows that wait for somebody: paused, blocked, quarantined, or with a task that"
         " needs a decision.",
     ),
+    _gauge(
+        ATTENTION_OLDEST,
+        "How long the workflow or task has waited for somebody that has waited longest; 0: none.",
+    ),
+    _gauge(IN_LINE, "Workflows that have not begun: others hold the images that they name."),
+    _gauge(IN_LINE_OLDEST, "How long the first of them has waited; 0: none does."),
     _gauge(
         WITH_LEFTOVERS,
         "Settled workflows that are still stored and list effects that were knowingly left.",
@@ -106,7 +117,12 @@ TABLE = (
     _gauge(OLDEST, "How long the first of those that are being decided about has waited."),
     _gauge(HOST_UP, "1 while a host's agent answers and takes orders, else 0.", "host"),
     _gauge(HOST_STATE, "1 for the state in which a host is, as commands show it.", "host", "state"),
-    _gauge(HOST_SILENT, "For how long a host that is not up was silent; 0 while it is.", "host"),
+    _gauge(
+        HOST_SILENT,
+        "For how long a host that is not up was silent, since the coordinator began at most; 0"
+        " while it is up.",
+        "host",
+    ),
     _gauge(HOST_OPEN, "Attempts that are out at a host: their outcome is still to come.", "host"),
     _gauge(HOST_WAITING, "Attempts that wait here for a slot on a host.", "host"),
     _gauge(HOST_WINDOW, "How many actions may be out at a host at once.", "host"),
@@ -117,7 +133,19 @@ TABLE = (
         "host",
         "pool",
     ),
-    _gauge(POOL_USED, "What of that is used, as its host last said.", "host", "pool"),
+    _gauge(
+        POOL_USED,
+        "What our images take of that, as its host last said; other people's files are not in it.",
+        "host",
+        "pool",
+    ),
+    _gauge(
+        POOL_FREE,
+        "What may still be taken, of its quota and of what the storage has left, as its host last"
+        " said; not of read-only pools.",
+        "host",
+        "pool",
+    ),
     _gauge(POOL_UP, "1 while a host serves a pool, 0 while it says that it fails.", "host", "pool"),
     _gauge(OWNER_WAITING, "Attempts of external tasks that wait for their owner.", "owner"),
     _gauge(OWNER_SILENT, "External tasks whose owner should say something and does not.", "owner"),
@@ -126,6 +154,6 @@ TABLE = (
     _gauge(WEBHOOK_DISABLED, "1 once a receiver said that it is gone, else 0.", "webhook"),
     _gauge(TRACES_BEHIND, "Events that were not sent to the collector; only where there is one."),
     _gauge(STORE_BYTES, "Size of the store's files."),
-    _gauge(STORE_POSITION, "Events ever written: the position of the newest."),
+    _counter(STORE_POSITION, "Events ever written, also in earlier lives: the newest's position."),
     *EVERYWHERE,
 )

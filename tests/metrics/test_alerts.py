@@ -11,7 +11,7 @@ import yaml
 
 from countermand.cli.main import main
 from tests.metrics.services import ROOT, promtool
-from tests.metrics.test_page import DEPLOY, RULES, expressions
+from tests.metrics.test_page import DASHBOARD, DEPLOY, RULES, expressions
 
 TESTS = Path(__file__).with_name("alerts_test.yaml")
 ALERTS = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
@@ -30,6 +30,43 @@ def test_what_the_dashboard_asks_for_is_sound(tmp_path):
     file = tmp_path / "asked.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "asked", "rules": rules}]}))
     promtool("check", "rules", str(file))
+
+
+STATS = {
+    panel["title"]: panel["targets"][0]["expr"]
+    for panel in DASHBOARD["panels"]
+    if panel["type"] == "stat"
+}
+
+
+def test_while_the_coordinator_is_down_nothing_is_told_of_it_but_that(tmp_path):
+    """A zero in green would say that all is well."""
+    at = 'job="countermand-coordinator", instance="a:7780"'
+    told = {"Coordinator": (1, 0), "Hosts down": (1, None)}
+    series = {
+        f"up{{{at}}}": "1x5 0x5",
+        f'countermand_host_up{{{at}, host="h1"}}': "1x5 stale",
+        f'countermand_host_up{{{at}, host="h2"}}': "0x5 stale",
+        f"countermand_attention_oldest_seconds{{{at}}}": "0x5 stale",
+    }
+    tried = [
+        {
+            "expr": asked,
+            "eval_time": time,
+            "exp_samples": [] if value is None else [{"labels": "{}", "value": value}],
+        }
+        for title, asked in STATS.items()
+        for time, value in zip(
+            ("4m", "8m"), told.get(title, (0 if "bool" in asked else None, None)), strict=True
+        )
+        if title != "Waiting longest" or time == "8m"
+    ]
+    file = tmp_path / "tried.yaml"
+    inputs = [{"series": name, "values": values} for name, values in series.items()]
+    test = {"interval": "1m", "input_series": inputs, "promql_expr_test": tried}
+    file.write_text(yaml.safe_dump({"rule_files": [], "tests": [test]}))
+    assert len(STATS) == 8
+    promtool("test", "rules", str(file))
 
 
 @ALERTS

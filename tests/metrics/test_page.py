@@ -111,6 +111,9 @@ async def test_numbers_say_what_has_happened(both):
     assert value(page, f"{table.DURATIONS}_count", verb="noop", kind="action") == 7
     assert value(page, table.HOST_UP, host="h1") == 1
     assert value(page, table.POOL_UP, host="h1", pool="fast") == 1
+    capacity = value(page, table.POOL_CAPACITY, host="h1", pool="fast")
+    assert 0 < value(page, table.POOL_FREE, host="h1", pool="fast") < capacity
+    assert value(page, table.ATTENTION_OLDEST) == value(page, table.IN_LINE_OLDEST) == 0
     assert value(page, table.STORE_POSITION) == value(page, table.TRACES_BEHIND) > 0
     ours = agent.scrape()
     assert value(ours, agents.ATTEMPTS, verb="noop", kind="action", outcome="succeeded") == 6
