@@ -74,10 +74,19 @@ async def _one(site: Site, workflow_id: str) -> AsyncGenerator[Look]:
     seen = (await site.calls.workflow(workflow_id)).last_sequence
 
     async def listen() -> None:
-        asked = pb.WatchWorkflowRequest(name=workflow_name(workflow_id), after_sequence=seen)
-        async for update in site.calls.workflows.WatchWorkflow(asked):
-            if not update.HasField("bookmark"):
-                news.tell()
+        is_open = True
+        while is_open:
+            asked = pb.WatchWorkflowRequest(name=workflow_name(workflow_id), after_sequence=seen)
+            watch = site.calls.workflows.WatchWorkflow(asked)
+            is_open = False
+            async for update in watch:
+                if not update.HasField("bookmark"):
+                    news.tell()
+                if update.HasField("event"):
+                    is_open = True  # as of a list: one event tells as much as a thousand
+                    break
+            watch.cancel()
+            await asyncio.sleep(frames.FRAME_S)
 
     async with _listening(listen, news):
         while not site.stop.is_set():
@@ -86,6 +95,7 @@ async def _one(site: Site, workflow_id: str) -> AsyncGenerator[Look]:
                 return
             began = asyncio.get_running_loop().time()
             found = await reading.read(site.calls, workflow_id, site.clock.now())
+            seen = found.sequence
             values = workflow_page.values(found)
             text = await asyncio.to_thread(site.draw, "workflow_frame.html", **values)
             is_last = found.workflow.state in SETTLED
