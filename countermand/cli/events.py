@@ -128,5 +128,4 @@ def events(settings: Settings, after: int | None, follows: bool) -> None:
 
 
 def _no_names(settings: Settings) -> None:
-    if settings.output == "name":
-        raise click.UsageError("an event has no name; -o json has one object per line")
+    settings.without("name", because="an event has no name; -o json has one object per line")

@@ -9,7 +9,7 @@ import click
 
 from countermand.cli.arguments import host_named
 from countermand.cli.completion import complete_hosts
-from countermand.cli.exits import FAILED, PATIENCE, PATIENCE_WHEN_FOLLOWING, run
+from countermand.cli.exits import FAILED, PATIENCE, PATIENCE_WHEN_FOLLOWING, run, say
 from countermand.cli.limits import limit_option, up_to
 from countermand.cli.settings import Address, OrderedGroup, Settings, examples, shared_options
 
@@ -51,7 +51,7 @@ def add(settings: Settings, host_id: str, address: str, unreachable_allowed: boo
 
     async def work(client: Client) -> None:
         added = await client.hosts.add(host_id, address, unreachable_allowed=unreachable_allowed)
-        _show(settings, [added])
+        _show_one(settings, added)
 
     run(settings, work)
 
@@ -110,8 +110,8 @@ def drain(settings: Settings, host_id: str, reason: str, wait: bool) -> None:
         answer = await client.hosts.drain(named, reason)
         if wait:
             return await _follow_drain(settings, client, named)
-        _show(settings, [answer.host])
-        for task in answer.blocking_tasks:
+        _show_one(settings, answer.host)
+        for task in () if settings.for_programs else answer.blocking_tasks:
             click.echo(f"still runs: {task}", err=True)
         return None
 
@@ -125,16 +125,16 @@ async def _follow_drain(settings: Settings, client: Client, host_id: str) -> int
     known: list[str] = []
     found = Host()
     async for found in client.hosts.follow_drain(host_id):
-        for task in (task for task in found.blocking_tasks if task not in known):
-            click.echo(f"still runs: {task}", err=True)
-        for task in (task for task in known if task not in found.blocking_tasks):
-            click.echo(f"gone: {task}", err=True)
+        new = [f"still runs: {task}" for task in found.blocking_tasks if task not in known]
+        gone = [f"gone: {task}" for task in known if task not in found.blocking_tasks]
+        for told in () if settings.for_programs else (*new, *gone):
+            click.echo(told, err=True)
         known = list(found.blocking_tasks)
-    _show(settings, [found])
+    _show_one(settings, found)
     # A quarantined host shows that first, and may be drained all the same.
     if found.state in (Host.STATE_DRAINED, Host.STATE_QUARANTINED):
         return 0
-    click.echo("The drain was taken back meanwhile.", err=True)
+    say(settings, "The drain was taken back meanwhile.", "ABORTED", "TAKEN_BACK")
     return FAILED
 
 
@@ -149,7 +149,7 @@ def undrain(settings: Settings, host_id: str, reason: str) -> None:
     async def work(client: Client) -> None:
         named = await host_named(client, host_id, "Give it tasks again")
         answer = await client.hosts.undrain(named, reason)
-        _show(settings, [answer.host])
+        _show_one(settings, answer.host)
 
     run(settings, work)
 
@@ -184,7 +184,7 @@ def accept(settings: Settings, host_id: str, reason: str) -> None:
 
     async def work(client: Client) -> None:
         named = await host_named(client, host_id, "Accept it as it is")
-        _show(settings, [await client.hosts.accept(named, reason)])
+        _show_one(settings, await client.hosts.accept(named, reason))
 
     run(settings, work)
 
@@ -258,6 +258,16 @@ def _event_row(event: HostEvent) -> Row:
         event.principal,
         one_line(event.reason) or "-",
     )
+
+
+def _show_one(settings: Settings, found: Host) -> None:
+    """Prints a host that was changed: as a line of the table, or as its message."""
+    from countermand.cli.output import show_message
+
+    if settings.for_programs:
+        show_message(settings, found)
+    else:
+        _show(settings, [found])
 
 
 def _show(settings: Settings, hosts: list[Host]) -> None:

@@ -75,18 +75,37 @@ def get(settings: Settings, name: str) -> None:
     run(settings, work)
 
 
-@click.command(epilog=examples("countermand workflow tasks vm-42"))
+def _complete_task_states(_ctx: click.Context, _param: click.Parameter, begun: str) -> list[str]:
+    from countermand.drawing.words import TASK
+
+    return [look.word for look in TASK.values() if look.word.startswith(begun.lower())]
+
+
+@click.command(
+    epilog=examples(
+        "countermand workflow tasks vm-42",
+        "countermand workflow tasks vm-42 --state failed --state unknown",
+    )
+)
 @one_workflow
+@click.option(
+    "--state",
+    "words",
+    multiple=True,
+    shell_complete=_complete_task_states,
+    help="Only in this state, such as running or failed; repeatable.",
+)
 @shared_options()
 @click.pass_obj
-def tasks(settings: Settings, name: str) -> None:
+def tasks(settings: Settings, name: str, words: tuple[str, ...]) -> None:
     """List a workflow's tasks."""
 
     async def work(client: Client) -> None:
-        from countermand.cli.tables import show_tasks
+        from countermand.cli.tables import show_tasks, task_states
 
+        states = task_states(words)
         one = await named(client, name)
-        show_tasks(settings, await one.tasks())
+        show_tasks(settings, await one.tasks(states), " or ".join(words))
 
     run(settings, work)
 

@@ -59,6 +59,7 @@ class LazyGroup(click.Group):
         except click.ClickException as error:
             code = around.tell(settings, words, error)
         except click.Abort:
+        assert isinstance(settings, Settings), settings
             click.echo("Aborted!", err=True)
             code = 1
         except OSError as error:

@@ -27,6 +27,7 @@ PORT_MAX = 65535
 _PORT = re.compile("[0-9]{1,5}")
 _SCHEMES = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:", "vsock:")
 FORMATS = ("table", "wide", "json", "yaml", "name")
+NOT_DRAWN = ("json", "yaml", "name")  # what a drawing has no form in
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 INT64_MAX = 2**63 - 1
@@ -80,6 +81,20 @@ class Settings:
         """Returns whether a table has all its columns, and cuts none."""
         return self.output == "wide"
 
+    def without(self, *forms: str, because: str) -> None:
+        """Does without forms that a command does not have.
+
+        One that a profile or the environment asks for is meant for others.
+
+        Raises:
+            click.UsageError: It was asked for on the command line.
+        """
+        if self.output not in forms:
+            return
+        if self.origins.get("output", UNSET).rank is Rank.FLAG:
+            raise click.UsageError(because)
+        self.output = "table"
+
     def keep(self, name: str, value: object, origin: Origin) -> None:
         """Takes a value, unless somebody who is believed more has said another."""
         if origin.rank >= self.origins.get(name, UNSET).rank:
@@ -115,7 +130,7 @@ class Whole(click.ParamType):  # type: ignore[type-arg]  # generic for type chec
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> int:
         """Returns the number, or fails with what it has to be."""
-        return int(self._range.convert(value, param, ctx))
+        return self._range.convert(value, param, ctx)  # type: ignore[arg-type]  # as it was written
 
 
 class Span(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only

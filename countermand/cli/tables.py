@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import click
 
@@ -21,7 +21,7 @@ from countermand.drawing.tasks import (
     workflow_why,
 )
 from countermand.drawing.values import date, indented, one_line, said
-from countermand.drawing.words import WORKFLOW, task_look, workflow_look
+from countermand.drawing.words import TASK, WORKFLOW, Look, task_look, workflow_look
 from countermand.rpc import names
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import ImageLock, Workflow
@@ -30,13 +30,23 @@ from countermand.v1.workflow_state_pb2 import WorkflowState
 
 def workflow_states(words: Sequence[str]) -> list[WorkflowState.ValueType]:
     """Returns states by their words; an unknown one is answered with those that exist."""
-    by_word = {look.word: state for state, look in WORKFLOW.items()}
-    unknown = [word for word in words if word.lower() not in by_word]
+    return [WorkflowState.ValueType(state) for state in _states(words, WORKFLOW, "workflow")]
+
+
+def task_states(words: Sequence[str]) -> list[Task.State.ValueType]:
+    """Returns states of tasks by their words, likewise."""
+    return [Task.State.ValueType(state) for state in _states(words, TASK, "task")]
+
+
+def _states(words: Sequence[str], looks: Mapping[int, Look], kind: str) -> list[int]:
+    by_word = {look.word: state for state, look in looks.items()}
+    asked = [word.lower().replace("-", " ").replace("_", " ") for word in words]
+    unknown = [word for word in asked if word not in by_word]
     if unknown:
         raise click.UsageError(
-            f"there is no workflow state {unknown[0]!r}; there are: {', '.join(by_word)}"
+            f"there is no {kind} state {unknown[0]!r}; there are: {', '.join(by_word)}"
         )
-    return [WorkflowState.ValueType(by_word[word.lower()]) for word in words]
+    return [by_word[word] for word in asked]
 
 
 def show_workflows(settings: Settings, found: Sequence[Workflow], filters: str = "") -> None:
@@ -60,7 +70,7 @@ def show_workflows(settings: Settings, found: Sequence[Workflow], filters: str =
     )
 
 
-def show_tasks(settings: Settings, found: Sequence[Task]) -> None:
+def show_tasks(settings: Settings, found: Sequence[Task], states: str = "") -> None:
     """Prints tasks in the order of their tree, members indented below their group."""
     depths = depths_of(found)
     show_all(
@@ -76,7 +86,7 @@ def show_tasks(settings: Settings, found: Sequence[Task]) -> None:
             one_line(f"{marks(task)}{why(task) or last_said(task)}"),
         ),
         name=lambda task: task.name,
-        nothing="No tasks.",
+        nothing=f"No task is {states}." if states else "No tasks.",
         wide=(
             ("OWNER", lambda task: task.owner_id or "-"),
             ("EFFECT", lambda task: EFFECTS.get(task.effect, "-")),

@@ -9,7 +9,7 @@ import click
 
 from countermand.cli.arguments import named, one_workflow
 from countermand.cli.exits import run
-from countermand.cli.settings import Settings, checked_picture, examples, shared_options
+from countermand.cli.settings import NOT_DRAWN, Settings, checked_picture, examples, shared_options
 
 if TYPE_CHECKING:
     from countermand.client import Client, Run
@@ -42,8 +42,8 @@ def timeline(settings: Settings, name: str, picture: Path | None) -> None:
     A row per task with its attempts and waits; below it the compensation lane: what was made up
     for, in which order. Of a workflow that still runs, what has happened so far.
     """
-    if not settings.for_people:
-        raise click.UsageError("a drawing has no -o; `workflow events -o json` tells the same")
+    said = "a drawing has no -o; `workflow events -o json` tells the same"
+    settings.without(*NOT_DRAWN, because=said)
 
     async def work(client: Client) -> None:
         drawn = await _read(await named(client, name))

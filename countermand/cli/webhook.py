@@ -197,7 +197,13 @@ def resume(settings: Settings, webhook_id: str, reason: str, since: int | None) 
     """
 
     async def work(client: Client) -> None:
-        _show(settings, [await client.webhooks.resume(webhook_id, reason, since_position=since)])
+        from countermand.cli.output import show_message
+
+        found = await client.webhooks.resume(webhook_id, reason, since_position=since)
+        if settings.for_programs:
+            show_message(settings, found)
+        else:
+            _show(settings, [found])
 
     run(settings, work)
 

@@ -116,7 +116,7 @@ def test_a_profile_that_asks_for_it_has_its_errors_so_too(run, tmp_path, monkeyp
     file.write_text('profile = "p"\n[profiles.p]\noutput = "json"\n')
     monkeypatch.setenv("COUNTERMAND_CONFIG", str(file))
 
-    for words in (("workflow", "nonsense"), ("workflow", "timeline", "x")):
+    for words in (("workflow", "nonsense"), ("workflow", "cancel", "x")):
         assert json.loads(run(*words).stderr)["error"]["reason"] == "USAGE"
     monkeypatch.setenv("COUNTERMAND_OUTPUT", "table")
     assert run("workflow", "nonsense").stderr.startswith("Usage:")
@@ -136,3 +136,22 @@ def test_what_could_be_two_has_its_form_as_well(shell):
 def test_a_state_without_a_code_has_its_form_as_well(capsys, state):
     assert code_of(Settings(output="json"), Workflow(name="workflows/w", state=state)) == 1
     assert json.loads(capsys.readouterr().err)["error"]["reason"] == "STATE_WITHOUT_CODE"
+
+
+@pytest.mark.parametrize("form", ["json", "name"])
+def test_a_form_that_nobody_asked_for_here_is_left_aside(run, form, tmp_path, monkeypatch):
+    """A profile's form is meant for what has one."""
+    file = tmp_path / "config.toml"
+    file.write_text(f'profile = "p"\n[profiles.p]\noutput = "{form}"\n')
+    drawn = run("workflow", "timeline", "made-up")
+    refused = run("workflow", "timeline", "made-up", "-o", form)
+    monkeypatch.setenv("COUNTERMAND_CONFIG", str(file))
+    by_profile = run("workflow", "timeline", "made-up")
+    monkeypatch.delenv("COUNTERMAND_CONFIG")
+    monkeypatch.setenv("COUNTERMAND_OUTPUT", form)
+    by_environment = run("workflow", "timeline", "made-up")
+
+    assert refused.exit_code == 2
+    assert drawn.exit_code == by_profile.exit_code == by_environment.exit_code == 0
+    assert "copy-1" in by_profile.stdout
+    assert "copy-1" in by_environment.stdout
