@@ -32,6 +32,7 @@ from countermand.rpc.errors import (
     PoolNotFound,
     VerbUnsupported,
 )
+from countermand.rpc.names import parse_attempt
 from countermand.rpc.telemetry import OFF, Telemetry, parse_traceparent
 from countermand.v1.agent_pb2 import CompensateRequest, SourceAccess
 from countermand.v1.verb_pb2 import Action, Output
@@ -119,9 +120,20 @@ class Worker:
         with self._outside.telemetry.span(
             f"agent.{record.kind.lower()}",
             parent=parse_traceparent(record.traceparent, record.tracestate),
-            attributes={"countermand.attempt": record.name},
+            attributes=self._about(record),
         ):
             return await executor.drive(steps, running)
+
+    def _about(self, record: AttemptRecord) -> dict[str, str]:
+        """Returns the attributes of its span: those that the coordinator's spans have."""
+        name = parse_attempt(record.name)
+        assert name is not None, record.name
+        return {
+            "countermand.workflow": name.workflow,
+            "countermand.task": name.task_id,
+            "countermand.attempt": record.name,
+            "countermand.host": self._host_id,
+        }
 
     def _failure(self, error: CountermandError, record: AttemptRecord) -> bytes:
         failure = error.failure(attempt=record.name, host_id=self._host_id)

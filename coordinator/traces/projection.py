@@ -18,6 +18,7 @@ a link; once the workflow has settled, a parent for everything else; links that 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC
@@ -36,6 +37,7 @@ from countermand.v1.workflow_state_pb2 import WorkflowState
 
 LENGTH_NS_MIN: Final = 1000  # of a span without any, Jaeger warns; it draws whole microseconds
 _SAMPLED = 1  # a flag of W3C
+_ITEM = re.compile(r"(?<=.)\.\d+(?=\.|$)")  # of a fan-out, in the id of a task
 
 _SETTLED = frozenset(
     {
@@ -159,7 +161,7 @@ class Projection:
         if said.after in _AT_REST:
             begun = task in self._open
             if said.after == Task.STATE_SKIPPED and not begun:
-                self._mark(event, f"skipped {_short(task)}", task=_short(task))
+                self._mark(event, f"skipped {_label(task)}", task=_short(task))
             self._end(event, task, said.failure, state=state)
         elif said.after != Task.STATE_PENDING:
             note(self._forward(event), event, state, said.failure)
@@ -170,7 +172,7 @@ class Projection:
             return self._open[event.task]
         whole = self._wholes.get(event.task)
         parent = whole if whole in self._open else self._workflow  # it may have ended first
-        span = self._begin(event, event.task, _short(event.task), parent=parent)
+        span = self._begin(event, event.task, _label(event.task), parent=parent)
         tell(span, task=_short(event.task))
         return span
 
@@ -181,7 +183,7 @@ class Projection:
             return self._open[about]
         all_of_it = _compensation(self._workflow)
         parent = all_of_it if all_of_it in self._open else self._workflow
-        span = self._begin(event, about, f"compensate {_short(event.task)}", parent=parent)
+        span = self._begin(event, about, f"compensate {_label(event.task)}", parent=parent)
         tell(span, task=_short(event.task), compensates=_short(event.task))
         self._link(span, event.task)
         return span
@@ -198,7 +200,7 @@ class Projection:
         attempt = _attempt(event.task, said.attempt)
         compensates = said.kind == Attempt.KIND_COMPENSATION
         (self._backward if compensates else self._forward)(event)
-        name = f"{'compensate ' if compensates else ''}{_short(event.task)} attempt {said.attempt}"
+        name = f"{'compensate ' if compensates else ''}{_label(event.task)} attempt {said.attempt}"
         parent = _compensation(event.task) if compensates else event.task
         span = self._begin(event, attempt, name, parent=parent, kind=Span.SPAN_KIND_CLIENT)
         tell(span, task=_short(event.task), attempt=attempt, host=said.host_id, owner=said.owner_id)
@@ -244,13 +246,13 @@ class Projection:
         about = event.task or f"{self._workflow}#group"
         self._end(event, about, state=_word(GroupStateChanged.State.Name(said.after)))
         if name := _OF_GROUPS.get(said.after):
-            span = self._begin(event, about, f"{name} {_short(event.task) or 'all'}")
+            span = self._begin(event, about, f"{name} {_label(event.task) or 'all'}")
             tell(span, group=_short(event.task), round=said.round)
             fail(span, said.failure)
 
     def _intervened(self, event: HistoryEvent) -> None:
         said = event.intervention
-        name = f"{said.verb} {_short(event.task)}".rstrip()
+        name = f"{said.verb} {_label(event.task)}".rstrip()
         self._mark(
             event, name, task=_short(event.task), principal=said.principal, reason=said.reason
         )
@@ -263,7 +265,7 @@ class Projection:
 
     def _left_behind(self, event: HistoryEvent) -> None:
         left = event.leftover_recorded.leftover
-        name = f"left behind by {_short(event.task)}"
+        name = f"left behind by {_label(event.task)}"
         span = self._mark(event, name, task=_short(event.task), host=left.host_id)
         fail(span, Failure(reason="LEFT_BEHIND", message=f"{left.description}: {left.reason}"))
 
@@ -382,6 +384,15 @@ def _attempt(task: str, number: int) -> str:
 def _short(task: str) -> str:
     """Returns a task's id out of its name."""
     return task.rpartition("/")[2]
+
+
+def _label(task: str) -> str:
+    """Returns what spans of a task are called: "disk.17" is one of many "disk".
+
+    Viewers keep a list of all names: with a number in each it would be as long as a fan-out. The
+    whole id is an attribute.
+    """
+    return _ITEM.sub("", _short(task))
 
 
 def _word(name: str) -> str:

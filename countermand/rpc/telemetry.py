@@ -12,7 +12,7 @@ import logging
 import re
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from countermand.rpc.collector import HTTP, Collector
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span as OtelSpan
 
@@ -163,7 +163,8 @@ class Telemetry:
 
         Without either there is none: it is engines and workflows that begin traces, and decide
         whether they are sent. What is called from the body sees the span as current. An exception
-        that passes through marks the span by its type only: its text may hold anything.
+        that passes through marks the span; one that is not ours by its type alone, since its text
+        may hold anything.
         """
         parent = parent or CURRENT.get()
         if self._tracer is None or parent is None:
@@ -174,7 +175,9 @@ class Telemetry:
         try:
             yield span
         except Exception as error:
-            span.fail(getattr(error, "reason", type(error).__name__), type(error).__name__)
+            # Of ours the words are made to be shown.
+            reason, plain = getattr(error, "reason", ""), type(error).__name__
+            span.fail(reason or plain, str(error) if reason else plain)
             raise
         finally:
             span.span.end()
@@ -253,8 +256,39 @@ def start(service_name: str, collector: Collector | None) -> Telemetry:
         resource=Resource.create({"service.name": service_name}),
         shutdown_on_exit=False,
     )
-    provider.add_span_processor(BatchSpanProcessor(exporter))
+    provider.add_span_processor(BatchSpanProcessor(_telling(exporter)))
     return Telemetry(provider)
+
+
+def _telling(exporter: SpanExporter) -> SpanExporter:
+    """Returns what says once that spans get lost, and once that they do no longer.
+
+    OpenTelemetry says it with every batch, as an error and in sentences.
+    """
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult  # noqa: PLC0415
+
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+
+    class Telling(SpanExporter):
+        fails = False
+
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            result = exporter.export(spans)
+            fails = result is not SpanExportResult.SUCCESS
+            if fails and not self.fails:
+                log.warning("telemetry.lost", extra={"spans": len(spans)})
+            elif self.fails and not fails:
+                log.info("telemetry.go_on")
+            self.fails = fails
+            return result
+
+        def shutdown(self) -> None:
+            exporter.shutdown()
+
+        def force_flush(self, timeout_millis: int = 30000) -> bool:
+            return exporter.force_flush(timeout_millis)
+
+    return Telling()
 
 
 def _exporter(collector: Collector) -> SpanExporter:

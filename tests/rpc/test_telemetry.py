@@ -5,18 +5,19 @@ import logging
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import grpc.aio
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from countermand.rpc import channel, interceptors, telemetry
-from countermand.rpc.collector import GRPC, collector_of
+from countermand.rpc.collector import GRPC, HTTP, collector_of
 from countermand.rpc.errors import WorkflowNotFound
 from countermand.rpc.server import Service, serve
 from countermand.v1 import workflow_pb2 as pb
 from countermand.v1 import workflow_pb2_grpc as pb_grpc
-from tests.traces.collector import PROTOCOLS, collector
+from tests.traces.collector import PROTOCOLS, Collector, collector
 
 NAME = pb.DESCRIPTOR.services_by_name["WorkflowService"].full_name
 
@@ -102,6 +103,29 @@ async def test_whether_a_trace_is_sent_was_decided_where_it_began(monkeypatch):
             pass
         await asyncio.to_thread(live.stop)
     assert [span.trace_id.hex() for span in to.spans] == [each.trace_id for each in wanted]
+
+
+def _has_been_called(to: Collector, times: int) -> bool:
+    return to.calls >= times
+
+
+@pytest.mark.parametrize(
+    ("protocol", "refused"), [(GRPC, grpc.StatusCode.INVALID_ARGUMENT), (HTTP, 400)]
+)
+async def test_a_collector_that_refuses_is_told_of_once(protocol, refused, caplog, monkeypatch):
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
+    async with collector(protocol) as to:
+        live = telemetry.start("agent", collector_of(to.environment))
+        to.answers.extend([refused] * 2)
+        with caplog.at_level(logging.INFO):
+            for sent in range(1, 4):
+                with live.span("work", parent=telemetry.new_trace()):
+                    pass
+                await to.until(partial(_has_been_called, to, sent))
+            await asyncio.to_thread(live.stop)
+    speakers = ("countermand", "opentelemetry")
+    told = [each.getMessage() for each in caplog.records if each.name.startswith(speakers)]
+    assert told == ["telemetry.lost", "telemetry.go_on"]
 
 
 def test_without_an_endpoint_a_span_passes_its_parent_on():
