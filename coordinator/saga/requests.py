@@ -32,7 +32,7 @@ from coordinator.saga.states import (
     WorkflowChange,
     WorkflowState,
 )
-from coordinator.saga.turn import HOST_FIELD, Refusal, Step, Turn, patched_host
+from coordinator.saga.turn import HOST_FIELD, Refusal, Step, Turn, bound_host
 from coordinator.saga.workflow import PATCH, SKIP, Decided, Failure, Inbound, Task, Values
 
 W = WorkflowState
@@ -162,8 +162,8 @@ def _start_recalled(turn: Turn) -> None:
     """Starts tasks again that were taken back from the line before the host that they name."""
     for index, task in turn.before.tasks():
         spec, now = turn.plan.task(index), turn.task(index)
-        named = patched_host(now) or (spec.host and not spec.candidates)
-        if named and task.state is now.state is TaskState.READY and now.due_time is None:
+        in_line = task.state is now.state is TaskState.READY and now.due_time is None
+        if in_line and bound_host(spec, now):
             starting.go(turn, index)
 
 

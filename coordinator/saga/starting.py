@@ -13,7 +13,7 @@ from coordinator.saga.states import (
     TaskChange,
     TaskState,
 )
-from coordinator.saga.turn import Turn, patched, patched_host
+from coordinator.saga.turn import Turn, bound_host, patched
 from coordinator.saga.workflow import PAUSE_BEFORE, SKIP, Failure, Inbound
 
 BINDING_MISSING = "BINDING_MISSING"
@@ -100,7 +100,7 @@ def go(turn: Turn, index: int) -> None:
         task = replace(task, start_deadline=deadline)
         turn.timer(Timer.START, index, len(task.attempts), deadline)
     turn.put(index, task)
-    host = patched_host(task) or ("" if spec.candidates else spec.host)
+    host = bound_host(spec, task)
     if host:
         send_action(turn, index, host, inbound)
         return

@@ -471,6 +471,11 @@ def patched(inbound: tuple[Inbound, ...], patch: tuple[Inbound, ...]) -> tuple[I
 HOST_FIELD = "host_id"  # of a patch: not of the action, the host that an operator chose
 
 
+def bound_host(spec: TaskSpec, task: Task) -> str:
+    """Returns the host that a task's next attempt is bound to; empty: one is chosen for it."""
+    return patched_host(task) or ("" if spec.candidates else spec.host)
+
+
 def patched_host(task: Task) -> str:
     """Returns the host that an operator chose for a task, if any."""
     for each in reversed(task.patch):

@@ -19,6 +19,7 @@ from coordinator.saga.states import (
     AttemptState,
     TaskState,
 )
+from coordinator.saga.turn import bound_host
 from coordinator.traces.ids import span_id_of, trace_id_of
 from coordinator.wire.actions import action_of
 from coordinator.wire.catalogue import effect_number, field_of, phrase_left
@@ -194,6 +195,7 @@ def _fill_leaf(view: Task, workflow: saga.Workflow, index: int) -> None:
     view.effect = effect_number(spec.effect)
     view.opposite = opposite_of(spec, task)
     view.host_id, view.owner_id = placed(task.last.host if task.attempts else spec.host)
+    view.bound_host_id = placed(bound_host(spec, task))[0]
     view.open = bool(spec.external) and task.state in (TaskState.RUNNING, TaskState.UNKNOWN)
     view.optional_by_policy = spec.policy.on_failure is OnFailure.IGNORE
     view.needs_decision = task.needs_decision

@@ -8,7 +8,7 @@ from typing import Final
 from countermand.cli.output import table
 from countermand.drawing import phrases
 from countermand.drawing.phrases import on
-from countermand.drawing.tasks import task_id
+from countermand.drawing.tasks import next_place, task_id
 from countermand.drawing.values import value_words
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import ChangedValue, ResumeDecision
@@ -40,7 +40,10 @@ def _decided(decision: ResumeDecision, tasks: Collection[Task]) -> str:
             items = decision.rerun.indices
             only = f" of {phrases.count(len(items), 'item')}" if items else ""
             first = ", after what it did is made up for" if decision.rerun.reset else ""
-            return f"runs again{only}{on(decision.rerun.host_id)}{first}"
+            name = task_id(decision.task)
+            task = next((each for each in tasks if task_id(each.name) == name), None)
+            where = on(decision.rerun.host_id) or (next_place(task) if task else "")
+            return f"runs again{only}{where}{first}"
         case "skip":
             return "is skipped, and what comes after it goes on"
         case _:

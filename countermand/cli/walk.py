@@ -25,7 +25,7 @@ from countermand.cli.typed import texts_of
 from countermand.client import Run
 from countermand.drawing import phrases
 from countermand.drawing.phrases import on
-from countermand.drawing.tasks import GROUPS, task_id, verb_of, why
+from countermand.drawing.tasks import CHOSEN_ANEW, GROUPS, task_id, verb_of, why
 from countermand.drawing.values import indented, value_words
 from countermand.drawing.words import task_look, workflow_look
 from countermand.rpc.errors import FieldInvalid, RequirementsUnmet
@@ -233,10 +233,15 @@ def _ask_arguments(task: Task, name: str, answers: Answers) -> None:
             click.echo(f"  {text!r} is not FIELD=VALUE.", err=True)
             continue
         answers.sets.append(f"{name}.{text}")
-    if task.host_id:
-        host = prompt("  Host", default=task.host_id)
-        if host != task.host_id:
-            answers.hosts.append(f"{name}={host}")
+    if task.owner_id:
+        return  # an owner does it wherever it likes
+    if bound := task.bound_host_id:
+        host = prompt("  Host", default=bound)
+    else:
+        last = f"; it was {task.host_id}" if task.host_id else ""
+        host = prompt(f"  Host (Enter: {CHOSEN_ANEW}{last})", default="", show_default=False)
+    if host != bound:
+        answers.hosts.append(f"{name}={host}")
 
 
 def _ask_output(task: Task, each: ResumeRequirement) -> str:

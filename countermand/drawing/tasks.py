@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
-from countermand.drawing.phrases import PERCENT
+from countermand.drawing.phrases import PERCENT, on
 from countermand.drawing.values import amount, progress_words, said
 from countermand.rpc import names
 from countermand.v1.annotation_pb2 import Effect
@@ -64,6 +64,16 @@ def verb_of(task: Task) -> str:
         return task.verb.replace("/", ": ", 1)
     words = task.verb.replace("_", " ") or KINDS.get(task.kind, "-")
     return f"{words}, open" if task.open and task.kind in GROUPS else words
+
+
+CHOSEN_ANEW = "chosen anew"
+
+
+def next_place(task: Task) -> str:
+    """Returns where the next attempt of a task will be, as the end of some words."""
+    if task.owner_id or task.kind in GROUPS:
+        return on(task.owner_id, is_owner=True)
+    return on(task.bound_host_id) or f" on a host that is {CHOSEN_ANEW}"
 
 
 def last_said(task: Task) -> str:

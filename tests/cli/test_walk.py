@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+from click.testing import CliRunner
+
+from countermand.cli import walk
+from countermand.v1.task_pb2 import Task
 from tests.cli.terminal import Terminal
 
 
@@ -166,10 +171,28 @@ def test_a_dry_run_says_what_becomes_of_each_task(shell):
     ]
     on = dry(shell, "@", "--rerun", "one", "--set", "one.arguments.pool=slow", "--skip", "two")
     assert on == [
-        "one: runs again",
+        f"one: runs again with {shell.name}",
         "two: is skipped, and what comes after it goes on",
         "TASK  KEY             BEFORE  AFTER",
         "one   arguments.pool  -       slow",
         nothing,
     ]
     assert state(shell, "@") == "PAUSED"
+
+
+@pytest.mark.parametrize(
+    ("bound", "typed", "asked", "hosts"),
+    [
+        ("", "", "Host (Enter: chosen anew; it was host-a)", []),
+        ("", "host-a", "Host (Enter: chosen anew; it was host-a)", ["copy=host-a"]),
+        ("host-b", "", "Host [host-b]", []),
+        ("host-b", "host-a", "Host [host-b]", ["copy=host-a"]),
+    ],
+)
+def test_a_host_that_was_chosen_is_chosen_anew_unless_one_is_named(bound, typed, asked, hosts):
+    task = Task(kind=Task.KIND_VERB, host_id="host-a", bound_host_id=bound)
+    answers = walk.Answers()
+    with CliRunner().isolation(input=f"\n{typed}\n") as (said, *_):
+        walk._ask_arguments(task, "copy", answers)
+        assert asked in said.getvalue().decode()
+    assert answers.hosts == hosts

@@ -370,6 +370,26 @@ async def test_a_rerun_takes_changed_values_and_another_host(form, client) -> No
     await stories.arrived(client, "again", SUCCEEDED)
 
 
+async def test_where_no_host_was_named_one_is_chosen_anew_and_the_form_says_so(
+    form, client
+) -> None:
+    spec = workflow_spec("copy-disk", sequence("all", copy("moves", "", stories.BASE, "tiny/far")))
+    spec.policy.CopyFrom(policy(on_failure=Policy.ON_FAILURE_PAUSE))
+    run = await client.submit(spec, workflow_id="chosen")
+    await stories.arrived(client, "chosen", PAUSED)
+    assert (await run.task("moves")).host_id == "host-b"
+    path = "/workflows/chosen/resume"
+    first = await form.open(path)
+    assert "chosen anew (it was host-b)" in first.words
+    assert "as before" not in first.words
+    moved = {"decide:moves": "rerun", "rerun:moves:target.pool_id": "pool-a"}
+    answer = await form.again(path, first, "check", reason=WHY, **moved)
+    assert "moves runs again on a host that is chosen anew." in answer.page.words
+    await form.again(path, answer.page)
+    await stories.arrived(client, "chosen", SUCCEEDED)
+    assert (await run.task("moves")).host_id == "host-a"
+
+
 async def test_only_what_was_checked_is_sent(form, client) -> None:
     await paused(client, "checked")
     path = "/workflows/checked/resume"

@@ -17,7 +17,7 @@ from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct, Value
 
 from coordinator.web.forms.fields import Field, Form, Option
-from countermand.drawing.tasks import task_id
+from countermand.drawing.tasks import CHOSEN_ANEW, task_id
 from countermand.rpc.errors import FieldInvalid, Violation
 from countermand.rpc.names import task_name
 from countermand.v1.host_pb2 import Host
@@ -66,8 +66,10 @@ def field_of_output(task: str, needed: ResumeRequirement) -> Field:
 def field_of_hosts(task: Task, hosts: Sequence[Host]) -> Field:
     """Returns the field of where a task is run again."""
     ids = [host.name.removeprefix("hosts/") for host in hosts]
-    options = [Option(value="", label=f"as before ({task.host_id or 'chosen for it'})")]
-    options += [Option(value=each, label=each) for each in ids if each != task.host_id]
+    bound = task.bound_host_id
+    last = f" (it was {task.host_id})" if task.host_id else ""
+    options = [Option(value="", label=bound or f"{CHOSEN_ANEW}{last}")]
+    options += [Option(value=each, label=each) for each in ids if each != bound]
     return Field(name=named(HOST, task_id(task.name)), label="Host", kind="pick", options=options)
 
 

@@ -18,11 +18,11 @@ from coordinator.web.forms import cards, groups, outlook, workflows
 from coordinator.web.forms import decisions as reading
 from coordinator.web.forms.decisions import DECIDE, INPUT, named
 from coordinator.web.forms.fields import Change, Form, Problem, filled, reason
-from coordinator.web.forms.outlook import place
 from coordinator.web.forms.serving import CHECKED, REQUEST_ID, Deed, Given, Params, content_of
 from coordinator.web.shown import workflow_url
 from coordinator.web.site import Site
-from countermand.drawing.tasks import GROUPS, task_id
+from countermand.drawing.phrases import on
+from countermand.drawing.tasks import GROUPS, next_place, task_id
 from countermand.drawing.values import value_words
 from countermand.drawing.words import workflow_look
 from countermand.rpc.channel import CHANGE_TIMEOUT_S
@@ -213,7 +213,7 @@ def _told(decision: pb.ResumeDecision, drawn: Drawn) -> str:
         case "rerun" if task.kind in GROUPS:
             return groups.told(name, decision.rerun, drawn.tree, decision.task)
         case "rerun":
-            where = f" on {decision.rerun.host_id}" if decision.rerun.host_id else place(task)
+            where = on(decision.rerun.host_id) or next_place(task)
             return f"{name} runs again{where}."
         case "skip":
             left = "; what later tasks need of it is given below" if decision.skip.outputs else ""
