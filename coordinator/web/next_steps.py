@@ -48,7 +48,9 @@ def _told_once(steps: list[Step], reason: str) -> list[Step]:
     if more <= 1:
         return steps
     others = [step for step in steps if step.reason != reason]
-    return [*alike[:LIKE_MAX], Step(words=_MORE[reason].format(more), is_urgent=True), *others]
+    # The list of needs itself may be cut.
+    number = f"At least {more}" if any(step.reason == "MORE" for step in others) else more
+    return [*alike[:LIKE_MAX], Step(words=_MORE[reason].format(number), is_urgent=True), *others]
 
 
 def _needed(workflow: Workflow) -> Iterator[Step]:

@@ -142,6 +142,7 @@ def counted(workflow: Workflow) -> dict[str, int]:
         "made_up": by.get(Task.STATE_COMPENSATED, 0),
         "to_make_up": by.get(Task.STATE_COMPENSATING, 0),
         "blocked": by.get(Task.STATE_COMPENSATION_BLOCKED, 0),
+        "failed": by.get(Task.STATE_FAILED, 0),
         "left": max(len(workflow.leftovers), by.get(Task.STATE_ABANDONED, 0)),
     }
 

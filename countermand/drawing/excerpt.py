@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from countermand.drawing import phrases
 from countermand.drawing.model import Timeline
 from countermand.drawing.timeline import timeline
+from countermand.drawing.verdict import open_failures
 from countermand.drawing.words import workflow_look
 from countermand.rpc import names
 from countermand.v1.attempt_pb2 import Attempt
@@ -59,7 +60,8 @@ def _sentence(workflow: Workflow, drawn: Timeline) -> str:
         if workflow.state == WorkflowState.WORKFLOW_STATE_SUCCEEDED:
             return f"{done} of {phrases.count(number, 'task')} took effect."
         word = workflow_look(workflow.state).word
-        return f"{done} of {phrases.count(number, 'task')} done; it is {word}."
+        said = f"{done} of {phrases.count(number, 'task')} done; it is {word}."
+        return open_failures(workflow, drawn.verdict.failed) + said
     what = drawn.verdict.sentence.split(". ", 1)[0]
     made = counts.get(Task.STATE_COMPENSATED, 0)
     left = phrases.count(len(workflow.leftovers), "effect")

@@ -148,7 +148,7 @@ def _sentence(
     left: Sequence[Fact],
 ) -> str:
     if not workflow.HasField("cause"):
-        return _open_failures(workflow, failed) + _went_well(workflow, rows)
+        return open_failures(workflow, failed) + _went_well(workflow, rows)
     cause = failed[0]
     if _is_order(workflow.cause):
         who = cause.task_id[:1].upper() + cause.task_id[1:]
@@ -158,17 +158,18 @@ def _sentence(
     return f"{what}{cause.where}: {cause.words}. {_since_then(workflow, lane, left)}"
 
 
-def _open_failures(workflow: Workflow, failed: Sequence[Fact]) -> str:
+def open_failures(workflow: Workflow, failed: Sequence[Fact]) -> str:
     """Returns what failed and waits for somebody, as a sentence; nothing where nothing does."""
     undecided = {need.task for need in workflow.needs if need.reason == "DECISION"}
     ids = {parsed[1] for name in undecided if (parsed := names.parse_task(name))}
     waiting = [fact for fact in failed if fact.task_id in ids]
     if not waiting:
         return ""
-    first, *others = waiting
-    more = f" {phrases.count(len(others), 'other')} failed, too." if others else ""
-    if any(need.reason == "MORE" for need in workflow.needs):
-        more = " Many others failed, too."  # not all of them are named
+    first, others = waiting[0], len(waiting) - 1
+    if any(need.reason == "MORE" for need in workflow.needs):  # not all of them are named
+        by = {count.state: count.count for count in workflow.task_counts}
+        others = max(others, by.get(Task.STATE_FAILED, 0) - 1)
+    more = f" {phrases.count(others, 'other')} failed, too." if others else ""
     return f"{first.task_id} failed{first.where}: {first.words}.{more} "
 
 

@@ -13,8 +13,9 @@ from coordinator.saga import leftovers
 from coordinator.saga.states import TaskState
 from coordinator.web import address
 from coordinator.web.pages import workflows
-from countermand.client.spec import image, policy, sequence, task, workflow_spec
+from countermand.client.spec import image, parallel, policy, sequence, task, workflow_spec
 from countermand.drawing import phrases
+from countermand.v1.task_pb2 import Task
 from countermand.v1.verb_pb2 import DeleteImage, Noop
 from countermand.v1.workflow_spec_pb2 import Policy
 from countermand.v1.workflow_state_pb2 import WorkflowState
@@ -188,6 +189,23 @@ async def test_many_that_failed_leave_room_for_what_to_do(reader, client) -> Non
     group = await reader("/workflows/fanned/tasks/disks")
     rows = [id_ for id_ in group.ids if id_.startswith("task-")]
     assert rows == [f"task-copy.{index}" for index in range(8)]
+
+
+async def test_of_very_many_that_failed_all_are_counted(reader, client) -> None:
+    steps = [
+        task(f"step-{n}", host="host-a", action=Noop(failure_message="It fails."))
+        for n in range(160)
+    ]
+    spec = workflow_spec("drill", sequence("all", parallel("steps", *steps)))
+    spec.policy.CopyFrom(policy(on_failure=Policy.ON_FAILURE_PAUSE))
+    run = await client.submit(spec, workflow_id="very-many")
+    await stories.arrived(client, "very-many", WorkflowState.WORKFLOW_STATE_PAUSED)
+    failed = len([t for t in await run.tasks(states=[Task.STATE_FAILED]) if t.verb])
+    banner = (await reader("/workflows/very-many")).part("banner")
+    assert "step-0 failed on host-a: it fails." in banner.words
+    assert f"{failed - 1} others failed, too." in banner.words
+    assert f"and {failed - 5} more" in banner.words
+    assert "At least 17 more tasks need a decision" in banner.words
 
 
 async def test_what_must_be_decided_is_said_once(reader) -> None:
