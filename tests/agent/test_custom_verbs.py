@@ -34,6 +34,7 @@ from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.verb_pb2 import Action, Custom
 from tests.agent.requests import CLUSTER, address, attempt_name, noop_action
 from tests.agent.rig import NOW, Gate, Rig
+from tests.agent.test_faults import until
 
 EXAMPLE = Path(__file__).parents[2] / "docs/examples/verb-stamp/countermand_verb_stamp.py"
 NAME = "example.org/stamp"
@@ -305,6 +306,7 @@ async def test_a_plug_in_that_does_not_come_to_an_end_holds_up_nobody_else(tmp_p
         with pytest.raises(VerbUnsupported, match="has not checked the arguments"):
             await rig.accept(STAMP, loose())
         assert (await rig.run(attempt_name("other"), noop_action())).state == SUCCEEDED
+    await until(lambda: len(begun) == 2)
     assert begun == [1, 1]  # the third one did not begin
     monkeypatch.setattr(admission, "CHECK_S_MAX", 60.0)
     goes_on.set()

@@ -36,7 +36,7 @@ CANCELLED = Attempt.STATE_CANCELLED
 
 async def until(condition) -> None:
     """Returns once something is so."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - what it waits for has no event
             await asyncio.sleep(0.001)
 
@@ -437,7 +437,7 @@ async def test_a_full_journal_does_not_keep_the_agent_from_stopping(noting, capl
     journal.on_commit = _filling_after(journal, rig)
     await accepted
     await until(lambda: "journal.failed" in caplog.messages)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await rig.runner.stop()
     await rig.start()
     assert (await rig.settled(COPY)).state == SUCCEEDED

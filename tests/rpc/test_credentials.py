@@ -29,7 +29,7 @@ async def asks(address: str, credentials) -> bool:
     async with open_channel(address, credentials=credentials) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
-            await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+            await stub.Check(health_pb2.HealthCheckRequest(), timeout=30)
         except grpc.aio.AioRpcError:
             return False
         return True

@@ -140,7 +140,7 @@ async def test_an_order_that_comes_while_the_last_one_ends_is_seen_to():
     )
     running = asyncio.create_task(line.run())
     line.orders.deliver(started.workflow, send, ask_first=False)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await agent.cancelled.wait()
     assert agent.calls[:2] == ["GetHost", "Noop"]
     running.cancel()
