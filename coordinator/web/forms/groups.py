@@ -6,6 +6,7 @@ not chosen need decisions too: they may be skipped with the same form.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ from coordinator.web.forms.decisions import DECIDE, RERUN, field_of_hosts, named
 from coordinator.web.forms.fields import Field, Option
 from coordinator.web.forms.outlook import place
 from countermand.drawing.phrases import count, listing
-from countermand.drawing.tasks import GROUPS, task_id
+from countermand.drawing.tasks import GROUPS, next_place, task_id
 from countermand.drawing.values import said
 from countermand.rpc.names import task_name
 from countermand.v1.annotation_pb2 import Effect
@@ -48,10 +49,18 @@ class Tree:
         while name := self.parents.get(name, ""):
             yield name
 
-    def leaves(self, group: str) -> list[Task]:
+    @cached_property
+    def within(self) -> Mapping[str, Sequence[Task]]:
+        """Returns the tasks in each group, at any depth: worked out once, of thousands of items."""
+        found: defaultdict[str, list[Task]] = defaultdict(list)
+        for task in self.tasks:
+            for group in () if task.kind in GROUPS else self.above(task.name):
+                found[group].append(task)
+        return found
+
+    def leaves(self, group: str) -> Sequence[Task]:
         """Returns the tasks in a group, at any depth."""
-        leaves = (task for task in self.tasks if task.kind not in GROUPS)
-        return [task for task in leaves if group in self.above(task.name)]
+        return self.within.get(group, ())
 
     def failed(self, group: str) -> list[Task]:
         """Returns the tasks in a group that need a decision."""
@@ -61,8 +70,8 @@ class Tree:
         """Returns at most so many tasks and groups that stand for all of some, if there are."""
         found = list(dict.fromkeys(names))
         while len(found) > most:
-            wider = list(dict.fromkeys(self.parents.get(name, name) for name in found))
-            wider = [name for name in wider if not set(self.above(name)) & set(wider)]
+            wide = dict.fromkeys(self.parents.get(name, name) for name in found)
+            wider = [name for name in wide if not any(above in wide for above in self.above(name))]
             if wider == found:
                 break
             found = wider
@@ -70,8 +79,8 @@ class Tree:
 
     def shared(self, names: Collection[str]) -> list[str]:
         """Returns the nearest groups that hold several of some tasks."""
-        near = [next(self.above(name), "") for name in names]
-        return [group for group in dict.fromkeys(near) if group and near.count(group) > 1]
+        near = Counter(next(self.above(name), "") for name in names)
+        return [group for group, number in near.items() if group and number > 1]
 
 
 # -- what is asked --------------------------------------------------------------------------------
@@ -226,7 +235,7 @@ def told(group: str, decision: ResumeDecision.Rerun, tree: Tree, name: str) -> s
         verb = "runs" if len(decision.indices) == 1 else "run"
         return f"{noun} {items} of {group} {verb} again{there}."
     failed = tree.failed(name)
-    names = [f"{task_id(t.name)}{'' if there else place(t)}" for t in failed[:NAMED_MAX]]
+    names = [f"{task_id(t.name)}{'' if there else next_place(t)}" for t in failed[:NAMED_MAX]]
     more = [count(len(failed) - NAMED_MAX, "other")] if len(failed) > NAMED_MAX else []
     which = f": {listing([*names, *more])}" if names else ""
     return f"What failed in {group} runs again{there}{which}."
