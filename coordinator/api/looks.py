@@ -18,8 +18,8 @@ from countermand.v1.task_pb2 import Task
 
 LARGE = 500  # nodes; from there on a look at each of them takes a millisecond
 GROUP_LARGE = 100  # of the nodes below a group, and of its members
-# Of all that are kept: a look holds its workflow, which may be of yesterday.
-NODES_MAX = 50_000
+# Of all that are kept, two of the largest: a look holds its workflow, which may be of yesterday.
+NODES_MAX = 20_000
 
 
 class Look:
