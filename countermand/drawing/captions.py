@@ -101,7 +101,8 @@ def row_sentence(row: Row) -> str:
         again = f", round {row.round}" if row.round > 1 else ""
         return f"group {row.task_id}: {task_look(row.state).word}{again}"
     again = f"; since then {task_look(row.state).word}" if row.state in MADE_UP_FOR else ""
-    where = phrases.on(row.host_id or "no host yet", is_owner=row.is_external)
+    places = ", then ".join(row.places) or "no host yet"
+    where = phrases.on(places, is_owner=row.is_external)
     return f"{row.task_id}{where}: {of_row(row).words}{again}"
 
 

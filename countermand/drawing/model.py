@@ -7,6 +7,7 @@ Pure; made by `timeline.py`, drawn by `terminal.py` and `svg.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from countermand.drawing import phrases
@@ -72,6 +73,17 @@ class Row:
     # How many tasks that came to a good end this row stands for, in the place of a task.
     folded: int = 0
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Returns where its attempts were, in their order; or where it is to be, if anywhere."""
+        moves = (place for place, _ in groupby(bar.host_id for bar in self.bars))
+        return tuple(moves) if self.bars else tuple(filter(None, (self.host_id,)))
+
+    @property
+    def where(self) -> str:
+        """Returns the same in little room: "host-a → host-b"."""
+        return " → ".join(self.places)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneRow:
@@ -89,6 +101,11 @@ class LaneRow:
     blocked: tuple[float, float] | None = None
     is_external: bool = False
     folded: int = 0  # as of a row
+
+    @property
+    def where(self) -> str:
+        """Returns where it is made up for: its attempts go where their action was."""
+        return self.host_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -182,9 +182,13 @@ def _round_step(step_s: float) -> float:
 
 
 def _tick_words(time_s: float, step_s: float) -> str:
-    if step_s >= 60 or time_s >= 60:  # noqa: PLR2004 - minutes
-        minutes, seconds = divmod(round(time_s), 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    """Returns a time as exactly as its neighbours need to be told from it."""
+    if not time_s:
+        return "0 s"
     digits = 0 if step_s >= 1 else 1 if step_s >= 0.1 else 2 if step_s >= 0.01 else 3  # noqa: PLR2004
-    return f"{time_s:.{digits}f} s"
+    if step_s < 60 and time_s < 60:  # noqa: PLR2004 - minutes
+        return f"{time_s:.{digits}f} s"
+    minutes, rest = divmod(round(time_s * 10**digits), 60 * 10**digits)
+    hours, minutes = divmod(minutes, 60)
+    seconds = f"{rest / 10**digits:0{digits + 3 if digits else 2}.{digits}f}"
+    return f"{hours}:{minutes:02}:{seconds}" if hours else f"{minutes}:{seconds}"

@@ -233,7 +233,7 @@ def _names(
     sheet: _Sheet, row: Row | LaneRow, look: Look | Caption, left: float, middle: float
 ) -> Iterator[str]:
     """Yields the words on the left: state, task, host."""
-    host = fit(row.host_id, 90, 11.5)
+    host = fit(row.where, 130 if len(row.where) > len(row.host_id) else 90, 11.5)
     host_left = PLOT_LEFT - 18 - width_of(host, 11.5)
     yield text(look.glyph, left + 6, middle + 4.5, f"strong {look.tone}", "middle")
     name = text(fit(row.task_id, host_left - left - 24), left + 18, middle + 4.5)

@@ -118,9 +118,8 @@ def _left(fact: Fact) -> str:
 def _measure(timeline: Timeline, width: int) -> _Page:
     names = [row.depth * 2 + len(row.task_id) + 2 for row in timeline.rows] or [8]
     name = min(max(*names, 14), NAME_MAX, max(width // 3, 10))
-    owners = (row.host_id for row in timeline.rows if row.is_external)
-    places = (*timeline.hosts, *owners)
-    host = min(max((len(place) for place in places), default=0), max(width // 8, 6))
+    places = (*timeline.hosts, *(row.where for row in timeline.rows))
+    host = min(max((len(place) for place in places), default=0), max(width // 7, 6))
     said = [len(str(captions.of_row(row))) for row in timeline.rows]
     said += [len(str(captions.of_lane_row(row))) for row in timeline.lane]
     words = min(max(said, default=0), WORDS_MAX)
@@ -171,7 +170,7 @@ def _row(page: _Page, row: Row) -> Text:
         return page.line(Text(f"{indent}{row.task_id}", "dim"), "", strip, again)
     caption = captions.of_row(row)
     name = Text.assemble(indent, (look.glyph, look.colour), " ", row.task_id)
-    return page.line(name, row.host_id, strip, Text(str(caption), STYLES[caption.tone]))
+    return page.line(name, row.where, strip, Text(str(caption), STYLES[caption.tone]))
 
 
 def _lane_row(page: _Page, row: LaneRow) -> Text:

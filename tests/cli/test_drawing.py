@@ -118,6 +118,29 @@ def test_retries_are_bars_of_one_row_with_the_wait_between() -> None:
     assert [(wait.start_s, wait.end_s) for wait in row.waits] == [(0.0, 0.1), (1.0, 2.1)]
 
 
+def moved() -> Tale:
+    """Tells a copy that fails on one host after a minute, and is done on another in no time."""
+    tale = Tale("vm-5")
+    task = tale.plant("copy", host="host-a")
+    tale.begin()
+    tale.starts(63.02, "copy", run_s=63.03)
+    tale.ends(63.1, "copy", "FAILED", failure=no_space("vm-5", "copy", "host-a"))
+    task.host_id = "host-b"
+    tale.starts(63.15, "copy", n=2, run_s=63.16)
+    tale.ends(63.4, "copy", "SUCCEEDED", n=2)
+    return tale
+
+
+def test_a_row_says_on_which_hosts_its_attempts_were() -> None:
+    (row,) = drawn(moved()).rows
+    assert [bar.host_id for bar in row.bars] == ["host-a", "host-b"]
+    assert "host-a → host-b" in printed(moved(), 120)
+    picture = svg.draw(drawn(moved()))
+    assert "host-a → host-b" in picture
+    assert "copy on host-a, then host-b: copied in" in picture
+    assert "copy on host-a, attempt 1" in picture
+
+
 def test_an_open_attempt_lasts_until_now() -> None:
     tale = Tale("vm-4")
     tale.plant("copy", host="host-a")
@@ -366,6 +389,12 @@ def test_ticks_are_apart_and_places_grow_with_time(tale) -> None:
     places = [place(time_s) for time_s, _ in ticks(place, 0.1)]
     assert len(places) >= 4
     assert all(right - left >= 0.0999 for left, right in itertools.pairwise(places))
+
+
+def test_ticks_can_be_told_apart_however_late_they_are() -> None:
+    words = [words for _, words in ticks(scale(drawn(moved())), 0.1)]
+    assert "1:03.10" in words
+    assert len(set(words)) == len(words) >= 4
 
 
 # -- the terminal --------------------------------------------------------------------------------
