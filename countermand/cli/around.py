@@ -15,6 +15,7 @@ import click
 
 from countermand.cli import profiles
 from countermand.cli.settings import CHECKS, FORMATS, Settings
+from countermand.drawing import plain
 
 FAILED = 1
 _FORM_OPTIONS = ("-o", "--output")
@@ -37,9 +38,9 @@ def open_streams() -> None:
                 os.close(opened)
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
     for stream in (sys.stdout, sys.stderr):
-        # A terminal without our glyphs shows "?" for them, and no traceback.
+        # What a terminal cannot show has something that stands for it, and is no traceback.
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            plain.make_do(stream)
 
 
 def check_words(words: Sequence[str], environment: Mapping[str, str]) -> None:

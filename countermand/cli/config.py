@@ -16,6 +16,7 @@ from countermand.cli.settings import (
     OrderedGroup,
     Settings,
     examples,
+    form_option,
     shared_options,
 )
 
@@ -52,6 +53,7 @@ def config() -> None:
 def show(settings: Settings, origins: bool) -> None:
     """Show the settings that hold for a command."""
     from countermand.cli.forms import show_value
+    from countermand.cli.table import table
 
     rows = [(name, value, settings.origins.get(name, UNSET).words) for name, value in _of(settings)]
     if settings.for_programs:
@@ -61,33 +63,41 @@ def show(settings: Settings, origins: bool) -> None:
     else:
         heads = ("SETTING", "VALUE", "ORIGIN") if origins else ("SETTING", "VALUE")
         told = [(name, _words(value), origin)[: len(heads)] for name, value, origin in rows]
-        widths = [max(len(cell) for cell in column) for column in zip(heads, *told, strict=True)]
-        for cells in (heads, *told):
-            padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-            click.echo("  ".join(padded).rstrip())
+        table(heads, told)
 
 
 @config.command(epilog=examples("countermand config check", exits=LOCAL))
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
-def check(file: Path | None) -> None:
+@form_option("table", "json", "yaml")
+@click.pass_obj
+def check(settings: Settings, file: Path | None) -> None:
     """Say everything that is wrong with the file and the environment.
 
     A key that nothing reads is an error, with what may have been meant.
     """
+    from countermand.cli.forms import show_value
+
     path = file or profiles.path_from(os.environ)
     wrong = [f"environment: {stranger}" for stranger in profiles.strangers(os.environ)]
+    told = list(wrong)
     if file is not None and not path.exists():
-        wrong.append(f"{path}: there is no such file")
+        wrong.append("there is no such file")
+        told.append(f"{path}: there is no such file")
     try:
         profiles.load(path, os.environ.get("COUNTERMAND_PROFILE", ""), CHECKS)
     except profiles.ConfigInvalid as error:
-        wrong += [error.message]
-    for each in wrong:
-        click.echo(each)
+        wrong += error.problems
+        told.append(error.message)
+    found = profiles.names(path)
+    if settings.for_programs:
+        show_value(settings, {"file": str(path), "profiles": found, "problems": wrong})
+    elif wrong:
+        click.echo("\n".join(told))
+    else:
+        there = ", ".join(found) or "no profile"
+        click.echo(f"{path}: {there if path.exists() else 'there is no file, and none is needed'}.")
     if wrong:
         raise click.exceptions.Exit(1)
-    there = ", ".join(profiles.names(path)) or "no profile"
-    click.echo(f"{path}: {there if path.exists() else 'there is no file, and none is needed'}.")
 
 
 @config.command(epilog=examples("countermand config sample", exits=LOCAL))

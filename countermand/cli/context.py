@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 from google.protobuf import json_format
 
-from countermand.cli.output import paint, table
+from countermand.cli.table import paint, table
 from countermand.drawing.made_up import decided_words
 from countermand.drawing.tasks import GROUPS, flat, last_said, task_id, verb_of, why
 from countermand.drawing.values import clock, indented, progress_words, said, value_words

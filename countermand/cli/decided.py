@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from countermand.cli.arguments import pair, plain, unquoted
-from countermand.cli.output import paint
+from countermand.cli.table import paint
 from countermand.cli.typed import SET, IsText, never
 from countermand.client import decisions
 from countermand.drawing.words import workflow_look

@@ -8,11 +8,9 @@ import click
 
 from countermand.cli.exits import PATIENCE_WHEN_FOLLOWING
 from countermand.cli.external_options import doing, owner_option
-from countermand.cli.external_own import add, clear, finish, start
-from countermand.cli.external_reports import accept, end, heartbeat, progress
+from countermand.cli.lazy import LazyMembers
 from countermand.cli.settings import (
     NAMES_OF_TASKS,
-    OrderedGroup,
     Settings,
     examples,
     names,
@@ -22,12 +20,16 @@ from countermand.cli.settings import (
 if TYPE_CHECKING:
     from countermand.cli.external_calls import Vendor
 
+REPORTS = ("accept", "progress", "heartbeat", "end")
+OWN = ("start", "add", "finish", "clear")
 OWNER_HEADS = ("OWNER", "WAITING", "NOT ACCEPTED", "SILENT", "OLDEST", "WATCHES")
 HEADS = ("TASK", "ASKED", "KIND", "ACCEPTED", "AGE", "PROGRESS", "MESSAGE")
 
 
 @click.group(
-    cls=OrderedGroup,
+    cls=LazyMembers,
+    lazy={name: f"countermand.cli.external_reports:{name}" for name in REPORTS}
+    | {name: f"countermand.cli.external_own:{name}" for name in OWN},
     epilog=names(*NAMES_OF_TASKS)
     + examples(
         "countermand external list --owner acme",
@@ -134,7 +136,3 @@ def watch(settings: Settings, owner: str) -> None:
 
 def _watch(owner: str) -> str:
     return f"countermand external watch --owner {owner}"
-
-
-for command in (accept, progress, heartbeat, end, start, add, finish, clear):
-    external.add_command(command)

@@ -11,8 +11,9 @@ import click
 from google.protobuf import json_format
 
 from countermand.cli.forms import show_object
-from countermand.cli.output import Row, age, as_json, paint, show_message, table
+from countermand.cli.output import Row, age, as_json, show_message
 from countermand.cli.settings import Settings
+from countermand.cli.table import paint, table
 from countermand.drawing import phrases
 from countermand.drawing.values import one_line, progress_words, said
 from countermand.drawing.words import Look, attempt_look

@@ -13,8 +13,9 @@ import click
 
 from countermand.cli.exits import FAILED, at_rest, code_of
 from countermand.cli.lines import Pace, show_event
-from countermand.cli.output import paint, show_one
+from countermand.cli.output import show_one
 from countermand.cli.settings import Settings
+from countermand.cli.table import paint
 from countermand.client import Run
 from countermand.client.run import SETTLED
 from countermand.drawing.phrases import on

@@ -10,7 +10,8 @@ from typing import Final
 
 import click
 
-from countermand.cli.output import age, as_json, paint
+from countermand.cli.output import age, as_json
+from countermand.cli.table import paint
 from countermand.cli.version import in_words
 from countermand.client import Client
 from countermand.drawing import phrases

@@ -327,7 +327,8 @@ def _next(found: Host) -> tuple[str, ...]:
 
 
 def _describe(found: Host) -> None:
-    from countermand.cli.output import age, paint, table
+    from countermand.cli.output import age
+    from countermand.cli.table import paint, table
     from countermand.drawing import phrases
     from countermand.drawing.values import said
     from countermand.drawing.words import host_look

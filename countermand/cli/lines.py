@@ -9,8 +9,9 @@ from typing import Final
 import click
 
 from countermand.cli.forms import show_object
-from countermand.cli.output import as_json, paint
+from countermand.cli.output import as_json
 from countermand.cli.settings import Settings
+from countermand.cli.table import paint
 from countermand.drawing.tasks import task_id
 from countermand.drawing.told import told
 from countermand.drawing.values import clock, progress_words

@@ -1,12 +1,7 @@
-"""Prints messages: as a table, as JSON or YAML, or as names.
-
-Tables are spaces only: they survive a narrow terminal, a pipe into awk and a paste into a ticket.
-"""
+"""Prints messages: as a table, as JSON or YAML, or as names."""
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
@@ -18,8 +13,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from countermand.cli.forms import show_value
 from countermand.cli.settings import Settings
+from countermand.cli.table import table
 from countermand.drawing import phrases
-from countermand.drawing.words import Look
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.host_pb2 import Host
 from countermand.v1.task_pb2 import Task
@@ -28,13 +23,11 @@ from countermand.v1.workflow_pb2 import Workflow
 
 if TYPE_CHECKING:
     from countermand.client import Run
+    from countermand.drawing.words import Look
 
 Item = TypeVar("Item", bound=Message)
-Cell = TypeVar("Cell", bound=str | Look)
-Row = Sequence[str | Look]
-
-# A last column that has less room than this on a terminal wraps instead: a word or two say nothing.
-LAST_CHARACTERS_MIN = 20
+Text = TypeVar("Text", bound="str | Look")
+Row = Sequence["str | Look"]
 
 
 def show_all(
@@ -66,41 +59,8 @@ def show_all(
         table(heads, [row(item) for item in items], cut=True)
 
 
-def _with(cells: Sequence[Cell], more: Sequence[Cell]) -> list[Cell]:
+def _with(cells: Sequence[Text], more: Sequence[Text]) -> list[Text]:
     return [*cells[:-1], *more, cells[-1]]
-
-
-def table(heads: Sequence[str], rows: Sequence[Row], *, cut: bool = False) -> None:
-    """Prints aligned columns under their heads; the last may be cut at a terminal's edge."""
-    texts = [[str(cell) for cell in cells] for cells in rows]
-    widths = [max(map(len, column)) for column in zip(heads, *texts, strict=True)]
-    if cut and sys.stdout.isatty():
-        before = sum(widths[:-1]) + 2 * (len(widths) - 1)
-        room = shutil.get_terminal_size().columns - before
-        widths[-1] = min(widths[-1], max(room, LAST_CHARACTERS_MIN))
-    click.echo(_line(heads, heads, widths))
-    for cells, text in zip(rows, texts, strict=True):
-        shown = [*text[:-1], _cut(text[-1], widths[-1])]
-        click.echo(_line(cells, shown, widths))
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 1]}…"
-
-
-def _line(cells: Sequence[str | Look], texts: Sequence[str], widths: Sequence[int]) -> str:
-    """Returns a row; padded before it is painted, since colours have no width."""
-    padded = [
-        paint(cell, text.ljust(width)) if isinstance(cell, Look) else text.ljust(width)
-        for cell, text, width in zip(cells, texts, widths, strict=True)
-    ]
-    return "  ".join(padded).rstrip()
-
-
-def paint(look: Look, text: str | None = None) -> str:
-    """Returns a state in its colour; click takes the colour away where none is wanted."""
-    text = str(look) if text is None else text
-    return click.style(text, dim=True) if look.colour == "dim" else click.style(text, look.colour)
 
 
 def as_json(message: Message) -> dict[str, object]:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from countermand.cli.output import show_message, table
+from countermand.cli.output import show_message
 from countermand.cli.settings import Settings
+from countermand.cli.table import table
 from countermand.drawing.tasks import EFFECTS, depths_of, task_id, verb_of
 from countermand.v1.annotation_pb2 import Effect
 from countermand.v1.task_pb2 import Task

@@ -292,7 +292,8 @@ def requirements(settings: Settings, name: str) -> None:
     async def work(client: Client) -> None:
         from countermand.cli.decided import HELD, command, needed, over, undecidable
         from countermand.cli.forms import show_value
-        from countermand.cli.output import as_json, paint
+        from countermand.cli.output import as_json
+        from countermand.cli.table import paint
         from countermand.client.run import SETTLED
         from countermand.drawing.values import indented
         from countermand.drawing.words import workflow_look

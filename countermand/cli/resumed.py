@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
-from countermand.cli.output import table
+from countermand.cli.table import table
 from countermand.drawing import phrases
 from countermand.drawing.phrases import on
 from countermand.drawing.tasks import next_place, task_id

@@ -262,7 +262,8 @@ def fork(
 
 def say_state(settings: Settings, changed: Workflow) -> None:
     """Tells how a workflow stands after a change, and what it waits for."""
-    from countermand.cli.output import paint, show_one
+    from countermand.cli.output import show_one
+    from countermand.cli.table import paint
     from countermand.drawing.words import workflow_look
 
     if settings.for_people:

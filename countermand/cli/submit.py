@@ -104,7 +104,8 @@ async def _waits(made: Run) -> str:
 
 
 async def _say_submitted(settings: Settings, made: Run, existing: Workflow | None) -> None:
-    from countermand.cli.output import paint, show_run
+    from countermand.cli.output import show_run
+    from countermand.cli.table import paint
     from countermand.drawing.words import workflow_look
 
     if settings.for_programs:

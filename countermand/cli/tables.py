@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from countermand.cli.output import Row, age, paint, show_all
+from countermand.cli.output import Row, age, show_all
 from countermand.cli.settings import Settings
+from countermand.cli.table import paint
 from countermand.drawing import phrases
 from countermand.drawing.tasks import (
     EFFECTS,

@@ -18,9 +18,9 @@ from countermand.cli.arguments import pair
 from countermand.cli.asking import confirm, prompt
 from countermand.cli.decided import decisions_of
 from countermand.cli.exits import fail
-from countermand.cli.output import paint, table
 from countermand.cli.resumed import made_up_for, show_changes
 from countermand.cli.settings import Settings
+from countermand.cli.table import paint, table
 from countermand.cli.typed import texts_of
 from countermand.client import Run
 from countermand.drawing import phrases

@@ -152,7 +152,8 @@ def ping(settings: Settings, webhook_id: str) -> None:
     """
 
     async def work(client: Client) -> int:
-        from countermand.cli.output import paint, show_message
+        from countermand.cli.output import show_message
+        from countermand.cli.table import paint
         from countermand.drawing.values import said
         from countermand.drawing.words import Look
 
@@ -339,7 +340,8 @@ def _row(found: Webhook) -> Row:
 
 
 def _describe(found: Webhook) -> None:
-    from countermand.cli.output import age, paint
+    from countermand.cli.output import age
+    from countermand.cli.table import paint
     from countermand.drawing import phrases
     from countermand.drawing.values import clock, said
     from countermand.drawing.words import webhook_look

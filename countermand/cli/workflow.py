@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import click
 
-from countermand.cli.bundle import bundle
-from countermand.cli.compensation import compensation
-from countermand.cli.events import workflow_events
-from countermand.cli.lint import lint, plan
-from countermand.cli.looks import get, list_, task, tasks
-from countermand.cli.resume import requirements, resume
-from countermand.cli.settings import NAMES_OF_WORKFLOWS, OrderedGroup, examples, names
-from countermand.cli.steer import cancel, fence, fork, pause
-from countermand.cli.submit import submit
-from countermand.cli.timeline import timeline
-from countermand.cli.waits import wait, watch
+from countermand.cli.lazy import LazyMembers
+from countermand.cli.settings import NAMES_OF_WORKFLOWS, examples, names
+
+MEMBERS = {
+    "submit": "submit:submit",
+    "lint": "lint:lint",
+    "plan": "lint:plan",
+    "list": "looks:list_",
+    "get": "looks:get",
+    "tasks": "looks:tasks",
+    "task": "looks:task",
+    "events": "events:workflow_events",
+    "timeline": "timeline:timeline",
+    "bundle": "bundle:bundle",
+    "watch": "waits:watch",
+    "wait": "waits:wait",
+    "cancel": "steer:cancel",
+    "pause": "steer:pause",
+    "resume": "resume:resume",
+    "requirements": "resume:requirements",
+    "compensation": "compensation:compensation",
+    "fence": "steer:fence",
+    "fork": "steer:fork",
+}
 
 
 @click.group(
-    cls=OrderedGroup,
+    cls=LazyMembers,
+    lazy={name: f"countermand.cli.{place}" for name, place in MEMBERS.items()},
     aliases={"logs": "events", "show": "get"},  # what hands type that come from elsewhere
     epilog=names(*NAMES_OF_WORKFLOWS)
     + examples(
@@ -30,12 +44,3 @@ from countermand.cli.waits import wait, watch
 )
 def workflow() -> None:
     """Submit, follow and steer workflows."""
-
-
-for command in (
-    *(submit, lint, plan),
-    *(list_, get, tasks, task, workflow_events, timeline, bundle),
-    *(watch, wait),
-    *(cancel, pause, resume, requirements, compensation, fence, fork),
-):
-    workflow.add_command(command)

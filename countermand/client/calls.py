@@ -12,7 +12,8 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from google.protobuf.message import Message
 from grpc import StatusCode
@@ -23,11 +24,13 @@ from countermand.rpc import status
 from countermand.rpc.channel import CHANGE_TIMEOUT_S, READ_TIMEOUT_S, open_channel
 from countermand.rpc.errors import Busy, CoordinatorUnavailable, CountermandError, WatcherTooSlow
 from countermand.rpc.interceptors import trace_metadata
-from countermand.v1.doctor_pb2_grpc import DoctorServiceStub
-from countermand.v1.external_task_pb2_grpc import ExternalTaskServiceStub
-from countermand.v1.host_pb2_grpc import HostServiceStub
-from countermand.v1.webhook_pb2_grpc import WebhookServiceStub
 from countermand.v1.workflow_pb2_grpc import WorkflowServiceStub
+
+if TYPE_CHECKING:
+    from countermand.v1.doctor_pb2_grpc import DoctorServiceAsyncStub
+    from countermand.v1.external_task_pb2_grpc import ExternalTaskServiceAsyncStub
+    from countermand.v1.host_pb2_grpc import HostServiceAsyncStub
+    from countermand.v1.webhook_pb2_grpc import WebhookServiceAsyncStub
 
 log = logging.getLogger(__name__)
 
@@ -92,11 +95,40 @@ class Calls:
         self._for_people = for_people
         self._channel = open_channel(address)
         channel = cast("Channel", _Shown(self._channel)) if for_people else self._channel
+        self._stubs = channel
         self.workflows = WorkflowServiceStub(channel)
-        self.hosts = HostServiceStub(channel)
-        self.doctor = DoctorServiceStub(channel)
-        self.webhooks = WebhookServiceStub(channel)
-        self.external_tasks = ExternalTaskServiceStub(channel)
+
+    # Which of the other services a command needs is known when it asks: a start loads no more.
+
+    @cached_property
+    def hosts(self) -> HostServiceAsyncStub:
+        """Returns the calls about hosts."""
+        from countermand.v1.host_pb2_grpc import HostServiceStub  # noqa: PLC0415 - as above
+
+        return HostServiceStub(self._stubs)
+
+    @cached_property
+    def doctor(self) -> DoctorServiceAsyncStub:
+        """Returns the calls of the doctor."""
+        from countermand.v1.doctor_pb2_grpc import DoctorServiceStub  # noqa: PLC0415 - as above
+
+        return DoctorServiceStub(self._stubs)
+
+    @cached_property
+    def webhooks(self) -> WebhookServiceAsyncStub:
+        """Returns the calls about webhooks."""
+        from countermand.v1.webhook_pb2_grpc import WebhookServiceStub  # noqa: PLC0415 - as above
+
+        return WebhookServiceStub(self._stubs)
+
+    @cached_property
+    def external_tasks(self) -> ExternalTaskServiceAsyncStub:
+        """Returns the calls of owners."""
+        from countermand.v1.external_task_pb2_grpc import (  # noqa: PLC0415 - as above
+            ExternalTaskServiceStub,
+        )
+
+        return ExternalTaskServiceStub(self._stubs)
 
     async def close(self) -> None:
         """Closes the channel; calls in flight are cancelled, their workflows go on."""

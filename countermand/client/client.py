@@ -5,17 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 from grpc.aio import AioRpcError
 
 from countermand.client.calls import Calls
-from countermand.client.doctor import Doctor
-from countermand.client.hosts import Hosts
 from countermand.client.run import PAGE_SIZE, Run, new_request_id
-from countermand.client.webhooks import Webhooks
 from countermand.rpc import names
 from countermand.rpc.channel import CHANGE_TIMEOUT_S, READ_TIMEOUT_S, REQUEST_BYTES_MAX
 from countermand.rpc.errors import CoordinatorUnavailable, PayloadTooLarge
@@ -32,6 +29,11 @@ from countermand.v1.workflow_pb2 import (
 )
 from countermand.v1.workflow_spec_pb2 import WorkflowSpec
 from countermand.v1.workflow_state_pb2 import WorkflowState
+
+if TYPE_CHECKING:
+    from countermand.client.doctor import Doctor
+    from countermand.client.hosts import Hosts
+    from countermand.client.webhooks import Webhooks
 
 # As long as an engine lets a coordinator restart before it tells somebody.
 PATIENCE = timedelta(minutes=1)
@@ -93,16 +95,22 @@ class Client:
     @property
     def hosts(self) -> Hosts:
         """Returns the door to the hosts."""
+        from countermand.client.hosts import Hosts  # noqa: PLC0415 - of those who ask for them
+
         return Hosts(self._calls)
 
     @property
     def webhooks(self) -> Webhooks:
         """Returns the door to the webhooks."""
+        from countermand.client.webhooks import Webhooks  # noqa: PLC0415 - as above
+
         return Webhooks(self._calls)
 
     @property
     def doctor(self) -> Doctor:
         """Returns the door to the differences between coordinator, journals and disks."""
+        from countermand.client.doctor import Doctor  # noqa: PLC0415 - as above
+
         return Doctor(self._calls)
 
     def run(self, name: str) -> Run:

@@ -3,13 +3,16 @@
 import sys
 
 import pytest
+from click import unstyle
 
-from countermand.cli.output import table
+from countermand.cli.table import table
 from countermand.drawing.tasks import verb_of, why
 from countermand.drawing.values import progress_words
+from countermand.drawing.words import workflow_look
 from countermand.v1.attempt_pb2 import Progress
 from countermand.v1.failure_pb2 import Failure
 from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_state_pb2 import WorkflowState
 
 FULL = Failure(reason="NO_SPACE", message="Pool fast is full.")
 LONG = "word " * 40
@@ -46,7 +49,7 @@ def test_values_are_whole_on_a_terminal_too(capsys, monkeypatch):
     assert LONG.strip() in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("columns", "width"), [(50, 50), (100, 100), (10, 26)])
+@pytest.mark.parametrize(("columns", "width"), [(50, 50), (100, 100), (10, 10)])
 def test_on_a_terminal_the_last_column_is_cut_at_its_edge(capsys, monkeypatch, columns, width):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", str(columns))
@@ -54,7 +57,42 @@ def test_on_a_terminal_the_last_column_is_cut_at_its_edge(capsys, monkeypatch, c
 
     lines = capsys.readouterr().out.splitlines()
     assert (len(lines[1]), lines[1][-1]) == (width, "…")
-    assert lines[2] == "b     short"
+    assert lines[2] == ("b     short" if width > 10 else "b     sho…")
+
+
+def test_on_a_narrow_terminal_the_widest_columns_are_cut(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    look = workflow_look(WorkflowState.WORKFLOW_STATE_SUCCEEDED)
+    heads = ("WORKFLOW", "KIND", "STATE", "TASKS", "WHY")
+    table(heads, [("a-long-workflow-1", "add-vm", look, "3/4", LONG.strip())], cut=True)
+
+    assert unstyle(capsys.readouterr().out).splitlines() == [
+        "WORKFL…  KIND    STATE    TASKS  WHY",
+        "a-long…  add-vm  ✓ succ…  3/4    word w…",
+    ]
+
+
+def test_letters_that_take_two_cells_are_counted_as_two(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "20")
+    table(("NAME", "WHY"), [("北京", "a"), ("b", "北京" * 10), ("…", "e\u0301te\u0301")], cut=True)
+
+    assert capsys.readouterr().out.splitlines() == [
+        "NAME  WHY",
+        "北京  a",
+        "b     北京北京北京…",
+        "…     e\u0301te\u0301",
+    ]
+
+
+def test_a_cell_is_one_line_whatever_is_in_it(capsys):
+    table(("NAME", "WHY"), [("a", "one\n  two\tthree"), ("b", "  50%  1 MiB/s")])
+
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "a     one two three",
+        "b       50%  1 MiB/s",
+    ]
 
 
 @pytest.mark.parametrize(
