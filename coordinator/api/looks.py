@@ -22,6 +22,11 @@ GROUP_LARGE = 100  # of the nodes below a group, and of its members
 NODES_MAX = 20_000
 
 
+def is_large(workflow: Workflow) -> bool:
+    """Returns whether what is worked out of a workflow is worth keeping."""
+    return len(workflow.nodes) >= LARGE
+
+
 class Look:
     """One workflow as it is now; nothing of it is worked out twice."""
 
@@ -72,7 +77,7 @@ class Looks:
             self._kept.move_to_end(workflow.id)
             return kept
         look = Look(workflow)
-        if len(workflow.nodes) >= LARGE:
+        if is_large(workflow):
             self._kept[workflow.id] = look
             self._kept.move_to_end(workflow.id)
             self._forget()

@@ -14,7 +14,7 @@ from datetime import timedelta
 from google.protobuf.struct_pb2 import Struct
 
 from coordinator.api.fences import target_pools
-from coordinator.api.looks import Look, Looks
+from coordinator.api.looks import Look, Looks, is_large
 from coordinator.api.summary import summary_to_proto
 from coordinator.runtime.locks import LockView
 from coordinator.runtime.loop import Loop
@@ -122,10 +122,10 @@ class Showing:
     def basic(self, workflow: Workflow) -> pb.Workflow:
         """Returns the BASIC view of a workflow."""
         progress = self._watches.progress(workflow.id)
-        shown = pb.Workflow()
-        if progress:
+        if progress or not is_large(workflow):
             shown = view.workflow_to_proto(workflow, progress)
         else:
+            shown = pb.Workflow()
             shown.CopyFrom(self._looks.at(workflow).basic)
         if not workflow.locked and not workflow.settled:
             shown.waits_for = _line(self._loop.lock_view(workflow.id))
