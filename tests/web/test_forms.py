@@ -574,6 +574,9 @@ async def test_very_many_failures_are_decided_by_their_group(form, client) -> No
     assert [name for name in values(first) if name.startswith("host:")] == ["host:steps"]
     lacking = await form.again(path, first, "check", reason="all")
     assert beside(lacking.page, "decide:steps").startswith("choose one")
+    one = {"decide:step-0": "skip", "decide:steps": ""}
+    apart = await form.again("/workflows/many/resume", lacking.page, "check", task="step-0", **one)
+    assert beside(apart.page, "decide:steps").startswith("choose one")
     answer = await form.again(path, lacking.page, "check", **{"decide:steps": "skip"})
     assert "steps is skipped." in answer.page.words
     assert (await form.again(path, answer.page)).page.status == 303

@@ -6,7 +6,7 @@ import pytest
 
 from coordinator.web.forms import groups
 from coordinator.web.forms.decisions import named
-from coordinator.web.forms.fields import Field
+from coordinator.web.forms.fields import LOOSE_MAX, Field, Form, Problem, marked
 from countermand.client.spec import for_each, nested, parallel, sequence, task, workflow_spec
 from countermand.v1.task_pb2 import Task
 from countermand.v1.verb_pb2 import Noop
@@ -109,3 +109,10 @@ def test_items_are_groups_where_each_has_several_tasks() -> None:
     [other] = groups.ticked("w", made, [card], typed)
     assert list(made.rerun.indices) == [1]
     assert (other.task, other.WhichOneof("decision")) == (LEAD + "disks.0", "skip")
+
+
+def test_thousands_of_problems_do_not_hide_the_form() -> None:
+    form = Form(title="", about="", back="", button="")
+    _, told = marked(form, [Problem(said=f"step-{n} needs a decision") for n in range(3000)])
+    assert len(told) == LOOSE_MAX + 1
+    assert told[-1].said == f"and {3000 - LOOSE_MAX} more like these"

@@ -13,6 +13,7 @@ from typing import Final, Literal
 Kind = Literal["text", "number", "long", "choice", "pick", "tick"]
 
 REASON: Final = "reason"
+LOOSE_MAX: Final = 8  # problems that lead nowhere; of thousands, the first say what it is about
 REASON_MAX: Final = 4096  # bytes, as the contract has it
 
 
@@ -154,6 +155,8 @@ def marked(form: Form, problems: Sequence[Problem]) -> tuple[Form, list[Problem]
         for field in _all(form.fields)
         for text in said.get(field.name, ())
     ]
+    if (more := len(loose) - LOOSE_MAX) > 1:
+        loose[LOOSE_MAX:] = [Problem(said=f"and {more} more like these")]
     return replace(form, fields=fields), [*loose, *told]
 
 
