@@ -15,7 +15,7 @@ from countermand.cli.console import console
 from countermand.client.run import GROUPS, PAGE_SIZE, Run
 from countermand.drawing import phrases
 from countermand.drawing.made_up import how_made_up
-from countermand.drawing.tasks import depths_of, last_said, task_id, verb_of, waits, why
+from countermand.drawing.tasks import IN_FLIGHT, depths_of, last_said, task_id, verb_of, waits, why
 from countermand.drawing.values import amount, one_line, progress_words
 from countermand.drawing.words import Look, task_look, workflow_look
 from countermand.rpc import names
@@ -185,10 +185,10 @@ class Picture:
         self._members.setdefault(self._group_of(task), Counter())[task.state] += 1
 
     def advance(self, update: AttemptProgress) -> None:
-        """Takes in how far an attempt is."""
+        """Takes in how far an attempt is; one that has ended has said itself how far it came."""
         attempt = names.parse_attempt(update.attempt)
         task = self.tasks.get(attempt.task) if attempt else None
-        if task is not None:
+        if task is not None and task.state in IN_FLIGHT:
             task.progress.CopyFrom(update.progress)
 
     def look_again(self, tasks: Iterable[Task]) -> None:

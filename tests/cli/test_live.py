@@ -71,6 +71,19 @@ def test_a_running_copy_has_a_bar_a_rate_and_an_end():
     ]
 
 
+def test_an_older_progress_does_not_take_back_what_was_done():
+    picture = a_picture()
+    picture.apply(moved(ONE, Task.STATE_RUNNING))
+    whole = Progress(done=200 << 20, total=200 << 20, unit="bytes")
+    ended = AttemptEnded(attempt=1, state=Attempt.STATE_SUCCEEDED, progress=whole)
+    picture.apply(HistoryEvent(task=ONE, attempt_ended=ended))
+    picture.apply(moved(ONE, Task.STATE_SUCCEEDED))
+    late = Progress(done=128 << 20, total=200 << 20, unit="bytes")
+    picture.advance(AttemptProgress(attempt=f"{ONE}/attempts/1", progress=late))
+
+    assert drawn(picture)[2] == "    ✓ copy-1  succeeded     200 MiB"
+
+
 def test_what_is_made_up_for_says_how():
     picture = a_picture()
     failure = Failure(reason="NO_SPACE", message="Pool fast is full.")
