@@ -97,7 +97,7 @@ def main() -> None:
     default="",
     metavar="ADDRESS",
     envvar="COUNTERMAND_METRICS",
-    help="Where Prometheus may ask, as 127.0.0.1:7711; port 0: a free one. Loopback only; off by"
+    help="Where Prometheus may ask, as 127.0.0.1:7720; port 0: a free one. Loopback only; off by"
     " default.",
 )
 @click.option("--tls-cert", type=_PEM, help="Our certificate, in PEM; it names our address.")
@@ -208,7 +208,9 @@ async def _serve(
         plugins=verb_plugins.installed().served(),
         checks=DetachedCalls("check"),
     )
-    runner.observers.append(LogLines(host_id, _now).committed)
+    lines = LogLines(host_id, _now)
+    runner.observers.append(lines.committed)
+    runner.when_resumed = lines.resumed
     counting = Counting()
     if asked is not None:
         runner.observers.append(counting.committed)

@@ -1,6 +1,7 @@
 """Writes what is committed into the log: a line for each change of an attempt, by its name.
 
-That an attempt was accepted is told at debug: at info are its beginning and its end.
+That an attempt was accepted is told at debug: at info are its beginning and its end, and that it
+goes on after a start.
 """
 
 from __future__ import annotations
@@ -37,15 +38,31 @@ class LogLines:
         if lines:
             log.log(lines.level, lines)
 
+    def resumed(self, record: AttemptRecord) -> None:
+        """Writes that an attempt which an earlier life left open goes on."""
+        if log.isEnabledFor(logging.INFO):
+            begun = head(self._time(), logging.INFO, "attempt.resumed")
+            state = f', "state": "{record.state}"'
+            lines = Lines([(logging.INFO, f"{begun}{self._about(record)}{state}}}")])
+            log.log(lines.level, lines)
+
     def _lines(self, changed: Sequence[AttemptRecord], least: int) -> Iterator[tuple[int, str]]:
-        time = self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        time = self._time()
         for record in changed:
             level = LEVELS[record.state]
             if level < least:
                 continue
             begun = head(time, level, f"attempt.{record.state.lower()}")
-            said = f', "attempt": "{record.name}"{self._host}, "kind": "{record.kind.lower()}"'
-            yield level, f"{begun}{said}{_trace(record)}{_why(record)}}}"
+            yield level, f"{begun}{self._about(record)}{_why(record)}}}"
+
+    def _time(self) -> str:
+        return self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    def _about(self, record: AttemptRecord) -> str:
+        task, _, _ = record.name.rpartition("/attempts/")
+        workflow, _, _ = task.partition("/tasks/")
+        names = f', "workflow": "{workflow}", "task": "{task}", "attempt": "{record.name}"'
+        return f'{names}{self._host}, "kind": "{record.kind.lower()}"{_trace(record)}'
 
 
 def _trace(record: AttemptRecord) -> str:

@@ -102,6 +102,7 @@ class Runner:
         self.running: dict[str, Running] = {}
         self.work = WorkDone()
         self.observers: list[Callable[[Sequence[AttemptRecord]], None]] = []
+        self.when_resumed: Callable[[AttemptRecord], None] = lambda _: None
         self.watchers = Watchers(self, self.running)
         self._outside = outside
         self._refusals = Refusals(pools, plugins, checks or InlineExecutor())
@@ -149,6 +150,7 @@ class Runner:
         )
         for record in records:
             running = self._relaunch(record)
+            self.when_resumed(record)
             if record.tombstoned or record.state is State.CANCELLING:
                 running.stop(AttemptCancelled())
         sweeping = recovery.sweep_for_ever(self.journal, self.pools, self.executor)

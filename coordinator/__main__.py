@@ -342,7 +342,7 @@ async def _serve(
         )
         stop = _stop_when_told()
         server = await bound.start(answering)
-        _say_ready(server.address, web.url_of(page_socket) if page_socket else "")
+        _say_ready(server.address, web.url_of(page_socket) if page_socket else "", loop)
         # A page that fails is no reason to stop: workflows go on, and the log says why.
         pages = asyncio.create_task(
             _pages(page_socket, server.address, page, stop, metrics), name="web"
@@ -360,6 +360,7 @@ async def _serve(
     finally:
         await store.close()
         spans.stop()
+        log.info("coordinator.stopped")
 
 
 async def _traces(
@@ -409,10 +410,13 @@ async def _pages(
         listening.close()
 
 
-def _say_ready(address: str, page: str) -> None:
-    ready = {"event": "coordinator.ready", "address": address}
+def _say_ready(address: str, page: str, loop: Loop) -> None:
+    ready = {"address": address}
     if page:
         ready["web"] = page
+    found = {"owner_epoch": loop.owner_epoch, "open": len(loop.open_workflows())}
+    log.info("coordinator.ready", extra={**ready, **found})
+    ready = {"event": "coordinator.ready", **ready}
     print(json.dumps(ready), flush=True)  # noqa: T201  # the line that starters wait for
 
 

@@ -139,5 +139,5 @@ class Forgetting:
         kept = {parse_workflow(name) for name in answer.kept}
         if answer.forgotten or len(kept) < len(request.workflows):
             extra = {"host": self._host, "workflows": len(request.workflows), "kept": len(kept)}
-            log.info("host.forgot", extra={**extra, "attempts": answer.forgotten})
+            log.debug("host.forgot", extra={**extra, "attempts": answer.forgotten})
         return frozenset(each for each in kept if each is not None)

@@ -256,7 +256,7 @@ class Line:
                     if self._is_up:
                         wait_s = RECONNECT_S_MIN
                         self._silent_since = asyncio.get_running_loop().time()
-                        log.warning("host.lost", extra={"host": self.record.id})
+                        log.warning("host.lost", extra=_why_lost(self.record.id, self.problem))
                     self._is_up = False
                     self._up.clear()
                     self.orders.disconnected()
@@ -471,6 +471,13 @@ class Line:
         if not quarantined and silent_s < SUSPECT_S:
             return
         self.orders.report_lost(self.problem or HostUnreachable(address=self.record.address))
+
+
+def _why_lost(host_id: str, problem: CountermandError | None) -> dict[str, str]:
+    """Returns what a line of the log says of a host that does not answer any more."""
+    if problem is None:
+        return {"host": host_id}
+    return {"host": host_id, "reason": problem.reason, "error": problem.message}
 
 
 def _failing(report: HostReport | None) -> dict[str, str]:

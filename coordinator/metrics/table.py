@@ -11,9 +11,12 @@ from countermand.rpc.metrics import EVERYWHERE, Kind, Row
 
 OWNERS_MAX = 100  # beyond it the least busy are told together
 
-# From a no-op to a copy that takes a night.
-DURATION_BUCKETS = (0.01, 0.1, 1.0, 5.0, 15.0, 60.0, 150.0, 300.0, 600.0, 1200.0, 2400.0)
-DURATION_BUCKETS += (4800.0, 9600.0, 19200.0, 38400.0)  # so that a quantile is right within half
+# From a no-op to a copy that takes a night; of copies each twice the one before, so that a quantile
+# is no guess.
+DURATION_BUCKETS = (
+    *(0.01, 0.1, 1.0, 5.0, 15.0, 75.0, 150.0, 300.0, 600.0),
+    *(1200.0, 2400.0, 4800.0, 9600.0, 19200.0, 38400.0),
+)
 # A good disk flushes within a millisecond; seconds mean that it is about to fail.
 COMMIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)

@@ -44,7 +44,7 @@ from coordinator.saga.states import (
 )
 from coordinator.saga.workflow import STOPS_LATE, Failure, Workflow
 from countermand.rpc.errors import WatcherTooSlow
-from countermand.rpc.names import attempt_name
+from countermand.rpc.names import attempt_name, workflow_name
 
 log = logging.getLogger(__name__)
 
@@ -339,8 +339,7 @@ class Owners:
     def _stops_late(self, name: str) -> None:
         """Says that an owner which gives signs of life does not stop."""
         waiting = self._by_name[name]
-        extra = {"attempt": name, "owner": waiting.owner, "state": waiting.state}
-        log.info("owner.stops_late", extra=extra)
+        log.warning("owner.stops_late", extra=_about(waiting))
         failure = Failure(
             reason=STOPS_LATE,
             message=f"{waiting.owner} was asked long ago to stop it, and is still at work.",
@@ -353,7 +352,7 @@ class Owners:
         """Says what comes of an owner that has not been heard for too long."""
         waiting = self._by_name[name]
         index, number, state = waiting.index, waiting.attempt.number, waiting.state
-        log.info("owner.silent", extra={"attempt": name, "owner": waiting.owner, "state": state})
+        log.warning("owner.silent", extra=_about(waiting))
         if state is TaskState.RUNNING:
             failure = Failure(
                 reason=HEARTBEAT_LAPSED,
@@ -391,6 +390,14 @@ class Owners:
             task=command.task, number=command.number, host=command.host, failure=failure
         )
         self._say(waiting.workflow_id, event)
+
+
+def _about(waiting: Waiting) -> dict[str, str]:
+    """Returns what a line of the log says of an owner that should say something."""
+    workflow = workflow_name(waiting.workflow_id)
+    task, _, _ = waiting.name.rpartition("/attempts/")
+    about = {"workflow": workflow, "task": task, "attempt": waiting.name}
+    return {**about, "owner": waiting.owner, "state": waiting.state}
 
 
 def _place(waiting: Waiting) -> Place:

@@ -1,9 +1,10 @@
 """Writes what is committed into the log: a line for each change of a workflow's or a task's state.
 
 At level info: every move of a workflow, how each task ended, and whatever did not go as planned. A
-workflow that goes well has one line when it starts, one for each task, and one when it settles. At
-debug: every move there is. What needs somebody is a warning. `trace_id` is the workflow's own, as
-at the collector; names are those of the API, and agents' lines have the same.
+workflow that goes well has one line when it starts, one for each task, and one when it settles; so
+has whatever somebody asked for. At debug: every move there is. What needs somebody is a warning; so
+is a task whose outcome nobody knows, since its host may need somebody. `trace_id` is the
+workflow's own, as at the collector; names are those of the API, and agents' lines have the same.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 from coordinator.saga.history import (
     Fact,
     GroupMoved,
+    Intervened,
     LeftBehind,
     LocksTaken,
     TaskMoved,
@@ -38,6 +40,7 @@ DEBUG, INFO, WARNING = logging.DEBUG, logging.INFO, logging.WARNING
 WORKFLOW_LEVELS: Mapping[WorkflowState, int] = MappingProxyType(
     {
         **dict.fromkeys(WorkflowState, INFO),
+        WorkflowState.PAUSED: WARNING,
         WorkflowState.BLOCKED: WARNING,
         WorkflowState.QUARANTINED: logging.ERROR,
         WorkflowState.FAILED: WARNING,
@@ -48,6 +51,7 @@ TASK_LEVELS: Mapping[TaskState, int] = MappingProxyType(
         **dict.fromkeys(TaskState, INFO),
         **dict.fromkeys((TaskState.PENDING, TaskState.READY, TaskState.STARTING), DEBUG),
         **dict.fromkeys((TaskState.RUNNING, TaskState.CANCELLING), DEBUG),
+        TaskState.UNKNOWN: WARNING,
         TaskState.COMPENSATION_BLOCKED: WARNING,
         TaskState.ABANDONED: WARNING,
     }
@@ -92,8 +96,15 @@ def _of_workflow(workflow: Workflow, _: int, moved: WorkflowMoved) -> tuple[str,
     return f"workflow.{moved.after.lower()}", more
 
 
-def _of_start(_: Workflow, __: int, started: WorkflowStarted) -> tuple[str, str]:
-    return "workflow.running", f', "kind": {quoted(started.kind)}, "after": "RUNNING"'
+def _of_start(workflow: Workflow, _: int, started: WorkflowStarted) -> tuple[str, str]:
+    more = f', "kind": {quoted(started.kind)}, "after": "RUNNING"'
+    return "workflow.running", more if workflow.locked else f'{more}, "waits_for": "its images"'
+
+
+def _of_ask(workflow: Workflow, index: int, asked: Intervened) -> tuple[str, str]:
+    about, more = ("task", _task(workflow, index)) if index >= 0 else ("workflow", "")
+    more += f', "verb": {quoted(asked.verb)}, "principal": {quoted(asked.principal)}'
+    return f"{about}.intervention", f'{more}, "why": {quoted(asked.reason)}'
 
 
 def _of_task(workflow: Workflow, index: int, moved: TaskMoved) -> tuple[str, str]:
@@ -126,7 +137,8 @@ _TOLD: Mapping[type[Fact], tuple[Callable[[Any], int], Callable[..., tuple[str, 
     WorkflowStarted: (lambda _: INFO, _of_start),
     GroupMoved: (lambda _: INFO, _of_group),
     LeftBehind: (lambda _: WARNING, _of_leftover),
-    LocksTaken: (lambda _: DEBUG, _of_locks),
+    LocksTaken: (lambda _: INFO, _of_locks),
+    Intervened: (lambda _: INFO, _of_ask),
 }
 
 

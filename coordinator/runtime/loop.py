@@ -386,7 +386,7 @@ class Loop:
         except Exception:
             # One record that cannot be processed must not stop the others: it is held, visibly.
             name = workflow_name(item.workflow_id)
-            log.exception("workflow.failed", extra={"workflow": name})
+            log.exception("workflow.defect", extra={"workflow": name})
             decision = quarantine(before, now)
             return replace(decision, refusal=_held(decision.workflow))
         if _takes_more(before, decision.workflow):

@@ -191,10 +191,14 @@ async def _abort(context: _Context, error: CountermandError) -> NoReturn:
 
 
 def _log(method: str, context: _Context, error: CountermandError, raised: Exception) -> None:
-    """Logs one line: a bug with its traceback, what the caller did wrong without."""
+    """Logs one line: a bug with its traceback, what the caller did wrong without.
+
+    That something is not there is an answer like others: whoever submits asks for that first.
+    """
     bug = error.code is grpc.StatusCode.INTERNAL
+    missing = error.code is grpc.StatusCode.NOT_FOUND
     log.log(
-        logging.ERROR if bug else logging.INFO,
+        logging.ERROR if bug else logging.DEBUG if missing else logging.INFO,
         "rpc.failed",
         extra={
             "method": method,

@@ -108,6 +108,7 @@ def configure(stream: TextIO, level: str = "info") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.getLogger("grpc").setLevel(logging.INFO)  # at debug it says that it looks for the loop
 
 
 def is_journal(stream: TextIO, environment: Mapping[str, str]) -> bool:

@@ -17,6 +17,7 @@ from agent.metrics import Counting, Server
 from agent.runner import _is_news
 from agent.running import Running, Slots, WorkDone
 from countermand.rpc import logs
+from countermand.rpc.names import parse_attempt
 from countermand.rpc.server import ListenRefused
 from countermand.v1.agent_pb2 import CompensateRequest
 from countermand.v1.failure_pb2 import Failure
@@ -76,11 +77,19 @@ def test_an_outcome_is_counted_by_its_verb_and_told():
     handlers, level = root.handlers[:], root.level
     try:
         logs.configure(stream, "info")
-        LogLines("h1", lambda: NOW).committed([COPY, SUCCEEDED, undo])
+        lines = LogLines("h1", lambda: NOW)
+        lines.committed([COPY, SUCCEEDED, undo])
+        lines.resumed(COPY)
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
-    running, succeeded, failed = map(json.loads, stream.getvalue().splitlines())
+    running, succeeded, failed, resumed = map(json.loads, stream.getvalue().splitlines())
+    name = parse_attempt(RECORD.name)
+    assert name is not None
+    for line in (running, succeeded, failed, resumed):
+        about = (line["workflow"], line["task"], line["attempt"])
+        assert about == (name.workflow, name.task, RECORD.name)
+    assert (resumed["event"], resumed["state"]) == ("attempt.resumed", "RUNNING")
     assert running["event"] == "attempt.running"
     assert (succeeded["event"], succeeded["attempt"]) == ("attempt.succeeded", RECORD.name)
     assert (
