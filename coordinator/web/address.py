@@ -26,6 +26,16 @@ Beside = Sequence[tuple[str, Callable[..., Awaitable[None]]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much of the page anybody may take."""
+
+    connections: int = 200  # beyond that 503: people and a scraper, never a fleet
+    calls: int = 100  # of the contract, at once; so pages and scrapes keep as many places
+    head_s: float = 10.0  # until a request is whole, without its body
+    body_s: float = 10.0  # until its body is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WebSettings:
     """What an administrator may say about the page."""
 
@@ -34,6 +44,7 @@ class WebSettings:
     asked_for: bool = False
     # Where a workflow's trace is seen; "{trace_id}" stands for its id.
     trace_url: str = ""
+    limits: Limits = Limits()
 
 
 def take_address(settings: WebSettings) -> socket.socket | None:

@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route
 
-from coordinator.web import bundle, errors, gateway, guards
+from coordinator.web import answering, bundle, errors, gateway, guards
 from coordinator.web.address import Beside
 from coordinator.web.forms import desk
 from coordinator.web.pages import history, hosts, live, owners, static, task, webhooks, workflow
@@ -40,6 +40,6 @@ def make_app(site: Site, beside: Beside = ()) -> Starlette:
             *(Route(path, app, methods=["GET"]) for path, app in beside),
             *(route for room in ROOMS for route in room(site)),
         ],
-        middleware=[Middleware(guards.Guards)],
+        middleware=[Middleware(guards.Guards), Middleware(answering.Answering, site=site)],
         exception_handlers=errors.handlers(site),
     )

@@ -10,14 +10,14 @@ any of this: neither content type is one that a browser sends unasked, and nobod
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import timedelta
 from types import ModuleType
 from typing import Any, Final
 
-from google.protobuf import any_pb2, descriptor_pool, json_format, message_factory
+from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.rpc.status_pb2 import Status
@@ -28,10 +28,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from coordinator.web.errors import STATUS
+from coordinator.web import connect
+from coordinator.web.connect import JSON, PACKAGE
 from coordinator.web.forms import guarding
 from coordinator.web.site import Site
 from countermand.rpc.channel import REQUEST_BYTES_MAX, WAIT_SLACK_S
+from countermand.rpc.errors import Busy
+from countermand.rpc.json_form import UnreadableError, read
+from countermand.rpc.status import status_from_error
+from countermand.rpc.telemetry import parse_traceparent
 from countermand.v1 import (
     doctor_pb2,
     external_task_pb2,
@@ -40,7 +45,6 @@ from countermand.v1 import (
     workflow_pb2,
 )
 
-PACKAGE: Final = "countermand.v1"
 MODULES: Final[Sequence[ModuleType]] = (
     workflow_pb2,
     host_pb2,
@@ -48,19 +52,19 @@ MODULES: Final[Sequence[ModuleType]] = (
     webhook_pb2,
     doctor_pb2,
 )
-JSON, PROTO = "application/json", "application/proto"
+PROTO: Final = "application/proto"
 STREAMED: Final[Mapping[str, str]] = {
     "application/connect+json": "application/connect+json",
     "application/connect+proto": "application/connect+proto",
 }
-BODY_BYTES_MAX: Final = 1024 * 1024  # of JSON, which says the same in more bytes
+# Of JSON, which says the same in more bytes. As text, it is what costs most in all of a request:
+# half a second for the worst of this size.
+BODY_BYTES_MAX: Final = 512 * 1024
+SMALL_BYTES: Final = 4096  # read sooner than a thread is begun
 TIMEOUT_S_MAX: Final = 60.0 + WAIT_SLACK_S  # as WaitWorkflow takes at most
 DIGITS_MAX: Final = 10  # of a timeout, as Connect has it
-# Who began a trace, so that an engine's goes on here. Nothing else of a request is handed on.
-HANDED_ON: Final = ("traceparent", "tracestate")
-END_OF_STREAM: Final = b"\x02"
-# Where Connect has another status than gRPC's usual one.
-STATUSES: Final[Mapping[StatusCode, int]] = {**STATUS, StatusCode.CANCELLED: 499}
+TRACESTATE_CHARACTERS_MAX: Final = 512
+BUSY: Final = Busy(retry_delay=timedelta(seconds=1))
 
 
 class WrongError(Exception):
@@ -101,50 +105,129 @@ CALLS: Final[Mapping[str, _Call]] = {
 }
 
 
-def routes(site: Site) -> Sequence[BaseRoute]:
-    """Returns the route of all calls."""
+class Reading:
+    """Reads what is sent, beside the loop: large ones one at a time, so that others keep theirs."""
 
-    async def endpoint(request: Request) -> Response:
+    def __init__(self) -> None:
+        """Has nothing to read yet."""
+        self._reader = ThreadPoolExecutor(1, "web.reading")
+
+    async def read(self, call: _Call, body: bytes, content: str) -> Message:
+        """Returns what a body says, or raises WrongError."""
+        if len(body) <= SMALL_BYTES:
+            return _parsed(call, body, content)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._reader, _parsed, call, body, content)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Gateway:
+    """Answers calls, so many at once."""
+
+    site: Site
+    room: int
+    reading: Reading = field(default_factory=Reading)
+
+    async def endpoint(self, request: Request) -> Response:
+        """Answers one."""
         kind = request.headers.get("content-type", "")
         content, _, charset = (part.strip().lower() for part in kind.partition(";"))
         call = CALLS.get(request.url.path)
         if content in STREAMED:
-            return _streamed(content, call)
+            path = call.path if call else "this"
+            status = WrongError(StatusCode.UNIMPLEMENTED, _STREAMS.format(call=path)).status
+            return connect.end_of_stream(status, content)
         if content not in {JSON, PROTO} or charset not in {"", "charset=utf-8"}:
             said = f"This answers to {JSON} and {PROTO}.\n"
             return Response(said, 415, {"Accept-Post": f"{JSON}, {PROTO}"}, "text/plain")
+        if not self.room:
+            # Not to be kept either, or those who wait to ask again would fill the port.
+            return connect.failed(status_from_error(BUSY), headers={"Connection": "close"})
+        self.room -= 1
         try:
-            answer = await _answered(site, request, call, content)
+            return Response(await self._in_time(request, call, content), media_type=content)
         except WrongError as wrong:
-            return _failed(wrong.status)
+            return connect.failed(wrong.status)
         except AioRpcError as error:
-            return _failed(_status_of(error))
-        return Response(answer, media_type=content)
+            return connect.failed(_status_of(error))
+        finally:
+            self.room += 1
 
-    return [Route(f"/{PACKAGE}.{{service}}/{{method}}", endpoint, methods=["POST"])]
+    async def _in_time(self, request: Request, call: _Call | None, content: str) -> bytes:
+        """Returns the answer to a request while there is time, and somebody who waits for it."""
+        if call is None:
+            said = f"there is no call {request.url.path}: the contract has them all"
+            raise WrongError(StatusCode.UNIMPLEMENTED, said)
+        if call.is_stream:
+            raise WrongError(StatusCode.UNIMPLEMENTED, _STREAMS.format(call=call.path))
+        _check(request)
+        timeout_s = _timeout_s(request.headers.get("connect-timeout-ms"))
+        try:
+            async with asyncio.timeout(timeout_s):
+                body = await _body(request)
+                return await _while_there(request, self._answer(request, call, body, content))
+        except TimeoutError:
+            raise WrongError(StatusCode.DEADLINE_EXCEEDED, _LATE) from None
+
+    async def _answer(self, request: Request, call: _Call, body: bytes, content: str) -> bytes:
+        """Returns the answer to a request, as it asks for it."""
+        asked = await self.reading.read(call, body, content)
+        if asked.ByteSize() > REQUEST_BYTES_MAX:
+            raise WrongError(StatusCode.RESOURCE_EXHAUSTED, _TOO_LARGE)
+        method = self.site.calls.raw(call.path)
+        answer = await method(
+            asked.SerializeToString(), timeout=TIMEOUT_S_MAX, metadata=_metadata(request)
+        )
+        return answer if content == PROTO else await asyncio.to_thread(_as_json, call, answer)
 
 
-async def _answered(site: Site, request: Request, call: _Call | None, content: str) -> bytes:
-    """Returns the answer to a request, as it asks for it."""
-    if call is None:
-        said = f"there is no call {request.url.path}: the contract has them all"
-        raise WrongError(StatusCode.UNIMPLEMENTED, said)
-    if call.is_stream:
-        raise WrongError(StatusCode.UNIMPLEMENTED, _STREAMS.format(call=call.path))
-    _check(request)
-    asked = _parsed(call, await _body(request), content)
-    if asked.ByteSize() > REQUEST_BYTES_MAX:
-        raise WrongError(StatusCode.RESOURCE_EXHAUSTED, _TOO_LARGE)
-    timeout_s = _timeout_s(request.headers.get("connect-timeout-ms"))
-    metadata = [(n, request.headers[n]) for n in HANDED_ON if n in request.headers]
-    method = site.calls.raw(call.path)
-    answer = await method(asked.SerializeToString(), timeout=timeout_s, metadata=metadata)
-    if content == PROTO:
-        return answer
-    return await asyncio.to_thread(_as_json, call, answer)
+def routes(site: Site) -> Sequence[BaseRoute]:
+    """Returns the route of all calls."""
+    gateway = _Gateway(site=site, room=site.settings.limits.calls)
+    return [Route(f"/{PACKAGE}.{{service}}/{{method}}", gateway.endpoint, methods=["POST"])]
+
+
+async def _while_there(request: Request, answering: Coroutine[Any, Any, bytes]) -> bytes:
+    """Returns an answer; what nobody waits for any more is not waited for."""
+    answer = asyncio.create_task(answering)
+    gone = asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise WrongError(StatusCode.CANCELLED, "whoever asked has gone")
+        return await answer
+    finally:
+        for each in (answer, gone):
+            each.cancel()
+        await asyncio.gather(answer, gone, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    """Returns once whoever asks is not connected any more."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _metadata(request: Request) -> list[tuple[str, str]]:
+    """Returns who began a trace, so that an engine's goes on here. Nothing else is handed on."""
+    parent, state = (request.headers.get(name, "") for name in ("traceparent", "tracestate"))
+    if parse_traceparent(parent) is None:
+        return []
+    found = [("traceparent", parent)]
+    if (
+        state
+        and state.isascii()
+        and state.isprintable()
+        and len(state) <= TRACESTATE_CHARACTERS_MAX
+    ):
+        found.append(("tracestate", state))
+    return found
 
 
 _STREAMS: Final = "{call} is a stream, and streams are gRPC's: call it there, or read its pages"
+_LATE: Final = (
+    "the time is over, and what was asked may have been done: ask with the same request id"
+)
 _TOO_LARGE: Final = f"a request has at most {REQUEST_BYTES_MAX} bytes: send a reference instead"
 
 
@@ -175,8 +258,8 @@ def _parsed(call: _Call, body: bytes, content: str) -> Message:
         if content == PROTO:
             return call.request.FromString(body)
         # A name that is none is refused: one that was left out silently could be "validateOnly".
-        return json_format.Parse(body or b"{}", call.request())
-    except (DecodeError, json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
+        return read(body or b"{}", call.request)
+    except (DecodeError, UnreadableError) as error:
         said = f"this is no {call.request.DESCRIPTOR.full_name}: {str(error)[:500]}"
         raise WrongError(StatusCode.INVALID_ARGUMENT, said) from None
 
@@ -194,53 +277,9 @@ def _as_json(call: _Call, answer: bytes) -> bytes:
     return json_format.MessageToJson(call.answer.FromString(answer), indent=None).encode()
 
 
-# -- errors ---------------------------------------------------------------------------------------
-
-
-def _failed(status: Status) -> Response:
-    code = next(each for each in StatusCode if each.value[0] == status.code)
-    body = json.dumps(_error(status), ensure_ascii=False)
-    return Response(body, STATUSES.get(code, 500), media_type=JSON)
-
-
-def _error(status: Status) -> dict[str, Any]:
-    """Returns an error as Connect writes it."""
-    code = next(each for each in StatusCode if each.value[0] == status.code)
-    # The one word that is spelt otherwise.
-    name = "canceled" if code is StatusCode.CANCELLED else code.name.lower()
-    said: dict[str, Any] = {"code": name}
-    if status.message:
-        said["message"] = status.message
-    if status.details:
-        said["details"] = [_detail(each) for each in status.details]
-    return said
-
-
-def _detail(detail: any_pb2.Any) -> dict[str, Any]:
-    type_ = detail.type_url.rpartition("/")[2]
-    value = base64.b64encode(detail.value).rstrip(b"=").decode()
-    said: dict[str, Any] = {"type": type_, "value": value}
-    try:
-        known = descriptor_pool.Default().FindMessageTypeByName(type_)
-        message = message_factory.GetMessageClass(known).FromString(detail.value)
-        said["debug"] = json_format.MessageToDict(message)
-    except (KeyError, DecodeError):
-        pass  # of another version: whoever knows it reads the value
-    return said
-
-
 def _status_of(error: AioRpcError) -> Status:
     try:
         status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it answers what is asked
     except ValueError:  # the details contradict the code: believe the code
         status = None
     return status or Status(code=error.code().value[0], message=error.details() or "")
-
-
-def _streamed(content: str, call: _Call | None) -> Response:
-    """Says that there are no streams here, in a stream: whoever asks for one reads nothing else."""
-    path = call.path if call else "this"
-    status = Status(code=StatusCode.UNIMPLEMENTED.value[0], message=_STREAMS.format(call=path))
-    end = json.dumps({"error": _error(status)}).encode()
-    body = END_OF_STREAM + len(end).to_bytes(4, "big") + end
-    return Response(body, media_type=STREAMED[content])

@@ -1,18 +1,21 @@
 """What every request and answer passes: whose name was asked for, and what a browser may do.
 
 A page on loopback can be asked for under any name that resolves to it, also by a page of somebody
-else's: only this machine's own names are answered. Scripts, styles and forms are our own.
+else's: only this machine's own names are answered, which nobody else can give out. Scripts, styles
+and forms are our own.
 """
 
 from __future__ import annotations
 
+import ipaddress
+from functools import lru_cache
 from typing import Final
 
 from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-HOSTS: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
+HOSTS_MAX: Final = 64  # names that are remembered, with whether they are ours
 
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -48,11 +51,20 @@ class Guards:
                 headers.setdefault("Cache-Control", "no-store")  # what is shown is of now
             await send(message)
 
-        if _host(scope) in HOSTS:
+        if _is_ours(_host(scope)):
             await self._app(scope, receive, guarded)
             return
-        said = "This page answers to 127.0.0.1, [::1] and localhost only.\n"
+        said = "This page answers to localhost, 127.0.0.1 and other loopback addresses only.\n"
         await PlainTextResponse(said, status_code=421)(scope, receive, guarded)
+
+
+@lru_cache(HOSTS_MAX)
+def _is_ours(host: str) -> bool:
+    """Returns whether a name can only mean this machine: an address is nobody's to give out."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _host(scope: Scope) -> str:

@@ -1,12 +1,13 @@
 """Runs the page in the coordinator's process: uvicorn on the loop that serves gRPC too.
 
-Signals stay the coordinator's. Streams end when they are told that it stops; an end takes at most
-`STOP_S_MAX` however slowly somebody reads.
+Signals stay the coordinator's. Streams end when they are told that it stops, and so does everything
+else soon after; an end takes less than a second however slowly somebody reads.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,11 +17,12 @@ import uvicorn
 from coordinator.web.address import Beside, WebSettings
 from coordinator.web.app import make_app
 from coordinator.web.calls import Calls
+from coordinator.web.connections import connection_of, named
 from coordinator.web.site import Site, SystemClock
 
-STOP_S_MAX = 1  # after that, whoever still reads is cut off
+# After that, whoever still reads is cut off. uvicorn adds up to two tenths.
+STOP_S_MAX = 0.7
 KEEP_ALIVE_S = 30  # a person reads a page for longer, and a new connection costs nothing here
-CONNECTIONS_MAX = 200  # beyond that 503: people and a scraper, never a fleet
 
 
 class _Server(uvicorn.Server):
@@ -40,6 +42,8 @@ async def serve(
     beside: Beside,
 ) -> None:
     """Serves pages until told to stop."""
+    logging.getLogger("uvicorn.error").addFilter(named)
+    limits = settings.limits
     async with Calls(coordinator) as calls:
         site = Site(calls=calls, clock=SystemClock(), stop=stop, settings=settings)
         await asyncio.to_thread(site.read_templates)  # workflows go on meanwhile
@@ -47,7 +51,7 @@ async def serve(
         server = _Server(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=connection_of(limits.head_s),
                 ws="none",
                 lifespan="off",
                 log_config=None,  # ours stays as it is
@@ -55,9 +59,10 @@ async def serve(
                 access_log=False,
                 server_header=False,
                 date_header=False,
+                proxy_headers=False,  # there is none: whoever sends such headers makes them up
                 timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=STOP_S_MAX,
-                limit_concurrency=CONNECTIONS_MAX,
+                timeout_graceful_shutdown=STOP_S_MAX,  # type: ignore[arg-type]  # it may be less
+                limit_concurrency=limits.connections,
             )
         )
         serving = asyncio.create_task(server.serve(sockets=[listening]), name="uvicorn")

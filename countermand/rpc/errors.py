@@ -273,6 +273,14 @@ class CoordinatorUnavailable(CountermandError):
     retriable = True
 
 
+class Stopping(CountermandError):
+    """The coordinator stops, and what was asked may have been done: ask again once it runs."""
+
+    code = StatusCode.UNAVAILABLE
+    reason = "STOPPING"
+    retriable = True
+
+
 class Cancelled(CountermandError):
     """Cancelled by {principal}: {why}."""
 

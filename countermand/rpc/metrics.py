@@ -140,7 +140,10 @@ def page(table: Sequence[Row], reading: Reading, accept: str) -> tuple[bytes, st
     """Returns the page in the form that is asked for, and its content type. Blocks: in a thread."""
     from prometheus_client.exposition import choose_encoder  # noqa: PLC0415 - see above
 
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is none: as if nothing had been asked for
+        encode, content_type = choose_encoder("")
     return encode(Shown(table, reading)), content_type
 
 

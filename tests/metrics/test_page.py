@@ -131,6 +131,13 @@ async def test_both_forms_are_spoken(both):
 
 
 @pytest.mark.slow
+async def test_a_form_that_is_none_is_the_plain_one(both):
+    coordinator, _ = both
+    for accept in ("application/openmetrics-text; version=x", "text/plain; version=a.b.c"):
+        assert names(coordinator.scrape(accept)) == names(coordinator.scrape())
+
+
+@pytest.mark.slow
 async def test_the_log_has_a_line_for_what_people_look_for(both):
     coordinator, agent = both
     said = [line for line in coordinator.lines() if line.get("workflow") == "workflows/bad"]
@@ -159,7 +166,13 @@ async def test_the_log_has_a_line_for_what_people_look_for(both):
         "error": "as asked",
     }
     [of_agent] = [line for line in agent.lines() if line["event"] == "attempt.failed"]
-    assert (of_agent["attempt"], of_agent["trace_id"]) == (failed["attempt"], trace_id)
+    assert (
+        of_agent.items()
+        >= {key: failed[key] for key in ("workflow", "task", "attempt", "reason", "error")}.items()
+    )
+    assert of_agent["trace_id"] == trace_id
+    [ready] = [line for line in coordinator.lines() if line["event"] == "coordinator.ready"]
+    assert ready["open"] == 0
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ EVIL = (
     "</style></svg>\"'--><script>document.title='ran'</script><img src=x onerror=alert(1)>\x1b[2J"
 )
 EVIL_PAGE = "<script>document.title = 'ran'</script>"
-LOOKS = ([], ["--events"], ["--timeline"], ["--browser"], ["-o", "json"])
+LOOKS: tuple[list[str], ...] = ([], ["--events"], ["--timeline"], ["--browser"], ["-o", "json"])
 
 
 def packed(path: Path, **files: bytes | str) -> Path:
@@ -64,7 +64,7 @@ def filled(message: Message, depth: int = 0) -> Any:
     return message
 
 
-def put(message: Message, field: FieldDescriptor, depth: int) -> None:
+def put(message: Message, field: Any, depth: int) -> None:
     name = field.name
     if field.message_type is None:
         value = {FieldDescriptor.CPPTYPE_STRING: EVIL, FieldDescriptor.CPPTYPE_BOOL: True}.get(

@@ -133,6 +133,8 @@ async def test_an_error_has_its_code_and_its_details(session) -> None:
         (b"{", "no countermand.v1.GetWorkflowRequest"),
         (b"\xff", "no countermand.v1.GetWorkflowRequest"),
         (b"[" * 5000, "no countermand.v1.GetWorkflowRequest"),
+        (b"[]", "it is no JSON object"),
+        (b"null", "it is no JSON object"),
     ],
 )
 async def test_what_is_no_request_is_refused(session, body, word: str) -> None:
@@ -147,6 +149,39 @@ async def test_streams_and_unknown_calls_are_unimplemented(session) -> None:
         assert (status, said["code"]) == (501, "unimplemented"), method
     status, _ = await post(session, "/countermand.v1.AgentService/CopyImage", {})
     assert status == 501  # agents are not asked here
+
+
+async def test_what_is_no_post_is_told_so_in_the_same_form(session) -> None:
+    for path in (GET, "/countermand.v1.NoService/Nothing"):
+        async with session.get(path) as answer:
+            assert (answer.status, answer.headers["Allow"]) == (405, "POST")
+            assert (await answer.json())["code"] == "unimplemented"
+    async with session.get("/countermand.v1.WorkflowService") as answer:
+        assert (answer.status, (await answer.json())["code"]) == (404, "unimplemented")
+    async with session.post("/workflows") as answer:  # and a page says what it takes
+        assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        {"traceparent": "\xff"},
+        {"traceparent": "00-0-0-00"},
+        {"tracestate": "a=1"},
+        {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01", "tracestate": "\xe9=1"},
+        {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01", "tracestate": "a=" + "b" * 5000},
+    ],
+)
+async def test_a_trace_that_is_none_is_no_error(session, cluster, trace) -> None:
+    raw = {
+        name: value.encode("latin-1").decode("utf-8", "surrogateescape")
+        for name, value in trace.items()
+    }
+    status, said = await post(session, GET, {"name": "workflows/asked"}, **raw)
+    assert (status, said["workflow"]["name"]) == (200, "workflows/asked")
+    assert [line for line in cluster.coordinator.events() if line["level"] == "error"] == []
+    log = cluster.coordinator.logs[-1].read_text()
+    assert [line for line in log.splitlines() if not line.startswith("{")] == []
 
 
 async def test_a_deadline_is_kept(session) -> None:

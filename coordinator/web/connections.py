@@ -1,0 +1,101 @@
+"""Connections of the page's port: who says nothing, or only half of it, keeps none for ever.
+
+What uvicorn leaves open is closed here: a connection on which no whole request comes, or on which
+somebody goes on sending after the answer. One that is idle gives way to one who comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD_S: Final = 10.0
+
+
+class Connection(H11Protocol):
+    """One connection."""
+
+    head_s = HEAD_S
+    _owed: asyncio.TimerHandle | None = None  # until then something must have come
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begins; the longest idle one makes room where all places are taken."""
+        super().connection_made(transport)
+        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
+            self._make_room()
+        self._look(is_owed=True)
+
+    def data_received(self, data: bytes) -> None:
+        """Takes what has come."""
+        super().data_received(data)
+        self._look(is_owed=self._is_owed())
+
+    def on_response_complete(self) -> None:
+        """Goes on after an answer."""
+        super().on_response_complete()
+        self._look(is_owed=self._is_owed())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Ends."""
+        super().connection_lost(exc)
+        self._look(is_owed=False)
+
+    def _is_owed(self) -> bool:
+        """Returns whether half a request stands out, and nobody else waits for the rest."""
+        if self.conn.their_state is h11.IDLE:
+            return bool(self.conn.trailing_data[0])
+        return self.conn.their_state is h11.SEND_BODY and self.cycle.response_complete
+
+    def _look(self, *, is_owed: bool) -> None:
+        if is_owed and self._owed is None:
+            self._owed = self.loop.call_later(self.head_s, self.transport.close)
+        elif not is_owed and self._owed is not None:
+            self._owed.cancel()
+            self._owed = None
+
+    def _make_room(self) -> None:
+        # Keyed by when its time would be up: whoever has it set waits for nothing of ours.
+        idle = {
+            each.timeout_keep_alive_task.when(): each
+            for each in self.connections
+            if isinstance(each, H11Protocol) and each.timeout_keep_alive_task is not None
+        }
+        if idle:
+            idle[min(idle)].timeout_keep_alive_handler()
+
+
+def connection_of(head_s: float) -> type[Connection]:
+    """Returns what waits so long for the rest of what somebody says."""
+    return type("Connection", (Connection,), {"head_s": head_s})
+
+
+# What uvicorn says → the event, and how urgent it is. None of it needs anybody but a lack of room;
+# what a defect is, `answering.py` has said by then.
+EVENTS: Final = {
+    "Invalid HTTP request received.": ("web.request_invalid", logging.INFO),
+    "Unsupported upgrade request.": ("web.upgrade_ignored", logging.INFO),
+    "Exceeded concurrency limit.": ("web.full", logging.WARNING),
+    "Exception in ASGI application\n": ("web.request_failed", logging.ERROR),
+    "ASGI callable returned without completing response.": ("web.cut_off", logging.INFO),
+    "Cancel %s running task(s), timeout graceful shutdown exceeded": ("web.cut_off", logging.INFO),
+}
+SAID_TWICE: Final = "No supported WebSocket library detected."
+
+
+def named(record: logging.LogRecord) -> bool:
+    """Gives a line of uvicorn's the name of an event; returns whether it is to be written."""
+    if str(record.msg).startswith(SAID_TWICE):
+        return False
+    event, level = EVENTS.get(str(record.msg), ("", record.levelno))
+    if event:
+        record.msg, record.args = event, None
+    else:
+        record.said, record.msg, record.args = record.getMessage(), "web.server", None
+    if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):
+        record.msg, level, record.exc_info = "web.cut_off", logging.INFO, None
+    record.levelno, record.levelname = level, logging.getLevelName(level)
+    return True
