@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import click
 from google.protobuf import json_format
 
+from countermand.cli.output import when
 from countermand.cli.table import paint, table
 from countermand.drawing.made_up import decided_words
 from countermand.drawing.tasks import GROUPS, flat, last_said, task_id, verb_of, why
-from countermand.drawing.values import clock, indented, progress_words, said, value_words
+from countermand.drawing.values import indented, progress_words, said, value_words
 from countermand.drawing.words import attempt_look, task_look
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.task_pb2 import InboundValue, Task
@@ -54,9 +55,8 @@ def _about(task: Task) -> Iterator[str]:
         yield f"round {task.round}"
     if task.HasField("decided"):
         decided = task.decided
-        when = clock(decided.time)
         asked = decided_words(decided.verb)
-        yield f"{asked} by {decided.principal} at {when}: {decided.reason}"
+        yield f"{asked} by {decided.principal} at {when(decided.time)}: {decided.reason}"
     if task.opposite:
         yield f"made up for by: {task.opposite}"
     if task.after:
@@ -66,7 +66,7 @@ def _about(task: Task) -> Iterator[str]:
 def _inbound(each: InboundValue) -> tuple[str, str, str]:
     origin = each.origin
     if each.principal:
-        origin += f" by {each.principal} at {clock(each.time)}"
+        origin += f" by {each.principal} at {when(each.time)}"
     if each.previous.WhichOneof("kind") not in (None, "null_value"):
         origin += f", was {value_words(each.previous)}"
     return each.field, value_words(each.value), origin
@@ -81,6 +81,6 @@ def _attempt(attempt: Attempt) -> tuple[str, ...]:
         _VERBS.get(attempt.kind, "?"),
         str(attempt_look(attempt.state)),
         attempt.host_id or attempt.owner_id or "-",
-        clock(attempt.create_time),
+        when(attempt.create_time),
         failure or done,
     )

@@ -9,12 +9,12 @@ from typing import Final
 import click
 
 from countermand.cli.forms import show_object
-from countermand.cli.output import as_json
+from countermand.cli.output import as_json, when
 from countermand.cli.settings import Settings
 from countermand.cli.table import paint
 from countermand.drawing.tasks import task_id
 from countermand.drawing.told import told
-from countermand.drawing.values import clock, progress_words
+from countermand.drawing.values import progress_words
 from countermand.rpc import names
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.event_pb2 import (
@@ -43,7 +43,7 @@ def show_in_all(settings: Settings, event: HistoryEvent) -> None:
         return
     workflow = event.workflow.removeprefix("workflows/")
     about = f"{workflow}/{task_id(event.task)}" if event.task else workflow
-    click.echo(f"{clock(event.time)}  {event.position:>6}  {about:<24}  {words(event)}")
+    click.echo(f"{when(event.time)}  {event.position:>6}  {about:<24}  {words(event)}")
 
 
 def words(event: HistoryEvent) -> str:
@@ -54,7 +54,7 @@ def words(event: HistoryEvent) -> str:
 def line(event: HistoryEvent) -> str:
     """Returns an event as a line: when, about what, what."""
     about = task_id(event.task) if event.task else event.workflow.removeprefix("workflows/")
-    return f"{clock(event.time)}  {event.sequence:>4}  {about:<16}  {words(event)}"
+    return f"{when(event.time)}  {event.sequence:>4}  {about:<16}  {words(event)}"
 
 
 class Pace:

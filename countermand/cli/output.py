@@ -15,6 +15,7 @@ from countermand.cli.forms import show_value
 from countermand.cli.settings import Settings
 from countermand.cli.table import table
 from countermand.drawing import phrases
+from countermand.drawing.values import moment
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.host_pb2 import Host
 from countermand.v1.task_pb2 import Task
@@ -99,6 +100,11 @@ def show_done(settings: Settings, answer: Message, name: str, words: str) -> Non
         show_message(settings, answer)
     else:
         click.echo(name if settings.output == "name" else words)
+
+
+def when(time: Timestamp) -> str:
+    """Returns when something was or will be, as history says it: with its day if it's not today."""
+    return moment(time, datetime.now(UTC).date())
 
 
 def age(time: Timestamp) -> str:

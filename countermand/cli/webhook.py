@@ -340,10 +340,10 @@ def _row(found: Webhook) -> Row:
 
 
 def _describe(found: Webhook) -> None:
-    from countermand.cli.output import age
+    from countermand.cli.output import age, when
     from countermand.cli.table import paint
     from countermand.drawing import phrases
-    from countermand.drawing.values import clock, said
+    from countermand.drawing.values import said
     from countermand.drawing.words import webhook_look
     from countermand.v1.webhook_pb2 import Webhook
 
@@ -365,9 +365,9 @@ def _describe(found: Webhook) -> None:
         click.echo(f"  problem: {said(found.failure)} ({found.failure.reason})")
         click.echo(f"  failed {phrases.count(found.failures, 'time')} since it last took anything")
         if found.HasField("next_try_time"):
-            click.echo(f"  next try at {clock(found.next_try_time)}; at once with:")
+            click.echo(f"  next try at {when(found.next_try_time)}; at once with:")
         click.echo(f'  countermand webhook resume {webhook_id} --reason "…"')
     if found.HasField("old_secret_expire_time"):
-        click.echo(f"  the old secret signs as well until {clock(found.old_secret_expire_time)}")
+        click.echo(f"  the old secret signs as well until {when(found.old_secret_expire_time)}")
     if found.state == Webhook.STATE_ACTIVE and not found.HasField("success_time"):
         click.echo(f"  nothing was sent yet; try it: countermand webhook ping {webhook_id}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from datetime import UTC
 
 from google.protobuf import json_format
@@ -28,6 +29,16 @@ def clock(time: Timestamp) -> str:
     """Returns a time in UTC, to the millisecond: what logs and other hosts say."""
     moment = time.ToDatetime(UTC)
     return moment.strftime("%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def moment(time: Timestamp, today: datetime.date) -> str:
+    """Returns a time in UTC, with its day unless that is today: a pause may last over night."""
+    return clock(time) if time.ToDatetime(UTC).date() == today else f"{day(time)} {clock(time)}"
+
+
+def day(time: Timestamp) -> str:
+    """Returns the day of a time in UTC."""
+    return f"{time.ToDatetime(UTC):%Y-%m-%d}"
 
 
 def date(time: Timestamp) -> str:

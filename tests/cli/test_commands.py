@@ -282,7 +282,15 @@ def test_a_workflow_is_shown_whole_by_id_or_name(run, name):
     done = run("workflow", "get", name)
 
     assert done.stdout.splitlines()[0] == "workflows/made-up  ↺ compensated  drill"
-    assert "cause: copy-2 failed: Pool fast is full. (NO_SPACE)" in done.stdout
+    assert done.stdout.splitlines()[2:6] == [
+        "  what failed: copy-2 on host-b: pool fast is full (NO_SPACE)",
+        "  made up for: copy-1 on host-a: delete the copy",
+        "  left: nothing",
+        (
+            "  next: Nothing to clean up. Once the cause is gone, run it anew: "
+            "`countermand workflow fork made-up --id NEW`."
+        ),
+    ]
     assert "  copy-1  ↺ compensated  host-a  copy image  50%" in done.stdout
 
 

@@ -1,13 +1,15 @@
 """What stands in tables: why a task is as it is, and how much of it."""
 
 import sys
+from datetime import date
 
 import pytest
 from click import unstyle
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from countermand.cli.table import table
 from countermand.drawing.tasks import verb_of, why
-from countermand.drawing.values import progress_words
+from countermand.drawing.values import moment, progress_words
 from countermand.drawing.words import workflow_look
 from countermand.v1.attempt_pb2 import Progress
 from countermand.v1.failure_pb2 import Failure
@@ -84,6 +86,13 @@ def test_letters_that_take_two_cells_are_counted_as_two(capsys, monkeypatch):
         "b     北京北京北京…",
         "…     e\u0301te\u0301",
     ]
+
+
+def test_a_time_has_its_day_unless_that_is_today():
+    night = Timestamp(seconds=1_800_057_599, nanos=123_000_000)
+
+    assert moment(night, date(2027, 1, 15)) == "23:59:59.123Z"
+    assert moment(night, date(2027, 1, 16)) == "2027-01-15 23:59:59.123Z"
 
 
 def test_a_cell_is_one_line_whatever_is_in_it(capsys):

@@ -49,7 +49,7 @@ def test_one_that_fails_says_why_since_when_and_what_to_do(capsys):
         "  missed: at most 3 events, removed after the retention time before it was told",
         f"  problem: {failing.failure.message} (RECEIVER_REFUSED)",
         "  failed 2 times since it last took anything",
-        "  next try at 08:00:00.000Z; at once with:",
+        "  next try at 2027-01-15 08:00:00.000Z; at once with:",
         '  countermand webhook resume tickets --reason "…"',
     ]
 
