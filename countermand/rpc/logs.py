@@ -16,8 +16,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
+import threading
+import warnings
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import TextIO
 
 from countermand.rpc.telemetry import CURRENT
@@ -109,6 +113,28 @@ def configure(stream: TextIO, level: str = "info") -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.getLogger("grpc").setLevel(logging.INFO)  # at debug it says that it looks for the loop
+    _take_over()
+
+
+def _take_over() -> None:
+    """Has what Python itself would write as plain text written as lines too."""
+    log = logging.getLogger("python")
+
+    def warned(message: Warning | str, *where: object, **_: object) -> None:
+        category, file, line, *_rest = where
+        about = {"said": str(message), "at": f"{file}:{line}", "category": str(category)}
+        log.warning("python.warning", extra=about)
+
+    def failed(level: int, error: BaseException | None, said: str) -> None:
+        log.log(level, "python.failed", extra={"said": said}, exc_info=error)
+
+    def ended(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+        failed(logging.CRITICAL, error, "the process ends")
+
+    warnings.showwarning = warned
+    sys.unraisablehook = lambda it: failed(logging.ERROR, it.exc_value, it.err_msg or "ignored")
+    threading.excepthook = lambda it: failed(logging.ERROR, it.exc_value, "a thread has ended")
+    sys.excepthook = ended
 
 
 def is_journal(stream: TextIO, environment: Mapping[str, str]) -> bool:

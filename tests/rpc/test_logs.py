@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from io import StringIO
 
 from countermand.rpc import logs, telemetry
@@ -66,3 +68,54 @@ def test_a_line_carries_the_trace_and_the_traceback():
     assert line["trace_id"] == trace.trace_id
     assert "JSONDecodeError" in line["traceback"]
     telemetry.CURRENT.set(None)
+
+
+NOISE = """
+import asyncio, sys, threading, warnings
+import coordinator  # as a service is imported
+from countermand.rpc import logs
+import grpc.aio
+
+logs.configure(sys.stderr)
+
+class Falls:
+    def __del__(self):
+        raise ValueError("unraisable")
+
+def ends():
+    raise ValueError("in a thread")
+
+async def asks_what_nobody_may():
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
+        try:
+            await channel.unary_unary("/a/b")(b"", metadata=[("traceparent", "\\u00ff")])
+        except Exception:
+            pass
+    asyncio.get_running_loop().create_task(forgotten())
+    await asyncio.sleep(0)
+
+async def forgotten():
+    raise ValueError("in a task")
+
+warnings.warn("as before")
+Falls()
+thread = threading.Thread(target=ends)
+thread.start()
+thread.join()
+asyncio.run(asks_what_nobody_may())
+raise ValueError("the end")
+"""
+
+
+def test_what_others_say_is_a_line_too():
+    done = subprocess.run(
+        [sys.executable, "-c", NOISE], capture_output=True, text=True, check=False
+    )
+    said = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [(line["event"].split("\n")[0], line["level"]) for line in said] == [
+        ("python.warning", "warning"),
+        ("python.failed", "error"),
+        ("python.failed", "error"),
+        ("Task exception was never retrieved", "error"),
+        ("python.failed", "critical"),
+    ]

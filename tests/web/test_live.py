@@ -89,15 +89,20 @@ async def test_hosts_and_owners_are_sent_anew_when_they_change(reader, client) -
 
 async def test_open_streams_do_not_hold_up_an_end(reader, cluster) -> None:
     """The last test of the file: the coordinator is stopped, and its streams end with it."""
-    ended = asyncio.Event()
+    paths = ("/live/workflows", "/live/workflows/stuck", "/live/hosts", "/live/owners")
+    sent = {path: asyncio.Event() for path in paths}
 
     async def read(path: str) -> None:
         async for _ in reader.stream(path):
-            ended.set()
+            sent[path].set()
 
-    paths = ("/live/workflows", "/live/workflows/stuck", "/live/hosts", "/live/owners")
     reading = [asyncio.create_task(read(path)) for path in paths]
     async with asyncio.timeout(HANG_S):
-        await ended.wait()
+        await asyncio.gather(*(each.wait() for each in sent.values()))
+        assert [each.done() for each in reading] == [False] * len(paths)
         await cluster.coordinator.stop()
-        await asyncio.gather(*reading, return_exceptions=True)
+        await asyncio.gather(*reading)  # each has ended as an answer does, whole
+    said = cluster.coordinator.events()
+    # Nobody was cut off, which is what happens after less than a second to who goes on.
+    assert [line for line in said if str(line["event"]).startswith("web.")] == []
+    assert [line for line in said if line["level"] == "error"] == []
