@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from datetime import UTC
 
 from google.protobuf import json_format
@@ -31,7 +31,7 @@ def clock(time: Timestamp) -> str:
     return moment.strftime("%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
-def moment(time: Timestamp, today: datetime.date) -> str:
+def moment(time: Timestamp, today: dt.date) -> str:
     """Returns a time in UTC, with its day unless that is today: a pause may last over night."""
     return clock(time) if time.ToDatetime(UTC).date() == today else f"{day(time)} {clock(time)}"
 

@@ -352,7 +352,7 @@ def test_a_watch_as_json_is_a_line_per_event(run):
 def test_events_can_be_read_from_the_middle(run):
     done = run("workflow", "events", "made-up", "--after", "5")
 
-    assert [line.split()[1] for line in done.stdout.splitlines()] == ["6"]
+    assert [line.split()[2] for line in done.stdout.splitlines()] == ["6"]
 
 
 def test_a_held_host_says_what_to_do_next(capsys):
