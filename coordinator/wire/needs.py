@@ -136,10 +136,16 @@ def _blocked(workflow: Workflow, index: int, task: Task) -> str:
         then = "\n" if "\n" in why else " "  # a checklist of several lines is not read on
         return f"{lead}{why}{then}Once it is done: {decide}. To leave it as it is: {give_up}."
     return (
-        f"Its compensation fails again and again: {why or 'no cause is known.'} It is tried on, "
+        f"Its compensation {_failed(task)}: {why or 'no cause is known.'} It is tried on, "
         "slowly: mend the cause on the host. Or decide: `countermand workflow compensation "
         f"retry|replace|done|abandon {workflow.id} {name}`."
     )
+
+
+def _failed(task: Task) -> str:
+    """Returns how often it has failed in a row, if more than once."""
+    count = task.failures_in_a_row(task.last.kind) - task.last.open  # the one that is open has not
+    return f"has failed {count} times in a row" if count > 1 else "has failed"
 
 
 def _sentence(text: str) -> str:
@@ -176,6 +182,6 @@ def _decision(workflow: Workflow, index: int, outputs: list[resume.Requirement])
         possible = f"Possible: {'' if is_part else 'rerun, '}{skip}, or compensate."
         return f"{name} failed{where}{why} {possible}"
     return (
-        f"{name} is past the point of no return and fails again and again{where}{why} "
+        f"{name} is past the point of no return and {_failed(task)}{where}{why} "
         f"It is tried on, slowly. Possible: rerun now, or {skip}."
     )

@@ -41,7 +41,7 @@ async def test_it_says_what_may_be_done(stubs, past):
     workflow = await stubs.get(past)
     [need] = workflow.needs
     assert need.reason == "DECISION"
-    assert need.message.startswith("fails is past the point of no return and fails again and again")
+    assert need.message.startswith("fails is past the point of no return and has failed on")
     assert need.message.endswith("Possible: rerun now, or skip.")
     assert (await context_of(stubs, past, "fails")).waits_for.startswith("attempt 2, due ")
     request = pb.GetResumeRequirementsRequest(name=workflow_name(past))

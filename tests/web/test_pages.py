@@ -216,7 +216,7 @@ async def test_what_must_be_decided_is_said_once(reader) -> None:
     )
     assert "noop, as its spec says: the array is read-only since 09:12 Decide" in banner.words
     assert "/workflows/stuck/tasks/made/compensation" in banner.links
-    assert "! made: Its compensation fails again and again" in banner.words
+    assert "! made: Its compensation has failed" in banner.words
     assert banner.words.count("The array is read-only since 09:12.") == 1
     assert "countermand workflow compensation retry|replace|done|abandon stuck made" in banner.words
 

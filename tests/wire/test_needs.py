@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from coordinator.saga.states import WorkflowState
 from coordinator.wire.needs import needs_of
 from tests.saga.language import play
@@ -49,3 +51,17 @@ def test_a_pause_that_waits_for_people_says_so():
     [need] = needs_of(told.workflow)
     assert (need.task, need.reason) == ("workflows/w/tasks/a", "COMPENSATION_BLOCKED")
     assert "`countermand workflow compensation done w a --reason WHY`" in need.message
+
+
+@pytest.mark.parametrize(
+    ("tries", "said"),
+    [
+        ("fail,hang", "Its compensation has failed: broken."),
+        ("fail,fail,fail,hang", "Its compensation has failed 3 times in a row: broken."),
+    ],
+)
+def test_a_compensation_has_failed_as_often_as_it_has(tries, said):
+    """One that is blocked by its first failure, since that is final, has not failed often."""
+    told = play("a; b", f"b:fail undo-a:{tries}")
+    [need] = needs_of(told.workflow)
+    assert need.message.startswith(said)
