@@ -38,7 +38,7 @@ NORMAL: Final = Tempo(
 )
 # Still as large to a guest, but with less in it.
 FAST: Final = Tempo(
-    disks=(Disk("disk-1", 256, 16), Disk("disk-2", 384, 144), Disk("disk-3", 320, 80)),
+    disks=(Disk("disk-1", 256, 16), Disk("disk-2", 384, 208), Disk("disk-3", 320, 80)),
     bandwidth_mib_per_s=96,
     room_left_mib=64,
 )
