@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import click
 
 from countermand.cli.output import Row, age, show_all
 from countermand.cli.settings import Settings
 from countermand.cli.table import paint
-from countermand.drawing import phrases
+from countermand.drawing import answers, next_steps, phrases
 from countermand.drawing.tasks import (
     EFFECTS,
     depths_of,
@@ -21,9 +21,8 @@ from countermand.drawing.tasks import (
     why,
     workflow_why,
 )
-from countermand.drawing.values import date, indented, one_line, said
+from countermand.drawing.values import date, indented, one_line
 from countermand.drawing.words import TASK, WORKFLOW, Look, task_look, workflow_look
-from countermand.rpc import names
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import ImageLock, Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
@@ -109,31 +108,34 @@ def describe(settings: Settings, one: Workflow, tasks: Sequence[Task]) -> None:
         click.echo(f"  {_own(one)}")
     if one.trace_id:
         click.echo(f"  trace {one.trace_id}")
-    if one.HasField("cause"):
-        of = names.parse_attempt(one.cause.attempt)
-        failed = f"{of.task_id} failed: " if of else ""
-        click.echo(f"  cause: {failed}{indented(said(one.cause))} ({one.cause.reason})")
+    for line in answers.lines(one, tasks):
+        click.echo(f"  {indented(line)}")
     if one.forked_from:
         click.echo(f"  forked from {one.forked_from}")
     if one.waits_for:
         click.echo(f"  waits for {one.waits_for}")
-    for need in one.needs:
-        about = (
-            f"{task_id(need.task)}: "
-            if need.task and task_id(need.task) not in need.message
-            else ""
-        )
-        click.echo(f"  needs somebody: {about}{indented(need.message)} ({need.reason})")
-    if one.state == WorkflowState.WORKFLOW_STATE_PAUSED:
-        click.echo(f"  next: countermand workflow resume {one.name.removeprefix('workflows/')}")
     for leftover in one.leftovers:
         because = f" ({phrases.kept(leftover.reason)})" if leftover.reason else ""
         where = phrases.on(leftover.host_id)
         click.echo(f"  left behind{where}: {indented(leftover.description)}{because}")
+    for line in _next(one, tasks):
+        click.echo(f"  {line}")
     for lock in one.locks:
         click.echo(f"  {_lock(lock)}")
     click.echo()
     show_tasks(settings, tasks)
+
+
+def _next(one: Workflow, tasks: Sequence[Task]) -> Iterator[str]:
+    """Yields what somebody is to do, as the page has it; of one that is held the command."""
+    went_well = one.state == WorkflowState.WORKFLOW_STATE_SUCCEEDED and not one.leftovers
+    for step in () if went_well else next_steps.of(one, tasks):
+        about = f"{task_id(step.task)}: " if step.task else ""
+        words = f"{about}{indented(step.words)}"
+        reason = f" ({step.reason})" if step.reason else ""
+        yield f"needs somebody: {words}{reason}" if one.needs else f"next: {words}"
+    if one.state == WorkflowState.WORKFLOW_STATE_PAUSED:
+        yield f"next: countermand workflow resume {one.name.removeprefix('workflows/')}"
 
 
 def _own(one: Workflow) -> str:

@@ -68,8 +68,8 @@ def wait(settings: Settings, name: str, wanted: str | None, settled: bool) -> No
     """Wait for a workflow's end.
 
     Returns once it is settled or needs somebody; the exit code says which. With --for a state or
-    for attention, it is 0 once that is so, even if it has gone on since; when it settles without,
-    it is what that means, and 1 for a success.
+    for attention, it is 0 once that is so from now on, however briefly; what was before does not
+    count. When it settles without, it is what that means, and 1 for a success.
     """
     if settled and wanted not in (None, "settled"):
         raise click.UsageError("--settled and --for exclude each other")

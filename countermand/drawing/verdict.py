@@ -148,7 +148,7 @@ def _sentence(
     left: Sequence[Fact],
 ) -> str:
     if not workflow.HasField("cause"):
-        return open_failures(workflow, failed) + _went_well(workflow, rows)
+        return open_failures(workflow, failed) + went_well(workflow, rows)
     cause = failed[0]
     if _is_order(workflow.cause):
         who = cause.task_id[:1].upper() + cause.task_id[1:]
@@ -200,7 +200,7 @@ def _in_order(lane: Sequence[LaneRow]) -> list[LaneRow]:
     return sorted(lane, key=lambda row: row.bars[-1].end_s)
 
 
-def _went_well(workflow: Workflow, rows: Sequence[Row]) -> str:
+def went_well(workflow: Workflow, rows: Sequence[Row]) -> str:
     """Returns the sentence for a workflow that has not failed."""
     tasks = [row for row in rows if not row.is_group]
     rested = [row for row in tasks if row.state in {Task.STATE_SUCCEEDED, Task.STATE_SKIPPED}]

@@ -115,7 +115,7 @@ def test_a_resume_keeps_texts_as_they_are_written(shell):
     resume = ("workflow", "resume", "@", "--reason", "space freed")
     for lun in ("8", "true", "1e3", '"8"'):
         said = shell(*resume, "--rerun", "clone", "--set", f"arguments.lun={lun}", "--dry-run")
-        assert lines(said)[1].split() == ["clone", "arguments.lun", "007", lun.strip('"')]
+        assert lines(said)[2].split() == ["clone", "arguments.lun", "007", lun.strip('"')]
     shell(*resume, "--rerun", "clone", "--set", "clone.arguments.lun=1.50")
     shell.external("accept", "@/clone")
     assert shell.json("external", "list")[0]["arguments"] == {"lun": "1.50"}
@@ -401,7 +401,7 @@ def test_an_own_workflow_ends_by_force_and_as_failed(shell):
     shell.external("add", "@", "beside", "--kind", "other")
     shell.external("finish", "@", "--failed", "ARRAY_LOST", "--message", "it is gone", "--force")
 
-    assert "cause: it is gone (ARRAY_LOST)" in shell("workflow", "get", "@")
+    assert "what failed: it is gone (ARRAY_LOST)" in shell("workflow", "get", "@")
     said = lines(shell("workflow", "tasks", "@"))
     assert any(line.startswith("beside ⊘ cancelled") for line in said)
 

@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from coordinator.web import next_steps, reading, tree
+from coordinator.web import reading, tree
 from coordinator.web.reading import Reading
 from coordinator.web.shown import task_url
 from coordinator.web.site import Site
-from countermand.drawing import phrases, svg
+from countermand.drawing import next_steps, phrases, svg
 from countermand.drawing.verdict import MUST_DECIDE
 from countermand.rpc.names import task_name
 from countermand.v1.task_pb2 import Task
