@@ -349,11 +349,12 @@ def _describe(found: Host) -> None:
                 f"  {pool.pool_id}",
                 pool.driver,
                 f"{phrases.size(pool.used_bytes)} of {phrases.size(pool.capacity_bytes)}",
+                phrases.size(pool.free_bytes),  # others may have filled what we do not use
                 "read-only" if pool.read_only else ",".join(pool.verbs),
             )
             for pool in found.pools
         ]
-        table(("  POOL", "DRIVER", "USED", "VERBS"), rows)
+        table(("  POOL", "DRIVER", "USED", "FREE", "VERBS"), rows)
         for pool in found.pools:
             if pool.HasField("problem"):
                 click.echo(f"  problem of {pool.pool_id}: {said(pool.problem)}")

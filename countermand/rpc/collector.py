@@ -126,7 +126,7 @@ def _headers(text: str) -> list[tuple[str, str]]:
         key, equals, value = (unquote(part.strip()) for part in pair.partition("="))
         if not equals or not _HEADER.fullmatch(key) or not _VALUE.fullmatch(value):
             # Not what was written: it may be a secret.
-            why = f"{_ALL}HEADERS has one that cannot be sent, the {len(found) + 1}th"
+            why = f"{_ALL}HEADERS has one that cannot be sent, number {len(found) + 1}"
             raise CollectorInvalid(f"{why}: write key=value,key=value, in ASCII")
         found.append((key.lower(), value))
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from coordinator.api.doctor.comparing import Finding, Kind
 from coordinator.api.doctor.doctor import Doctor
-from coordinator.runtime.ports import AuditEvent, HostView, StoreError
+from coordinator.runtime.ports import AuditEvent, HostState, HostView, StoreError
 from countermand.rpc.errors import (
     CountermandError,
     HostRefused,
@@ -129,6 +129,18 @@ async def test_a_host_that_is_away_says_the_same_as_its_line(tmp_path, error) ->
         disk.away = error
         found = [each async for each in doctor.diagnose([host(one)]) if isinstance(each, Finding)]
     assert [(each.kind, each.message) for each in found] == [(Kind.HOST_AWAY, error.message)]
+
+
+async def test_a_host_that_is_ready_and_does_not_answer_may_hang(tmp_path) -> None:
+    """A frozen agent keeps its connection: `host get` would say that it is ready."""
+    async with diseased(tmp_path) as (one, doctor, disk):
+        disk.away = HostUnreachable(address="a:1")
+        ready = host(one)
+        away = replace(ready, state=HostState.UNREACHABLE)
+        asked = [each async for each in doctor.diagnose([ready, away])]
+    first, second = (each for each in asked if isinstance(each, Finding))
+    assert "alive" in first.advice
+    assert "host get a" in second.advice
 
 
 async def test_a_repair_is_noted_before_and_after(tmp_path) -> None:

@@ -140,3 +140,10 @@ def test_a_setting_that_cannot_be_used_is_named(name, value):
     name = f"OTEL_EXPORTER_OTLP_{name}"
     with pytest.raises(CollectorInvalid, match=name):
         collector_of({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317", name: value})
+
+
+def test_a_header_that_cannot_be_sent_is_told_by_its_number_and_not_by_its_words():
+    headers = {"OTEL_EXPORTER_OTLP_HEADERS": "a=b, secret"}
+    with pytest.raises(CollectorInvalid, match="number 2") as raised:
+        collector_of({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317", **headers})
+    assert "secret" not in str(raised.value)

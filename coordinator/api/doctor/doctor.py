@@ -319,7 +319,12 @@ def _away(host: HostView) -> Iterator[Finding]:
 
 
 def _unreachable(host: HostView, error: CountermandError) -> Finding:
-    return _host_finding(host, error.message)
+    finding = _host_finding(host, error.message)
+    if host.state is not HostState.READY:
+        return finding
+    # Its line does not know yet; `host get` would say that all is well.
+    advice = "it has just gone away, or hangs: see whether its agent is alive, and look again"
+    return replace(finding, advice=advice)
 
 
 def _host_finding(host: HostView, message: str) -> Finding:
