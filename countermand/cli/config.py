@@ -26,6 +26,7 @@ SHOWN = ("profile", "coordinator", "output", "timeout", "color")
 @click.group(
     cls=OrderedGroup,
     epilog=examples(
+        "mkdir -p ~/.config/countermand",
         "countermand config sample > ~/.config/countermand/config.toml",
         "countermand config check",
         "countermand config show --origin --profile production",

@@ -113,15 +113,17 @@ def events(settings: Settings, after: int | None, follows: bool) -> None:
         from countermand.cli.lines import show_in_all
 
         place = Place(settings, "countermand events --follow")
-        # What happens while it is read belongs to the next time.
-        end = None if follows else await client.position()
-        if end is not None and end <= (after or 0):
+        # Asked before anything is followed: a wrong address is an error, and not a silence. What
+        # happens while it is read belongs to the next time.
+        end = await client.position()
+        begin = end if after is None else after
+        if not follows and end <= begin:
             return
         with place.told() if follows else contextlib.nullcontext():
-            async for event in client.events(after):
+            async for event in client.events(begin):
                 show_in_all(settings, event)
                 place.seen = event.position
-                if end is not None and event.position >= end:
+                if not follows and event.position >= end:
                     return
 
     run(settings, work, patience=PATIENCE_WHEN_FOLLOWING if follows else PATIENCE)

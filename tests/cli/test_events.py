@@ -61,6 +61,13 @@ def test_who_stops_reading_is_told_how_to_go_on(shell):
     assert f"countermand workflow events follow-3 --follow --after {last}" in terminal.text
 
 
+def test_a_wrong_address_is_an_error_and_not_a_silence(shell):
+    nobody = Shell(free_address(), shell.name)
+    said = nobody.run("events", "--follow", "--after", "7")
+    assert said.exit_code == 1
+    assert "does not answer" in said.stderr
+
+
 def test_nothing_is_missed_while_the_coordinator_is_away(tmp_path):
     (tmp_path / "data").mkdir()
     with coordinating(tmp_path / "data", free_address()) as address:
