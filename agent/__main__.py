@@ -241,6 +241,7 @@ async def _serve(
         await asyncio.to_thread(asked.close)
     opening.cancel()
     opened.stop()
+    runner.watchers.close()  # what is committed from now on they read at the next start
     await server.stop()
     await service.stop()
     # Beside the loop, and before the journal closes: what ends may still have something to note.

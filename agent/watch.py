@@ -61,6 +61,7 @@ class Watchers:
         self._running = running
         # A set in the order of arrival: the same in each run of the simulation.
         self._watchers: dict[_Watcher, None] = {}
+        self._closed = False
 
     def publish(self, changed: Iterable[AttemptRecord]) -> None:
         """Hands on what was committed; waits for nobody."""
@@ -70,6 +71,12 @@ class Watchers:
             if len(watcher.pending) > EVENTS_MAX:
                 watcher.too_slow = True
                 watcher.pending.clear()
+
+    def close(self) -> None:
+        """Ends every watch: an agent that stops need not wait until they are cut off."""
+        self._closed = True
+        for watcher in self._watchers:
+            watcher.woken.set()
 
     async def watch(self, after_sequence: int | None) -> AsyncGenerator[Batch]:
         """Yields what changes after a sequence; the first batch may be empty.
@@ -99,7 +106,7 @@ class Watchers:
         loop = asyncio.get_running_loop()
         progress_at = loop.time()
         bookmark_at = loop.time() + BOOKMARK_INTERVAL_S
-        while True:
+        while not self._closed:
             await self._pause(watcher, bookmark_at)
             if watcher.too_slow:
                 raise WatcherTooSlow(events_max=EVENTS_MAX)

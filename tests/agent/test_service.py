@@ -8,7 +8,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from grpc.aio import AioRpcError
+from grpc import StatusCode
+from grpc.aio import EOF, AioRpcError
 
 from agent import watch
 from agent.attempts import AttemptRecord, Kind, State
@@ -325,6 +326,16 @@ async def test_an_idle_watch_still_says_where_it_is(served, monkeypatch):
     messages = [await watching.read() for _ in range(3)]
     assert [(list(one.updates), one.bookmark) for one in messages] == [([], 2)] * 3
     watching.cancel()
+
+
+async def test_an_agent_that_stops_ends_its_watches(served):
+    """Each would keep it from stopping for as long as calls in flight may last."""
+    rig, stub = served
+    watching = stub.WatchAttempts(WatchAttemptsRequest())
+    await watching.read()
+    rig.runner.watchers.close()
+    assert await watching.read() is EOF
+    assert await watching.code() is StatusCode.OK
 
 
 async def test_progress_beyond_one_message_is_told_in_the_next(rig):
