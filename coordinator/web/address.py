@@ -33,6 +33,7 @@ class Limits:
     calls: int = 100  # of the contract, at once; so pages and scrapes keep as many places
     head_s: float = 10.0  # until a request is whole, without its body
     body_s: float = 10.0  # until its body is
+    silent_s: float = 1.0  # and where all places are taken, until one who says nothing gives way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

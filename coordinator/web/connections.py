@@ -1,7 +1,8 @@
 """Connections of the page's port: who says nothing, or only half of it, keeps none for ever.
 
 What uvicorn leaves open is closed here: a connection on which no whole request comes, or on which
-somebody goes on sending after the answer. One that is idle gives way to one who comes.
+somebody goes on sending after the answer. Where all places are taken, one that is idle or silent
+gives way to one who comes.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from typing import Final
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_S: Final = 10.0
+from coordinator.web.address import Limits
 
 
 class Connection(H11Protocol):
     """One connection."""
 
-    head_s = HEAD_S
+    limits = Limits()
     _owed: asyncio.TimerHandle | None = None  # until then something must have come
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begins; the longest idle one makes room where all places are taken."""
+        """Begins; where all places are taken, one that is idle makes room."""
         super().connection_made(transport)
         if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
             self._make_room()
@@ -52,25 +53,32 @@ class Connection(H11Protocol):
 
     def _look(self, *, is_owed: bool) -> None:
         if is_owed and self._owed is None:
-            self._owed = self.loop.call_later(self.head_s, self.transport.close)
+            self._owed = self.loop.call_later(self.limits.head_s, self.transport.close)
         elif not is_owed and self._owed is not None:
             self._owed.cancel()
             self._owed = None
 
+    @property
+    def idle_until(self) -> float | None:
+        """Returns when its time is up, if nothing is done for it; None for who has just come."""
+        if self.timeout_keep_alive_task is not None:
+            return self.timeout_keep_alive_task.when()
+        if self._owed is None:
+            return None
+        since = self._owed.when() - self.limits.head_s
+        return self._owed.when() if self.loop.time() - since >= self.limits.silent_s else None
+
     def _make_room(self) -> None:
-        # Keyed by when its time would be up: whoever has it set waits for nothing of ours.
-        idle = {
-            each.timeout_keep_alive_task.when(): each
-            for each in self.connections
-            if isinstance(each, H11Protocol) and each.timeout_keep_alive_task is not None
-        }
+        """Closes the one whose time is up soonest, of those for whom nothing is done."""
+        others = (each for each in self.connections if isinstance(each, Connection))
+        idle = {until: each for each in others if (until := each.idle_until) is not None}
         if idle:
-            idle[min(idle)].timeout_keep_alive_handler()
+            idle[min(idle)].transport.close()
 
 
-def connection_of(head_s: float) -> type[Connection]:
-    """Returns what waits so long for the rest of what somebody says."""
-    return type("Connection", (Connection,), {"head_s": head_s})
+def connection_of(limits: Limits) -> type[Connection]:
+    """Returns what keeps to limits."""
+    return type("Connection", (Connection,), {"limits": limits})
 
 
 # What uvicorn says → the event, and how urgent it is. None of it needs anybody but a lack of room;

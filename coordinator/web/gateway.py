@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import ModuleType
@@ -24,7 +25,7 @@ from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 from grpc.aio import AioRpcError
 from grpc_status import rpc_status
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
@@ -141,7 +142,9 @@ class _Gateway:
             said = f"This answers to {JSON} and {PROTO}.\n"
             return Response(said, 415, {"Accept-Post": f"{JSON}, {PROTO}"}, "text/plain")
         if not self.room:
-            # Not to be kept either, or those who wait to ask again would fill the port.
+            # Not to be kept either, or those who wait to ask again would fill the port. Where
+            # something is still unread, closing takes the answer back.
+            await _passed_over(request)
             return connect.failed(status_from_error(BUSY), headers={"Connection": "close"})
         self.room -= 1
         try:
@@ -185,6 +188,16 @@ def routes(site: Site) -> Sequence[BaseRoute]:
     """Returns the route of all calls."""
     gateway = _Gateway(site=site, room=site.settings.limits.calls)
     return [Route(f"/{PACKAGE}.{{service}}/{{method}}", gateway.endpoint, methods=["POST"])]
+
+
+async def _passed_over(request: Request) -> None:
+    """Reads what is sent and keeps nothing of it."""
+    bytes_left = BODY_BYTES_MAX
+    with suppress(ClientDisconnect):
+        async for chunk in request.stream():
+            bytes_left -= len(chunk)
+            if bytes_left < 0:
+                return
 
 
 async def _while_there(request: Request, answering: Coroutine[Any, Any, bytes]) -> bytes:

@@ -51,7 +51,7 @@ async def serve(
         server = _Server(
             uvicorn.Config(
                 app,
-                http=connection_of(limits.head_s),
+                http=connection_of(limits),
                 ws="none",
                 lifespan="off",
                 log_config=None,  # ours stays as it is

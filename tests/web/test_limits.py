@@ -219,7 +219,7 @@ async def test_who_has_gone_waits_no_more(serving, cluster) -> None:
 
 
 async def test_who_comes_takes_the_place_of_one_who_says_nothing(serving, caplog) -> None:
-    async with serving(connections=3) as pages:
+    async with serving(connections=3, silent_s=0.0) as pages:
         idle = [await pages.line(GET) for _ in range(2)]
         for line in idle:
             assert (await line.answer())[0] == 200
@@ -227,6 +227,10 @@ async def test_who_comes_takes_the_place_of_one_who_says_nothing(serving, caplog
             assert (await (await pages.line(GET)).answer())[0] == 200
         for line in idle:
             assert await line.end() == b""  # the longest idle have made room
+        silent = [await pages.line() for _ in range(3)]
+        for _ in range(4):
+            assert (await (await pages.line(GET)).answer())[0] == 200
+        assert await silent[0].end() == b""
     assert said(caplog) == []
 
 
