@@ -58,6 +58,7 @@ class ConfigInvalid(click.ClickException):
 
     def __init__(self, path: Path, problems: Collection[str]) -> None:
         """Keeps what is wrong."""
+        self.problems = tuple(problems)
         lines = "".join(f"\n  {problem}" for problem in problems)
         super().__init__(f"{path} is not right:{lines}")
 

@@ -341,6 +341,19 @@ def shared_options(
     return add
 
 
+def form_option(*forms: str) -> Callable[[_Command], _Command]:
+    """Returns a decorator that adds the forms of a command that asks no coordinator."""
+    return click.option(
+        "-o",
+        "--output",
+        "output",
+        type=click.Choice(forms),
+        expose_value=False,
+        callback=_keep,
+        help=f"[default: {forms[0]}]",
+    )
+
+
 # What exit codes mean, wherever they do; `countermand.cli.exits` gives them.
 _CODES = {
     0: "done",

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
+from countermand.cli.completion import complete_templates
 from countermand.cli.files import input_option
 from countermand.cli.settings import (
     FORMATS,
     LOCAL,
     OrderedGroup,
-    Origin,
-    Rank,
     Settings,
     examples,
+    form_option,
 )
 
 if TYPE_CHECKING:
@@ -25,27 +24,6 @@ if TYPE_CHECKING:
     from countermand.client.templates.shipped import Field
 
 FILES = (".yaml", ".yml", ".json")  # what ends so is a file of one's own
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-def output_option(*formats: str) -> Callable[[_Command], _Command]:
-    """Returns a decorator that adds the forms a command has; none of them asks a coordinator."""
-    return click.option(
-        "-o",
-        "--output",
-        "output",
-        type=click.Choice(formats),
-        callback=_keep,
-        help=f"[default: {formats[0]}]",
-    )
-
-
-def _keep(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
-    """Puts the form into the settings as well: errors are told in it."""
-    if value is not None:
-        ctx.ensure_object(Settings).keep("output", value, Origin(Rank.FLAG, "--output"))
-    return value
 
 
 @click.group(
@@ -66,16 +44,16 @@ def template() -> None:
 
 
 @template.command("list", epilog=examples("countermand template list -o json", exits=LOCAL))
-@output_option(*FORMATS)
+@form_option(*FORMATS)
 @click.pass_obj
-def list_(settings: Settings, output: str | None) -> None:
+def list_(settings: Settings) -> None:
     """List the templates."""
     from countermand.cli.forms import show_value
     from countermand.cli.table import table
     from countermand.client.templates import load, names
 
     found = [load(name) for name in names()]
-    match output or settings.output:
+    match settings.output:
         case "json" | "yaml":
             shown = [{"name": one.name, "summary": one.summary} for one in found]
             show_value(settings, shown)
@@ -94,10 +72,10 @@ def list_(settings: Settings, output: str | None) -> None:
         exits=LOCAL,
     )
 )
-@click.argument("name")
-@output_option("table", "wide", "yaml", "json", "name")
+@click.argument("name", shell_complete=complete_templates)
+@form_option("table", "wide", "yaml", "json", "name")
 @click.pass_obj
-def show(settings: Settings, name: str, output: str | None) -> None:
+def show(settings: Settings, name: str) -> None:
     """Show a template: its tree, its input, and how to use it.
 
     As yaml it is the file itself, a start for one of your own, which is then named as NAME.yaml.
@@ -106,7 +84,7 @@ def show(settings: Settings, name: str, output: str | None) -> None:
     from countermand.client.workflow_file import read_value
 
     found = _load(settings, name)
-    match output or settings.output:
+    match settings.output:
         case "yaml":
             click.echo(found.file.text, nl=False)
         case "json":
@@ -127,11 +105,11 @@ def show(settings: Settings, name: str, output: str | None) -> None:
         exits=LOCAL,
     )
 )
-@click.argument("name")
+@click.argument("name", shell_complete=complete_templates)
 @input_option
-@output_option("yaml", "json")
+@form_option("yaml", "json")
 @click.pass_obj
-def render(settings: Settings, name: str, inputs: tuple[str, ...], output: str | None) -> None:
+def render(settings: Settings, name: str, inputs: tuple[str, ...]) -> None:
     """Print a template's spec with its input, ready to submit.
 
     Without --input it is filled in with its example.
@@ -148,8 +126,8 @@ def render(settings: Settings, name: str, inputs: tuple[str, ...], output: str |
     except FieldInvalid as error:
         raise click.exceptions.Exit(fail(settings, error)) from None
     whole = {"spec": found.file.spec, "input": given}
-    if "json" in (output, settings.output):
-        show_value(replace(settings, output="json"), whole)
+    if settings.output == "json":
+        show_value(settings, whole)
         return
     if not inputs:
         click.echo("# The input below is an example: write your own.")

@@ -24,10 +24,13 @@ from countermand.v1.failure_pb2 import Failure
 from countermand.v1.task_pb2 import Task
 from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_pb2 import (
+    DecideCompensationResponse,
+    FenceTaskResponse,
     GetResumeRequirementsResponse,
     Need,
     ResumeRequirement,
     WaitWorkflowResponse,
+    Workflow,
 )
 from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.cli import scripted_doctor
@@ -114,6 +117,15 @@ class Stepping(Scripted):
         if answer.workflow.waits_for:
             asyncio.get_running_loop().call_later(0.2, self._begin, request.name)
         return answer
+
+    async def FenceTask(self, request, context):
+        return FenceTaskResponse(workflow=self._of(request.task))
+
+    async def DecideCompensation(self, request, context):
+        return DecideCompensationResponse(workflow=self._of(request.task))
+
+    def _of(self, task: str) -> Workflow:
+        return self.workflows[task.partition("/tasks/")[0]]
 
     async def GetResumeRequirements(self, request, context):
         return GetResumeRequirementsResponse(requirements=self._against(request.name))

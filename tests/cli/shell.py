@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,11 +55,18 @@ class Shell:
     def json(self, *words: str) -> Any:
         return json.loads(self(*words, "-o", "json"))
 
-    def submit(self, *members: dict[str, object], workflow_id: str = "@", **group: object) -> None:
+    def submit(
+        self,
+        *members: dict[str, object],
+        workflow_id: str = "@",
+        labels: Sequence[str] = (),
+        **group: object,
+    ) -> None:
         """Starts a workflow of these tasks, in order unless the group is another."""
         root = {"kind": "KIND_SEQUENCE", "members": list(members), **group}
         spec = json.dumps({"kind": "d", "policy": root.pop("policy", {}), "root": root})
-        self("workflow", "submit", "-", "--id", workflow_id, given=spec)
+        words = [word for label in labels for word in ("--label", label)]
+        self("workflow", "submit", "-", "--id", workflow_id, *words, given=spec)
 
     def held(self, workflow_id: str, *labels: str) -> None:
         """Starts a workflow whose first task fails, and is held for it."""

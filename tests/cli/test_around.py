@@ -13,6 +13,7 @@ import yaml
 from countermand.cli.exits import code_of
 from countermand.cli.settings import Settings
 from countermand.v1.workflow_pb2 import Workflow
+from tests.cli.answers import check_error
 
 COMMAND = [sys.executable, "-m", "countermand.cli"]
 
@@ -105,8 +106,7 @@ def test_every_error_has_its_form_for_programs(run, words, reason, tmp_path):
 
     assert plain.exit_code == as_json.exit_code == as_yaml.exit_code == before.exit_code > 0
     assert as_json.stdout == as_yaml.stdout == ""
-    error = json.loads(as_json.stderr)["error"]
-    assert set(error) - {"violations"} == {"code", "reason", "message", "metadata"}
+    error = check_error(as_json.stderr)
     assert error["reason"] == reason
     assert yaml.safe_load(as_yaml.stderr) == json.loads(before.stderr) == {"error": error}
 

@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
 import click
 import pytest
 import yaml
-from google.protobuf import json_format
-from google.protobuf.message import Message
+from jsonschema import ValidationError
 
 from countermand.cli.main import main
 from countermand.client.spec import dump_spec, sequence, task, workflow_spec
-from countermand.v1 import (
-    attempt_pb2,
-    event_pb2,
-    external_task_pb2,
-    host_pb2,
-    task_pb2,
-    webhook_pb2,
-    workflow_pb2,
-)
 from countermand.v1.verb_pb2 import Noop
+from tests.cli.answers import COMMANDS, NO_FORM, check, check_error, command_of, leaves
 from tests.cli.shell import Shell
 
 SERVED = ("workflow", "external_task", "host", "webhook", "doctor")  # the agents' is for hosts only
 
-COMMANDS = {
+CALLS = {
     "WorkflowService.StartWorkflow": "workflow submit",
     "WorkflowService.PlanWorkflow": "workflow plan",
     "WorkflowService.GetWorkflow": "workflow get",
@@ -93,182 +87,230 @@ def command(words: str) -> click.Command | None:
     return found
 
 
-def leaves(group: click.Group, *lead: str) -> Iterator[tuple[str, ...]]:
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        found = group.get_command(context, name)
-        if isinstance(found, click.Group):
-            yield from leaves(found, *lead, name)
-        else:
-            yield (*lead, name)
-
-
 def test_every_call_has_its_command():
-    assert set(calls()) == set(COMMANDS)
-    assert [words for words in COMMANDS.values() if command(words) is None] == []
+    assert set(calls()) == set(CALLS)
+    assert [words for words in CALLS.values() if command(words) is None] == []
 
 
 # -- forms for programs ---------------------------------------------------------------------------
 
-# Command → the message that it answers with: one, a list of them, or one a line.
-READS: dict[str, type[Message] | list[type[Message]] | tuple[type[Message]]] = {
-    "workflow plan {spec}": workflow_pb2.PlanWorkflowResponse,
-    "workflow get held": workflow_pb2.Workflow,
-    "workflow list": [workflow_pb2.Workflow],
-    "workflow task held make": task_pb2.Task,
-    "workflow tasks held": [task_pb2.Task],
-    "workflow events held": (event_pb2.HistoryEvent,),
-    "workflow events over --follow": (event_pb2.HistoryEvent,),
-    "workflow requirements held": [workflow_pb2.ResumeRequirement],
-    "workflow wait over": workflow_pb2.Workflow,
-    "workflow wait over --for compensated": workflow_pb2.Workflow,
-    "workflow watch over": (event_pb2.HistoryEvent,),
-    "events --after 0": (event_pb2.HistoryEvent,),
-    "external owners": [external_task_pb2.ExternalOwner],
-    "external list --owner json": [external_task_pb2.ExternalRequest],
-    "host get host-j": host_pb2.Host,
-    "host list": [host_pb2.Host],
-    "host events": [host_pb2.HostEvent],
-    "webhook get hook": webhook_pb2.Webhook,
-    "webhook list": [webhook_pb2.Webhook],
-    "webhook changes": [webhook_pb2.WebhookChange],
-}
-# In their order: what one leaves is what the next one finds.
-CHANGES: dict[str, type[Message] | list[type[Message]]] = {
-    "workflow submit {spec} --id new": workflow_pb2.Workflow,
-    "workflow fork new --id forked": workflow_pb2.Workflow,
-    "workflow pause waiting --reason x": workflow_pb2.Workflow,
-    "workflow resume waiting --reason x": workflow_pb2.ResumeWorkflowResponse,
-    "workflow resume held --rerun make --reason x --dry-run": workflow_pb2.ResumeWorkflowResponse,
-    "external accept waiting/one": external_task_pb2.AcceptExternalTaskResponse,
-    "external progress waiting/one 1/2": attempt_pb2.Attempt,
-    "external end waiting/one": attempt_pb2.Attempt,
-    "workflow cancel held --reason x": workflow_pb2.Workflow,
-    "external start own --kind job": external_task_pb2.StartExternalWorkflowResponse,
-    "host add host-k 127.0.0.1:57 --unreachable-allowed": host_pb2.Host,
-    "host drain host-k --reason x": host_pb2.Host,
-    "host undrain host-k --reason x": host_pb2.Host,
-    "host accept host-k --reason x": host_pb2.Host,
-    "host remove host-k --reason x": host_pb2.RemoveHostResponse,
-    "webhook add other http://127.0.0.1:9/in": webhook_pb2.AddWebhookResponse,
-    "webhook resume other --reason x": webhook_pb2.Webhook,
-    "webhook rotate-secret other": webhook_pb2.RotateWebhookSecretResponse,
-    "webhook remove other --reason x": webhook_pb2.RemoveWebhookResponse,
-}
-# Forms that are no message's, with the keys that they have.
-OWN: dict[str, set[str]] = {
-    "version": {"countermand", "python", "grpcio", "protobuf"},
-    "config show": {"profile", "coordinator", "output", "timeout", "color"},
-}
-# What answers in no form, or is looked at elsewhere.
-ELSEWHERE = {
-    "demo",  # a story
-    "completion",  # a script
+# Each is run with -o json, and its answer checked against docs/reference/answers.schema.json.
+READS = (
+    "workflow plan {spec}",
+    "workflow lint {spec}",
+    "workflow lint {wrong}",
+    "workflow lint {broken}",
+    "workflow get held",
+    "workflow list",
+    "workflow task held make",
+    "workflow tasks held",
+    "workflow events held",
+    "workflow events over --follow",
+    "workflow requirements held",
+    "workflow wait over",
+    "workflow wait over --for compensated",
+    "workflow watch over",
+    "events --after 0",
+    "external owners",
+    "external list --owner json",
+    "host get host-j",
+    "host list",
+    "host events",
+    "webhook get hook",
+    "webhook list",
+    "webhook changes",
+    "webhook ping hook",
+    "doctor",
+    "config show",
     "config check",
-    "config sample",
-    "workflow lint",  # tests/cli/test_templates.py
-    "workflow timeline",  # a drawing
-    "workflow bundle",  # a file
-    "open",
-    "workflow fence",  # needs shared storage: tests/endtoend/test_fences.py
-    "workflow compensation retry",  # all as `workflow cancel`, and tests/endtoend
-    "workflow compensation replace",
-    "workflow compensation done",
-    "workflow compensation abandon",
-    "external watch",  # never ends: tests/cli/test_external.py
-    "external heartbeat",
-    "external add",
-    "external finish",
-    "external clear",
-    "webhook ping",  # tests/cli/test_webhook.py
-    "doctor",  # tests/cli/test_doctor.py
-    "events",
-    "template list",  # tests/cli/test_templates.py
-    "template show",
-    "template render",
-}
+    "config check {broken}",
+    "version",
+    "template list",
+    "template show move-disk",
+    "template render clone-vm",
+)
+# In their order: what one leaves is what the next one finds.
+CHANGES = (
+    "workflow submit {spec} --id new",
+    "workflow fork new --id forked",
+    "workflow pause waiting --dry-run",
+    "workflow pause waiting --reason x",
+    "workflow resume waiting --reason x",
+    "workflow resume held --rerun make --reason x --dry-run",
+    "external accept waiting/one",
+    "external progress waiting/one 1/2",
+    "external heartbeat waiting/one",
+    "external end waiting/one",
+    "workflow cancel held --dry-run",
+    "workflow cancel held --reason x",
+    "external start own --kind job",
+    "external add own task --kind step",
+    "external finish own --force",
+    "external clear own --token {token}",
+    "host add host-k 127.0.0.1:57 --unreachable-allowed",
+    "host drain host-k --reason x",
+    "host drain host-k --wait --reason x",
+    "host undrain host-k --reason x",
+    "host accept host-k --reason x",
+    "host remove host-k --reason x",
+    "webhook add other http://127.0.0.1:9/in",
+    "webhook resume other --reason x",
+    "webhook rotate-secret other",
+    "webhook remove other --reason x",
+    "workflow bundle over {bundle}",
+    "open {bundle}",
+    "open {bundle} --task make",
+    "open {bundle} --events",
+)
+BULK = (
+    "workflow pause many-1 many-2 --dry-run",
+    "workflow pause many-1 many-2 --reason x",
+    "workflow pause many-1 over --reason x",
+    "workflow resume --label many=yes --dry-run",
+    "workflow resume --label many=yes --yes --reason x",
+    "workflow cancel --label many=yes --dry-run",
+    "workflow cancel --label many=yes --yes --reason x",
+    "workflow cancel --label many=no --yes --reason x",
+)
+# These need hosts that fail: a coordinator with a script has their answers.
+SCRIPTED = (
+    "workflow fence made-up copy-1 --reason x",
+    "workflow compensation retry made-up copy-1 --reason x",
+    "workflow compensation replace made-up copy-1 --reason x --with {{}}",
+    "workflow compensation done made-up copy-1 --reason x",
+    "workflow compensation abandon made-up copy-1 --reason x",
+    "doctor",
+    "doctor --fix --yes --reason x",
+)
+ENDLESS = ("external watch --owner json", "events --after 0 --follow")
+# A failure is an answer of these, too; 3 and 4 are the ends of workflows.
+FAILING = ("webhook ping", "workflow lint", "config check", "workflow pause", "workflow cancel")
+
+
+class World:
+    """A coordinator with workflows of each kind, a host that does not answer, and a webhook."""
+
+    def __init__(self, address: str, folder: Path) -> None:
+        self.shell = shell = Shell(address, "json")
+        shell.held("held")
+        shell.held("over")
+        shell("workflow", "cancel", "over", "--reason", "for a test")
+        shell("workflow", "wait", "over", code=3)
+        shell.submit(shell.task("one"), workflow_id="waiting")
+        for number in (1, 2):
+            shell.submit(shell.task("one"), workflow_id=f"many-{number}", labels=["many=yes"])
+        shell("host", "add", "host-j", "127.0.0.1:17", "--unreachable-allowed")
+        shell("webhook", "add", "hook", "http://127.0.0.1:9/in")
+        spec = workflow_spec("drill", sequence("all", task("one", action=Noop())))
+        files = {"spec": dump_spec(spec), "wrong": '{"spec": {"kindd": "x"}}', "broken": "a: [b"}
+        self.given = {"bundle": str(folder / "over.zip"), "token": ""}
+        for name, text in files.items():
+            (folder / name).write_text(text)
+            self.given[name] = str(folder / name)
+
+    def asked(self, words: str, form: str = "json") -> str:
+        """Returns what a command answers in a form."""
+        filled = [word.format(**self.given) for word in words.split()]
+        done = self.shell.run(*filled, "-o", form)
+        failing = done.exit_code == 1 and words.startswith(FAILING)
+        assert failing or done.exit_code in (0, 3, 4), done.output
+        if words.startswith("external start"):
+            self.given["token"] = json.loads(done.stdout)["capability_token"]
+        return done.stdout
 
 
 @pytest.fixture(scope="module")
-def world(real: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Shell, str]:
-    """Workflows of each kind, a host that does not answer, and a webhook."""
-    shell = Shell(real, "json")
-    shell.held("held")
-    shell.held("over")
-    shell("workflow", "cancel", "over", "--reason", "for a test")
-    shell("workflow", "wait", "over", code=3)
-    shell.submit(shell.task("one"), workflow_id="waiting")
-    shell("host", "add", "host-j", "127.0.0.1:17", "--unreachable-allowed")
-    shell("webhook", "add", "hook", "http://127.0.0.1:9/in")
-    spec = tmp_path_factory.mktemp("spec") / "spec.json"
-    spec.write_text(dump_spec(workflow_spec("drill", sequence("all", task("one", action=Noop())))))
-    return shell, str(spec)
-
-
-def asked(world: tuple[Shell, str], words: str, form: str) -> str:
-    shell, spec = world
-    done = shell.run(*words.format(spec=spec).split(), "-o", form)
-    assert done.exit_code in (0, 3), done.output
-    return done.stdout
-
-
-def assert_lossless(message: type[Message], value: Any) -> None:
-    """Checks that a value is the message in canonical JSON, and nothing else."""
-    read = json_format.ParseDict(value, message())
-    assert json_format.MessageToDict(read, preserving_proto_field_name=True) == value
-
-
-def check(message: Any, text: str) -> None:
-    if isinstance(message, tuple):
-        values = [json.loads(line) for line in text.splitlines()]
-    else:
-        values = json.loads(text) if isinstance(message, list) else [json.loads(text)]
-    each = message[0] if isinstance(message, list | tuple) else message
-    assert values
-    for value in values:
-        assert_lossless(each, value)
+def world(real: str, tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(real, tmp_path_factory.mktemp("world"))
 
 
 @pytest.mark.parametrize("words", READS)
-def test_an_answer_is_the_contracts_json_in_either_form(world, words):
-    text = asked(world, words, "json")
-    check(READS[words], text)
+def test_an_answer_is_as_the_schema_says_in_either_form(world, words):
+    command = command_of(words)
+    text = world.asked(words)
+    check(command, text)
 
-    if words.startswith(("host", "workflow wait")):
+    if words.startswith(("host", "workflow wait", "webhook", "doctor", "config show", "events")):
         return  # what is told of silence and time moves meanwhile
-    as_yaml = asked(world, words, "yaml")
-    if isinstance(READS[words], tuple):
+    as_yaml = world.asked(words, "yaml")
+    if "lines" in COMMANDS[command]:
         assert list(yaml.safe_load_all(as_yaml)) == [json.loads(one) for one in text.splitlines()]
     else:
         assert yaml.safe_load(as_yaml) == json.loads(text)
 
 
-@pytest.mark.parametrize("words", [one for one, form in READS.items() if isinstance(form, list)])
+LISTS = [words for words in READS if "message" in COMMANDS[command_of(words)].get("items", {})]
+
+
+@pytest.mark.parametrize("words", LISTS)
 def test_a_list_has_names_and_a_wide_table(world, words):
-    names = asked(world, words, "name").splitlines()
-    narrow, wide = (asked(world, words, form).splitlines() for form in ("table", "wide"))
+    names = world.asked(words, "name").splitlines()
+    narrow, wide = (world.asked(words, form).splitlines() for form in ("table", "wide"))
 
     assert names
     assert len(wide) == len(narrow) or "requirements" in words
     assert wide[0].split()[-1] == narrow[0].split()[-1]
 
 
-def test_what_changes_answers_in_the_contracts_json(world):
-    for words, message in CHANGES.items():
-        check(message, asked(world, words, "json"))
+def test_what_changes_answers_as_the_schema_says(world):
+    for words in CHANGES:
+        check(command_of(words), world.asked(words))
 
 
-@pytest.mark.parametrize("words", OWN)
-def test_what_is_no_message_has_its_keys(world, words):
-    assert set(json.loads(asked(world, words, "json"))) == OWN[words]
-    assert set(yaml.safe_load(asked(world, words, "yaml"))) == OWN[words]
+def test_what_changes_many_answers_as_the_schema_says(world):
+    for words in BULK:
+        told = world.asked(words)
+        assert isinstance(json.loads(told), list), words
+        check(command_of(words), told)
+
+
+@pytest.mark.parametrize("words", SCRIPTED)
+def test_what_is_asked_of_hosts_answers_as_the_schema_says(run, words):
+    done = run(*words.format().split(), "-o", "json")
+
+    assert done.exit_code in (0, 4), done.output
+    check(command_of(words), done.stdout)
+
+
+@pytest.mark.parametrize("words", ENDLESS)
+def test_what_never_ends_answers_as_the_schema_says(world, words):
+    command = [sys.executable, "-m", "countermand.cli", *words.split(), "-o", "json"]
+    environment = os.environ | {"COUNTERMAND_COORDINATOR": world.shell.address}
+    world.shell.submit(world.shell.task("one"), workflow_id="waits")  # a repeat is harmless
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        process.kill()
+    check(command_of(words), line)
+
+
+@pytest.mark.parametrize("words", sorted(COMMANDS))
+def test_every_command_has_its_errors_in_that_form(run, words):
+    done = run(*words.split(), "--nonsense", "-o", "json")
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert check_error(done.stderr)["reason"] == "USAGE"
 
 
 def test_no_command_is_forgotten():
-    looked_at = {" ".join(leaf) for leaf in leaves(main)}
-    tables = [*READS, *CHANGES, *OWN]
-    known = {
-        leaf for leaf in looked_at if any(f"{words} ".startswith(f"{leaf} ") for words in tables)
-    }
+    run_here = {command_of(words) for words in (*READS, *CHANGES, *BULK, *SCRIPTED, *ENDLESS)}
 
-    assert looked_at - known - ELSEWHERE == set()
+    assert run_here == set(COMMANDS)
+    assert {name for name in COMMANDS if "--" not in name} == {
+        " ".join(leaf) for leaf in leaves(main)
+    } - NO_FORM
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong"),
+    [
+        ("workflow get", {"name": "workflows/a", "nonsense": 1}),
+        ("workflow get", {"lastSequence": "1"}),
+        ("workflow list", [{"name": 1}]),
+        ("workflow pause", [{"name": "workflows/a"}]),
+        ("version", {"countermand": "1"}),
+    ],
+)
+def test_the_schema_refuses_what_is_something_else(command, wrong):
+    with pytest.raises(ValidationError):
+        check(command, json.dumps(wrong))

@@ -13,6 +13,7 @@ from countermand.cli.host import host
 from countermand.cli.main import main
 from countermand.cli.webhook import webhook
 from countermand.cli.workflow import workflow
+from tests.cli.answers import leaves
 from tests.cli.terminal import Terminal
 
 
@@ -134,16 +135,6 @@ CODES |= {("workflow", name): [0, 1, 2, 3, 4, 124] for name in FOLLOWED}
 CODES |= {("template", name): [0, 1, 2] for name in ("list", "show", "render")}
 CODES |= {("config", name): [0, 1, 2] for name in ("show", "check", "sample")}
 CODES |= {(name,): [0, 1, 2] for name in ("completion", "version", "demo", "open")}
-
-
-def leaves(group, *lead):
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        found = group.get_command(context, name)
-        if isinstance(found, click.Group):
-            yield from leaves(found, *lead, name)
-        else:
-            yield (*lead, name)
 
 
 @pytest.mark.parametrize("words", list(leaves(main)), ids=" ".join)
