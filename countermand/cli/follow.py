@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 
 import click
@@ -30,6 +30,9 @@ from countermand.v1.workflow_state_pb2 import WorkflowState
 ASK_AGAIN_S = 0.5
 # No event tells what a workflow that has not begun waits for, nor how its line moves.
 LOOK_AGAIN_S = 3.0
+NEEDS_TOLD_MAX = 3  # among other lines; `get` tells all
+
+_HELD = frozenset({WorkflowState.WORKFLOW_STATE_PAUSED, WorkflowState.WORKFLOW_STATE_BLOCKED})
 
 
 async def follow(settings: Settings, run: Run) -> int:
@@ -42,7 +45,7 @@ async def follow(settings: Settings, run: Run) -> int:
 
         await follow_live(run)
     else:
-        async with _waits_told(settings, run):
+        async with _waits_told(settings, run, needed):
             await _follow_lines(settings, run)
     workflow = await run.patiently(run.get)
     if settings.for_people:
@@ -74,9 +77,11 @@ async def _follow_lines(settings: Settings, run: Run) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _waits_told(settings: Settings, run: Run, *, err: bool = False) -> AsyncIterator[None]:
+async def _waits_told(
+    settings: Settings, run: Run, words: Callable[[Workflow], str], *, err: bool = False
+) -> AsyncIterator[None]:
     """Tells meanwhile what keeps the workflow from going on, each time it is something else."""
-    telling = asyncio.create_task(_tell_waits(run, err=err)) if settings.for_people else None
+    telling = asyncio.create_task(_tell_waits(run, words, err=err)) if settings.for_people else None
     try:
         yield
     finally:
@@ -86,16 +91,17 @@ async def _waits_told(settings: Settings, run: Run, *, err: bool = False) -> Asy
             await asyncio.gather(telling, return_exceptions=True)
 
 
-async def _tell_waits(run: Run, *, err: bool) -> None:
+async def _tell_waits(run: Run, words: Callable[[Workflow], str], *, err: bool) -> None:
     told = ""
     while True:
         # A coordinator that is away is told by whoever follows, once it is away for too long.
         with contextlib.suppress(CountermandError):
-            waits = waiting(await run.get())
+            waits = words(await run.get())
             if waits and waits != told:
                 now = datetime.now(UTC)
                 when = f"{now:%H:%M:%S}.{now.microsecond // 1000:03d}Z"
-                click.echo(f"{when}        {run.id:<16}  {waits}", err=err)
+                for line in waits.splitlines():
+                    click.echo(f"{when}        {run.id:<16}  {line}", err=err)
             told = waits
         await asyncio.sleep(LOOK_AGAIN_S)
 
@@ -109,9 +115,23 @@ def waiting(workflow: Workflow) -> str:
     return f"waits for {workflow.waits_for}" if workflow.waits_for else ""
 
 
+def needed(workflow: Workflow) -> str:
+    """Returns the same for whoever stays until it is settled: also what it needs, and what next."""
+    if workflow.state not in _HELD:
+        return waiting(workflow)
+    needs = [
+        f"needs somebody: {indented(need.message)}" for need in workflow.needs[:NEEDS_TOLD_MAX]
+    ]
+    if more := len(workflow.needs) - len(needs):
+        needs.append(
+            f"and {more} more: countermand workflow get {workflow.name.removeprefix('workflows/')}"
+        )
+    return "\n".join([*needs, *next_step(workflow).splitlines()[1:]])
+
+
 async def wait_quietly(settings: Settings, run: Run, *, settled: bool) -> int:
     """Waits until a workflow is settled or needs somebody, and returns its exit code."""
-    async with _waits_told(settings, run, err=True):
+    async with _waits_told(settings, run, needed if settled else waiting, err=True):
         workflow = await run.wait(until_attention=not settled)
         while not at_rest(workflow):
             await asyncio.sleep(ASK_AGAIN_S)
@@ -130,7 +150,7 @@ async def wait_for(settings: Settings, run: Run, *states: WorkflowState.ValueTyp
         reached = workflow.state in states or await _reaches(run, workflow, states)
         workflow = await run.patiently(run.get)
     else:
-        async with _waits_told(settings, run, err=True):
+        async with _waits_told(settings, run, waiting, err=True):
             while not at_rest(workflow):
                 workflow = await run.wait(until_attention=True)
                 if not at_rest(workflow):

@@ -429,7 +429,7 @@ def test_an_interrupted_watch_leaves_the_workflow_alone(coordinator):
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
         assert process.stdout is not None
-        assert "! blocked" in process.stdout.readline()
+        assert any("! blocked" in line for line in iter(process.stdout.readline, ""))
         process.send_signal(signal.SIGINT)
         _, said = process.communicate()
 

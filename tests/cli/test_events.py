@@ -94,6 +94,24 @@ def test_nothing_is_missed_while_the_coordinator_is_away(tmp_path):
     assert sequences == list(range(1, len(sequences) + 1))
 
 
+def test_a_watch_in_a_pipe_says_what_is_needed_and_stays(shell):
+    shell.held("piped-hold")
+    command = [sys.executable, "-m", "countermand.cli", "workflow", "watch", "piped-hold"]
+    environment = os.environ | {"COUNTERMAND_COORDINATOR": shell.address, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as watch:
+        assert watch.stdout is not None
+        told = []
+        for line in watch.stdout:
+            told.append(line)
+            if "next: countermand workflow resume piped-hold" in line:
+                break
+        assert any("needs somebody: make failed" in line for line in told)
+        shell("workflow", "cancel", "piped-hold", "--reason", "seen enough")
+        rest = watch.stdout.read()
+    assert watch.returncode == 3
+    assert rest.splitlines()[-1].startswith("↺ compensated")
+
+
 # -- waiting --------------------------------------------------------------------------------------
 
 
