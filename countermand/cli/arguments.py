@@ -40,7 +40,7 @@ async def named(client: Workflows, name: str, change: str = "") -> Run:
 
     That is by its id, by its whole name, @latest, or by the first letters of its id if they are of
     one only. Tomorrow they may be of another: so what changes anything asks first, and a script
-    writes ids whole.
+    writes ids whole. Which is the latest is told before it is changed.
 
     Args:
         client: Where it is looked up.
@@ -51,6 +51,8 @@ async def named(client: Workflows, name: str, change: str = "") -> Run:
 
     if name == LATEST:
         async for newest in client.list(page_size=1):
+            if change:  # asked for by its own word, which is no slip: it is told, and not asked
+                click.echo(f"{LATEST} is {newest.name}", err=True)
             return client.run(newest.name)
         raise NO_LATEST
     run = client.run(name)

@@ -8,14 +8,19 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 from countermand.cli.settings import LOCAL, Settings, examples
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from countermand.cli.external_calls import Vendor
     from countermand.client import Client
+
+Door = TypeVar("Door")
 
 SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_COUNTERMAND_COMPLETE"  # click's: it begins with the name of the command
@@ -53,8 +58,8 @@ Completes = Callable[[click.Context, click.Parameter, str], list[str]]
 def completion(shell: str) -> None:
     """Print what makes a shell complete commands.
 
-    Options, states, and the ids of workflows, tasks, hosts and webhooks, as the coordinator knows
-    them at that moment. With none running nothing is offered, and nothing said.
+    Options, states, templates, and the ids of workflows, tasks, hosts, owners and webhooks, as the
+    coordinator knows them at that moment. With none running nothing is offered, and nothing said.
     """
     from click.shell_completion import get_completion_class
 
@@ -79,12 +84,28 @@ def _asking(find: Callable[[Client, Asked], AsyncIterator[str]]) -> Completes:
                     break
             return found
 
-        return _ask(ctx, gather)
+        return _ask(ctx, _client_at, gather)
 
     return complete
 
 
-def _ask(ctx: click.Context, work: Callable[[Client], Awaitable[list[str]]]) -> list[str]:
+def _client_at(address: str) -> AbstractAsyncContextManager[Client]:
+    from countermand.client import Client
+
+    return Client(address, patience=PATIENCE)
+
+
+def _vendor_at(address: str) -> AbstractAsyncContextManager[Vendor]:
+    from countermand.cli.external_calls import vendor_at
+
+    return vendor_at(address, patience=PATIENCE, for_people=True)
+
+
+def _ask(
+    ctx: click.Context,
+    door: Callable[[str], AbstractAsyncContextManager[Door]],
+    work: Callable[[Door], Awaitable[list[str]]],
+) -> list[str]:
     """Returns what the work finds; nothing of what may go wrong belongs on a half-written line."""
     import asyncio
     import logging
@@ -92,17 +113,13 @@ def _ask(ctx: click.Context, work: Callable[[Client], Awaitable[list[str]]]) -> 
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.disable()
     from countermand.cli.settings import settle
-    from countermand.client import Client
     from countermand.rpc.errors import CountermandError
 
     settings = ctx.ensure_object(Settings)
 
     async def asked() -> list[str]:
-        async with (
-            asyncio.timeout(LOOK_S_MAX),
-            Client(settings.coordinator, patience=PATIENCE) as client,
-        ):
-            return await work(client)
+        async with asyncio.timeout(LOOK_S_MAX), door(settings.coordinator) as opened:
+            return await work(opened)
 
     try:
         settle(ctx, settings)
@@ -130,6 +147,17 @@ async def _tasks(client: Client, asked: Asked) -> AsyncIterator[str]:
         yield task.name
 
 
+async def _tasks_for_hosts(client: Client, asked: Asked) -> AsyncIterator[str]:
+    """Yields what begins TASK=HOST, and then what ends it."""
+    task, equals, _ = asked.begun.partition("=")
+    if equals:
+        async for host in client.hosts.list():
+            yield f"{task}={host.name.rpartition('/')[2]}"
+        return
+    async for name in _tasks(client, asked):
+        yield f"{name.rpartition('/')[2]}="
+
+
 async def _hosts(client: Client, _: Asked) -> AsyncIterator[str]:
     async for host in client.hosts.list():
         yield host.name
@@ -144,6 +172,39 @@ complete_workflows = _asking(_workflows)
 complete_tasks = _asking(_tasks)
 complete_hosts = _asking(_hosts)
 complete_webhooks = _asking(_webhooks)
+complete_tasks_for_hosts = _asking(_tasks_for_hosts)
+
+
+def complete_owners(ctx: click.Context, _param: click.Parameter, begun: str) -> list[str]:
+    """Offers the owners for whom anything waits."""
+
+    async def gather(vendor: Vendor) -> list[str]:
+        return [one.owner_id for one in await vendor.owners() if one.owner_id.startswith(begun)]
+
+    return _ask(ctx, _vendor_at, gather)
+
+
+def complete_external(ctx: click.Context, _param: click.Parameter, begun: str) -> list[str]:
+    """Offers what waits for an owner: the one on the line, or any."""
+
+    async def gather(vendor: Vendor) -> list[str]:
+        from countermand.cli.external_words import short
+
+        given = ctx.params.get("owner")
+        owners = [given] if given else [one.owner_id for one in await vendor.owners()]
+        waiting = [short(one.attempt) for owner in owners for one in await vendor.waiting(owner)]
+        # Without its attempt it is the newest, which is what waits.
+        tasks = ["/".join(name.split("/")[:2]) for name in waiting]
+        return sorted({name for name in tasks if name.startswith(begun)})[:OFFERED_MAX]
+
+    return _ask(ctx, _vendor_at, gather)
+
+
+def complete_templates(_ctx: click.Context, _param: click.Parameter, begun: str) -> list[str]:
+    """Offers the templates that come with it."""
+    from countermand.client.templates import names
+
+    return [name for name in names() if name.startswith(begun)]
 
 
 def complete_states(_ctx: click.Context, _param: click.Parameter, begun: str) -> list[str]:

@@ -7,6 +7,7 @@ is for hands and scripts: it finds out what they would have to look up, and asks
 from __future__ import annotations
 
 import asyncio
+import builtins
 import contextlib
 import random
 import re
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import click
 from grpc.aio import AioRpcError
 
-from countermand.cli.arguments import LATEST, NO_LATEST
+from countermand.cli.arguments import named
 from countermand.cli.external_words import promised_in
 from countermand.client.calls import Calls
 from countermand.client.run import PAGE_SIZE, SETTLED, Run
@@ -74,25 +75,32 @@ class Vendor:
         """Keeps what it asks by."""
         self.calls = calls
 
-    async def run(self, workflow: str) -> Run:
-        """Returns a workflow by its id, its whole name or @latest."""
-        if workflow != LATEST:
-            return Run(self.calls, workflow if "/" in workflow else names.workflow_name(workflow))
-        request = ListWorkflowsRequest(page_size=1)
+    async def named(self, workflow: str) -> Run:
+        """Returns the workflow that a person means, about which something is reported."""
+        return await named(self, workflow, "Go on with it")
+
+    def run(self, name: str) -> Run:
+        """Returns a workflow by its id or its whole name; asks nothing."""
+        return Run(self.calls, name if "/" in name else names.workflow_name(name))
+
+    async def list(
+        self, *, id_prefix: str = "", page_size: int = PAGE_SIZE
+    ) -> AsyncIterator[Workflow]:
+        """Yields workflows, newest first."""
+        request = ListWorkflowsRequest(id_prefix=id_prefix, page_size=page_size)
         async for page in self.calls.pages(self.calls.workflows.ListWorkflows, request):
-            for newest in page.workflows:
-                return Run(self.calls, newest.name)
-        raise NO_LATEST
+            for workflow in page.workflows:
+                yield workflow
 
     # -- what waits -----------------------------------------------------------------------------
 
-    async def waiting(self, owner: str) -> list[pb.ExternalRequest]:
+    async def waiting(self, owner: str) -> builtins.list[pb.ExternalRequest]:
         """Returns what waits for an owner, the oldest first."""
         request = pb.ListExternalTasksRequest(owner_id=owner, page_size=PAGE_SIZE)
         pages = self.calls.pages(self.calls.external_tasks.ListExternalTasks, request)
         return [asked async for page in pages for asked in page.requests]
 
-    async def owners(self) -> list[pb.ExternalOwner]:
+    async def owners(self) -> builtins.list[pb.ExternalOwner]:
         """Returns the owners for whom anything waits, or who watch."""
         request = pb.ListExternalOwnersRequest(page_size=PAGE_SIZE)
         pages = self.calls.pages(self.calls.external_tasks.ListExternalOwners, request)
@@ -134,8 +142,8 @@ class Vendor:
 
         What is over may still have to be made up for, until its workflow is settled.
         """
-        workflow_id, task_id, number = _parts(text)
-        run = await self.run(workflow_id)  # another one may be the newest tomorrow
+        workflow, task_id, number = _parts(text)
+        run = await self.named(workflow)  # another one may be the newest tomorrow
         told = ""
         while True:
             settled = (await run.get()).state in SETTLED
@@ -158,8 +166,8 @@ class Vendor:
             AttemptClosed: It waits for nobody.
             NotOwner: It is no external task.
         """
-        workflow_id, task_id, number = _parts(text)
-        return await self._place(await self.run(workflow_id), task_id, number, token)
+        workflow, task_id, number = _parts(text)
+        return await self._place(await self.named(workflow), task_id, number, token)
 
     async def _place(self, run: Run, task_id: str, number: int, token: str) -> Place:
         if token and number:
@@ -196,11 +204,11 @@ class Vendor:
         if parsed is None:
             workflow_id = names.parse_workflow(task)
             assert workflow_id is not None, task
-            return await self.own_token(await (await self.run(workflow_id)).get(), "")
-        found = await (await self.run(parsed[0])).task(parsed[1])
+            return await self.own_token(await self.run(workflow_id).get(), "")
+        found = await self.run(parsed[0]).task(parsed[1])
         if found.kind != Task.KIND_EXTERNAL:
             return ""
-        return (await self.place(f"{parsed[0]}/{parsed[1]}", "")).token
+        return (await self.place(task, "")).token
 
     async def own_token(self, workflow: Workflow, token: str) -> str:
         """Returns the token of a vendor's own workflow, as far as it still can be found."""
@@ -235,7 +243,7 @@ class Vendor:
     async def _attempt(self, attempt: str) -> tuple[Run, str, int]:
         parsed = names.parse_attempt(attempt)
         assert parsed is not None, attempt
-        return await self.run(parsed.workflow_id), parsed.task_id, parsed.number
+        return self.run(parsed.workflow_id), parsed.task_id, parsed.number
 
 
 def _is_news(
@@ -253,11 +261,11 @@ def _is_news(
 
 
 def _parts(text: str) -> tuple[str, str, int]:
-    """Returns workflow, task and attempt (0: the newest) as they are named."""
+    """Returns workflow, task and attempt (0: the newest); of a whole name the workflow's whole."""
     if attempt := names.parse_attempt(text):
-        return attempt.workflow_id, attempt.task_id, attempt.number
+        return names.workflow_name(attempt.workflow_id), attempt.task_id, attempt.number
     if task := names.parse_task(text):
-        return *task, 0
+        return names.workflow_name(task[0]), task[1], 0
     if short := _SHORT.fullmatch(text):
         return short[1], short[2], int(short[3] or 0)
     raise click.UsageError(

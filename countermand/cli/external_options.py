@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from countermand.cli.completion import complete_external, complete_owners
 from countermand.cli.exits import PATIENCE, run_with
 from countermand.cli.settings import (
     NAMES_OF_TASKS,
@@ -48,7 +49,7 @@ def doing(
 
 def on_task(*lines: str) -> Callable[[Callable[..., None]], click.Command]:
     """Returns a decorator that makes a command about one task, with examples."""
-    argument = click.argument("task", metavar=TASK)
+    argument = click.argument("task", metavar=TASK, shell_complete=complete_external)
     command = click.command(epilog=names(*NAMES_OF_TASKS) + examples(*lines))
     return lambda function: command(argument(function))
 
@@ -65,6 +66,7 @@ owner_option = click.option(
     "--owner",
     required=True,
     metavar="ID",
+    shell_complete=complete_owners,
     envvar="COUNTERMAND_OWNER",
     show_envvar=True,
     help="Whose: the vendor's id, as specs name it.",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from countermand.cli.arguments import label_pair, pair
+from countermand.cli.completion import complete_workflows
 from countermand.cli.external_options import (
     POLICIES,
     doing,
@@ -112,7 +113,7 @@ def start(
         "--effect reversible --arg volume=lun-7 --weight 3",
     )
 )
-@click.argument("parent", metavar="WORKFLOW[/PARENT]")
+@click.argument("parent", metavar="WORKFLOW[/PARENT]", shell_complete=complete_workflows)
 @click.argument("task_id", metavar="TASK")
 @_what_and_whose
 @click.option(
@@ -203,7 +204,7 @@ def add(
         "countermand external finish rebalance-7 --force",
     )
 )
-@click.argument("workflow", metavar="WORKFLOW")
+@click.argument("workflow", metavar="WORKFLOW", shell_complete=complete_workflows)
 @failure_options
 @click.option("--force", is_flag=True, help="Close open tasks; once that was told, it is removed.")
 @with_token()
@@ -223,7 +224,7 @@ def finish(
         from countermand.client.run import new_request_id
         from countermand.v1.external_task_pb2 import EndExternalWorkflowRequest
 
-        found = await (await vendor.run(workflow)).get()
+        found = await (await vendor.named(workflow)).get()
         request = EndExternalWorkflowRequest(
             name=found.name,
             succeeded=failed is None,
@@ -240,7 +241,7 @@ def finish(
 
 
 @click.command(epilog=examples("countermand external clear rebalance-7 --token $TOKEN"))
-@click.argument("workflow", metavar="WORKFLOW")
+@click.argument("workflow", metavar="WORKFLOW", shell_complete=complete_workflows)
 @with_token()
 def clear(settings: Settings, workflow: str, token: str) -> None:
     """Remove a vendor's own workflow that is settled.
@@ -254,10 +255,12 @@ def clear(settings: Settings, workflow: str, token: str) -> None:
         from countermand.rpc.errors import WorkflowNotFound
         from countermand.v1.external_task_pb2 import ClearExternalWorkflowRequest
 
-        run = await vendor.run(workflow)
+        run = vendor.run(workflow)  # if it was removed before, which the coordinator knows
+        with contextlib.suppress(WorkflowNotFound):
+            run = await vendor.named(workflow)
         request = ClearExternalWorkflowRequest(name=run.name, capability_token=token)
         if not token:
-            with contextlib.suppress(WorkflowNotFound):  # removed before: the coordinator knows
+            with contextlib.suppress(WorkflowNotFound):  # as above
                 request.capability_token = await vendor.own_token(await run.get(), token)
         method = vendor.calls.external_tasks.ClearExternalWorkflow
         answer = await vendor.calls.change(method, request)
@@ -271,7 +274,7 @@ async def _parent(vendor: Vendor, text: str) -> str:
     if text.startswith("workflows/"):
         return text
     workflow_id, slash, task_id = text.partition("/")
-    run = await vendor.run(workflow_id)
+    run = await vendor.named(workflow_id)
     return f"{run.name}/tasks/{task_id}" if slash else run.name
 
 

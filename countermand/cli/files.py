@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
+from countermand.cli.completion import complete_templates
+
 if TYPE_CHECKING:
     from countermand.client.spec_json import Json
     from countermand.client.templates import Template
@@ -45,7 +47,11 @@ def input_option(command: _Command) -> _Command:
 def spec_source(command: _Command) -> _Command:
     """Adds where a spec and its input come from: FILE or --template, and --input."""
     option = click.option(
-        "--template", "template_name", metavar="NAME", help="A template, instead of a file."
+        "--template",
+        "template_name",
+        metavar="NAME",
+        shell_complete=complete_templates,
+        help="A template, instead of a file.",
     )
     file = click.argument("file", type=click.File("r", encoding="utf-8"), required=False)
     return file(option(input_option(command)))

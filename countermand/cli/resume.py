@@ -11,7 +11,7 @@ import click
 from countermand.cli.arguments import named, one_workflow, pair, plain
 from countermand.cli.asking import at_terminal
 from countermand.cli.bulk import Change, Filters, change_all, filter_options, yes_option
-from countermand.cli.completion import complete_tasks
+from countermand.cli.completion import complete_tasks, complete_tasks_for_hosts
 from countermand.cli.exits import FAILED, PATIENCE, PATIENCE_WHEN_FOLLOWING, fail, run
 from countermand.cli.settings import FOLLOWED, Settings, examples, shared_options
 from countermand.cli.steer import follow_options, many
@@ -81,7 +81,12 @@ def _indices(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
     help="Give a skipped task an output that later ones read. (-o is the form of output.)",
 )
 @click.option(
-    "--compensate", "compensates", multiple=True, metavar="TASK", help="Make up for it all."
+    "--compensate",
+    "compensates",
+    multiple=True,
+    metavar="TASK",
+    shell_complete=complete_tasks,
+    help="Make up for it all.",
 )
 @click.option(
     "--input", "inputs", multiple=True, metavar="FIELD=VALUE", help="Change the workflow's input."
@@ -90,7 +95,14 @@ def _indices(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
     "--items", callback=_indices, metavar="1,2", help="Of a fan-out, run only these again."
 )
 @click.option("--reset", is_flag=True, help="Of a group, run all again; make up for it first.")
-@click.option("--host", "hosts", multiple=True, metavar="TASK=HOST", help="Run it there.")
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    metavar="TASK=HOST",
+    shell_complete=complete_tasks_for_hosts,
+    help="Run it there.",
+)
 @click.option("--reason", default="", help="Why, for the audit; required with a decision.")
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
 @filter_options(host=False)

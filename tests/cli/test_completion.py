@@ -69,6 +69,31 @@ def test_hosts_states_and_words_are_completed(shell):
     assert completed(shell.address, "workf") == ["workflow"]
 
 
+def test_what_waits_for_an_owner_is_completed_and_owners_are(named):
+    assert completed(named, "external", "accept", "complete-1/") == ["complete-1/copy-1"]
+    assert completed(named, "external", "end", "complete-") == [
+        "complete-1/copy-1",
+        "complete-2/copy-1",
+    ]
+    assert completed(named, "external", "list", "--owner", "complet") == ["complete"]
+    assert completed(named, "external", "finish", "complete-1") == ["complete-1"]
+
+
+def test_every_decision_of_a_resume_is_completed(named):
+    resume = ("workflow", "resume", "complete-1")
+    assert completed(named, *resume, "--compensate", "copy-2") == ["copy-2"]
+    assert completed(named, *resume, "--host", "copy-2") == ["copy-2="]
+
+
+def test_templates_are_completed_without_a_coordinator():
+    for words in (
+        ("template", "show"),
+        ("template", "render"),
+        ("workflow", "submit", "--template"),
+    ):
+        assert completed("127.0.0.1:1", *words, "move-") == ["move-disk"]
+
+
 def test_with_no_coordinator_nothing_is_offered_and_nothing_said():
     assert completed("127.0.0.1:1", "workflow", "get", "x") == []
 

@@ -101,6 +101,19 @@ def test_a_large_number_arrives_as_it_was_written(shell):
     shell.external("end", "@/use")
 
 
+def test_a_task_is_named_by_the_beginning_of_its_workflow(shell):
+    """A script writes ids whole, where it changes something."""
+    shell.submit(shell.task("one"), workflow_id="@-begun-like-this")
+    begun = f"{shell.name}-begun"
+
+    refused = shell("external", "accept", f"{begun}/one", code=2)
+    assert f"{begun}-like-this begins so: a script writes ids whole" in refused
+    with Terminal(shell.address, "external", "accept", f"{begun}/one") as terminal:
+        terminal.until(f"{begun} is workflows/{begun}-like-this. Go on").type("y")
+        assert terminal.end() == 0
+    assert "Accepted" in terminal.text
+
+
 def test_a_resume_keeps_texts_as_they_are_written(shell):
     """Arguments of external tasks and promised texts may look like numbers."""
     shell.submit(
@@ -201,10 +214,10 @@ def test_a_heartbeat_that_is_refused_says_whether_it_is_over(shell):
 def test_the_newest_workflow_need_not_be_named(shell):
     shell.submit(shell.task("clone"))
     newest = f"workflows/{shell.name}"
-    assert shell.external("accept", "@latest/clone", "-o", "name").startswith(newest)
+    assert f"\n{newest}" in shell.external("accept", "@latest/clone", "-o", "name")
     shell.external("end", "@latest/clone/1")
     shell.external("start", "@-own", "--kind", "k")
-    assert shell.external("add", "@latest", "one", "--kind", "k", "-o", "name").startswith(newest)
+    assert f"\n{newest}" in shell.external("add", "@latest", "one", "--kind", "k", "-o", "name")
     shell.external("finish", "@latest", "--force")
 
 
