@@ -69,11 +69,13 @@ class Connection(H11Protocol):
         return self._owed.when() if self.loop.time() - since >= self.limits.silent_s else None
 
     def _make_room(self) -> None:
-        """Closes the one whose time is up soonest, of those for whom nothing is done."""
+        """Closes those whose time is up soonest, of those for whom nothing is done."""
+        assert self.limit_concurrency is not None
         others = (each for each in self.connections if isinstance(each, Connection))
         idle = {until: each for each in others if (until := each.idle_until) is not None}
-        if idle:
-            idle[min(idle)].transport.close()
+        too_many = len(self.connections) - self.limit_concurrency + 1
+        for until in sorted(idle)[:too_many]:
+            idle[until].transport.close()
 
 
 def connection_of(limits: Limits) -> type[Connection]:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 
+from coordinator.web.forms import typed as typed_numbers
 from coordinator.web.forms.fields import Field, Form, Option, reason
 from coordinator.web.forms.serving import Deed, Given, Params
 from coordinator.web.shown import task_url, workflow_url
@@ -129,7 +130,7 @@ async def _send(site: Site, params: Params, given: Given) -> str:
     )
     match given.typed.get(OUTCOME):
         case "output":
-            request.output.CopyFrom(_output(asked, given.typed))
+            request.output.CopyFrom(output(asked, given.typed))
         case "cancelled":
             request.cancelled = True
         case _:
@@ -140,7 +141,7 @@ async def _send(site: Site, params: Params, given: Given) -> str:
     return task_url(task.name)
 
 
-def _output(asked: ExternalRequest, typed: Mapping[str, str]) -> Struct:
+def output(asked: ExternalRequest, typed: Mapping[str, str]) -> Struct:
     """Returns what was left, each of the type that was promised; raises FieldInvalid."""
     left: dict[str, Any] = {}
     wrong = []
@@ -157,8 +158,8 @@ def _output(asked: ExternalRequest, typed: Mapping[str, str]) -> Struct:
 
 
 _READ: Final[Mapping[str, Any]] = {
-    "int64": int,
-    "double": float,
+    "int64": typed_numbers.whole,
+    "double": typed_numbers.number,
     "bool": {"true": True, "false": False}.__getitem__,
 }
 
