@@ -205,7 +205,11 @@ def refused(
 
 def _violation(workflow: Workflow, found: Requirement) -> Violation:
     return Violation(
-        field=subject(workflow, found.task), description=found.message, kind=found.kind
+        field=subject(workflow, found.task),
+        description=found.message,
+        kind=found.kind,
+        key=found.key,
+        choices=found.choices,
     )
 
 

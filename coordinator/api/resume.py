@@ -216,6 +216,7 @@ def requirements_to_proto(workflow: Workflow) -> pb.GetResumeRequirementsRespons
                 type=type_name(each.type),
                 consumers=[subject(workflow, reader) for reader in each.consumers],
                 message=each.message,
+                choices=each.choices,
             )
             for each in resume.requirements(workflow)
         ],

@@ -42,6 +42,7 @@ class Requirement:
     type: str = ""  # of an output: "str", "int", "bool", "float"
     consumers: tuple[int, ...] = ()  # of an output: the tasks that are bound to it
     message: str = ""
+    choices: tuple[str, ...] = ()  # of a decision: what may be decided
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,9 @@ class Change:
     before: Value
     after: Value
 
+
+RERUN, SKIP, GIVE_UP = "rerun", "skip", "give_up"  # as the contract calls what is decided
+_WORDS = {RERUN: "rerun", SKIP: "skip", GIVE_UP: "compensate"}
 
 # Tasks that have not begun, or wait: they may be skipped, or get other values.
 _WAITING = frozenset({TaskState.PENDING, TaskState.READY, TaskState.RETRY_WAIT})
@@ -86,15 +90,17 @@ def _decision(workflow: Workflow, index: int, task: Task) -> Requirement:
     name = workflow.plan.nodes[index].name
     why = f": {task.failure.message.rstrip('.')}" if task.failure else ""
     if task.state is not TaskState.FAILED:
-        choices = "rerun or skip"  # it is past a pivot
+        choices: tuple[str, ...] = (RERUN, SKIP)  # it is past a pivot
     elif workflow.plan.nodes[index].under >= 0:
-        choices = "skip or compensate"  # nobody would do it again alone
+        choices = (SKIP, GIVE_UP)  # nobody would do it again alone
     else:
-        choices = "rerun, skip or compensate"
+        choices = (RERUN, SKIP, GIVE_UP)
+    *first, last = (_WORDS[each] for each in choices)
     return Requirement(
         kind=Kind.DECISION,
         task=index,
-        message=f"{name} is {task.state}{why}. Decide: {choices}.",
+        message=f"{name} is {task.state}{why}. Decide: {', '.join(first)} or {last}.",
+        choices=choices,
     )
 
 

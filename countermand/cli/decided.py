@@ -6,7 +6,7 @@ Pure: what is written wrongly is a UsageError that says what would be right.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -20,6 +20,9 @@ from countermand.v1.workflow_pb2 import ResumeDecision, ResumeRequirement, Workf
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
 Values = dict[str, Any]
+
+# What may be decided, as the contract calls it, and the options that do.
+_OPTIONS: Final = {"rerun": "--rerun", "skip": "--skip", "give_up": "--compensate"}
 
 # Where a resume is possible, whether it needs anything or not.
 HELD = frozenset({WorkflowState.WORKFLOW_STATE_PAUSING, WorkflowState.WORKFLOW_STATE_PAUSED})
@@ -122,10 +125,13 @@ def needed(requirements: Collection[ResumeRequirement], *, why: bool = True) -> 
 
 
 def _choices(task: str, each: ResumeRequirement) -> str:
-    options = [f"--rerun {task}", f"--skip {task}"]
-    if "compensate" in each.message:
-        options.append(f"--compensate {task}")
-    return f"{', '.join(options[:-1])} or {options[-1]}"
+    *options, last = (f"{option} {task}" for option in _open(each))
+    return f"{', '.join(options)} or {last}" if options else last
+
+
+def _open(each: ResumeRequirement) -> list[str]:
+    """Returns the options that may decide about a task."""
+    return [_OPTIONS[choice] for choice in each.choices if choice in _OPTIONS] or ["--skip"]
 
 
 def command(workflow_id: str, requirements: Collection[ResumeRequirement]) -> str:
@@ -134,7 +140,7 @@ def command(workflow_id: str, requirements: Collection[ResumeRequirement]) -> st
     other = {ResumeRequirement.KIND_OUTCOME, ResumeRequirement.KIND_COMPENSATING}
     if any(r.kind in other for r in requirements):
         return ""
-    options = [f" --rerun {_id(each.task)}" for each in decide]
+    options = [f" {_open(each)[0]} {_id(each.task)}" for each in decide]
     reason = " --reason WHY" if decide else ""
     return f"countermand workflow resume {workflow_id}{''.join(options)}{reason}"
 

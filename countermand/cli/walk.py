@@ -179,7 +179,7 @@ def _ask_about(
     choices = dict(_choices(task, needed, outputs, tasks))
     for letter, words in choices.items():
         click.echo(f"  {letter}  {words}")
-    match prompt("What", type=click.Choice(list(choices)), default=RERUN):
+    match prompt("What", type=click.Choice(list(choices)), default=next(iter(choices))):
         case "r":
             answers.reruns.append(name)
             _ask_arguments(task, name, answers)
@@ -204,16 +204,14 @@ def _choices(
     tasks: Sequence[Task],
 ) -> Iterator[tuple[str, str]]:
     """Yields the choices, each with what it makes."""
+    again = f"attempt {len(task.attempts) + 1} of it, with other arguments if you like"
     if task.kind in GROUPS:
-        yield RERUN, "rerun: what failed in it runs again"
-    else:
-        yield (
-            RERUN,
-            f"rerun: attempt {len(task.attempts) + 1} of it, with other arguments if you like",
-        )
+        again = "what failed in it runs again"
+    if "rerun" in needed.choices:
+        yield RERUN, f"rerun: {again}"
     gives = ", ".join(f"{each.key} ({each.type})" for each in outputs)
     yield SKIP, "skip: go on with what comes after it" + (f"; you give {gives}" if gives else "")
-    if "compensate" in needed.message:
+    if "give_up" in needed.choices:
         yield COMPENSATE, f"compensate: give the workflow up; {made_up_for(tasks)}"
     yield QUIT, "quit: nothing is sent"
 

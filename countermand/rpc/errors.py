@@ -73,6 +73,8 @@ class Violation:
     )
     description: str  # what is wrong and what would be right
     kind: str = ""  # for a precondition: its type, such as "DECISION"
+    key: str = ""  # of an unmet OUTPUT: its path
+    choices: tuple[str, ...] = ()  # of an unmet DECISION: what may be decided
 
 
 # -- the request --------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from itertools import chain, repeat
 from typing import TypeVar, cast
 
 import grpc
@@ -31,7 +32,7 @@ from countermand.rpc.errors import (
     RequirementsUnmet,
     Violation,
 )
-from countermand.v1.failure_pb2 import Failure
+from countermand.v1.failure_pb2 import Failure, UnmetRequirements
 
 # gRPC peers refuse more than 8 KiB of trailing metadata by default, and the message travels twice,
 # once percent-encoded: beyond these bounds an error would be replaced by an error about its size.
@@ -43,7 +44,9 @@ VIOLATIONS_MAX = 50  # as many as a person mends before asking again
 # The key that every gRPC implementation looks for.
 DETAILS_KEY = "grpc-status-details-bin"
 
-_Detail = TypeVar("_Detail", ErrorInfo, BadRequest, PreconditionFailure, RetryInfo)
+_Detail = TypeVar(
+    "_Detail", ErrorInfo, BadRequest, PreconditionFailure, RetryInfo, UnmetRequirements
+)
 
 _CODES: Mapping[int, StatusCode] = {code.value[0]: code for code in StatusCode}
 
@@ -109,7 +112,7 @@ def failure_from_error(error: BaseException, *, attempt: str = "", host_id: str 
 
 def _details(
     error: CountermandError, violations: list[Violation]
-) -> Iterable[BadRequest | PreconditionFailure | RetryInfo]:
+) -> Iterable[BadRequest | PreconditionFailure | RetryInfo | UnmetRequirements]:
     """Returns what an error holds besides words."""
     match error:
         case FieldInvalid():
@@ -132,6 +135,12 @@ def _details(
                     for v in violations
                 ]
             )
+            if any(v.key or v.choices for v in violations):
+                yield UnmetRequirements(
+                    unmet=[
+                        UnmetRequirements.Unmet(key=v.key, choices=v.choices) for v in violations
+                    ]
+                )
         case Busy():
             delay = Duration()
             delay.FromTimedelta(error.retry_delay)
@@ -192,9 +201,21 @@ def _restore(error: CountermandError, status: Status) -> None:
             )
         case RequirementsUnmet():
             unmet = _unpack(status.details, PreconditionFailure) or PreconditionFailure()
+            known = _unpack(status.details, UnmetRequirements) or UnmetRequirements()
             error.violations = tuple(
-                Violation(field=v.subject, description=v.description, kind=v.type)
-                for v in unmet.violations
+                Violation(
+                    field=violation.subject,
+                    description=violation.description,
+                    kind=violation.type,
+                    key=each.key,
+                    choices=tuple(each.choices),
+                )
+                # Of another version, or where there is nothing to say, there are fewer.
+                for violation, each in zip(
+                    unmet.violations,
+                    chain(known.unmet, repeat(UnmetRequirements.Unmet())),
+                    strict=False,
+                )
             )
         case Busy():
             retry = _unpack(status.details, RetryInfo)

@@ -101,7 +101,12 @@ def requirements():
     task = "workflows/w/tasks/one"
     message = "one is FAILED: no space. Decide: rerun, skip or compensate."
     return [
-        Needed(task=task, kind=Needed.KIND_DECISION, message=message),
+        Needed(
+            task=task,
+            kind=Needed.KIND_DECISION,
+            message=message,
+            choices=["rerun", "skip", "give_up"],
+        ),
         Needed(
             task=task,
             kind=Needed.KIND_OUTPUT,
@@ -121,6 +126,9 @@ def test_requirements_say_which_options_meet_them():
     ]
     assert command("w", requirements()) == "countermand workflow resume w --rerun one --reason WHY"
     assert command("w", []) == "countermand workflow resume w"
+    part = Needed(task="workflows/w/tasks/a", kind=Needed.KIND_DECISION, choices=["skip"])
+    assert list(needed([part], why=False)) == ["  --skip a"]  # nobody would do it again alone
+    assert command("w", [part]) == "countermand workflow resume w --skip a --reason WHY"
     over = Needed(task="workflows/w", kind=Needed.KIND_COMPENSATING, message="too late")
     assert command("w", [over]) == ""
 

@@ -19,8 +19,8 @@ from countermand.rpc.errors import (
 )
 
 VIOLATIONS = (
-    Violation(field="spec.root", description="is empty", kind="DECISION"),
-    Violation(field="spec.kind", description="must match [a-z0-9]", kind="OUTPUT"),
+    Violation(field="spec.root", description="is empty", kind="DECISION", choices=("skip",)),
+    Violation(field="spec.kind", description="must match [a-z0-9]", kind="OUTPUT", key="a.b"),
 )
 
 

@@ -158,11 +158,10 @@ FORM = Form(
         (Violation("reason", ""), "reason"),
         (Violation(TASK, "t is FAILED. Decide: …", "DECISION"), "decide:t"),
         (
-            Violation(TASK, "… give image.id, a string", "OUTPUT"),
+            Violation(TASK, "whatever it says", "OUTPUT", key="image.id"),
             "skip:t:image.id",
         ),
-        (Violation(TASK, "image.id of t must be …", "OUTPUT"), "skip:t:image.id"),
-        (Violation(TASK, "give image, a string", "OUTPUT"), "decide:t"),
+        (Violation(TASK, "give image.id, a string", "OUTPUT", key="image"), "decide:t"),
         (Violation("workflows/w", "nothing goes forward", "COMPENSATING"), ""),
     ],
 )

@@ -41,14 +41,14 @@ def of_task(task: Task, needs: Sequence[ResumeRequirement], hosts: Sequence[Host
     name = task_id(task.name)
     own = [need for need in needs if need.task == task.name]
     decide = next((n for n in own if n.kind == ResumeRequirement.KIND_DECISION), None)
-    possible = decide.message.rpartition("Decide: ")[2] if decide else "rerun, skip"
+    possible: Sequence[str] = decide.choices if decide else (RERUN, SKIP)
     outputs = [need for need in own if need.kind == ResumeRequirement.KIND_OUTPUT]
     options = []
     if RERUN in possible:
         options.append(_rerun(task, hosts))
     if SKIP in possible:
         options.append(_skip(name, outputs, is_needed=decide is not None))
-    if "compensate" in possible:
+    if GIVE_UP in possible:
         hint = "Gives up: all that the workflow did is made up for. Decide nothing else beside it."
         options.append(Option(value=GIVE_UP, label="Compensate the whole workflow", hint=hint))
     why = f"{said(task.failure)} ({task.failure.reason})" if task.HasField("failure") else ""

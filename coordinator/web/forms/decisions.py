@@ -263,15 +263,11 @@ def field_of(violation: Violation, form: Form) -> str:
 
 
 def _field_of_unmet(violation: Violation, form: Form) -> str:
-    """Returns the field of an unmet requirement; of an output, that whose path it names."""
+    """Returns the field of an unmet requirement: of an output that is asked for, its own."""
     task = task_id(violation.field)
     card = next((f for f in form.fields if f.name == named(DECIDE, task)), None)
     if card is None:
         return ""
-    if violation.kind == "OUTPUT":
-        for option in card.options:
-            for field in option.fields:
-                words = (f"give {field.label},", f"{field.label} of {task} ")
-                if option.value == SKIP and any(each in violation.description for each in words):
-                    return field.name
-    return card.name
+    asked = {field.name for option in card.options for field in option.fields}
+    given = named(SKIP, task, violation.key)
+    return given if violation.key and given in asked else card.name
