@@ -12,10 +12,20 @@ from rich.live import Live
 from rich.text import Text
 
 from countermand.cli.console import console
-from countermand.client.run import GROUPS, PAGE_SIZE, Run
+from countermand.cli.follow import LOOK_AGAIN_S
+from countermand.client.run import PAGE_SIZE, Run
 from countermand.drawing import phrases
 from countermand.drawing.made_up import how_made_up
-from countermand.drawing.tasks import IN_FLIGHT, depths_of, last_said, task_id, verb_of, waits, why
+from countermand.drawing.tasks import (
+    GROUPS,
+    IN_FLIGHT,
+    depths_of,
+    last_said,
+    task_id,
+    verb_of,
+    waits,
+    why,
+)
 from countermand.drawing.values import amount, one_line, progress_words
 from countermand.drawing.words import Look, task_look, workflow_look
 from countermand.rpc import names
@@ -31,7 +41,6 @@ NAME_WIDTH_MAX = 32
 NEEDS_MAX = 3  # above the tree; `get` tells all
 NEED_CHARACTERS_MAX = 200  # of one line of it, which may take two or three of a terminal
 NEEDS_LINES_MAX = 9  # a checklist is of use whole, but not instead of the tree
-LOOK_AGAIN_S = 3.0  # a host that falls silent is said to after ten
 REFRESHES_PER_SECOND = 8  # smooth to the eye, and nothing to the processor
 
 # Worth a line even when the tree is taller than the terminal.

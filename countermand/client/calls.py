@@ -152,9 +152,13 @@ class Calls:
                 return
             request.page_token = page.next_page_token
 
-    async def change(self, method: Method[Request, Answer], request: Request) -> Answer:
-        """Returns the answer to a change, which its request id makes harmless to repeat."""
-        return await self.patiently(lambda: self.unary(method, request, timeout_s=CHANGE_TIMEOUT_S))
+    async def change(
+        self, method: Method[Request, Answer], request: Request, *, limit_s: float | None = None
+    ) -> Answer:
+        """Returns the answer to a change that is harmless to repeat, as by its request id."""
+        return await self.patiently(
+            lambda: self.unary(method, request, timeout_s=CHANGE_TIMEOUT_S), limit_s=limit_s
+        )
 
     def error(self, raised: AioRpcError, timeout_s: float = 0) -> CountermandError:
         """Returns the typed error, with words for what gRPC itself only names."""

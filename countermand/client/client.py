@@ -14,7 +14,7 @@ from grpc.aio import AioRpcError
 from countermand.client.calls import Calls
 from countermand.client.run import PAGE_SIZE, Run, new_request_id
 from countermand.rpc import names
-from countermand.rpc.channel import CHANGE_TIMEOUT_S, READ_TIMEOUT_S, REQUEST_BYTES_MAX
+from countermand.rpc.channel import READ_TIMEOUT_S, REQUEST_BYTES_MAX
 from countermand.rpc.errors import CoordinatorUnavailable, PayloadTooLarge
 from countermand.rpc.interceptors import trace_metadata
 from countermand.v1.event_pb2 import HistoryEvent
@@ -147,10 +147,8 @@ class Client:
         )
         _check_size(request)
         method = self._calls.workflows.StartWorkflow
-        answer = await self._calls.patiently(
-            lambda: self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S),
-            limit_s=None if patience is None else patience.total_seconds(),
-        )
+        limit_s = None if patience is None else patience.total_seconds()
+        answer = await self._calls.change(method, request, limit_s=limit_s)
         return self.run(answer.workflow.name)
 
     async def plan(

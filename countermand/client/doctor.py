@@ -15,6 +15,9 @@ from countermand.v1.doctor_pb2 import DiagnoseRequest, DiagnoseResponse, Repaire
 # Findings repaired in one call: each host among them is looked at again, which may take minutes.
 BATCH_MAX = 100
 REPAIR_TIMEOUT_S = 600.0
+# Each host reads its journal and lists its pools, several at a time: a coordinator that takes
+# longer than this for all of them has something the matter itself.
+DIAGNOSE_TIMEOUT_S = 3600.0
 
 
 class Doctor:
@@ -30,10 +33,10 @@ class Doctor:
             hosts=[host if "/" in host else names.host_name(host) for host in hosts]
         )
         try:
-            async for told in self._calls.doctor.Diagnose(request):
+            async for told in self._calls.doctor.Diagnose(request, timeout=DIAGNOSE_TIMEOUT_S):
                 yield told
         except AioRpcError as raised:
-            raise self._calls.error(raised) from None
+            raise self._calls.error(raised, DIAGNOSE_TIMEOUT_S) from None
 
     async def repair(self, findings: Sequence[str], reason: str) -> AsyncIterator[Repaired]:
         """Applies the fixes of findings, by their names; yields what became of each."""

@@ -26,7 +26,11 @@ DRAIN_POLL_S = 1.0  # tasks take minutes: who waits for the last of them does no
 
 
 class Hosts:
-    """Adds, lists and removes hosts; a host is named by its id or its whole name."""
+    """Adds, lists and removes hosts; a host is named by its id or its whole name.
+
+    Only drains bear with a coordinator that is away: the ids of other requests are not remembered,
+    and one who adds or accepts a host wants to hear at once that it does not answer.
+    """
 
     def __init__(self, calls: Calls) -> None:
         """Keeps the channel."""
@@ -69,10 +73,7 @@ class Hosts:
             name=_name(host), reason=reason, undrain=undrain, request_id=new_request_id()
         )
         method = self._calls.hosts.DrainHost
-        # Asked again while the coordinator is away: a repeat changes nothing.
-        return await self._calls.patiently(
-            lambda: self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
-        )
+        return await self._calls.change(method, request)  # a repeat changes nothing
 
     async def accept(self, host: str, reason: str) -> Host:
         """Accepts a quarantined host as it is now; one that is not is left as it is."""

@@ -18,6 +18,7 @@ from grpc.aio import AioRpcError
 from countermand.client import decisions as decisions_
 from countermand.client.calls import Calls
 from countermand.client.failed import WorkflowFailed
+from countermand.drawing.tasks import GROUPS
 from countermand.rpc import names
 from countermand.rpc.channel import READ_TIMEOUT_S, WAIT_SLACK_S
 from countermand.rpc.errors import CoordinatorUnavailable
@@ -62,9 +63,6 @@ SETTLED = frozenset(
         WorkflowState.WORKFLOW_STATE_FAILED,
     }
 )
-
-# A group is made up for by its members, which are listed themselves.
-GROUPS = frozenset({Task.KIND_SEQUENCE, Task.KIND_PARALLEL, Task.KIND_WORKFLOW})
 
 # Few round trips, and each answer stays far below the bound of a message.
 PAGE_SIZE = 500
@@ -241,6 +239,7 @@ class Run:
     async def failed(self, workflow: Workflow) -> WorkflowFailed:
         """Returns the exception for a workflow that settled as COMPENSATED or FAILED."""
         found = await self._calls.patiently(lambda: self.tasks(states=[Task.STATE_COMPENSATED]))
+        # A group is made up for by its members, which are listed themselves.
         compensated = [task for task in found if task.kind not in GROUPS]
         compensated.sort(key=lambda task: task.end_time.ToNanoseconds())  # as it happened
         return WorkflowFailed(workflow, compensated=compensated, leftovers=workflow.leftovers)

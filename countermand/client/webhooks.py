@@ -26,7 +26,11 @@ from countermand.v1.webhook_pb2 import (
 
 
 class Webhooks:
-    """Adds, lists and removes webhooks; one is named by its id or its whole name."""
+    """Adds, lists and removes webhooks; one is named by its id or its whole name.
+
+    What shows a secret once, or removes something, is not asked again by itself: request ids are
+    not remembered there, and the answer to a repeat would be another one.
+    """
 
     def __init__(self, calls: Calls) -> None:
         """Keeps the channel."""
@@ -90,7 +94,7 @@ class Webhooks:
             request_id=new_request_id(),
         )
         method = self._calls.webhooks.ResumeWebhook
-        return (await self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)).webhook
+        return (await self._calls.change(method, request)).webhook  # it says where to go on
 
     async def rotate_secret(self, webhook: str, secret: str = "") -> RotateWebhookSecretResponse:
         """Has another secret sign; for a day the old one does as well."""

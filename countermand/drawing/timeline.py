@@ -23,6 +23,7 @@ from countermand.drawing.model import (
     Timeline,
     Wait,
 )
+from countermand.drawing.tasks import GROUPS
 from countermand.drawing.told import BY_POLICY, held_words
 from countermand.drawing.verdict import verdict
 from countermand.rpc import names
@@ -39,7 +40,6 @@ from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
-GROUPS: Final = frozenset({Task.KIND_SEQUENCE, Task.KIND_PARALLEL, Task.KIND_WORKFLOW})
 WAITING: Final = {
     Task.STATE_READY: "waited for its turn",
     Task.STATE_STARTING: "waited for the agent",
