@@ -12,13 +12,24 @@ from starlette.routing import BaseRoute, Route
 from coordinator.web import answering, bundle, errors, gateway, guards
 from coordinator.web.address import Beside
 from coordinator.web.forms import desk
-from coordinator.web.pages import history, hosts, live, owners, static, task, webhooks, workflow
+from coordinator.web.pages import (
+    finding,
+    history,
+    hosts,
+    live,
+    owners,
+    static,
+    task,
+    webhooks,
+    workflow,
+)
 from coordinator.web.pages import workflows as workflow_list
 from coordinator.web.site import Site
 
 # One row per subject: a function from the site to its routes. What is added goes in here.
 ROOMS: Final[Sequence[Callable[[Site], Sequence[BaseRoute]]]] = (
     workflow_list.routes,
+    finding.routes,
     workflow.routes,
     task.routes,
     history.routes,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, Self
@@ -11,8 +11,9 @@ from urllib.parse import urlencode
 
 from starlette.datastructures import QueryParams
 
+from coordinator.web import asked
 from countermand.drawing.words import WORKFLOW, Look
-from countermand.rpc.errors import FieldInvalid, Violation
+from countermand.rpc.errors import Violation
 from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
@@ -35,9 +36,14 @@ UNDER_WAY: Final = frozenset(
 STATES: Final[Mapping[str, Look]] = {look.word: look for look in WORKFLOW.values()}
 AGES: Final = ("5m", "1h", "1d", "7d")
 PARTS: Final = ("attention", "open", "settled")
+KNOWN: Final = (
+    *("state", "kind", "label", "id", "host", "older", "part"),
+    *(f"{part}_after" for part in PARTS),
+)
 
 _BY_WORD: Final = {look.word: WorkflowState.ValueType(state) for state, look in WORKFLOW.items()}
 _SPAN: Final = re.compile(r"(\d{1,6})([smhd])")
+_LABEL: Final = re.compile(r"[^=]+=.*", re.DOTALL)
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -47,6 +53,7 @@ class Filters:
 
     states: tuple[WorkflowState.ValueType, ...] = ()
     kind: str = ""
+    id: str = ""  # what ids begin with
     labels: tuple[str, ...] = ()  # "key=value"
     host: str = ""
     older: str = ""  # "1h"
@@ -56,32 +63,15 @@ class Filters:
     @classmethod
     def of(cls, given: QueryParams) -> Self:
         """Returns what an address says; raises FieldInvalid."""
-        wrong = [
-            *(
-                Violation("state", f"{word!r} is no state; there are: {', '.join(_BY_WORD)}")
-                for word in given.getlist("state")
-                if word not in _BY_WORD
-            ),
-            *(
-                Violation("label", f"{label!r} is no label: write key=value")
-                for label in given.getlist("label")
-                if label and "=" not in label
-            ),
-        ]
-        older, part = given.get("older", "").strip(), given.get("part", "")
-        if older and not _SPAN.fullmatch(older):
-            wrong.append(Violation("older", f"{older!r} is no age: write 30m, 12h or 7d"))
-        if part and part not in PARTS:
-            wrong.append(Violation("part", f"{part!r} is none; there are: {', '.join(PARTS)}"))
-        if wrong:
-            raise FieldInvalid(*wrong)
+        asked.check(asked.unknown(given, KNOWN), asked.no_state(given, _BY_WORD), _wrong(given))
         return cls(
             states=tuple(_BY_WORD[word] for word in given.getlist("state")),
             kind=given.get("kind", "").strip(),
+            id=given.get("id", "").strip(),
             labels=tuple(label.strip() for label in given.getlist("label") if label.strip()),
             host=given.get("host", "").strip(),
-            older=older,
-            part=part,
+            older=given.get("older", "").strip(),
+            part=given.get("part", ""),
             after={key: given[f"{key}_after"] for key in PARTS if given.get(f"{key}_after")},
         )
 
@@ -97,16 +87,17 @@ class Filters:
 
     def request(self, **fields: Any) -> pb.ListWorkflowsRequest:  # noqa: ANN401 - of the message
         """Returns what is asked of the coordinator."""
-        asked = pb.ListWorkflowsRequest(
+        made = pb.ListWorkflowsRequest(
             states=self.states,
             kind=self.kind,
+            id_prefix=self.id,
             host_id=self.host,
             labels=dict(tuple(label.split("=", 1)) for label in self.labels),  # type: ignore[misc]
             **fields,
         )
         if match := _SPAN.fullmatch(self.older):
-            asked.min_age.FromTimedelta(timedelta(seconds=int(match[1]) * _UNITS_S[match[2]]))
-        return asked
+            made.min_age.FromTimedelta(timedelta(seconds=int(match[1]) * _UNITS_S[match[2]]))
+        return made
 
     def query(self, **changes: Any) -> str:  # noqa: ANN401 - of the fields
         """Returns the query of an address, with some of it changed; changed filters begin anew."""
@@ -114,7 +105,7 @@ class Filters:
             changes["after"] = {}
         one = replace(self, **changes)
         pairs = [("state", word) for word in one.words]
-        pairs += [("kind", one.kind), ("host", one.host), ("older", one.older), ("part", one.part)]
+        pairs += [(name, getattr(one, name)) for name in ("kind", "id", "host", "older", "part")]
         pairs += [("label", label) for label in one.labels]
         pairs += [(f"{key}_after", token) for key, token in one.after.items()]
         return urlencode([(name, value) for name, value in pairs if value])
@@ -124,3 +115,15 @@ class Filters:
         state = _BY_WORD[word]
         kept: Sequence[WorkflowState.ValueType] = [each for each in self.states if each != state]
         return self.query(states=tuple(kept) if state in self.states else (*kept, state), part="")
+
+
+def _wrong(given: QueryParams) -> Iterator[Violation]:
+    """Yields what is wrong with the other values of an address."""
+    for label in given.getlist("label"):
+        if label.strip() and not _LABEL.fullmatch(label.strip()):
+            yield Violation("label", f"{label!r} is no label: write key=value")
+    older, part = given.get("older", "").strip(), given.get("part", "")
+    if older and not _SPAN.fullmatch(older):
+        yield Violation("older", f"{older!r} is no age: write 30m, 12h or 7d")
+    if part and part not in PARTS:
+        yield Violation("part", f"{part!r} is none; there are: {', '.join(PARTS)}")

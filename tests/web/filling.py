@@ -59,7 +59,8 @@ class Filler:
 
 def values(page: Page) -> dict[str, str]:
     """Returns everything that a browser would send of a page's form."""
-    text = page.html[page.html.index("<form") : page.html.index("</form>")]
+    main = page.html[page.html.index("<main") :]  # beside what finds a workflow on every page
+    text = main[main.index("<form") : main.index("</form>")]
     found: dict[str, str] = {}
     for tag in re.findall(r"<input\b[^>]*>", text):
         given = {

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
+from urllib.parse import urlencode
 
 from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from coordinator.web import reading, tree
+from coordinator.web import asked, reading, tree
+from coordinator.web.pages import finding
 from coordinator.web.reading import Reading
 from coordinator.web.shown import task_url
 from coordinator.web.site import Site
 from countermand.drawing import next_steps, phrases, svg
 from countermand.drawing.verdict import MUST_DECIDE
+from countermand.rpc.errors import WorkflowNotFound
 from countermand.rpc.names import task_name
-from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
 TASKS_PAGE: Final = 200
@@ -35,23 +37,32 @@ def routes(site: Site) -> Sequence[BaseRoute]:
 
     async def shown(request: Request) -> Response:
         workflow_id = request.path_params["workflow"]
-        found = await reading.read(site.calls, workflow_id, site.clock.now())
+        try:
+            found = await reading.read(site.calls, workflow_id, site.clock.now())
+        except WorkflowNotFound as error:
+            return await finding.instead(site, request, workflow_id, error)
         return await site.page(request, "workflow.html", **values(found))
 
     async def tasks(request: Request) -> Response:
-        workflow_id = request.path_params["workflow"]
-        states = _states(request)
-        token = request.query_params.get("after", "")
+        workflow_id, given = request.path_params["workflow"], request.query_params
+        asked.check(
+            asked.unknown(given, ("state", "after")), asked.no_state(given, tree.STATES_BY_WORD)
+        )
+        words = given.getlist("state")
+        states = [tree.STATES_BY_WORD[word] for word in words]
+        token = given.get("after", "")
         workflow = await site.calls.workflow(workflow_id)
         page = await site.calls.tasks(workflow_id, states=states, size=TASKS_PAGE, token=token)
+        following = [("after", page.next_page_token)] if page.next_page_token else []
+        narrowed = [("state", word) for word in words]
         return await site.page(
             request,
             "tasks.html",
             workflow=workflow,
             rows=tree.rows(page.tasks),
-            next=page.next_page_token,
-            is_first=not token,
-            filtered=request.query_params.get("state", ""),
+            first=urlencode(narrowed) if token else None,
+            next=urlencode([*narrowed, *following]) if following else "",
+            states=words,
         )
 
     return [
@@ -100,10 +111,3 @@ def _sentence(found: Reading) -> str:
     """Returns how it stands; what somebody must decide is said below, and not twice."""
     before, needed, _ = found.timeline.verdict.sentence.partition(MUST_DECIDE)
     return f"{before}Somebody must decide." if needed else before
-
-
-def _states(request: Request) -> list[Task.State.ValueType]:
-    """Returns the states that an address asks for; unknown ones are left out."""
-    words = request.query_params.getlist("state")
-    known = tree.STATES_BY_WORD
-    return [known[word] for word in words if word in known]
