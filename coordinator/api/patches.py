@@ -93,8 +93,8 @@ def _patched(actions: Mapping[str, Action], key: str, raw: ProtoValue) -> tuple[
             return None, problem
         if not holds(action, key, value):
             return None, f"{value} does not fit into {key}"
-        if key.rpartition(".")[2] in _IDS and not is_id(str(value)):
-            return None, f"{str(value)[:80]!r} {ID_RULE}"
+        if problem := _id_problem(key, value):
+            return None, problem
     return value, None
 
 
@@ -157,8 +157,16 @@ def given_outputs(workflow: Workflow, index: int, outputs: Mapping[str, Value], 
             said = _no_field(f"{who} leaves no {key!r}", names)
             given.put(f"{path}.outputs", key, None, said)
             continue
-        given.put(f"{path}.outputs", key, from_json(kinds[0], value), None)
+        left = from_json(kinds[0], value)
+        problem = _id_problem(key, left) if isinstance(left, str) else None
+        given.put(f"{path}.outputs", key, left, problem)
     return given
+
+
+def _id_problem(key: str, value: Value) -> str | None:
+    """Returns why a value can be no id, where one is wanted."""
+    wanted = key.rpartition(".")[2] in _IDS
+    return f"{str(value)[:80]!r} {ID_RULE}" if wanted and not is_id(str(value)) else None
 
 
 def _kept(kind: type, value: Value) -> tuple[Value, str | None]:

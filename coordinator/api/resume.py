@@ -6,7 +6,7 @@ does not fit the workflow as it stands is the saga's to say, all of it at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
@@ -24,8 +24,11 @@ from coordinator.api.patches import (
 from coordinator.runtime.ports import Hosts
 from coordinator.saga import events, resume
 from coordinator.saga.events import Ask, Choice, GiveUp, Rerun, Skip
-from coordinator.saga.spec import Lock
-from coordinator.saga.workflow import Values, Workflow
+from coordinator.saga.spec import Binding, Lock, TaskSpec, owner_of
+from coordinator.saga.states import TaskState
+from coordinator.saga.turn import bound_host
+from coordinator.saga.workflow import Task, Values, Workflow
+from coordinator.wire.catalogue import field_of, name_of, verb_called
 from coordinator.wire.needs import type_name
 from coordinator.wire.values import proto_value, values_of_struct
 from coordinator.wire.view import etag_of
@@ -35,6 +38,7 @@ from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.verb_pb2 import Action
 
 POOL_FIELD = "pool_id"  # how the fields of actions end that name a pool
+_TO_COME = frozenset({TaskState.PENDING, TaskState.READY, TaskState.RETRY_WAIT})
 HOST = "host_id"  # of a changed value: no field of the action, the host
 
 
@@ -47,7 +51,7 @@ def event_of(
         FieldInvalid: With every field that cannot be right.
         TaskNotFound: For the first task that there is none of.
     """
-    decoding = _Decoding(workflow, hosts)
+    decoding = _Decoding(workflow, hosts, _decided(workflow, request))
     choices = [
         choice
         for place, decision in enumerate(request.decisions)
@@ -67,12 +71,19 @@ def event_of(
     return replace(event, ask=seen, locks=named_by_resume(workflow, event))
 
 
+def _decided(workflow: Workflow, request: pb.ResumeWorkflowRequest) -> Collection[str]:
+    named = (parse_task(decision.task) for decision in request.decisions)
+    known = (workflow.plan.by_name.get(parsed[1]) for parsed in named if parsed)
+    return {leaf.name for i in known if i is not None for leaf in workflow.plan.leaves_of(i)}
+
+
 @dataclass(slots=True)
 class _Decoding:
     """Decisions being read."""
 
     workflow: Workflow
     hosts: Hosts
+    decided: Collection[str] = ()  # the tasks that the request decides about, by their names
     violations: list[Violation] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)  # names of tasks
 
@@ -91,6 +102,8 @@ class _Decoding:
                 given = given_outputs(
                     self.workflow, index, values_of_struct(decision.skip.outputs), f"{path}.skip"
                 )
+                if not given.violations:
+                    self._check_left(index, given.values, f"{path}.skip")
                 return Skip(task=index, output=self._taken(given))
             case "give_up":
                 return GiveUp(task=index)
@@ -127,6 +140,37 @@ class _Decoding:
                 self._wrong(path, problem)
                 return
 
+    def _check_left(self, index: int, left: Values, path: str) -> None:
+        """Refuses a pool in the place of a skipped task's that those bound to it cannot reach.
+
+        Those that are decided about as well may get another.
+        """
+        pools = {key: str(value) for key, value in left.items() if key.endswith(POOL_FIELD)}
+        plan = self.workflow.plan
+        skipped = {leaf.name for leaf in plan.leaves_of(index)} if pools else set()
+        for leaf in plan.leaves if pools else ():
+            assert leaf.task is not None, leaf.name
+            record = self.workflow.task(leaf.index)
+            if leaf.name in self.decided or record.state not in _TO_COME:
+                continue
+            for binding in leaf.task.bindings:
+                if binding.task in skipped and binding.path in pools:
+                    problem = self._unreached(leaf.task, record, binding, pools[binding.path])
+                    if problem:
+                        said = f"{problem}; {leaf.name} is bound to it"
+                        self._wrong(f"{path}.outputs[{binding.path!r}]", said)
+                        return
+
+    def _unreached(self, spec: TaskSpec, task: Task, binding: Binding, pool: str) -> str | None:
+        """Returns why a task could not work in a pool that it is given, or None."""
+        given = {each.field for each in task.patch}
+        if spec.external or binding.field in given or not binding.field.endswith(POOL_FIELD):
+            return None
+        host = bound_host(spec, task)
+        if self.hosts.placement_problem(host, frozenset(), ""):
+            return None  # the host is the matter, not the pool
+        return self.hosts.placement_problem(host, frozenset({pool}), spec.verb)
+
     def _index(self, name: str, path: str) -> int | None:
         parsed = parse_task(name)
         if parsed is None or parsed[0] != self.workflow.id:
@@ -152,6 +196,8 @@ def compensation_event(
     ask: Ask,
     verb: events.CompensationVerb,
     replacement: Action,
+    *,
+    hosts: Hosts,
 ) -> events.CompensationDecided:
     """Returns a decision about a compensation as the saga takes it; raises FieldInvalid."""
     name = workflow.plan.nodes[index].name
@@ -160,13 +206,30 @@ def compensation_event(
     content = b""
     locks: tuple[Lock, ...] = ()
     if verb is events.CompensationVerb.REPLACE:
-        if found := tuple(action_problems(replacement, "replacement")):
+        found = tuple(action_problems(replacement, "replacement"))
+        if problem := "" if found else _misplaced(workflow, index, replacement, hosts):
+            found = (Violation("replacement", problem),)
+        if found:
             raise FieldInvalid(*found)
         content = replacement.SerializeToString(deterministic=True)
         locks = named_by(workflow, replacement)
     return events.CompensationDecided(
         ask=ask, task=index, verb=verb, replacement=content, locks=locks
     )
+
+
+def _misplaced(workflow: Workflow, index: int, replacement: Action, hosts: Hosts) -> str | None:
+    """Returns why a host could never do what takes the place of a compensation there, or None."""
+    action = workflow.task(index).action
+    host = (action.fence_host or action.host) if action else ""
+    if not host or owner_of(host) or hosts.placement_problem(host, frozenset(), ""):
+        return None  # the host is the matter, not what is asked of it
+    verb = name_of(replacement)
+    arguments = getattr(replacement, field_of(verb))
+    elsewhere = {"source"} if replacement.copy_image.source_host_id else set()
+    addresses = set(verb_called(verb).addresses) - elsewhere
+    pools = frozenset(getattr(arguments, address).pool_id for address in addresses)
+    return hosts.placement_problem(host, pools, verb)
 
 
 # -- and back -----------------------------------------------------------------------------------

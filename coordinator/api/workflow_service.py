@@ -298,7 +298,9 @@ class WorkflowService(WorkflowServiceServicer):
 
         def event(workflow: Workflow, ask: Ask) -> CompensationDecided:
             index = self._showing.index_of(workflow, task_id)
-            return resume.compensation_event(workflow, index, ask, verb, request.replacement)
+            return resume.compensation_event(
+                workflow, index, ask, verb, request.replacement, hosts=self._hosts
+            )
 
         taken = await self._deciding.decide(workflow_id, verb, request, event)
         return pb.DecideCompensationResponse(workflow=self._showing.basic(taken.workflow))

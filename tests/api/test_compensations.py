@@ -136,6 +136,24 @@ async def test_a_replacement_is_sent_instead(cluster, stubs, blocked):
     assert (first.action.WhichOneof("verb"), last.action) == ("noop", action)
 
 
+@pytest.mark.parametrize(
+    ("pool_id", "field"),
+    [
+        ("no-such-pool", "replacement"),
+        ("no pool", "replacement.delete_image.target.pool_id"),
+    ],
+)
+async def test_a_replacement_that_its_host_can_never_do_is_refused(stubs, blocked, pool_id, field):
+    """Else it would be tried for ever."""
+    action = action_of(DeleteImage())
+    action.delete_image.target.pool_id, action.delete_image.target.image_id = pool_id, "x"
+    request = decide(blocked, replacement=action)
+    error = await refused(stubs.workflows.DecideCompensation(request))
+    assert (error.reason, error.fields) == ("FIELD_INVALID", (field,))
+    made = await context_of(stubs, blocked, "made")
+    assert (made.opposite, len(made.attempts)) == ("noop, as its spec says", 2)
+
+
 async def test_what_is_abandoned_is_listed(cluster, stubs, blocked):
     """Of the workflow, in lists, and in the history: what, where, why."""
     answer = await stubs.workflows.DecideCompensation(abandon(blocked, reason="the pool is lost"))

@@ -557,6 +557,24 @@ async def test_a_pool_that_no_host_reaches_is_refused_at_once(stubs):
     assert state(await stubs.get("nowhere")) == "PAUSED"
 
 
+@pytest.mark.parametrize(
+    ("outputs", "key"),
+    [
+        ({"image.image_id": "BAD ID!!", "image.pool_id": "pool-a"}, "image.image_id"),
+        ({"image.image_id": "x", "image.pool_id": "no-such-pool"}, "image.pool_id"),
+    ],
+)
+async def test_what_a_skipped_task_can_never_have_left_is_refused(stubs, stuck, outputs, key):
+    """S-R13: else the skip is done, and what is bound to it can only fail."""
+    request = resume(stuck, skip(stuck, "one", outputs), rerun(stuck, "two", FIXED))
+    request.validate_only = True
+    error = await refused(stubs.workflows.ResumeWorkflow(request))
+    assert (error.reason, error.fields) == (
+        "FIELD_INVALID",
+        (f"decisions[0].skip.outputs[{key!r}]",),
+    )
+
+
 async def test_what_was_submitted_is_what_is_run_again(stubs):
     """S-B18: an engine that has changed its mind meanwhile submits under another id."""
     spec = failing("pinned")
