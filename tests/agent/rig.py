@@ -90,6 +90,7 @@ class Rig:
         self.monotonic: Callable[[], float] = lambda: 0.0
         self.plugins: Plugins = NO_PLUGINS
         self.pools: dict[str, Any] = {}  # of whatever driver a test has chosen
+        self.resumed: list[str] = []  # attempts that a start has taken up again
         self.opening: Pools
         self.calls: Calls = InlineExecutor()  # that may never come back
         self.runner: Runner
@@ -130,6 +131,7 @@ class Rig:
             checks=self.calls,
         )
         self.requests = Requests(journal.incarnation)
+        self.runner.when_resumed = lambda record: self.resumed.append(record.name)
         await self.runner.start()
         return self.runner
 

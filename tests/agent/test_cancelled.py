@@ -105,5 +105,6 @@ async def test_it_stays_cancelled_if_the_agent_stops_before_it_has(rig, chunk):
     rig.runner.running[COPY].interrupt()  # as when the agent stops: it leaves its work as it is
     hold.leave.set()
     await rig.restart()
+    assert rig.resumed == [COPY]  # the log says that it goes on
     assert (await rig.settled(COPY)).state == CANCELLED
     await nothing_is_left(rig)

@@ -320,6 +320,7 @@ async def test_hosts_are_shown_with_pools_load_and_audit(reader) -> None:
     assert "host-b added local" in page.words
     one = await reader("/hosts/host-b")
     assert re.search(r"tiny file \d+ \S+ of 256 KiB", one.words)
+    assert re.search(r'aria-label="tiny: \S+ \S+ of 256 KiB free"', one.html)
     assert (await reader("/hosts/nobody")).status == 404
 
 
