@@ -300,10 +300,9 @@ async def test_a_watch_tells_progress_between_changes(served, tmp_path):
     watching = stub.WatchAttempts(WatchAttemptsRequest())
     await watching.read()
     await gate.arrival(3)
-    reached: list[int] = []
-    while reached != [2**22]:  # a slow test is told of less, before
-        message = await watching.read()
-        reached = [update.attempt.progress.done for update in message.updates]
+    message = await watching.read()
+    while [one.attempt.progress.done for one in message.updates] != [2**22]:
+        message = await watching.read()  # a slow test is told of less, before
     [update] = message.updates
     assert (update.sequence, update.attempt.name) == (0, name)
     assert update.attempt.progress.done == 2**22
