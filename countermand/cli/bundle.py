@@ -66,7 +66,7 @@ def bundle(settings: Settings, name: str, file: str) -> None:
         else:
             click.echo(str(path))
 
-    run(settings, work)
+    run(settings, work, keeps=True)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import click
 
 from countermand.cli.forms import show_error, show_failure
 from countermand.cli.settings import Settings
+from countermand.rpc.visible import visible
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -42,15 +43,19 @@ def run(
     work: Callable[[Client], Awaitable[int | None]],
     *,
     patience: timedelta = PATIENCE,
+    keeps: bool = False,
 ) -> NoReturn:
-    """Runs the work with an open client, and exits with the code it returns."""
+    """Runs the work with an open client, and exits with the code it returns.
+
+    Work that keeps what it is told, rather than to show it, has each text as it is.
+    """
 
     def client() -> type[Client]:
         from countermand.client import Client
 
         return Client
 
-    run_with(settings, client, work, patience=patience)
+    run_with(settings, client, work, patience=patience, keeps=keeps)
 
 
 def run_with(
@@ -59,6 +64,7 @@ def run_with(
     work: Callable[[Door], Awaitable[int | None]],
     *,
     patience: timedelta = PATIENCE,
+    keeps: bool = False,
 ) -> NoReturn:
     """Runs the work with another door to the coordinator than a client; `door` imports it."""
     import asyncio
@@ -70,7 +76,7 @@ def run_with(
     from countermand.rpc.errors import CountermandError
 
     async def connected() -> int | None:
-        people = not settings.for_programs
+        people = not (settings.for_programs or keeps)
         door = opened(settings.coordinator, patience=patience, for_people=people)
         async with door as client:
             seconds = settings.timeout.total_seconds() if settings.timeout is not None else None
@@ -105,11 +111,12 @@ def fail(settings: Settings, error: CountermandError) -> int:
         head = f"{name} cannot go on yet" if name else "the request is not right"
         click.echo(f"{_error_word()} {head} ({error.reason}):", err=True)
         for violation in violations[:VIOLATIONS_TOLD]:
-            click.echo(f"  {violation.field}: {violation.description}", err=True)
+            told = visible(f"{violation.field}: {violation.description}")
+            click.echo(f"  {told}", err=True)
         if more := len(violations[VIOLATIONS_TOLD:]):
             click.echo(f"  and {more} more; `-o json` has all of them", err=True)
     else:
-        click.echo(f"{_error_word()} {error.message} ({error.reason})", err=True)
+        click.echo(f"{_error_word()} {visible(error.message)} ({error.reason})", err=True)
     return TIMED_OUT if error.code is StatusCode.DEADLINE_EXCEEDED else FAILED
 
 

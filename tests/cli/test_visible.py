@@ -149,6 +149,8 @@ def test_a_bundle_and_a_picture_hide_nothing(evil, tmp_path):
         for name in opened.namelist():
             text = opened.read(name).decode()
             assert [c for c in HARMFUL if c in text] == [], name
+    kept = CliRunner().invoke(main, ["open", str(file), "-o", "json"])
+    assert json.loads(kept.stdout)["labels"] == {"team": EVIL}
     for more in ([], ["--events"], ["--task", "make"], ["--timeline"]):
         shown = CliRunner().invoke(main, ["open", str(file), *more])
         assert [c for c in HARMFUL if c in shown.stdout] == []
