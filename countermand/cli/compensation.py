@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -14,7 +15,9 @@ from countermand.cli.settings import OrderedGroup, Settings, examples, shared_op
 if TYPE_CHECKING:
     from countermand.client import Client
     from countermand.client.run import CompensationVerb
+    from countermand.v1.task_pb2 import Task
 
+_TRIED = frozenset({"retry", "replace"})  # decisions after which it is tried again
 _EXAMPLES = (
     "countermand workflow compensation retry vm-42 copy-1 --reason 'storage is back'",
     "countermand workflow compensation done vm-42 copy-1 --reason 'deleted by hand'",
@@ -45,6 +48,7 @@ def _decide(
         from google.protobuf import json_format
 
         from countermand.cli.steer import say_state
+        from countermand.rpc.errors import CountermandError
         from countermand.v1.verb_pb2 import Action
 
         action = None
@@ -56,9 +60,36 @@ def _decide(
         one = await named(client, name, f"Decide about {task} in it")
         task_id = task.rpartition("/")[2]
         changed = await one.decide_compensation(task_id, verb, reason, replacement=action)
+        if not (settings.for_people and verb in _TRIED):
+            say_state(settings, changed)
+            return
+        # What it needed until now is decided: only what else it needs is news.
+        others = [need for need in changed.needs if need.task.rpartition("/")[2] != task_id]
+        del changed.needs[:]
+        changed.needs.extend(others)
         say_state(settings, changed)
+        with suppress(CountermandError):  # it is taken, whatever hinders the look
+            click.echo(f"  taken: {_tried(await one.task(task_id))}")
+            click.echo(f"  next: countermand workflow watch {one.id}")
 
     run(settings, work)
+
+
+def _tried(task: Task) -> str:
+    """Returns how the compensation of a task stands, once it is decided to be tried."""
+    from countermand.drawing.tasks import task_id, why
+    from countermand.drawing.values import indented
+    from countermand.v1.attempt_pb2 import Attempt
+
+    name, last = task_id(task.name), task.attempts[-1] if task.attempts else Attempt()
+    about = f"attempt {last.name.rpartition('/')[2]} of {name}"
+    if last.state == Attempt.STATE_SUCCEEDED:
+        return f"{about} made up for it: {task.opposite}"
+    if last.create_time.ToNanoseconds() < task.decided.time.ToNanoseconds():
+        return f"{name} is tried so once {about}, which is out, has failed"
+    if last.state == Attempt.STATE_FAILED:
+        return f"{about} has failed again: {indented(why(task))}"
+    return f"{about} is being tried now: {task.opposite}"
 
 
 @compensation.command(epilog=examples(_EXAMPLES[0]))

@@ -2,7 +2,9 @@
 
 import pytest
 
+from countermand.cli.compensation import _tried
 from countermand.client.failed import WorkflowFailed
+from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.failure_pb2 import Failure
 from countermand.v1.task_pb2 import Task, TaskDecision
 from countermand.v1.workflow_pb2 import Workflow
@@ -41,3 +43,30 @@ def test_what_was_made_up_for_as_ever_says_how(decided):
     assert said(decided).endswith(
         "copy-1 on host-a (delete image, as its spec says). Nothing is left behind."
     )
+
+
+@pytest.mark.parametrize(
+    ("state", "began_s", "said"),
+    [
+        ("STARTING", 7, "attempt 3 of copy-1 is being tried now: delete image p/x, as ann decided"),
+        ("FAILED", 7, "attempt 3 of copy-1 has failed again: READ_ONLY: The array is read-only."),
+        ("SUCCEEDED", 7, "attempt 3 of copy-1 made up for it: delete image p/x, as ann decided"),
+        ("RUNNING", 5, "copy-1 is tried so once attempt 3 of copy-1, which is out, has failed"),
+    ],
+)
+def test_who_decides_is_told_what_comes_of_it_and_not_what_was(state, began_s, said):
+    last = Attempt(
+        name="workflows/w/tasks/copy-1/attempts/3", state=Attempt.State.Value(f"STATE_{state}")
+    )
+    last.create_time.seconds = began_s
+    decided = TaskDecision(verb="replace-compensation", principal="ann")
+    decided.time.seconds = 6
+    task = Task(
+        name="workflows/w/tasks/copy-1",
+        state=Task.STATE_COMPENSATION_BLOCKED,
+        opposite="delete image p/x, as ann decided",
+        compensation_failure=Failure(reason="READ_ONLY", message="The array is read-only."),
+        decided=decided,
+        attempts=[last],
+    )
+    assert _tried(task) == said
