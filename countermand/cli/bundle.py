@@ -43,6 +43,8 @@ def bundle(settings: Settings, name: str, file: str) -> None:
     or for somebody who cannot reach the coordinator. FILE is WORKFLOW.zip if it is left out; "-" is
     the standard output. `countermand open FILE` shows it.
     """
+    if file == STDOUT and sys.stdout.isatty():
+        raise click.UsageError("a bundle is no text, and this is a terminal: name a file")
 
     async def work(client: Client) -> None:
         from datetime import UTC, datetime

@@ -35,8 +35,11 @@ NEEDS_TOLD_MAX = 3  # among other lines; `get` tells all
 _HELD = frozenset({WorkflowState.WORKFLOW_STATE_PAUSED, WorkflowState.WORKFLOW_STATE_BLOCKED})
 
 
-async def follow(settings: Settings, run: Run) -> int:
-    """Shows a workflow until it is settled, and returns the exit code it means."""
+async def follow(settings: Settings, run: Run, after: int = 0) -> int:
+    """Shows a workflow until it is settled, and returns the exit code it means.
+
+    As lines, its history after a sequence; the tree begins with what is.
+    """
     # Asked before anything is shown: a wrong name or address is an error and not an empty screen.
     await run.get()
     can_draw = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
@@ -46,7 +49,7 @@ async def follow(settings: Settings, run: Run) -> int:
         await follow_live(run)
     else:
         async with _waits_told(settings, run, needed):
-            await _follow_lines(settings, run)
+            await _follow_lines(settings, run, after)
     workflow = await run.patiently(run.get)
     if settings.for_people:
         click.echo(await verdict(run, workflow))
@@ -55,17 +58,17 @@ async def follow(settings: Settings, run: Run) -> int:
     return code_of(settings, workflow)
 
 
-async def followed(settings: Settings, run: Run, *, watches: bool) -> int:
+async def followed(settings: Settings, run: Run, *, watches: bool, after: int = 0) -> int:
     """Follows what was set going in full view, or quietly; returns the exit code it means."""
     if watches:
-        return await follow(settings, run)
+        return await follow(settings, run, after)
     return await wait_quietly(settings, run, settled=False)
 
 
-async def _follow_lines(settings: Settings, run: Run) -> None:
+async def _follow_lines(settings: Settings, run: Run, after: int) -> None:
     """Prints a line per event, and now and then how far each attempt is."""
     pace = Pace(lambda: datetime.now(UTC))
-    async for update in run.watch(events_only=not settings.for_people):
+    async for update in run.watch(after, events_only=not settings.for_people):
         match update.WhichOneof("update"):
             case "event":
                 pace.apply(update.event)

@@ -168,12 +168,13 @@ def resume(
             hosts=hosts,
             is_text=await texts_of(one, (*sets, *outputs)),
         )
+        before = (await one.get()).last_sequence if watches else 0
         try:
             answer = await one.resume(reason, decisions=made, input=changed, validate_only=dry_run)
         except RequirementsUnmet as error:
             return await _unmet(settings, one, error)
         if (watches or waits) and not dry_run:
-            return await followed(settings, one, watches=watches)
+            return await followed(settings, one, watches=watches, after=before)
         if dry_run:
             await _say_imagined(settings, one, answer, made)
         else:
@@ -191,6 +192,7 @@ async def _walked(settings: Settings, one: Run, reason: str, *, watches: bool, w
     from countermand.rpc.errors import RequirementsUnmet
 
     agreed = await walk(settings, one, reason)
+    before = (await one.get()).last_sequence if watches else 0
     try:
         if agreed is None:
             answer = await one.resume(reason)
@@ -199,7 +201,7 @@ async def _walked(settings: Settings, one: Run, reason: str, *, watches: bool, w
     except RequirementsUnmet as error:
         return await _unmet(settings, one, error)
     if watches or waits:
-        return await followed(settings, one, watches=watches)
+        return await followed(settings, one, watches=watches, after=before)
     say_state(settings, answer.workflow)
     return 0
 

@@ -1,5 +1,7 @@
 """From the options of a resume to decisions, and from requirements back to options."""
 
+import json
+
 import click
 import pytest
 from click.testing import CliRunner
@@ -27,6 +29,16 @@ def made(**given):
         json_format.MessageToDict(each, preserving_proto_field_name=True)
         for each in decisions_of(**{**NOTHING, **given})
     ]
+
+
+def test_who_watches_a_resume_sees_what_came_of_it_and_not_all_that_was(shell):
+    shell.held("@")
+    before = int(shell.json("workflow", "get", "@")["last_sequence"])
+    words = ("resume", "@", "--compensate", "make", "--reason", "no space", "--watch")
+    seen = shell("workflow", *words, "-o", "json", code=3)
+    events = [json.loads(line) for line in seen.splitlines()]
+
+    assert [int(event["sequence"]) for event in events][:2] == [before + 1, before + 2]
 
 
 def test_several_tasks_are_decided_about_at_once():

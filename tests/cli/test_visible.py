@@ -139,6 +139,13 @@ def test_a_refusal_is_written_out_too(evil):
     assert [c for c in HARMFUL if c in done.stderr] == []
 
 
+def test_a_zip_is_nothing_for_a_terminal(evil):
+    with Terminal(evil, "workflow", "bundle", "evil", "-") as terminal:
+        code = terminal.end()
+    assert (code, "PK" in terminal.raw) == (2, False)
+    assert "this is a terminal: name a file" in terminal.text
+
+
 def test_a_bundle_and_a_picture_hide_nothing(evil, tmp_path):
     file, picture = tmp_path / "evil.zip", tmp_path / "evil.svg"
     for words in (("bundle", "evil", str(file)), ("timeline", "evil", "--svg", str(picture))):
