@@ -9,7 +9,7 @@ from google.protobuf import json_format
 
 from countermand.cli.output import when
 from countermand.cli.table import paint, table
-from countermand.drawing.made_up import decided_words
+from countermand.drawing.made_up import decided_words, given_by
 from countermand.drawing.tasks import GROUPS, flat, last_said, task_id, verb_of, why
 from countermand.drawing.values import indented, progress_words, said, value_words
 from countermand.drawing.words import attempt_look, task_look
@@ -32,7 +32,10 @@ def describe_task(task: Task) -> None:
         rows = [(path, value) for path, value in flat(left, "")]
         if rows:
             click.echo()
-            table(("OUTPUT", "VALUE"), rows)
+            if given := given_by(task):
+                table(("OUTPUT", "VALUE", "FROM"), [(*row, given) for row in rows])
+            else:
+                table(("OUTPUT", "VALUE"), rows)
     if task.attempts:
         click.echo()
         where = "OWNER" if task.owner_id else "HOST"

@@ -265,6 +265,7 @@ async def test_a_skipped_task_gives_what_others_read(cluster, stubs, stuck):
     }
     one = await task(stubs, stuck, "one")
     assert one.output.copy_image.image.image_id == f"{stuck}-first"
+    assert one.opposite == ""  # nothing is made up for in its place
     then = await task(stubs, stuck, "then")
     assert [v.value.string_value for v in then.inbound] == ["pool-a", f"{stuck}-first"]
     asked_for = interventions(await events(stubs, stuck))

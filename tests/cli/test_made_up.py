@@ -3,10 +3,12 @@
 import pytest
 
 from countermand.cli.compensation import _tried
+from countermand.cli.context import describe_task
 from countermand.client.failed import WorkflowFailed
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.failure_pb2 import Failure
 from countermand.v1.task_pb2 import Task, TaskDecision
+from countermand.v1.verb_pb2 import Output
 from countermand.v1.workflow_pb2 import Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
@@ -70,3 +72,21 @@ def test_who_decides_is_told_what_comes_of_it_and_not_what_was(state, began_s, s
         attempts=[last],
     )
     assert _tried(task) == said
+
+
+def test_what_a_skipped_task_left_says_who_gave_it(capsys):
+    output = Output()
+    output.copy_image.image.image_id = "disk-1"
+    task = Task(
+        name="workflows/w/tasks/copy-1",
+        kind=Task.KIND_VERB,
+        state=Task.STATE_SKIPPED,
+        decided=TaskDecision(verb="skip", principal="ann", reason="by hand"),
+        output=output,
+    )
+    describe_task(task)
+    said = [line.split("  ") for line in capsys.readouterr().out.splitlines()[-2:]]
+    assert [[cell.strip() for cell in line if cell] for line in said] == [
+        ["OUTPUT", "VALUE", "FROM"],
+        ["image.image_id", "disk-1", "given by ann"],
+    ]

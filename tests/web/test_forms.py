@@ -353,6 +353,9 @@ async def test_a_skip_is_given_the_outputs_that_others_need(form, client) -> Non
     assert done.location == "/workflows/skipped?done=resumed"
     await stories.arrived(client, "skipped", SUCCEEDED)
     assert ("skip", "copied by hand") in await intervened(client, "skipped")
+    page = await form.open("/workflows/skipped/tasks/swap-disk")
+    assert "What it is taken to have left, given by local" in page.words
+    assert "made up for by" not in page.words.lower()
 
 
 async def test_a_rerun_takes_changed_values_and_another_host(form, client) -> None:

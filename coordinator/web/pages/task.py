@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 
 from coordinator.web import tree
 from coordinator.web.site import Site
-from countermand.drawing.made_up import how_made_up
+from countermand.drawing.made_up import given_by, how_made_up
 from countermand.drawing.tasks import GROUPS, flat
 from countermand.v1.task_pb2 import Task
 
@@ -35,6 +35,7 @@ def routes(site: Site) -> Sequence[BaseRoute]:
             workflow=workflow,
             workflow_id=workflow_id,
             outputs=_outputs(task),
+            given_by=given_by(task),
             made_up=how_made_up(task),
             members=tree.rows(await _members(site, task, workflow_id)),
         )
