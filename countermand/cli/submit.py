@@ -47,7 +47,8 @@ def submit(
     """Start a workflow from a spec.
 
     The spec is YAML or JSON in a file, alone or with its input; "-" reads it from a pipe.
-    Submitting the same id with the same spec again is the same workflow.
+    Submitting the same id with the same spec again is the same workflow, with the labels that it
+    has.
     """
     if watches and waits:
         raise click.UsageError("--watch and --wait exclude each other")
@@ -63,20 +64,30 @@ def submit(
         if not workflow_id:
             raise click.UsageError("give it an --id: yours to choose, a repeat is harmless")
         spec = named.message()
+        wanted = {**named.labels, **pairs}
         existing = await _existing(client, workflow_id)
         made = await client.submit(
             spec,
             workflow_id=workflow_id,
             input=named.input,
-            labels={**named.labels, **pairs},
+            labels=wanted,
             patience=PATIENCE,
         )
+        if existing is not None and dict(existing.labels) != wanted:
+            _say_labels(existing)
         if watches or waits:
             return await followed(settings, made, watches=watches)
         await _say_submitted(settings, made, existing)
         return 0
 
     run(settings, work, patience=PATIENCE_WHEN_FOLLOWING)
+
+
+def _say_labels(existing: Workflow) -> None:
+    """Tells that other labels do not count: they are no part of what a workflow is, and stay."""
+    has = ", ".join(f"{key}={value}" for key, value in sorted(existing.labels.items())) or "none"
+    told = f"{existing.name} was there before, and its labels stay as they are: {has}."
+    click.echo(f"{click.style('Note:', fg='yellow')} {told}", err=True)
 
 
 async def _existing(client: Client, workflow_id: str) -> Workflow | None:

@@ -408,6 +408,22 @@ def test_a_vendors_own_workflow_grows_and_ends(shell):
     assert "There is no workflow" in shell("workflow", "get", "@", code=1)
 
 
+def test_a_repeat_with_other_labels_says_that_they_do_not_count(shell):
+    root = {"kind": "KIND_SEQUENCE", "members": [shell.task("one")]}
+    spec = json.dumps({"kind": "d", "root": root})
+    submit = ("workflow", "submit", "-", "--id", "@", "--label")
+    shell(*submit, "team=a", given=spec)
+    assert "Note:" not in shell.run(*submit, "team=a", given=spec).stderr
+    again = shell.run(*submit, "team=b", given=spec)
+    assert (again.exit_code, again.stdout.split(":")[0]) == (
+        0,
+        f"workflows/{shell.name} exists already",
+    )
+    assert again.stderr == (
+        f"Note: workflows/{shell.name} was there before, and its labels stay as they are: team=a.\n"
+    )
+
+
 def test_an_own_workflow_ends_by_force_and_as_failed(shell):
     """S-V28: what is open is closed as cancelled."""
     shell.external("start", "@", "--kind", "rebalance", "--keep")
