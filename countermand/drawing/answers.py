@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from countermand.drawing.made_up import how_made_up, is_by_hand
+from countermand.drawing.made_up import how_made_up
 from countermand.drawing.model import Bar, Fact, LaneRow, Row, Verdict
 from countermand.drawing.phrases import count
 from countermand.drawing.tasks import GROUPS, task_id
@@ -43,7 +43,7 @@ def answer(workflow: Workflow, tasks: Sequence[Task]) -> Verdict:
     """Returns how it stands so far, or how it ended."""
     rows = [_row(task) for task in tasks]
     lane = [_lane_row(task) for task in tasks if task.kind not in GROUPS and task.state in _LANE]
-    return verdict(workflow, rows, lane)
+    return verdict(workflow, rows, lane, tasks)
 
 
 def lines(workflow: Workflow, tasks: Sequence[Task]) -> Iterator[str]:
@@ -71,7 +71,7 @@ def lines(workflow: Workflow, tasks: Sequence[Task]) -> Iterator[str]:
     yield from _listed("not made up for", told.blocked)
     if settled and not told.left:
         # What somebody did by hand nobody has looked at.
-        known = " is known to be" if any(map(is_by_hand, tasks)) else ""
+        known = " is known to be" if told.is_by_hand else ""
         kept = any(task.state == Task.STATE_SUCCEEDED and task.opposite for task in tasks)
         yield "what was done is kept" if kept else f"left: nothing{known}"
 

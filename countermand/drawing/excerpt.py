@@ -6,6 +6,7 @@ told as far as events are given. Pure.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -48,14 +49,25 @@ def excerpt(
     for sequence, event in enumerate(told, start=1):
         event.sequence = sequence
     drawn = timeline(shown, told, now)
+    # Of those that are not drawn nobody knows who made up for them.
+    shown_made_up = sum(task.state == Task.STATE_COMPENSATED for task in tasks)
+    is_by_hand = (
+        drawn.verdict.is_by_hand or shown_made_up < _counts(workflow)[Task.STATE_COMPENSATED]
+    )
+    drawn = replace(drawn, verdict=replace(drawn.verdict, is_by_hand=is_by_hand))
     return replace(drawn, verdict=replace(drawn.verdict, sentence=_sentence(workflow, drawn)))
+
+
+def _counts(workflow: Workflow) -> Counter[int]:
+    """Returns how many tasks are in each state."""
+    return Counter({count.state: count.count for count in workflow.task_counts})
 
 
 def _sentence(workflow: Workflow, drawn: Timeline) -> str:
     """Returns how it stands, counting all tasks rather than those that are drawn."""
-    counts = {count.state: count.count for count in workflow.task_counts}
+    counts = _counts(workflow)
     number = sum(counts.values())
-    done = counts.get(Task.STATE_SUCCEEDED, 0) + counts.get(Task.STATE_SKIPPED, 0)
+    done = counts[Task.STATE_SUCCEEDED] + counts[Task.STATE_SKIPPED]
     if not workflow.HasField("cause"):
         if workflow.state == WorkflowState.WORKFLOW_STATE_SUCCEEDED:
             return f"{done} of {phrases.count(number, 'task')} took effect."
@@ -63,12 +75,12 @@ def _sentence(workflow: Workflow, drawn: Timeline) -> str:
         said = f"{done} of {phrases.count(number, 'task')} done; it is {word}."
         return open_failures(workflow, drawn.verdict.failed) + said
     what = drawn.verdict.sentence.split(". ", 1)[0]
-    made = counts.get(Task.STATE_COMPENSATED, 0)
+    made = counts[Task.STATE_COMPENSATED]
     left = phrases.count(len(workflow.leftovers), "effect")
     said = f"{phrases.count(made, 'task')} made up for" if made else "Nothing is made up for"
     match workflow.state:
         case WorkflowState.WORKFLOW_STATE_COMPENSATED:
-            return f"{what}. {said}; nothing is left."
+            return f"{what}. {said}; {drawn.verdict.nothing_left}."
         case WorkflowState.WORKFLOW_STATE_FAILED:
             return f"{what}. {said}; {left} left behind."
         case _:

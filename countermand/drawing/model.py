@@ -160,6 +160,13 @@ class Verdict:
     left: tuple[Fact, ...] = ()
     # Nothing failed at first: somebody stopped it, and is the first of `failed`.
     is_order: bool = False
+    # Somebody said that some of it was made up for by hand, or may have: nobody has looked.
+    is_by_hand: bool = False
+
+    @property
+    def nothing_left(self) -> str:
+        """Returns what is said where nothing is listed as left."""
+        return "nothing is known to be left" if self.is_by_hand else "nothing is left"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,9 +77,7 @@ def _ended(workflow: Workflow) -> list[Step]:
             words = "Everything that was asked for took effect."
         case WorkflowState.WORKFLOW_STATE_SUCCEEDED:
             words = "Nothing: everything took effect."
-        case WorkflowState.WORKFLOW_STATE_COMPENSATED:
-            words = f"Nothing to clean up. Once the cause is gone, run it anew: {again}."
-        case WorkflowState.WORKFLOW_STATE_FAILED:
+        case WorkflowState.WORKFLOW_STATE_COMPENSATED | WorkflowState.WORKFLOW_STATE_FAILED:
             words = f"Once the cause is gone, run it anew: {again}."
         case _:
             return []

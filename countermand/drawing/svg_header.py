@@ -59,7 +59,8 @@ def draw(timeline: Timeline, left: float, right: float) -> tuple[str, float]:
 
 def _columns(timeline: Timeline, left: float, right: float) -> tuple[list[str], float]:
     verdict = timeline.verdict
-    rest = "nothing" if timeline.settled else "not known before it has ended"
+    nothing = "nothing is known to be" if verdict.is_by_hand else "nothing"
+    rest = nothing if timeline.settled else "not known before it has ended"
     stuck = (*verdict.blocked, *verdict.left)
     columns = (
         _Column("WHY IT ENDED", "⊘", "warn", verdict.failed, "nothing")

@@ -237,7 +237,7 @@ def timeline(
         kind=workflow.kind,
         end_s=reader.now_s,
         settled=settled,
-        verdict=verdict(workflow, rows, tuple(lane)),
+        verdict=verdict(workflow, rows, tuple(lane), workflow.tasks),
         phases=tuple(_phases(reader)),
         rows=rows,
         lane=tuple(lane),

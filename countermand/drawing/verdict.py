@@ -5,10 +5,12 @@ What failed, where, why, what was made up for, what is left. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from countermand.drawing import phrases
+from countermand.drawing.made_up import is_by_hand
 from countermand.drawing.model import Bar, Fact, LaneRow, Row, Verdict
 from countermand.drawing.words import workflow_look
 from countermand.rpc import names
@@ -28,8 +30,10 @@ CLEAN: Final[Mapping[int, str]] = {
 NOT_MADE_UP_FOR: Final = frozenset({Task.STATE_COMPENSATION_BLOCKED, Task.STATE_ABANDONED})
 
 
-def verdict(workflow: Workflow, rows: Sequence[Row], lane: Sequence[LaneRow]) -> Verdict:
-    """Returns how it stands so far, or how it ended."""
+def verdict(
+    workflow: Workflow, rows: Sequence[Row], lane: Sequence[LaneRow], tasks: Iterable[Task]
+) -> Verdict:
+    """Returns how it stands so far, or how it ended; the tasks are those of which rows are made."""
     failed = _failed(workflow, rows)
     going_back = _in_order(lane)
     made_up_for = tuple(
@@ -56,16 +60,18 @@ def verdict(workflow: Workflow, rows: Sequence[Row], lane: Sequence[LaneRow]) ->
         )
         for leftover in workflow.leftovers
     )
-    return Verdict(
+    found = Verdict(
         state=workflow.state,
-        sentence=_sentence(workflow, rows, lane, failed, left),
+        sentence="",
         failed=failed,
         made_up_for=made_up_for,
         blocked=blocked,
         clean=clean,
         left=left,
         is_order=workflow.HasField("cause") and _is_order(workflow.cause),
+        is_by_hand=any(map(is_by_hand, tasks)),
     )
+    return replace(found, sentence=_sentence(workflow, rows, lane, found))
 
 
 def _lane_fact(row: LaneRow, words: str) -> Fact:
@@ -144,18 +150,17 @@ def _sentence(
     workflow: Workflow,
     rows: Sequence[Row],
     lane: Sequence[LaneRow],
-    failed: Sequence[Fact],
-    left: Sequence[Fact],
+    found: Verdict,
 ) -> str:
     if not workflow.HasField("cause"):
-        return open_failures(workflow, failed) + went_well(workflow, rows)
-    cause = failed[0]
-    if _is_order(workflow.cause):
+        return open_failures(workflow, found.failed) + went_well(workflow, rows)
+    cause = found.failed[0]
+    if found.is_order:
         who = cause.task_id[:1].upper() + cause.task_id[1:]
         ordered = ": ".join(filter(None, (who, cause.words)))
-        return f"{ordered}. {_since_then(workflow, lane, left)}"
+        return f"{ordered}. {_since_then(workflow, lane, found)}"
     what = f"{cause.task_id} failed" if cause.task_id else "The workflow failed"
-    return f"{what}{cause.where}: {cause.words}. {_since_then(workflow, lane, left)}"
+    return f"{what}{cause.where}: {cause.words}. {_since_then(workflow, lane, found)}"
 
 
 def open_failures(workflow: Workflow, failed: Sequence[Fact]) -> str:
@@ -173,19 +178,19 @@ def open_failures(workflow: Workflow, failed: Sequence[Fact]) -> str:
     return f"{first.task_id} failed{first.where}: {first.words}.{more} "
 
 
-def _since_then(workflow: Workflow, lane: Sequence[LaneRow], left: Sequence[Fact]) -> str:
+def _since_then(workflow: Workflow, lane: Sequence[LaneRow], found: Verdict) -> str:
     done = [
         f"{row.task_id}{phrases.on(row.host_id, is_owner=row.is_external)}"
         for row in _in_order(lane)
         if row.state == Task.STATE_COMPENSATED
     ]
-    nothing = "Nothing was made up for" if left else "Nothing had taken effect"
+    nothing = "Nothing was made up for" if found.left else "Nothing had taken effect"
     made = f"Made up for: {phrases.listing(done)}" if done else nothing
     match workflow.state:
         case WorkflowState.WORKFLOW_STATE_COMPENSATED:
-            return f"{made}; nothing is left."
+            return f"{made}; {found.nothing_left}."
         case WorkflowState.WORKFLOW_STATE_FAILED:
-            return f"{made}; {phrases.count(len(left), 'effect')} left behind."
+            return f"{made}; {phrases.count(len(found.left), 'effect')} left behind."
         case WorkflowState.WORKFLOW_STATE_BLOCKED:
             needs = " ".join(need.message for need in workflow.needs)
             return f"{MUST_DECIDE}{needs}"

@@ -91,7 +91,9 @@ def test_an_excerpt_counts_all_tasks_and_leaves_the_events_alone() -> None:
     [row] = drawn.rows
     assert [(bar.start_s, bar.end_s, bar.reason) for bar in row.bars] == [(3.0, 9.0, "NO_SPACE")]
     assert drawn.verdict.sentence.startswith("copy-20 failed on host-a: ")
-    assert drawn.verdict.sentence.endswith(f"{COPIES - 1} tasks made up for; nothing is left.")
+    assert drawn.verdict.sentence.endswith(
+        f"{COPIES - 1} tasks made up for; nothing is known to be left."
+    )
     assert [phase.state for phase in drawn.phases] == [
         WorkflowState.WORKFLOW_STATE_RUNNING,
         WorkflowState.WORKFLOW_STATE_COMPENSATING,

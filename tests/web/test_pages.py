@@ -131,7 +131,6 @@ async def test_a_compensated_workflow_is_understood_at_once(reader) -> None:
     assert "↺ log-disk on host-b delete the copy" in made_up
     assert made_up.endswith("↺ data-disk on host-a delete the image")
     assert "What is left ✓ Nothing." in banner.words
-    assert "Nothing to clean up." in banner.words
     assert "countermand workflow fork undone --id NEW" in banner.words
 
 
@@ -142,6 +141,20 @@ async def test_what_is_left_is_named_with_what_to_do(reader) -> None:
     assert "What was made up for Nothing. What is left" in banner.words
     look = "! Look after what made left on host-a: the copy pool-a/left. It was given up: remove it"
     assert look in banner.words
+
+
+async def test_what_somebody_made_up_for_by_hand_is_not_said_to_be_gone(reader, client) -> None:
+    await client.submit(stories.stuck("handled"), workflow_id="handled")
+    await stories.arrived(client, "handled", WorkflowState.WORKFLOW_STATE_BLOCKED)
+    run = client.run("handled")
+    await run.decide_compensation("made", "done", reason="deleted on the array")
+    await run.wait()
+    banner = (await reader("/workflows/handled")).part("banner")
+    assert "made on host-a marked done by local: deleted on the array" in banner.words
+    assert "; nothing is known to be left." in banner.words
+    assert "What is left ✓ Nothing is known to be left." in banner.words
+    picture = (await reader("/workflows/handled")).part("timeline")
+    assert "WHAT IS LEFT" not in picture.words  # the banner says it
 
 
 async def test_every_reason_for_a_leftover_is_in_words_with_what_to_do(reader, client) -> None:
