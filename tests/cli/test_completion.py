@@ -126,3 +126,63 @@ def test_each_shell_takes_its_script(shell_name, tmp_path):
     file = tmp_path / "script"
     file.write_text(script)
     subprocess.run([shell_name, "-n", str(file)], check=True)
+
+
+FISH = """
+source $argv[1]
+complete -C $argv[2]
+"""
+# What is offered is drawn below the line; what there is only one of is put into it.
+ZSH = r"""
+zmodload zsh/zpty
+zpty shell zsh -f -i
+zpty -w shell "autoload -U compinit; compinit -u; source $1; zstyle ':completion:*' list-prompt ''"
+zpty -w shell 'print loa""ded'
+zpty -r shell out '*loaded*'
+zpty -w -n shell "$2"$'\t'
+zpty -r shell out "*$3*"
+print -r -- "$out"
+zpty -d shell
+"""
+SHELLS = {
+    "fish": ("fish", "--no-config", "-c", FISH),
+    "zsh": ("zsh", "-f", "-c", ZSH, "zsh"),
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("countermand workflow get complete-", ["complete-1", "complete-2"]),
+        ("countermand external accept complete-1/", ["complete-1/copy-1"]),
+        ("countermand workflow list --state quaran", ["quarantined"]),
+    ],
+)
+def test_fish_offers_what_there_is(named, tmp_path, line, offered):
+    said = _in_shell(named, tmp_path, "fish", line)
+
+    assert sorted(one.partition("\t")[0] for one in said.splitlines()) == offered
+
+
+def test_zsh_offers_what_there_is(named, tmp_path):
+    word = ("countermand workflow get complete-", "complete-1")
+    assert "complete-2" in _in_shell(named, tmp_path, "zsh", *word)
+
+
+def _in_shell(address: str, folder: Path, name: str, *args: str) -> str:
+    """Returns what a shell says that has our completion."""
+    if shutil.which(name) is None:
+        pytest.skip(f"there is no {name} here")
+    completion = folder / "completion"
+    completion.write_text(CliRunner().invoke(main, ["completion", name]).stdout)
+    known = {"COUNTERMAND_COORDINATOR": address, "HOME": str(folder), "TERM": "xterm"}
+    known["PATH"] = f"{COMMAND.parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [*SHELLS[name], str(completion), *args],
+        env=os.environ | known,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout
