@@ -22,7 +22,13 @@ from grpc.aio import AioRpcError, Channel
 from countermand.client.shown import show, show_error
 from countermand.rpc import status
 from countermand.rpc.channel import CHANGE_TIMEOUT_S, READ_TIMEOUT_S, open_channel
-from countermand.rpc.errors import Busy, CoordinatorUnavailable, CountermandError, WatcherTooSlow
+from countermand.rpc.errors import (
+    Busy,
+    CoordinatorUnavailable,
+    CountermandError,
+    HostUnreachable,
+    WatcherTooSlow,
+)
 from countermand.rpc.interceptors import trace_metadata
 from countermand.v1.workflow_pb2_grpc import WorkflowServiceStub
 
@@ -160,6 +166,23 @@ class Calls:
             lambda: self.unary(method, request, timeout_s=CHANGE_TIMEOUT_S), limit_s=limit_s
         )
 
+    async def removal(
+        self, method: Method[Request, object], request: Request, gone: type[CountermandError]
+    ) -> None:
+        """Removes something; what a repeat finds no more was removed by an earlier try."""
+        tries = 0
+
+        async def once() -> None:
+            nonlocal tries
+            tries += 1
+            try:
+                await self.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
+            except gone:
+                if tries == 1:
+                    raise
+
+        await self.patiently(once)
+
     def error(self, raised: AioRpcError, timeout_s: float = 0) -> CountermandError:
         """Returns the typed error, with words for what gRPC itself only names."""
         error = self._typed(raised, timeout_s)
@@ -255,6 +278,8 @@ class Patience:
             delay_s = error.retry_delay.total_seconds()
         elif isinstance(error, WatcherTooSlow):
             delay_s = 0.0
+        elif isinstance(error, HostUnreachable):
+            raise error  # the coordinator has answered: its host does not
         elif error.code in _WORTH_ASKING_AGAIN:
             # Half of it at random: a thousand clients must not come back in one instant.
             delay_s = self._delay_s * (0.5 + self._random.random() / 2)

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from countermand.client.calls import Calls
 from countermand.client.run import PAGE_SIZE, new_request_id
 from countermand.rpc import names
-from countermand.rpc.channel import CHANGE_TIMEOUT_S, READ_TIMEOUT_S
+from countermand.rpc.channel import READ_TIMEOUT_S
+from countermand.rpc.errors import HostNotFound
 from countermand.v1.host_pb2 import (
     AcceptHostRequest,
     AddHostRequest,
@@ -28,8 +29,8 @@ DRAIN_POLL_S = 1.0  # tasks take minutes: who waits for the last of them does no
 class Hosts:
     """Adds, lists and removes hosts; a host is named by its id or its whole name.
 
-    Only drains bear with a coordinator that is away: the ids of other requests are not remembered,
-    and one who adds or accepts a host wants to hear at once that it does not answer.
+    Every change is asked for again while the coordinator is away: a repeat changes nothing. That
+    an agent does not answer is heard of at once.
     """
 
     def __init__(self, calls: Calls) -> None:
@@ -44,8 +45,7 @@ class Hosts:
             unreachable_allowed=unreachable_allowed,
             request_id=new_request_id(),
         )
-        method = self._calls.hosts.AddHost
-        return (await self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)).host
+        return (await self._calls.change(self._calls.hosts.AddHost, request)).host
 
     async def list(self) -> AsyncIterator[Host]:
         """Yields the hosts in order of their ids."""
@@ -73,13 +73,12 @@ class Hosts:
             name=_name(host), reason=reason, undrain=undrain, request_id=new_request_id()
         )
         method = self._calls.hosts.DrainHost
-        return await self._calls.change(method, request)  # a repeat changes nothing
+        return await self._calls.change(method, request)
 
     async def accept(self, host: str, reason: str) -> Host:
         """Accepts a quarantined host as it is now; one that is not is left as it is."""
         request = AcceptHostRequest(name=_name(host), reason=reason, request_id=new_request_id())
-        method = self._calls.hosts.AcceptHost
-        return (await self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)).host
+        return (await self._calls.change(self._calls.hosts.AcceptHost, request)).host
 
     async def follow_drain(self, host: str) -> AsyncIterator[Host]:
         """Yields a draining host whenever what blocks it changes, until nothing does.
@@ -99,8 +98,7 @@ class Hosts:
     async def remove(self, host: str, reason: str) -> None:
         """Removes a host that no open workflow names."""
         request = RemoveHostRequest(name=_name(host), reason=reason, request_id=new_request_id())
-        method = self._calls.hosts.RemoveHost
-        await self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
+        await self._calls.removal(self._calls.hosts.RemoveHost, request, HostNotFound)
 
     async def events(self, host: str = "") -> AsyncIterator[HostEvent]:
         """Yields what was done to a host, or to any, by whom and why, the last first."""

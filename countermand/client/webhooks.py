@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-from countermand.client.calls import Calls
+from countermand.client.calls import Answer, Calls, Method, Request
 from countermand.client.run import PAGE_SIZE, new_request_id
 from countermand.rpc import names
 from countermand.rpc.channel import CHANGE_TIMEOUT_S, READ_TIMEOUT_S
+from countermand.rpc.errors import WebhookNotFound
 from countermand.v1.webhook_pb2 import (
     AddWebhookRequest,
     AddWebhookResponse,
@@ -28,8 +29,8 @@ from countermand.v1.webhook_pb2 import (
 class Webhooks:
     """Adds, lists and removes webhooks; one is named by its id or its whole name.
 
-    What shows a secret once, or removes something, is not asked again by itself: request ids are
-    not remembered there, and the answer to a repeat would be another one.
+    Every change is asked for again while the coordinator is away, but for one that makes a secret:
+    that is told once, and a repeat would succeed without it, or make yet another.
     """
 
     def __init__(self, calls: Calls) -> None:
@@ -61,8 +62,7 @@ class Webhooks:
             since_position=since_position,
             request_id=new_request_id(),
         )
-        method = self._calls.webhooks.AddWebhook
-        return await self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
+        return await self._told_once(self._calls.webhooks.AddWebhook, request, secret)
 
     async def list(self) -> AsyncIterator[Webhook]:
         """Yields the webhooks in order of their ids."""
@@ -94,14 +94,21 @@ class Webhooks:
             request_id=new_request_id(),
         )
         method = self._calls.webhooks.ResumeWebhook
-        return (await self._calls.change(method, request)).webhook  # it says where to go on
+        return (await self._calls.change(method, request)).webhook
 
     async def rotate_secret(self, webhook: str, secret: str = "") -> RotateWebhookSecretResponse:
         """Has another secret sign; for a day the old one does as well."""
         request = RotateWebhookSecretRequest(
             name=_name(webhook), secret=secret, request_id=new_request_id()
         )
-        method = self._calls.webhooks.RotateWebhookSecret
+        return await self._told_once(self._calls.webhooks.RotateWebhookSecret, request, secret)
+
+    async def _told_once(
+        self, method: Method[Request, Answer], request: Request, secret: str
+    ) -> Answer:
+        """Asks again only if no secret is made."""
+        if secret:
+            return await self._calls.change(method, request)
         return await self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
 
     async def remove(self, webhook: str, reason: str) -> None:
@@ -109,8 +116,7 @@ class Webhooks:
         request = RemoveWebhookRequest(
             name=_name(webhook), reason=reason, request_id=new_request_id()
         )
-        method = self._calls.webhooks.RemoveWebhook
-        await self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
+        await self._calls.removal(self._calls.webhooks.RemoveWebhook, request, WebhookNotFound)
 
     async def changes(self, webhook: str = "") -> AsyncIterator[WebhookChange]:
         """Yields what was done to a webhook, or to any, by whom and why, the last first."""
