@@ -16,7 +16,8 @@ from jsonschema import Draft202012Validator, ValidationError, validators
 
 import countermand.v1
 
-SCHEMA = json.loads(Path("docs/reference/answers.schema.json").read_text(encoding="utf-8"))
+_FILE = Path(__file__).parents[2] / "docs/reference/answers.schema.json"
+SCHEMA = json.loads(_FILE.read_text(encoding="utf-8"))
 COMMANDS: dict[str, Any] = SCHEMA["commands"]
 NO_FORM = {"demo", "completion", "config sample", "workflow timeline"}
 
