@@ -16,7 +16,7 @@ from countermand.drawing.model import Timeline
 from countermand.drawing.svg_parts import DARK, LIGHT
 from countermand.drawing.tasks import how_far, marks, task_id, verb_of, why
 from countermand.drawing.told import told
-from countermand.drawing.values import clock, date, said, value_words
+from countermand.drawing.values import clock, date, day, said, value_words
 from countermand.drawing.words import Look, task_look, workflow_look
 from countermand.rpc.visible import visible
 from countermand.v1.event_pb2 import HistoryEvent
@@ -147,6 +147,6 @@ def events(history: Sequence[HistoryEvent], last: int) -> Iterator[str]:
     yield "</tr></thead>\n<tbody>\n"
     for event in found:
         about = task_id(event.task) if event.task else "workflow"
-        cells = (str(event.sequence), clock(event.time), about, told(event))
+        cells = (str(event.sequence), f"{day(event.time)} {clock(event.time)}", about, told(event))
         yield f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>\n"
     yield "</tbody>\n</table>\n</div>\n</section>\n</main>\n</body>\n</html>\n"
