@@ -20,10 +20,23 @@ class WorkflowFailed(Exception):
     """A workflow settled as COMPENSATED or FAILED."""
 
     def __init__(
-        self, workflow: Workflow, *, compensated: Sequence[Task], leftovers: Sequence[Leftover]
+        self,
+        workflow: Workflow,
+        *,
+        compensated: Sequence[Task],
+        leftovers: Sequence[Leftover],
+        failed: Sequence[Task] = (),
     ) -> None:
-        """Keeps the workflow, why it failed, what was made up for and what is left."""
+        """Keeps the workflow, why it failed, what was made up for and what is left.
+
+        Args:
+            workflow: As it was settled.
+            compensated: What was made up for, in the order in which it was.
+            leftovers: What is left.
+            failed: Every task that failed, the one that is the cause among them or not.
+        """
         self.workflow = workflow
+        self.failed = tuple(failed)
         self.cause: Failure = workflow.cause
         self.compensated = tuple(compensated)
         self.leftovers = tuple(leftovers)
@@ -31,7 +44,17 @@ class WorkflowFailed(Exception):
 
     def _message(self) -> str:
         """Returns what failed and why, what was made up for, and what is left."""
-        return f"{self._what_failed()} {self._made_up_for()} {self._left_behind()}"
+        said = (self._what_failed(), self._others(), self._made_up_for(), self._left_behind())
+        return " ".join(filter(None, said))
+
+    def _others(self) -> str:
+        """Returns what failed beside the cause."""
+        attempt = names.parse_attempt(self.cause.attempt)
+        others = [task for task in self.failed if not attempt or task.name != attempt.task]
+        if not (attempt and others):
+            return ""  # of what was cancelled, nothing that failed is why
+        told = _listing([f"{_id(task)}{_on(task)} ({task.failure.reason})" for task in others])
+        return f"Failed, too: {told}."
 
     def _what_failed(self) -> str:
         message = self.cause.message
@@ -73,10 +96,17 @@ class WorkflowFailed(Exception):
 
 
 def _made_up(task: Task) -> str:
-    parsed = names.parse_task(task.name)
-    name = parsed[1] if parsed else task.name
     how = f" ({words})" if (words := how_made_up(task)) else ""
-    return f"{name} on {task.host_id}{how}" if task.host_id else f"{name}{how}"
+    return f"{_id(task)}{_on(task)}{how}"
+
+
+def _id(task: Task) -> str:
+    parsed = names.parse_task(task.name)
+    return parsed[1] if parsed else task.name
+
+
+def _on(task: Task) -> str:
+    return f" on {task.host_id}" if task.host_id else ""
 
 
 def _listing(words: Sequence[str]) -> str:

@@ -238,11 +238,17 @@ class Run:
 
     async def failed(self, workflow: Workflow) -> WorkflowFailed:
         """Returns the exception for a workflow that settled as COMPENSATED or FAILED."""
-        found = await self._calls.patiently(lambda: self.tasks(states=[Task.STATE_COMPENSATED]))
+        states = [Task.STATE_COMPENSATED, Task.STATE_FAILED]
+        found = await self._calls.patiently(lambda: self.tasks(states=states))
         # A group is made up for by its members, which are listed themselves.
-        compensated = [task for task in found if task.kind not in GROUPS]
-        compensated.sort(key=lambda task: task.end_time.ToNanoseconds())  # as it happened
-        return WorkflowFailed(workflow, compensated=compensated, leftovers=workflow.leftovers)
+        leaves = [task for task in found if task.kind not in GROUPS]
+        leaves.sort(key=lambda task: task.end_time.ToNanoseconds())  # as it happened
+        return WorkflowFailed(
+            workflow,
+            compensated=[task for task in leaves if task.state == Task.STATE_COMPENSATED],
+            leftovers=workflow.leftovers,
+            failed=[task for task in leaves if task.state == Task.STATE_FAILED],
+        )
 
     # -- change ---------------------------------------------------------------------------------
     #

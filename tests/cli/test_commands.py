@@ -287,7 +287,7 @@ def test_a_workflow_is_shown_whole_by_id_or_name(run, name):
         "  made up for: copy-1 on host-a: delete the copy",
         "  left: nothing",
         (
-            "  next: Nothing to clean up. Once the cause is gone, run it anew: "
+            "  next: Once the cause is gone, run it anew: "
             "`countermand workflow fork made-up --id NEW`."
         ),
     ]

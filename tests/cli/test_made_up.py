@@ -90,3 +90,25 @@ def test_what_a_skipped_task_left_says_who_gave_it(capsys):
         ["OUTPUT", "VALUE", "FROM"],
         ["image.image_id", "disk-1", "given by ann"],
     ]
+
+
+def test_every_task_that_failed_is_named():
+    """The cause first, with all that is known; the others by their reasons."""
+    tasks = [
+        Task(
+            name=f"workflows/w/tasks/{name}",
+            state=Task.STATE_FAILED,
+            host_id=f"host-{name}",
+            failure=Failure(reason=reason, message="It is so."),
+        )
+        for name, reason in (("b", "NO_SPACE"), ("c", "POOL_READ_ONLY"))
+    ]
+    cause = Failure(
+        reason="NO_SPACE", message="Full.", attempt=f"{tasks[0].name}/attempts/1", host_id="host-b"
+    )
+    state = WorkflowState.WORKFLOW_STATE_COMPENSATED
+    workflow = Workflow(name="workflows/w", state=state, cause=cause)
+    assert str(WorkflowFailed(workflow, compensated=[], leftovers=[], failed=tasks)) == (
+        "workflows/w failed in task b on host-b (NO_SPACE): Full. Failed, too: c on host-c "
+        "(POOL_READ_ONLY). Nothing had to be made up for. Nothing is left behind."
+    )
