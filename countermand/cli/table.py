@@ -52,13 +52,20 @@ def terminal_columns() -> int:
 
 
 def fitted(widths: Sequence[int], room: int) -> list[int]:
-    """Returns the widths with the widest as narrow as they must be; what is over is the last's."""
-    widest = max(widths)
-    while sum(min(width, widest) for width in widths) > room and widest > COLUMN_MIN:
+    """Returns the widths with the widest as narrow as they must be; what is over is the last's.
+
+    The first gives way when no other can: it is a name, which people copy.
+    """
+    name, *others = widths
+    widest = max(others, default=0)
+    while name + sum(min(width, widest) for width in others) > room and widest > COLUMN_MIN:
         widest -= 1
-    narrowed = [min(width, widest) for width in widths]
-    narrowed[-1] = min(widths[-1], max(narrowed[-1], room - sum(narrowed[:-1])))
-    return narrowed
+    narrowed = [min(width, widest) for width in others]
+    name = min(name, max(room - sum(narrowed), COLUMN_MIN))
+    if narrowed:
+        over = room - name - sum(narrowed)
+        narrowed[-1] = min(widths[-1], narrowed[-1] + max(over, 0))
+    return [name, *narrowed]
 
 
 def width_of(text: str) -> int:

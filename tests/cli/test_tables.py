@@ -70,8 +70,8 @@ def test_on_a_narrow_terminal_the_widest_columns_are_cut(capsys, monkeypatch):
     table(heads, [("a-long-workflow-1", "add-vm", look, "3/4", LONG.strip())], cut=True)
 
     assert unstyle(capsys.readouterr().out).splitlines() == [
-        "WORKFL…  KIND    STATE    TASKS  WHY",
-        "a-long…  add-vm  ✓ succ…  3/4    word w…",
+        "WORKFLOW          KIND  STA…  TAS…  WHY",
+        "a-long-workflow…  add…  ✓ s…  3/4   wor…",
     ]
 
 
