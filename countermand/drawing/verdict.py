@@ -21,6 +21,7 @@ from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
+OTHERS_NAMED_MAX: Final = 3  # that failed beside the first: more is no sentence
 MUST_DECIDE: Final = "Somebody must decide: "
 CLEAN: Final[Mapping[int, str]] = {
     Attempt.STATE_FAILED: "failed, left nothing",
@@ -160,7 +161,9 @@ def _sentence(
         ordered = ": ".join(filter(None, (who, cause.words)))
         return f"{ordered}. {_since_then(workflow, lane, found)}"
     what = f"{cause.task_id} failed" if cause.task_id else "The workflow failed"
-    return f"{what}{cause.where}: {cause.words}. {_since_then(workflow, lane, found)}"
+    others = found.failed[1:]
+    more = _too(others, len(others))
+    return f"{what}{cause.where}: {cause.words}.{more} {_since_then(workflow, lane, found)}"
 
 
 def open_failures(workflow: Workflow, failed: Sequence[Fact]) -> str:
@@ -174,8 +177,15 @@ def open_failures(workflow: Workflow, failed: Sequence[Fact]) -> str:
     if any(need.reason == "MORE" for need in workflow.needs):  # not all of them are named
         by = {count.state: count.count for count in workflow.task_counts}
         others = max(others, by.get(Task.STATE_FAILED, 0) - 1)
-    more = f" {phrases.count(others, 'other')} failed, too." if others else ""
-    return f"{first.task_id} failed{first.where}: {first.words}.{more} "
+    return f"{first.task_id} failed{first.where}: {first.words}.{_too(waiting[1:], others)} "
+
+
+def _too(others: Sequence[Fact], number: int) -> str:
+    """Returns what failed beside the first, by name if it is a few."""
+    if number > min(len(others), OTHERS_NAMED_MAX):
+        return f" {phrases.count(number, 'other')} failed, too."
+    named = phrases.listing([f"{fact.task_id}{fact.where}" for fact in others])
+    return f" {named} failed, too." if others else ""
 
 
 def _since_then(workflow: Workflow, lane: Sequence[LaneRow], found: Verdict) -> str:

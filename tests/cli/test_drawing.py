@@ -308,10 +308,25 @@ def test_what_waits_for_a_decision_is_said_first() -> None:
     picture = drawn(tale)
     assert picture.verdict.sentence.startswith("copy-1 failed on host-a: ")
     assert picture.verdict.sentence.endswith(
-        ". 1 other failed, too. 0 of 3 tasks done on 1 host; it is paused."
+        ". copy-2 on host-a failed, too. 0 of 3 tasks done on 1 host; it is paused."
     )
     marks = [marker.text for marker in picture.markers if marker.kind == "intervention"]
     assert marks == ["copy-1: held by its policy, as it failed"]
+
+
+def test_all_that_failed_is_named_after_the_cause() -> None:
+    tale = Tale("vm-10")
+    for name in ("copy-1", "copy-2"):
+        tale.plant(name, host="host-a")
+    tale.begin()
+    for name in ("copy-1", "copy-2"):
+        tale.starts(0.0, name, run_s=0.0)
+        cause = no_space("vm-10", name, "host-a")
+        tale.ends(1.0, name, "FAILED", failure=cause)
+    tale.moves(1.1, WorkflowState.WORKFLOW_STATE_COMPENSATED, no_space("vm-10", "copy-1", "host-a"))
+    assert drawn(tale).verdict.sentence.endswith(
+        ". copy-2 on host-a failed, too. Nothing had taken effect; nothing is left."
+    )
 
 
 def test_retries_get_room_and_no_untrue_remark() -> None:
