@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
+from math import isfinite
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
@@ -60,6 +61,14 @@ def doubled(struct: Struct) -> str:
         if path in seen:
             return path
         seen.add(path)
+    return ""
+
+
+def unsayable(struct: Struct) -> str:
+    """Returns a path that leads to infinity or the like, which JSON has not; empty: none does."""
+    for path, value in _flatten_struct(struct, ""):
+        if isinstance(value, float) and not isfinite(value):
+            return path
     return ""
 
 

@@ -6,6 +6,7 @@ import io
 import zipfile
 from collections.abc import Iterable
 from datetime import datetime
+from typing import IO
 
 
 class _Taken(io.RawIOBase):
@@ -37,6 +38,7 @@ class Archive:
         self._time = now.timetuple()[:6]
         self._sink = _Taken()
         self._zip = zipfile.ZipFile(self._sink, "w", zipfile.ZIP_DEFLATED)
+        self._file: IO[bytes] | None = None
 
     def begin(self, name: str) -> None:
         """Begins a file."""
@@ -47,14 +49,22 @@ class Archive:
 
     def put(self, pieces: Iterable[str]) -> bytes:
         """Writes to the file; returns what is ready to be sent."""
+        assert self._file is not None
         for piece in pieces:
             self._file.write(piece.encode())
         return self._sink.take()
 
     def end(self) -> bytes:
         """Ends the file."""
+        assert self._file is not None
         self._file.close()
         return self._sink.take()
+
+    def drop(self) -> None:
+        """Ends what was begun, if it has not ended: nobody takes the rest."""
+        if self._file is not None:
+            self._file.close()
+        self._zip.close()
 
     def close(self) -> bytes:
         """Ends all; returns the rest."""

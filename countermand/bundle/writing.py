@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -50,12 +50,15 @@ def file_name(workflow_id: str) -> str:
     return f"{workflow_id}.zip"
 
 
-async def pieces(source: Source, now: datetime) -> AsyncIterator[bytes]:
+async def pieces(source: Source, now: datetime) -> AsyncGenerator[bytes]:
     """Yields the file."""
     writer = _Writer(source=source, now=now, workflow=await source.workflow())
-    async for piece in writer.pieces():
-        if piece:
-            yield piece
+    try:
+        async for piece in writer.pieces():
+            if piece:
+                yield piece
+    finally:
+        writer.archive.drop()  # somebody may have stopped reading
 
 
 @dataclass(slots=True, kw_only=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.web.forms import owners
+from coordinator.web.forms import decisions, owners
+from coordinator.web.forms.fields import Field
+from coordinator.web.forms.typed import json_object
 from countermand.rpc.errors import FieldInvalid
 from countermand.v1.external_task_pb2 import ExternalRequest
 
@@ -46,3 +48,31 @@ def test_what_is_no_whole_number_is_told(text: str) -> None:
 def test_what_is_no_number_is_told(text: str) -> None:
     with pytest.raises(FieldInvalid, match="must be a number"):
         left("double", text)
+
+
+@pytest.mark.parametrize("text", [*NONE, "NaN", "Infinity", "1e999"])
+def test_what_is_no_number_of_a_decision_is_told(text: str) -> None:
+    reader = decisions.Reader(workflow_id="w", before={}, typed={})
+    reader.plain(Field(name="it", label="it", kind="number"), text)
+    assert [wrong.field for wrong in reader.wrong] == ["it"]
+
+
+def test_a_number_of_a_decision_is_one() -> None:
+    reader = decisions.Reader(workflow_id="w", before={}, typed={})
+    typed = ("0", "-5", "0.25", "9007199254740993")
+    field = Field(name="it", label="it", kind="number")
+    assert [reader.plain(field, text) for text in typed] == [0, -5, 0.25, "9007199254740993"]
+    assert reader.wrong == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "1", "{", '{"a": NaN}', '{"a": 1e999}', "[" * 100_000, f'{{"a": {"9" * 400}}}'],
+)
+def test_what_is_no_object_of_json_is_told(text: str) -> None:
+    with pytest.raises(ValueError, match="is not"):
+        json_object(text)
+
+
+def test_an_object_of_json_is_read() -> None:
+    assert json_object('{"a": [1, -0.5, true, null, "NaN"]}') == {"a": [1, -0.5, True, None, "NaN"]}

@@ -6,7 +6,6 @@ differs from what is there is sent as a patch.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct, Value
 
 from coordinator.web.forms.fields import Field, Form, Option
+from coordinator.web.forms.typed import EXACT, number
 from countermand.drawing.tasks import CHOSEN_ANEW, task_id
 from countermand.rpc.errors import FieldInvalid, Violation
 from countermand.rpc.names import task_name
@@ -31,7 +31,6 @@ INPUT: Final = "input"
 INPUTS_MAX: Final = 60  # fields of an input that a page shows
 
 _PATH: Final = re.compile(r"decisions\[(\d+)\](?:\.(\w+))?(?:\.(\w+))?(?:\[(['\"])(.*)\4\])?")
-EXACT: Final = 2**53  # the numbers of JSON are whole up to here
 
 # Of outputs, as GetResumeRequirements says them.
 _HINTS: Final = {
@@ -130,7 +129,7 @@ def read(
         FieldInvalid: With every value that is not of its type.
     """
     before = {field.name: field.value for field in _flat(drawn)}
-    reader = _Reader(workflow_id=workflow_id, before=before, typed=typed)
+    reader = Reader(workflow_id=workflow_id, before=before, typed=typed)
     made: list[ResumeDecision] = []
     changed = {}
     for field in fields:
@@ -152,7 +151,7 @@ def _flat(fields: Sequence[Field]) -> Iterator[Field]:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Reader:
+class Reader:
     """A form being read."""
 
     workflow_id: str
@@ -204,8 +203,8 @@ class _Reader:
         match self.plain(field, text):
             case bool() as truth:
                 return Value(bool_value=truth)
-            case int() | float() as number:
-                return Value(number_value=number)
+            case int() | float() as amount:
+                return Value(number_value=amount)
             case said:
                 return Value(string_value=said)
 
@@ -216,15 +215,13 @@ class _Reader:
         words = {each.value for each in field.options}
         return text == "true" if words and words <= {"", "true", "false"} else text
 
-    def _number(self, field: Field, text: str) -> str | float | int:
+    def _number(self, field: Field, text: str) -> str | float:
         try:
-            number = json.loads(text)
-        except ValueError:
-            number = None
-        if not isinstance(number, int | float) or isinstance(number, bool):
-            self.wrong.append(Violation(field.name, f"{text[:40]!r} is no number"))
+            found = number(text)
+        except ValueError as error:
+            self.wrong.append(Violation(field.name, str(error)))
             return 0
-        return number if abs(number) < EXACT else text  # beyond that, as JSON writes them: a text
+        return found if abs(found) < EXACT else text  # beyond that, as JSON writes them: a text
 
 
 def _put(whole: dict[str, Any], path: str, value: object) -> None:

@@ -1,10 +1,11 @@
-"""Reads numbers that somebody has typed; whatever is none is a ValueError, however long it is."""
+"""Reads what somebody has typed, numbers and JSON: what is none is a ValueError, however long."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from typing import Final
+from typing import Any, Final
 
 EXACT: Final = 2**53  # the numbers of JSON are whole up to here
 _WHOLE: Final = re.compile(r"-?[0-9]{1,19}")
@@ -25,3 +26,18 @@ def number(text: str) -> float:
     if not math.isfinite(found):
         raise ValueError(f"{text[:40]!r} is no number")
     return found
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Returns a JSON object, with no number in it that no message can hold."""
+    try:
+        value = json.loads(text, parse_int=_held, parse_float=_held, parse_constant=_held)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError("is not a JSON object")  # noqa: TRY004 - as of what is no JSON at all
+    return value
+
+
+def _held(text: str) -> float:
+    return number(text)

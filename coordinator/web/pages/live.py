@@ -108,20 +108,20 @@ async def _one(site: Site, workflow_id: str) -> AsyncGenerator[Look]:
 async def _list(site: Site, filters: Filters) -> AsyncGenerator[Look]:
     """Yields looks at the list for as long as somebody reads: one at once, too."""
     news = News(site.stop)
-    position = 0
+    position: int | None = None  # 0 is where everything begins
 
     async def listen() -> None:
         nonlocal position
         while True:
             # Only the first event is of interest: the list is read anew whatever it was, and
             # under load there are thousands in a second.
-            asked = pb.WatchEventsRequest(after_position=position or None)
+            asked = pb.WatchEventsRequest(after_position=position)
             watch = site.calls.workflows.WatchEvents(asked)
             async for update in watch:
                 if update.HasField("event"):
                     position = update.event.position
                     break
-                is_first, position = not position, update.bookmark
+                is_first, position = position is None, update.bookmark
                 if is_first:
                     break  # the page was drawn before anybody listened
             watch.cancel()
@@ -134,7 +134,7 @@ async def _list(site: Site, filters: Filters) -> AsyncGenerator[Look]:
                 continue
             if news.is_over:
                 return
-            began, true_for = asyncio.get_running_loop().time(), position
+            began, true_for = asyncio.get_running_loop().time(), position or 0
             values = await workflow_list.read(site, filters)
             text = await asyncio.to_thread(
                 site.draw, "workflows_frame.html", path="/workflows", **values
