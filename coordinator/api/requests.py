@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from coordinator.runtime.ports import WorkflowQuery
 from coordinator.wire.history import WORKFLOW_STATES
-from coordinator.wire.values import span_from_proto
+from coordinator.wire.values import short, span_from_proto
 from countermand.rpc.errors import FieldInvalid, Violation
 from countermand.rpc.names import (
     ID_RULE,
@@ -99,7 +99,9 @@ def webhook_id(name: str, field: str = "name") -> str:
 def _parsed(parse: Callable[[str], T | None], name: str, field: str, form: str) -> T:
     parsed = parse(name)
     if parsed is None:
-        raise FieldInvalid(Violation(field, f"{name!r} is not of the form {form}; ids {ID_RULE}"))
+        raise FieldInvalid(
+            Violation(field, f"{short(name)} is not of the form {form}; ids {ID_RULE}")
+        )
     return parsed
 
 

@@ -30,7 +30,7 @@ from coordinator.saga.turn import bound_host
 from coordinator.saga.workflow import Task, Values, Workflow
 from coordinator.wire.catalogue import field_of, name_of, verb_called
 from coordinator.wire.needs import type_name
-from coordinator.wire.values import proto_value, values_of_struct
+from coordinator.wire.values import proto_value, short, values_of_struct
 from coordinator.wire.view import etag_of
 from countermand.rpc.errors import FieldInvalid, TaskNotFound, Violation
 from countermand.rpc.names import parse_task, task_name
@@ -175,7 +175,7 @@ class _Decoding:
         parsed = parse_task(name)
         if parsed is None or parsed[0] != self.workflow.id:
             form = task_name(self.workflow.id, "{task}")
-            self._wrong(path, f"{name!r} is not of the form {form}")
+            self._wrong(path, f"{short(name)} is not of the form {form}")
             return None
         index = self.workflow.plan.by_name.get(parsed[1])
         if index is None:

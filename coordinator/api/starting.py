@@ -24,7 +24,7 @@ from coordinator.saga.workflow import About, Retention, Workflow, fresh_nodes
 from coordinator.traces.sampling import ALL, Sampler
 from coordinator.wire import view
 from coordinator.wire.spec import check_spec
-from coordinator.wire.values import values_of_struct
+from coordinator.wire.values import short, values_of_struct
 from countermand.rpc.errors import FieldInvalid, Violation, WorkflowIdTaken
 from countermand.rpc.interceptors import trace_context
 from countermand.rpc.names import ID_RULE, is_id, workflow_name
@@ -119,7 +119,7 @@ class Starting:
     def _checked(self, new: New) -> Plan:
         found = []
         if not is_id(new.id):
-            found.append(Violation("workflow_id", f"{new.id!r} {ID_RULE}"))
+            found.append(Violation("workflow_id", f"{short(new.id)} {ID_RULE}"))
         found += requests.label_problems(new.labels)
         try:
             plan = check_spec(new.spec, new.input, self._hosts.placement_problem)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 # Types whose values stay as they are written, also where they look like numbers.
 TEXTS = frozenset({"id", "string", "image"})
+SHOWN_MAX = 80  # characters of what was typed, in an answer to it
 LIST_MAX = 1000  # an index beyond it is a slip
 _INDEX = re.compile("[0-9]{1,4}")
 
@@ -119,7 +120,7 @@ def merged(
         key, equals, text = given.partition("=")
         if given.lstrip().startswith("{"):
             made = _whole(given, origin="--input")
-        elif equals and not Path(given).exists():
+        elif equals and not _is_there(given):
             if spec is not None:
                 _check_known(key, made, spec)
             _put(made, key, text, fields)
@@ -149,14 +150,26 @@ def _whole(text: str, *, origin: str) -> dict[str, Json]:
     return value
 
 
+def _is_there(path: str) -> bool:
+    """Returns whether there is such a file; a name that none can have is none."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
 def _text_of(path: str) -> str:
     if path == "-":
         return sys.stdin.read()
+    if not _is_there(path):
+        from countermand.drawing.phrases import clip
+
+        said = f"{clip(path, SHOWN_MAX)!r} is no JSON object, no file that exists, and no KEY=VALUE"
+        raise click.UsageError(said)
     try:
         return Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        said = f"{path!r} is no JSON object, no file that exists, and no KEY=VALUE"
-        raise click.UsageError(said) from None
+    except OSError as error:
+        raise click.ClickException(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise click.ClickException(f"{path} is not UTF-8 text: {error.reason}") from None
 

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from grpc.aio import AioRpcError
 
+from countermand.rpc.status import error_from_rpc
 from countermand.v1 import host_pb2, workflow_pb2
 from countermand.v1.workflow_pb2 import StartWorkflowRequest
 from countermand.v1.workflow_spec_pb2 import Group, Node, Policy, WorkflowSpec
@@ -385,6 +387,17 @@ async def test_a_page_token_must_be_one_that_was_handed_out(stubs):
         stubs.workflows.ListWorkflows(workflow_pb2.ListWorkflowsRequest(page_size=-1))
     )
     assert (error.reason, error.fields) == ("FIELD_INVALID", ("page_size",))
+
+
+async def test_a_name_that_can_be_none_is_not_said_back_whole(stubs):
+    call = stubs.workflows.GetWorkflow(
+        workflow_pb2.GetWorkflowRequest(name=f"workflows/{'x' * 5000}")
+    )
+    with pytest.raises(AioRpcError) as raised:
+        await call
+    said = str(error_from_rpc(raised.value))
+    assert "is not of the form workflows/{workflow}" in said
+    assert len(said) < 500
 
 
 @pytest.mark.parametrize("number", ["9" * 5000, "0", "-1", "\N{ARABIC-INDIC DIGIT THREE}", "1.5"])

@@ -149,6 +149,8 @@ def test_an_input_may_be_a_file_or_json_with_values_laid_over_it(tmp_path):
         (["disks.x.source=slow/a"], "input.disks: must be a list"),
         (["no-such-file.json"], "is no JSON object, no file that exists, and no KEY=VALUE"),
         (["[1]"], "no file that exists"),
+        (["x" * 300], "xxx…' is no JSON object, no file that exists"),
+        (["flatten=" + "x" * 300], "input.flatten: must be true or false"),
     ],
 )  # fmt: skip
 def test_an_input_that_a_template_does_not_take_is_refused_in_words(inputs, said):
