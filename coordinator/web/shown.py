@@ -18,6 +18,7 @@ from countermand.rpc.visible import visible
 from countermand.v1.attempt_pb2 import Attempt, Progress
 from countermand.v1.external_task_pb2 import ExternalOwner, ExternalRequest
 from countermand.v1.host_pb2 import HostEvent
+from countermand.v1.image_pb2 import Pool
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import Workflow
 
@@ -157,6 +158,11 @@ def presence(owner: ExternalOwner) -> words.Look:
     return words.Look("does not watch", "·", "warn" if owner.unaccepted else "quiet")
 
 
+def taken(pool: Pool) -> int:
+    """Returns how many bytes of a pool nobody can take: of its own, of others, and reserved."""
+    return max(pool.capacity_bytes - pool.free_bytes, 0)
+
+
 def attempt_kind(attempt: Attempt) -> str:
     """Returns what an attempt tries."""
     return "compensation" if attempt.kind == Attempt.KIND_COMPENSATION else "action"
@@ -165,11 +171,6 @@ def attempt_kind(attempt: Attempt) -> str:
 def has(message: Message, field: str) -> bool:
     """Returns whether a field is set."""
     return message.HasField(field)
-
-
-def event_state(look: words.Look) -> str:
-    """Returns a state inside a sentence."""
-    return f"{look.glyph} {look.word}"
 
 
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
@@ -204,6 +205,7 @@ GLOBALS: Final[Mapping[str, Any]] = {
     "IN_FLIGHT": tasks.IN_FLIGHT,
     "count": phrases.count,
     "attempt_kind": attempt_kind,
+    "taken": taken,
     "host_event": lambda kind: HOST_EVENTS.get(kind, "changed"),
     "workflow_url": workflow_url,
     "task_url": task_url,

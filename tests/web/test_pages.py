@@ -11,15 +11,17 @@ import pytest
 
 from coordinator.saga import leftovers
 from coordinator.saga.states import TaskState
-from coordinator.web import address
+from coordinator.web import address, shown
 from coordinator.web.pages import workflows
 from countermand.client.spec import image, parallel, policy, sequence, task, workflow_spec
 from countermand.drawing import phrases
+from countermand.v1.image_pb2 import Pool
 from countermand.v1.task_pb2 import Task
 from countermand.v1.verb_pb2 import DeleteImage, Noop
 from countermand.v1.workflow_spec_pb2 import Policy
 from countermand.v1.workflow_state_pb2 import WorkflowState
-from tests.api.vendors import vendor_at
+from tests.api.vendors import external, plan_of, seconds, vendor_at
+from tests.endtoend.cluster import until
 from tests.web import stories
 from tests.web.reading import Reader
 
@@ -246,6 +248,31 @@ async def test_what_is_waited_for_is_told_as_what_is_next(reader) -> None:
     assert "What to do next clone-volume: waits for acme, which has not accepted it" in banner.words
 
 
+async def test_where_an_owner_is_silent_its_task_is_ended_or_given_up(
+    reader, client, cluster
+) -> None:
+    asked = external("clone-volume", owner="mute", heartbeat_timeout=seconds(1))
+    run = await client.submit(plan_of(asked), workflow_id="mute")
+    async with vendor_at(cluster.coordinator.address, "mute") as vendor:
+        await until(vendor.requests, "that it is asked for")
+        [request] = await vendor.requests()
+        await vendor.accept(request.attempt)
+
+    async def silent() -> bool:
+        return [need.reason for need in (await run.get()).needs] == ["OWNER_SILENT"]
+
+    await until(silent, "that its owner is missed")
+    actions = (await reader("/workflows/mute")).part("actions")
+    assert "End clone-volume for its owner" in actions.words
+    assert "Give up clone-volume" in actions.words
+    for form in ("end", "compensation"):
+        path = f"/workflows/mute/tasks/clone-volume/{form}"
+        assert path in actions.links
+        assert '<button type="submit"' in (await reader(path)).html
+    assert "/workflows/asked/tasks/clone-volume/end" not in (await reader("/workflows/asked")).links
+    await run.cancel("seen enough")
+
+
 async def test_the_timeline_has_a_lane_and_says_every_bar_in_full(reader) -> None:
     timeline = (await reader("/workflows/undone")).part("timeline")
     assert {"Actions", "Compensations"} <= set(timeline.labels)
@@ -327,14 +354,24 @@ async def test_a_large_workflow_is_folded_and_paged(reader, client) -> None:
 # -- the rest -------------------------------------------------------------------------------------
 
 
-async def test_hosts_are_shown_with_pools_load_and_audit(reader) -> None:
+async def test_hosts_are_shown_with_pools_load_and_audit(reader, client) -> None:
     page = await reader("/hosts")
     assert re.search(r"host-a ✓ ready \d+ of 64 ", page.words)
     assert "host-b added local" in page.words
     one = await reader("/hosts/host-b")
     assert re.search(r"tiny file \d+ \S+ of 256 KiB", one.words)
-    assert re.search(r'aria-label="tiny: \S+ \S+ of 256 KiB free"', one.html)
+    assert re.search(r'aria-label="tiny: \d+ \S+ of 256 KiB used"', one.html)
+    [used] = re.findall(r'<meter [^>]* value="(\d+)" aria-label="pool-b:', one.html)
+    [pool] = [p for p in (await client.hosts.get("host-b")).pools if p.pool_id == "pool-b"]
+    # Of the file system, which others fill as well: not only of what is ours in it.
+    assert abs(int(used) - shown.taken(pool)) < pool.capacity_bytes / 100
     assert (await reader("/hosts/nobody")).status == 404
+
+
+def test_what_others_put_on_a_file_system_is_taken_too() -> None:
+    pool = Pool(capacity_bytes=252, used_bytes=24, free_bytes=27)
+    assert shown.taken(pool) == 225
+    assert shown.taken(Pool()) == 0  # one that does not serve
 
 
 async def test_who_waits_for_an_owner_and_since_when(reader, cluster) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 from coordinator.web.forms.outlook import IN_FLIGHT
 from coordinator.web.shown import host_url, task_url, workflow_url
-from countermand.drawing.tasks import GROUPS
+from countermand.drawing.tasks import GROUPS, task_id
 from countermand.v1.host_pb2 import Host
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import Workflow
@@ -38,6 +38,9 @@ _SETTLED: Final = frozenset(
 )
 _UNTOLD: Final = frozenset({Task.STATE_UNKNOWN, Task.STATE_CANCELLING})
 _FENCEABLE: Final = IN_FLIGHT | {Task.STATE_COMPENSATING}
+# Whom nobody hears of, and who does not stop: reasons of a need.
+_OWNER_AWAY: Final = frozenset({"OWNER_SILENT", "STOPS_LATE"})
+_NEEDS_MAX: Final = 5  # beyond that the tasks have their own; a fan-out may fail by the thousand
 _WAITING: Final = frozenset({Task.STATE_PENDING, Task.STATE_READY, Task.STATE_RETRY_WAIT})
 
 
@@ -49,17 +52,21 @@ def of_workflow(workflow: Workflow) -> list[Offer]:
 def _of_workflow(workflow: Workflow) -> Iterator[Offer]:
     url, goes_back = workflow_url(workflow.name), workflow.HasField("cause")
     settled = workflow.state in _SETTLED
-    for need in workflow.needs:
-        if need.reason == "COMPENSATION_BLOCKED" and need.task:
-            name = need.task.rpartition("/")[2]
-            label = f"Decide about {name}"
-            yield Offer(url=f"{task_url(need.task)}/compensation", label=label, is_first=True)
+    blocked = [need.task for need in workflow.needs if need.reason == "COMPENSATION_BLOCKED"]
+    for task in filter(None, blocked[:_NEEDS_MAX]):
+        label = f"Decide about {task_id(task)}"
+        yield Offer(url=f"{task_url(task)}/compensation", label=label, is_first=True)
     if workflow.state in _HELD or (workflow.state == W.WORKFLOW_STATE_BLOCKED and not goes_back):
         yield Offer(url=f"{url}/resume", label="Resume", is_first=True)
     if workflow.state in _PAUSABLE:
         yield Offer(url=f"{url}/pause", label="Pause")
     if workflow.state in _CANCELLABLE and not goes_back:
         yield Offer(url=f"{url}/cancel", label="Cancel", is_grave=True)
+    away = [need.task for need in workflow.needs if need.reason in _OWNER_AWAY]
+    for task in away[:_NEEDS_MAX]:
+        yield Offer(url=f"{task_url(task)}/end", label=f"End {task_id(task)} for its owner")
+        label = f"Give up {task_id(task)}"
+        yield Offer(url=f"{task_url(task)}/compensation", label=label, is_grave=True)
     if workflow.owner_id and not settled:
         yield Offer(url=f"{url}/end", label="End by force", is_grave=True)
     if not workflow.owner_id:
