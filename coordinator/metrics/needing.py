@@ -123,7 +123,7 @@ def _fails_since(task: Task) -> datetime | None:
     since: datetime | None = None
     for attempt in reversed(task.attempts):
         if attempt.open and since is None:
-            continue  # it is tried on, or waited for
+            continue  # it is tried again, or waited for
         if attempt.state is not AttemptState.FAILED or attempt.kind is not task.last.kind:
             break
         since = attempt.end_time

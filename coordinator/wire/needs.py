@@ -136,7 +136,7 @@ def _blocked(workflow: Workflow, index: int, task: Task) -> str:
         then = "\n" if "\n" in why else " "  # a checklist of several lines is not read on
         return f"{lead}{why}{then}Once it is done: {decide}. To leave it as it is: {give_up}."
     return (
-        f"Its compensation {_failed(task)}: {why or 'no cause is known.'} It is tried on, "
+        f"Its compensation {_failed(task)}: {why or 'no cause is known.'} It is tried again, "
         "slowly: mend the cause on the host. Or decide: `countermand workflow compensation "
         f"retry|replace|done|abandon {workflow.id} {name}`."
     )
@@ -183,5 +183,5 @@ def _decision(workflow: Workflow, index: int, outputs: list[resume.Requirement])
         return f"{name} failed{where}{why} {possible}"
     return (
         f"{name} is past the point of no return and {_failed(task)}{where}{why} "
-        f"It is tried on, slowly. Possible: rerun now, or {skip}."
+        f"It is tried again, slowly. Possible: rerun now, or {skip}."
     )

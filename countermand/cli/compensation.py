@@ -29,7 +29,8 @@ _EXAMPLES = (
 def compensation() -> None:
     """Decide about a compensation that fails.
 
-    It is tried on, slowly, until it succeeds or somebody decides; `workflow get` says why it fails.
+    It is tried again, slowly, until it succeeds or somebody decides; `workflow get` says why it
+    fails.
     """
 
 

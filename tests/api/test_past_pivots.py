@@ -1,4 +1,4 @@
-"""Past the point of no return: what fails there is tried on, and somebody may decide."""
+"""Past the point of no return: what fails there is tried again, and somebody may decide."""
 
 from __future__ import annotations
 

@@ -263,8 +263,8 @@ def blocked(tries: int = 8) -> Tale:
     tale.workflow.needs.add(
         task=names.task_name("vm-5", "copy-disk-1"),
         reason="COMPENSATION_BLOCKED",
-        message="Its compensation fails again and again: Pool fast answered EIO. It is tried on, "
-        "slowly: mend the cause on the host.",
+        message="Its compensation has failed 5 times in a row: Pool fast answered EIO. It is tried "
+        "again, slowly: mend the cause on the host.",
     )
     return tale
 

@@ -503,7 +503,7 @@ ROWS = (
         ),
     ),
     Row(
-        "past a pivot a whole is tried on, with other parts",
+        "past a pivot a whole is tried again, with other parts",
         "p:pivot; a:ext; b",
         "a:run+hang,run+ok x:ok undo-x:wait+ok add-a-x@run:a say-a.1-fail@ok:x",
         (

@@ -22,6 +22,7 @@ from coordinator.web.forms.fields import Change, Field, Form, Option, Problem, f
 from coordinator.web.forms.outlook import place
 from coordinator.web.forms.serving import CHECKED, REQUEST_ID, Deed, Given, Params, content_of
 from coordinator.web.forms.tasks import COMPENSATED, form_about, read_both
+from coordinator.web.forms.typed import json_object
 from coordinator.web.shown import workflow_url
 from coordinator.web.site import Site
 from countermand.drawing.tasks import task_id
@@ -131,7 +132,7 @@ def _outcome(task: Task, action: Action) -> dict[str, object]:
         "heading": "What will happen",
         "happens": [
             f"{sent}: now, or once the attempt that is out has ended.",
-            "It is tried on until it succeeds or somebody decides again.",
+            "It is tried again until it succeeds or somebody decides again.",
             f"Once it succeeds, {name} counts as made up for.",
         ],
         "warnings": [f"Nobody checks that it makes up for what {name} did: look at what is there."],
@@ -197,18 +198,8 @@ def _read(field: Field, text: str) -> object:
             raise ValueError(f"{text[:40]!r} is no whole number")
         return text  # as JSON writes them: a text, whatever their size
     if field.kind == "long":
-        return _object(text)
+        return json_object(text)
     return text == "true" if text in {"true", "false"} and field.kind == "pick" else text
-
-
-def _object(text: str) -> object:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError("is not a JSON object")  # noqa: TRY004 - as of what is no JSON at all
-    return value
 
 
 def _put(whole: dict[str, Any], path: str, value: object) -> None:

@@ -69,7 +69,7 @@ async def _compensation(site: Site, params: Params, _: Mapping[str, str]) -> For
     happens = []
     if is_compensated:
         happens.append(f"So far it is made up for by: {task.opposite or 'its compensation'}.")
-        happens.append("That is tried on, slowly, until it succeeds or somebody decides.")
+        happens.append("That is tried again, slowly, until it succeeds or somebody decides.")
     elif is_untold:
         happens.append("Nobody can tell its outcome: it is asked for again and again.")
     if task.HasField("compensation_failure"):
@@ -81,7 +81,7 @@ async def _compensation(site: Site, params: Params, _: Mapping[str, str]) -> For
     return form_about(
         workflow,
         task,
-        "Decide about the compensation" if is_compensated else "Give the task up",
+        "Give the task up" if is_untold or end_action else "Decide about the compensation",
         "Send the decision",
         happens=happens,
         fields=[
