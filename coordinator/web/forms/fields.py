@@ -6,9 +6,11 @@ summary at the top that leads to it, and what was typed is kept through every an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 Kind = Literal["text", "number", "long", "choice", "pick", "tick"]
 
@@ -71,6 +73,14 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Latest:
+    """What somebody decided about the same before."""
+
+    said: str
+    time: Timestamp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
     """A page that asks before it acts."""
 
@@ -102,6 +112,9 @@ class Form:
     problems: Sequence[Problem] = ()
     # Of what is to be sent only as it was checked: what stands for it.
     checked: str = ""
+    # Who decided last, where that is why nothing was sent; and when, and what had been typed.
+    latest: Latest | None = None
+    typed: Sequence[tuple[str, str]] = ()
     # Fields that are sent along and not shown.
     hidden: Mapping[str, str] | None = None
 
@@ -120,6 +133,43 @@ def reason(hint: str = "") -> Field:
         hint=hint or "Why you do this, for the audit: who looks at it later reads this.",
         is_required=True,
     )
+
+
+def of_typed(
+    typed: Mapping[str, str], own: Collection[str], *, path: str, hidden: Mapping[str, str]
+) -> Form:
+    """Returns a form of nothing but what was typed, where nobody says what it is about."""
+    back = path.rpartition("/")[0] or "/workflows"
+    return Form(
+        title="Send it again",
+        about=back.rpartition("/")[2],
+        back=back,
+        button="Send it again",
+        fields=[_of_typed(name, text) for name, text in typed.items() if name not in own],
+        hidden=hidden,
+    )
+
+
+def _of_typed(name: str, text: str) -> Field:
+    if name == REASON:
+        return replace(reason(), value=text)
+    kind: Kind = "long" if "\n" in text else "text"
+    return Field(name=name, label=_words(name), kind=kind, value=text)
+
+
+def _words(name: str) -> str:
+    """Returns the name of a field as a label: "rerun: copy-3: target.pool_id"."""
+    return ": ".join(name.split(":"))
+
+
+def typed_into(form: Form, typed: Mapping[str, str], own: Collection[str]) -> list[tuple[str, str]]:
+    """Returns what was typed, with what it was typed into, for a form that is not shown again."""
+    labels = {field.name: field.label for field in _all(form.fields)}
+    return [
+        (labels.get(name, _words(name)), text)
+        for name, text in typed.items()
+        if name not in own and text.strip()
+    ]
 
 
 def filled(form: Form, typed: Mapping[str, str]) -> Form:

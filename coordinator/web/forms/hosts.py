@@ -186,5 +186,11 @@ DEEDS: Final[Sequence[Deed]] = (
     Deed(path="/hosts/{host}/undrain", look=_undrain, act=_send_undrain, word="undrained"),
     Deed(path="/hosts/{host}/accept", look=_accept, act=_send_accept, word="accepted"),
     Deed(path="/hosts/{host}/remove", look=_remove, act=_send_remove, word="removed"),
-    Deed(path="/add-host", look=_add, act=_send_add, word="added"),
+    Deed(
+        path="/add-host",
+        look=_add,
+        act=_send_add,
+        word="added",
+        beside={"HOST_ID_TAKEN": HOST_ID, "AGENT_TAKEN": ADDRESS, "HOST_UNREACHABLE": ADDRESS},
+    ),
 )

@@ -2,7 +2,8 @@
 
     GET   what will happen, and what is asked for
     POST  done: 303 to where it shows, with a word about it
-          else: the form again, as it was filled in, with what is wrong and what is now so
+          else: the form again, as it was filled in, with what is wrong and what is now so;
+                also when nobody answers, and then all that is known of it is what was typed
 
 What a decision stands on is the form's basis. Where only the etag has moved on since somebody
 looked, the decision is sent for what is now so; where the basis has, nothing is: one looks again.
@@ -19,13 +20,23 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import urlencode
 
+from grpc import StatusCode
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from coordinator.web import errors
 from coordinator.web.forms import guarding
-from coordinator.web.forms.fields import Form, Problem, filled, marked, missing
+from coordinator.web.forms.earlier import latest
+from coordinator.web.forms.fields import (
+    Form,
+    Problem,
+    filled,
+    marked,
+    missing,
+    of_typed,
+    typed_into,
+)
 from coordinator.web.site import Site
 from countermand.rpc.errors import (
     Conflict,
@@ -34,6 +45,7 @@ from countermand.rpc.errors import (
     RequestIdReused,
     Violation,
 )
+from countermand.rpc.status import RemoteError
 
 TRIES_MAX: Final = 4  # at a workflow that moves while it is decided about
 REMEMBERED_MAX: Final = 1024  # forms that were sent; older ones are known to the coordinator
@@ -43,13 +55,19 @@ BASIS: Final = "basis"
 CHECKED: Final = "checked"
 OWN: Final = frozenset({guarding.TOKEN, REQUEST_ID, ETAG, BASIS, CHECKED, "step"})
 
-CHANGED: Final = (
-    "It has changed since you looked, and nothing was sent: below is what is so now. "
-    "Send it again if you still want it."
-)
+CHANGED: Final = "It has changed since you looked, and nothing was sent."
+AGAIN: Final = f"{CHANGED} Below is what is so now: send it again if you still want it."
 UNSEALED: Final = (
     "Nothing was sent: this page is older than the coordinator that now runs, or cookies are off. "
     "What you typed is still here: look at it and send it again."
+)
+
+UNANSWERED: Final = (
+    "The coordinator does not answer at the moment. What you typed is below: send it again. "
+    "However often you do, it is done once."
+)
+_AWAY: Final = frozenset(
+    {StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.RESOURCE_EXHAUSTED}
 )
 
 Params = Mapping[str, str]
@@ -81,6 +99,8 @@ class Deed:
     word: str  # of what was done: see notices.py
     # Returns what a violation is about: the name of a field.
     field_of: Callable[[Violation, Form], str] = lambda violation, _: violation.field
+    # Errors that are about one field, by their reasons.
+    beside: Mapping[str, str] = field(default_factory=dict)
 
 
 class Remembered:
@@ -155,6 +175,18 @@ class Desk:
             said = f"This form was not taken: it has over {guarding.BODY_BYTES_MAX} bytes.\n"
             return PlainTextResponse(said, status_code=413)
         request_id = _uuid(typed.get(REQUEST_ID, ""))
+        try:
+            return await self._sent(request, deed, typed, request_id)
+        except CountermandError as error:
+            if error.code not in _AWAY:
+                raise
+            form = of_typed(typed, OWN, path=request.url.path, hidden=_own_of(typed))
+            found = [Problem(said=UNANSWERED)]
+            return await self._draw(request, form, found, errors.status_of(error), request_id)
+
+    async def _sent(
+        self, request: Request, deed: Deed, typed: Mapping[str, str], request_id: str
+    ) -> Response:
         if not self.seals.check(request, typed):
             form = filled(await deed.look(self.site, request.path_params, typed), typed)
             return await self._draw(request, form, [Problem(said=UNSEALED)], 403, request_id)
@@ -171,14 +203,12 @@ class Desk:
         self, request: Request, deed: Deed, typed: Mapping[str, str], request_id: str
     ) -> Response:
         form = filled(await deed.look(self.site, request.path_params, typed), typed)
-        if form.checks_first and not form.is_checked:
-            found = [*missing(form, typed), *form.problems]
+        found = [*missing(form, typed), *form.problems]
+        if found or (form.checks_first and not form.is_checked):
             return await self._draw(request, form, found, 400 if found else 200, request_id)
-        if problems := missing(form, typed):
-            return await self._draw(request, form, problems, 400, request_id)
         etag = typed.get(ETAG, "")
         if not form.etag and digest_of(form) != typed.get(BASIS, ""):  # nobody else would notice
-            return await self._draw(request, form, [Problem(said=CHANGED)], 409, request_id)
+            return await self._second(request, form, typed, request_id)
         for _ in range(TRIES_MAX):
             given = Given(typed=typed, request_id=request_id, etag=etag)
             try:
@@ -192,6 +222,8 @@ class Desk:
                 etag = form.etag
             except CountermandError as error:
                 form = filled(await deed.look(self.site, request.path_params, typed), typed)
+                if form.forbidden:
+                    return await self._second(request, form, typed, request_id)
                 status = errors.status_of(error)
                 return await self._draw(
                     request, form, problems_of(error, form, deed), status, request_id
@@ -199,7 +231,19 @@ class Desk:
             else:
                 self.remembered.done(request_id, url)
                 return _see(url, deed.word)
-        return await self._draw(request, form, [Problem(said=CHANGED)], 409, request_id)
+        return await self._second(request, form, typed, request_id)
+
+    async def _second(
+        self, request: Request, form: Form, typed: Mapping[str, str], request_id: str
+    ) -> Response:
+        """Tells somebody that another came first: who, and what had been typed in vain."""
+        form = replace(
+            form,
+            latest=await latest(self.site, request.path_params),
+            typed=typed_into(form, typed, OWN) if form.forbidden else (),
+        )
+        found = Problem(said=CHANGED if form.forbidden else AGAIN)
+        return await self._draw(request, form, [found], 409, request_id)
 
     async def _draw(
         self, request: Request, form: Form, problems: Sequence[Problem], status: int, id_: str
@@ -235,7 +279,14 @@ def problems_of(error: CountermandError, form: Form, deed: Deed) -> list[Problem
     violations = getattr(error, "violations", ())
     if isinstance(error, FieldInvalid) or violations:
         return [Problem(said=v.description, field=deed.field_of(v, form)) for v in violations]
-    return [Problem(said=error.message)]
+    if isinstance(error, RemoteError) and error.code in _AWAY:
+        return [Problem(said=UNANSWERED)]
+    return [Problem(said=error.message, field=deed.beside.get(error.reason, ""))]
+
+
+def _own_of(typed: Mapping[str, str]) -> Mapping[str, str]:
+    """Returns what a form stands on, for one that is sent again as it was."""
+    return {name: typed.get(name, "") for name in (ETAG, BASIS)}
 
 
 def _see(url: str, word: str) -> Response:

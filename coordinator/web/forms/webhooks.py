@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from coordinator.web.forms.fields import Field, Form, reason
+from coordinator.web.forms.fields import Field, Form, Problem, reason
 from coordinator.web.forms.serving import Deed, Given, Params
 from coordinator.web.site import Site
 from countermand.drawing.values import said
 from countermand.drawing.words import webhook_look
 from countermand.rpc.channel import CHANGE_TIMEOUT_S
-from countermand.rpc.errors import FieldInvalid, Violation
 from countermand.rpc.names import webhook_name
 from countermand.v1.webhook_pb2 import (
     GetWebhookRequest,
@@ -44,7 +43,7 @@ def _form(webhook: Webhook, title: str, button: str, **more: object) -> Form:
     )
 
 
-async def _resume(site: Site, params: Params, _: Mapping[str, str]) -> Form:
+async def _resume(site: Site, params: Params, typed: Mapping[str, str]) -> Form:
     webhook = await _read(site, params)
     state = webhook_look(webhook.state).word
     happens = [
@@ -59,9 +58,20 @@ async def _resume(site: Site, params: Params, _: Mapping[str, str]) -> Form:
         kind="number",
         hint="Empty: where it is. An earlier one tells events again, a later one leaves some out.",
     )
+    text = typed.get(SINCE, "").strip()
+    wrong = [Problem(said=f"{text[:40]!r} is no position", field=SINCE)]
     return _form(
-        webhook, "Resume the webhook", "Resume it", happens=happens, fields=[since, reason()]
+        webhook,
+        "Resume the webhook",
+        "Resume it",
+        happens=happens,
+        fields=[since, reason()],
+        problems=wrong if text and not _is_position(text) else (),
     )
+
+
+def _is_position(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 19  # noqa: PLR2004 - int64
 
 
 async def _send_resume(site: Site, params: Params, given: Given) -> str:
@@ -69,8 +79,6 @@ async def _send_resume(site: Site, params: Params, given: Given) -> str:
         name=webhook_name(params["webhook"]), request_id=given.request_id, reason=given.reason
     )
     if text := given.typed.get(SINCE, "").strip():
-        if not (text.isascii() and text.isdecimal() and len(text) < 19):  # noqa: PLR2004 - int64
-            raise FieldInvalid(Violation(SINCE, f"{text[:40]!r} is no position"))
         request.since_position = int(text)
     method = site.calls.webhooks.ResumeWebhook
     await site.calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)

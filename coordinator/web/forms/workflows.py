@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct
 
 from coordinator.web.forms import outlook, owners
-from coordinator.web.forms.fields import Field, Form, reason
+from coordinator.web.forms.fields import Field, Form, Problem, reason
 from coordinator.web.forms.serving import Deed, Given, Params
+from coordinator.web.forms.typed import json_object
 from coordinator.web.shown import workflow_url
 from coordinator.web.site import Site
 from countermand.drawing.phrases import count
 from countermand.drawing.words import workflow_look
 from countermand.rpc.channel import CHANGE_TIMEOUT_S
-from countermand.rpc.errors import FieldInvalid, Violation
-from countermand.rpc.names import workflow_name
+from countermand.rpc.errors import FieldInvalid, StateForbids, Violation
+from countermand.rpc.names import ID_RULE, is_id, workflow_name
 from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.external_task_pb2 import EndExternalWorkflowRequest
 from countermand.v1.task_pb2 import Task
@@ -33,15 +36,6 @@ NEW_ID: Final = "workflow_id"
 
 _SETTLED: Final = frozenset(
     {W.WORKFLOW_STATE_SUCCEEDED, W.WORKFLOW_STATE_COMPENSATED, W.WORKFLOW_STATE_FAILED}
-)
-_PAUSABLE: Final = frozenset({W.WORKFLOW_STATE_RUNNING, W.WORKFLOW_STATE_BLOCKED})
-_CANCELLABLE: Final = frozenset(
-    {
-        W.WORKFLOW_STATE_RUNNING,
-        W.WORKFLOW_STATE_PAUSING,
-        W.WORKFLOW_STATE_PAUSED,
-        W.WORKFLOW_STATE_BLOCKED,
-    }
 )
 
 
@@ -72,8 +66,13 @@ def _at_work(workflow: Workflow) -> int:
 
 
 async def _pause(site: Site, params: Params, _: Mapping[str, str]) -> Form:
-    workflow = await site.calls.workflow(params["workflow"])
-    goes_back = workflow.HasField("cause")
+    workflow, plain, held = await asyncio.gather(
+        site.calls.workflow(params["workflow"]),
+        _against_pause(site, params, hold=False),
+        _against_pause(site, params, hold=True),
+    )
+    # What is made up for is paused only if that is said.
+    goes_back, can = plain is not None, plain is None or held is None
     hold = Field(
         name=HOLD,
         label="Hold compensations, too",
@@ -87,7 +86,6 @@ async def _pause(site: Site, params: Params, _: Mapping[str, str]) -> Form:
         happens.append(f"{count(number, 'attempt')} in flight {them}.")
     if goes_back:
         happens = ["No compensation starts, until somebody resumes it; those in flight end."]
-    can = workflow.state in _PAUSABLE or workflow.state == W.WORKFLOW_STATE_COMPENSATING
     return form(
         workflow,
         "Pause",
@@ -95,8 +93,23 @@ async def _pause(site: Site, params: Params, _: Mapping[str, str]) -> Form:
         happens=happens,
         fields=[hold],
         basis=f"{can} {goes_back}",
-        forbidden="" if can else f"{_word(workflow)}: there is nothing to pause.",
+        forbidden="" if can else f"{_word(workflow)}: {held or 'there is nothing to pause'}.",
     )
+
+
+async def _against_pause(site: Site, params: Params, *, hold: bool) -> str | None:
+    name = workflow_name(params["workflow"])
+    request = pb.PauseWorkflowRequest(name=name, hold_compensation=hold, validate_only=True)
+    return await _against(site.calls.unary(site.calls.workflows.PauseWorkflow, request))
+
+
+async def _against(asked: Awaitable[object]) -> str | None:
+    """Returns why what was asked would be refused, as far as it is said; None: it would be done."""
+    try:
+        await asked
+    except StateForbids as error:
+        return error.metadata.get("because", "")
+    return None
 
 
 async def _send_pause(site: Site, params: Params, given: Given) -> str:
@@ -116,16 +129,19 @@ async def _send_pause(site: Site, params: Params, given: Given) -> str:
 
 
 async def _cancel(site: Site, params: Params, _: Mapping[str, str]) -> Form:
-    workflow = await site.calls.workflow(params["workflow"])
-    goes_back = workflow.HasField("cause")
-    can = workflow.state in _CANCELLABLE and not goes_back
-    word = _word(workflow)
-    if not can:
-        going = "it is being made up for already" if goes_back else "there is nothing to cancel"
-        if workflow.state in _SETTLED:
-            going = "it is settled, and nothing is changed any more"
-        return form(workflow, "Cancel", "Cancel it", forbidden=f"{word}: {going}.", basis=word)
-    seen = await outlook_of(site, workflow)
+    imagined = pb.CancelWorkflowRequest(name=workflow_name(params["workflow"]), validate_only=True)
+    workflow, against = await asyncio.gather(
+        site.calls.workflow(params["workflow"]),
+        _against(site.calls.unary(site.calls.workflows.CancelWorkflow, imagined)),
+    )
+    if workflow.state in _SETTLED:
+        against = "it is settled, and nothing is changed any more"
+    elif against == "":
+        against = "there is nothing to cancel"
+    forbidden = "" if against is None else f"{_word(workflow)}: {against}."
+    seen = outlook.outlook((), 0)
+    if against is None or not workflow.HasField("cause"):
+        seen = await outlook_of(site, workflow)
     return form(
         workflow,
         "Cancel",
@@ -133,9 +149,9 @@ async def _cancel(site: Site, params: Params, _: Mapping[str, str]) -> Form:
         happens=outlook.sentences(seen),
         items=outlook.items(seen),
         warnings=["It then ends as compensated, and cannot be resumed: only run anew, as a fork."],
-        forbidden=outlook.forbidden(seen),
+        forbidden=forbidden and (outlook.forbidden(seen) or forbidden),
         # That more was done meanwhile changes nothing about the wish to have it made up for.
-        basis=f"{can} {outlook.forbidden(seen)}",
+        basis=against or "",
         is_grave=True,
     )
 
@@ -170,7 +186,7 @@ async def _send_cancel(site: Site, params: Params, given: Given) -> str:
 # -- fork -----------------------------------------------------------------------------------------
 
 
-async def _fork(site: Site, params: Params, _: Mapping[str, str]) -> Form:
+async def _fork(site: Site, params: Params, typed: Mapping[str, str]) -> Form:
     workflow = await site.calls.workflow(params["workflow"], full=True)
     input_ = json_format.MessageToDict(workflow.input)
     labels = "\n".join(f"{key}={value}" for key, value in sorted(workflow.labels.items()))
@@ -195,15 +211,26 @@ async def _fork(site: Site, params: Params, _: Mapping[str, str]) -> Form:
     happens = [
         "A new workflow is started from its spec, and linked to it. This one stays as it is."
     ]
-    forked = form(workflow, "Fork", "Start the new one", happens=happens)
     return Form(
-        title=forked.title,
-        about=forked.about,
-        back=forked.back,
-        button=forked.button,
+        title="Fork",
+        about=params["workflow"],
+        back=workflow_url(workflow.name),
+        button="Start the new one",
         happens=happens,
         fields=fields,  # nobody is asked why: a start has no reason in the contract
+        problems=[Problem(said=v.description, field=v.field) for v in _wrong(typed)],
     )
+
+
+def _wrong(typed: Mapping[str, str]) -> Iterator[Violation]:
+    """Yields what can be seen to be wrong without asking, all of it at once."""
+    if (id_ := typed.get(NEW_ID, "").strip()) and not is_id(id_):
+        yield Violation(NEW_ID, f"{id_[:80]!r} {ID_RULE}")
+    for read, name in ((_input, INPUT), (_labels, LABELS)):
+        try:
+            read(typed.get(name, ""))
+        except FieldInvalid as error:
+            yield from error.violations
 
 
 async def _send_fork(site: Site, params: Params, given: Given) -> str:
@@ -228,15 +255,11 @@ def _labels(text: str) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
-def _input(text: str) -> Any:  # noqa: ANN401 - a Struct
-    request = pb.ForkWorkflowRequest()
+def _input(text: str) -> Struct:
     try:
-        value = json.loads(text)
-        if not isinstance(value, dict):
-            raise ValueError("it is no object")  # noqa: TRY301,TRY004 - told like what json says
-        return json_format.ParseDict(value, request.input)
-    except (ValueError, json_format.ParseError, RecursionError) as error:
-        raise FieldInvalid(Violation(INPUT, f"is not a JSON object: {error}")) from None
+        return json_format.ParseDict(json_object(text or "{}"), Struct())
+    except (ValueError, json_format.ParseError) as error:
+        raise FieldInvalid(Violation(INPUT, str(error))) from None
 
 
 # -- end a vendor's own ---------------------------------------------------------------------------
@@ -297,6 +320,7 @@ DEEDS: Final[Sequence[Deed]] = (
         act=_send_fork,
         word="forked",
         field_of=_field_of_fork,
+        beside={"WORKFLOW_ID_TAKEN": NEW_ID},
     ),
     Deed(path="/workflows/{workflow}/end", look=_end, act=_send_end, word="ended"),
 )

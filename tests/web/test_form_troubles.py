@@ -1,0 +1,225 @@
+"""Forms that meet trouble: nobody answers, somebody came first, several things are wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+
+from coordinator.web.address import WebSettings
+from coordinator.web.forms import workflows
+from coordinator.web.server import serve
+from countermand.client import Client
+from countermand.client.spec import image, sequence, task, workflow_spec
+from countermand.v1.verb_pb2 import DeleteImage, Noop
+from countermand.v1.workflow_spec_pb2 import Policy
+from countermand.v1.workflow_state_pb2 import WorkflowState
+from tests.api.vendors import external
+from tests.endtoend.cluster import Cluster, until
+from tests.web import stories
+from tests.web.filling import Filler, beside, values
+
+PAUSED = WorkflowState.WORKFLOW_STATE_PAUSED
+COMPENSATED = WorkflowState.WORKFLOW_STATE_COMPENSATED
+
+
+@asynccontextmanager
+async def filling(address: str) -> AsyncIterator[Filler]:
+    """Yields a browser of somebody who fills in forms."""
+    jar = aiohttp.CookieJar(unsafe=True)  # hosts without a name have cookies, too
+    async with aiohttp.ClientSession(f"http://{address}", cookie_jar=jar) as session:
+        yield Filler(session)
+
+
+@pytest.fixture
+async def form(cluster: Cluster, web: str) -> AsyncIterator[Filler]:
+    async with filling(web) as filler:
+        yield filler
+
+
+@asynccontextmanager
+async def page_before(coordinator: str) -> AsyncIterator[Filler]:
+    """Yields a browser before a page that outlives its coordinator."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    stop = asyncio.Event()
+    serving = asyncio.create_task(serve(listening, coordinator, WebSettings(), stop, ()))
+    try:
+        async with filling(f"127.0.0.1:{listening.getsockname()[1]}") as filler:
+            yield filler
+    finally:
+        stop.set()
+        await serving
+
+
+# -- somebody came first ---------------------------------------------------------------------------
+
+
+async def test_who_came_first_is_said_and_what_was_typed_is_kept(form, client: Client) -> None:
+    await client.submit(stories.patient("first"), workflow_id="first")
+    await stories.arrived(client, "first", PAUSED)
+    path = "/workflows/first/resume"
+    before = await form.open(path)
+    await client.run("first").cancel("it is not wanted any more")
+    await stories.arrived(client, "first", COMPENSATED)
+    typed = {
+        "decide:swap-disk": "rerun",
+        "reason": "the pool was made larger",
+        "rerun:swap-disk:target.pool_id": "pool-b",
+    }
+    answer = await form.again(path, before, "check", **typed)
+    assert answer.page.status == 409
+    assert "Compensated: there is nothing to resume." in answer.page.words
+    assert "local asked to cancel: it is not wanted any more" in answer.page.words
+    assert '<time datetime="20' in answer.page.part("latest").html
+    kept = answer.page.part("typed")
+    for text in typed.values():
+        assert text in kept.words
+    assert "pool_id" in kept.words
+    assert before.words.count("it is not wanted any more") == 0
+
+
+async def test_a_changed_basis_says_who_changed_it(form, client: Client) -> None:
+    await client.submit(stories.stuck("second"), workflow_id="second")
+    await stories.arrived(client, "second", WorkflowState.WORKFLOW_STATE_BLOCKED)
+    path = "/workflows/second/tasks/made/compensation"
+    before = await form.open(path)
+    await client.run("second").decide_compensation("made", "retry", "perhaps now")
+    answer = await form.again(path, before, decision="abandon", reason="given up")
+    assert answer.page.status == 409
+    assert "local asked to" in answer.page.part("latest").words
+    assert "perhaps now" in answer.page.part("latest").words
+    assert values(answer.page)["reason"] == "given up"
+
+
+async def test_who_drained_a_host_first_is_said(form, client: Client) -> None:
+    before = await form.open("/hosts/host-b/drain")
+    await client.hosts.drain("host-b", reason="new disks")
+    answer = await form.again("/hosts/host-b/drain", before, reason="new fans")
+    assert answer.page.status == 409
+    assert "new disks" in answer.page.part("latest").words
+    assert "new fans" in answer.page.html
+    await client.hosts.undrain("host-b", reason="they are in")
+
+
+async def test_a_decision_holds_although_more_was_done_meanwhile(form, client: Client) -> None:
+    spec = stories.undone("onward")
+    waits = external("waits", owner="acme")
+    spec = workflow_spec("onward", sequence("all", *spec.root.members, waits))
+    spec.policy.on_failure = Policy.ON_FAILURE_PAUSE
+    await client.submit(spec, workflow_id="onward")
+    await stories.arrived(client, "onward", PAUSED)
+    before = await form.open("/workflows/onward/cancel")
+    await client.run("onward").resume("on", skip={"swap-disk": {}})
+    await stories.arrived(client, "onward", WorkflowState.WORKFLOW_STATE_RUNNING)
+    assert values(await form.open("/workflows/onward/cancel"))["etag"] != values(before)["etag"]
+    answer = await form.again("/workflows/onward/cancel", before, reason="all the same")
+    assert answer.location == "/workflows/onward?done=cancelled"
+    await stories.arrived(client, "onward", COMPENSATED)
+
+
+# -- several things are wrong ----------------------------------------------------------------------
+
+
+async def test_everything_that_is_wrong_is_named_at_once_and_beside_its_field(form) -> None:
+    path = "/workflows/good/fork"
+    typed = {"workflow_id": "Not So", "input": "{", "labels": "site"}
+    answer = await form.fill(path, **typed)
+    assert answer.page.status == 400
+    assert "must match" in beside(answer.page, "workflow_id")
+    assert "JSON" in beside(answer.page, "input")
+    assert "is no label" in beside(answer.page, "labels")
+    nameless = await form.fill(path, **typed | {"workflow_id": ""})
+    assert beside(nameless.page, "workflow_id") == "is required"
+    assert "is no label" in beside(nameless.page, "labels")
+
+
+async def test_an_id_that_is_taken_is_said_beside_the_id(form) -> None:
+    taken = await form.fill("/workflows/good/fork", workflow_id="held")
+    assert taken.page.status == 409
+    assert "choose another workflow id" in beside(taken.page, "workflow_id")
+    host = await form.fill("/add-host", host_id="host-a", address="127.0.0.1:9")
+    assert host.page.status == 409
+    assert "choose another host id" in beside(host.page, "host_id")
+
+
+async def test_a_wrong_value_and_a_missing_reason_are_told_together(form, client: Client) -> None:
+    await client.webhooks.add("wrong", "http://127.0.0.1:9/in")
+    answer = await form.fill("/webhooks/wrong/resume", since_position="soon")
+    assert beside(answer.page, "since_position") == "'soon' is no position"
+    assert beside(answer.page, "reason") == "is required"
+    await client.webhooks.remove("wrong", reason="over")
+
+
+# -- what is said is what would happen -------------------------------------------------------------
+
+
+async def test_what_cannot_be_decided_any_more_is_not_called_giving_up(form) -> None:
+    page = await form.open("/workflows/good/tasks/data-disk/compensation")
+    assert "there is no decision to take" in page.words
+    assert "Give the task up" not in page.words
+    assert "Decide about the compensation" in page.words
+
+
+async def test_whether_it_can_be_cancelled_is_the_coordinators_to_say(
+    client: Client, cluster: Cluster, monkeypatch
+) -> None:
+    """Of a workflow of thousands, what stands against it may be on no page that was read."""
+    gone = task("shrink", host="host-a", action=DeleteImage(target=image("pool-a/said-data")))
+    made = stories.create("data", "host-a", "pool-a/said-data")
+    fails = task("fails", host="host-b", action=Noop(failure_message="The check fails."))
+    spec = workflow_spec("delete-vm", sequence("all", made, gone, fails))
+    spec.policy.on_failure = Policy.ON_FAILURE_PAUSE
+    run = await client.submit(spec, workflow_id="said")
+
+    async def needs() -> bool:
+        return bool((await run.get()).needs)
+
+    await until(needs, "a need")
+    monkeypatch.setattr(workflows, "OUTLOOK_PAGES_MAX", 0)
+    async with page_before(cluster.coordinator.address) as form:
+        page = await form.open("/workflows/said/cancel")
+    assert "shrink cannot be made up for and may have taken effect" in page.words
+    assert "<form method" not in page.html
+
+
+async def test_whether_it_can_be_paused_is_the_coordinators_to_say(form, client: Client) -> None:
+    assert "Paused: there is nothing to pause." in (await form.open("/workflows/held/pause")).words
+    page = await form.open("/workflows/good/pause")
+    assert "Succeeded: there is nothing to pause." in page.words
+    assert values(await form.open("/workflows/stuck/pause"))["hold_compensation"] == "yes"
+    assert "hold_compensation" not in values(await form.open("/workflows/asked/pause"))
+
+
+# -- nobody answers --------------------------------------------------------------------------------
+
+
+async def test_what_was_typed_outlives_a_coordinator_that_does_not_answer(
+    client: Client, cluster: Cluster
+) -> None:
+    """From here on things are killed."""
+    await client.submit(stories.asked(), workflow_id="away")
+    path = "/workflows/away/pause"
+    async with page_before(cluster.coordinator.address) as form:
+        first = await form.open(path)
+        await cluster.coordinator.kill()
+        lost = await form.again(path, first, reason="the array is moved")
+        assert lost.page.status == 503
+        assert "The coordinator does not answer" in lost.problems
+        assert "it is done once" in lost.problems
+        assert values(lost.page)["reason"] == "the array is moved"
+        still = await form.again(path, lost.page, reason="the array is moved away")
+        assert still.page.status == 503
+        await cluster.coordinator.start()
+        done = await form.again(path, still.page)
+        while done.page.status == 503:  # until the page has found it again
+            done = await form.again(path, still.page)
+        assert done.location == "/workflows/away?done=paused", done.problems
+        again = await form.again(path, lost.page)  # whoever sends the first once more
+        assert again.location == "/workflows/away?done=already", again.problems
+    events = client.run("away").events()
+    reasons = [e.intervention.reason async for e in events if e.HasField("intervention")]
+    assert reasons == ["the array is moved away"]
