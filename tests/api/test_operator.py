@@ -85,7 +85,9 @@ async def test_a_failure_is_found_understood_and_mended(stubs, countermand):
     outputs = ("--output", "one.image.pool_id=pool-a", "--output", "one.image.image_id=told-first")
     dry = await countermand("workflow", "resume", "told", *mend, *outputs, "--dry-run")
     assert dry.code == 0, dry.err
-    assert [line.split() for line in dry.out.splitlines()] == [
+    told, table = dry.out.splitlines()[:2], dry.out.splitlines()[2:]
+    assert told == ["two: runs again on b", "one: is skipped, and what comes after it goes on"]
+    assert [line.split() for line in table] == [
         ["TASK", "KEY", "BEFORE", "AFTER"],
         ["two", "source.image_id", "not-there-yet", "base"],
         ["one", "image.image_id", "-", "told-first"],
