@@ -20,10 +20,12 @@ from coordinator.wire.arguments import ARGUMENTS, custom_problems
 from coordinator.wire.catalogue import CUSTOM, VERBS, field_of, verb_called
 from coordinator.wire.external import is_key, promised
 from coordinator.wire.values import (
+    ENDLESS,
     INEXACT,
     TYPE_NAMES,
     from_json,
     holds,
+    is_endless,
     is_inexact,
     is_int64,
     is_open,
@@ -141,6 +143,9 @@ def given_outputs(workflow: Workflow, index: int, outputs: Mapping[str, Value], 
     verbs = [verb_called(verb) for verb in _actions(workflow, index)]
     external = {k: t for spec in _externals(workflow, index) for k, t in _promised(spec).items()}
     for key, value in sorted(outputs.items()):
+        if is_endless(value):
+            given.put(f"{path}.outputs", key, None, ENDLESS)
+            continue
         if is_inexact(external.get(key), value):
             given.put(f"{path}.outputs", key, None, INEXACT)
             continue
@@ -247,6 +252,8 @@ def _read(
         case "number_value":
             number = raw.number_value
             value = int(number) if number.is_integer() else number
+            if is_endless(value):
+                return None, ENDLESS
             if is_inexact(kind, value):
                 return None, INEXACT
         case _:

@@ -20,7 +20,7 @@ from countermand.rpc.errors import Bug, CountermandError, Stopping
 
 log = logging.getLogger(__name__)
 
-GRACE_S: Final = 0.4  # a read takes milliseconds, and a change a commit
+GRACE_S: Final = 0.2  # a read takes milliseconds, and a change a commit
 
 
 class Answering:

@@ -21,7 +21,7 @@ from coordinator.web.connections import connection_of, named
 from coordinator.web.site import Site, SystemClock
 
 # After that, whoever still reads is cut off. uvicorn adds up to two tenths.
-STOP_S_MAX = 0.7
+STOP_S_MAX = 0.5
 KEEP_ALIVE_S = 30  # a person reads a page for longer, and a new connection costs nothing here
 
 

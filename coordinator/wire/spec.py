@@ -23,7 +23,7 @@ from coordinator.saga.spec import GroupSpec, Terms
 from coordinator.wire.arguments import INPUT_BYTES_MAX, HostsKnown, value_problems
 from coordinator.wire.expand import Expansion
 from coordinator.wire.fields import Fields
-from coordinator.wire.values import doubled, unsayable
+from coordinator.wire.values import ENDLESS, doubled, unsayable
 from countermand.rpc.errors import FieldInvalid, PayloadTooLarge, Violation
 from countermand.v1.workflow_spec_pb2 import WorkflowSpec
 
@@ -49,7 +49,7 @@ def check_spec(spec: WorkflowSpec, input_: Struct, hosts: HostsKnown) -> Plan:
         said = f"{path!r} leads to two values: let no key hold a dot"
         violations.append(Violation("input", said))
     if path := unsayable(input_):
-        violations.append(Violation("input", f"{path!r} must be a finite number"))
+        violations.append(Violation("input", f"{path!r} {ENDLESS}"))
     expansion = Expansion(spec, input_) if fields.sound else None
     if expansion is not None:
         violations += expansion.violations

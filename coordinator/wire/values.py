@@ -67,7 +67,7 @@ def doubled(struct: Struct) -> str:
 def unsayable(struct: Struct) -> str:
     """Returns a path that leads to infinity or the like, which JSON has not; empty: none does."""
     for path, value in _flatten_struct(struct, ""):
-        if isinstance(value, float) and not isfinite(value):
+        if is_endless(value):
             return path
     return ""
 
@@ -201,6 +201,14 @@ _WHOLE = re.compile(r"-?[0-9]{1,20}")
 def is_inexact(kind: type | None, value: Value) -> bool:
     """Returns whether a number of JSON may not be the one that was meant."""
     return kind is not float and type(value) is int and abs(value) > EXACT_MAX
+
+
+ENDLESS = "must be a finite number"
+
+
+def is_endless(value: Value) -> bool:
+    """Returns whether a number is infinity or the like, which JSON has not."""
+    return isinstance(value, float) and not isfinite(value)
 
 
 def is_int64(value: int) -> bool:

@@ -3,7 +3,8 @@
 Four coordinators, each with an agent of its own, are loaded in turn, round by round: one as it is,
 one whose log says warnings only, and two that have a collector of traces. The one that hangs takes
 connections and never answers; the other one is a process that counts spans and throws them away.
-What matters is that a dead one costs nothing, and that nobody waits for it.
+What matters is that a dead one costs nothing, and that nobody waits for it; nor, when a coordinator
+ends, for those who look at its page, call it as JSON, or have connected and say nothing.
 """
 
 from __future__ import annotations
@@ -15,21 +16,33 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import grpc.aio
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_grpc
 
 from countermand.client import Client
+from countermand.client.spec import external_task, sequence, workflow_spec
+from countermand.v1.annotation_pb2 import Effect
 from tests.bench.figures import Figure, at_least, at_most, ratio
 from tests.bench.processes import Process, start, start_agent, start_coordinator
 from tests.bench.workloads import HOST, WARM_UP_S, WORKLOADS, Bench, Load
 
 NONE, HANGS, TAKES = "no collector", "one that hangs", "one that takes all"
 SILENT = "no collector, warnings only"
+LOOKED_AT = "pages and calls open"
+_HEAD = b"Host: localhost\r\n"
+_WAIT = b'{"name": "workflows/w", "waitTimeout": "60s"}'
+WATCHES = b"GET /live/workflows HTTP/1.1\r\n" + _HEAD + b"\r\n"
+WAITS = (
+    b"POST /countermand.v1.WorkflowService/WaitWorkflow HTTP/1.1\r\n"
+    + _HEAD
+    + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(_WAIT), _WAIT)
+)
 IN_FLIGHT = 16
 KEEPS_UP = at_least(0.95)
 STOP_S_MAX = at_most(1)
@@ -67,7 +80,7 @@ def measure(folder: Path, rounds: int, seconds: float) -> list[Figure]:
                 for number in range(rounds)
             )
             for name, address in ((NONE, ""), (HANGS, hangs))
-        }
+        } | {LOOKED_AT: tuple(_stop_looked_at_s(folder / f"{n}-looked-at") for n in range(rounds))}
     rates = {
         name: Figure(name=f"W1 at {IN_FLIGHT}, {name}", unit="workflows/s", runs=_rates(found))
         for name, found in loads.items()
@@ -143,11 +156,35 @@ def _stop_s(folder: Path, collector: str) -> float:
         start_coordinator(folder, environment=_environment(collector)) as coordinator,
     ):
         asyncio.run(_once(coordinator, agent))
-        began = time.perf_counter()
-        os.kill(coordinator.pid, signal.SIGTERM)
-        while Path(f"/proc/{coordinator.pid}/cmdline").read_bytes():  # a zombie has none
-            time.sleep(0.001)
-        return time.perf_counter() - began
+        return _end_s(coordinator)
+
+
+def _stop_looked_at_s(folder: Path) -> float:
+    """Returns how long it takes while ten each watch, wait, have said half a call, or nothing."""
+    folder.mkdir()
+    with start_coordinator(folder, "--web", "127.0.0.1:0") as coordinator, ExitStack() as open_:
+        asyncio.run(_wait_for_vendor(coordinator))
+        for said in (WATCHES, WAITS, WAITS[:-10], b"") * 10:
+            url = urlsplit(coordinator.web)
+            line = open_.enter_context(socket.create_connection((url.hostname, url.port)))
+            line.sendall(said)
+            if said == WATCHES:
+                line.recv(1)  # it is being told
+        return _end_s(coordinator)
+
+
+def _end_s(coordinator: Process) -> float:
+    began = time.perf_counter()
+    os.kill(coordinator.pid, signal.SIGTERM)
+    while Path(f"/proc/{coordinator.pid}/cmdline").read_bytes():  # a zombie has none
+        time.sleep(0.001)
+    return time.perf_counter() - began
+
+
+async def _wait_for_vendor(coordinator: Process) -> None:
+    waits = external_task("a", owner="v", kind="k", effect=Effect.EFFECT_READ_ONLY)
+    async with Client(coordinator.address) as client:
+        await client.submit(workflow_spec("w", sequence("all", waits)), workflow_id="w")
 
 
 async def _once(coordinator: Process, agent: Process) -> None:

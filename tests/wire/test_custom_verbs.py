@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -205,6 +206,16 @@ def test_an_operator_gives_arguments_and_values_and_never_what_is_fixed():
     given = given_outputs(running, index, {"values.sum": "abc", "sum": "abc"}, "skip")
     assert given.values == {"values.sum": "abc"}
     assert [violation.field for violation in given.violations] == ["skip.outputs['sum']"]
+
+
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
+def test_an_operator_gives_no_number_that_json_cannot_say(number):
+    made = plan(spec_of(stamp()))
+    running, index = workflow(made, one=Task(state=TaskState.RUNNING)), made.by_name["one"]
+    patched = given_patch(running, index, {"arguments.text": Value(number_value=number)}, "patch")
+    left = given_outputs(running, index, {"values.sum": number}, "skip")
+    said = [each.description for each in (*patched.violations, *left.violations)]
+    assert said == ["must be a finite number"] * 2
 
 
 @pytest.mark.parametrize("effect", list(Effect))
