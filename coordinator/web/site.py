@@ -17,7 +17,7 @@ from coordinator.web import shown
 from coordinator.web.address import WebSettings
 from coordinator.web.calls import Calls
 from coordinator.web.colours import drawing_css
-from coordinator.web.forms import notices
+from coordinator.web.forms.notices import Notices
 from countermand.rpc.visible import visible
 
 FOLDER: Final = Path(__file__).parent
@@ -49,6 +49,7 @@ class Site:
     clock: Clock
     stop: asyncio.Event  # set when it is to end: streams end by themselves
     settings: WebSettings
+    notices: Notices = field(default_factory=Notices)
     templates: jinja2.Environment = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,11 +84,14 @@ class Site:
         **values: Any,  # noqa: ANN401 - as above; "http_status" is the answer's
     ) -> HTMLResponse:
         """Returns a page. It is drawn in a thread: a large one must not hold up any workflow."""
-        status = values.pop("http_status", 200)
+        status, notice = values.pop("http_status", 200), self.notices.of(request)
         text = await asyncio.to_thread(
-            self.draw, template, path=request.url.path, notice=notices.of(request), **values
+            self.draw, template, path=request.url.path, notice=notice, **values
         )
-        return HTMLResponse(text, status_code=status)
+        answer = HTMLResponse(text, status_code=status)
+        if notice:
+            self.notices.forget(answer)
+        return answer
 
 
 def _visible(value: object) -> object:

@@ -11,6 +11,7 @@ import aiohttp
 
 from tests.web.reading import Page
 
+NOTICE = "countermand-notice"
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
@@ -20,6 +21,7 @@ class Answer:
 
     page: Page
     location: str
+    word: str  # of the notice that it leads to
 
     @property
     def problems(self) -> str:
@@ -46,7 +48,9 @@ class Filler:
             path, data=dict(typed), headers=headers, allow_redirects=False
         ) as answer:
             page = Page(answer.status, await answer.text(), answer.headers)
-            return Answer(page, answer.headers.get("Location", ""))
+            said = answer.cookies.get(NOTICE)
+            word = said.value.partition(".")[0] if said else ""
+            return Answer(page, answer.headers.get("Location", ""), word)
 
     async def fill(self, path: str, **typed: str) -> Answer:
         """Opens a form, types into it and sends it."""

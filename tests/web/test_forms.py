@@ -145,7 +145,7 @@ async def test_a_pause_is_sent_with_its_reason_and_leads_back(form, client) -> N
     assert "Your pause" not in (await form.open(answer.location)).words  # and once
     assert await intervened(client, "asked") == [("pause", "the array is moved")]
     answer = await form.fill("/workflows/asked/resume", reason="it stands again")
-    assert (answer.location, answer.word) == ("/workflows/asked", "resumed")  # nothing to decide: one step
+    assert (answer.location, answer.word) == ("/workflows/asked", "resumed")  # one step
 
 
 async def test_nothing_is_said_to_have_happened_that_has_not(form) -> None:

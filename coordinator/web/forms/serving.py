@@ -18,7 +18,6 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
-from urllib.parse import urlencode
 
 from grpc import StatusCode
 from starlette.requests import Request
@@ -192,7 +191,7 @@ class Desk:
             return await self._draw(request, form, [Problem(said=UNSEALED)], 403, request_id)
         if (before := await self.remembered.before(request_id, typed)) is not None:
             url, is_same = before
-            return _see(url, deed.word if is_same else "already")
+            return self._leading_to(url, deed.word if is_same else "already")
         try:
             answer = await self._take(request, deed, typed, request_id)
         finally:
@@ -214,7 +213,7 @@ class Desk:
             try:
                 url = await deed.act(self.site, request.path_params, given)
             except RequestIdReused:  # sent before this life of the coordinator, or for another etag
-                return _see(form.back, "already")
+                return self._leading_to(form.back, "already")
             except Conflict:
                 form = filled(await deed.look(self.site, request.path_params, typed), typed)
                 if digest_of(form) != typed.get(BASIS, ""):
@@ -230,7 +229,7 @@ class Desk:
                 )
             else:
                 self.remembered.done(request_id, url)
-                return _see(url, deed.word)
+                return self._leading_to(url, deed.word)
         return await self._second(request, form, typed, request_id)
 
     async def _second(
@@ -244,6 +243,12 @@ class Desk:
         )
         found = Problem(said=CHANGED if form.forbidden else AGAIN)
         return await self._draw(request, form, [found], 409, request_id)
+
+    def _leading_to(self, url: str, word: str) -> Response:
+        """Returns what leads to where a deed shows, with a word about it."""
+        answer = RedirectResponse(url, status_code=303)
+        self.site.notices.leave(answer, url, word)
+        return answer
 
     async def _draw(
         self, request: Request, form: Form, problems: Sequence[Problem], status: int, id_: str
@@ -287,11 +292,6 @@ def problems_of(error: CountermandError, form: Form, deed: Deed) -> list[Problem
 def _own_of(typed: Mapping[str, str]) -> Mapping[str, str]:
     """Returns what a form stands on, for one that is sent again as it was."""
     return {name: typed.get(name, "") for name in (ETAG, BASIS)}
-
-
-def _see(url: str, word: str) -> Response:
-    join = "&" if "?" in url else "?"
-    return RedirectResponse(f"{url}{join}{urlencode({'done': word})}", status_code=303)
 
 
 def _uuid(text: str) -> str:
