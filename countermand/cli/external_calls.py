@@ -21,7 +21,8 @@ from grpc.aio import AioRpcError
 from countermand.cli.arguments import named
 from countermand.cli.external_words import promised_in
 from countermand.client.calls import Calls
-from countermand.client.run import PAGE_SIZE, SETTLED, Run
+from countermand.client.run import PAGE_SIZE, Run
+from countermand.drawing.tasks import SETTLED
 from countermand.drawing.words import attempt_look, task_look
 from countermand.rpc import names
 from countermand.rpc.errors import (

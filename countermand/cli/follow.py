@@ -17,8 +17,8 @@ from countermand.cli.output import show_one
 from countermand.cli.settings import Settings
 from countermand.cli.table import paint
 from countermand.client import Run
-from countermand.client.run import SETTLED
 from countermand.drawing.phrases import on
+from countermand.drawing.tasks import SETTLED
 from countermand.drawing.values import indented
 from countermand.drawing.words import workflow_look
 from countermand.rpc.errors import CountermandError

@@ -308,7 +308,7 @@ def requirements(settings: Settings, name: str) -> None:
         from countermand.cli.forms import show_value
         from countermand.cli.output import as_json
         from countermand.cli.table import paint
-        from countermand.client.run import SETTLED
+        from countermand.drawing.tasks import SETTLED
         from countermand.drawing.values import indented
         from countermand.drawing.words import workflow_look
 

@@ -9,7 +9,7 @@ import click
 from countermand.cli.output import Row, age, show_all
 from countermand.cli.settings import Settings
 from countermand.cli.table import paint
-from countermand.drawing import answers, next_steps, phrases
+from countermand.drawing import phrases
 from countermand.drawing.tasks import (
     EFFECTS,
     depths_of,
@@ -97,6 +97,8 @@ def show_tasks(settings: Settings, found: Sequence[Task], states: str = "") -> N
 
 def describe(settings: Settings, one: Workflow, tasks: Sequence[Task]) -> None:
     """Prints one workflow whole: state, cause, needs, leftovers, tasks."""
+    from countermand.drawing import answers  # a list can do without
+
     click.echo(f"{one.name}  {paint(workflow_look(one.state))}  {one.kind}")
     by = f" by {one.principal}" if one.principal else ""
     ran = ""
@@ -128,6 +130,8 @@ def describe(settings: Settings, one: Workflow, tasks: Sequence[Task]) -> None:
 
 def _next(one: Workflow, tasks: Sequence[Task]) -> Iterator[str]:
     """Yields what somebody is to do, as the page has it; of one that is held the command."""
+    from countermand.drawing import next_steps  # as above
+
     went_well = one.state == WorkflowState.WORKFLOW_STATE_SUCCEEDED and not one.leftovers
     for step in () if went_well else next_steps.of(one, tasks):
         about = f"{task_id(step.task)}: " if step.task else ""

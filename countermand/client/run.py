@@ -18,7 +18,7 @@ from grpc.aio import AioRpcError
 from countermand.client import decisions as decisions_
 from countermand.client.calls import Calls
 from countermand.client.failed import WorkflowFailed
-from countermand.drawing.tasks import GROUPS
+from countermand.drawing.tasks import GROUPS, SETTLED
 from countermand.rpc import names
 from countermand.rpc.channel import READ_TIMEOUT_S, WAIT_SLACK_S
 from countermand.rpc.errors import CoordinatorUnavailable
@@ -55,14 +55,6 @@ CompensationVerb: TypeAlias = Literal["retry", "replace", "done", "abandon"]
 Choices: TypeAlias = Mapping[str, decisions_.Patch] | Sequence[str]
 
 Looked = TypeVar("Looked")
-
-SETTLED = frozenset(
-    {
-        WorkflowState.WORKFLOW_STATE_SUCCEEDED,
-        WorkflowState.WORKFLOW_STATE_COMPENSATED,
-        WorkflowState.WORKFLOW_STATE_FAILED,
-    }
-)
 
 # Few round trips, and each answer stays far below the bound of a message.
 PAGE_SIZE = 500

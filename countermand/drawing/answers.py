@@ -13,8 +13,7 @@ from typing import Final
 from countermand.drawing.made_up import how_made_up
 from countermand.drawing.model import Bar, Fact, LaneRow, Row, Verdict
 from countermand.drawing.phrases import count
-from countermand.drawing.tasks import GROUPS, task_id
-from countermand.drawing.timeline import SETTLED
+from countermand.drawing.tasks import GROUPS, SETTLED, task_id
 from countermand.drawing.verdict import verdict, went_well
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.failure_pb2 import Failure

@@ -11,6 +11,7 @@ from countermand.rpc import names
 from countermand.v1.annotation_pb2 import Effect
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import Workflow
+from countermand.v1.workflow_state_pb2 import WorkflowState
 
 # What a verb does to the world, in the words of the manual.
 EFFECTS = {
@@ -31,6 +32,16 @@ KINDS = {
 
 # They are where their members are.
 GROUPS = frozenset({Task.KIND_SEQUENCE, Task.KIND_PARALLEL, Task.KIND_WORKFLOW})
+
+
+# Of workflows: nothing of them goes on by itself, and nobody can order any more.
+SETTLED = frozenset(
+    {
+        WorkflowState.WORKFLOW_STATE_SUCCEEDED,
+        WorkflowState.WORKFLOW_STATE_COMPENSATED,
+        WorkflowState.WORKFLOW_STATE_FAILED,
+    }
+)
 
 
 # An attempt is out, and what it waits for is a sentence: "host-a has not answered for 12 s".

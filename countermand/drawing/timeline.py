@@ -23,7 +23,7 @@ from countermand.drawing.model import (
     Timeline,
     Wait,
 )
-from countermand.drawing.tasks import GROUPS
+from countermand.drawing.tasks import GROUPS, SETTLED
 from countermand.drawing.told import BY_POLICY, held_words
 from countermand.drawing.verdict import verdict
 from countermand.rpc import names
@@ -51,13 +51,6 @@ TURNS: Final[Mapping[int, SegmentKind]] = {
     Task.STATE_CANCELLING: "stopping",
     Task.STATE_UNKNOWN: "unknown",
 }
-SETTLED: Final = frozenset(
-    {
-        WorkflowState.WORKFLOW_STATE_SUCCEEDED,
-        WorkflowState.WORKFLOW_STATE_COMPENSATED,
-        WorkflowState.WORKFLOW_STATE_FAILED,
-    }
-)
 
 
 @dataclass(slots=True)

@@ -27,7 +27,7 @@ from coordinator.web.pages import workflow as workflow_page
 from coordinator.web.pages import workflows as workflow_list
 from coordinator.web.sharing import Look, Shared
 from coordinator.web.site import Site
-from countermand.drawing.timeline import SETTLED
+from countermand.drawing.tasks import SETTLED
 from countermand.rpc.names import workflow_name
 from countermand.v1 import workflow_pb2 as pb
 

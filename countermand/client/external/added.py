@@ -18,8 +18,8 @@ from countermand.client.external.serving import beside
 from countermand.client.external.task import AcceptedTask, Block, Terms
 from countermand.client.external.ties import Ties
 from countermand.client.policies import duration
-from countermand.client.run import SETTLED
 from countermand.drawing.captions import MADE_UP_FOR
+from countermand.drawing.tasks import SETTLED
 from countermand.rpc import names
 from countermand.v1.annotation_pb2 import EFFECT_READ_ONLY, EFFECT_REVERSIBLE
 from countermand.v1.attempt_pb2 import Attempt
