@@ -207,8 +207,7 @@ def compensation_event(
     locks: tuple[Lock, ...] = ()
     if verb is events.CompensationVerb.REPLACE:
         found = tuple(action_problems(replacement, "replacement"))
-        if problem := "" if found else _misplaced(workflow, index, replacement, hosts):
-            found = (Violation("replacement", problem),)
+        found = found or tuple(_misplaced(workflow, index, replacement, hosts))
         if found:
             raise FieldInvalid(*found)
         content = replacement.SerializeToString(deterministic=True)
@@ -218,18 +217,23 @@ def compensation_event(
     )
 
 
-def _misplaced(workflow: Workflow, index: int, replacement: Action, hosts: Hosts) -> str | None:
-    """Returns why a host could never do what takes the place of a compensation there, or None."""
+def _misplaced(
+    workflow: Workflow, index: int, replacement: Action, hosts: Hosts
+) -> Iterator[Violation]:
+    """Yields why a host could never do what takes the place of a compensation there, if so."""
     action = workflow.task(index).action
     host = (action.fence_host or action.host) if action else ""
     if not host or owner_of(host) or hosts.placement_problem(host, frozenset(), ""):
-        return None  # the host is the matter, not what is asked of it
+        return  # the host is the matter, not what is asked of it
     verb = name_of(replacement)
-    arguments = getattr(replacement, field_of(verb))
+    field = field_of(verb)
     elsewhere = {"source"} if replacement.copy_image.source_host_id else set()
     addresses = set(verb_called(verb).addresses) - elsewhere
-    pools = frozenset(getattr(arguments, address).pool_id for address in addresses)
-    return hosts.placement_problem(host, pools, verb)
+    pools = {name: getattr(getattr(replacement, field), name).pool_id for name in addresses}
+    if problem := hosts.placement_problem(host, frozenset(pools.values()), verb):
+        only = "".join(addresses) if len(addresses) == 1 and verb == field else ""
+        path = f"replacement.{field}.{only}.{POOL_FIELD}" if only else "replacement"
+        yield Violation(path, problem)
 
 
 # -- and back -----------------------------------------------------------------------------------

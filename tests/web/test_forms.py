@@ -239,6 +239,11 @@ async def test_a_compensation_is_replaced_by_another_verb(form, client, cluster)
     assert refused.page.status == 400
     assert beside(refused.page, "delete_image:target.pool_id")
     assert await state_of(client, "replaced") == WorkflowState.WORKFLOW_STATE_BLOCKED
+    nowhere = {"delete_image:target.pool_id": "pool-b"}
+    looked = await form.again(path, checked.page, "check", **nowhere)
+    refused = await form.again(path, looked.page)
+    said = beside(refused.page, "delete_image:target.pool_id")
+    assert "'host-a' reaches no pool 'pool-b'" in said
     right = {"delete_image:target.pool_id": "pool-a"}
     unseen = await form.again(path, checked.page, **right)
     assert unseen.page.status == 200  # what was changed since is looked at again
@@ -247,6 +252,9 @@ async def test_a_compensation_is_replaced_by_another_verb(form, client, cluster)
     await stories.arrived(client, "replaced", COMPENSATED)
     assert "pool-a/replaced" not in labels(cluster)
     assert ("replace-compensation", "it is a drill") in await intervened(client, "replaced")
+    made_up = "delete image pool-a/replaced, as local decided"
+    assert f"made on host-a: {made_up}" in (await form.open("/workflows/replaced")).words
+    assert made_up in (await form.open("/workflows/replaced/tasks/made")).words
     assert "there is no compensation to replace" in (await form.open(path)).words
 
 
