@@ -177,7 +177,7 @@ async def test_items_are_chosen_without_a_script(browser, cluster, client, web: 
     await page.goto("/workflows/ticked")
     await page.get_by_role("link", name="Resume").click()
     await page.get_by_role("link", name="Decide about all that failed in disks at once").click()
-    await page.get_by_role("radio", name="Run again what failed in it").check()
+    await page.get_by_role("radio", name="Run again all 2 failed items").check()
     await page.get_by_role("checkbox", name="Item 1: copy.1").check()
     await page.get_by_role("checkbox", name="Skip the failed items").check()
     await page.get_by_label("source.image_id").fill("base")

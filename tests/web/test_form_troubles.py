@@ -11,10 +11,11 @@ import aiohttp
 import pytest
 
 from coordinator.web.address import WebSettings
-from coordinator.web.forms import workflows
+from coordinator.web.forms import groups, workflows
 from coordinator.web.server import serve
-from countermand.client import Client
-from countermand.client.spec import image, sequence, task, workflow_spec
+from countermand.client import Client, Run
+from countermand.client.spec import for_each, image, parallel, sequence, task, workflow_spec
+from countermand.v1.task_pb2 import Task
 from countermand.v1.verb_pb2 import DeleteImage, Noop
 from countermand.v1.workflow_spec_pb2 import Policy
 from countermand.v1.workflow_state_pb2 import WorkflowState
@@ -192,6 +193,63 @@ async def test_whether_it_can_be_paused_is_the_coordinators_to_say(form, client:
     assert "Succeeded: there is nothing to pause." in page.words
     assert values(await form.open("/workflows/stuck/pause"))["hold_compensation"] == "yes"
     assert "hold_compensation" not in values(await form.open("/workflows/asked/pause"))
+
+
+# -- more than anybody ticks -----------------------------------------------------------------------
+
+
+async def test_more_items_than_are_shown_are_taken_all_or_by_their_numbers(
+    client: Client, cluster: Cluster, monkeypatch
+) -> None:
+    number = 24
+    monkeypatch.setattr(groups, "ITEMS_MAX", 8)
+    item = task("bad", host="host-a", action=Noop(failure_message="It fails."))
+    disks = for_each(parallel("disks", item), "input.disks", "disk")
+    spec = workflow_spec("many", sequence("all", disks))
+    spec.policy.on_failure = Policy.ON_FAILURE_PAUSE
+    spec.policy.on_sibling_failure = Policy.ON_SIBLING_FAILURE_AWAIT
+    run = await client.submit(spec, workflow_id="numbers", input={"disks": ["x"] * number})
+    await stories.arrived(client, "numbers", PAUSED)
+    async with page_before(cluster.coordinator.address) as form:
+        await _choose_items(form, run, number)
+    await stories.arrived(client, "numbers", WorkflowState.WORKFLOW_STATE_SUCCEEDED)
+
+
+async def _choose_items(form: Filler, run: Run, number: int) -> None:
+    path = "/workflows/numbers/resume"
+    first = await form.open(f"{path}?task=disks&decide=rerun")
+    assert f"Run again all {number} failed items" in first.words
+    assert f"Skip all {number} failed items" in first.words
+    assert f"Of {number} the first {groups.ITEMS_MAX} are shown" in first.words
+    wrong = await form.again(path, first, "check", reason="try", **{"items:disks": "5, x, 999"})
+    said = beside(wrong.page, "items:disks")
+    assert "'x' is no number of an item, nor a range of them" in said
+    assert "999 is no item that failed" in said
+    chosen = {"items:disks": f"{number - 3}-{number - 1}", "item:disks:1:bad.1": "yes"}
+    lacking = await form.again(path, wrong.page, "check", **chosen)
+    assert "bad.0 is FAILED" in lacking.problems
+    answer = await form.again(path, lacking.page, "check", **{"others:disks": "yes"})
+    assert answer.page.status == 200, answer.problems
+    last = f"{number - 3}, {number - 2} and {number - 1}"
+    assert f"Items 1, {last} of disks run again." in answer.page.words
+    assert f"{number - 4} others that failed are skipped." in answer.page.words
+    assert (await form.again(path, answer.page)).page.status == 303
+
+    async def tried_again() -> bool:
+        tasks = await run.tasks(states=[Task.STATE_FAILED])
+        return len([each for each in tasks if each.verb]) == 4 and await held()
+
+    async def held() -> bool:
+        return (await run.get()).state == PAUSED
+
+    await until(tried_again, "four that failed again")
+    assert len((await run.task(f"bad.{number - 1}")).attempts) == 2
+    assert len((await run.task("bad.2")).attempts) == 1
+    every = await form.again(path, await form.open(f"{path}?task=disks&decide=skip"), "check")
+    assert beside(every.page, "reason") == "is required"
+    every = await form.again(path, every.page, "check", reason="enough")
+    assert "disks is skipped." in every.page.words
+    assert (await form.again(path, every.page)).page.status == 303
 
 
 # -- nobody answers --------------------------------------------------------------------------------

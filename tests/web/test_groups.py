@@ -106,7 +106,7 @@ def test_items_are_groups_where_each_has_several_tasks() -> None:
     made = ResumeDecision(task=disks.name)
     made.rerun.SetInParent()
     typed = {"item:disks:1:disks.1": "yes", "others:disks": "yes"}
-    [other] = groups.ticked("w", made, [card], typed)
+    [other] = groups.ticked(made, [card], typed, TREE)
     assert list(made.rerun.indices) == [1]
     assert (other.task, other.WhichOneof("decision")) == (LEAD + "disks.0", "skip")
 

@@ -21,7 +21,6 @@ def of_group(task: Task, tree: groups.Tree, spec: WorkflowSpec, hosts: Sequence[
     """Returns the field of a decision about all that failed in a group."""
     name = task_id(task.name)
     failed = tree.failed(task.name)
-    hint = "Goes on with what comes after. What later tasks need of it is asked for by the check."
     return Field(
         name=named(DECIDE, name),
         label=f"{name}: {len(failed)} of {count(len(tree.leaves(task.name)), 'task')} failed",
@@ -30,7 +29,7 @@ def of_group(task: Task, tree: groups.Tree, spec: WorkflowSpec, hosts: Sequence[
         hint="" if groups.is_fan_out(name, spec) else said(task.failure),
         options=[
             groups.rerun(task, tree, spec, hosts),
-            Option(value=SKIP, label="Skip what failed in it", hint=hint),
+            groups.skip(task, tree, spec),
         ],
         is_required=True,
     )

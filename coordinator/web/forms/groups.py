@@ -6,6 +6,7 @@ not chosen need decisions too: they may be skipped with the same form.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,22 +14,23 @@ from functools import cached_property
 from typing import Final
 
 from coordinator.web.forms.arguments import Argument, arguments_of, field_of_argument
-from coordinator.web.forms.decisions import DECIDE, RERUN, field_of_hosts, named
+from coordinator.web.forms.decisions import DECIDE, RERUN, SKIP, field_of_hosts, named
 from coordinator.web.forms.fields import Field, Option
 from coordinator.web.forms.outlook import place
 from countermand.drawing.phrases import count, listing
 from countermand.drawing.tasks import GROUPS, next_place, task_id
 from countermand.drawing.values import said
-from countermand.rpc.names import task_name
+from countermand.rpc.errors import FieldInvalid, Violation
 from countermand.v1.annotation_pb2 import Effect
 from countermand.v1.host_pb2 import Host
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import ResumeDecision
 from countermand.v1.workflow_spec_pb2 import Group, WorkflowSpec
 
-ITEM, OTHERS, RESET = "item", "others", "reset"
-ITEMS_MAX: Final = 100  # that one ticks; of more a command says which
+ITEM, ITEMS, OTHERS, RESET = "item", "items", "others", "reset"
+ITEMS_MAX: Final = 100  # that one ticks; of more one says the numbers
 NAMED_MAX: Final = 6
+_RANGE: Final = re.compile(r"([0-9]{1,9})(?:\s*-\s*([0-9]{1,9}))?")
 AS_IT_IS: Final = "as each has it"
 CHANGED: Final = "Changed for all that run again; what is empty stays as each has it:"
 
@@ -92,15 +94,15 @@ def rerun(group: Task, tree: Tree, spec: WorkflowSpec, hosts: Sequence[Host]) ->
     items = _items(group, tree) if is_fan_out(name, spec) else []
     hint = "Everything in it that failed, each as a new attempt."
     if items:
-        hint = "Everything in it that failed; or only the items that you tick."
-    if len(items) > ITEMS_MAX:
-        hint += f" Of {len(items)} that failed the first are shown: a command can name any."
+        hint = "Each as a new attempt; or only the items that you choose below."
     fields = [_tick(name, index, member, tree) for index, member in items[:ITEMS_MAX]]
+    if len(items) > ITEMS_MAX:
+        fields.append(_numbers(name, len(items)))
     if items:
         fields.append(
             Field(
                 name=named(OTHERS, name),
-                label="Skip the failed items that are not ticked",
+                label="Skip the failed items that are not chosen",
                 kind="tick",
                 hint="Else each of them needs a decision of its own.",
                 heading="Where only some run again:",
@@ -111,7 +113,20 @@ def rerun(group: Task, tree: Tree, spec: WorkflowSpec, hosts: Sequence[Host]) ->
     if not any(task.owner_id for task in failed):
         changed.append(_host(group, hosts))
     fields += [replace(each, heading=CHANGED) if not n else each for n, each in enumerate(changed)]
-    return Option(value=RERUN, label="Run again what failed in it", hint=hint, fields=fields)
+    label = f"Run again {all_of(len(items))}"
+    return Option(value=RERUN, label=label, hint=hint, fields=fields)
+
+
+def skip(group: Task, tree: Tree, spec: WorkflowSpec) -> Option:
+    """Returns the choice to go on without what failed in a group."""
+    items = _items(group, tree) if is_fan_out(task_id(group.name), spec) else []
+    hint = "Goes on with what comes after. What later tasks need of it is asked for by the check."
+    return Option(value=SKIP, label=f"Skip {all_of(len(items))}", hint=hint)
+
+
+def all_of(items: int) -> str:
+    """Returns what a decision about a group is about, unless only some items are chosen."""
+    return f"all {items} failed items" if items > 1 else "what failed in it"
 
 
 def _items(group: Task, tree: Tree) -> list[tuple[int, Task]]:
@@ -132,6 +147,15 @@ def _tick(group: str, index: int, member: Task, tree: Tree) -> Field:
         label=f"Item {index}: {name}{place(first)}",
         kind="tick",
         hint=f"{said(first.failure)} ({first.failure.reason})",
+    )
+
+
+def _numbers(group: str, failed: int) -> Field:
+    """Returns the field of the items that are more than anybody ticks."""
+    return Field(
+        name=named(ITEMS, group),
+        label="Items, by their numbers",
+        hint=f"Of {failed} the first {ITEMS_MAX} are shown above. Any may be named: 7, 100-199.",
     )
 
 
@@ -197,9 +221,13 @@ def _fan_outs(spec: WorkflowSpec) -> Iterator[str]:
 
 
 def ticked(
-    workflow_id: str, made: ResumeDecision, cards: Sequence[Field], typed: Mapping[str, str]
+    made: ResumeDecision, cards: Sequence[Field], typed: Mapping[str, str], tree: Tree
 ) -> list[ResumeDecision]:
-    """Fills in which items run again, and whether all do; returns decisions about the others."""
+    """Fills in which items run again, and whether all do; returns decisions about the others.
+
+    Raises:
+        FieldInvalid: With every number that is none of an item that failed.
+    """
     group = task_id(made.task)
     lead = f"{named(ITEM, group)}:"
     fields = [
@@ -209,19 +237,43 @@ def ticked(
         if card.name == named(DECIDE, group) and option.value == RERUN
         for field in option.fields
     ]
-    paths = [name.removeprefix(lead) for name in fields if name.startswith(lead)]
     if made.WhichOneof("decision") != "rerun" or named(RESET, group) not in fields:
         return []
-    chosen = [path for path in paths if typed.get(f"{lead}{path}")]
-    made.rerun.indices.extend(int(path.partition(":")[0]) for path in chosen)
     made.rerun.reset = bool(typed.get(named(RESET, group)))
-    others = [path.partition(":")[2] for path in paths if path not in chosen]
+    if named(OTHERS, group) not in fields:
+        return []
+    failed = dict(_items(Task(name=made.task), tree))
+    ticks = [name.removeprefix(lead) for name in fields if name.startswith(lead)]
+    chosen = {int(path.partition(":")[0]) for path in ticks if typed.get(f"{lead}{path}")}
+    if named(ITEMS, group) in fields:
+        chosen |= _named(named(ITEMS, group), typed.get(named(ITEMS, group), ""), failed)
+    made.rerun.indices.extend(sorted(chosen))
     if not chosen or not typed.get(named(OTHERS, group)):
         return []
     return [
-        ResumeDecision(task=task_name(workflow_id, other), skip=ResumeDecision.Skip())
-        for other in others
+        ResumeDecision(task=other.name, skip=ResumeDecision.Skip())
+        for index, other in failed.items()
+        if index not in chosen
     ]
+
+
+def _named(field: str, text: str, failed: Collection[int]) -> set[int]:
+    """Returns the items that somebody names: "7, 100-199"."""
+    found: set[int] = set()
+    wrong = []
+    for part in filter(None, (each.strip() for each in text.split(","))):
+        if (known := _RANGE.fullmatch(part)) is None:
+            said_ = f"{part[:40]!r} is no number of an item, nor a range of them"
+            wrong.append(Violation(field, said_))
+            continue
+        first, last = int(known[1]), int(known[2] or known[1])
+        within = {index for index in failed if first <= index <= last}
+        if not within:
+            wrong.append(Violation(field, f"{part} is no item that failed"))
+        found |= within
+    if wrong:
+        raise FieldInvalid(*wrong)
+    return found
 
 
 def told(group: str, decision: ResumeDecision.Rerun, tree: Tree, name: str) -> str:
@@ -230,7 +282,9 @@ def told(group: str, decision: ResumeDecision.Rerun, tree: Tree, name: str) -> s
     if decision.reset:
         return f"All of {group} runs again{there}, from the start."
     if decision.indices:
-        items = listing([str(index) for index in decision.indices])
+        numbers = [str(index) for index in decision.indices]
+        more = [count(len(numbers) - NAMED_MAX, "other")] if len(numbers) > NAMED_MAX else []
+        items = listing([*numbers[:NAMED_MAX], *more])
         noun = "Item" if len(decision.indices) == 1 else "Items"
         verb = "runs" if len(decision.indices) == 1 else "run"
         return f"{noun} {items} of {group} {verb} again{there}."

@@ -17,8 +17,16 @@ from coordinator.web.calls import PAGE_MAX
 from coordinator.web.forms import cards, groups, outlook, workflows
 from coordinator.web.forms import decisions as reading
 from coordinator.web.forms.decisions import DECIDE, INPUT, named
-from coordinator.web.forms.fields import Change, Form, Problem, filled, reason
-from coordinator.web.forms.serving import CHECKED, REQUEST_ID, Deed, Given, Params, content_of
+from coordinator.web.forms.fields import Change, Form, filled, reason
+from coordinator.web.forms.serving import (
+    CHECKED,
+    REQUEST_ID,
+    Deed,
+    Given,
+    Params,
+    content_of,
+    problems_of,
+)
 from coordinator.web.shown import workflow_url
 from coordinator.web.site import Site
 from countermand.drawing.phrases import on
@@ -26,7 +34,7 @@ from countermand.drawing.tasks import GROUPS, next_place, task_id
 from countermand.drawing.values import value_words
 from countermand.drawing.words import workflow_look
 from countermand.rpc.channel import CHANGE_TIMEOUT_S
-from countermand.rpc.errors import CountermandError, FieldInvalid
+from countermand.rpc.errors import CountermandError
 from countermand.rpc.names import task_name, workflow_name
 from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.task_pb2 import Task
@@ -35,6 +43,7 @@ from countermand.v1.workflow_state_pb2 import WorkflowState as W
 
 CARDS_MAX: Final = 40  # tasks that are decided one by one: beyond it, their groups are
 TASKS_PAGES_MAX: Final = 10
+SKIPS_TOLD_MAX: Final = 12
 EXTRA: Final = "task"  # a task that needs no decision, and shall be given one
 STEP, SEND = "step", "send"
 
@@ -163,7 +172,7 @@ async def _look(site: Site, params: Params, typed: Mapping[str, str]) -> Form:
     try:
         return await _checked(site, _request(params, drawn, typed), drawn, form, content)
     except CountermandError as error:
-        return replace(form, problems=_problems(error, form))
+        return replace(form, problems=problems_of(error, form, RESUME))
 
 
 def _changed_input(drawn: Drawn, typed: Mapping[str, str]) -> list[str]:
@@ -189,7 +198,12 @@ async def _checked(
         )
         for each in answer.changes
     ]
-    told = [_told(each, drawn) for each in request.decisions]
+    others = [each for each in request.decisions if not _is_asked(each, form)]
+    told = [_told(each, drawn) for each in request.decisions if _is_asked(each, form)]
+    if len(others) > SKIPS_TOLD_MAX:  # items that are skipped may be thousands
+        told.append(f"{len(others)} others that failed are skipped.")
+    else:
+        told += [_told(each, drawn) for each in others]
     items: Sequence[str] = [line for d in request.decisions for line in _undone(d, drawn)]
     if items:
         told.append("This is made up for first:")
@@ -204,6 +218,11 @@ async def _checked(
         changes=changes,
         checked=content,
     )
+
+
+def _is_asked(decision: pb.ResumeDecision, form: Form) -> bool:
+    """Returns whether a decision was asked for by itself."""
+    return any(field.name == named(DECIDE, task_id(decision.task)) for field in form.fields)
 
 
 def _told(decision: pb.ResumeDecision, drawn: Drawn) -> str:
@@ -233,20 +252,13 @@ def _request(params: Params, drawn: Drawn, typed: Mapping[str, str]) -> pb.Resum
     others = [
         other
         for decision in made.decisions
-        for other in groups.ticked(params["workflow"], decision, form.fields, typed)
+        for other in groups.ticked(decision, form.fields, typed, drawn.tree)
     ]
     return pb.ResumeWorkflowRequest(
         name=workflow_name(params["workflow"]),
         decisions=[*made.decisions, *others],
         input=made.input,
     )
-
-
-def _problems(error: CountermandError, form: Form) -> list[Problem]:
-    violations = getattr(error, "violations", ())
-    if isinstance(error, FieldInvalid) or violations:
-        return [Problem(said=v.description, field=reading.field_of(v, form)) for v in violations]
-    return [Problem(said=error.message)]
 
 
 async def _send(site: Site, params: Params, given: Given) -> str:
@@ -258,12 +270,11 @@ async def _send(site: Site, params: Params, given: Given) -> str:
     return workflow_url(params["workflow"])
 
 
-DEEDS: Final[Sequence[Deed]] = (
-    Deed(
-        path="/workflows/{workflow}/resume",
-        look=_look,
-        act=_send,
-        word="resumed",
-        field_of=reading.field_of,
-    ),
+RESUME: Final = Deed(
+    path="/workflows/{workflow}/resume",
+    look=_look,
+    act=_send,
+    word="resumed",
+    field_of=reading.field_of,
 )
+DEEDS: Final[Sequence[Deed]] = (RESUME,)
