@@ -17,6 +17,7 @@ from countermand.cli.output import show_one
 from countermand.cli.settings import Settings
 from countermand.cli.table import paint
 from countermand.client import Run
+from countermand.drawing.next_steps import resume_command
 from countermand.drawing.phrases import on
 from countermand.drawing.tasks import SETTLED
 from countermand.drawing.values import indented
@@ -201,7 +202,5 @@ async def verdict(run: Run, workflow: Workflow) -> str:
 
 def next_step(workflow: Workflow) -> str:
     """Returns what somebody does about a workflow that is held, as a further line."""
-    if workflow.state != WorkflowState.WORKFLOW_STATE_PAUSED:
-        return ""
-    # On a terminal it asks for each decision; elsewhere it lists what is needed, and the options.
-    return f"\n  next: countermand workflow resume {workflow.name.removeprefix('workflows/')}"
+    command = resume_command(workflow)
+    return f"\n  next: {command}" if command else ""

@@ -138,8 +138,8 @@ def _next(one: Workflow, tasks: Sequence[Task]) -> Iterator[str]:
         words = f"{about}{indented(step.words)}"
         reason = f" ({step.reason})" if step.reason else ""
         yield f"needs somebody: {words}{reason}" if one.needs else f"next: {words}"
-    if one.state == WorkflowState.WORKFLOW_STATE_PAUSED:
-        yield f"next: countermand workflow resume {one.name.removeprefix('workflows/')}"
+    if command := next_steps.resume_command(one):
+        yield f"next: {command}"
 
 
 def _own(one: Workflow) -> str:

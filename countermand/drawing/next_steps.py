@@ -97,3 +97,13 @@ def _under_way(workflow: Workflow, tasks: Iterable[Task]) -> list[Step]:
 
 def _waits(task: Task) -> str:
     return waits(task) if task.state in IN_FLIGHT else f"waits for {task.waits_for}"
+
+
+def resume_command(workflow: Workflow) -> str:
+    """Returns the command by which a held workflow goes on; nothing where a need has said it.
+
+    On a terminal it asks for each decision; elsewhere it lists what is needed, and the options.
+    """
+    command = f"countermand workflow resume {workflow.name.removeprefix('workflows/')}"
+    is_held = workflow.state == WorkflowState.WORKFLOW_STATE_PAUSED
+    return command if is_held and not any(command in n.message for n in workflow.needs) else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from countermand.drawing import answers
+from countermand.drawing.next_steps import resume_command
 from countermand.v1.event_pb2 import Leftover
 from countermand.v1.failure_pb2 import Failure
 from countermand.v1.task_pb2 import Task, TaskDecision
@@ -97,6 +98,16 @@ def test_an_order_is_why_it_ended_and_what_policy_keeps_is_not_nothing() -> None
         "what failed: c on host-b: no room (NO_SPACE)",
         "made up for: nothing",
     ]
+
+
+def test_how_a_held_one_goes_on_is_said_once() -> None:
+    command = "countermand workflow resume w"
+    paused = workflow("PAUSED")
+    paused.needs.add(reason="DECISION", message="c failed. Possible: rerun.")
+    assert resume_command(paused) == command
+    paused.needs[0].message = f"Paused by ann: later. Go on: `{command}`."
+    assert resume_command(paused) == ""
+    assert resume_command(workflow("RUNNING")) == ""
 
 
 def test_of_what_went_well_the_sentence_counts() -> None:
