@@ -28,6 +28,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from coordinator.traces.ids import span_id_of, trace_id_of
 from coordinator.traces.writing import NO_FAILURE, fail, nanoseconds, note, tell
+from countermand.drawing.tasks import SETTLED
 from countermand.rpc.telemetry import parse_traceparent
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.event_pb2 import GroupStateChanged, HistoryEvent
@@ -39,13 +40,6 @@ LENGTH_NS_MIN: Final = 1000  # of a span without any, Jaeger warns; it draws who
 _SAMPLED = 1  # a flag of W3C
 _ITEM = re.compile(r"(?<=.)\.\d+(?=\.|$)")  # of a fan-out, in the id of a task
 
-_SETTLED = frozenset(
-    {
-        WorkflowState.WORKFLOW_STATE_SUCCEEDED,
-        WorkflowState.WORKFLOW_STATE_COMPENSATED,
-        WorkflowState.WORKFLOW_STATE_FAILED,
-    }
-)
 # What holds a workflow up, and what that is called.
 _HELD = {
     WorkflowState.WORKFLOW_STATE_PAUSING: "paused",
@@ -144,7 +138,7 @@ class Projection:
                 note(self._open[compensation], event, "cause", said.cause)
         if said.HasField("cause"):
             fail(self._open[self._workflow], said.cause)
-        if said.after in _SETTLED:
+        if said.after in SETTLED:
             for about in [*reversed(self._open)]:  # the root is the oldest
                 self._end(event, about, workflow_state=state)
 

@@ -17,13 +17,6 @@ from countermand.rpc.errors import Violation
 from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
-SETTLED: Final = frozenset(
-    {
-        WorkflowState.WORKFLOW_STATE_SUCCEEDED,
-        WorkflowState.WORKFLOW_STATE_COMPENSATED,
-        WorkflowState.WORKFLOW_STATE_FAILED,
-    }
-)
 # Of those that are open, the others always need somebody.
 UNDER_WAY: Final = frozenset(
     {

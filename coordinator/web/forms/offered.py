@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from coordinator.web.forms.outlook import IN_FLIGHT
+from coordinator.web.forms.outlook import ACTING
 from coordinator.web.shown import host_url, task_url, workflow_url
-from countermand.drawing.tasks import GROUPS, task_id
+from countermand.drawing.tasks import GROUPS, IN_FLIGHT, SETTLED, task_id
 from countermand.v1.host_pb2 import Host
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import Workflow
@@ -33,11 +33,8 @@ _CANCELLABLE: Final = _HELD | {W.WORKFLOW_STATE_RUNNING, W.WORKFLOW_STATE_BLOCKE
 _PAUSABLE: Final = frozenset(
     {W.WORKFLOW_STATE_RUNNING, W.WORKFLOW_STATE_BLOCKED, W.WORKFLOW_STATE_COMPENSATING}
 )
-_SETTLED: Final = frozenset(
-    {W.WORKFLOW_STATE_SUCCEEDED, W.WORKFLOW_STATE_COMPENSATED, W.WORKFLOW_STATE_FAILED}
-)
-_UNTOLD: Final = frozenset({Task.STATE_UNKNOWN, Task.STATE_CANCELLING})
-_FENCEABLE: Final = IN_FLIGHT | {Task.STATE_COMPENSATING}
+# Whose outcome nobody can tell: such a task may be given up, too.
+UNTOLD: Final = frozenset({Task.STATE_UNKNOWN, Task.STATE_CANCELLING})
 # Whom nobody hears of, and who does not stop: reasons of a need.
 _OWNER_AWAY: Final = frozenset({"OWNER_SILENT", "STOPS_LATE"})
 _NEEDS_MAX: Final = 5  # beyond that the tasks have their own; a fan-out may fail by the thousand
@@ -51,7 +48,7 @@ def of_workflow(workflow: Workflow) -> list[Offer]:
 
 def _of_workflow(workflow: Workflow) -> Iterator[Offer]:
     url, goes_back = workflow_url(workflow.name), workflow.HasField("cause")
-    settled = workflow.state in _SETTLED
+    settled = workflow.state in SETTLED
     blocked = [need.task for need in workflow.needs if need.reason == "COMPENSATION_BLOCKED"]
     for task in filter(None, blocked[:_NEEDS_MAX]):
         label = f"Decide about {task_id(task)}"
@@ -80,7 +77,7 @@ def of_task(task: Task, workflow: Workflow) -> list[Offer]:
 
 
 def _of_task(task: Task, workflow: Workflow) -> Iterator[Offer]:
-    if workflow.state in _SETTLED:
+    if workflow.state in SETTLED:
         return
     url = task_url(task.name)
     resume = f"{workflow_url(workflow.name)}/resume?task={task.name.rpartition('/')[2]}"
@@ -94,7 +91,7 @@ def _of_task(task: Task, workflow: Workflow) -> Iterator[Offer]:
             yield Offer(url=f"{resume}&decide=skip", label="Skip what failed in it")
         return
     open_ = task.needs_decision or (task.state in _WAITING and not task.end_action)
-    if held and open_ and not goes_back and task.state not in IN_FLIGHT:
+    if held and open_ and not goes_back and task.state not in ACTING:
         again = "Rerun" if task.needs_decision else "Change"
         yield Offer(url=f"{resume}&decide=rerun", label=again, is_first=task.needs_decision)
         yield Offer(url=f"{resume}&decide=skip", label="Skip")
@@ -105,11 +102,11 @@ def _of_task(task: Task, workflow: Workflow) -> Iterator[Offer]:
         yield Offer(url=f"{url}/compensation", label=label, is_first=True)
         if not task.owner_id:
             yield Offer(url=f"{url}/replacement", label="Replace it")
-    elif task.state in _UNTOLD or (task.end_action and task.state in IN_FLIGHT | _WAITING):
+    elif task.state in UNTOLD or (task.end_action and task.state in ACTING | _WAITING):
         yield Offer(url=f"{url}/compensation", label="Give it up", is_grave=True)
-    if task.state in _FENCEABLE and task.owner_id:
+    if task.state in IN_FLIGHT and task.owner_id:
         yield Offer(url=f"{url}/end", label=f"End it for {task.owner_id}")
-    if task.state in _FENCEABLE and not task.owner_id and task.host_id:
+    if task.state in IN_FLIGHT and not task.owner_id and task.host_id:
         yield Offer(url=f"{url}/fence", label="Fence")
 
 

@@ -10,20 +10,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from countermand.drawing.phrases import count, listing, on
-from countermand.drawing.tasks import GROUPS, task_id
+from countermand.drawing.tasks import GROUPS, IN_FLIGHT, task_id
 from countermand.v1.annotation_pb2 import Effect
 from countermand.v1.task_pb2 import Task
 
 NAMED_MAX: Final = 12  # things in a list that somebody reads before a decision
 
-IN_FLIGHT: Final = frozenset(
-    {Task.STATE_STARTING, Task.STATE_RUNNING, Task.STATE_UNKNOWN, Task.STATE_CANCELLING}
-)
+ACTING: Final = IN_FLIGHT - {Task.STATE_COMPENSATING}  # an attempt at the action is out
 TO_COME: Final = frozenset({Task.STATE_PENDING, Task.STATE_READY, Task.STATE_RETRY_WAIT})
 BEING_MADE_UP_FOR: Final = frozenset({Task.STATE_COMPENSATING, Task.STATE_COMPENSATION_BLOCKED})
 IRREVERSIBLE: Final = frozenset({Effect.EFFECT_PIVOT, Effect.EFFECT_FORWARD_ONLY})
 # States that are read for an outlook; of the others nothing is said but how many there are.
-ASKED_FOR: Final = (Task.STATE_SUCCEEDED, *sorted(IN_FLIGHT), *sorted(BEING_MADE_UP_FOR))
+ASKED_FOR: Final = (Task.STATE_SUCCEEDED, *sorted(ACTING), *sorted(BEING_MADE_UP_FOR))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +38,7 @@ class Outlook:
 def outlook(tasks: Sequence[Task], to_come: int, *, is_all: bool = True) -> Outlook:
     """Returns what a cancel would do, given the tasks that have begun."""
     leaves = [task for task in tasks if task.kind not in GROUPS and not task.end_action]
-    begun = [t for t in leaves if t.state == Task.STATE_SUCCEEDED or t.state in IN_FLIGHT]
+    begun = [t for t in leaves if t.state == Task.STATE_SUCCEEDED or t.state in ACTING]
     irreversible = [task for task in begun if task.effect in IRREVERSIBLE]
     return Outlook(
         compensated=[
@@ -49,7 +47,7 @@ def outlook(tasks: Sequence[Task], to_come: int, *, is_all: bool = True) -> Outl
             if (task.state == Task.STATE_SUCCEEDED and task.effect == Effect.EFFECT_REVERSIBLE)
             or task.state in BEING_MADE_UP_FOR
         ],
-        stopped=[t for t in leaves if t.state in IN_FLIGHT and t.effect not in IRREVERSIBLE],
+        stopped=[t for t in leaves if t.state in ACTING and t.effect not in IRREVERSIBLE],
         irreversible=irreversible,
         to_come=to_come,
         is_all=is_all,
@@ -97,7 +95,7 @@ def forbidden(seen: Outlook) -> str:
     named = listing([f"{task_id(t.name)}{place(t)}" for t in seen.irreversible[:NAMED_MAX]])
     took = "took effect" if len(seen.irreversible) == 1 else "took effect, or may have"
     state = seen.irreversible[0].state
-    if state in IN_FLIGHT and len(seen.irreversible) == 1:
+    if state in ACTING and len(seen.irreversible) == 1:
         took = "may have taken effect"
     return f"{named} {took} and cannot be made up for: from there it only goes forward."
 

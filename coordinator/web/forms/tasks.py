@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from coordinator.web.forms.fields import Field, Form, Option, reason
-from coordinator.web.forms.outlook import IN_FLIGHT, place
+from coordinator.web.forms.offered import UNTOLD
+from coordinator.web.forms.outlook import ACTING, place
 from coordinator.web.forms.serving import Deed, Given, Params
 from coordinator.web.shown import task_url, workflow_url
 from coordinator.web.site import Site
 from countermand.drawing.phrases import count
+from countermand.drawing.tasks import IN_FLIGHT
 from countermand.drawing.values import said
 from countermand.drawing.words import host_look, task_look
 from countermand.rpc.channel import CHANGE_TIMEOUT_S
@@ -27,9 +29,6 @@ HOST: Final = "host_id"
 REPLACE: Final = "Or replace it: send another verb, or other arguments"
 
 COMPENSATED: Final = frozenset({Task.STATE_COMPENSATING, Task.STATE_COMPENSATION_BLOCKED})
-# A task whose outcome nobody can tell may be given up, too.
-_UNTOLD: Final = frozenset({Task.STATE_UNKNOWN, Task.STATE_CANCELLING})
-_FENCEABLE: Final = IN_FLIGHT | {Task.STATE_COMPENSATING}
 
 
 async def read_both(site: Site, params: Params) -> tuple[Workflow, Task]:
@@ -50,7 +49,7 @@ def form_about(workflow: Workflow, task: Task, title: str, button: str, **more: 
         button=button,
         etag=workflow.etag,
         # Attempts come and go by themselves; what somebody decided, or that it succeeded, counts.
-        basis=f"{task.state in COMPENSATED} {task.state in _UNTOLD} {task.decided.time}",
+        basis=f"{task.state in COMPENSATED} {task.state in UNTOLD} {task.decided.time}",
         **more,  # type: ignore[arg-type]
     )
 
@@ -60,8 +59,8 @@ def form_about(workflow: Workflow, task: Task, title: str, button: str, **more: 
 
 async def _compensation(site: Site, params: Params, _: Mapping[str, str]) -> Form:
     workflow, task = await read_both(site, params)
-    is_compensated, is_untold = task.state in COMPENSATED, task.state in _UNTOLD
-    end_action = task.end_action and task.state in IN_FLIGHT | {
+    is_compensated, is_untold = task.state in COMPENSATED, task.state in UNTOLD
+    end_action = task.end_action and task.state in ACTING | {
         Task.STATE_READY,
         Task.STATE_RETRY_WAIT,
     }
@@ -151,7 +150,7 @@ async def _send_compensation(site: Site, params: Params, given: Given) -> str:
 async def _fence(site: Site, params: Params, _: Mapping[str, str]) -> Form:
     (workflow, task), hosts = await asyncio.gather(read_both(site, params), site.calls.list_hosts())
     others = [host for host in hosts if host.name != f"hosts/{task.host_id}"]
-    can = task.state in _FENCEABLE
+    can = task.state in IN_FLIGHT
     own = next((host for host in hosts if host.name == f"hosts/{task.host_id}"), None)
     happens = [
         "Another host that reaches the same shared pool settles the attempt.",

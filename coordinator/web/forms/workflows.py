@@ -17,6 +17,7 @@ from coordinator.web.forms.typed import json_object
 from coordinator.web.shown import workflow_url
 from coordinator.web.site import Site
 from countermand.drawing.phrases import count
+from countermand.drawing.tasks import SETTLED
 from countermand.drawing.words import workflow_look
 from countermand.rpc.channel import CHANGE_TIMEOUT_S
 from countermand.rpc.errors import FieldInvalid, StateForbids, Violation
@@ -25,7 +26,6 @@ from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.external_task_pb2 import EndExternalWorkflowRequest
 from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import Workflow
-from countermand.v1.workflow_state_pb2 import WorkflowState as W
 
 MAIN: Final = "main"  # the task that stands for a vendor's own workflow
 OUTLOOK_PAGES_MAX: Final = 3  # of a thousand tasks each: of a larger one, the outlook is "at least"
@@ -33,10 +33,6 @@ HOLD: Final = "hold_compensation"
 INPUT: Final = "input"
 LABELS: Final = "labels"
 NEW_ID: Final = "workflow_id"
-
-_SETTLED: Final = frozenset(
-    {W.WORKFLOW_STATE_SUCCEEDED, W.WORKFLOW_STATE_COMPENSATED, W.WORKFLOW_STATE_FAILED}
-)
 
 
 def form(workflow: Workflow, title: str, button: str, **more: Any) -> Form:  # noqa: ANN401 - of a Form
@@ -59,7 +55,7 @@ def _word(workflow: Workflow) -> str:
 
 
 def _at_work(workflow: Workflow) -> int:
-    return sum(each.count for each in workflow.task_counts if each.state in outlook.IN_FLIGHT)
+    return sum(each.count for each in workflow.task_counts if each.state in outlook.ACTING)
 
 
 # -- pause ----------------------------------------------------------------------------------------
@@ -134,7 +130,7 @@ async def _cancel(site: Site, params: Params, _: Mapping[str, str]) -> Form:
         site.calls.workflow(params["workflow"]),
         _against(site.calls.unary(site.calls.workflows.CancelWorkflow, imagined)),
     )
-    if workflow.state in _SETTLED:
+    if workflow.state in SETTLED:
         against = "it is settled, and nothing is changed any more"
     elif against == "":
         against = "there is nothing to cancel"
@@ -270,7 +266,7 @@ async def _end(site: Site, params: Params, _: Mapping[str, str]) -> Form:
     forbidden = ""
     if not workflow.owner_id:
         forbidden = "It is no vendor's own: cancel it instead."
-    elif workflow.state in _SETTLED:
+    elif workflow.state in SETTLED:
         forbidden = f"{_word(workflow)}: it has ended."
     return form(
         workflow,

@@ -14,8 +14,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from coordinator.web.filters import AGES, SETTLED, STATES, UNDER_WAY, Filters
+from coordinator.web.filters import AGES, STATES, UNDER_WAY, Filters
 from coordinator.web.site import Site
+from countermand.drawing.tasks import SETTLED
 from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.workflow_pb2 import Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
