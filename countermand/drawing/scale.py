@@ -94,8 +94,9 @@ def scale(timeline: Timeline) -> Scale:
 
 
 def ticks(drawn: Scale, share_min: float) -> Iterator[tuple[float, str]]:
-    """Yields round times and their words, at least a share of the width apart."""
-    last = -1.0
+    """Yields the beginning and round times in words, at least a share of the width apart."""
+    yield 0.0, _tick_words(0.0, 1.0)
+    last = 0.0
     for index, piece in enumerate(drawn.pieces):
         if piece.folded:
             continue

@@ -408,7 +408,7 @@ def test_ticks_are_apart_and_places_grow_with_time(tale) -> None:
 
 def test_ticks_can_be_told_apart_however_late_they_are() -> None:
     words = [words for _, words in ticks(scale(drawn(moved())), 0.1)]
-    assert "1:03.10" in words
+    assert (words[0], "1:03.10" in words) == ("0 s", True)
     assert len(set(words)) == len(words) >= 4
 
 
