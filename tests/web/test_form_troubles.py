@@ -103,7 +103,15 @@ async def test_who_drained_a_host_first_is_said(form, client: Client) -> None:
     assert answer.page.status == 409
     assert "new disks" in answer.page.part("latest").words
     assert "new fans" in answer.page.html
-    await client.hosts.undrain("host-b", reason="they are in")
+    assert "Undrain" in (await form.open("/hosts/host-b")).part("main").words
+    taken_back = await form.fill("/hosts/host-b/undrain", reason="they are in")
+    assert "Undrained, as you asked" in (await form.open(taken_back.location)).words
+
+
+async def test_what_is_wrong_with_an_address_is_said_once(form) -> None:
+    page = await form.open("/workflows?settled_after=x")
+    assert page.status == 400
+    assert page.words.count("is not one that was handed out") == 1
 
 
 async def test_a_decision_holds_although_more_was_done_meanwhile(form, client: Client) -> None:

@@ -58,7 +58,7 @@ async def _undrain(site: Site, params: Params, _: Mapping[str, str]) -> Form:
     host = await site.calls.host(params["host"])
     not_so = "" if host.state in _DRAINED else f"It is {host_look(host.state).word}, not drained."
     happens = ["It gets tasks again, and workflows may name it again."]
-    return _form(host, "Take the drain back", "Undrain", happens=happens, forbidden=not_so)
+    return _form(host, "Undrain the host", "Undrain", happens=happens, forbidden=not_so)
 
 
 async def _accept(site: Site, params: Params, _: Mapping[str, str]) -> Form:

@@ -23,7 +23,7 @@ NOTICES: Final[Mapping[str, str]] = {
     "replaced": "Your replacement was taken: it is sent instead of the compensation.",
     "fenced": "Another host was asked to settle the attempt: its answer decides.",
     "drained": "Drained, as you asked: it gets no new tasks.",
-    "undrained": "The drain was taken back: it gets tasks again.",
+    "undrained": "Undrained, as you asked: it gets tasks again.",
     "accepted": "Accepted as it is.",
     "added": "Added: it gets tasks once it is ready.",
     "removed": "Removed. What was done to it stays in the audit.",

@@ -120,7 +120,7 @@ def _of_host(host: Host) -> Iterator[Offer]:
     if host.state == Host.STATE_QUARANTINED:
         yield Offer(url=f"{url}/accept", label="Accept it as it is", is_grave=True, is_first=True)
     if host.state in {Host.STATE_DRAINING, Host.STATE_DRAINED}:
-        yield Offer(url=f"{url}/undrain", label="Take the drain back", is_first=True)
+        yield Offer(url=f"{url}/undrain", label="Undrain", is_first=True)
     else:
         yield Offer(url=f"{url}/drain", label="Drain")
     yield Offer(url=f"{url}/remove", label="Remove", is_grave=True)
