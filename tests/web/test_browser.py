@@ -32,8 +32,10 @@ PAGES = {
     "owner": "/owners/acme",
     "webhooks": "/webhooks",
     "error": "/workflows/nothing",
+    "begins-so": "/workflows/s",
+    "narrowed-by-nothing": "/workflows?state=zzz",
 }
-IN_CARDS = ("workflows", "compensated", "host")
+IN_CARDS = ("workflows", "compensated", "host", "begins-so")
 LATE_S = 0.3  # what a bad network may take longer for one file than for another
 LIVE = "#live"
 
@@ -49,10 +51,10 @@ async def test_nothing_keeps_people_out_of_any_page(tab: Page) -> None:
         await tab.goto(path, wait_until="load")
         assert await overflow(tab) <= 0, name
         assert await spilling(tab) == [], name
-        for scheme, rules in SCHEMES.items():
+        for scheme in SCHEMES:
             await tab.emulate_media(color_scheme=scheme, reduced_motion="reduce")
             await tab.screenshot(path=SHOTS / f"{name}-{scheme}.png", full_page=True)
-            assert await violations(tab, rules) == [], (name, scheme)
+            assert await violations(tab) == [], (name, scheme)
     await tab.set_viewport_size({"width": NARROW, "height": 900})
     for name in IN_CARDS:
         await tab.goto(PAGES[name], wait_until="load")
