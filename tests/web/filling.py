@@ -48,9 +48,12 @@ class Filler:
             path, data=dict(typed), headers=headers, allow_redirects=False
         ) as answer:
             page = Page(answer.status, await answer.text(), answer.headers)
+            location = answer.headers.get("Location", "")
+            if "?draft=" in location:  # what is wrong with it, or what would come of it
+                return Answer(await self.open(location), location, "")
             said = answer.cookies.get(NOTICE)
             word = said.value.partition(".")[0] if said else ""
-            return Answer(page, answer.headers.get("Location", ""), word)
+            return Answer(page, location, word)
 
     async def fill(self, path: str, **typed: str) -> Answer:
         """Opens a form, types into it and sends it."""

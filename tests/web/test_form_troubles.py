@@ -203,6 +203,33 @@ async def test_whether_it_can_be_paused_is_the_coordinators_to_say(form, client:
     assert "hold_compensation" not in values(await form.open("/workflows/asked/pause"))
 
 
+# -- what was checked ------------------------------------------------------------------------------
+
+
+async def test_what_was_checked_is_a_page_of_its_own_that_one_can_come_back_to(
+    form, client: Client, web: str
+) -> None:
+    await client.submit(stories.patient("back"), workflow_id="back")
+    await stories.arrived(client, "back", PAUSED)
+    path = "/workflows/back/resume"
+    typed = {"decide:swap-disk": "rerun", "rerun:swap-disk:target.pool_id": "pool-b"}
+    lacking = await form.again(path, await form.open(path), "check", **typed)
+    assert lacking.page.status == 400
+    assert beside(lacking.page, "reason") == "is required"
+    checked = await form.again(path, lacking.page, "check", reason="there is room")
+    assert checked.page.status == 200
+    assert checked.location.startswith(f"{path}?draft=")
+    again = await form.open(checked.location)
+    assert "swap-disk target.pool_id tiny pool-b" in again.words
+    assert values(again) == values(checked.page)
+    async with filling(web) as stranger:
+        other = await stranger.open(checked.location)
+    assert "there is room" not in other.html
+    assert "What you had typed is not known any more" in other.words
+    done = await form.again(path, again)
+    assert (done.location, done.word) == ("/workflows/back", "resumed")
+
+
 # -- more than anybody ticks -----------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
     GET   what will happen, and what is asked for
     POST  done: 303 to where it shows, with a word about it
+          not right yet, or to be checked first: 303 to the form as it is filled in, a page that
+                one can come back to without sending anything again
           else: the form again, as it was filled in, with what is wrong and what is now so;
                 also when nobody answers, and then all that is known of it is what was typed
 
@@ -18,6 +20,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
+from urllib.parse import urlencode
 
 from grpc import StatusCode
 from starlette.requests import Request
@@ -47,11 +50,13 @@ from countermand.rpc.errors import (
 from countermand.rpc.status import RemoteError
 
 TRIES_MAX: Final = 4  # at a workflow that moves while it is decided about
+DRAFTS_MAX: Final = 32  # forms that somebody is filling in; each has at most 256 KiB
 REMEMBERED_MAX: Final = 1024  # forms that were sent; older ones are known to the coordinator
 REQUEST_ID: Final = "request_id"
 ETAG: Final = "etag"
 BASIS: Final = "basis"
 CHECKED: Final = "checked"
+DRAFT: Final = "draft"
 OWN: Final = frozenset({guarding.TOKEN, REQUEST_ID, ETAG, BASIS, CHECKED, "step"})
 
 CHANGED: Final = "It has changed since you looked, and nothing was sent."
@@ -64,6 +69,10 @@ UNSEALED: Final = (
 UNANSWERED: Final = (
     "The coordinator does not answer at the moment. What you typed is below: send it again. "
     "However often you do, it is done once."
+)
+FORGOTTEN: Final = (
+    "What you had typed is not known any more: it was typed in another browser, or a while ago, or "
+    "the coordinator has started anew. Nothing of it was sent."
 )
 _AWAY: Final = frozenset(
     {StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.RESOURCE_EXHAUSTED}
@@ -134,6 +143,28 @@ class Remembered:
             known[1].cancel()
 
 
+class Drafts:
+    """What was typed lately and not done, by the browser and the form in which it was."""
+
+    def __init__(self) -> None:
+        """Keeps none."""
+        self._kept: OrderedDict[tuple[str, str, str], Mapping[str, str]] = OrderedDict()
+
+    def keep(self, request: Request, request_id: str, typed: Mapping[str, str]) -> str:
+        """Keeps what was typed; returns where it is shown."""
+        key = guarding.browser_of(request), request.url.path, request_id
+        self._kept[key] = typed
+        self._kept.move_to_end(key)
+        if len(self._kept) > DRAFTS_MAX:
+            self._kept.popitem(last=False)
+        return f"{request.url.path}?{urlencode({DRAFT: request_id})}"
+
+    def of(self, request: Request) -> Mapping[str, str] | None:
+        """Returns what was typed into the form that is asked for, if that is still known."""
+        id_ = request.query_params[DRAFT]
+        return self._kept.get((guarding.browser_of(request), request.url.path, id_))
+
+
 def content_of(typed: Mapping[str, str]) -> str:
     """Returns what stands for what somebody typed, without what a form carries by itself."""
     own = sorted((name, text) for name, text in typed.items() if name not in OWN)
@@ -147,6 +178,7 @@ class Desk:
     site: Site
     seals: guarding.Seals = field(default_factory=guarding.Seals)
     remembered: Remembered = field(default_factory=Remembered)
+    drafts: Drafts = field(default_factory=Drafts)
 
     def routes(self, deeds: Sequence[Deed]) -> Sequence[BaseRoute]:
         """Returns a route per deed."""
@@ -159,10 +191,22 @@ class Desk:
         async def endpoint(request: Request) -> Response:
             if request.method == "POST":
                 return await self._posted(request, deed)
+            if DRAFT in request.query_params:
+                return await self._typed_before(request, deed)
             form = await deed.look(self.site, request.path_params, dict(request.query_params))
             return await self._draw(request, form, [], 200, str(uuid.uuid4()))
 
         return endpoint
+
+    async def _typed_before(self, request: Request, deed: Deed) -> Response:
+        """Returns a form as it was filled in, with what is wrong with it, or what comes of it."""
+        typed = self.drafts.of(request)
+        form = filled(await deed.look(self.site, request.path_params, typed or {}), typed or {})
+        if typed is None:
+            found = [Problem(said=FORGOTTEN)]
+            return await self._draw(request, form, found, 200, str(uuid.uuid4()))
+        found = [*missing(form, typed), *form.problems]
+        return await self._draw(request, form, found, 400 if found else 200, typed[REQUEST_ID])
 
     async def _posted(self, request: Request, deed: Deed) -> Response:
         try:
@@ -204,7 +248,8 @@ class Desk:
         form = filled(await deed.look(self.site, request.path_params, typed), typed)
         found = [*missing(form, typed), *form.problems]
         if found or (form.checks_first and not form.is_checked):
-            return await self._draw(request, form, found, 400 if found else 200, request_id)
+            url = self.drafts.keep(request, request_id, {**typed, REQUEST_ID: request_id})
+            return RedirectResponse(url, status_code=303)
         etag = typed.get(ETAG, "")
         if not form.etag and digest_of(form) != typed.get(BASIS, ""):  # nobody else would notice
             return await self._second(request, form, typed, request_id)
