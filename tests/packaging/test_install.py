@@ -57,7 +57,7 @@ class Extra:
 
 
 SERVICE = frozenset({"grpc_health", "grpc_reflection", "opentelemetry", "prometheus_client"})
-PAGE = frozenset({"jinja2", "markupsafe", "starlette", "uvicorn"})
+PAGE = frozenset({"h11", "jinja2", "markupsafe", "starlette", "uvicorn"})
 WEBHOOKS = frozenset({"aiohttp"})
 DATABASE = frozenset({"sqlalchemy", "alembic"})
 DEVELOPMENT = frozenset({"grpc_tools", "hatchling", "hypothesis", "mypy", "pytest", "ruff"})
