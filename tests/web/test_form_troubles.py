@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from coordinator.web.address import WebSettings
-from coordinator.web.forms import groups, workflows
+from coordinator.web.forms import groups, outlook
 from coordinator.web.server import serve
 from countermand.client import Client, Run
 from countermand.client.spec import for_each, image, parallel, sequence, task, workflow_spec
@@ -188,7 +188,8 @@ async def test_whether_it_can_be_cancelled_is_the_coordinators_to_say(
         return bool((await run.get()).needs)
 
     await until(needs, "a need")
-    monkeypatch.setattr(workflows, "OUTLOOK_PAGES_MAX", 0)
+    nothing = outlook.outlook((), {})
+    monkeypatch.setattr(outlook, "outlook", lambda *_, **__: nothing)
     async with page_before(cluster.coordinator.address) as form:
         page = await form.open("/workflows/said/cancel")
     assert "shrink cannot be made up for and may have taken effect" in page.words

@@ -5,7 +5,7 @@ The rules are the saga's; this only reads off the tasks what they come to, to be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,8 +20,10 @@ ACTING: Final = IN_FLIGHT - {Task.STATE_COMPENSATING}  # an attempt at the actio
 TO_COME: Final = frozenset({Task.STATE_PENDING, Task.STATE_READY, Task.STATE_RETRY_WAIT})
 BEING_MADE_UP_FOR: Final = frozenset({Task.STATE_COMPENSATING, Task.STATE_COMPENSATION_BLOCKED})
 IRREVERSIBLE: Final = frozenset({Effect.EFFECT_PIVOT, Effect.EFFECT_FORWARD_ONLY})
-# States that are read for an outlook; of the others nothing is said but how many there are.
-ASKED_FOR: Final = (Task.STATE_SUCCEEDED, *sorted(ACTING), *sorted(BEING_MADE_UP_FOR))
+# Of what is made up for and of what is stopped, as many are read: of thousands, that they are on
+# some hosts says enough, and how many there are is known without.
+LOOKED_AT_MAX: Final = 200
+MADE: Final = (Task.STATE_SUCCEEDED, *sorted(BEING_MADE_UP_FOR))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +34,13 @@ class Outlook:
     stopped: Sequence[Task]  # at work; made up for too, if they took effect
     irreversible: Sequence[Task]  # took effect, or may have, and cannot be made up for
     to_come: int  # never started
-    is_all: bool = True  # whether all tasks were looked at
+    # How many there are of the first two, where not all were looked at.
+    made: int = 0
+    at_work: int = 0
 
 
-def outlook(tasks: Sequence[Task], to_come: int, *, is_all: bool = True) -> Outlook:
-    """Returns what a cancel would do, given the tasks that have begun."""
+def outlook(tasks: Sequence[Task], counts: Mapping[int, int], *, is_all: bool = True) -> Outlook:
+    """Returns what a cancel would do, given tasks that have begun, and how many are how."""
     leaves = [task for task in tasks if task.kind not in GROUPS and not task.end_action]
     begun = [t for t in leaves if t.state == Task.STATE_SUCCEEDED or t.state in ACTING]
     irreversible = [task for task in begun if task.effect in IRREVERSIBLE]
@@ -49,23 +53,32 @@ def outlook(tasks: Sequence[Task], to_come: int, *, is_all: bool = True) -> Outl
         ],
         stopped=[t for t in leaves if t.state in ACTING and t.effect not in IRREVERSIBLE],
         irreversible=irreversible,
-        to_come=to_come,
-        is_all=is_all,
+        to_come=_sum(counts, TO_COME),
+        made=0 if is_all else _sum(counts, MADE),
+        at_work=0 if is_all else _sum(counts, ACTING),
     )
+
+
+def _sum(counts: Mapping[int, int], states: Iterable[int]) -> int:
+    return sum(counts.get(state, 0) for state in states)
 
 
 def sentences(seen: Outlook) -> list[str]:
     """Returns what will happen, for somebody who is about to want it."""
     said = []
-    more = "" if seen.is_all else "At least "
-    if seen.compensated:
+    if seen.made:
+        some = f", such as those {places(seen.compensated)}" if seen.compensated else ""
+        number = count(seen.made, "task")
+        said.append(f"{number} took effect: what they made will be compensated{some}.")
+    elif seen.compensated:
         number = count(len(seen.compensated), "task")
-        said.append(f"{more}{number} will be compensated {places(seen.compensated)}.")
+        said.append(f"{number} will be compensated {places(seen.compensated)}.")
     else:
         said.append("Nothing has taken effect, so nothing has to be compensated.")
     if seen.stopped:
-        number = count(len(seen.stopped), "task")
-        them = "it is" if len(seen.stopped) == 1 else "each is"
+        at_work = seen.at_work or len(seen.stopped)
+        number = count(at_work, "task")
+        them = "it is" if at_work == 1 else "each is"
         said.append(
             f"{number} at work {places(seen.stopped)} will be stopped; {them} compensated"
             " if it took effect meanwhile."
@@ -78,13 +91,13 @@ def sentences(seen: Outlook) -> list[str]:
 
 def items(seen: Outlook) -> list[str]:
     """Returns what will be made up for, a line each, and by what."""
-    return lines(seen.compensated)
+    return lines(seen.compensated, seen.made)
 
 
-def lines(tasks: Sequence[Task]) -> list[str]:
+def lines(tasks: Sequence[Task], number: int = 0) -> list[str]:
     """Returns a line for each of some tasks: which, where, and what makes up for it."""
     listed = [_line(task) for task in tasks[:NAMED_MAX]]
-    more = len(tasks) - NAMED_MAX
+    more = max(len(tasks), number) - NAMED_MAX
     return [*listed, *([f"and {more} more"] if more > 0 else [])]
 
 

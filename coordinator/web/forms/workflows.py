@@ -24,11 +24,9 @@ from countermand.rpc.errors import FieldInvalid, StateForbids, Violation
 from countermand.rpc.names import ID_RULE, is_id, workflow_name
 from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.external_task_pb2 import EndExternalWorkflowRequest
-from countermand.v1.task_pb2 import Task
 from countermand.v1.workflow_pb2 import Workflow
 
 MAIN: Final = "main"  # the task that stands for a vendor's own workflow
-OUTLOOK_PAGES_MAX: Final = 3  # of a thousand tasks each: of a larger one, the outlook is "at least"
 HOLD: Final = "hold_compensation"
 INPUT: Final = "input"
 LABELS: Final = "labels"
@@ -135,7 +133,7 @@ async def _cancel(site: Site, params: Params, _: Mapping[str, str]) -> Form:
     elif against == "":
         against = "there is nothing to cancel"
     forbidden = "" if against is None else f"{_word(workflow)}: {against}."
-    seen = outlook.outlook((), 0)
+    seen = outlook.outlook((), {})
     if against is None or not workflow.HasField("cause"):
         seen = await outlook_of(site, workflow)
     return form(
@@ -155,16 +153,16 @@ async def _cancel(site: Site, params: Params, _: Mapping[str, str]) -> Form:
 async def outlook_of(site: Site, workflow: Workflow) -> outlook.Outlook:
     """Returns what would become of a workflow's tasks if it were made up for."""
     workflow_id = workflow.name.removeprefix("workflows/")
-    tasks: list[Task] = []
-    token = ""
-    for _ in range(OUTLOOK_PAGES_MAX):
-        page = await site.calls.tasks(workflow_id, states=outlook.ASKED_FOR, token=token)
-        tasks += page.tasks
-        token = page.next_page_token
-        if not token:
-            break
-    to_come = sum(each.count for each in workflow.task_counts if each.state in outlook.TO_COME)
-    return outlook.outlook(tasks, to_come, is_all=not token)
+    pages = await asyncio.gather(
+        *(
+            site.calls.tasks(workflow_id, states=states, size=outlook.LOOKED_AT_MAX)
+            for states in (outlook.MADE, sorted(outlook.ACTING))
+        )
+    )
+    tasks = [task for page in pages for task in page.tasks]
+    counts = {each.state: each.count for each in workflow.task_counts}
+    is_all = not any(page.next_page_token for page in pages)
+    return outlook.outlook(tasks, counts, is_all=is_all)
 
 
 async def _send_cancel(site: Site, params: Params, given: Given) -> str:
@@ -222,7 +220,7 @@ def _wrong(typed: Mapping[str, str]) -> Iterator[Violation]:
     """Yields what can be seen to be wrong without asking, all of it at once."""
     if (id_ := typed.get(NEW_ID, "").strip()) and not is_id(id_):
         yield Violation(NEW_ID, f"{id_[:80]!r} {ID_RULE}")
-    for read, name in ((_input, INPUT), (_labels, LABELS)):
+    for read, name in ((_input, INPUT), (labels_of, LABELS)):
         try:
             read(typed.get(name, ""))
         except FieldInvalid as error:
@@ -234,7 +232,7 @@ async def _send_fork(site: Site, params: Params, given: Given) -> str:
         name=workflow_name(params["workflow"]),
         workflow_id=given.typed.get(NEW_ID, "").strip(),
         request_id=given.request_id,
-        labels=_labels(given.typed.get(LABELS, "")),
+        labels=labels_of(given.typed.get(LABELS, "")),
     )
     if text := given.typed.get(INPUT, "").strip():
         request.input.CopyFrom(_input(text))
@@ -243,7 +241,8 @@ async def _send_fork(site: Site, params: Params, given: Given) -> str:
     return workflow_url(answer.workflow.name)
 
 
-def _labels(text: str) -> dict[str, str]:
+def labels_of(text: str) -> dict[str, str]:
+    """Returns the labels that were typed, one per line; raises FieldInvalid."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if wrong := [line for line in lines if "=" not in line]:
         raise FieldInvalid(Violation(LABELS, f"{wrong[0]!r} is no label: write key=value"))
@@ -302,7 +301,7 @@ async def _send_end(site: Site, params: Params, given: Given) -> str:
     return "/workflows"  # its own page may be gone at once
 
 
-def _field_of_fork(violation: Violation, _: Form) -> str:
+def field_of_first(violation: Violation, _: Form) -> str:
     """Returns the field that a violation is about: "labels['a']" is about the labels."""
     return violation.field.partition("[")[0].partition(".")[0]
 
@@ -315,7 +314,7 @@ DEEDS: Final[Sequence[Deed]] = (
         look=_fork,
         act=_send_fork,
         word="forked",
-        field_of=_field_of_fork,
+        field_of=field_of_first,
         beside={"WORKFLOW_ID_TAKEN": NEW_ID},
     ),
     Deed(path="/workflows/{workflow}/end", look=_end, act=_send_end, word="ended"),
