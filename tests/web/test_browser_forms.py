@@ -31,6 +31,7 @@ FORMS = {
     "form-end": "/workflows/own-array/end",
     "form-task-end": "/workflows/asked/tasks/clone-volume/end",
     "form-add-host": "/add-host",
+    "form-add-webhook": "/add-webhook",
     "form-drain": "/hosts/host-a/drain",
     "form-undrain": "/hosts/host-b/undrain",
     "form-accept": "/hosts/host-a/accept",

@@ -44,11 +44,12 @@ FORMS = {
     "HostService.DrainHost": ["/hosts/{host}/drain", "/hosts/{host}/undrain"],
     "HostService.AcceptHost": ["/hosts/{host}/accept"],
     "HostService.RemoveHost": ["/hosts/{host}/remove"],
+    "WebhookService.AddWebhook": ["/add-webhook"],
+    "WebhookService.RotateWebhookSecret": ["/webhooks/{webhook}/secret"],
     "WebhookService.ResumeWebhook": ["/webhooks/{webhook}/resume"],
     "WebhookService.RemoveWebhook": ["/webhooks/{webhook}/remove"],
 }
 OWNERS = "done by an owner's program, in its own name; a person would only get in its way"
-SECRET = "answers with a secret, once: no browser should keep it"
 NO_FORM = {
     "WorkflowService.StartWorkflow": "files are read by the client, which services do not use; to "
     "start one again, there is the fork",
@@ -58,8 +59,6 @@ NO_FORM = {
     "ExternalTaskService.ReportExternalTask": OWNERS,
     "ExternalTaskService.HeartbeatExternalTasks": OWNERS,
     "ExternalTaskService.ClearExternalWorkflow": "its owner's right; else its retention does it",
-    "WebhookService.AddWebhook": SECRET,
-    "WebhookService.RotateWebhookSecret": SECRET,
     "WebhookService.PingWebhook": "changes nothing: for who writes a receiver, at a terminal",
     "DoctorService.Repair": "the doctor looks first, through every host: at a terminal",
 }

@@ -23,6 +23,7 @@ from tests.api.vendors import external
 from tests.endtoend.cluster import Cluster, until
 from tests.web import stories
 from tests.web.filling import Filler, beside, values
+from tests.webhooks.receiver import receiver
 
 PAUSED = WorkflowState.WORKFLOW_STATE_PAUSED
 COMPENSATED = WorkflowState.WORKFLOW_STATE_COMPENSATED
@@ -202,6 +203,48 @@ async def test_whether_it_can_be_paused_is_the_coordinators_to_say(form, client:
     assert "Succeeded: there is nothing to pause." in page.words
     assert values(await form.open("/workflows/stuck/pause"))["hold_compensation"] == "yes"
     assert "hold_compensation" not in values(await form.open("/workflows/asked/pause"))
+
+
+# -- secrets ---------------------------------------------------------------------------------------
+
+
+async def test_a_webhook_is_added_with_a_secret_that_is_shown_while_it_is_typed(
+    form, client: Client
+) -> None:
+    """It is made before it is sent: however often that is, nobody has another one than they saw."""
+    assert "/add-webhook" in (await form.open("/webhooks")).links
+    first = await form.open("/add-webhook")
+    assert first.headers["Cache-Control"] == "no-store"
+    secret = values(first)["secret"]
+    assert secret.startswith("whsec_")
+    assert values(await form.open("/add-webhook"))["secret"] != secret
+    wrong = {"webhook_id": "Not So", "url": "ftp://x", "event_types": "task.*\nnothing.ever"}
+    answer = await form.again("/add-webhook", first, **wrong, labels="site")
+    assert "must match" in beside(answer.page, "webhook_id")
+    assert "is no label" in beside(answer.page, "labels")
+    assert values(answer.page)["secret"] == secret
+    answer = await form.again("/add-webhook", answer.page, webhook_id="paged", labels="")
+    assert beside(answer.page, "url")
+    assert "nothing.ever" in beside(answer.page, "event_types")
+    async with receiver(secret=secret) as hook:
+        right = {"url": hook.url, "event_types": "task.*", "labels": "site=nowhere"}
+        done = await form.again("/add-webhook", answer.page, **right)
+        assert (done.location, done.word) == ("/webhooks", "told-from-now"), done.problems
+        assert secret not in (await form.open("/webhooks")).html
+        added = await client.webhooks.get("paged")
+        assert (list(added.event_types), dict(added.labels)) == (["task.*"], {"site": "nowhere"})
+        await client.webhooks.ping("paged")
+        assert (len(hook.taken), hook.refused) == (1, [])
+        other = await form.open("/webhooks/paged/secret")
+        hook.secret = values(other)["secret"]
+        assert hook.secret != secret
+        done = await form.again("/webhooks/paged/secret", other)
+        assert (done.location, done.word) == ("/webhooks", "rotated"), done.problems
+        await client.webhooks.ping("paged")
+        assert (len(hook.taken), hook.refused) == (2, [])
+    taken = await form.fill("/add-webhook", webhook_id="paged", url="http://127.0.0.1:9/other")
+    assert "choose another webhook id" in beside(taken.page, "webhook_id")
+    await client.webhooks.remove("paged", reason="over")
 
 
 # -- what was checked ------------------------------------------------------------------------------

@@ -386,7 +386,7 @@ async def test_who_waits_for_an_owner_and_since_when(reader, cluster) -> None:
 
 
 async def test_no_webhooks_says_how_to_add_one(reader) -> None:
-    assert "countermand webhook add ID URL" in (await reader("/webhooks")).words
+    assert "/add-webhook" in (await reader("/webhooks")).links
 
 
 # -- errors and bounds ----------------------------------------------------------------------------

@@ -28,6 +28,8 @@ NOTICES: Final[Mapping[str, str]] = {
     "added": "Added: it gets tasks once it is ready.",
     "removed": "Removed. What was done to it stays in the audit.",
     "called": "Its receiver is called at once.",
+    "told-from-now": "Added: its receiver is told from now on, or from where you said.",
+    "rotated": "It signs with the new secret; for a day the old one signs as well.",
     "already": "This form had been sent before: nothing was sent again.",
 }
 
