@@ -13,7 +13,7 @@ from typing import Final
 
 from countermand.drawing import svg
 from countermand.drawing.model import Timeline
-from countermand.drawing.svg_parts import DARK, LIGHT
+from countermand.drawing.svg_parts import page_css
 from countermand.drawing.tasks import how_far, marks, task_id, verb_of, why
 from countermand.drawing.told import told
 from countermand.drawing.values import clock, date, day, said, value_words
@@ -54,7 +54,7 @@ def top(workflow: Workflow, timeline: Timeline, now: datetime) -> Iterator[str]:
     yield '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
     yield "style-src 'unsafe-inline'; img-src data:\">\n"
     yield f"<title>{escape(str(look))} {escape(name)} · Countermand</title>\n"
-    yield f"<style>{_theme()}{_CSS}</style>\n</head>\n<body>\n<main>\n"
+    yield f"<style>{page_css()}{_CSS}</style>\n</head>\n<body>\n<main>\n"
     yield f"<h1>{_state(look)} {escape(name)}</h1>\n"
     yield f'<p class="muted">{escape(workflow.kind)}, submitted {date(workflow.create_time)}'
     if workflow.HasField("end_time"):
@@ -75,15 +75,6 @@ def top(workflow: Workflow, timeline: Timeline, now: datetime) -> Iterator[str]:
 def escape(text: str) -> str:
     """Returns a text of the page, with what it hides written out."""
     return escaped(visible(text))
-
-
-def _theme() -> str:
-    light = ";".join(f"--{name}:{value}" for name, value in {**LIGHT, "page": "#f4f6f8"}.items())
-    dark = ";".join(f"--{name}:{value}" for name, value in {**DARK, "page": "#0d1014"}.items())
-    return (
-        f":root{{{light};color-scheme:light dark}}"
-        f"@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
-    )
 
 
 def _state(look: Look) -> str:

@@ -76,11 +76,16 @@ stroke-linecap:round}
 """
 
 
+def page_css() -> str:
+    """Returns the drawing's colours for all of a page, which stands a little back from them."""
+    light, dark = _names({**LIGHT, "page": "#f4f6f8"}), _names({**DARK, "page": "#0d1014"})
+    root = f":root{{{light};color-scheme:light dark}}\n"
+    return f"{root}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
+
+
 def css() -> str:
     """Returns the style sheet; a page that holds the drawing is not touched by it."""
-    light, dark = (
-        ";".join(f"--{name}:{value}" for name, value in theme.items()) for theme in (LIGHT, DARK)
-    )
+    light, dark = _names(LIGHT), _names(DARK)
     tones = "".join(
         f".cm .{tone}{{fill:var(--{tone});stroke:none}}"
         f".cm .on-{tone}{{stroke:var(--{tone})}}"
@@ -89,6 +94,10 @@ def css() -> str:
     )
     scheme = f"@media (prefers-color-scheme:dark){{.cm{{{dark}}}}}"
     return f".cm{{{light};color-scheme:light dark}}\n{scheme}{_RULES}{tones}"
+
+
+def _names(theme: Mapping[str, str]) -> str:
+    return ";".join(f"--{name}:{value}" for name, value in theme.items())
 
 
 def tag(name: str, *children: str, **attributes: str | float) -> str:
