@@ -39,7 +39,9 @@ class Outlook:
     at_work: int = 0
 
 
-def outlook(tasks: Sequence[Task], counts: Mapping[int, int], *, is_all: bool = True) -> Outlook:
+def outlook(
+    tasks: Sequence[Task], counts: Mapping[Task.State.ValueType, int], *, is_all: bool = True
+) -> Outlook:
     """Returns what a cancel would do, given tasks that have begun, and how many are how."""
     leaves = [task for task in tasks if task.kind not in GROUPS and not task.end_action]
     begun = [t for t in leaves if t.state == Task.STATE_SUCCEEDED or t.state in ACTING]
@@ -59,7 +61,7 @@ def outlook(tasks: Sequence[Task], counts: Mapping[int, int], *, is_all: bool = 
     )
 
 
-def _sum(counts: Mapping[int, int], states: Iterable[int]) -> int:
+def _sum(counts: Mapping[Task.State.ValueType, int], states: Iterable[Task.State.ValueType]) -> int:
     return sum(counts.get(state, 0) for state in states)
 
 
