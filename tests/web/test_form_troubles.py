@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from coordinator.web.address import WebSettings
-from coordinator.web.forms import groups, outlook
+from coordinator.web.forms import groups, outlook, workflows
 from coordinator.web.server import serve
 from countermand.client import Client, Run
 from countermand.client.spec import for_each, image, parallel, sequence, task, workflow_spec
@@ -20,7 +20,7 @@ from countermand.v1.verb_pb2 import DeleteImage, Noop
 from countermand.v1.workflow_spec_pb2 import Policy
 from countermand.v1.workflow_state_pb2 import WorkflowState
 from tests.api.vendors import external
-from tests.endtoend.cluster import Cluster, until
+from tests.endtoend.cluster import Cluster, free_address, until
 from tests.web import stories
 from tests.web.filling import Filler, beside, values
 from tests.webhooks.receiver import receiver
@@ -44,9 +44,9 @@ async def form(cluster: Cluster, web: str) -> AsyncIterator[Filler]:
 
 
 @asynccontextmanager
-async def page_before(coordinator: str) -> AsyncIterator[Filler]:
+async def page_before(coordinator: str, port: int = 0) -> AsyncIterator[Filler]:
     """Yields a browser before a page that outlives its coordinator."""
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = socket.create_server(("127.0.0.1", port))
     stop = asyncio.Event()
     serving = asyncio.create_task(serve(listening, coordinator, WebSettings(), stop, ()))
     try:
@@ -193,8 +193,12 @@ async def test_whether_it_can_be_cancelled_is_the_coordinators_to_say(
     monkeypatch.setattr(outlook, "outlook", lambda *_, **__: nothing)
     async with page_before(cluster.coordinator.address) as form:
         page = await form.open("/workflows/said/cancel")
-    assert "shrink cannot be made up for and may have taken effect" in page.words
-    assert "<form method" not in page.html
+        assert "shrink cannot be made up for and may have taken effect" in page.words
+        assert "<form method" not in page.html
+        monkeypatch.setattr(workflows, "IMAGINED_MAX", 0)  # of thousands that is seen when sent
+        answer = await form.fill("/workflows/said/cancel", reason="not wanted")
+    assert answer.page.status == 400
+    assert "shrink cannot be made up for and may have taken effect" in answer.page.words
 
 
 async def test_whether_it_can_be_paused_is_the_coordinators_to_say(form, client: Client) -> None:
@@ -203,6 +207,33 @@ async def test_whether_it_can_be_paused_is_the_coordinators_to_say(form, client:
     assert "Succeeded: there is nothing to pause." in page.words
     assert values(await form.open("/workflows/stuck/pause"))["hold_compensation"] == "yes"
     assert "hold_compensation" not in values(await form.open("/workflows/asked/pause"))
+
+
+# -- the page itself is away ----------------------------------------------------------------------
+
+
+async def test_with_a_script_a_form_is_not_left_while_nobody_answers(
+    client: Client, cluster: Cluster, browser
+) -> None:
+    from playwright.async_api import expect
+
+    await client.submit(stories.asked(), workflow_id="gone")
+    address = free_address()
+    port = int(address.rpartition(":")[2])
+    async with page_before(cluster.coordinator.address, port):
+        tab = await (await browser.new_context(base_url=f"http://{address}")).new_page()
+        await tab.goto("/workflows/gone/pause")
+        await tab.get_by_label("Reason").fill("the array is moved")
+    await tab.get_by_role("button", name="Pause").click()
+    await expect(tab.get_by_role("alert")).to_contain_text("nothing was sent")
+    await expect(tab.get_by_label("Reason")).to_have_value("the array is moved")
+    async with page_before(cluster.coordinator.address, port):
+        await tab.get_by_role("button", name="Pause").click()
+        await expect(tab.get_by_role("alert")).to_contain_text("older than the coordinator")
+        await expect(tab.get_by_label("Reason")).to_have_value("the array is moved")
+        await tab.get_by_role("button", name="Pause").click()
+        await expect(tab.locator(".notice")).to_contain_text("Your pause was taken")
+        await tab.context.close()
 
 
 # -- secrets ---------------------------------------------------------------------------------------
