@@ -57,7 +57,7 @@ def _of_workflow(workflow: Workflow) -> Iterator[Offer]:
         yield Offer(url=f"{url}/resume", label="Resume", is_first=True)
     if workflow.state in _PAUSABLE:
         yield Offer(url=f"{url}/pause", label="Pause")
-    if workflow.state in _CANCELLABLE and not goes_back:
+    if can_cancel(workflow):
         yield Offer(url=f"{url}/cancel", label="Cancel", is_grave=True)
     away = [need.task for need in workflow.needs if need.reason in _OWNER_AWAY]
     for task in away[:_NEEDS_MAX]:
@@ -69,6 +69,11 @@ def _of_workflow(workflow: Workflow) -> Iterator[Offer]:
     if not workflow.owner_id:
         yield Offer(url=f"{url}/fork", label="Fork")
     yield Offer(url=f"{url}/bundle", label="Download")
+
+
+def can_cancel(workflow: Workflow) -> bool:
+    """Returns whether a cancel is taken, unless something took effect that nothing makes up for."""
+    return workflow.state in _CANCELLABLE and not workflow.HasField("cause")
 
 
 def of_task(task: Task, workflow: Workflow) -> list[Offer]:

@@ -12,6 +12,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from coordinator.web.forms import outlook, owners
 from coordinator.web.forms.fields import Field, Form, Problem, reason
+from coordinator.web.forms.offered import can_cancel
 from coordinator.web.forms.serving import Deed, Given, Params
 from coordinator.web.forms.typed import json_object
 from coordinator.web.shown import workflow_url
@@ -27,6 +28,9 @@ from countermand.v1.external_task_pb2 import EndExternalWorkflowRequest
 from countermand.v1.workflow_pb2 import Workflow
 
 MAIN: Final = "main"  # the task that stands for a vendor's own workflow
+# A cancel of as many tasks is thought through within some milliseconds; of more, it is refused when
+# it is sent, if it must be: nobody's look at a form may hold up other workflows.
+IMAGINED_MAX: Final = 500
 HOLD: Final = "hold_compensation"
 INPUT: Final = "input"
 LABELS: Final = "labels"
@@ -123,15 +127,8 @@ async def _send_pause(site: Site, params: Params, given: Given) -> str:
 
 
 async def _cancel(site: Site, params: Params, _: Mapping[str, str]) -> Form:
-    imagined = pb.CancelWorkflowRequest(name=workflow_name(params["workflow"]), validate_only=True)
-    workflow, against = await asyncio.gather(
-        site.calls.workflow(params["workflow"]),
-        _against(site.calls.unary(site.calls.workflows.CancelWorkflow, imagined)),
-    )
-    if workflow.state in SETTLED:
-        against = "it is settled, and nothing is changed any more"
-    elif against == "":
-        against = "there is nothing to cancel"
+    workflow = await site.calls.workflow(params["workflow"])
+    against = await _against_cancel(site, workflow)
     forbidden = "" if against is None else f"{_word(workflow)}: {against}."
     seen = outlook.outlook((), {})
     if against is None or not workflow.HasField("cause"):
@@ -148,6 +145,17 @@ async def _cancel(site: Site, params: Params, _: Mapping[str, str]) -> Form:
         basis=against or "",
         is_grave=True,
     )
+
+
+async def _against_cancel(site: Site, workflow: Workflow) -> str | None:
+    """Returns why a cancel would be refused; of thousands of tasks, as far as its state says it."""
+    if workflow.state in SETTLED:
+        return "it is settled, and nothing is changed any more"
+    if sum(each.count for each in workflow.task_counts) > IMAGINED_MAX:
+        return None if can_cancel(workflow) else "there is nothing to cancel"
+    imagined = pb.CancelWorkflowRequest(name=workflow.name, validate_only=True)
+    against = await _against(site.calls.unary(site.calls.workflows.CancelWorkflow, imagined))
+    return "there is nothing to cancel" if against == "" else against
 
 
 async def outlook_of(site: Site, workflow: Workflow) -> outlook.Outlook:
