@@ -2,9 +2,10 @@
 
 A coordinator and an agent are processes on loopback; pages are asked for one after the other over
 one connection, as a browser does, and each is timed until its last byte. Settled workflows are
-copies of one that really ran; the large workflow really runs: all but its last task succeed, and it
-is paused. Beside the time stands the CPU time, which a busy machine changes less; and what pages
-cost others: the time of a call while somebody asks for the largest page all along.
+copies of one that really ran; the large workflows really run: of one all but its last task succeed,
+and it is paused; of another half is in flight, with an owner who does not end it. Beside the time
+stands the CPU time, which a busy machine changes less; and what pages cost others: the time of a
+call while somebody asks for the largest page all along.
 """
 
 from __future__ import annotations
@@ -18,22 +19,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import quantiles
 
-from countermand.client import Client
+from countermand.client import Client, Run
 from countermand.client.spec import parallel, policy, sequence, task, workflow_spec
+from countermand.v1.task_pb2 import Task
 from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_spec_pb2 import Policy, WorkflowSpec
 from countermand.v1.workflow_state_pb2 import WorkflowState
+from tests.api.vendors import Vendor, external, vendor_at
 from tests.bench.figures import Figure, at_most
 from tests.bench.processes import Process, start_agent, start_coordinator
 from tests.bench.settled import fill
 from tests.bench.workloads import HOST, w1
+from tests.endtoend.cluster import until
 
 SETTLED = 10_000
 TASKS = 5_000
 ASKED = 20  # times each page is asked for in a round
 GOAL = at_most(100, "for 95 of 100")
 CALLS = 100
-LARGE, DONE = "large", "done"
+RUNNING = 200  # tasks that the owner has accepted; what else is in flight waits for it
+LARGE, DONE, BUSY = "large", "done", "busy"
 
 
 def measure(folder: Path, rounds: int, settled: int, tasks: int) -> list[Figure]:
@@ -42,8 +47,12 @@ def measure(folder: Path, rounds: int, settled: int, tasks: int) -> list[Figure]
     figures: list[Figure] = []
     with start_coordinator(folder, "--web", "127.0.0.1:0") as coordinator:
         one = asyncio.run(_some_settled(coordinator))
-        large, done = f"/workflows/{LARGE}", f"/workflows/{DONE}"
-        for title, path in ((f"a workflow of {tasks} tasks", large), ("a settled one", done)):
+        large, done, busy = f"/workflows/{LARGE}", f"/workflows/{DONE}", f"/workflows/{BUSY}"
+        for title, path in (
+            (f"a workflow of {tasks} tasks", large),
+            ("a settled one", done),
+            ("one that is half in flight", busy),
+        ):
             figures += _first(coordinator, path, f"{title}, after a restart")
         for title, path in (
             (f"the list, {settled} settled", "/workflows"),
@@ -56,6 +65,12 @@ def measure(folder: Path, rounds: int, settled: int, tasks: int) -> list[Figure]
             ("its tasks in one state", f"{large}/tasks?state=failed"),
             ("200 of its events", f"{large}/events?after={tasks}"),
             ("one of its tasks", f"{large}/tasks/step-0000"),
+            ("one that is half in flight", busy),
+            ("what runs of it", f"{busy}/tasks?state=running"),
+            ("its form to cancel", f"{busy}/cancel"),
+            ("its form to pause", f"{busy}/pause"),
+            ("the form to resume the paused one", f"{large}/resume"),
+            (f"the list by how ids begin, {settled} settled", "/workflows?id=f"),
         ):
             figures += _page(coordinator, title, path, rounds)
         figures += asyncio.run(_beside(coordinator, large, rounds))
@@ -78,6 +93,9 @@ async def _prepare(folder: Path, settled: int, tasks: int) -> None:
                 for workflow_id in (LARGE, DONE):
                     run = await client.submit(large(tasks), workflow_id=workflow_id)
                     await run.wait(until_attention=True)
+                run = await client.submit(half_in_flight(tasks), workflow_id=BUSY)
+                async with vendor_at(coordinator.address) as vendor:
+                    await _busy(run, vendor, tasks)
                 done = client.run(DONE)
                 await done.cancel("measured when it has settled")
                 await done.wait()
@@ -89,6 +107,26 @@ def large(tasks: int) -> WorkflowSpec:
     fails = task("fails", host=HOST, action=Noop(failure_message="as asked"))
     held = policy(on_failure=Policy.ON_FAILURE_PAUSE)
     return workflow_spec("large", sequence("all", parallel("steps", *steps), fails), policy=held)
+
+
+def half_in_flight(tasks: int) -> WorkflowSpec:
+    """Returns a plan of many tasks at once, half of which only their owner ends."""
+    steps = [task(f"step-{n:04}", host=HOST, action=Noop()) for n in range(tasks // 2)]
+    steps += [external(f"clone-{n:04}") for n in range(tasks - tasks // 2)]
+    return workflow_spec("busy", parallel("steps", *steps))
+
+
+async def _busy(run: Run, vendor: Vendor, tasks: int) -> None:
+    """Returns once half of it is done and the other half in flight, some of that accepted."""
+
+    async def half() -> bool:
+        by = {each.state: each.count for each in (await run.get()).task_counts}
+        asked = by.get(Task.STATE_STARTING, 0)
+        return (by.get(Task.STATE_SUCCEEDED, 0), asked) == (tasks // 2, tasks - tasks // 2)
+
+    await until(half, "that half of it is done, and the other half in flight")
+    for request in (await vendor.requests())[:RUNNING]:
+        await vendor.accept(request.attempt)
 
 
 async def _some_settled(coordinator: Process) -> str:
