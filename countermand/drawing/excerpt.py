@@ -55,7 +55,8 @@ def excerpt(
         drawn.verdict.is_by_hand or shown_made_up < _counts(workflow)[Task.STATE_COMPENSATED]
     )
     drawn = replace(drawn, verdict=replace(drawn.verdict, is_by_hand=is_by_hand))
-    return replace(drawn, verdict=replace(drawn.verdict, sentence=_sentence(workflow, drawn)))
+    said = _sentence(workflow, drawn)
+    return replace(drawn, verdict=replace(drawn.verdict, sentence=said, brief=said))
 
 
 def _counts(workflow: Workflow) -> Counter[int]:

@@ -151,6 +151,7 @@ class Verdict:
 
     state: int
     sentence: str
+    brief: str = ""  # the sentence, without what somebody must decide
     failed: tuple[Fact, ...] = ()
     made_up_for: tuple[Fact, ...] = ()
     # What could not be made up for so far: somebody must decide about each.

@@ -22,7 +22,6 @@ from countermand.v1.workflow_pb2 import Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
 OTHERS_NAMED_MAX: Final = 3  # that failed beside the first: more is no sentence
-MUST_DECIDE: Final = "Somebody must decide: "
 CLEAN: Final[Mapping[int, str]] = {
     Attempt.STATE_FAILED: "failed, left nothing",
     Attempt.STATE_CANCELLED: "stopped, left nothing",
@@ -72,7 +71,12 @@ def verdict(
         is_order=workflow.HasField("cause") and _is_order(workflow.cause),
         is_by_hand=any(map(is_by_hand, tasks)),
     )
-    return replace(found, sentence=_sentence(workflow, rows, lane, found))
+    needs = " ".join(need.message for need in workflow.needs)
+    return replace(
+        found,
+        sentence=_sentence(workflow, rows, lane, found, needs),
+        brief=_sentence(workflow, rows, lane, found, ""),
+    )
 
 
 def _lane_fact(row: LaneRow, words: str) -> Fact:
@@ -152,6 +156,7 @@ def _sentence(
     rows: Sequence[Row],
     lane: Sequence[LaneRow],
     found: Verdict,
+    needs: str,
 ) -> str:
     if not workflow.HasField("cause"):
         return open_failures(workflow, found.failed) + went_well(workflow, rows)
@@ -159,11 +164,11 @@ def _sentence(
     if found.is_order:
         who = cause.task_id[:1].upper() + cause.task_id[1:]
         ordered = ": ".join(filter(None, (who, cause.words)))
-        return f"{ordered}. {_since_then(workflow, lane, found)}"
+        return f"{ordered}. {_since_then(workflow, lane, found, needs)}"
     what = f"{cause.task_id} failed" if cause.task_id else "The workflow failed"
     others = found.failed[1:]
     more = _too(others, len(others))
-    return f"{what}{cause.where}: {cause.words}.{more} {_since_then(workflow, lane, found)}"
+    return f"{what}{cause.where}: {cause.words}.{more} {_since_then(workflow, lane, found, needs)}"
 
 
 def open_failures(workflow: Workflow, failed: Sequence[Fact]) -> str:
@@ -188,7 +193,7 @@ def _too(others: Sequence[Fact], number: int) -> str:
     return f" {named} failed, too." if others else ""
 
 
-def _since_then(workflow: Workflow, lane: Sequence[LaneRow], found: Verdict) -> str:
+def _since_then(workflow: Workflow, lane: Sequence[LaneRow], found: Verdict, needs: str) -> str:
     done = [
         f"{row.task_id}{phrases.on(row.host_id, is_owner=row.is_external)}"
         for row in _in_order(lane)
@@ -202,8 +207,7 @@ def _since_then(workflow: Workflow, lane: Sequence[LaneRow], found: Verdict) -> 
         case WorkflowState.WORKFLOW_STATE_FAILED:
             return f"{made}; {phrases.count(len(found.left), 'effect')} left behind."
         case WorkflowState.WORKFLOW_STATE_BLOCKED:
-            needs = " ".join(need.message for need in workflow.needs)
-            return f"{MUST_DECIDE}{needs}"
+            return f"Somebody must decide: {needs}" if needs else "Somebody must decide."
         case WorkflowState.WORKFLOW_STATE_COMPENSATING:
             return f"Making up for it: {len(done)} of {max(len(lane), 1)} done."
         case _:

@@ -54,7 +54,14 @@ def _form(webhook: Webhook, title: str, button: str, **more: object) -> Form:
 
 def _secret(hint: str) -> Field:
     made = f"whsec_{b64encode(token_bytes(SECRET_BYTES)).decode()}"
-    return Field(name=SECRET, label="Secret that signs", value=made, hint=hint, is_required=True)
+    return Field(
+        name=SECRET,
+        label="Secret that signs",
+        kind="long",  # all of it is to be seen
+        value=made,
+        hint=hint,
+        is_required=True,
+    )
 
 
 def _position(typed: Mapping[str, str]) -> Sequence[Problem]:

@@ -17,7 +17,6 @@ from coordinator.web.reading import Reading
 from coordinator.web.shown import task_url
 from coordinator.web.site import Site
 from countermand.drawing import next_steps, phrases, svg
-from countermand.drawing.verdict import MUST_DECIDE
 from countermand.rpc.errors import WorkflowNotFound
 from countermand.rpc.names import task_name
 from countermand.v1.workflow_state_pb2 import WorkflowState
@@ -83,7 +82,7 @@ def values(found: Reading) -> dict[str, object]:
         "found": found,
         "workflow": workflow,
         "verdict": drawn.verdict,
-        "sentence": _sentence(found),
+        "sentence": drawn.verdict.brief,  # what somebody must decide is said below, and not twice
         "is_forward": workflow.state in FORWARD,
         "drawn": drawn,
         "where": _where(found),
@@ -105,9 +104,3 @@ def _where(found: Reading) -> str:
     hosts = {*found.timeline.hosts, *(task.host_id for task in found.tasks)} - {""}
     owners = {*found.timeline.owners, *(task.owner_id for task in found.tasks)} - {""}
     return phrases.on_places(len(hosts), len(owners)) if hosts or owners else ""
-
-
-def _sentence(found: Reading) -> str:
-    """Returns how it stands; what somebody must decide is said below, and not twice."""
-    before, needed, _ = found.timeline.verdict.sentence.partition(MUST_DECIDE)
-    return f"{before}Somebody must decide." if needed else before
