@@ -30,6 +30,7 @@ FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
 ADDRESS = re.compile(r"127\.0\.0\.1:77\d\d")
 COORDINATOR = "127.0.0.1:7700"
 SET_UP = "## To follow this page"
+SETS_UP = "countermand-coordinator serve"
 
 # What no command of a page says.
 WRONG = ("Traceback", "command not found", "No such file", "Usage:", "(BUG)", "BROKEN")
@@ -146,7 +147,7 @@ def told(page: Path, folder: Path) -> Iterator[tuple[str, str]]:
     )
     said = ""
     text = page.read_text(encoding="utf-8")
-    if SET_UP not in text:  # it is the other page's
+    if SET_UP not in text and SETS_UP not in text:  # it is the other page's
         _, _, rest = (DOCS / "reference/templates.md").read_text("utf-8").partition(SET_UP)
         set_up, _, _ = rest.partition("\n## ")
         text = set_up + text
