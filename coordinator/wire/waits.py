@@ -16,6 +16,7 @@ from coordinator.saga.states import BEING_COMPENSATED, TaskState
 from coordinator.saga.workflow import BY_POLICY, PAUSE_BEFORE, Decided, Group, Task, Workflow
 
 PARTS_NAMED_MAX = 3  # more would not help
+_NOT_BEGUN = frozenset({TaskState.READY, TaskState.RETRY_WAIT})  # what a pause keeps from starting
 
 _PAUSED_BY_POLICY = {
     PAUSE_BEFORE: "paused before {task}, as its spec asks",
@@ -100,9 +101,15 @@ def silent_since(task: Task) -> str:
 
 
 def _held(workflow: Workflow, task: Task) -> str:
-    """Returns that a compensation is held by a pause, or nothing."""
-    held = workflow.holding and workflow.compensation_held
-    return "a resume: the pause holds it" if held and task.state in BEING_COMPENSATED else ""
+    """Returns that what waits for a time is held by a pause, or nothing."""
+    if not workflow.holding:
+        return ""
+    if task.state in BEING_COMPENSATED:
+        return "a resume: the pause holds it" if workflow.compensation_held else ""
+    if task.state in _NOT_BEGUN and not task.needs_decision and task.due_time is not None:
+        # No clock is read here: which of the two comes last nobody knows.
+        return f"a resume, and not before {task.due_time.isoformat(timespec='seconds')}"
+    return ""
 
 
 def _time(task: Task, due: datetime) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -37,6 +38,7 @@ from countermand.client.spec import (
     nested,
     parallel,
     policy,
+    retry,
     sequence,
     task,
     workflow_spec,
@@ -247,6 +249,27 @@ def test_a_retry_is_told_as_the_commands_expect_it():
     told.fails("two")
     told.fails("one")
     assert told.shown("one").waits_for.startswith("attempt 3, due 2026-03-02T12:00:")
+
+
+def test_a_delay_that_ends_in_a_pause_is_not_all_that_is_waited_for():
+    """The time may be past: what a paused task waits for is the resume."""
+    told = Told(
+        parallel(
+            "both",
+            noop("late", policy=policy(wait_before=timedelta(minutes=1))),
+            noop("failing", policy=policy(retry=retry(3))),
+            noop("ended", policy=policy(wait_after=timedelta(minutes=2))),
+        )
+    )
+    told.done("ended")
+    again = replace(NO_SPACE, retriable=True)
+    told.hear(AttemptFailed(task=told.index("failing"), number=1, failure=again))
+    told.pause()
+    assert told.shown("late").waits_for == "a resume, and not before 2026-03-02T12:01:00+00:00"
+    waits_for = told.shown("failing").waits_for
+    assert waits_for.startswith("a resume, and not before 2026-03-02T12:00:")
+    # What has succeeded starts nothing: its delay goes on.
+    assert told.shown("ended").waits_for.startswith("a delay before what follows, until ")
 
 
 def test_a_compensation_that_a_pause_holds_says_so():
