@@ -43,7 +43,11 @@ class CountermandError(Exception):
         if self.said is not None:
             return self.said
         template = " ".join((self.__doc__ or "").split())
-        return template.format_map(_Fields(self.metadata))
+        return template.format_map(_Fields(self.spoken())).rstrip()
+
+    def spoken(self) -> dict[str, str]:
+        """Returns the fields as the message has them."""
+        return self.metadata
 
     def failure(self, *, attempt: str = "", host_id: str = "") -> Failure:
         """Returns the failure that is stored for this error."""
@@ -217,11 +221,51 @@ class ReportReused(CountermandError):
     reason = "REPORT_REUSED"
 
 
+_FORK = "Run it anew: `countermand workflow fork {id} --id NEW`."
+_WATCH = "follow it with `countermand workflow watch {id}`."
+_GET = "`countermand workflow get {id}` says what it needs."
+_HELD = "It is paused already: `countermand workflow resume {id}` lets it go on."
+# What to do instead, by the state and the verb that it forbids; without a verb, by any other.
+INSTEAD = {
+    ("PAUSING", "pause"): _HELD,
+    ("PAUSED", "pause"): _HELD,
+    ("PAUSED", ""): "`countermand workflow resume {id}` lets it go on.",
+    ("RUNNING", "resume"): f"It goes on already: {_WATCH}",
+    ("RUNNING", ""): f"It goes on: {_WATCH}",
+    ("COMPENSATING", ""): f"It is being made up for: {_WATCH}",
+    ("ENDING", ""): f"Its end actions run: {_WATCH}",
+    ("BLOCKED", ""): f"It needs somebody: {_GET}",
+    ("SUCCEEDED", ""): "It is settled, and nothing is changed any more.",
+    ("COMPENSATED", "cancel"): "It is made up for already, and nothing is changed any more.",
+    ("COMPENSATED", ""): _FORK,
+    ("FAILED", ""): _FORK,
+    ("QUARANTINED", ""): "Nothing is done to it any more: look at the coordinator's log.",
+}
+
+
 class StateForbids(CountermandError):
-    """{name} is {state}; {verb} needs one of: {allowed}."""
+    """{name} is {state}; {verb} needs one of: {allowed}. {instead}"""
 
     code = StatusCode.FAILED_PRECONDITION
     reason = "STATE_FORBIDS"
+
+    def __init__(self, **metadata: object) -> None:
+        """Adds what to do instead, where it is about a whole workflow."""
+        name, state, verb = (str(metadata.get(key, "")) for key in ("name", "state", "verb"))
+        kind, _, workflow_id = name.partition("/")
+        if kind == "workflows" and "/" not in workflow_id:
+            instead = INSTEAD.get((state, verb)) or INSTEAD.get((state, ""), "")
+            metadata.setdefault("instead", instead.format(id=workflow_id))
+        super().__init__(**{"instead": "", **metadata})
+
+    def spoken(self) -> dict[str, str]:
+        """Returns the fields as the message has them: programs know states by their capitals."""
+        words = {
+            key: self.metadata[key].lower().replace("_", " ")
+            for key in ("state", "allowed")
+            if key in self.metadata
+        }
+        return self.metadata | words
 
 
 class VerbForbidden(StateForbids):
