@@ -153,7 +153,12 @@ async def change_all(
     yes: bool,
 ) -> int:
     """Changes the workflows that are meant, and returns the exit code of the worst."""
-    if bool(given) == bool(filters):
+    if given and filters:
+        raise click.UsageError(
+            f"say which to {change.verb} either by WORKFLOW or by --label, --state and the like, "
+            "not by both"
+        )
+    if not given and not filters:
         raise click.UsageError(
             f"say which to {change.verb}: WORKFLOW, or --label, --state and the like to choose them"
         )

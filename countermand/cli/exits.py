@@ -44,10 +44,12 @@ def run(
     *,
     patience: timedelta = PATIENCE,
     keeps: bool = False,
+    late: Callable[[Client], Awaitable[str]] | None = None,
 ) -> NoReturn:
     """Runs the work with an open client, and exits with the code it returns.
 
-    Work that keeps what it is told, rather than to show it, has each text as it is.
+    Work that keeps what it is told, rather than to show it, has each text as it is. Once time is
+    over, `late` says what is told of it; nothing for the usual words.
     """
 
     def client() -> type[Client]:
@@ -55,7 +57,7 @@ def run(
 
         return Client
 
-    run_with(settings, client, work, patience=patience, keeps=keeps)
+    run_with(settings, client, work, patience=patience, keeps=keeps, late=late)
 
 
 def run_with(
@@ -65,6 +67,7 @@ def run_with(
     *,
     patience: timedelta = PATIENCE,
     keeps: bool = False,
+    late: Callable[[Door], Awaitable[str]] | None = None,
 ) -> NoReturn:
     """Runs the work with another door to the coordinator than a client; `door` imports it."""
     import asyncio
@@ -80,8 +83,13 @@ def run_with(
         door = opened(settings.coordinator, patience=patience, for_people=people)
         async with door as client:
             seconds = settings.timeout.total_seconds() if settings.timeout is not None else None
-            async with asyncio.timeout(seconds):
-                return await work(client)
+            try:
+                async with asyncio.timeout(seconds):
+                    return await work(client)
+            except TimeoutError as error:
+                if late is None or str(error):
+                    raise
+                raise TimeoutError(await late(client)) from None
 
     try:
         code = asyncio.run(connected()) or 0
@@ -122,12 +130,16 @@ def fail(settings: Settings, error: CountermandError) -> int:
 
 def timed_out(settings: Settings, message: str) -> int:
     """Tells that time is over, and returns the exit code for it."""
-    if not message:
-        seconds = settings.timeout.total_seconds() if settings.timeout else 0
-        message = f"not done after {seconds:g} s; whatever was submitted goes on"
+    message = message or f"{not_done(settings)}; whatever was submitted goes on"
     lead = f"{click.style('Timed out:', fg='yellow')} "
     say(settings, message, "DEADLINE_EXCEEDED", "TIMEOUT", lead=lead)
     return TIMED_OUT
+
+
+def not_done(settings: Settings) -> str:
+    """Returns after how long something was not done."""
+    seconds = settings.timeout.total_seconds() if settings.timeout else 0
+    return f"not done after {seconds:g} s"
 
 
 def say(settings: Settings, message: str, code: str, reason: str, *, lead: str = "") -> None:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import click
 
-from countermand.cli.exits import FAILED, at_rest, code_of
+from countermand.cli.exits import FAILED, at_rest, code_of, not_done
 from countermand.cli.lines import Pace, show_event
 from countermand.cli.output import show_one
 from countermand.cli.settings import Settings
@@ -31,6 +31,7 @@ from countermand.v1.workflow_state_pb2 import WorkflowState
 ASK_AGAIN_S = 0.5
 # No event tells what a workflow that has not begun waits for, nor how its line moves.
 LOOK_AGAIN_S = 3.0
+LAST_LOOK_S = 1.0  # once time is over: whoever set it does not want to wait much longer
 NEEDS_TOLD_MAX = 3  # among other lines; `get` tells all
 
 _HELD = frozenset({WorkflowState.WORKFLOW_STATE_PAUSED, WorkflowState.WORKFLOW_STATE_BLOCKED})
@@ -168,6 +169,19 @@ async def wait_for(settings: Settings, run: Run, *states: WorkflowState.ValueTyp
         missed = f"was not {words} meanwhile" if states else "needed nobody"
         click.echo(f"It is settled, and {missed}.", err=True)
     return code_of(settings, workflow) or FAILED
+
+
+async def late_words(settings: Settings, run: Run) -> str:
+    """Returns what to say of a wait that took too long: of what is held, that it is."""
+    with contextlib.suppress(CountermandError, TimeoutError):
+        async with asyncio.timeout(LAST_LOOK_S):
+            workflow = await run.get()
+        if workflow.state in _HELD:
+            word, name = workflow_look(workflow.state).word, workflow.name
+            verb = "resume" if workflow.state == WorkflowState.WORKFLOW_STATE_PAUSED else "get"
+            told = f"`countermand workflow {verb} {run.id}`"
+            return f"{not_done(settings)}; {name} is {word}, and needs somebody: {told}"
+    return ""
 
 
 async def _reaches(run: Run, seen: Workflow, states: tuple[WorkflowState.ValueType, ...]) -> bool:

@@ -12,7 +12,7 @@ from countermand.cli.exits import PATIENCE_WHEN_FOLLOWING, run
 from countermand.cli.settings import FOLLOWED, Settings, examples, shared_options
 
 if TYPE_CHECKING:
-    from countermand.client import Client
+    from countermand.client import Client, Run
 
 
 @click.command(
@@ -73,6 +73,7 @@ def wait(settings: Settings, name: str, wanted: str | None, settled: bool) -> No
     """
     if settled and wanted not in (None, "settled"):
         raise click.UsageError("--settled and --for exclude each other")
+    found: list[Run] = []
 
     async def work(client: Client) -> int:
         from countermand.cli.follow import wait_for, wait_quietly
@@ -80,8 +81,14 @@ def wait(settings: Settings, name: str, wanted: str | None, settled: bool) -> No
 
         states = workflow_states([wanted]) if wanted not in (None, "settled", "attention") else ()
         one = await named(client, name)
+        found.append(one)
         if wanted == "attention" or states:
             return await wait_for(settings, one, *states)
         return await wait_quietly(settings, one, settled=settled or wanted == "settled")
 
-    run(settings, work, patience=PATIENCE_WHEN_FOLLOWING)
+    async def late(_client: Client) -> str:
+        from countermand.cli.follow import late_words
+
+        return await late_words(settings, found[0]) if found else ""
+
+    run(settings, work, patience=PATIENCE_WHEN_FOLLOWING, late=late)

@@ -31,6 +31,15 @@ def listing(label):
     return ("workflow", "list", "--label", label)
 
 
+def test_workflows_are_named_or_chosen_and_not_both(shell):
+    both = shell.run("workflow", "pause", "later", "--host", "host-a", "--dry-run")
+    neither = shell.run("workflow", "pause", "--dry-run")
+
+    assert (both.exit_code, neither.exit_code) == (2, 2)
+    assert "either by WORKFLOW or by --label, --state and the like, not by both" in both.stderr
+    assert "say which to pause: WORKFLOW, or --label, --state and the like" in neither.stderr
+
+
 @pytest.mark.parametrize("verb", ["pause", "cancel"])
 def test_a_dry_run_tells_which_and_how_many_and_changes_nothing(shell, three, verb):
     label, ids = three

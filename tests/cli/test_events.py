@@ -164,4 +164,10 @@ def test_what_settles_without_has_the_code_of_its_end(shell):
 def test_a_wait_for_a_state_has_an_end(shell):
     shell.held("wait-long")
 
-    shell("workflow", "wait", "wait-long", "--for", "running", "--timeout", "100ms", code=124)
+    late = shell(
+        "workflow", "wait", "wait-long", "--for", "running", "--timeout", "100ms", code=124
+    )
+    assert late == (
+        "Timed out: not done after 0.1 s; workflows/wait-long is paused, and needs somebody: "
+        "`countermand workflow resume wait-long`\n"
+    )

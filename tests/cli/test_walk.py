@@ -162,7 +162,7 @@ def test_a_dry_run_says_what_becomes_of_each_task(shell):
     shell("workflow", "wait", "@", "--for", "paused")
 
     cancelled = shell("workflow", "cancel", "@", "--dry-run")
-    assert "\nGiven up: makes up for copy (people, by its checklist).\n" in cancelled
+    assert "\nCancelling makes up for copy (people, by its checklist).\n" in cancelled
     nothing = "Nothing has changed: it was a dry run."
     gave_up = dry(shell, "@", "--compensate", "one")
     assert gave_up == [
