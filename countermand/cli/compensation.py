@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from countermand.client.run import CompensationVerb
     from countermand.v1.task_pb2 import Task
 
+WITH = "--with"
 _TRIED = frozenset({"retry", "replace"})  # decisions after which it is tried again
 _EXAMPLES = (
     "countermand workflow compensation retry vm-42 copy-1 --reason 'storage is back'",
@@ -49,15 +50,20 @@ def _decide(
         from google.protobuf import json_format
 
         from countermand.cli.steer import say_state
+        from countermand.client.spec_json import mistakes_of
         from countermand.rpc.errors import CountermandError
         from countermand.v1.verb_pb2 import Action
 
         action = None
         if given is not None:
+            if found := [
+                f"{v.field}: {v.description}" for v in mistakes_of(given, Action.DESCRIPTOR, WITH)
+            ]:
+                raise click.UsageError("; ".join(found))
             try:
                 action = json_format.ParseDict(given, Action())
             except json_format.ParseError as error:
-                raise click.UsageError(f"--with is no action: {error}") from None
+                raise click.UsageError(f"{WITH} is no action: {error}") from None
         one = await named(client, name, f"Decide about {task} in it")
         task_id = task.rpartition("/")[2]
         changed = await one.decide_compensation(task_id, verb, reason, replacement=action)
@@ -112,7 +118,7 @@ def retry(settings: Settings, name: str, task: str, reason: str) -> None:
 )
 @one_workflow
 @click.argument("task", shell_complete=complete_tasks)
-@click.option("--with", "action_json", required=True, metavar="JSON", help="The verb to send.")
+@click.option(WITH, "action_json", required=True, metavar="JSON", help="The verb to send.")
 @click.option("--reason", required=True, help="Why, for the audit.")
 @shared_options()
 @click.pass_obj

@@ -5,7 +5,9 @@ Pure: what is written wrongly is a UsageError that says what would be right.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import click
@@ -16,6 +18,7 @@ from countermand.cli.typed import SET, IsText, never
 from countermand.client import decisions
 from countermand.drawing.words import workflow_look
 from countermand.rpc import names
+from countermand.rpc.errors import FieldInvalid
 from countermand.v1.workflow_pb2 import ResumeDecision, ResumeRequirement, Workflow
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
@@ -99,6 +102,47 @@ def _hosts(hosts: Sequence[str], reruns: Sequence[str]) -> dict[str, str]:
             raise click.UsageError(f"--host {text}: write TASK=HOST, with a task of a --rerun")
         found[task] = host
     return found
+
+
+# -- what is wrong --------------------------------------------------------------------------------
+
+# A place in a request: "decisions[0].rerun.patch['target.pool_id']", "input['disks']".
+_PLACE: Final = re.compile(
+    r"(?:decisions\[(?P<place>\d+)\]\.)?(?P<field>\w+(?:\.\w+)?)(?:\[(?P<quote>['\"])(?P<key>.*)(?P=quote)\])?"
+)
+_WRITTEN: Final = {
+    "rerun.patch": f"{SET} {{task}}.{{key}}",
+    "rerun.host_id": "--host {task}",
+    "rerun.indices": "--items",
+    "rerun.reset": "--reset",
+    "skip.outputs": "--output {task}.{key}",
+    "input": "--input {key}",
+}
+_OF_A_DECISION: Final = {"rerun": "--rerun", "skip": "--skip", "give_up": "--compensate"}
+
+
+def in_options(error: FieldInvalid, made: Sequence[ResumeDecision]) -> FieldInvalid:
+    """Returns what is wrong with a resume, at the options that said it."""
+    return FieldInvalid(
+        *(replace(wrong, field=_option(wrong.field, made)) for wrong in error.violations)
+    )
+
+
+def _option(place: str, made: Sequence[ResumeDecision]) -> str:
+    """Returns the option that stands at a place in a request; else the place itself."""
+    found = _PLACE.fullmatch(place)
+    if found is None:
+        return place
+    number = int(found["place"]) if found["place"] else -1
+    if number >= len(made):
+        return place
+    task = _id(made[number].task) if number >= 0 else ""
+    written = _WRITTEN.get(found["field"], "")
+    if written and not ("{key}" in written and found["key"] is None):
+        return written.format(task=task, key=found["key"])
+    if number < 0:
+        return place
+    return f"{_OF_A_DECISION.get(made[number].WhichOneof('decision') or '', '')} {task}".strip()
 
 
 # -- what is needed -----------------------------------------------------------------------------

@@ -149,10 +149,10 @@ def resume(
     changed = {key: plain(text) for key, text in (pair(one, "--input") for one in inputs)}
 
     async def work(client: Client) -> int:
-        from countermand.cli.decided import decisions_of
+        from countermand.cli.decided import decisions_of, in_options
         from countermand.cli.follow import followed
         from countermand.cli.typed import texts_of
-        from countermand.rpc.errors import RequirementsUnmet
+        from countermand.rpc.errors import FieldInvalid, RequirementsUnmet
 
         one = await named(client, given[0], "Resume it")
         if not (decided or inputs or dry_run) and settings.for_people and at_terminal():
@@ -173,6 +173,8 @@ def resume(
             answer = await one.resume(reason, decisions=made, input=changed, validate_only=dry_run)
         except RequirementsUnmet as error:
             return await _unmet(settings, one, error)
+        except FieldInvalid as error:  # programs know the request by its own fields
+            raise (error if settings.for_programs else in_options(error, made)) from None
         if (watches or waits) and not dry_run:
             return await followed(settings, one, watches=watches, after=before)
         if dry_run:

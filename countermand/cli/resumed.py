@@ -22,7 +22,7 @@ def made_up_for(tasks: Collection[Task], *, limit: int = MADE_UP_SHOWN_MAX) -> s
     """Returns what giving up would make up for."""
     done = [task for task in tasks if task.opposite and task.state in _EFFECTS]
     if not done:
-        return "makes up for nothing: there is nothing yet"
+        return "there is nothing to make up for"
     told = [f"{task_id(task.name)}{on(task.host_id)} ({task.opposite})" for task in done[:limit]]
     more = len(done) - len(told)
     return "makes up for " + ", ".join(told) + (f" and {more} more" if more > 0 else "")

@@ -80,7 +80,7 @@ def cancel(
         from countermand.cli.resumed import made_up_for
 
         tasks = await one.tasks()
-        return f"Cancelling {made_up_for(tasks, limit=len(tasks))}."
+        return f"Cancelling it: {made_up_for(tasks, limit=len(tasks))}."
 
     change = Change(
         verb="cancel",

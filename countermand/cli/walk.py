@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Final, NoReturn
 
 import click
 
 from countermand.cli.arguments import pair
 from countermand.cli.asking import confirm, prompt
-from countermand.cli.decided import decisions_of
+from countermand.cli.decided import decisions_of, in_options
 from countermand.cli.exits import fail
 from countermand.cli.resumed import made_up_for, show_changes
 from countermand.cli.settings import Settings
 from countermand.cli.table import paint, table
-from countermand.cli.typed import texts_of
+from countermand.cli.typed import SET, texts_of
 from countermand.client import Run
 from countermand.drawing import phrases
 from countermand.drawing.phrases import on
@@ -47,6 +47,10 @@ _TYPES: Final[dict[str, click.ParamType]] = {  # type: ignore[type-arg]  # gener
 }
 
 
+def _key(text: str) -> str:
+    return text.partition("=")[0]
+
+
 @dataclass(slots=True)
 class Answers:
     """What was answered so far, as options."""
@@ -57,6 +61,22 @@ class Answers:
     outputs: list[str] = field(default_factory=list)
     compensates: list[str] = field(default_factory=list)
     hosts: list[str] = field(default_factory=list)
+
+    def drop(self, wrong: Sequence[str]) -> bool:
+        """Forgets what was wrong, by the options that said it; returns whether it was in here.
+
+        A host is asked for anew, whatever was wrong.
+        """
+        before = len(self.sets) + len(self.outputs) + len(self.hosts)
+        self.sets = [each for each in self.sets if f"{SET} {_key(each)}" not in wrong]
+        self.outputs = [each for each in self.outputs if f"--output {_key(each)}" not in wrong]
+        self.hosts = []
+        return len(self.sets) + len(self.outputs) < before
+
+    def take(self, more: Answers) -> None:
+        """Adds what was answered about another task."""
+        for each in fields(self):
+            getattr(self, each.name).extend(getattr(more, each.name))
 
     def command(self, workflow_id: str, reason: str) -> str:
         """Returns the command that decides the same."""
@@ -118,13 +138,13 @@ async def walk(settings: Settings, run: Run, reason: str) -> Agreed | None:
     # Of one that is still pausing every attempt that ends is a change, and none matters here.
     etag = workflow.etag if held else ""
     while True:
-        answers = await _answered(run, decide, found)
+        answers = await _answered(settings, run, decide, found)
         reason = reason or prompt("\nWhy, for the audit")
+        made = await answers.decisions(run)
         try:
-            made = await answers.decisions(run)
             planned = await run.resume(reason, decisions=made, validate_only=True)
         except (FieldInvalid, RequirementsUnmet) as error:
-            fail(settings, error)
+            fail(settings, in_options(error, made) if isinstance(error, FieldInvalid) else error)
             confirm("Nothing was sent. Answer once more?")
             continue
         _last_look(run, answers, reason, planned)
@@ -132,7 +152,10 @@ async def walk(settings: Settings, run: Run, reason: str) -> Agreed | None:
 
 
 async def _answered(
-    run: Run, decide: Sequence[ResumeRequirement], found: Sequence[ResumeRequirement]
+    settings: Settings,
+    run: Run,
+    decide: Sequence[ResumeRequirement],
+    found: Sequence[ResumeRequirement],
 ) -> Answers:
     """Asks about each task that needs a decision."""
     tasks = await run.tasks()
@@ -146,10 +169,42 @@ async def _answered(
             for one in found
             if one.kind == ResumeRequirement.KIND_OUTPUT and one.task == each.task
         ]
-        _ask_about(task, each, outputs, tasks, answers)
+        answer = Answers()
+        _ask_about(task, each, outputs, tasks, answer)
+        while (wrong := await _wrong(settings, run, answer)) and answer.drop(wrong):
+            _ask_again(task, outputs, answer)
+        answers.take(answer)
         if answers.compensates:
             break  # of the whole workflow: no other decision counts any more
     return answers
+
+
+async def _wrong(settings: Settings, run: Run, answer: Answers) -> list[str]:
+    """Tells what is wrong with the answers about one task, and returns the options that said it."""
+    made = await answer.decisions(run)
+    try:
+        await run.resume("", decisions=made, validate_only=True)
+    except FieldInvalid as error:
+        told = in_options(error, made)
+        fail(settings, told)
+        return [violation.field for violation in told.violations]
+    except RequirementsUnmet:
+        pass  # the other tasks
+    return []
+
+
+def _ask_again(task: Task, outputs: Sequence[ResumeRequirement], answer: Answers) -> None:
+    """Asks once more for what was wrong; the rest is kept."""
+    name = task_id(task.name)
+    for kept in (*answer.sets, *answer.outputs):
+        click.echo(f"  kept: {kept}")
+    if answer.reruns:
+        _ask_arguments(task, name, answer)
+        return
+    given = {_key(text) for text in answer.outputs}
+    for each in outputs:
+        if f"{name}.{each.key}" not in given:
+            answer.outputs.append(f"{name}.{each.key}={_ask_output(task, each)}")
 
 
 def _say_head(workflow: Workflow, count: int) -> None:
@@ -179,7 +234,7 @@ def _ask_about(
     choices = dict(_choices(task, needed, outputs, tasks))
     for letter, words in choices.items():
         click.echo(f"  {letter}  {words}")
-    match prompt("What", type=click.Choice(list(choices)), default=next(iter(choices))):
+    match prompt("What", type=_Choice(choices), default=next(iter(choices))):
         case "r":
             answers.reruns.append(name)
             _ask_arguments(task, name, answers)
@@ -191,6 +246,20 @@ def _ask_about(
             answers.compensates.append(name)
         case _:
             _quit()
+
+
+class _Choice(click.Choice[str]):
+    """A letter, or the word that stands beside it."""
+
+    def __init__(self, choices: Mapping[str, str]) -> None:
+        """Keeps the word of each letter, which is the first of what it says."""
+        super().__init__(list(choices))
+        self._letters = {words.partition(":")[0]: letter for letter, words in choices.items()}
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Returns the letter."""
+        word = value.strip().lower()
+        return super().convert(self._letters.get(word, word), param, ctx)
 
 
 def _quit() -> NoReturn:

@@ -43,9 +43,11 @@ def mistakes(text: str, *, origin: str) -> Iterator[Violation]:
     yield from mistakes_of(value)
 
 
-def mistakes_of(value: Json) -> Iterator[Violation]:
-    """Yields what keeps a value from being a spec, in its order."""
-    yield from _message(value, WorkflowSpec.DESCRIPTOR, "spec")
+def mistakes_of(
+    value: Json, descriptor: Descriptor = WorkflowSpec.DESCRIPTOR, path: str = "spec"
+) -> Iterator[Violation]:
+    """Yields what keeps a value from being a spec, or another message, in its order."""
+    yield from _message(value, descriptor, path)
 
 
 def in_full(value: Json, descriptor: Descriptor = WorkflowSpec.DESCRIPTOR) -> Json:

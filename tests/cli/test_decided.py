@@ -8,8 +8,9 @@ from click.testing import CliRunner
 from google.protobuf import json_format
 
 from countermand.cli.arguments import plain
-from countermand.cli.decided import command, decisions_of, needed
+from countermand.cli.decided import command, decisions_of, in_options, needed
 from countermand.cli.main import main
+from countermand.rpc.errors import FieldInvalid, Violation
 from countermand.v1.workflow_pb2 import ResumeRequirement as Needed
 
 NOTHING = {
@@ -191,3 +192,46 @@ def test_where_nothing_can_be_decided_that_is_all_that_is_said(run, name, said, 
     assert asked.stdout.splitlines() == [told, *needs]
     assert (resumed.exit_code, resumed.stdout) == (1, "")
     assert resumed.stderr.splitlines() == [f"Error: {told} (REQUIREMENTS_UNMET)", *needs]
+
+
+def test_what_is_wrong_is_told_at_the_option_that_said_it(shell):
+    """Programs have the fields of the request; people wrote options."""
+    shell.held("@")
+    wrong = ("--rerun", "make", "--set", "make.target.nosuch=1", "--dry-run")
+    told = shell("workflow", "resume", "@", *wrong, code=1)
+    as_json = json.loads(shell("workflow", "resume", "@", *wrong, "-o", "json", code=1))
+
+    assert "\n  --set make.target.nosuch: " in told
+    (violation,) = as_json["error"]["violations"]
+    assert violation["field"] == "decisions[0].rerun.patch['target.nosuch']"
+
+
+@pytest.mark.parametrize(
+    ("place", "option"),
+    [
+        ("decisions[0].rerun.patch['a.b']", "--set one.a.b"),
+        ("decisions[0].rerun.host_id", "--host one"),
+        ("decisions[0].rerun.patch", "--rerun one"),
+        ("decisions[0].rerun.indices", "--items"),
+        ('decisions[1].skip.outputs["it\'s"]', "--output two.it's"),
+        ("decisions[1].task", "--skip two"),
+        ("decisions[2].decision", "decisions[2].decision"),
+        ("input['disks']", "--input disks"),
+        ("reason", "reason"),
+    ],
+)
+def test_each_place_of_a_request_has_its_option(place, option):
+    decisions = decisions_of(**{**NOTHING, "reruns": ["one"], "skips": ["two"]})
+    told = in_options(FieldInvalid(Violation(place, "is wrong")), decisions)
+
+    assert told.message == f"{option}: is wrong"
+
+
+def test_a_replacement_with_a_wrong_word_says_which_is_meant(shell):
+    shell.held("@")
+    said = shell(
+        *("workflow", "compensation", "replace", "@", "make", "--reason", "x"),
+        *("--with", '{"delete_imag": {}}'),
+        code=2,
+    )
+    assert "--with.delete_imag: there is no such field: is delete_image meant?" in said

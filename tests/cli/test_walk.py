@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from countermand.cli import walk
 from countermand.v1.task_pb2 import Task
+from countermand.v1.workflow_pb2 import ResumeRequirement
 from tests.cli.terminal import Terminal
 
 
@@ -74,16 +76,38 @@ def test_a_skip_asks_for_the_outputs_that_others_read(shell):
     assert [(each["field"], each["value"]) for each in inbound] == [("arguments.lun", "lun-7")]
 
 
-def test_what_would_be_refused_is_told_and_asked_again(shell):
+def test_what_is_wrong_is_asked_again_at_once_and_the_rest_is_kept(shell):
+    """Before the reason, and about that task only; a word is as good as its letter."""
     shell.held("walk-again")
-    with resuming(shell, "walk-again", "--reason", "x", "--wait") as terminal:
-        terminal.until("What").type("r").until("more").type("no value").until("is not FIELD=VALUE")
-        terminal.until("more").type("pool=slow").until("more").type("")
-        terminal.until("Nothing was sent. Answer once more? [y/N]: ").type("y")
-        assert terminal.until("What").type("c").until("Send it?").type("y").end() == 3
+    with resuming(shell, "walk-again") as terminal:
+        terminal.until("What").type("Rerun").until("more").type("no value")
+        terminal.until("is not FIELD=VALUE").until("more").type("pool=slow")
+        terminal.until("more").type("arguments.lun=seven").until("more").type("")
+        terminal.until("  --set make.pool: ").until("kept: make.arguments.lun=seven")
+        terminal.until("more").type("arguments.pool=slow").until("more").type("")
+        terminal.until("Why, for the audit: ").type("x")
+        assert terminal.until("Send it?").type("n").end() == 1
 
-    assert "FIELD_INVALID" in terminal.text
-    assert "↺ compensated  workflows/walk-again failed in task make" in terminal.text
+    assert terminal.text.count("What (r, s, c, q)") == 1
+    assert (
+        "walk-again --rerun make --set make.arguments.lun=seven --set make.arguments.pool=slow "
+        "--reason x"
+    ) in terminal.text
+    assert "decisions[" not in terminal.text
+
+
+@pytest.mark.parametrize("word", ["skip", "compensate", "quit"])
+def test_the_words_that_are_shown_are_taken(word):
+    task = Task(name="workflows/w/tasks/copy", kind=Task.KIND_VERB)
+    needed = ResumeRequirement(choices=["rerun", "skip", "give_up"])
+    answers = walk.Answers()
+    with CliRunner().isolation(input=f"{word}\n"):
+        try:
+            walk._ask_about(task, needed, (), (task,), answers)
+        except click.Abort:
+            assert word == "quit"
+    given = {"skip": answers.skips, "compensate": answers.compensates}
+    assert {name for name, values in given.items() if values} == {word} - {"quit"}
 
 
 def test_whoever_does_not_agree_has_changed_nothing(shell):
@@ -162,7 +186,7 @@ def test_a_dry_run_says_what_becomes_of_each_task(shell):
     shell("workflow", "wait", "@", "--for", "paused")
 
     cancelled = shell("workflow", "cancel", "@", "--dry-run")
-    assert "\nCancelling makes up for copy (people, by its checklist).\n" in cancelled
+    assert "\nCancelling it: makes up for copy (people, by its checklist).\n" in cancelled
     nothing = "Nothing has changed: it was a dry run."
     gave_up = dry(shell, "@", "--compensate", "one")
     assert gave_up == [
