@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -108,6 +109,32 @@ def prose(text: str) -> Markup:
     return Markup("").join(drawn)
 
 
+# Commands that have a form: by their words, and where it is.
+_FORMS: Final = (
+    (re.compile(r"countermand workflow (fork|resume|cancel) (\S+).*"), "/workflows/{1}/{0}"),
+    (
+        re.compile(r"countermand workflow compensation \S+ (\S+) (\S+).*"),
+        "/workflows/{0}/tasks/{1}/compensation",
+    ),
+)
+
+
+def doable(text: str) -> Markup:
+    """Returns words with their commands as links, where what they do can be done here as well."""
+    parts = visible(text).split("`")
+    drawn = [_command(part) if n % 2 else escape(part) for n, part in enumerate(parts)]
+    return Markup("").join(drawn)
+
+
+def _command(text: str) -> Markup:
+    code = Markup("<code>{}</code>").format(text)
+    for known, form in _FORMS:
+        if found := known.fullmatch(text):
+            url = form.format(*(quote(part, safe="") for part in found.groups()))
+            return Markup('<a href="{}" title="Opens the form for it">{}</a>').format(url, code)
+    return code
+
+
 def workflow_id(name: str) -> str:
     """Returns the id in a workflow's name."""
     return name.removeprefix("workflows/")
@@ -182,6 +209,7 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "duration": phrases.duration,
     "said": values.said,
     "prose": prose,
+    "doable": doable,
     "value": values.value_words,
 }
 GLOBALS: Final[Mapping[str, Any]] = {

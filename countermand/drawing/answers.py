@@ -68,6 +68,7 @@ def lines(workflow: Workflow, tasks: Sequence[Task]) -> Iterator[str]:
     if not told.made_up_for:
         yield "made up for: nothing" if settled else "made up for: nothing so far"
     yield from _listed("not made up for", told.blocked)
+    yield from _listed("still to be made up for", told.to_make_up)
     if settled and not told.left:
         # What somebody did by hand nobody has looked at.
         known = " is known to be" if told.is_by_hand else ""

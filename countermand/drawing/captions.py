@@ -37,7 +37,8 @@ class Caption:
 def heading(timeline: Timeline) -> str:
     """Returns what is drawn: kind, id, duration and hosts."""
     where = phrases.places(len(timeline.hosts), len(timeline.owners))
-    return f"{timeline.kind} {timeline.workflow_id}, {phrases.duration(timeline.end_s)}, {where}"
+    about = f"{timeline.kind} {timeline.workflow_id}"
+    return ", ".join(filter(None, (about, phrases.duration(timeline.end_s), where)))
 
 
 def verdict_look(timeline: Timeline) -> Look:
@@ -55,6 +56,9 @@ def of_row(row: Row) -> Caption:
         never = row.state in {Task.STATE_CANCELLED, Task.STATE_PENDING}
         return Caption(look.glyph, "never started" if never else look.word, "quiet")
     bar = row.bars[-1]
+    if row.state == Task.STATE_SKIPPED:  # how its last attempt ended is not how it stands
+        after = f" after {bar.reason}" if bar.state == Attempt.STATE_FAILED and bar.reason else ""
+        return Caption(look.glyph, f"{look.word}{after}", look.tone)
     look = attempt_look(bar.state)
     tries = f", attempt {bar.number}" if len(row.bars) > 1 else ""
     return Caption(look.glyph, of_bar(bar, row.verb) + tries, look.tone)

@@ -71,7 +71,10 @@ def _sentence(workflow: Workflow, drawn: Timeline) -> str:
     done = counts[Task.STATE_SUCCEEDED] + counts[Task.STATE_SKIPPED]
     if not workflow.HasField("cause"):
         if workflow.state == WorkflowState.WORKFLOW_STATE_SUCCEEDED:
-            return f"{done} of {phrases.count(number, 'task')} took effect."
+            skipped = counts[Task.STATE_SKIPPED]
+            rest = f"; {skipped} skipped" if skipped else ""
+            took = f"{done - skipped} of {phrases.count(number, 'task')} took effect"
+            return f"{took}{rest}."
         word = workflow_look(workflow.state).word
         said = f"{done} of {phrases.count(number, 'task')} done; it is {word}."
         return open_failures(workflow, drawn.verdict.failed) + said

@@ -156,6 +156,8 @@ class Verdict:
     made_up_for: tuple[Fact, ...] = ()
     # What could not be made up for so far: somebody must decide about each.
     blocked: tuple[Fact, ...] = ()
+    # What took effect and still stands, of one that goes back: its turn is still to come.
+    to_make_up: tuple[Fact, ...] = ()
     # Attempts that began and left nothing by themselves: stopped, or failed for certain.
     clean: tuple[Fact, ...] = ()
     left: tuple[Fact, ...] = ()

@@ -35,6 +35,8 @@ def of(workflow: Workflow, tasks: Iterable[Task] = ()) -> list[Step]:
     return [*left, *(_ended(workflow) or _under_way(workflow, tasks))]
 
 
+# Of tasks without which a workflow may still succeed.
+_NOT_DONE: Final = {Task.STATE_SKIPPED: "was skipped", Task.STATE_FAILED: "failed"}
 _MORE: Final = {
     "DECISION": "{} more tasks need a decision: Resume asks for each, or for a group at once.",
     "LEFT": "{} more effects are left, as is listed above.",
@@ -74,14 +76,21 @@ def _ended(workflow: Workflow) -> list[Step]:
     again = f"`countermand workflow fork {workflow.name.removeprefix('workflows/')} --id NEW`"
     match workflow.state:
         case WorkflowState.WORKFLOW_STATE_SUCCEEDED if workflow.leftovers:
-            words = "Everything that was asked for took effect."
+            words = f"{_what_took(workflow).capitalize()} took effect."
         case WorkflowState.WORKFLOW_STATE_SUCCEEDED:
-            words = "Nothing: everything took effect."
+            words = f"Nothing: {_what_took(workflow)} took effect."
         case WorkflowState.WORKFLOW_STATE_COMPENSATED | WorkflowState.WORKFLOW_STATE_FAILED:
             words = f"Once the cause is gone, run it anew: {again}."
         case _:
             return []
     return [Step(words=words)]
+
+
+def _what_took(workflow: Workflow) -> str:
+    """Returns of how much of a workflow that succeeded it is true that it took effect."""
+    counts = {each.state: each.count for each in workflow.task_counts}
+    but = [word for state, word in _NOT_DONE.items() if counts.get(state)]
+    return f"everything but what {' or '.join(but)}" if but else "everything"
 
 
 def _under_way(workflow: Workflow, tasks: Iterable[Task]) -> list[Step]:

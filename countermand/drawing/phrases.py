@@ -61,20 +61,26 @@ def listing(words: list[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else ""
 
 
+def some(words: list[str], most: int = 3) -> str:
+    """Returns the first of some words, and how many more there are: "a, b, c and 2 others"."""
+    more = len(words) - most
+    return listing(words if more < 1 else [*words[:most], count(more, "other")])
+
+
 def on(place: str, *, is_owner: bool = False) -> str:
     """Returns where something is, as the end of some words: " on host-a", " with acme"."""
     return f" {'with' if is_owner else 'on'} {place}" if place else ""
 
 
 def places(hosts: int, owners: int) -> str:
-    """Returns where a workflow ran: "2 hosts", "1 host, 2 owners", "1 owner"."""
-    parts = [count(hosts, "host")] if hosts or not owners else []
+    """Returns where a workflow ran: "2 hosts", "1 host, 2 owners", "1 owner"; empty: nowhere."""
+    parts = [count(hosts, "host")] if hosts else []
     return ", ".join([*parts, *([count(owners, "owner")] if owners else [])])
 
 
 def on_places(hosts: int, owners: int) -> str:
     """Returns the same as a sentence has it: "on 1 host and with 2 owners"."""
-    parts = [f"on {count(hosts, 'host')}"] if hosts or not owners else []
+    parts = [f"on {count(hosts, 'host')}"] if hosts else []
     return " and ".join([*parts, *([f"with {count(owners, 'owner')}"] if owners else [])])
 
 

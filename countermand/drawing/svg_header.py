@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from countermand.drawing import captions, phrases
-from countermand.drawing.model import Fact, Timeline
+from countermand.drawing.model import Fact, Timeline, Verdict
 from countermand.drawing.svg_parts import escape, fit, lines, tag, text, width_of, wrap
 from countermand.drawing.words import Tone, task_look
 
@@ -34,7 +34,7 @@ def draw(timeline: Timeline, left: float, right: float) -> tuple[str, float]:
     words = f"{look.glyph} {look.word.upper()}"
     pill = width_of(words, 18) + 20  # capitals are wide
     where = phrases.on_places(len(timeline.hosts), len(timeline.owners))
-    about = f"{phrases.duration(timeline.end_s)} {where}"
+    about = f"{phrases.duration(timeline.end_s)} {where}".rstrip()
     parts = [
         tag("rect", x=left, y=26, width=pill, height=30, rx=15, class_=look.tone),
         tag(
@@ -62,6 +62,7 @@ def _columns(timeline: Timeline, left: float, right: float) -> tuple[list[str], 
     nothing = "nothing is known to be" if verdict.is_by_hand else "nothing"
     rest = nothing if timeline.settled else "not known before it has ended"
     stuck = (*verdict.blocked, *verdict.left)
+    is_open = bool(verdict.blocked or verdict.to_make_up)
     columns = (
         _Column("WHY IT ENDED", "⊘", "warn", verdict.failed, "nothing")
         if verdict.is_order
@@ -71,8 +72,9 @@ def _columns(timeline: Timeline, left: float, right: float) -> tuple[list[str], 
             "↺",
             "made_up",
             verdict.made_up_for,
-            "nothing so far" if verdict.blocked else "nothing had taken effect",
-            is_good=not verdict.blocked,
+            "nothing so far" if is_open else "nothing had taken effect",
+            _still(verdict),
+            is_good=not is_open,
         ),
         _Column("WHAT COULD NOT BE MADE UP FOR", "!", "bad", stuck, "")
         if verdict.blocked
@@ -125,6 +127,12 @@ def _look(column: _Column, fact: Fact) -> tuple[str, Tone]:
         return column.glyph, column.tone
     look = task_look(fact.state)
     return look.glyph, look.tone
+
+
+def _still(verdict: Verdict) -> str:
+    """Returns what took effect and still stands, although all of it is to be made up for."""
+    names = [fact.task_id for fact in verdict.to_make_up]
+    return f"still to be: {phrases.some(names)}" if names else ""
 
 
 def _stopped(timeline: Timeline) -> str:

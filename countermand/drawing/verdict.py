@@ -12,6 +12,7 @@ from typing import Final
 from countermand.drawing import phrases
 from countermand.drawing.made_up import is_by_hand
 from countermand.drawing.model import Bar, Fact, LaneRow, Row, Verdict
+from countermand.drawing.tasks import GROUPS, task_id
 from countermand.drawing.words import workflow_look
 from countermand.rpc import names
 from countermand.v1.attempt_pb2 import Attempt
@@ -26,6 +27,15 @@ CLEAN: Final[Mapping[int, str]] = {
     Attempt.STATE_FAILED: "failed, left nothing",
     Attempt.STATE_CANCELLED: "stopped, left nothing",
 }
+# With a cause: what took effect is made up for, now or once somebody has decided.
+GOING_BACK: Final = frozenset(
+    {
+        WorkflowState.WORKFLOW_STATE_COMPENSATING,
+        WorkflowState.WORKFLOW_STATE_BLOCKED,
+        WorkflowState.WORKFLOW_STATE_PAUSING,
+        WorkflowState.WORKFLOW_STATE_PAUSED,
+    }
+)
 # What stands apart: of the one somebody must decide, the other is left.
 NOT_MADE_UP_FOR: Final = frozenset({Task.STATE_COMPENSATION_BLOCKED, Task.STATE_ABANDONED})
 
@@ -34,6 +44,7 @@ def verdict(
     workflow: Workflow, rows: Sequence[Row], lane: Sequence[LaneRow], tasks: Iterable[Task]
 ) -> Verdict:
     """Returns how it stands so far, or how it ended; the tasks are those of which rows are made."""
+    tasks = tuple(tasks)
     failed = _failed(workflow, rows)
     going_back = _in_order(lane)
     made_up_for = tuple(
@@ -66,6 +77,7 @@ def verdict(
         failed=failed,
         made_up_for=made_up_for,
         blocked=blocked,
+        to_make_up=to_make_up(workflow, tasks),
         clean=clean,
         left=left,
         is_order=workflow.HasField("cause") and _is_order(workflow.cause),
@@ -76,6 +88,35 @@ def verdict(
         found,
         sentence=_sentence(workflow, rows, lane, found, needs),
         brief=_sentence(workflow, rows, lane, found, ""),
+    )
+
+
+def goes_back(workflow: Workflow) -> bool:
+    """Returns whether all that took effect is still being made up for, or held on the way."""
+    return workflow.HasField("cause") and workflow.state in GOING_BACK
+
+
+def to_make_up(workflow: Workflow, tasks: Iterable[Task]) -> tuple[Fact, ...]:
+    """Returns what took effect and whose turn to be made up for is still to come, newest first."""
+    if not goes_back(workflow):
+        return ()
+    stands = [
+        task
+        for task in tasks
+        if task.state == Task.STATE_SUCCEEDED
+        and task.opposite
+        and task.kind not in GROUPS
+        and not task.end_action
+    ]
+    stands.sort(key=lambda task: task.end_time.ToNanoseconds(), reverse=True)
+    return tuple(
+        Fact(
+            task_id=task_id(task.name),
+            host_id=task.owner_id or task.host_id,
+            is_external=bool(task.owner_id),
+            words=task.opposite,
+        )
+        for task in stands
     )
 
 
@@ -207,11 +248,19 @@ def _since_then(workflow: Workflow, lane: Sequence[LaneRow], found: Verdict, nee
         case WorkflowState.WORKFLOW_STATE_FAILED:
             return f"{made}; {phrases.count(len(found.left), 'effect')} left behind."
         case WorkflowState.WORKFLOW_STATE_BLOCKED:
-            return f"Somebody must decide: {needs}" if needs else "Somebody must decide."
+            decide = f"Somebody must decide: {needs}" if needs else "Somebody must decide."
+            return f"{decide}{_still(found)}"
         case WorkflowState.WORKFLOW_STATE_COMPENSATING:
-            return f"Making up for it: {len(done)} of {max(len(lane), 1)} done."
+            number = len(lane) + len(found.to_make_up)
+            return f"Making up for it: {len(done)} of {max(number, 1)} done."
         case _:
-            return f"It is {workflow_look(workflow.state).word}."
+            return f"It is {workflow_look(workflow.state).word}.{_still(found)}"
+
+
+def _still(found: Verdict) -> str:
+    """Returns what still stands although all is to be made up for, as a sentence of its own."""
+    facts = [f"{fact.task_id}{fact.where}" for fact in found.to_make_up]
+    return f" Still to be made up for: {phrases.some(facts)}." if facts else ""
 
 
 def _in_order(lane: Sequence[LaneRow]) -> list[LaneRow]:
@@ -226,7 +275,7 @@ def went_well(workflow: Workflow, rows: Sequence[Row]) -> str:
     if workflow.state != WorkflowState.WORKFLOW_STATE_SUCCEEDED:
         word = workflow_look(workflow.state).word
         tried = f"{len(rested)} of {phrases.count(len(tasks), 'task')}"
-        return f"{tried} done {_places(tasks)}; it is {word}."
+        return f"{tried} done{_places(tasks)}; it is {word}."
     done = [row for row in tasks if row.state == Task.STATE_SUCCEEDED]
     copied = sum(bar.done for row in done for bar in row.bars[-1:] if row.verb == "copy_image")
     data = f", {phrases.size(copied)} copied" if copied else ""
@@ -234,11 +283,11 @@ def went_well(workflow: Workflow, rows: Sequence[Row]) -> str:
     failed = sum(row.state == Task.STATE_FAILED for row in tasks)
     parts = [f"{skipped} skipped" if skipped else "", f"{failed} failed" if failed else ""]
     rest = "; ".join(["", *filter(None, parts)])
-    return f"{phrases.count(len(done), 'task')} {_places(done)} took effect{data}{rest}."
+    return f"{phrases.count(len(done), 'task')}{_places(done)} took effect{data}{rest}."
 
 
 def _places(rows: Sequence[Row]) -> str:
-    """Returns on how many hosts and with how many owners rows are."""
+    """Returns on how many hosts and with how many owners rows are, as the end of some words."""
     hosts = {row.host_id for row in rows if row.host_id and not row.is_external}
     owners = {row.host_id for row in rows if row.is_external}
-    return phrases.on_places(len(hosts), len(owners))
+    return f" {phrases.on_places(len(hosts), len(owners))}".rstrip()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from countermand.drawing import answers
+import pytest
+
+from countermand.drawing import answers, next_steps
 from countermand.drawing.next_steps import resume_command
 from countermand.v1.event_pb2 import Leftover
 from countermand.v1.failure_pb2 import Failure
@@ -83,6 +85,36 @@ def test_what_is_blocked_stands_apart_and_nothing_is_said_of_what_is_left() -> N
         "made up for: nothing so far",
         "not made up for: a on host-a: delete the copy: the array is read-only",
     ]
+
+
+def test_what_is_still_to_be_made_up_for_is_named() -> None:
+    why = Failure(reason="POOL_READ_ONLY", message="The array is read-only.")
+    tasks = [
+        task("a", "SUCCEEDED"),
+        task("b", "COMPENSATION_BLOCKED", compensation_failure=why),
+        failed("c", "No room."),
+    ]
+    assert list(answers.lines(workflow("BLOCKED", cause("c", "No room.")), tasks)) == [
+        "what failed: c on host-b: no room (NO_SPACE)",
+        "made up for: nothing so far",
+        "not made up for: b on host-a: delete the copy: the array is read-only",
+        "still to be made up for: a on host-a: delete the copy",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        ((), "Nothing: everything took effect."),
+        (("SKIPPED",), "Nothing: everything but what was skipped took effect."),
+        (("SKIPPED", "FAILED"), "Nothing: everything but what was skipped or failed took effect."),
+    ],
+)
+def test_what_was_never_done_is_not_said_to_have_taken_effect(states, said) -> None:
+    one = workflow("SUCCEEDED")
+    for state in ("SUCCEEDED", *states):
+        one.task_counts.add(state=Task.State.Value(f"STATE_{state}"), count=1)
+    assert [step.words for step in next_steps.of(one)] == [said]
 
 
 def test_an_order_is_why_it_ended_and_what_policy_keeps_is_not_nothing() -> None:

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from rich.console import Console
 
-from countermand.drawing import svg, terminal
+from countermand.drawing import captions, svg, terminal
 from countermand.drawing.model import Timeline
 from countermand.drawing.scale import scale, ticks
 from countermand.drawing.svg_flags import place_flags
@@ -259,6 +259,30 @@ def test_what_was_made_up_for_is_in_the_order_in_which_it_was_done() -> None:
     assert "copy-2 on host-2 and copy-1 on host-1" in verdict.sentence
 
 
+def test_what_is_skipped_after_a_failure_is_skipped_at_its_row() -> None:
+    tale = Tale("vm-11")
+    for name in ("copy-1", "copy-2"):
+        tale.plant(name, host="host-a")
+        tale.starts(0.0, name, run_s=0.0)
+    tale.ends(1.0, "copy-1", "SUCCEEDED")
+    tale.ends(1.0, "copy-2", "FAILED", failure=no_space("vm-11", "copy-2", "host-a"))
+    tale.task(2.0, "copy-2", Task.STATE_SKIPPED)
+    tale.moves(3.0, WorkflowState.WORKFLOW_STATE_SUCCEEDED)
+    picture = drawn(tale)
+    assert str(captions.of_row(picture.rows[1])) == "» skipped after NO_SPACE"
+    assert picture.verdict.sentence == "1 task on 1 host took effect; 1 skipped."
+
+
+def test_where_nothing_has_begun_no_host_is_counted() -> None:
+    tale = Tale("vm-12")
+    tale.plant("copy-1")
+    tale.moves(1.0, WorkflowState.WORKFLOW_STATE_PAUSED)
+    picture = drawn(tale)
+    assert picture.verdict.sentence == "0 of 1 task done; it is paused."
+    assert captions.heading(picture) == "add-vm-from-template vm-12, 0 ms"
+    assert "0 hosts" not in svg.draw(picture)
+
+
 # -- what needs somebody -------------------------------------------------------------------------
 
 
@@ -290,6 +314,30 @@ def test_what_could_not_be_made_up_for_stands_apart() -> None:
     assert "WHAT COULD NOT BE MADE UP FOR" in text
     assert "nothing so far" in text
     assert "WHAT IS LEFT" not in text  # nobody knows before it has ended
+
+
+def test_what_still_stands_is_named_until_its_turn_has_come() -> None:
+    tale = Tale("vm-13")
+    for number in (1, 2):
+        tale.plant(f"copy-{number}", host="host-a")
+        tale.starts(0.0, f"copy-{number}", run_s=0.0)
+        tale.ends(number, f"copy-{number}", "SUCCEEDED")
+    tale.plant("verify", host="host-a", opposite="")  # nothing makes up for what only reads
+    tale.task(2.1, "verify", Task.STATE_SUCCEEDED)
+    cause = no_space("vm-13", "attach", "host-b")
+    tale.moves(3.0, WorkflowState.WORKFLOW_STATE_COMPENSATING, cause)
+    tale.makes_up(3.0, "copy-2")
+    assert drawn(tale).verdict.sentence.endswith("Making up for it: 0 of 2 done.")
+    tale.ends(4.0, "copy-2", "FAILED", n=2, to=Task.STATE_COMPENSATION_BLOCKED)
+    tale.moves(4.0, WorkflowState.WORKFLOW_STATE_BLOCKED)
+    picture = drawn(tale)
+    assert [fact.task_id for fact in picture.verdict.to_make_up] == ["copy-1"]
+    assert picture.verdict.brief.endswith(
+        "Somebody must decide. Still to be made up for: copy-1 on host-a."
+    )
+    assert "still to be: copy-1" in svg.draw(picture)
+    tale.moves(5.0, WorkflowState.WORKFLOW_STATE_FAILED)
+    assert drawn(tale).verdict.to_make_up == ()  # it was kept
 
 
 def test_what_waits_for_a_decision_is_said_first() -> None:

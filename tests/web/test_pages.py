@@ -11,7 +11,7 @@ import pytest
 
 from coordinator.saga import leftovers
 from coordinator.saga.states import TaskState
-from coordinator.web import address, shown
+from coordinator.web import address, reading, shown
 from coordinator.web.pages import workflows
 from countermand.client.spec import image, parallel, policy, sequence, task, workflow_spec
 from countermand.drawing import phrases
@@ -234,6 +234,32 @@ async def test_what_must_be_decided_is_said_once(reader) -> None:
     assert "! made: Its compensation has failed" in banner.words
     assert banner.words.count("The array is read-only since 09:12.") == 1
     assert "countermand workflow compensation retry|replace|done|abandon stuck made" in banner.words
+
+
+@pytest.mark.parametrize("others", [0, reading.TASKS_WHOLE])
+async def test_what_still_stands_is_counted_and_named(reader, client, others: int) -> None:
+    """Of a large one as well."""
+    name = f"stands-{others}"
+    spec = stories.stuck(name)
+    steps = [task(f"step-{n}", host="host-a", action=Noop()) for n in range(others)]
+    spec.root.members.insert(0, stories.create("data-disk", "host-a", f"pool-a/{name}-data"))
+    if steps:
+        spec.root.members.insert(0, parallel("steps", *steps))
+    await client.submit(spec, workflow_id=name)
+    await stories.arrived(client, name, WorkflowState.WORKFLOW_STATE_BLOCKED)
+    banner = (await reader(f"/workflows/{name}")).part("banner")
+    assert f"0 of {others + 2} made up for" in banner.words
+    assert "Still to be made up for · data-disk on host-a delete the image" in banner.words
+    assert ("and 146 more" in banner.words) == bool(others)
+    await client.run(name).decide_compensation("made", "abandon", reason="seen enough")
+
+
+async def test_what_a_command_does_is_a_link_where_it_can_be_done_here(reader) -> None:
+    assert "/workflows/undone/fork" in (await reader("/workflows/undone")).part("banner").links
+    drawn = str(shown.doable("Go on: `countermand workflow resume a`. <b> `countermand host get`."))
+    assert '<a href="/workflows/a/resume"' in drawn
+    assert drawn.count("<a ") == 1
+    assert "&lt;b&gt; <code>countermand host get</code>." in drawn
 
 
 async def test_a_paused_workflow_says_what_is_possible(reader) -> None:

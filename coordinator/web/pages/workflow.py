@@ -82,6 +82,9 @@ def values(found: Reading) -> dict[str, object]:
         "found": found,
         "workflow": workflow,
         "verdict": drawn.verdict,
+        # What took effect and is still to be made up for; of thousands, some may only have read.
+        "standing": len(drawn.verdict.to_make_up) + found.unread,
+        "at_most": "at most " if found.unread else "",
         "sentence": drawn.verdict.brief,  # what somebody must decide is said below, and not twice
         "is_forward": workflow.state in FORWARD,
         "drawn": drawn,
@@ -103,4 +106,4 @@ def _where(found: Reading) -> str:
     """Returns on how many hosts and with how many owners it works, as far as that is known."""
     hosts = {*found.timeline.hosts, *(task.host_id for task in found.tasks)} - {""}
     owners = {*found.timeline.owners, *(task.owner_id for task in found.tasks)} - {""}
-    return phrases.on_places(len(hosts), len(owners)) if hosts or owners else ""
+    return phrases.on_places(len(hosts), len(owners))
