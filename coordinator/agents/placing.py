@@ -6,7 +6,7 @@ state gives the same choice.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from coordinator.runtime.ports import HostState
@@ -21,6 +21,7 @@ from countermand.v1.agent_pb2 import HostReport
 from countermand.v1.image_pb2 import ImageAddress, Pool
 from countermand.v1.verb_pb2 import Action
 
+POOLS_SHOWN_MAX = 6  # of each of those hosts
 REASONS_SHOWN_MAX = 4  # hosts that are named when none is found: more, nobody reads
 
 
@@ -219,6 +220,9 @@ def why_none(offers: Collection[Offer], needs: Needs, named: Collection[str]) ->
 def _why_not(offer: Offer | None, host: str, needs: Needs) -> str:
     if offer is None:
         return f"there is no {host}"
+    if offer.report is not None and needs.pools - {each.pool_id for each in offer.report.pools}:
+        pools = sorted(pool.pool_id for pool in offer.report.pools)
+        return f"{host} reaches {_listed(pools)}"  # which it does not, has been said
     if problem := problem_of(offer, needs):
         return problem.partition(";")[0].replace(f"host {host!r}", host)
     if offer.draining:
@@ -226,6 +230,13 @@ def _why_not(offer: Offer | None, host: str, needs: Needs) -> str:
     if offer.ready and (fails := failing(offer, needs)):
         return fails
     return f"{host} is {offer.state.lower()}"
+
+
+def _listed(pools: Sequence[str]) -> str:
+    """Returns the first of some pools, and how many more there are."""
+    more = len(pools) - POOLS_SHOWN_MAX
+    rest = [f"{more} more"] if more > 0 else []
+    return ", ".join([*map(repr, pools[:POOLS_SHOWN_MAX]), *rest]) or "no pool"
 
 
 def nowhere(offers: Iterable[Offer], needs: Needs) -> str | None:

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Literal
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.struct_pb2 import Value as ProtoValue
 
 from coordinator.saga.spec import Binding, TaskSpec, Value
 from coordinator.saga.workflow import Workflow
-from coordinator.wire.arguments import ARGUMENTS, custom_problems
-from coordinator.wire.catalogue import CUSTOM, VERBS, field_of, verb_called
+from coordinator.wire.actions import id_problem
+from coordinator.wire.arguments import ARGUMENTS
+from coordinator.wire.catalogue import field_of, verb_called
 from coordinator.wire.external import is_key, promised
 from coordinator.wire.values import (
     ENDLESS,
@@ -34,13 +34,9 @@ from coordinator.wire.values import (
     values_of_struct,
 )
 from countermand.rpc.errors import Violation
-from countermand.rpc.names import ID_RULE, is_id
 from countermand.v1.verb_pb2 import Action
 
 FIELDS_NAMED_MAX = 12  # that are offered in place of one that there is none of
-
-# A field of these names is an id, in every verb.
-_IDS = frozenset({"pool_id", "image_id", "snapshot_id"})
 
 _PYTHON_TYPES = {kind.__name__: kind for kind in TYPE_NAMES}
 
@@ -95,30 +91,9 @@ def _patched(actions: Mapping[str, Action], key: str, raw: ProtoValue) -> tuple[
             return None, problem
         if not holds(action, key, value):
             return None, f"{value} does not fit into {key}"
-        if problem := _id_problem(key, value):
+        if problem := id_problem(key, value):
             return None, problem
     return value, None
-
-
-def action_problems(action: Action, path: str) -> Iterator[Violation]:
-    """Yields ids of an action that can be none."""
-    name = action.WhichOneof("verb")
-    if name is None:
-        yield Violation(path, "is required: a verb with its arguments")
-        return
-    if name == CUSTOM:
-        for key, said in custom_problems(action.custom):
-            yield Violation(f"{path}.{name}.{key}", said)
-    for key in scalars_of(VERBS[name].arguments):
-        if name == CUSTOM and not action.custom.HasField(_address(key)):
-            continue
-        value = attrgetter(key)(getattr(action, name))
-        if key.rpartition(".")[2] in _IDS and not is_id(value):
-            yield Violation(f"{path}.{name}.{key}", f"{value[:80]!r} {ID_RULE}")
-
-
-def _address(key: str) -> Literal["source", "target"]:
-    return "source" if key.startswith("source.") else "target"
 
 
 def written(workflow: Workflow, index: int, key: str) -> Value:
@@ -163,15 +138,9 @@ def given_outputs(workflow: Workflow, index: int, outputs: Mapping[str, Value], 
             given.put(f"{path}.outputs", key, None, said)
             continue
         left = from_json(kinds[0], value)
-        problem = _id_problem(key, left) if isinstance(left, str) else None
+        problem = id_problem(key, left) if isinstance(left, str) else None
         given.put(f"{path}.outputs", key, left, problem)
     return given
-
-
-def _id_problem(key: str, value: Value) -> str | None:
-    """Returns why a value can be no id, where one is wanted."""
-    wanted = key.rpartition(".")[2] in _IDS
-    return f"{str(value)[:80]!r} {ID_RULE}" if wanted and not is_id(str(value)) else None
 
 
 def _kept(kind: type, value: Value) -> tuple[Value, str | None]:

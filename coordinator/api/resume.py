@@ -14,7 +14,6 @@ from coordinator.api.deciding import subject
 from coordinator.api.images import gives_values, named_by, named_by_resume
 from coordinator.api.patches import (
     Given,
-    action_problems,
     given_input,
     given_outputs,
     given_patch,
@@ -28,6 +27,7 @@ from coordinator.saga.spec import Binding, Lock, TaskSpec, owner_of
 from coordinator.saga.states import TaskState
 from coordinator.saga.turn import bound_host
 from coordinator.saga.workflow import Task, Values, Workflow
+from coordinator.wire.actions import action_problems
 from coordinator.wire.catalogue import field_of, name_of, verb_called
 from coordinator.wire.needs import type_name
 from coordinator.wire.values import proto_value, short, values_of_struct
@@ -130,14 +130,21 @@ class _Decoding:
 
     def _check_pools(self, index: int, host: str, patch: Values, path: str) -> None:
         """Refuses a pool that the task would wait for in vain, or fail on its host."""
-        pools = frozenset(str(v) for field, v in patch.items() if field.endswith(POOL_FIELD))
+        pools = {key: str(value) for key, value in patch.items() if key.endswith(POOL_FIELD)}
         for leaf in self.workflow.plan.leaves_of(index) if pools else ():
             assert leaf.task is not None, leaf.name
             named = host or ("" if leaf.task.candidates else leaf.task.host)
             if self.hosts.placement_problem(named, frozenset(), ""):
                 continue  # the host is the matter, not the pool
-            if problem := self.hosts.placement_problem(named, pools, leaf.task.verb):
-                self._wrong(path, problem)
+            verb = leaf.task.verb
+            if problem := self.hosts.placement_problem(named, frozenset(pools.values()), verb):
+                alone = (
+                    key
+                    for key, pool in pools.items()
+                    if self.hosts.placement_problem(named, frozenset({pool}), verb)
+                )
+                key = next(alone, "")  # none: each would do, and no host reaches them all
+                self._wrong(f"{path}[{key!r}]" if key else path, problem)
                 return
 
     def _check_left(self, index: int, left: Values, path: str) -> None:

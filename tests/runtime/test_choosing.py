@@ -96,7 +96,7 @@ async def test_a_task_waits_until_a_host_can_take_it_and_says_why(tmp_path) -> N
         await until(lambda: one.waits("w", "only"))
         assert one.task("w", "only") is TaskState.READY
         assert one.waits("w", "only") == (
-            "no READY host reaches pool 'fast'; a reaches no pool 'fast'; b is connecting"
+            "no READY host reaches pool 'fast'; a reaches 'slow'; b is connecting"
         )
         agents["b"].up = True
         await until(lambda: agents["b"].tasks == ["only"])
@@ -231,7 +231,7 @@ async def test_where_nobody_can_do_it_every_host_is_told(tmp_path) -> None:
         await ready(one, "a", "c")
         await one.fleet.drain("a")
         assert one.fleet.placement_problem("", frozenset({"fast"}), "copy_image") == (
-            "no host reaches pool 'fast'; a is draining; c reaches no pool 'fast'"
+            "no host reaches pool 'fast'; a is draining; c reaches 'slow'"
         )
 
 

@@ -118,7 +118,7 @@ async def test_a_failed_workflow_is_resumed_with_a_skip_that_needs_outputs(
     await looked_at(tab, "story-checked")
     await tab.get_by_role("button", name="Resume").click()
 
-    await expect(tab.get_by_text("Your decisions were taken, and it goes on.")).to_be_visible()
+    await expect(tab.get_by_text("Your resume was taken.")).to_be_visible()
     await expect(tab.locator("#name")).to_contain_text("succeeded")
     await expect(tab.locator("#history")).to_contain_text("copied by hand")
     await tab.screenshot(path=SHOTS / "story-succeeded.png", full_page=True)
@@ -236,7 +236,7 @@ async def test_a_form_is_filled_in_without_a_script(browser, cluster, client, we
     await page.get_by_role("button", name="Check what will happen").click()
     await expect(page.get_by_text("swap-disk runs again on host-a.")).to_be_visible()
     await page.get_by_role("button", name="Resume").click()
-    await expect(page.get_by_text("Your decisions were taken, and it goes on.")).to_be_visible()
+    await expect(page.get_by_text("Your resume was taken.")).to_be_visible()
     await stories.arrived(client, "plain", WorkflowState.WORKFLOW_STATE_SUCCEEDED)
     await context.close()
 

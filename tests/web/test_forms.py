@@ -133,6 +133,23 @@ async def test_only_what_can_be_done_is_offered(form) -> None:
         assert {link.rpartition("/")[2] for link in page.links} == words, workflow_id
 
 
+async def test_of_what_cannot_be_done_nothing_is_said_to_happen(form, client) -> None:
+    await client.submit(stories.held("late"), workflow_id="late")
+    await stories.arrived(client, "late", PAUSED)
+    before = await form.open("/workflows/late/cancel")
+    await client.run("late").resume("not needed", skip=["swap-disk"])
+    await stories.arrived(client, "late", SUCCEEDED)
+    answer = await form.again("/workflows/late/cancel", before, reason="it is not wanted")
+    for page in (answer.page, await form.open("/workflows/late/cancel")):
+        assert "Succeeded: it is settled, and nothing is changed any more." in page.words
+        assert "What will happen" not in page.words
+        assert "will be compensated" not in page.words
+        assert "It then ends as compensated" not in page.words
+    page = await form.open("/workflows/late")
+    assert "Nothing: everything but what was skipped took effect." in page.words
+    assert "» skipped after NO_SPACE" in page.part("timeline").words
+
+
 # -- done once, and seen ---------------------------------------------------------------------------
 
 
@@ -226,7 +243,12 @@ async def test_a_compensation_is_replaced_by_another_verb(form, client, cluster)
     assert beside(wrong.page, "delete_image:expected_generation") == "'last' is no whole number"
     assert beside(wrong.page, "reason") == "is required"
     typed = {"delete_image:expected_generation": "", "delete_image:target.pool_id": ""}
-    checked = await form.again(path, wrong.page, "check", reason="it is a drill", **typed)
+    empty = await form.again(path, wrong.page, "check", reason="it is a drill", **typed)
+    assert empty.page.status == 400
+    assert beside(empty.page, "delete_image:target.pool_id") == "is required"
+    assert "Replace it" not in empty.page.part("main").words
+    typed = {"delete_image:target.pool_id": "pool-b"}
+    checked = await form.again(path, empty.page, "check", **typed)
     assert checked.page.status == 200, checked.problems
     told = "Instead of “noop, as its spec says”, delete image runs on host-a"
     assert told in checked.page.words
@@ -237,11 +259,7 @@ async def test_a_compensation_is_replaced_by_another_verb(form, client, cluster)
     assert f"{cleared} The array is read-only since 09:12." in same.page.words
     refused = await form.again(path, checked.page)  # only the coordinator knows that
     assert refused.page.status == 400
-    assert beside(refused.page, "delete_image:target.pool_id")
     assert await state_of(client, "replaced") == WorkflowState.WORKFLOW_STATE_BLOCKED
-    nowhere = {"delete_image:target.pool_id": "pool-b"}
-    looked = await form.again(path, checked.page, "check", **nowhere)
-    refused = await form.again(path, looked.page)
     said = beside(refused.page, "delete_image:target.pool_id")
     assert "'host-a' reaches no pool 'pool-b'" in said
     right = {"delete_image:target.pool_id": "pool-a"}
@@ -613,7 +631,9 @@ async def test_chosen_items_of_a_fan_out_run_again_and_the_others_are_skipped(
     assert "Item 0" not in first.words  # it has succeeded
     typed = {"reason": "imported", "item:disks:1:copy.1": "yes"}
     lacking = await form.again(path, first, "check", **typed)
-    assert "copy.3 is FAILED" in lacking.problems  # without a word about the others
+    said = beside(lacking.page, "others:disks")  # not a word was said about them
+    assert said.startswith("copy.3 and copy.4 are not chosen, and must be decided, too: tick this")
+    assert f'<a href="{path}">Decide task by task</a>' in lacking.page.html
     assert "Item 1 of disks runs again." not in lacking.page.words
     await cluster.add_template("later", size_mib=1, extents=2, seed=9)
     answer = await form.again(path, lacking.page, "check", **{"others:disks": "yes"})
@@ -653,7 +673,8 @@ async def test_a_group_is_reset_and_what_succeeded_is_made_up_for_first(
     assert done in first.words
     typed = {"reset:disks": "yes", "reason": WHY, "rerun:disks:target.pool_id": "pool-b"}
     wrong = await form.again(path, first, "check", **typed)
-    assert "host 'host-a' reaches no pool 'pool-b'" in beside(wrong.page, "decide:disks")
+    said = beside(wrong.page, "rerun:disks:target.pool_id")
+    assert "host 'host-a' reaches no pool 'pool-b'" in said
     answer = await form.again(path, wrong.page, "check", **{"rerun:disks:target.pool_id": ""})
     assert answer.page.status == 200, answer.problems
     assert (

@@ -10,13 +10,14 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from coordinator.agents.placing import Needs, Offer, problem_of
 from coordinator.agents.reconciling import can_ask_again
-from coordinator.api.patches import action_problems, given_outputs, given_patch
+from coordinator.api.patches import given_outputs, given_patch
 from coordinator.runtime.ports import HostState
 from coordinator.saga.commands import SendAction, SendCompensation
 from coordinator.saga.plan import Plan
 from coordinator.saga.spec import Lock
 from coordinator.saga.states import Effect, TaskState
 from coordinator.saga.workflow import Inbound, Task
+from coordinator.wire.actions import action_problems
 from coordinator.wire.catalogue import CUSTOM_BYTES_MAX, phrase, phrase_undone
 from coordinator.wire.order import call_of
 from coordinator.wire.values import values_of_output

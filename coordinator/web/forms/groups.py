@@ -17,7 +17,7 @@ from coordinator.web.forms.arguments import Argument, arguments_of, field_of_arg
 from coordinator.web.forms.decisions import DECIDE, RERUN, SKIP, field_of_hosts, named
 from coordinator.web.forms.fields import Field, Option
 from coordinator.web.forms.outlook import place
-from countermand.drawing.phrases import count, listing
+from countermand.drawing.phrases import count, listing, some
 from countermand.drawing.tasks import GROUPS, next_place, task_id
 from countermand.drawing.values import said
 from countermand.rpc.errors import FieldInvalid, Violation
@@ -226,7 +226,8 @@ def ticked(
     """Fills in which items run again, and whether all do; returns decisions about the others.
 
     Raises:
-        FieldInvalid: With every number that is none of an item that failed.
+        FieldInvalid: With every number that is none of an item that failed; where only some items
+            were chosen, and nothing was said about the others.
     """
     group = task_id(made.task)
     lead = f"{named(ITEM, group)}:"
@@ -248,13 +249,21 @@ def ticked(
     if named(ITEMS, group) in fields:
         chosen |= _named(named(ITEMS, group), typed.get(named(ITEMS, group), ""), failed)
     made.rerun.indices.extend(sorted(chosen))
-    if not chosen or not typed.get(named(OTHERS, group)):
-        return []
-    return [
-        ResumeDecision(task=other.name, skip=ResumeDecision.Skip())
-        for index, other in failed.items()
-        if index not in chosen
-    ]
+    others = [other for index, other in failed.items() if index not in chosen] if chosen else []
+    if others and not typed.get(named(OTHERS, group)):
+        raise FieldInvalid(Violation(named(OTHERS, group), _undecided(others)))
+    return [ResumeDecision(task=other.name, skip=ResumeDecision.Skip()) for other in others]
+
+
+def _undecided(others: Sequence[Task]) -> str:
+    """Returns what is to be done about items that failed and were not chosen."""
+    names = some([task_id(other.name) for other in others], NAMED_MAX)
+    are = "is" if len(others) == 1 else "are"
+    them = "it" if len(others) == 1 else "them"
+    return (
+        f"{names} {are} not chosen, and must be decided, too: tick this to skip {them}, choose"
+        f" {them} above, or decide task by task"
+    )
 
 
 def _named(field: str, text: str, failed: Collection[int]) -> set[int]:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 NOTICES: Final[Mapping[str, str]] = {
     "paused": "Your pause was taken. Attempts in flight end by themselves.",
-    "resumed": "Your decisions were taken, and it goes on.",
+    "resumed": "Your resume was taken.",
     "cancelled": "Your cancel was taken. What it did is made up for.",
     "forked": "Forked: this is the new workflow.",
     "told": "Ended, as you said in its owner's place.",

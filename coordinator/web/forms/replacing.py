@@ -4,8 +4,8 @@ look at it   every verb with what it takes; filled in with what was tried, and w
 check        what would be sent, value by value, beside what was sent so far; nothing is sent
 replace it   exactly what was looked at
 
-The contract has no way to try a replacement: what is wrong with its values, the coordinator says
-when it is sent, and then nothing is done.
+What is no id is said by the check. The contract has no way to try a replacement: what its host says
+of it, such as that it does not reach a pool, is said when it is sent, and then nothing is done.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from coordinator.web.forms.tasks import COMPENSATED, form_about, read_both
 from coordinator.web.forms.typed import json_object
 from coordinator.web.shown import workflow_url
 from coordinator.web.site import Site
+from coordinator.wire.actions import action_problems
 from countermand.drawing.tasks import task_id
 from countermand.drawing.values import said
 from countermand.drawing.words import task_look
@@ -110,6 +111,9 @@ async def _look(site: Site, params: Params, typed: Mapping[str, str]) -> Form:
         action = action_of(filled(form, typed), typed)
     except FieldInvalid as error:
         problems = [Problem(said=v.description, field=v.field) for v in error.violations]
+        return replace(form, problems=problems)
+    if action.WhichOneof("verb") and (wrong := list(action_problems(action, "replacement"))):
+        problems = [Problem(said=v.description, field=field_of(v, form)) for v in wrong]
         return replace(form, problems=problems)
     return replace(form, checked=content, **_outcome(task, action))  # type: ignore[arg-type]
 

@@ -99,7 +99,10 @@ async def _draw(site: Site, params: Params, typed: Mapping[str, str]) -> Drawn:
         etag=workflow.etag,
         basis=f"{forbidden} {[(n.task, n.kind, n.key) for n in needs]}",
         hidden={EXTRA: extra} if extra else None,
-        elsewhere=_together(workflow_id, tasks, tree),
+        elsewhere=[
+            *_together(workflow_id, tasks, tree),
+            *_apart(workflow_id, extra, tree, undecided),
+        ],
     )
     known = {task_id(task.name): task for task in (*tree.tasks, *tasks)}
     return Drawn(form=form, workflow=workflow, tasks=known, tree=tree)
@@ -151,6 +154,15 @@ def _together(workflow_id: str, tasks: Sequence[Task], tree: groups.Tree) -> lis
         (f"{url}?{urlencode({EXTRA: name})}", f"Decide about all that failed in {name} at once")
         for name in map(task_id, tree.shared([task.name for task in tasks]))
     ]
+
+
+def _apart(
+    workflow_id: str, extra: str, tree: groups.Tree, undecided: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Returns the link back from a group to its tasks, unless they are too many."""
+    if len(undecided) > CARDS_MAX or not tree.leaves(task_name(workflow_id, extra)):
+        return []
+    return [(f"{workflow_url(workflow_id)}/resume", "Decide task by task")]
 
 
 # -- what comes of it -----------------------------------------------------------------------------

@@ -131,15 +131,17 @@ async def _cancel(site: Site, params: Params, _: Mapping[str, str]) -> Form:
     against = await _against_cancel(site, workflow)
     forbidden = "" if against is None else f"{_word(workflow)}: {against}."
     seen = outlook.outlook((), {})
-    if against is None or not workflow.HasField("cause"):
+    if workflow.state not in SETTLED and (against is None or not workflow.HasField("cause")):
         seen = await outlook_of(site, workflow)
+    then = "It then ends as compensated, and cannot be resumed: only run anew, as a fork."
     return form(
         workflow,
         "Cancel",
         "Cancel it",
-        happens=outlook.sentences(seen),
-        items=outlook.items(seen),
-        warnings=["It then ends as compensated, and cannot be resumed: only run anew, as a fork."],
+        # Of what cannot be done nothing will happen.
+        happens=[] if forbidden else outlook.sentences(seen),
+        items=[] if forbidden else outlook.items(seen),
+        warnings=[] if forbidden else [then],
         forbidden=forbidden and (outlook.forbidden(seen) or forbidden),
         # That more was done meanwhile changes nothing about the wish to have it made up for.
         basis=against or "",
