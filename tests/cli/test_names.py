@@ -24,13 +24,13 @@ def test_a_whole_id_is_that_one_though_others_begin_so(shell):
 
 def test_letters_of_several_are_refused_with_those_there_are(shell):
     for number in range(7):
-        shell.submit(shell.task("one"), workflow_id=f"many-{number}")
-    done = shell.run("workflow", "get", "many-")
+        shell.submit(shell.task("one"), workflow_id=f"alike-{number}")
+    done = shell.run("workflow", "get", "alike-")
 
     assert done.exit_code == 2
     assert (
-        "'many-' is no workflow, and more than one begins so: many-6, many-5, many-4, many-3, "
-        "many-2, …" in done.stderr
+        "'alike-' is no workflow, and more than one begins so: alike-6, alike-5, alike-4, "
+        "alike-3, alike-2, …" in done.stderr
     )
 
 
