@@ -136,8 +136,7 @@ class _Gateway:
         call = CALLS.get(request.url.path)
         if content in STREAMED:
             path = call.path if call else "this"
-            status = WrongError(StatusCode.UNIMPLEMENTED, _STREAMS.format(call=path)).status
-            return connect.end_of_stream(status, content)
+            return connect.end_of_stream(_is_stream(path).status, content)
         if content not in {JSON, PROTO} or charset not in {"", "charset=utf-8"}:
             said = f"This answers to {JSON} and {PROTO}.\n"
             return Response(said, 415, {"Accept-Post": f"{JSON}, {PROTO}"}, "text/plain")
@@ -162,7 +161,7 @@ class _Gateway:
             said = f"there is no call {request.url.path}: the contract has them all"
             raise WrongError(StatusCode.UNIMPLEMENTED, said)
         if call.is_stream:
-            raise WrongError(StatusCode.UNIMPLEMENTED, _STREAMS.format(call=call.path))
+            raise _is_stream(call.path)
         _check(request)
         timeout_s = _timeout_s(request.headers.get("connect-timeout-ms"))
         try:
@@ -237,7 +236,22 @@ def _metadata(request: Request) -> list[tuple[str, str]]:
     return found
 
 
-_STREAMS: Final = "{call} is a stream, and streams are gRPC's: call it there, or read its pages"
+# What tells the same without a stream, by the name of the call.
+INSTEAD: Final = {
+    "WatchWorkflow": "ask WaitWorkflow, and read its history with ListEvents",
+    "WatchEvents": "get told by a webhook, and read a workflow's history with ListEvents",
+    "WatchExternalTasks": "ask ListExternalTasks again",
+    "Diagnose": "run `countermand doctor`",
+}
+
+
+def _is_stream(path: str) -> WrongError:
+    """Returns that a call is a stream, and what to ask instead."""
+    instead = INSTEAD.get(path.rpartition("/")[2], "")
+    said = f"{path} is a stream, and streams are gRPC's: call it there"
+    return WrongError(StatusCode.UNIMPLEMENTED, f"{said}, or {instead}" if instead else said)
+
+
 _LATE: Final = (
     "the time is over, and what was asked may have been done: ask with the same request id"
 )

@@ -152,6 +152,16 @@ async def test_streams_and_unknown_calls_are_unimplemented(session) -> None:
     assert status == 501  # agents are not asked here
 
 
+async def test_a_stream_says_what_to_ask_instead(session) -> None:
+    status, said = await post(session, f"{WORKFLOWS}/WatchEvents", {})
+    assert status == 501
+    assert said["message"].endswith(
+        "call it there, or get told by a webhook, and read a workflow's history with ListEvents"
+    )
+    streams = {call.path.rpartition("/")[2] for call in gateway.CALLS.values() if call.is_stream}
+    assert streams == set(gateway.INSTEAD)
+
+
 async def test_what_is_no_post_is_told_so_in_the_same_form(session) -> None:
     for path in (GET, "/countermand.v1.NoService/Nothing"):
         async with session.get(path) as answer:
