@@ -132,7 +132,7 @@ def json_object(text: str | None) -> dict[str, object] | None:
 def label_pair(label: str) -> tuple[str, str]:
     """Returns key and value of a label."""
     key, equals, value = label.partition("=")
-    if not equals:
+    if not equals or not key:
         raise click.UsageError(f"{label!r} is not a label: write KEY=VALUE")
     return key, value
 

@@ -58,17 +58,23 @@ def bundle(settings: Settings, name: str, file: str) -> None:
                 sys.stdout.buffer.write(piece)
             return
         path = Path(file or file_name(one.id))
+        older = _older(path)
         with _whole_or_not_at_all(path) as made:
             async for piece in pieces:
                 made.write(piece)
         if settings.for_programs:
             show_value(settings, {"file": str(path)})
         elif settings.for_people:
-            click.echo(f"Wrote {path}. Look at it: countermand open {path}")
+            click.echo(f"Wrote {path}{older}. Look at it: countermand open {path}")
         else:
             click.echo(str(path))
 
     run(settings, work, keeps=True)
+
+
+def _older(path: Path) -> str:
+    """Returns that something is there already, which is about to be replaced; or nothing."""
+    return ", in place of what was there" if path.exists() else ""
 
 
 @contextmanager

@@ -332,7 +332,7 @@ def _line(task: Task, depth: int, width: int) -> Text:
     look = task_look(task.state)
     text = Text("  " * (depth + 1) + look.glyph + " ", style=look.colour)
     text.append(task_id(task.name).ljust(width - 2 * depth) + "  ", style="default")
-    text.append(f"{look.word:<14}")
+    text.append(f"{look.word:<12}  ")
     if task.round > 1:
         text.append(f"round {task.round}  ", style="default")
     if task.host_id:

@@ -33,6 +33,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 INT64_MAX = 2**63 - 1
 SPAN_MAX = timedelta(days=36500)  # a century: longer is a slip, and more than clocks can reckon
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_WHOLE = re.compile("[+-]?[0-9]+")
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
 
 
@@ -130,6 +131,8 @@ class Whole(click.ParamType):  # type: ignore[type-arg]  # generic for type chec
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> int:
         """Returns the number, or fails with what it has to be."""
+        if isinstance(value, str) and not _WHOLE.fullmatch(value.strip()):
+            self.fail(f"{value!r} is no whole number: write {self._range.min} or more", param, ctx)
         return self._range.convert(value, param, ctx)  # type: ignore[arg-type]  # as it was written
 
 

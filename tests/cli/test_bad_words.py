@@ -44,6 +44,22 @@ def test_a_number_that_cannot_be_meant_is_2(run, words, number):
     assert done.stderr.rpartition("Error: ")[2], done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("workflow list --label =x", "'=x' is not a label: write KEY=VALUE"),
+        ("workflow list --label x", "'x' is not a label: write KEY=VALUE"),
+        ("workflow events made-up --after x", "'x' is no whole number: write 0 or more"),
+        ("events --after 1.5", "'1.5' is no whole number: write 0 or more"),
+    ],
+)
+def test_a_word_that_is_none_of_these_says_what_would_be(run, words, said):
+    done = run(*words.split())
+
+    assert done.exit_code == 2, done.output
+    assert said in done.stderr
+
+
 def test_a_profile_refuses_them_too(run, tmp_path, monkeypatch):
     file = tmp_path / "config.toml"
     file.write_text('profile = "p"\n[profiles.p]\ntimeout = "999999999999d"\n')

@@ -42,6 +42,13 @@ def a_picture() -> Picture:
     return Picture(Workflow(name="workflows/w", state=state), tasks)
 
 
+def test_the_longest_state_keeps_off_what_stands_behind_it():
+    blocked = Task(name=ONE, state=Task.STATE_COMPENSATION_BLOCKED, host_id="host-a")
+    picture = Picture(Workflow(name="workflows/w"), [blocked])
+
+    assert "! copy-1  compensation blocked  @host-a" in drawn(picture)[1]
+
+
 def drawn(picture: Picture, height: int = 40) -> list[str]:
     console = Console(width=100, no_color=True)
     with console.capture() as capture:

@@ -126,6 +126,9 @@ def opened(*args: str | Path) -> tuple[int, str, str]:
 async def test_open_shows_what_get_showed(cluster, tmp_path) -> None:
     code, out, err = await ran(cluster, "workflow", "bundle", "undone", cwd=tmp_path)
     assert (code, out.split(".")[0]) == (0, "Wrote undone"), err
+    again = await ran(cluster, "workflow", "bundle", "undone", cwd=tmp_path)
+    assert "in place of" not in out
+    assert again[1].startswith("Wrote undone.zip, in place of what was there. Look at it: "), again
     path = tmp_path / "undone.zip"
     assert [each.name for each in tmp_path.iterdir()] == ["undone.zip"]
     got, task, events = await asyncio.gather(
