@@ -14,6 +14,7 @@ from countermand.cli.completion import complete_workflows
 
 if TYPE_CHECKING:
     from countermand.client import Client, Run
+    from countermand.client.spec_json import Json
     from countermand.v1.workflow_pb2 import Workflow
 
 LATEST = "@latest"
@@ -116,7 +117,7 @@ def _the_one(name: str, found: Sequence[str], change: str) -> str:
     return found[0]
 
 
-def json_object(text: str | None) -> dict[str, object] | None:
+def json_object(text: str | None) -> dict[str, Json] | None:
     """Returns a JSON object that was given on the command line."""
     if text is None:
         return None

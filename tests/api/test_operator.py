@@ -133,10 +133,8 @@ async def test_a_pause_says_why(stubs, countermand):
     await paused(stubs, "why")
     again = await countermand("workflow", "pause", "why", "--reason", "twice")
     assert again.code == 1
-    assert (
-        "workflows/why is paused; pause needs one of: running, blocked. It is paused already: "
-        in (again.err)
-    )
+    assert "workflows/why is paused; pause needs one of: running, blocked. It is " in again.err
+    assert "paused already: `countermand workflow resume why` lets it go on. (STATE_" in again.err
     await countermand("workflow", "cancel", "why", "--reason", "over")
     await stubs.wait("why")
 

@@ -25,10 +25,14 @@ NOTHING = {
 }
 
 
+def decided(**given):
+    return decisions_of(**{**NOTHING, **given})
+
+
 def made(**given):
     return [
         json_format.MessageToDict(each, preserving_proto_field_name=True)
-        for each in decisions_of(**{**NOTHING, **given})
+        for each in decided(**given)
     ]
 
 
@@ -221,7 +225,7 @@ def test_what_is_wrong_is_told_at_the_option_that_said_it(shell):
     ],
 )
 def test_each_place_of_a_request_has_its_option(place, option):
-    decisions = decisions_of(**{**NOTHING, "reruns": ["one"], "skips": ["two"]})
+    decisions = decided(reruns=["one"], skips=["two"])
     told = in_options(FieldInvalid(Violation(place, "is wrong")), decisions)
 
     assert told.message == f"{option}: is wrong"

@@ -396,7 +396,7 @@ def test_a_vendors_own_workflow_grows_and_ends(shell):
         "workflow", "get", "@"
     )
     refused = shell.external("end", "@/main", code=1)
-    assert "/tasks/main/attempts/1 is RUNNING, and end is not possible: shelf-2 must" in refused
+    assert "/tasks/main/attempts/1 is running, and end is not possible: shelf-2 must" in refused
     refused = shell.external("finish", "@", code=1)
     assert "shelf-2 must end first, or be closed by force" in refused
     shell.do("shelf-2")
