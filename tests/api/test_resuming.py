@@ -554,7 +554,7 @@ async def test_a_pool_that_no_host_reaches_is_refused_at_once(stubs):
     request = resume("nowhere", elsewhere, skip("nowhere", "two"))
     error = await refused(stubs.workflows.ResumeWorkflow(request))
     assert error.reason == "FIELD_INVALID"
-    assert error.fields == ("decisions[0].rerun.patch",)
+    assert error.fields == ("decisions[0].rerun.patch['target.pool_id']",)
     assert state(await stubs.get("nowhere")) == "PAUSED"
 
 

@@ -425,7 +425,9 @@ async def test_only_what_was_checked_is_sent(form, client) -> None:
     moved = {"decide:swap-disk": "rerun", "rerun:swap-disk:target.pool_id": "nowhere"}
     answer = await form.again(path, first, reason=WHY, **moved)  # sent without a look
     assert answer.page.status == 400
-    assert "nowhere" in beside(answer.page, "decide:swap-disk")
+    said = beside(answer.page, "rerun:swap-disk:target.pool_id")
+    assert "nowhere" in said
+    assert "pool-b" in said  # which there is instead
     moved |= {"rerun:swap-disk:target.pool_id": "pool-a", "host:swap-disk": "host-a"}
     answer = await form.again(path, answer.page, "check", **moved)
     assert "Resume</button>" in answer.page.html
