@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import signal
 import socket
@@ -33,8 +34,12 @@ HANG_S = 30.0  # nothing here takes longer, on the slowest machine
 POLL_S = 0.005
 MIB = 2**20
 
-# Below the ports that the system gives away by itself: nobody takes one between two lives.
-PORTS = range(15_000, 30_000)
+# Below the ports that the system gives away by itself: nobody takes one between two lives. Each of
+# pytest's workers has its own, and gives none away twice.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+PORTS = [*range(15_000 + _WORKER, 30_000, _WORKERS)]
+random.Random(os.getpid()).shuffle(PORTS)  # beside another run of the tests
 
 TEMPLATES = "templates"
 
@@ -58,7 +63,7 @@ async def until(condition: Callable[[], object], what: str) -> None:
 def free_address() -> str:
     """Returns a loopback address that nobody listens on."""
     while True:
-        port = random.choice(PORTS)
+        port = PORTS.pop()
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
