@@ -12,6 +12,7 @@ from typing import Final
 from countermand.drawing.excerpt import excerpt
 from countermand.drawing.folding import folded
 from countermand.drawing.model import Timeline
+from countermand.drawing.tasks import with_tasks
 from countermand.drawing.timeline import timeline
 from countermand.v1.event_pb2 import HistoryEvent
 from countermand.v1.task_pb2 import Task
@@ -42,11 +43,7 @@ def whole(
     workflow: Workflow, tasks: Sequence[Task], events: Sequence[HistoryEvent], now: datetime
 ) -> Timeline:
     """Returns the picture of a small one."""
-    shown = Workflow()
-    shown.CopyFrom(workflow)
-    del shown.tasks[:]
-    shown.tasks.extend(tasks)
-    return folded(timeline(shown, events, now), DRAWN_ROWS)
+    return folded(timeline(with_tasks(workflow, tasks), events, now), DRAWN_ROWS)
 
 
 def part(

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 from countermand.cli.arguments import label_pair, named
 from countermand.cli.completion import complete_hosts, complete_states
-from countermand.cli.exits import FAILED, fail
+from countermand.cli.exits import FAILED, fail, run
 from countermand.cli.settings import Settings, Span
 
 if TYPE_CHECKING:
@@ -142,17 +142,16 @@ class Change:
     foretell: Callable[[Run], Awaitable[str]] | None = None
 
 
-async def change_all(
+def change_all(
     settings: Settings,
-    client: Client,
     change: Change,
     *,
     given: Sequence[str],
     filters: Filters,
     dry_run: bool,
     yes: bool,
-) -> int:
-    """Changes the workflows that are meant, and returns the exit code of the worst."""
+) -> NoReturn:
+    """Changes the workflows that are meant, and exits with the code of the worst."""
     if given and filters:
         raise click.UsageError(
             f"say which to {change.verb} either by WORKFLOW or by --label, --state and the like, "
@@ -162,6 +161,25 @@ async def change_all(
         raise click.UsageError(
             f"say which to {change.verb}: WORKFLOW, or --label, --state and the like to choose them"
         )
+
+    async def work(client: Client) -> int:
+        return await _change_all(
+            settings, client, change, given=given, filters=filters, dry_run=dry_run, yes=yes
+        )
+
+    run(settings, work)
+
+
+async def _change_all(
+    settings: Settings,
+    client: Client,
+    change: Change,
+    *,
+    given: Sequence[str],
+    filters: Filters,
+    dry_run: bool,
+    yes: bool,
+) -> int:
     found: list[Workflow] = []
     if given:
         question = "" if dry_run else f"{change.verb.capitalize()} it"

@@ -60,6 +60,7 @@ def get(settings: Settings, name: str) -> None:
     async def work(client: Client) -> None:
         from countermand.cli.output import show_one
         from countermand.cli.tables import describe
+        from countermand.drawing.tasks import with_tasks
         from countermand.v1.workflow_pb2 import WorkflowView
 
         one = await named(client, name)
@@ -68,9 +69,7 @@ def get(settings: Settings, name: str) -> None:
         if settings.for_people:
             describe(settings, found, tasks)
         else:
-            del found.tasks[:]
-            found.tasks.extend(tasks)
-            show_one(settings, found)
+            show_one(settings, with_tasks(found, tasks))
 
     run(settings, work)
 

@@ -231,12 +231,7 @@ def _resume_many(
         imagine=lambda one: make(one, imagined=True),
     )
 
-    async def work(client: Client) -> int:
-        return await change_all(
-            settings, client, change, given=given, filters=filters, dry_run=dry_run, yes=yes
-        )
-
-    run(settings, work)
+    change_all(settings, change, given=given, filters=filters, dry_run=dry_run, yes=yes)
 
 
 async def _unmet(settings: Settings, one: Run, error: RequirementsUnmet) -> int:

@@ -92,12 +92,7 @@ def cancel(
         foretell=foretell,
     )
 
-    async def work(client: Client) -> int:
-        return await change_all(
-            settings, client, change, given=given, filters=filters, dry_run=dry_run, yes=yes
-        )
-
-    run(settings, work)
+    change_all(settings, change, given=given, filters=filters, dry_run=dry_run, yes=yes)
 
 
 @click.command(
@@ -154,12 +149,7 @@ def pause(
         imagine=lambda one: make(one, imagined=True),
     )
 
-    async def work(client: Client) -> int:
-        return await change_all(
-            settings, client, change, given=given, filters=filters, dry_run=dry_run, yes=yes
-        )
-
-    run(settings, work)
+    change_all(settings, change, given=given, filters=filters, dry_run=dry_run, yes=yes)
 
 
 def demand_reason(reason: str, *, dry_run: bool) -> None:

@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from countermand.drawing import phrases
 from countermand.drawing.model import Timeline
+from countermand.drawing.tasks import with_tasks
 from countermand.drawing.timeline import timeline
 from countermand.drawing.verdict import open_failures
 from countermand.drawing.words import workflow_look
@@ -38,17 +39,13 @@ def excerpt(
     workflow: Workflow, tasks: Sequence[Task], events: Iterable[HistoryEvent], now: datetime
 ) -> Timeline:
     """Returns the timeline of some tasks in FULL view, with the workflow's own events of those."""
-    shown = Workflow()
-    shown.CopyFrom(workflow)
-    del shown.tasks[:]
-    shown.tasks.extend(tasks)
     told = [_accepted(workflow)]
     told += [_copy(event) for event in events if not event.task and event.sequence > 1]
     told += [event for task in tasks for event in _told(task)]
     told.sort(key=lambda event: event.time.ToNanoseconds())
     for sequence, event in enumerate(told, start=1):
         event.sequence = sequence
-    drawn = timeline(shown, told, now)
+    drawn = timeline(with_tasks(workflow, tasks), told, now)
     # Of those that are not drawn nobody knows who made up for them.
     shown_made_up = sum(task.state == Task.STATE_COMPENSATED for task in tasks)
     is_by_hand = (

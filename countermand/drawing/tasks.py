@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from countermand.drawing.phrases import PERCENT, on
 from countermand.drawing.values import amount, progress_words, said
@@ -61,6 +61,15 @@ NEVER_BEGUN = frozenset({Task.STATE_PENDING, Task.STATE_READY, Task.STATE_STARTI
 
 # What went wrong before it came to this matters no more; its attempts still tell.
 NO_NEWS = frozenset({Task.STATE_SUCCEEDED, Task.STATE_SKIPPED, Task.STATE_COMPENSATED})
+
+
+def with_tasks(workflow: Workflow, tasks: Iterable[Task]) -> Workflow:
+    """Returns a copy of a workflow that holds some tasks, whichever it held before."""
+    shown = Workflow()
+    shown.CopyFrom(workflow)
+    del shown.tasks[:]
+    shown.tasks.extend(tasks)
+    return shown
 
 
 def task_id(name: str) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -20,8 +18,7 @@ from countermand.client.spec import dump_spec, sequence, task, workflow_spec
 from countermand.v1.verb_pb2 import Noop
 from tests.cli.answers import COMMANDS, NO_FORM, check, check_error, command_of, leaves
 from tests.cli.shell import Shell
-
-SERVED = ("workflow", "external_task", "host", "webhook", "doctor")  # the agents' is for hosts only
+from tests.contract import calls
 
 CALLS = {
     "WorkflowService.StartWorkflow": "workflow submit",
@@ -70,13 +67,6 @@ CALLS = {
     "DoctorService.Diagnose": "doctor",
     "DoctorService.Repair": "doctor",
 }
-
-
-def calls() -> Iterator[str]:
-    for module in SERVED:
-        file = importlib.import_module(f"countermand.v1.{module}_pb2").DESCRIPTOR
-        for service in file.services_by_name.values():
-            yield from (f"{service.name}.{method.name}" for method in service.methods)
 
 
 def command(words: str) -> click.Command | None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import sys
-from collections.abc import Iterator
 
 from coordinator.web.forms import desk
-
-SERVED = ("workflow", "external_task", "host", "webhook", "doctor")  # the agents' is for hosts only
+from tests.contract import calls
 
 READS = {
     "WorkflowService": {
@@ -62,13 +59,6 @@ NO_FORM = {
     "WebhookService.PingWebhook": "changes nothing: for who writes a receiver, at a terminal",
     "DoctorService.Repair": "the doctor looks first, through every host: at a terminal",
 }
-
-
-def calls() -> Iterator[str]:
-    for module in SERVED:
-        file = importlib.import_module(f"countermand.v1.{module}_pb2").DESCRIPTOR
-        for service in file.services_by_name.values():
-            yield from (f"{service.name}.{method.name}" for method in service.methods)
 
 
 def test_every_call_that_changes_something_has_a_form_or_a_reason() -> None:
