@@ -1,4 +1,8 @@
-"""Fixtures of the tests of the command line."""
+"""Fixtures of the tests of the command line.
+
+Each file has coordinators of its own: what one leaves there is nothing to another, which may come
+before it or after it.
+"""
 
 import re
 
@@ -10,7 +14,7 @@ from tests.cli.processes import served
 from tests.cli.shell import Shell, coordinating
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def coordinator():
     with served() as (_, address):
         yield address
@@ -25,7 +29,7 @@ def run(coordinator):
     return invoke
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def real(tmp_path_factory):
     """Yields the address of a real coordinator, with no host."""
     with coordinating(tmp_path_factory.mktemp("coordinator")) as address:
