@@ -26,6 +26,18 @@ HOLDERS_SHOWN_MAX = 16  # of a template that thousands read at once, nobody read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How another coordinator's open workflow stands with images."""
+
+    workflow_id: str
+    locks: tuple[Lock, ...]  # all that it names
+    held: bool  # or else it waits in line
+
+
+NOBODY: Mapping[str, tuple[Standing, ...]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LockView:
     """How one workflow stands with one of its images."""
 
@@ -214,19 +226,38 @@ class LinedUp:
     clashing: tuple[str, ...]  # they hold what another one holds: a defect of ours
 
 
-def line_up(workflows: Iterable[Workflow], withheld: Mapping[str, Lock] = NOTHING) -> LinedUp:
-    """Returns the lines of workflows: holders first, then those who wait, in the order given.
+def line_up(
+    workflows: Iterable[Workflow],
+    withheld: Mapping[str, Lock] = NOTHING,
+    others: Mapping[str, tuple[Standing, ...]] = NOBODY,
+) -> LinedUp:
+    """Returns the lines of workflows: holders first, then those who wait, the oldest first.
 
-    Before them all come images that nobody is to have for a while, by who keeps them from all.
+    Before these come images that nobody is to have for a while, by who keeps them; and before each
+    come other coordinators' workflows that are in its way, by its id. All coordinators go by the
+    same order, so that nobody waits in a circle.
     """
     lines = Lines()
-    for keeper, lock in withheld.items():
-        lines.ask(keeper, (lock,))
     standing = [workflow for workflow in workflows if stands_in_line(workflow)]
     holding = [workflow for workflow in standing if workflow.locked]
     waiting = [workflow for workflow in standing if not workflow.locked]
+    waiting.sort(key=lambda workflow: (workflow.create_time, workflow.id))
     # Whoever comes after two that clash waits for both of them.
     clashing = [w.id for w in holding if not lines.ask(w.id, w.locks)]
-    # The holder settled, and the process stopped before the next in line was told.
-    due = [w.id for w in waiting if lines.ask(w.id, w.locks)]
+    for keeper, lock in withheld.items():
+        lines.ask(keeper, (lock,))
+    due = []
+    for workflow in waiting:
+        _stand(lines, others.get(workflow.id, ()))
+        # The holder settled, and the process stopped before the next in line was told.
+        if lines.ask(workflow.id, workflow.locks):
+            due.append(workflow.id)
+    for ways in others.values():  # of what does not stand here yet
+        _stand(lines, ways)
     return LinedUp(lines=lines, due=tuple(due), clashing=tuple(clashing))
+
+
+def _stand(lines: Lines, ways: Iterable[Standing]) -> None:
+    for each in ways:
+        if each.workflow_id not in lines:
+            lines.ask(each.workflow_id, each.locks)

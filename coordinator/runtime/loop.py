@@ -11,21 +11,31 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from coordinator.runtime import crash_points
-from coordinator.runtime.locks import Held, Lines, LockView, line_up, stands_in_line
+from coordinator.runtime.locks import (
+    Held,
+    Lines,
+    LockView,
+    Standing,
+    line_up,
+    stands_in_line,
+)
 from coordinator.runtime.observer import Observer
 from coordinator.runtime.ports import (
     Agents,
     Chance,
     Change,
+    Claim,
     Clock,
     Delivery,
     Hints,
+    ImagesHeldError,
     Opening,
     Order,
     Request,
@@ -56,6 +66,8 @@ BATCH_MAX = 256  # decisions in one transaction: more would only delay the first
 INBOX_MAX = 20_000  # requests beyond it are told to wait; agents' reports are always taken
 SETTLED_MAX = 1024  # kept for those who ask how it ended, about 4 KiB each
 STORE_RETRY_S = 0.5  # a store in trouble is asked again this often
+INTENTS_SPARE = 1 << 21  # before a batch: no batch needs as many
+_A_MOMENT = timedelta(microseconds=1)  # what times are stored in
 
 
 class OverloadedError(Exception):
@@ -79,6 +91,13 @@ class Start:
 @dataclass(frozen=True, slots=True)
 class _Hold:
     """A workflow to be quarantined: what was heard of it cannot be made durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Between:
+    """What is to be done while no decision is on its way into the store."""
+
+    do: Callable[[], None]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -122,7 +141,7 @@ class Loop:
         self._hints = hints
         self._observers = observers
         self._agents: Agents | None = None
-        self._inbox: asyncio.Queue[_Item] = asyncio.Queue()
+        self._inbox: asyncio.Queue[_Item | _Between] = asyncio.Queue()
         self._oldest: float | None = None  # since when the first of those at work has waited
         self._committed: dict[str, Workflow] = {}
         self._decided: dict[str, Workflow] = {}
@@ -131,30 +150,55 @@ class Loop:
         self._timers = Timers(clock=clock, say=self.hear)
         self._locks = Lines()  # of what is decided
         self._withheld: dict[str, Lock] = {}  # among them: images that no workflow is to have
+        # Likewise: other coordinators' workflows, by the own one in whose way they are.
+        self._others: dict[str, tuple[Standing, ...]] = {}
         self._watermarks = Watermarks(self._committed.get)
         self._next_intent = 1
+        self._intents_end: int | None = None
         self._owner_epoch = 0
+        self._last_create_time = datetime.min.replace(tzinfo=UTC)
 
     # -- for the services -----------------------------------------------------------------------
 
     async def open(self) -> Opening:
-        """Takes over every open workflow, under a new epoch; call `run` next."""
+        """Begins a session, and takes over every open workflow if nobody else may; `run` is next.
+
+        What others may have is claimed bit by bit: see `claiming.py`.
+        """
         opening = await self._store.open()
-        self._next_intent = opening.next_intent
-        self._watermarks.open(opening.next_intent)
         self._owner_epoch = opening.owner_epoch
-        for stored in await self._store.load_open():
+        self._go_on_from(opening.next_intent, opening.intents_end)
+        if not self._store.shared:
+            workflows = tuple(await self._store.load_open())
+            self._adopt(Claim(owner_epoch=opening.owner_epoch, workflows=workflows))
+        return opening
+
+    def adopt(self, claim: Claim) -> None:
+        """Takes over workflows that belong to this coordinator now."""
+        self._inbox.put_nowait(_Between(partial(self._adopt, claim)))
+
+    def _adopt(self, claim: Claim) -> None:
+        self._owner_epoch = max(self._owner_epoch, claim.owner_epoch)
+        for stored in claim.workflows:
             workflow = stored.workflow
+            everything = range(len(workflow.nodes))
             self._committed[workflow.id] = self._decided[workflow.id] = workflow
-            self._note_late(workflow, range(len(workflow.nodes)))
+            self._note_late(workflow, everything)
             self._watermarks.placed(workflow, _sends(workflow))
             for observer in self._observers:
                 observer.opened(workflow)
+            if self._agents is not None:  # else it looks for itself what there is
+                self._agents.moved(workflow, frozenset(everything))
             self._put(
-                _Item(workflow_id=workflow.id, what=OwnerChanged(owner_epoch=opening.owner_epoch))
+                _Item(workflow_id=workflow.id, what=OwnerChanged(owner_epoch=claim.owner_epoch))
             )
         self._line_up()
-        return opening
+
+    def _go_on_from(self, first: int, end: int | None) -> None:
+        """Takes up intents that nobody else has."""
+        self._next_intent = first
+        self._intents_end = end
+        self._watermarks.go_on_from(first)
 
     def attach(self, agents: Agents) -> None:
         """Gives the loop what delivers its commands."""
@@ -301,22 +345,40 @@ class Loop:
     async def run(self) -> None:
         """Decides until cancelled."""
         while True:
-            items = [await self._inbox.get()]
+            items = self._items_of(await self._inbox.get())
             while len(items) < BATCH_MAX and not self._inbox.empty():
-                items.append(self._inbox.get_nowait())
+                items += self._items_of(self._inbox.get_nowait())
+            if not items:
+                continue
             self._oldest = items[0].since  # while it is at work nothing else has waited longer
             await self._take(items)
             self._oldest = None
 
+    def _items_of(self, what: _Item | _Between) -> list[_Item]:
+        """Returns what is to be decided; what is to be done in between is done."""
+        if isinstance(what, _Between):
+            what.do()
+            return []
+        return [what]
+
     async def _take(self, items: list[_Item]) -> None:
         """Decides about some items and makes that durable; if the store refuses, one by one."""
+        if not await self._has_intents():
+            return await self._store_failed(items, StoreError("there are no intents to be had"))
         batch = self._decide(items)
         if not batch.changes:
-            return
+            return None
         try:
             await self._commit(batch)
         except StoreFencedError:
             raise  # another coordinator is in charge: this one must not go on
+        except ImagesHeldError as error:
+            self._go_back(batch)
+            self._stand_behind(error)
+            for item in batch.items:  # each may learn of others that are in its way
+                await self._take([item])
+            waits = (w.id for w in self._committed.values() if not w.locked)
+            self._hear_of_others({w: self._others[w] for w in waits if w in self._others})
         except (StoreConflictError, StoreRefusedError) as error:
             self._go_back(batch)
             if len(batch.items) > 1:
@@ -395,6 +457,9 @@ class Loop:
 
     def _start(self, workflow_id: str, what: Start, now: Now) -> Decision:
         self._refuse_held(what.plan.terms)
+        # Each is newer than those before, whatever the clock says: all stand in line by it.
+        now = replace(now, time=max(now.time, self._last_create_time + _A_MOMENT))
+        self._last_create_time = now.time
         try:
             return start(
                 workflow_id=workflow_id,
@@ -409,6 +474,19 @@ class Loop:
             log.exception("start.failed", extra={"workflow": workflow_name(workflow_id)})
             raise Bug(what=f"starting {workflow_id}: {error!r}") from error
 
+    async def _has_intents(self) -> bool:
+        """Returns whether there are enough for any batch, once more were taken if need be."""
+        if self._intents_end is None or self._next_intent + INTENTS_SPARE <= self._intents_end:
+            return True
+        try:
+            first, end = await self._store.take_intents()
+        except StoreFencedError:
+            raise
+        except StoreError:
+            return False
+        self._go_on_from(first, end)
+        return True
+
     # -- images ---------------------------------------------------------------------------------
 
     def _refuse_held(self, terms: Terms) -> None:
@@ -422,7 +500,8 @@ class Loop:
             for holder in one.holders:
                 if holder in self._withheld:
                     raise ImageBusy(pool=one.lock.pool, image=one.lock.image, holder=holder)
-                if _names(self._committed.get(holder), one.lock):
+                is_others = any(holder == o.workflow_id for w in self._others.values() for o in w)
+                if is_others or _names(self._committed.get(holder), one.lock):
                     raise ImageBusy(
                         pool=one.lock.pool, image=one.lock.image, holder=workflow_name(holder)
                     )
@@ -447,12 +526,34 @@ class Loop:
 
     def _line_up(self) -> None:
         """Builds the lines anew from what is committed."""
-        lined_up = line_up(self._committed.values(), self._withheld)
+        lined_up = line_up(self._committed.values(), self._withheld, self._others)
         self._locks = lined_up.lines
         for workflow_id in lined_up.clashing:
             log.error("locks.clash", extra={"workflow": workflow_name(workflow_id)})
         for workflow_id in lined_up.due:
             self._put(_Item(workflow_id=workflow_id, what=LocksGranted()))
+
+    def _stand_behind(self, error: ImagesHeldError) -> None:
+        """Puts other coordinators' workflows before an own one in whose way they are."""
+        self._others[error.workflow_id] = error.standing
+        self._line_up()
+
+    async def look_at_others(self) -> None:
+        """Hears who of other coordinators is still in the way, if somebody was.
+
+        Raises:
+            StoreError: The store failed; who was is taken to be still.
+        """
+        if not self._others:
+            return
+        waiting = [w.id for w in self._committed.values() if not w.locked and w.id in self._locks]
+        others = dict(await self._store.standing(waiting))
+        self._inbox.put_nowait(_Between(partial(self._hear_of_others, others)))
+
+    def _hear_of_others(self, others: dict[str, tuple[Standing, ...]]) -> None:
+        if others != self._others:
+            self._others = others
+            self._line_up()
 
     # -- durable --------------------------------------------------------------------------------
 

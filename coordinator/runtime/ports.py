@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
+from coordinator.runtime.locks import Standing
 from coordinator.saga.commands import (
     ChooseHost,
     Recall,
@@ -25,6 +26,8 @@ from coordinator.saga.history import Entry
 from coordinator.saga.states import SETTLED, TaskState, WorkflowState
 from coordinator.saga.workflow import About, Decided, Failure, Retention, Workflow
 from countermand.rpc.errors import Bug, StoreUnavailable
+
+SESSION_LASTS = timedelta(seconds=15)  # without being renewed
 
 
 class StoreError(StoreUnavailable):
@@ -44,7 +47,17 @@ class UsedIdError(StoreConflictError):
 
 
 class StoreFencedError(StoreConflictError):
-    """Another coordinator has opened the store: {why}. This one stops."""
+    """This coordinator's session is over, others go on with its workflows: {why}. It stops."""
+
+
+class ImagesHeldError(StoreConflictError):
+    """A workflow cannot hold its images now: {why}."""
+
+    def __init__(self, workflow_id: str, standing: tuple[Standing, ...]) -> None:
+        """Keeps who is in the way, all of them other coordinators' workflows."""
+        self.workflow_id = workflow_id
+        self.standing = standing
+        super().__init__(f"{standing[0].workflow_id!r} is in the way of {workflow_id!r}")
 
 
 class StoreRefusedError(StoreError):
@@ -61,9 +74,28 @@ class Opening:
     """What a coordinator learns when it opens its store."""
 
     cluster_id: str  # made at the first opening, never changes
-    owner_epoch: int  # of this life of the coordinator: higher than any before
+    owner_epoch: int  # of this life of the coordinator, and its session: higher than any before
     next_intent: int  # higher than any ever committed
     token_key: str = field(repr=False)  # made at the first opening; known to the store only
+    intents_end: int | None = None  # no intent may reach it before more are taken; None: none ends
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Open workflows that nobody owned and that this coordinator does now."""
+
+    owner_epoch: int  # higher than any that one of them had
+    workflows: tuple[Stored, ...]  # in order of creation, under the epoch of who had them before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One life of a coordinator, as all that share the store see it."""
+
+    id: int
+    name: str  # where it is, for people
+    start_time: datetime
+    ended: bool  # it lapsed or was ended; what it owned is claimed by the others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,16 +291,56 @@ class ProgressRecord:
 
 
 class Store(Protocol):
-    """Durable state. What `commit` has returned from is never lost."""
+    """Durable state. What `commit` has returned from is never lost.
+
+    One that is shared is open to several coordinators at the same time. Each has a session there;
+    an open workflow belongs to the session that started or claimed it, until that has ended.
+    """
+
+    @property
+    def shared(self) -> bool:
+        """Returns whether other coordinators may have it open."""
 
     async def open(self) -> Opening:
-        """Prepares the store, takes a new epoch, and returns what a coordinator needs to begin."""
+        """Prepares the store, begins a session, and returns what a coordinator needs to begin.
+
+        In a store that is not shared every earlier session has ended by that, and every open
+        workflow belongs to the new one.
+        """
+
+    async def claim(self, limit: int) -> Claim | None:
+        """Takes over open workflows whose owner's session has ended; None if there are none.
+
+        At most so many, the oldest first. A session that has lapsed is ended by it. Nobody else
+        can write them from now on. Raises StoreFencedError when the own session has ended.
+        """
+
+    async def renew(self, lasts: timedelta) -> tuple[Session, ...]:
+        """Lets the session last so long from now, by the store's clock; returns all of them.
+
+        Raises StoreFencedError when it has ended.
+        """
+
+    async def end_session(self) -> None:
+        """Ends the own session: what it owns may be claimed at once. Again is a success."""
+
+    async def take_intents(self) -> tuple[int, int]:
+        """Returns further intents, as first and end: higher than any that were given before."""
+
+    async def standing(self, workflow_ids: Sequence[str]) -> Mapping[str, tuple[Standing, ...]]:
+        """Returns who is in the way of own workflows that wait in line for images, by these.
+
+        That is, of other sessions' workflows that name one of the images and cannot share it, those
+        that hold theirs and those that were created before.
+        """
 
     async def commit(self, changes: Sequence[Change]) -> None:
         """Makes changes durable, all or none.
 
         Raises StoreConflictError when a version is not as said, or a workflow id is taken, as
-        UsedIdError if by one that has been removed; StoreRefusedError when a change breaks a
+        UsedIdError if by one that has been removed, as StoreFencedError if the own session has
+        ended or another one owns the workflow, as ImagesHeldError if a workflow is to hold images
+        in which another session's is in the way; StoreRefusedError when a change breaks a
         constraint, and would again; StoreError when the store failed. Nothing is visible then.
         """
 
@@ -296,7 +368,7 @@ class Store(Protocol):
         What is to go at once goes first, as soon as every webhook that is not disabled was told of
         it; what is kept until it is cleared stays. The oldest go first, at most `limit`; returns
         how many went. Positions of their events stay gaps. Raises
-        StoreFencedError when another coordinator has opened the store.
+        StoreFencedError when the session has ended.
         """
 
     async def clear(self, workflow_id: str) -> None:

@@ -41,10 +41,8 @@ class Watermarks:
         self._compact_at: dict[str, int] = {}
         self.next_intent = 1  # higher than any committed, and not higher than any to come
 
-    def open(self, next_intent: int) -> None:
-        """Begins with what the store says."""
-        self._placed.clear()
-        self._known.clear()
+    def go_on_from(self, next_intent: int) -> None:
+        """Hears below what no intent will come any more, but for those that are placed."""
         self.next_intent = next_intent
 
     def placed(self, workflow: Workflow, commands: Iterable[Delivery]) -> None:

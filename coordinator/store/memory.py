@@ -9,16 +9,21 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
+from coordinator.runtime.locks import Standing, stands_in_line
 from coordinator.runtime.ports import (
+    SESSION_LASTS,
     AuditEvent,
     Change,
+    Claim,
     HostRecord,
+    ImagesHeldError,
     Known,
     Opening,
     ProgressRecord,
     Request,
+    Session,
     StoreConflictError,
     Stored,
     StoredEntry,
@@ -30,6 +35,7 @@ from coordinator.runtime.ports import (
     nobody,
 )
 from coordinator.runtime.webhooks import Origin, WebhookProgress, WebhookRecord
+from coordinator.saga.history import LocksTaken
 from coordinator.saga.workflow import Group, Retention, Task, Workflow, fresh_nodes
 from coordinator.store.batch import (
     Merged,
@@ -47,6 +53,17 @@ from countermand.rpc.crash import Crash, never
 from countermand.v1.event_pb2 import HistoryEvent
 
 Image = tuple[str, str]  # pool and image id
+INTENTS = 1 << 22  # taken at a time where several take them
+
+
+@dataclass(slots=True, kw_only=True)
+class _Session:
+    """One life of a coordinator."""
+
+    name: str
+    start_time: datetime
+    expire_time: datetime
+    ended: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,6 +73,7 @@ class _Record:
     key: int
     workflow: Workflow
     submission: Submission
+    session: int  # whose it is, while it is open
 
     def stored(self) -> Stored:
         return Stored(workflow=counted(self.workflow), submission=self.submission)
@@ -70,6 +88,7 @@ class Kept:
     next_intent: int = 1
     token_key: str = ""
     next_key: int = 1
+    sessions: dict[int, _Session] = field(default_factory=dict)
     records: dict[str, _Record] = field(default_factory=dict)  # in order of creation
     events: list[StoredEntry] = field(default_factory=list)
     last_position: int = 0
@@ -87,26 +106,125 @@ class Kept:
 class MemoryStore:
     """The store in memory."""
 
-    def __init__(self, kept: Kept, *, new_id: Callable[[], str], crash: Crash = never) -> None:
+    def __init__(
+        self,
+        kept: Kept,
+        *,
+        new_id: Callable[[], str],
+        crash: Crash = never,
+        shared: bool = False,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        name: str = "",
+    ) -> None:
         self._kept = kept
         self._new_id = new_id
         self._crash = crash
-        self._epoch = 0
+        self._shared = shared
+        self._now = now
+        self._name = name
+        self._session = 0
+
+    @property
+    def shared(self) -> bool:
+        """Returns whether other coordinators may have it open."""
+        return self._shared
+
+    # -- sessions -------------------------------------------------------------------------------
 
     async def open(self) -> Opening:
-        """Takes a new epoch, and returns what a coordinator needs to begin."""
+        """Begins a session, and returns what a coordinator needs to begin."""
         kept = self._kept
         kept.cluster_id = kept.cluster_id or self._new_id()
         kept.token_key = kept.token_key or f"{self._new_id()}{self._new_id()}"
         kept.owner_epoch += 1
-        kept.next_key = 1 + max((record.key for record in kept.records.values()), default=0)
-        self._epoch = kept.owner_epoch
+        if not self._shared:
+            kept.next_key = 1 + max((record.key for record in kept.records.values()), default=0)
+            for session in kept.sessions.values():
+                session.ended = True
+        self._session = kept.owner_epoch
+        now = self._now()
+        kept.sessions[self._session] = _Session(
+            name=self._name, start_time=now, expire_time=now + SESSION_LASTS
+        )
+        first, end = (await self.take_intents()) if self._shared else (kept.next_intent, None)
         return Opening(
             cluster_id=kept.cluster_id,
-            owner_epoch=kept.owner_epoch,
-            next_intent=kept.next_intent,
+            owner_epoch=self._session,
+            next_intent=first,
+            intents_end=end,
             token_key=kept.token_key,
         )
+
+    async def claim(self, limit: int) -> Claim | None:
+        """Takes over open workflows whose owner's session has ended."""
+        if not self._shared:
+            return None  # all of them, since it was opened
+        kept, now = self._kept, self._now()
+        for number, session in kept.sessions.items():
+            session.ended |= session.expire_time < now and number != self._session
+        self._check_session()
+        found = [r for r in kept.records.values() if self._is_orphan(r)][:limit]
+        if not found:
+            owners = {r.session for r in kept.records.values() if not r.workflow.settled}
+            gone = [i for i, session in kept.sessions.items() if session.ended and i not in owners]
+            for each in gone:
+                del kept.sessions[each]
+            return None
+        if kept.owner_epoch > self._session:
+            kept.owner_epoch += 1
+        for record in found:
+            record.session = self._session
+        stored = tuple(record.stored() for record in found)
+        return Claim(owner_epoch=kept.owner_epoch, workflows=stored)
+
+    def _is_orphan(self, record: _Record) -> bool:
+        session = self._kept.sessions.get(record.session)
+        return not record.workflow.settled and (session is None or session.ended)
+
+    def _is_others(self, record: _Record) -> bool:
+        return self._shared and record.session != self._session
+
+    async def renew(self, lasts: timedelta) -> tuple[Session, ...]:
+        """Lets the session last so long from now; returns all of them."""
+        self._check_session()
+        self._kept.sessions[self._session].expire_time = self._now() + lasts
+        return tuple(
+            Session(id=i, name=each.name, start_time=each.start_time, ended=each.ended)
+            for i, each in sorted(self._kept.sessions.items())
+        )
+
+    async def end_session(self) -> None:
+        """Ends the own session: what it owns may be claimed at once."""
+        if session := self._kept.sessions.get(self._session):
+            session.ended = True
+
+    async def take_intents(self) -> tuple[int, int]:
+        """Returns further intents, as first and end."""
+        first = self._kept.next_intent
+        self._kept.next_intent += INTENTS
+        return first, self._kept.next_intent
+
+    def _check_session(self) -> None:
+        session = self._kept.sessions.get(self._session)
+        if session is None or session.ended:
+            raise StoreFencedError(f"session {self._session} has ended")
+
+    async def standing(self, workflow_ids: Sequence[str]) -> dict[str, tuple[Standing, ...]]:
+        """Returns who is in the way of own workflows that wait in line for images, by these."""
+        records = self._kept.records
+        found = (records[each].workflow for each in workflow_ids if each in records)
+        return {each.id: ways for each in found if (ways := tuple(self._in_the_way(each)))}
+
+    def _in_the_way(self, workflow: Workflow) -> Iterator[Standing]:
+        """Yields other sessions' workflows that keep one from its images."""
+        place = (workflow.create_time, workflow.id)
+        for record in self._kept.records.values():
+            other = record.workflow
+            if not self._is_others(record) or not stands_in_line(other):
+                continue
+            is_before = other.locked or (other.create_time, other.id) < place
+            if is_before and _clash(workflow, other):
+                yield Standing(workflow_id=other.id, locks=other.locks, held=other.locked)
 
     async def commit(self, changes: Sequence[Change]) -> None:
         """Makes changes durable, all or none."""
@@ -128,10 +246,7 @@ class MemoryStore:
     def _check(self, merged: dict[str, Merged], changes: Sequence[Change]) -> None:
         """Raises before anything is touched."""
         kept = self._kept
-        if kept.owner_epoch != self._epoch:
-            raise StoreConflictError(
-                f"another coordinator has opened this store: epoch {kept.owner_epoch}"
-            )
+        self._check_session()
         for workflow_id, each in merged.items():
             record = kept.records.get(workflow_id)
             if workflow_id in kept.used_ids:
@@ -142,10 +257,24 @@ class MemoryStore:
             if record and record.workflow.owner_epoch > each.workflow.owner_epoch:
                 epoch = record.workflow.owner_epoch
                 raise StoreConflictError(f"workflow {workflow_id!r} is owned by epoch {epoch}")
+            if record and self._is_others(record):
+                raise StoreFencedError(f"{workflow_id!r} is owned by session {record.session}")
         for change in changes:
             if change.request and change.request.request_id in kept.requests:
                 raise request_conflict(change.request)
+        self._check_images(merged)
         self._check_writers(merged)
+
+    def _check_images(self, merged: dict[str, Merged]) -> None:
+        """Raises if other sessions' workflows are in the way of one that is to hold its images."""
+        for workflow_id, each in merged.items():
+            takes = each.submission is not None or any(
+                isinstance(entry.fact, LocksTaken) for entry in each.history
+            )
+            if not takes or not each.workflow.locked or each.workflow.settled:
+                continue
+            if standing := tuple(self._in_the_way(each.workflow)):
+                raise ImagesHeldError(workflow_id, standing)
 
     def _check_writers(self, merged: dict[str, Merged]) -> None:
         """Raises if two workflows would hold the same image, and may write it."""
@@ -164,7 +293,12 @@ class MemoryStore:
         record = kept.records.get(new.id)
         if record is None:
             assert each.submission is not None, new.id
-            record = _Record(key=kept.next_key, workflow=new, submission=each.submission)
+            record = _Record(
+                key=kept.next_key,
+                workflow=new,
+                submission=each.submission,
+                session=self._session,
+            )
             kept.records[new.id] = record
             kept.next_key += 1
         old = record.workflow
@@ -237,8 +371,7 @@ class MemoryStore:
     async def expire(self, *, before: datetime, limit: int) -> int:
         """Removes workflows that settled before a time, the oldest first."""
         kept = self._kept
-        if kept.owner_epoch != self._epoch:
-            raise StoreFencedError(f"its epoch is {kept.owner_epoch}, ours is {self._epoch}")
+        self._check_session()
         untold = self._untold()
         ended = (  # what is to go at once goes first, in order of creation
             (False, record.key, record.key, workflow_id)
@@ -282,8 +415,7 @@ class MemoryStore:
 
     async def note_progress(self, records: Sequence[ProgressRecord]) -> None:
         """Notes what owners reported of some attempts."""
-        if self._kept.owner_epoch != self._epoch:
-            raise StoreFencedError(f"its epoch is {self._kept.owner_epoch}, ours is {self._epoch}")
+        self._check_session()
         for record in records:
             if record.workflow_id in self._kept.records:
                 self._kept.progress[record.workflow_id, record.task, record.number] = record
@@ -424,6 +556,15 @@ def _writes(workflow: Workflow) -> Iterator[Image]:
     """Yields the images that a workflow holds for itself alone."""
     if workflow.locked and not workflow.settled:
         yield from ((i.pool, i.image) for i in workflow.locks if i.exclusive)
+
+
+def _clash(one: Workflow, other: Workflow) -> bool:
+    """Returns whether two workflows name an image that they cannot share."""
+    theirs = {(lock.pool, lock.image): lock.exclusive for lock in other.locks}
+    return any(
+        (lock.pool, lock.image) in theirs and (lock.exclusive or theirs[lock.pool, lock.image])
+        for lock in one.locks
+    )
 
 
 def _kept_of(node: Task | Group, fresh: Task | Group) -> Task | Group:

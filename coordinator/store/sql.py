@@ -67,6 +67,8 @@ T = TypeVar("T")
 class SqlStore:
     """The store on a database."""
 
+    shared = False
+
     def __init__(
         self, database: Database, run: Run, *, new_id: Callable[[], str], crash: Crash = never
     ) -> None:

@@ -187,7 +187,7 @@ class Coordinator:
 
     loop: Loop
     fleet: Fleet
-    store: Fragile
+    store: Any  # Fragile, or what several share
 
     async def start(self, workflow_id: str, spec: WorkflowSpec, **values: str) -> Decision:
         given = Struct()

@@ -1,0 +1,144 @@
+"""One coordinator among others: keeps its session alive, and takes over what others have left.
+
+A lease serves liveness only: who cannot renew it in time sends nothing more by its own clock, and
+others claim what it owned once it has lapsed by the store's clock. What keeps two apart are the
+session, which each write compares, and the owner epoch, which agents compare. A session that has
+ended never comes back: its coordinator stops, and begins again like after a crash.
+
+Who could not reach the store itself judges nobody: after an outage of the store everybody's session
+has lapsed, and each gets the time to say that it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from coordinator.runtime.loop import Loop
+from coordinator.runtime.ports import (
+    SESSION_LASTS,
+    Chance,
+    Session,
+    Store,
+    StoreError,
+    StoreFencedError,
+)
+
+log = logging.getLogger(__name__)
+
+LASTS_S = SESSION_LASTS.total_seconds()
+RENEW_S = 5.0
+RENEW_AGAIN_S = 0.5  # while the store does not answer
+TRUST_MARGIN_S = 3.0  # before its lease ends a coordinator sends nothing more: calls take a while
+RENEWALS_BEFORE_CLAIMS = 2  # without a failure in between
+
+CLAIM_S = 2.0  # between two looks for what nobody owns
+CLAIM_MAX = 100  # workflows at a time: others get their share, and the loop goes on in between
+CLAIM_REST_S = 0.02
+DECIDING_MAX = 500  # claimed ones ask their hosts first: more are not taken on before
+OTHERS_S = 0.5  # between two looks at who of others is in the way at some image
+
+
+class Keeper:
+    """Keeps the session of a coordinator whose store is shared."""
+
+    def __init__(self, *, store: Store, loop: Loop, chance: Chance) -> None:
+        """Begins as its store has just been opened."""
+        self._store = store
+        self._loop = loop
+        self._chance = chance
+        self._trusted_until = self._now() + LASTS_S - TRUST_MARGIN_S
+        self._renewals = RENEWALS_BEFORE_CLAIMS  # one after another; opening is as good
+        self._look = asyncio.Event()
+        self.sessions: tuple[Session, ...] = ()  # all of them, as last heard
+
+    def trusted(self) -> bool:
+        """Returns whether nobody else can have taken over yet, by this machine's clock."""
+        return self._now() < self._trusted_until
+
+    def live(self) -> int:
+        """Returns how many coordinators there are, this one among them."""
+        return max(1, sum(not each.ended for each in self.sessions))
+
+    def look(self) -> None:
+        """Looks at once for what nobody owns: somebody has said that there is something."""
+        self._look.set()
+
+    async def run(self) -> None:
+        """Goes on until cancelled.
+
+        Raises:
+            StoreFencedError: The session has ended; others go on with what it owned.
+        """
+        works = [
+            asyncio.create_task(self._renew_for_ever()),
+            asyncio.create_task(self._claim_for_ever()),
+            asyncio.create_task(self._look_at_others_for_ever()),
+        ]
+        try:
+            await asyncio.gather(*works)
+        finally:
+            for work in works:
+                work.cancel()
+
+    async def _renew_for_ever(self) -> None:
+        while True:
+            began = self._now()
+            try:
+                self.sessions = await self._store.renew(SESSION_LASTS)
+            except StoreFencedError:
+                raise
+            except StoreError as error:
+                self._renewals = 0
+                log.warning("session.not_renewed", extra={"error": str(error)})
+                await asyncio.sleep(RENEW_AGAIN_S)
+            else:
+                self._renewals += 1
+                # From its beginning: how long the answer took nobody knows.
+                self._trusted_until = began + LASTS_S - TRUST_MARGIN_S
+                await asyncio.sleep(RENEW_S * (1 - self._chance.jitter() / 4))
+
+    async def _claim_for_ever(self) -> None:
+        while True:
+            self._look.clear()
+            rest_s = CLAIM_S * (0.5 + self._chance.jitter())
+            if self._renewals >= RENEWALS_BEFORE_CLAIMS and self._loop.waiting < DECIDING_MAX:
+                rest_s = CLAIM_REST_S if await self._claim() else rest_s
+            elif self._renewals >= RENEWALS_BEFORE_CLAIMS:
+                rest_s = CLAIM_REST_S
+            try:
+                async with asyncio.timeout(rest_s):
+                    await self._look.wait()
+            except TimeoutError:
+                continue
+
+    async def _claim(self) -> bool:
+        """Claims some of what nobody owns; returns whether there may be more."""
+        try:
+            claim = await self._store.claim(CLAIM_MAX)
+        except StoreFencedError:
+            raise
+        except StoreError as error:
+            log.warning("claim.failed", extra={"error": str(error)})
+            return False
+        if claim is None:
+            return False
+        # If the process stops here, they belong to a session that lapses: others claim them.
+        extra = {"workflows": len(claim.workflows), "owner_epoch": claim.owner_epoch}
+        log.info("workflows.claimed", extra=extra)
+        self._loop.adopt(claim)
+        return True
+
+    async def _look_at_others_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(OTHERS_S)
+            try:
+                await self._loop.look_at_others()
+            except StoreFencedError:
+                raise
+            except StoreError as error:
+                log.warning("others.not_seen", extra={"error": str(error)})
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

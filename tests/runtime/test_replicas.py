@@ -1,0 +1,166 @@
+"""Z7, I6: several coordinators on one store: each workflow has one owner, and never two."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from coordinator.runtime import session
+from coordinator.runtime.ports import StoreFencedError
+from coordinator.saga.states import TaskState, WorkflowState
+from countermand.rpc.errors import ImageBusy
+from countermand.v1.workflow_spec_pb2 import WorkflowSpec
+from tests.runtime.replicas import Shared, replica
+from tests.runtime.rig import Agent, copy, noop, series, until
+
+LAPSED = timedelta(seconds=16)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has replicas look more often: what is waited for is the same."""
+    for name in ("RENEW_S", "CLAIM_S", "OTHERS_S"):
+        monkeypatch.setattr(session, name, 0.01)
+
+
+def first(workflow_id: str, task: str = "t") -> str:
+    return f"workflows/{workflow_id}/tasks/{task}/attempts/1"
+
+
+async def test_each_owns_what_it_started_and_nothing_else():
+    agent = Agent()
+    async with replica(Shared({"a": agent})) as one:
+        shared = Shared({"a": agent}, kept=one.store._kept)
+        async with replica(shared) as other:
+            await one.start("x", series(noop("t", "a")))
+            await other.start("y", series(noop("t", "a")))
+            await until(lambda: len(agent.sent) == 2)
+
+            assert [w.id for w in one.loop.open_workflows()] == ["x"]
+            assert [w.id for w in other.loop.open_workflows()] == ["y"]
+            agent.end(first("x"))
+            agent.end(first("y"))
+            await until(lambda: one.state("x") is WorkflowState.SUCCEEDED)
+            await until(lambda: other.state("y") is WorkflowState.SUCCEEDED)
+
+
+async def test_what_a_lapsed_session_left_is_claimed_and_its_agents_are_asked_before_anything():
+    agent = Agent()
+    shared = Shared({"a": agent})
+    async with replica(shared) as one:
+        await one.start("x", series(noop("t", "a")))
+        await until(lambda: agent.sent)
+        await one.freeze()
+        async with replica(shared) as other:
+            await until(lambda: other.keeper.sessions)
+            assert other.loop.workflow("x") is None
+            shared.ahead += LAPSED
+            await until(lambda: other.loop.workflow("x"))
+            await until(lambda: other.known("x").owner_epoch == 2)
+            agent.end(first("x"))
+            await until(lambda: other.state("x") is WorkflowState.SUCCEEDED)
+            assert agent.sent == [first("x")]
+
+
+async def test_a_session_that_was_ended_is_claimed_at_once():
+    agent = Agent()
+    shared = Shared({"a": agent})
+    async with replica(shared) as one, replica(shared) as other:
+        await one.start("x", series(noop("t", "a")))
+        await one.freeze()
+        await one.store.end_session()
+        await until(lambda: other.loop.workflow("x"))
+
+
+async def test_a_coordinator_whose_session_has_ended_commits_nothing_and_stops():
+    agent = Agent()
+    shared = Shared({"a": agent})
+    async with replica(shared) as one, replica(shared) as other:
+        await one.start("x", series(noop("t", "a"), noop("u", "a")))
+        await until(lambda: agent.sent)
+        await one.store.end_session()
+        await until(lambda: other.loop.workflow("x"))
+        agent.end(first("x"))
+        await until(one.running.done)
+        assert isinstance(one.running.exception(), StoreFencedError)
+        await until(lambda: first("x", "u") in agent.sent)
+        agent.end(first("x", "u"))
+        await until(lambda: other.state("x") is WorkflowState.SUCCEEDED)
+        assert agent.sent == [first("x"), first("x", "u")]
+
+
+async def test_who_cannot_renew_trusts_itself_no_more_and_judges_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(session, "TRUST_MARGIN_S", session.LASTS_S)
+    async with replica(Shared({"a": Agent()})) as one:
+        await until(lambda: one.keeper.sessions)
+        assert not one.keeper.trusted()
+
+
+# -- images ---------------------------------------------------------------------------------------
+
+
+def makes(target: str, **said: bool) -> WorkflowSpec:
+    return series(copy("t", "p/base", f"p/{target}", "a"), **said)
+
+
+async def test_an_image_that_anothers_workflow_holds_is_waited_for_and_then_had():
+    """S-V24."""
+    agent = Agent(pools=("p",))
+    shared = Shared({"a": agent})
+    async with replica(shared) as one, replica(shared) as other:
+        await one.start("x", makes("vm"))
+        decision = await other.start("y", makes("vm"))
+        assert not decision.workflow.locked
+        assert other.loop.lock_view("y")[1].holders == ("x",)
+        await until(lambda: agent.sent)
+        agent.end(first("x"))
+        await until(lambda: first("y") in agent.sent)
+        assert one.state("x") is WorkflowState.SUCCEEDED
+
+
+async def test_who_does_not_wait_is_refused_with_the_name_of_anothers_workflow():
+    agent = Agent(pools=("p",))
+    shared = Shared({"a": agent})
+    async with replica(shared) as one, replica(shared) as other:
+        await one.start("x", makes("vm"))
+        with pytest.raises(ImageBusy) as raised:
+            await other.start("y", makes("vm", refuse_when_locked=True))
+        assert raised.value.metadata["holder"] == "workflows/x"
+        await until(lambda: agent.sent)
+        agent.end(first("x"))
+        await until(lambda: one.state("x") is WorkflowState.SUCCEEDED)
+        again = await other.start("y", makes("vm", refuse_when_locked=True))
+        assert again.workflow.locked
+
+
+async def test_nobody_overtakes_and_nobody_waits_in_a_circle():
+    agent = Agent(pools=("p",))
+    shared = Shared({"a": agent})
+    async with replica(shared) as one, replica(shared) as other:
+        await one.start("a1", makes("vm"))
+        await other.start("b1", makes("vm"))
+        await one.start("a2", makes("vm"))
+        await other.start("b2", makes("vm"))
+        for name in ("a1", "b1", "a2", "b2"):
+            await until(lambda: agent.sent)
+            assert agent.sent.pop() == first(name)
+            agent.end(first(name))
+        await until(lambda: other.state("b2") is WorkflowState.SUCCEEDED)
+
+
+async def test_who_waits_in_line_is_claimed_with_its_place():
+    agent = Agent(pools=("p",))
+    shared = Shared({"a": agent})
+    async with replica(shared) as one, replica(shared) as other:
+        await one.start("x", makes("vm"))
+        await one.start("y", makes("vm"))
+        await until(lambda: agent.sent)
+        await one.freeze()
+        await one.store.end_session()
+        await until(lambda: other.loop.workflow("y"))
+        assert other.task("y", "t") is TaskState.PENDING
+        agent.end(first("x"))
+        await until(lambda: first("y") in agent.sent)
