@@ -6,7 +6,7 @@ same conformance suite. Nothing here knows gRPC or SQL.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -290,6 +290,39 @@ class ProgressRecord:
     message: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ownership:
+    """Whose an open workflow is."""
+
+    session: int
+    ended: bool  # that session has; the workflow is nobody's until it is claimed
+    own: bool  # it is the session of who asks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letter:
+    """A call that another session is to answer, since it owns what the call is about."""
+
+    id: str  # chosen by who posts it; never used again
+    session: int  # whom it is for
+    method: str  # "countermand.v1.WorkflowService/PauseWorkflow"
+    request: bytes  # serialized
+    metadata: tuple[tuple[str, str], ...] = ()  # of the call: who asks, its trace context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LetterAnswer:
+    """What became of a letter."""
+
+    letter: str  # its id
+    answer: bytes = b""  # a serialized answer
+    status: bytes = b""  # a serialized google.rpc.Status, if it was refused; else empty
+
+
+LETTERS_LAST = timedelta(minutes=10)  # in the store, answered or not; nobody waits as long
+LETTER_BYTES_MAX = 4 * 1024 * 1024  # of a request and of an answer: as much as gRPC carries
+
+
 class Store(Protocol):
     """Durable state. What `commit` has returned from is never lost.
 
@@ -342,6 +375,64 @@ class Store(Protocol):
         ended or another one owns the workflow, as ImagesHeldError if a workflow is to hold images
         in which another session's is in the way; StoreRefusedError when a change breaks a
         constraint, and would again; StoreError when the store failed. Nothing is visible then.
+        """
+
+    # -- between sessions; only a shared store is asked any of it -------------------------------
+
+    async def owners_of(self, workflow_ids: Sequence[str]) -> Mapping[str, Ownership]:
+        """Returns whose some workflows are; those that are not open, or do not exist, are left out.
+
+        As last committed: one that is started, claimed or settled meanwhile is another's, or
+        nobody's, by the time that it is looked at.
+        """
+
+    async def post(self, letters: Sequence[Letter]) -> None:
+        """Puts letters into the inboxes of sessions, behind what is there; all or none.
+
+        Whether a session has ended is not looked at: it is for who posts to find out. A letter
+        whose id is there already is the same one, and is not posted again.
+        """
+
+    async def letters(self, limit: int) -> list[Letter]:
+        """Returns the first letters for the own session that are not answered yet, in order.
+
+        That is the order in which they were posted, as far as one was posted before another was;
+        at most so many. Reading takes none away: who reads again gets the same ones until they are
+        answered or removed. Raises StoreFencedError when the own session has ended.
+        """
+
+    async def answer(self, answers: Sequence[LetterAnswer]) -> None:
+        """Answers letters for the own session, all or none.
+
+        What is gone is left out, and what is answered keeps its first answer. Raises
+        StoreFencedError when the own session has ended: no letter is answered then.
+        """
+
+    async def answers(self, letter_ids: Sequence[str]) -> list[LetterAnswer]:
+        """Returns the answers of those of some letters that have been answered, in any order."""
+
+    async def remove_letters(self, letter_ids: Sequence[str]) -> None:
+        """Removes letters, answered or not, whoever posted them; absent ones are a success."""
+
+    async def remove_old_letters(self) -> None:
+        """Removes letters that were posted more than LETTERS_LAST ago, by the store's clock.
+
+        Whoever posted them, and whomever they are for: sessions end before they have removed what
+        they posted. Anybody may ask for it, at any time.
+        """
+
+    async def moves(self, *, after: int, limit: int) -> list[tuple[str, int]]:
+        """Returns whose entries follow a position, as workflow id and position, in order.
+
+        As `events` without what they say: every entry once, whosesoever. Nothing that becomes
+        visible later has a lower position than what was returned.
+        """
+
+    async def others_on(self, host_ids: Collection[str]) -> list[Stored]:
+        """Returns other sessions' open workflows that have to do with one of some hosts.
+
+        That is, a task of theirs names it, or had an attempt there, or one that it fenced: those of
+        which `coordinator.runtime.draining.names` is true. In order of creation.
         """
 
     async def load_open(self) -> list[Stored]:

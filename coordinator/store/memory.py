@@ -7,12 +7,15 @@ simulated crash throws the store away and opens another on the same `Kept`.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
+from coordinator.runtime.draining import names
 from coordinator.runtime.locks import Standing, stands_in_line
 from coordinator.runtime.ports import (
+    LETTERS_LAST,
     SESSION_LASTS,
     AuditEvent,
     Change,
@@ -20,7 +23,10 @@ from coordinator.runtime.ports import (
     HostRecord,
     ImagesHeldError,
     Known,
+    Letter,
+    LetterAnswer,
     Opening,
+    Ownership,
     ProgressRecord,
     Request,
     Session,
@@ -79,6 +85,15 @@ class _Record:
         return Stored(workflow=counted(self.workflow), submission=self.submission)
 
 
+@dataclass(slots=True, kw_only=True)
+class _Posted:
+    """A letter as kept."""
+
+    letter: Letter
+    time: datetime
+    answer: LetterAnswer | None = None
+
+
 @dataclass(slots=True)
 class Kept:
     """What survives a crash."""
@@ -101,6 +116,7 @@ class Kept:
     progress: dict[tuple[str, int, int], ProgressRecord] = field(default_factory=dict)
     evidence: dict[tuple[str, str], int] = field(default_factory=dict)  # (workflow, host) → intent
     used_ids: set[str] = field(default_factory=set)  # of workflows that retention has removed
+    letters: dict[str, _Posted] = field(default_factory=dict)  # in order
 
 
 class MemoryStore:
@@ -330,6 +346,75 @@ class MemoryStore:
                     payload=event_to_proto(new.id, new.plan, entry).SerializeToString(),
                 )
             )
+
+    # -- between sessions -----------------------------------------------------------------------
+
+    async def owners_of(self, workflow_ids: Sequence[str]) -> dict[str, Ownership]:
+        """Returns whose some workflows are, of those that are open."""
+        records = (self._kept.records[each] for each in workflow_ids if each in self._kept.records)
+        return {
+            record.workflow.id: Ownership(
+                session=record.session,
+                ended=self._is_orphan(record),
+                own=record.session == self._session,
+            )
+            for record in records
+            if not record.workflow.settled
+        }
+
+    async def post(self, letters: Sequence[Letter]) -> None:
+        """Puts letters into the inboxes of sessions."""
+        for letter in letters:
+            self._kept.letters.setdefault(letter.id, _Posted(letter=letter, time=self._now()))
+
+    async def letters(self, limit: int) -> list[Letter]:
+        """Returns the first letters for the own session that are not answered yet, in order."""
+        self._check_session()
+        mine = (
+            each.letter
+            for each in self._kept.letters.values()
+            if each.letter.session == self._session and each.answer is None
+        )
+        return list(islice(mine, limit))
+
+    async def answer(self, answers: Sequence[LetterAnswer]) -> None:
+        """Answers letters for the own session, all or none."""
+        self._check_session()
+        for answer in answers:
+            posted = self._kept.letters.get(answer.letter)
+            if posted and posted.letter.session == self._session and posted.answer is None:
+                posted.answer = answer
+
+    async def answers(self, letter_ids: Sequence[str]) -> list[LetterAnswer]:
+        """Returns the answers of those of some letters that have been answered."""
+        found = (self._kept.letters.get(each) for each in letter_ids)
+        return [each.answer for each in found if each is not None and each.answer is not None]
+
+    async def remove_letters(self, letter_ids: Sequence[str]) -> None:
+        """Removes letters; absent ones are a success."""
+        for each in letter_ids:
+            self._kept.letters.pop(each, None)
+
+    async def remove_old_letters(self) -> None:
+        """Removes letters that were posted long ago."""
+        before = self._now() - LETTERS_LAST
+        old = [each for each, posted in self._kept.letters.items() if posted.time < before]
+        await self.remove_letters(old)
+
+    async def moves(self, *, after: int, limit: int) -> list[tuple[str, int]]:
+        """Returns whose entries follow a position, in order."""
+        found = await self.events(after=after, limit=limit)
+        return [(entry.workflow_id, entry.position) for entry in found]
+
+    async def others_on(self, host_ids: Collection[str]) -> list[Stored]:
+        """Returns other sessions' open workflows that have to do with one of some hosts."""
+        return [
+            record.stored()
+            for record in self._kept.records.values()
+            if self._is_others(record)
+            and not record.workflow.settled
+            and any(names(record.workflow, host_id) for host_id in host_ids)
+        ]
 
     async def load_open(self) -> list[Stored]:
         """Returns every workflow that is not settled, in order of creation."""
