@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from coordinator.runtime.loop import Loop
-from coordinator.runtime.ports import AuditEvent, Delivery, HostRecord, Store
+from coordinator.runtime.ports import AuditEvent, HostRecord, Store
 from coordinator.saga.events import AttemptEvent, HostChosen
 from coordinator.saga.workflow import Workflow
 from countermand.v1.attempt_pb2 import Progress
@@ -20,11 +20,16 @@ class FindEvidence(Protocol):
         """Returns those all of whose intents on that host are below a number, the oldest first."""
 
 
-class KeepRecord(Protocol):
-    """Keeps the record of a host that has changed."""
+class ChangeRecord(Protocol):
+    """Changes the record of a host as it is stored now."""
 
-    async def __call__(self, host: HostRecord, event: AuditEvent | None = None) -> None:
-        """Makes it durable, with what was done to it, if anything was."""
+    async def __call__(
+        self,
+        host_id: str,
+        change: Callable[[HostRecord], HostRecord],
+        event: AuditEvent | None = None,
+    ) -> tuple[HostRecord, bool] | None:
+        """Returns it as it is then, and whether it has changed; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +38,11 @@ class Ears:
 
     event: Callable[[str, AttemptEvent | HostChosen], None]  # (workflow id, fact)
     progress: Callable[[str, str, Progress], None]  # (workflow id, attempt, how far)
-    record: KeepRecord
+    record: ChangeRecord
     workflow: Callable[[str], Workflow | None]  # an open workflow as committed
-    # (host id) → what open workflows still ask of it
-    in_flight: Callable[[str], Iterable[tuple[Workflow, Delivery]]]
-    has_been_on: Callable[[str], bool]  # (host id) → whether an open workflow was there
-    next_intent: Callable[[], int]  # above every intent that may have been sent
+    # (host id) → open workflows that have, or may have, left something there, anybody's
+    open_on: Callable[[str], Awaitable[Sequence[Workflow]]]
+    unsent_intent: Callable[[], Awaitable[int]]  # above every intent that may have been sent
     low_watermark: Callable[[str], int]  # (host id) → below it nothing new will be sent there
     fence_low_watermark: Callable[[], int]  # below it no attempt of any host is fenced any more
     evidence: FindEvidence
@@ -53,11 +57,10 @@ def ears_of(loop: Loop, store: Store, progress: Callable[[str, str, Progress], N
     return Ears(
         event=loop.hear,
         progress=progress,
-        record=store.put_host,
+        record=store.change_host,
         workflow=loop.workflow,
-        in_flight=loop.in_flight,
-        has_been_on=loop.has_been_on,
-        next_intent=lambda: loop.next_intent,
+        open_on=loop.open_on,
+        unsent_intent=loop.unsent_intent,
         low_watermark=loop.low_watermark,
         fence_low_watermark=loop.fence_low_watermark,
         evidence=store.evidence,

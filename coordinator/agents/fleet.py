@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from coordinator.agents.connection import CALL_TIMEOUT_S, Connect
@@ -39,6 +39,7 @@ from coordinator.runtime.ports import (
     HostView,
     Order,
     Store,
+    StoreError,
 )
 from coordinator.saga.commands import ChooseHost, Recall, Withdraw
 from coordinator.saga.events import AttemptLost, HostChosen
@@ -54,6 +55,8 @@ from countermand.rpc.names import attempt_name, host_name
 from countermand.v1.agent_pb2 import GetHostRequest
 
 log = logging.getLogger(__name__)
+
+FOLLOW_S = 1.0  # between two looks at what other coordinators have done with hosts
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,8 +101,10 @@ class Fleet:
         ears: Ears,
         window: int = WINDOW,
         forget_s: float = FORGET_S,
+        trusted: Callable[[], bool] = lambda: True,
     ) -> None:
         """Keeps its ports; `open` connects to the known hosts."""
+        self._trusted = trusted
         self._store = store
         self._connect = connect
         self._cluster_id = cluster_id
@@ -118,6 +123,28 @@ class Fleet:
         """Begins to connect to every known host."""
         for record in await self._store.hosts():
             self._begin(record)
+
+    async def follow(self, redeliver: Callable[[str], None]) -> None:
+        """Hears what other coordinators do with hosts, until cancelled.
+
+        What open workflows ask of a host that is new here is delivered again.
+        """
+        while True:
+            await asyncio.sleep(FOLLOW_S)
+            try:
+                records = await self._store.hosts()
+            except StoreError as error:
+                log.warning("hosts.not_read", extra={"error": str(error)})
+                continue
+            for host_id in self._lines.keys() - {record.id for record in records}:
+                await self.end(host_id)
+            for record in records:
+                if line := self._lines.get(record.id):
+                    line.learn(record)
+                else:
+                    self._begin(record)
+                    redeliver(record.id)
+            self._choose_again()
 
     async def close(self) -> None:
         """Ends every line; what they were seeing to is in the store."""
@@ -149,6 +176,7 @@ class Fleet:
             when_up=self._choose_again,
             servers=self._server,
             owner_of=self._owner_of,
+            trusted=self._trusted,
         )
         self._lines[record.id] = line
         # Whoever has added the host is not who calls it ever after.

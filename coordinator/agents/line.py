@@ -27,6 +27,7 @@ from coordinator.agents.orders import QUARANTINING, Orders
 from coordinator.agents.reconciling import pools_of, why_not
 from coordinator.agents.slots import WINDOW, Slots
 from coordinator.agents.tickets import FindServer, Server, no_servers
+from coordinator.runtime.loop import in_flight
 from coordinator.runtime.ports import (
     AuditEvent,
     Chance,
@@ -94,6 +95,7 @@ class Line:
         when_up: Callable[[], None] = lambda: None,
         servers: FindServer = no_servers,
         owner_of: Callable[[str], str] = lambda _: "",
+        trusted: Callable[[], bool] = lambda: True,
     ) -> None:
         """Keeps its ports; `run` connects."""
         self.record = record
@@ -122,6 +124,7 @@ class Line:
             ears=ears,
             quarantine=self._quarantine,
             servers=servers,
+            trusted=trusted,
         )
         self._is_up = False
         self._silent_since = asyncio.get_running_loop().time()
@@ -187,12 +190,27 @@ class Line:
             Whether it has changed.
         """
         async with self._keeping:
-            record = change(self.record)
-            if record == self.record:
+            if event is None and change(self.record) == self.record:
                 return False
-            await self._ears.record(record, event)
-            self.record = record
-        return True
+            kept = await self._ears.record(self.record.id, change, event)
+            if kept is None:
+                return False  # another coordinator has removed it: this line ends soon
+            record, has_changed = kept
+            self._learn(record)
+        return has_changed
+
+    def learn(self, record: HostRecord) -> None:
+        """Hears how its host is stored now; another coordinator may have changed that."""
+        if not self._keeping.locked():  # else it is about to be read anew
+            self._learn(record)
+
+    def _learn(self, record: HostRecord) -> None:
+        before, self.record = self.record, record
+        if _journal(before) != _journal(record):
+            self._heard, self._held = record.heard_sequence, record.held
+            self._greet_anew()
+        elif record.held and not self._held:
+            self._quarantine(JournalRewound(why=record.held))
 
     async def accept(self, event: AuditEvent | None = None) -> bool:
         """Takes its agent as it is now: what that has lost counts as gone.
@@ -215,7 +233,7 @@ class Line:
                 because=because,
                 allowed="QUARANTINED",
             )
-        intent = self._ears.next_intent()
+        intent = await self._ears.unsent_intent()
         held, self._held = self._held, ""
         self._heard = seen.journal_sequence
         try:
@@ -326,7 +344,9 @@ class Line:
         if self._held:
             raise JournalRewound(why=self._held)
         if known and known != report.incarnation:
-            await self._reconcile(report)
+            await self._keep_what_was_heard()  # as it is stored now: others greet it, too
+            if self.record.incarnation != report.incarnation:
+                await self._reconcile(report)
         self._describe(report)
         # Kept before the first order goes out: what was sent is known to have been sent to it.
         await self.keep(
@@ -340,36 +360,39 @@ class Line:
 
         A lost journal is never read as "nothing to make up for".
         """
-        host_id = self.record.id
-        has_been_there = self._ears.has_been_on(host_id)
+        host_id, expected = self.record.id, self.record.incarnation
+        workflows = await self._ears.open_on(host_id)
         why = why_not(
             self.record,
             report,
-            in_flight=self._ears.in_flight(host_id),
-            has_been_there=has_been_there,
+            in_flight=in_flight(workflows, host_id),
+            has_been_there=bool(workflows),
         )
         if why:
-            expected = self.record.incarnation
             raise JournalLost(why=why, incarnation=report.incarnation, expected=expected)
         log.warning("host.reconciled", extra={"host": host_id, "was": self.record.incarnation})
         self._heard = 0
-        intent = self._ears.next_intent()
+        intent = await self._ears.unsent_intent()
         event = AuditEvent(
             subject=host_name(host_id),
             change=HostChange.RECONCILED,
             time=self._clock.now(),
             principal=BY_POLICY,
             reason=f"journal {self.record.incarnation} is lost, "
-            + ("its pools are there" if has_been_there else "no open workflow was there"),
+            + ("its pools are there" if workflows else "no open workflow was there"),
         )
         # In one write: from here on "not received" proves nothing about what was sent before.
         await self.keep(
-            lambda record: replace(
-                record,
-                incarnation=report.incarnation,
-                heard_sequence=0,
-                pools=pools_of(report),
-                lost_intent=intent,
+            lambda record: (
+                replace(
+                    record,
+                    incarnation=report.incarnation,
+                    heard_sequence=0,
+                    pools=pools_of(report),
+                    lost_intent=intent,
+                )
+                if record.incarnation == expected
+                else record  # another coordinator was quicker
             ),
             event,
         )
@@ -427,11 +450,16 @@ class Line:
     async def _keep_what_was_heard(self) -> None:
         """Makes durable how far the journal was heard of, and whether the host is held."""
         try:
-            await self.keep(  # as they are when its turn has come
-                lambda record: replace(record, heard_sequence=self._heard, held=self._held)
-            )
+            await self.keep(self._as_heard)
         except StoreError as error:  # it is tried again after the next connection
             log.warning("host.not_kept", extra={"host": self.record.id, "error": str(error)})
+
+    def _as_heard(self, record: HostRecord) -> HostRecord:
+        """Returns a record with what this line knows, if it is still of the same journal."""
+        if _journal(record) != _journal(self.record):
+            return record
+        heard = max(record.heard_sequence, self._heard)
+        return replace(record, heard_sequence=heard, held=self._held or record.held)
 
     async def _rest(self, seconds: float) -> None:
         """Waits before the next connection, unless somebody waits for that."""
@@ -459,8 +487,14 @@ class Line:
         self.problem = error
         if isinstance(error, JournalRewound):
             self._held = error.metadata["why"]
-        if isinstance(error, (IncarnationChanged, JournalRewound)) and self._patience is not None:
-            self._patience.reschedule(asyncio.get_running_loop().time())  # it is greeted anew
+        if isinstance(error, (IncarnationChanged, JournalRewound)):
+            self._greet_anew()
+
+    def _greet_anew(self) -> None:
+        """Ends what is being read, if anything is, and connects without a rest."""
+        if self._patience is not None:
+            self._patience.reschedule(asyncio.get_running_loop().time())
+        self._hurry.set()
 
     # -- silence --------------------------------------------------------------------------------
 
@@ -478,6 +512,11 @@ def _why_lost(host_id: str, problem: CountermandError | None) -> dict[str, str]:
     if problem is None:
         return {"host": host_id}
     return {"host": host_id, "reason": problem.reason, "error": problem.message}
+
+
+def _journal(record: HostRecord) -> tuple[str, int, int]:
+    """Returns what tells the journal that was planned with from any other."""
+    return record.incarnation, record.lost_intent, record.accepted_intent
 
 
 def _failing(report: HostReport | None) -> dict[str, str]:

@@ -116,8 +116,10 @@ class Orders:
         ears: Ears,
         quarantine: Callable[[CountermandError], None],
         servers: FindServer = no_servers,
+        trusted: Callable[[], bool] = lambda: True,
     ) -> None:
         """Keeps its ports; nothing is sent before `connected`."""
+        self._trusted = trusted  # whether no other coordinator can have taken over
         self._record = record
         self._cluster_id = cluster_id
         self._chance = chance
@@ -280,6 +282,9 @@ class Orders:
     async def _see_to_newest(self, name: str) -> None:
         wait_s = RETRY_S_MIN
         while (order := self._orders.get(name)) and (connection := self.connection):
+            if not self._trusted():
+                await asyncio.sleep(RETRY_S_MAX)
+                continue
             is_action = isinstance(order.command, SendAction)
             is_out = name in self._sent and name not in self._absent
             if not is_out and self._source_awaited(order):

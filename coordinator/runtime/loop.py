@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from coordinator.runtime import crash_points
+from coordinator.runtime.floors import NOBODYS, UNHEARD, Floor, lower
 from coordinator.runtime.locks import (
     Held,
     Lines,
@@ -55,7 +56,7 @@ from coordinator.saga.events import Event, FenceRefused, LocksGranted, Now, Owne
 from coordinator.saga.plan import Plan
 from coordinator.saga.spec import Lock, Terms
 from coordinator.saga.states import WorkflowState
-from coordinator.saga.workflow import About, Group, Retention, Task, Workflow
+from coordinator.saga.workflow import About, Group, Retention, Task, Workflow, has_been_on
 from countermand.rpc.crash import Crash
 from countermand.rpc.errors import Bug, ImageBusy
 from countermand.rpc.names import workflow_name
@@ -155,6 +156,8 @@ class Loop:
         self._watermarks = Watermarks(self._committed.get)
         self._next_intent = 1
         self._intents_end: int | None = None
+        self._coming: list[Claim] = []  # that are to be taken up
+        self._others_floor = UNHEARD if store.shared else NOBODYS
         self._owner_epoch = 0
         self._last_create_time = datetime.min.replace(tzinfo=UTC)
 
@@ -170,11 +173,13 @@ class Loop:
         self._go_on_from(opening.next_intent, opening.intents_end)
         if not self._store.shared:
             workflows = tuple(await self._store.load_open())
-            self._adopt(Claim(owner_epoch=opening.owner_epoch, workflows=workflows))
+            epoch = opening.owner_epoch
+            self._adopt(Claim(owner_epoch=epoch, workflows=workflows, floor=NOBODYS))
         return opening
 
     def adopt(self, claim: Claim) -> None:
         """Takes over workflows that belong to this coordinator now."""
+        self._coming.append(claim)
         self._inbox.put_nowait(_Between(partial(self._adopt, claim)))
 
     def _adopt(self, claim: Claim) -> None:
@@ -192,6 +197,7 @@ class Loop:
             self._put(
                 _Item(workflow_id=workflow.id, what=OwnerChanged(owner_epoch=claim.owner_epoch))
             )
+        self._coming = [each for each in self._coming if each is not claim]
         self._line_up()
 
     def _go_on_from(self, first: int, end: int | None) -> None:
@@ -212,40 +218,56 @@ class Loop:
         """Returns a workflow that settled a short while ago: those who waited for it ask now."""
         return self._settled.get(workflow_id)
 
-    def in_flight(self, host_id: str) -> Iterator[tuple[Workflow, Delivery]]:
-        """Yields what open workflows still ask of a host."""
-        for workflow in self.open_workflows():
-            for command in _sends(workflow):
-                if command.host == host_id:
-                    yield workflow, command
+    async def open_on(self, host_id: str) -> Sequence[Workflow]:
+        """Returns open workflows that have, or may have, left something on a host, all of them.
 
-    def has_been_on(self, host_id: str) -> bool:
-        """Returns whether an open workflow has, or may have, left something on a host."""
-        return any(
-            host_id in (attempt.host, attempt.fence_host)
-            for workflow in self._committed.values()
-            for _, task in workflow.tasks()
-            for attempt in task.attempts
-        )
+        Raises:
+            StoreError: Other coordinators may have some, and the store failed.
+        """
+        if self._store.shared:
+            return await self._store.open_on(host_id)
+        return [each for each in self.open_workflows() if has_been_on(each, host_id)]
 
     def redeliver(self, host_id: str) -> None:
         """Delivers again what open workflows still ask of a host."""
         assert self._agents is not None, "attach comes before run"
-        for workflow, command in self.in_flight(host_id):
+        for workflow, command in in_flight(self.open_workflows(), host_id):
             self._agents.deliver(Order(workflow=workflow, command=command, ask_first=True))
 
     def low_watermark(self, host_id: str) -> int:
         """Returns the intent below which nothing new will be sent to a host."""
-        return self._watermarks.of(host_id)
+        return min(self._watermarks.of(host_id), self._others_floor.of(host_id))
 
     def fence_low_watermark(self) -> int:
         """Returns the intent below which no attempt of any host will be fenced again."""
-        return self._watermarks.lowest()
+        return min(self._watermarks.lowest(), self._others_floor.fences)
 
-    @property
-    def next_intent(self) -> int:
-        """Returns a number above every intent that may have been sent so far."""
-        return self._watermarks.next_intent
+    async def unsent_intent(self) -> int:
+        """Returns a number above every intent that may have been sent so far, by anybody.
+
+        Raises:
+            StoreError: Other coordinators send, too, and the store failed.
+        """
+        if not self._store.shared:
+            return self._watermarks.next_intent
+        first, end = await self._store.take_intents()
+        self.go_on_from(first, end)
+        return first
+
+    def go_on_from(self, first: int, end: int) -> None:
+        """Hears of intents that were taken from the store, which are used from now on."""
+        self._inbox.put_nowait(_Between(partial(self._go_on_from, first, end)))
+
+    def floor(self) -> Floor:
+        """Returns below which intents this coordinator sends nothing new."""
+        floor = self._watermarks.floor()
+        for claim in self._coming:
+            floor = lower(floor, claim.floor)
+        return floor
+
+    def hear_floor(self, others: Floor) -> None:
+        """Hears below which intents no other coordinator sends anything new."""
+        self._others_floor = others
 
     @property
     def owner_epoch(self) -> int:
@@ -659,6 +681,14 @@ class Loop:
     def _put(self, item: _Item) -> None:
         item.since = item.since or asyncio.get_running_loop().time()
         self._inbox.put_nowait(item)
+
+
+def in_flight(workflows: Iterable[Workflow], host_id: str) -> Iterator[tuple[Workflow, Delivery]]:
+    """Yields what open workflows still ask of a host."""
+    for workflow in workflows:
+        for command in _sends(workflow):
+            if command.host == host_id:
+                yield workflow, command
 
 
 def _sends(workflow: Workflow) -> Iterator[Delivery]:

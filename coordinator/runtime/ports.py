@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
+from coordinator.runtime.floors import Floor
 from coordinator.runtime.locks import Standing
 from coordinator.saga.commands import (
     ChooseHost,
@@ -86,6 +87,7 @@ class Claim:
 
     owner_epoch: int  # higher than any that one of them had
     workflows: tuple[Stored, ...]  # in order of creation, under the epoch of who had them before
+    floor: Floor  # of those who had them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,7 @@ class Session:
     name: str  # where it is, for people
     start_time: datetime
     ended: bool  # it lapsed or was ended; what it owned is claimed by the others
+    floor: Floor  # as it last said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -348,10 +351,12 @@ class Store(Protocol):
         can write them from now on. Raises StoreFencedError when the own session has ended.
         """
 
-    async def renew(self, lasts: timedelta) -> tuple[Session, ...]:
+    async def renew(self, lasts: timedelta, floor: Floor) -> tuple[Session, ...]:
         """Lets the session last so long from now, by the store's clock; returns all of them.
 
-        Raises StoreFencedError when it has ended.
+        An ended one is among them for as long as anything is left that it owned; and whoever claims
+        some of that has its floor lowered to that of the one who had it. Raises StoreFencedError
+        when the own session has ended.
         """
 
     async def end_session(self) -> None:
@@ -513,6 +518,22 @@ class Store(Protocol):
 
     async def put_host(self, host: HostRecord, event: AuditEvent | None = None) -> None:
         """Adds or replaces a host, and notes with it who did so, if anybody."""
+
+    async def change_host(
+        self,
+        host_id: str,
+        change: Callable[[HostRecord], HostRecord],
+        event: AuditEvent | None = None,
+    ) -> tuple[HostRecord, bool] | None:
+        """Changes a host as it is stored now, and notes with it who did so, if anybody.
+
+        The function is called on any thread. What changes nothing is no event. Returns the host as
+        it is then, and whether it has changed; None if there is none. Raises StoreFencedError when
+        the session has ended.
+        """
+
+    async def open_on(self, host_id: str) -> list[Workflow]:
+        """Returns open workflows that have, or may have, left something on a host, all of them."""
 
     async def remove_host(self, host_id: str, event: AuditEvent | None = None) -> None:
         """Removes a host, and notes with it who did so; an absent one is a success."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from coordinator.runtime.floors import lowest
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.ports import (
     SESSION_LASTS,
@@ -42,14 +43,17 @@ OTHERS_S = 0.5  # between two looks at who of others is in the way at some image
 class Keeper:
     """Keeps the session of a coordinator whose store is shared."""
 
-    def __init__(self, *, store: Store, loop: Loop, chance: Chance) -> None:
+    def __init__(self, *, store: Store, loop: Loop, chance: Chance, session: int) -> None:
         """Begins as its store has just been opened."""
+        self._session = session
         self._store = store
         self._loop = loop
         self._chance = chance
         self._trusted_until = self._now() + LASTS_S - TRUST_MARGIN_S
         self._renewals = RENEWALS_BEFORE_CLAIMS  # one after another; opening is as good
         self._look = asyncio.Event()
+        # A floor that is told must not be from before a claim that has lowered it.
+        self._telling = asyncio.Lock()
         self.sessions: tuple[Session, ...] = ()  # all of them, as last heard
 
     def trusted(self) -> bool:
@@ -85,7 +89,7 @@ class Keeper:
         while True:
             began = self._now()
             try:
-                self.sessions = await self._store.renew(SESSION_LASTS)
+                await self._renew()
             except StoreFencedError:
                 raise
             except StoreError as error:
@@ -97,6 +101,15 @@ class Keeper:
                 # From its beginning: how long the answer took nobody knows.
                 self._trusted_until = began + LASTS_S - TRUST_MARGIN_S
                 await asyncio.sleep(RENEW_S * (1 - self._chance.jitter() / 4))
+
+    async def _renew(self) -> None:
+        async with self._telling:
+            self.sessions = await self._store.renew(SESSION_LASTS, self._loop.floor())
+        others = [each.floor for each in self.sessions if each.id != self._session]
+        self._loop.hear_floor(lowest(others))
+        # Agents may forget nothing above the floor of who has nothing to send: it is raised.
+        if self._loop.floor().next_intent < max((each.next_intent for each in others), default=0):
+            self._loop.go_on_from(*await self._store.take_intents())
 
     async def _claim_for_ever(self) -> None:
         while True:
@@ -115,7 +128,10 @@ class Keeper:
     async def _claim(self) -> bool:
         """Claims some of what nobody owns; returns whether there may be more."""
         try:
-            claim = await self._store.claim(CLAIM_MAX)
+            async with self._telling:
+                claim = await self._store.claim(CLAIM_MAX)
+                if claim is not None:
+                    self._loop.adopt(claim)
         except StoreFencedError:
             raise
         except StoreError as error:
@@ -126,7 +142,6 @@ class Keeper:
         # If the process stops here, they belong to a session that lapses: others claim them.
         extra = {"workflows": len(claim.workflows), "owner_epoch": claim.owner_epoch}
         log.info("workflows.claimed", extra=extra)
-        self._loop.adopt(claim)
         return True
 
     async def _look_at_others_for_ever(self) -> None:

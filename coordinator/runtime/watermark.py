@@ -11,6 +11,7 @@ whatever of it may still be under way is then refused, whether the agent ever ha
 - A compensation, a rerun and a retry have intents of their own, higher than any before.
 - What is decided and not committed has a higher intent than what is committed, and so has whatever
   the next life of the coordinator begins, which goes on from the store's own count.
+- Other coordinators send as well: what is told to agents is below the floor of each of them.
 - A late request has the intent that it was sent with, below the watermark; a repeated Forget with
   an older watermark lowers nothing.
 """
@@ -20,6 +21,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable
 
+from coordinator.runtime.floors import Floor
 from coordinator.runtime.ports import Delivery
 from coordinator.saga.commands import SendCancel
 from coordinator.saga.spec import owner_of
@@ -70,6 +72,12 @@ class Watermarks:
     def lowest(self) -> int:
         """Returns the intent below which no attempt of any host is open, hence none is fenced."""
         return min(map(self.of, tuple(self._placed)), default=self.next_intent)
+
+    def floor(self) -> Floor:
+        """Returns all of it together, for other coordinators."""
+        hosts = {host: self.of(host) for host in tuple(self._placed)}
+        lower = {host: intent for host, intent in hosts.items() if intent < self.next_intent}
+        return Floor(next_intent=self.next_intent, hosts=lower, fences=self.lowest())
 
     def _is_over(self, placed: _Placed) -> bool:
         intent, workflow_id, task, _ = placed

@@ -303,6 +303,15 @@ def fresh_group(plan: Plan, index: int) -> Group:
     return Group(to_pass=node.need, open=len(node.forward), not_made_up_for=len(node.members))
 
 
+def has_been_on(workflow: Workflow, host_id: str) -> bool:
+    """Returns whether a workflow has, or may have, left something on a host."""
+    return any(
+        host_id in (attempt.host, attempt.fence_host)
+        for _, task in workflow.tasks()
+        for attempt in task.attempts
+    )
+
+
 def fresh_nodes(plan: Plan) -> tuple[Task | Group, ...]:
     """Returns the records of a plan of which nothing has started."""
     return tuple(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
@@ -24,6 +25,25 @@ def put(host: HostRecord, event: AuditEvent | None, connection: Connection) -> N
     if not connection.execute(update(hosts).where(hosts.c.id == host.id).values(row)).rowcount:
         connection.execute(insert(hosts).values(row))
     audit.note((event,) if event else (), connection)
+
+
+def change(
+    host_id: str,
+    function: Callable[[HostRecord], HostRecord],
+    event: AuditEvent | None,
+    connection: Connection,
+) -> tuple[HostRecord, bool] | None:
+    """Changes a host as it is stored; returns it as it is then, and whether it has changed."""
+    found = select(hosts).where(hosts.c.id == host_id).with_for_update()
+    row = connection.execute(found).mappings().one_or_none()
+    if row is None:
+        return None
+    before = _host_from(row)
+    after = function(before)
+    if after == before:
+        return before, False
+    put(after, event, connection)
+    return after, True
 
 
 def remove(host_id: str, event: AuditEvent | None, connection: Connection) -> None:

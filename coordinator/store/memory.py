@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 from coordinator.runtime.draining import names
+from coordinator.runtime.floors import Floor, lower, lowest
 from coordinator.runtime.locks import Standing, stands_in_line
 from coordinator.runtime.ports import (
     LETTERS_LAST,
@@ -42,7 +43,14 @@ from coordinator.runtime.ports import (
 )
 from coordinator.runtime.webhooks import Origin, WebhookProgress, WebhookRecord
 from coordinator.saga.history import LocksTaken
-from coordinator.saga.workflow import Group, Retention, Task, Workflow, fresh_nodes
+from coordinator.saga.workflow import (
+    Group,
+    Retention,
+    Task,
+    Workflow,
+    fresh_nodes,
+    has_been_on,
+)
 from coordinator.store.batch import (
     Merged,
     merge,
@@ -69,6 +77,7 @@ class _Session:
     name: str
     start_time: datetime
     expire_time: datetime
+    floor: Floor
     ended: bool = False
 
 
@@ -158,11 +167,14 @@ class MemoryStore:
             for session in kept.sessions.values():
                 session.ended = True
         self._session = kept.owner_epoch
+        first, end = (await self.take_intents()) if self._shared else (kept.next_intent, None)
         now = self._now()
         kept.sessions[self._session] = _Session(
-            name=self._name, start_time=now, expire_time=now + SESSION_LASTS
+            name=self._name,
+            start_time=now,
+            expire_time=now + SESSION_LASTS,
+            floor=Floor(next_intent=first, hosts={}, fences=first),
         )
-        first, end = (await self.take_intents()) if self._shared else (kept.next_intent, None)
         return Opening(
             cluster_id=kept.cluster_id,
             owner_epoch=self._session,
@@ -188,10 +200,14 @@ class MemoryStore:
             return None
         if kept.owner_epoch > self._session:
             kept.owner_epoch += 1
+        owners = sorted({record.session for record in found} & kept.sessions.keys())
+        floor = lowest(kept.sessions[owner].floor for owner in owners)
+        mine = kept.sessions[self._session]
+        mine.floor = lower(mine.floor, floor)
         for record in found:
             record.session = self._session
         stored = tuple(record.stored() for record in found)
-        return Claim(owner_epoch=kept.owner_epoch, workflows=stored)
+        return Claim(owner_epoch=kept.owner_epoch, workflows=stored, floor=floor)
 
     def _is_orphan(self, record: _Record) -> bool:
         session = self._kept.sessions.get(record.session)
@@ -200,12 +216,19 @@ class MemoryStore:
     def _is_others(self, record: _Record) -> bool:
         return self._shared and record.session != self._session
 
-    async def renew(self, lasts: timedelta) -> tuple[Session, ...]:
+    async def renew(self, lasts: timedelta, floor: Floor) -> tuple[Session, ...]:
         """Lets the session last so long from now; returns all of them."""
         self._check_session()
-        self._kept.sessions[self._session].expire_time = self._now() + lasts
+        mine = self._kept.sessions[self._session]
+        mine.expire_time, mine.floor = self._now() + lasts, floor
         return tuple(
-            Session(id=i, name=each.name, start_time=each.start_time, ended=each.ended)
+            Session(
+                id=i,
+                name=each.name,
+                start_time=each.start_time,
+                ended=each.ended,
+                floor=each.floor,
+            )
             for i, each in sorted(self._kept.sessions.items())
         )
 
@@ -564,6 +587,32 @@ class MemoryStore:
         """Adds or replaces a host, and notes with it who did so, if anybody."""
         self._kept.hosts[host.id] = host
         self._note(event)
+
+    async def change_host(
+        self,
+        host_id: str,
+        change: Callable[[HostRecord], HostRecord],
+        event: AuditEvent | None = None,
+    ) -> tuple[HostRecord, bool] | None:
+        """Changes a host as it is stored now."""
+        self._check_session()
+        before = self._kept.hosts.get(host_id)
+        if before is None:
+            return None
+        after = change(before)
+        if after == before:
+            return before, False
+        self._kept.hosts[host_id] = after
+        self._note(event)
+        return after, True
+
+    async def open_on(self, host_id: str) -> list[Workflow]:
+        """Returns open workflows that have, or may have, left something on a host."""
+        return [
+            record.stored().workflow
+            for record in self._kept.records.values()
+            if not record.workflow.settled and has_been_on(record.workflow, host_id)
+        ]
 
     async def remove_host(self, host_id: str, event: AuditEvent | None = None) -> None:
         """Removes a host, and notes with it who did so; an absent one is a success."""

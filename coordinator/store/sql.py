@@ -119,6 +119,16 @@ class SqlStore:
         """Adds or replaces a host, and notes with it who did so, if anybody."""
         await self._run.write(partial(self._transact, partial(hosts.put, host, event)))
 
+    async def change_host(
+        self,
+        host_id: str,
+        change: Callable[[HostRecord], HostRecord],
+        event: AuditEvent | None = None,
+    ) -> tuple[HostRecord, bool] | None:
+        """Changes a host as it is stored now, and notes with it who did so, if anybody."""
+        work = partial(hosts.change, host_id, change, event)
+        return await self._run.write(partial(self._transact, work))
+
     async def remove_host(self, host_id: str, event: AuditEvent | None = None) -> None:
         """Removes a host, and notes with it who did so; an absent one is a success."""
         await self._run.write(partial(self._transact, partial(hosts.remove, host_id, event)))

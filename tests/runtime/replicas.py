@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from coordinator.agents.ears import ears_of
 from coordinator.agents.fleet import Fleet
@@ -42,7 +43,7 @@ class Replica(Coordinator):
     """One of several coordinators."""
 
     keeper: Keeper
-    running: asyncio.Future[tuple[None, None]]  # ends when it has lost its session
+    running: asyncio.Future[Any]  # ends when it has lost its session
 
     async def freeze(self) -> None:
         """Does nothing any more, as a stopped process."""
@@ -59,7 +60,7 @@ async def replica(shared: Shared, name: str = "") -> AsyncIterator[Replica]:
     store = shared.store(name)
     loop = Loop(store=store, clock=world, chance=world, crash=never, hints=watches)
     opening = await loop.open()
-    keeper = Keeper(store=store, loop=loop, chance=world)
+    keeper = Keeper(store=store, loop=loop, chance=world, session=opening.owner_epoch)
     for host, agent in shared.agents.items():
         agent.incarnation = f"of-{host}"
     for host in shared.agents.keys() - {record.id for record in await store.hosts()}:
@@ -72,10 +73,12 @@ async def replica(shared: Shared, name: str = "") -> AsyncIterator[Replica]:
         chance=world,
         crash=never,
         ears=ears_of(loop, store, watches.heard_progress),
+        trusted=keeper.trusted,
+        forget_s=0.01,
     )
     loop.attach(fleet)
     await fleet.open()
-    works = asyncio.gather(loop.run(), keeper.run())
+    works = asyncio.gather(loop.run(), keeper.run(), fleet.follow(loop.redeliver))
     one = Replica(loop=loop, fleet=fleet, store=store, keeper=keeper, running=works)
     try:
         yield one

@@ -7,6 +7,7 @@ import pytest
 from coordinator.runtime.draining import blocking, names
 from coordinator.runtime.ports import HostState
 from coordinator.saga.events import Ask, FenceRequested
+from coordinator.saga.workflow import has_been_on
 from tests.runtime.rig import Agent, coordinator, noop, series, until
 from tests.saga.language import OTHER, play
 
@@ -46,7 +47,7 @@ async def test_a_host_that_fences_does_not_go_on_with_another_storage(tmp_path):
     async with coordinator(tmp_path, agents) as one:
         await until(lambda: one.fleet.all()["a"].state is HostState.READY)
         await one.start("w", series(noop("only", "a")))
-        assert not one.loop.has_been_on("b")
+        assert not has_been_on(one.known("w"), "b")
         ask = Ask(principal="eve", reason="it is lost", request_id="r")
         await one.loop.ask("w", FenceRequested(ask=ask, task=1, host="b"))
-        assert one.loop.has_been_on("b")
+        assert has_been_on(one.known("w"), "b")

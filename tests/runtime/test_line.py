@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -19,7 +19,7 @@ from coordinator.runtime.ports import AuditEvent, HostRecord
 from coordinator.saga.advance import advance, start
 from coordinator.saga.commands import SendAction, SendCancel
 from coordinator.saga.events import Ask, CancelRequested, Now
-from coordinator.saga.workflow import About, Failure
+from coordinator.saga.workflow import About, Failure, Workflow
 from coordinator.wire.spec import plan_of
 from countermand.client.spec import sequence, task, workflow_spec
 from countermand.rpc.crash import never
@@ -73,8 +73,37 @@ class Agent:
         pass
 
 
-async def kept(host: HostRecord, event: AuditEvent | None = None) -> None:
-    pass
+class Stored:
+    """A host as a store keeps it."""
+
+    def __init__(self, record: HostRecord) -> None:
+        self.records = [record]
+        self.done: list[AuditEvent] = []
+
+    async def change(
+        self,
+        _host: str,
+        change: Callable[[HostRecord], HostRecord],
+        event: AuditEvent | None = None,
+    ) -> tuple[HostRecord, bool]:
+        after = change(self.records[-1])
+        if after == self.records[-1]:
+            return after, False
+        self.records.append(after)
+        if event is not None:
+            self.done.append(event)
+        return after, True
+
+
+RECORD = HostRecord(id="a", address="a:1", create_time=NOW)
+
+
+async def nobody(_host: str) -> list[Workflow]:
+    return []
+
+
+async def hundred() -> int:
+    return 100
 
 
 async def nothing_to_forget(_host: str, *, below: int, limit: int) -> list[str]:
@@ -95,11 +124,10 @@ def ears(**said: Any) -> Ears:
         **{
             "event": lambda *_: None,
             "progress": lambda *_: None,
-            "record": kept,
+            "record": Stored(RECORD).change,
             "workflow": lambda _: None,
-            "in_flight": lambda _: (),
-            "has_been_on": lambda _: False,
-            "next_intent": lambda: 100,
+            "open_on": nobody,
+            "unsent_intent": hundred,
             "low_watermark": lambda _: 1,
             "fence_low_watermark": lambda: 1,
             "evidence": nothing_to_forget,
@@ -130,7 +158,7 @@ async def test_an_order_that_comes_while_the_last_one_ends_is_seen_to():
 
     agent = Agent()
     line = Line(
-        HostRecord(id="a", address="a:1", create_time=NOW),
+        RECORD,
         connect=lambda _: agent,
         cluster_id="c",
         clock=Frozen(),

@@ -17,7 +17,7 @@ from coordinator.runtime.ports import Delivery, HostRecord, HostState
 from coordinator.saga import events
 from coordinator.saga.advance import Decision, advance, start
 from coordinator.saga.commands import SendFence
-from coordinator.saga.workflow import About, Failure
+from coordinator.saga.workflow import About, Failure, Workflow
 from coordinator.wire.spec import plan_of
 from countermand.client.spec import sequence, task, workflow_spec
 from countermand.rpc.crash import never
@@ -43,7 +43,7 @@ from countermand.v1.agent_pb2 import (
 )
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.verb_pb2 import Noop
-from tests.runtime.test_line import ATTEMPT, NOW, Frozen, ears
+from tests.runtime.test_line import ATTEMPT, NOW, Frozen, Stored, ears
 
 SPEC = workflow_spec("test", sequence("all", task("only", host="a", action=Noop())))
 STARTED = start(
@@ -101,16 +101,21 @@ class Heard:
         self.some.set()
 
 
+async def started(_host: str) -> list[Workflow]:
+    return [STARTED.workflow]
+
+
 @contextlib.asynccontextmanager
 async def line_to(agent: Agent, heard: Heard, *, known: str = "") -> AsyncIterator[Line]:
+    record = HostRecord(id="a", address="a:1", create_time=NOW, incarnation=known)
     line = Line(
-        HostRecord(id="a", address="a:1", create_time=NOW, incarnation=known),
+        record,
         connect=lambda _: agent,
         cluster_id="c",
         clock=Frozen(),
         chance=Frozen(),
         crash=never,
-        ears=ears(event=heard.event, has_been_on=lambda host: host == "a"),
+        ears=ears(event=heard.event, record=Stored(record).change, open_on=started),
     )
     running = asyncio.create_task(line.run())
     try:

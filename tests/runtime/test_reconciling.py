@@ -14,7 +14,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from coordinator.agents.line import Line
 from coordinator.agents.reconciling import can_ask_again, is_in_doubt, why_not
-from coordinator.runtime.ports import AuditEvent, Delivery, HostChange, HostRecord, HostState
+from coordinator.runtime.ports import Delivery, HostChange, HostRecord, HostState
 from coordinator.saga import events
 from coordinator.saga.advance import start
 from coordinator.saga.commands import SendCancel
@@ -46,7 +46,7 @@ from countermand.v1.verb_pb2 import (
     ResizeImage,
     RevertImage,
 )
-from tests.runtime.test_line import ATTEMPT, NOW, Frozen, ears
+from tests.runtime.test_line import ATTEMPT, NOW, Frozen, Stored, ears
 
 IMAGE = image("fast/disk")
 COPY = CopyImage(source=image("fast/base"), target=IMAGE)
@@ -181,28 +181,26 @@ class Agent:
         pass
 
 
-@dataclass
-class Kept:
+class Kept(Stored):
     """What a line keeps of its host, and which facts it tells."""
 
-    records: list[HostRecord] = field(default_factory=list)
-    done: list[AuditEvent] = field(default_factory=list)
-    facts: list[events.AttemptEvent] = field(default_factory=list)
-    workflow: Workflow | None = None
-
-    async def record(self, host: HostRecord, event: AuditEvent | None = None) -> None:
-        self.records.append(host)
-        if event is not None:
-            self.done.append(event)
+    def __init__(self, workflow: Workflow | None = None) -> None:
+        super().__init__(RECORD)
+        self.facts: list[events.AttemptEvent] = []
+        self.workflow = workflow
 
     def event(self, _workflow: str, event: Any) -> None:
         self.facts.append(event)
+
+    async def open_on(self, _host: str) -> list[Workflow]:
+        return [self.workflow] if self.workflow else []
 
 
 @contextlib.asynccontextmanager
 async def line_to(
     agent: Agent, kept: Kept, record: HostRecord = RECORD, **ports: Any
 ) -> AsyncIterator[Line]:
+    kept.records = [record]
     line = Line(
         record,
         connect=lambda _: agent,
@@ -212,9 +210,9 @@ async def line_to(
         crash=never,
         ears=ears(
             event=kept.event,
-            record=kept.record,
+            record=kept.change,
             workflow=lambda _: kept.workflow,
-            has_been_on=lambda _: kept.workflow is not None,
+            open_on=kept.open_on,
         ),
         forget_s=0,
         **ports,
@@ -309,7 +307,7 @@ async def test_the_journal_of_another_host_is_no_lost_one() -> None:
         line.orders.deliver(workflow, command, ask_first=True)
         await until(lambda: isinstance(line.problem, AgentTaken))
         assert line.state is not HostState.READY
-    assert (agent.calls, kept.records, kept.facts) == ([], [], [])
+    assert (agent.calls, kept.records, kept.facts) == ([], [RECORD], [])
 
 
 async def test_another_pool_holds_the_host_and_accepting_it_goes_on() -> None:

@@ -6,13 +6,14 @@ from datetime import timedelta
 
 import pytest
 
+from coordinator.agents import fleet
 from coordinator.runtime import session
-from coordinator.runtime.ports import StoreFencedError
+from coordinator.runtime.ports import AuditEvent, HostChange, HostRecord, StoreFencedError
 from coordinator.saga.states import TaskState, WorkflowState
 from countermand.rpc.errors import ImageBusy
 from countermand.v1.workflow_spec_pb2 import WorkflowSpec
 from tests.runtime.replicas import Shared, replica
-from tests.runtime.rig import Agent, copy, noop, series, until
+from tests.runtime.rig import NOW, Agent, copy, noop, series, until
 
 LAPSED = timedelta(seconds=16)
 
@@ -22,6 +23,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has replicas look more often: what is waited for is the same."""
     for name in ("RENEW_S", "CLAIM_S", "OTHERS_S"):
         monkeypatch.setattr(session, name, 0.01)
+    monkeypatch.setattr(fleet, "FOLLOW_S", 0.01)
+
+
+DRAINED = AuditEvent(subject="hosts/a", change=HostChange.DRAINED, time=NOW, principal="p")
 
 
 def first(workflow_id: str, task: str = "t") -> str:
@@ -90,13 +95,75 @@ async def test_a_coordinator_whose_session_has_ended_commits_nothing_and_stops()
         assert agent.sent == [first("x"), first("x", "u")]
 
 
-async def test_who_cannot_renew_trusts_itself_no_more_and_judges_nobody(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    monkeypatch.setattr(session, "TRUST_MARGIN_S", session.LASTS_S)
-    async with replica(Shared({"a": Agent()})) as one:
-        await until(lambda: one.keeper.sessions)
-        assert not one.keeper.trusted()
+async def test_who_could_not_renew_in_time_sends_nothing(monkeypatch: pytest.MonkeyPatch):
+    agent = Agent()
+    async with replica(Shared({"a": agent})) as one:
+        await one.start("sent", series(noop("t", "a")))
+        await until(lambda: agent.sent)
+        monkeypatch.setattr(session, "TRUST_MARGIN_S", session.LASTS_S)
+        await until(lambda: not one.keeper.trusted())
+        await one.start("not", series(noop("t", "a")))
+        await until(lambda: one.task("not", "t") is TaskState.STARTING)
+        agent.end(first("sent"))
+        await until(lambda: one.state("sent") is WorkflowState.SUCCEEDED)  # what is heard counts
+        assert agent.sent == [first("sent")]
+
+
+# -- hosts ----------------------------------------------------------------------------------------
+
+
+async def test_what_one_does_with_a_host_the_others_hear():
+    a, b = Agent(), Agent()
+    shared = Shared({"a": a})
+    async with replica(shared) as one, replica(shared) as other:
+        shared.agents["b"] = b
+        b.incarnation = "of-b"
+        await one.store.put_host(HostRecord(id="b", address="b", create_time=NOW))
+        await until(lambda: "b" in other.fleet.all())
+        assert await one.fleet.drain("a", DRAINED)
+        assert not await other.fleet.drain("a", DRAINED), "it is, whether heard of or not"
+        await until(lambda: other.fleet.all()["a"].record.draining)
+        await other.start("x", series(noop("t")))
+        await until(lambda: b.sent == [first("x")])
+        await one.store.remove_host("a")
+        await until(lambda: "a" not in other.fleet.all())
+
+
+async def test_of_two_that_meet_a_new_journal_one_settles_it_and_the_other_goes_on_from_there():
+    agent = Agent()
+    shared = Shared({"a": agent})
+    async with replica(shared) as one, replica(shared) as other:
+        await one.start("x", series(noop("t", "a")))
+        await other.start("y", series(noop("t", "a")))
+        await until(lambda: len(agent.sent) == 2)
+        agent.journal.clear()
+        agent.incarnation = "of-another"
+        agent.go_down()
+        agent.up = True
+        await until(lambda: len(agent.sent) == 4)  # asked for again, by each its own
+        records = {each.fleet.all()["a"].record.incarnation for each in (one, other)}
+        assert records == {"of-another"}
+        [done] = await one.store.audit("hosts/a", before=1 << 60, limit=9)
+        assert done.change is HostChange.RECONCILED
+
+
+async def test_an_agent_forgets_nothing_above_what_another_may_still_send():
+    agent = Agent()
+    shared = Shared({"a": agent})
+    async with replica(shared) as one, replica(shared) as other:
+        await one.start("open", series(noop("t", "a")))
+        await until(lambda: agent.sent)
+        [lowest] = [a.intent for a in one.known("open").task(1).attempts]
+        await other.start("over", series(noop("t", "a")))
+        await until(lambda: first("over") in agent.sent)
+        agent.end(first("over"))
+        await until(lambda: other.state("over") is WorkflowState.SUCCEEDED)
+        looks = len(other.keeper.sessions)
+        await until(lambda: other.loop.low_watermark("a") == lowest)
+        assert looks == 2
+        assert not agent.forgets
+        agent.end(first("open"))
+        await until(lambda: "workflows/over" in {w for f in agent.forgets for w in f.workflows})
 
 
 # -- images ---------------------------------------------------------------------------------------

@@ -321,6 +321,7 @@ class _Store:
     def __init__(self, node: Node, inner: Store) -> None:
         self._node = node
         self._inner = inner
+        self.shared = inner.shared
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         async def call(*args: object, **kwargs: object) -> object:
@@ -330,8 +331,8 @@ class _Store:
             value = await getattr(self._inner, name)(*args, **kwargs)
             if name == "commit":
                 self._node.world.committed(args[0])  # type: ignore[arg-type]
-            elif name == "put_host":
-                self._node.world.host_kept(args[0])  # type: ignore[arg-type]
+            elif name == "change_host" and value is not None and value[1]:  # type: ignore[index]
+                self._node.world.host_kept(value[0])  # type: ignore[index]
             await self._pause()
             return value
 
