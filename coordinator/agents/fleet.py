@@ -124,13 +124,16 @@ class Fleet:
         for record in await self._store.hosts():
             self._begin(record)
 
-    async def follow(self, redeliver: Callable[[str], None]) -> None:
+    async def follow(self, redeliver: Callable[[str], None], live: Callable[[], int]) -> None:
         """Hears what other coordinators do with hosts, until cancelled.
 
-        What open workflows ask of a host that is new here is delivered again.
+        What open workflows ask of a host that is new here is delivered again. All coordinators that
+        live share each host's window.
         """
         while True:
             await asyncio.sleep(FOLLOW_S)
+            for line in self._lines.values():
+                line.resize_window(max(1, self._window // live()))
             try:
                 records = await self._store.hosts()
             except StoreError as error:

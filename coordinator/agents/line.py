@@ -173,6 +173,12 @@ class Line:
             silent_s=asyncio.get_running_loop().time() - self._silent_since,
         )
 
+    def resize_window(self, window: int) -> None:
+        """Lets so many actions be out at the same time from now on."""
+        if window != self._slots.window:
+            self._slots.window = window
+            self.orders.wake_next()
+
     async def ready(self, timeout_s: float) -> None:
         """Returns once the line is up, or the time is over."""
         try:

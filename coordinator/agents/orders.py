@@ -158,7 +158,7 @@ class Orders:
         self._orders[name] = _Order(workflow=workflow, command=command)
         if self._slots.position(name) and not isinstance(command, SendAction):
             self._slots.free(name)  # a cancel does not stand in line
-            self._wake_next()
+            self.wake_next()
         if ask_first and not isinstance(command, SendFence):
             self._sent.add(name)
             if not isinstance(command, SendCompensation):
@@ -205,7 +205,7 @@ class Orders:
         for name in tuple(self._orders):
             if not self._slots.position(name):
                 self._wake(name)
-        self._wake_next()
+        self.wake_next()
 
     def close(self) -> None:
         """Stops whatever is under way; the store knows of it."""
@@ -246,19 +246,19 @@ class Orders:
         for names in (self._sent, self._absent, self._lost, self._accepted, self._taken):
             names.discard(name)
         self._slots.free(name)
-        self._wake_next()
+        self.wake_next()
 
     def report_lost(self, error: CountermandError) -> None:
         """Says of every open attempt that nobody knows what becomes of it."""
         for name, order in self._orders.items():
             self._report_lost(name, order, error)
 
-    # -- one order ------------------------------------------------------------------------------
-
-    def _wake_next(self) -> None:
+    def wake_next(self) -> None:
         """Has the first in line look again, if a slot is free; it does the same for the next."""
         if name := self._slots.next():
             self._wake(name)
+
+    # -- one order ------------------------------------------------------------------------------
 
     def _wake(self, name: str) -> None:
         if self.connection is not None and name not in self._tasks:
@@ -289,7 +289,7 @@ class Orders:
             is_out = name in self._sent and name not in self._absent
             if not is_out and self._source_awaited(order):
                 self._slots.free(name)  # others go first meanwhile
-                self._wake_next()
+                self.wake_next()
                 await asyncio.sleep(wait_s * (1 - self._chance.jitter() / 2))
                 wait_s = min(wait_s * 2, RETRY_S_MAX)
                 continue
@@ -329,7 +329,7 @@ class Orders:
         if not self._slots.take(name, priority=priority, intent=intent):
             self._crash(crash_points.WAITS_FOR_SLOT)
             return False
-        self._wake_next()
+        self.wake_next()
         return True
 
     async def _carry_out(self, name: str, order: _Order, connection: Connection) -> bool:
@@ -345,7 +345,7 @@ class Orders:
                 # It waits for its turn like a new one; but it may still be on its way.
                 self._absent.add(name)
                 self._slots.free(name)
-                self._wake_next()
+                self.wake_next()
                 return False
         if isinstance(order.command, SendCompensation) and self._in_doubt(order):
             made = _compensated(order)

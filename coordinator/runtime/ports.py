@@ -362,6 +362,13 @@ class Store(Protocol):
     async def end_session(self) -> None:
         """Ends the own session: what it owns may be claimed at once. Again is a success."""
 
+    async def keep_house(self) -> int:
+        """Returns the session that does what only one does for all: retention, webhooks, traces.
+
+        It is the own one from now on if that one's has ended. Raises StoreFencedError when the own
+        session has ended.
+        """
+
     async def take_intents(self) -> tuple[int, int]:
         """Returns further intents, as first and end: higher than any that were given before."""
 

@@ -55,6 +55,8 @@ class Keeper:
         # A floor that is told must not be from before a claim that has lowered it.
         self._telling = asyncio.Lock()
         self.sessions: tuple[Session, ...] = ()  # all of them, as last heard
+        self.housekeeper = 0  # the session that does what only one does for all; 0: not heard yet
+        self.keeps_house = asyncio.Event()  # it is the own one, until this process ends
 
     def trusted(self) -> bool:
         """Returns whether nobody else can have taken over yet, by this machine's clock."""
@@ -132,17 +134,25 @@ class Keeper:
                 claim = await self._store.claim(CLAIM_MAX)
                 if claim is not None:
                     self._loop.adopt(claim)
+            housekeeper = await self._store.keep_house()
         except StoreFencedError:
             raise
         except StoreError as error:
             log.warning("claim.failed", extra={"error": str(error)})
             return False
+        self._hear_of_housekeeper(housekeeper)
         if claim is None:
             return False
         # If the process stops here, they belong to a session that lapses: others claim them.
         extra = {"workflows": len(claim.workflows), "owner_epoch": claim.owner_epoch}
         log.info("workflows.claimed", extra=extra)
         return True
+
+    def _hear_of_housekeeper(self, session: int) -> None:
+        if session == self._session and not self.keeps_house.is_set():
+            log.info("house.kept", extra={"session": session})
+            self.keeps_house.set()
+        self.housekeeper = session
 
     async def _look_at_others_for_ever(self) -> None:
         while True:

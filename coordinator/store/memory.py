@@ -113,6 +113,7 @@ class Kept:
     token_key: str = ""
     next_key: int = 1
     sessions: dict[int, _Session] = field(default_factory=dict)
+    housekeeper: int = 0  # its session
     records: dict[str, _Record] = field(default_factory=dict)  # in order of creation
     events: list[StoredEntry] = field(default_factory=list)
     last_position: int = 0
@@ -236,6 +237,14 @@ class MemoryStore:
         """Ends the own session: what it owns may be claimed at once."""
         if session := self._kept.sessions.get(self._session):
             session.ended = True
+
+    async def keep_house(self) -> int:
+        """Returns the session that does what only one does for all."""
+        self._check_session()
+        keeper = self._kept.sessions.get(self._kept.housekeeper)
+        if keeper is None or keeper.ended:
+            self._kept.housekeeper = self._session
+        return self._kept.housekeeper
 
     async def take_intents(self) -> tuple[int, int]:
         """Returns further intents, as first and end."""

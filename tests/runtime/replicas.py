@@ -78,7 +78,7 @@ async def replica(shared: Shared, name: str = "") -> AsyncIterator[Replica]:
     )
     loop.attach(fleet)
     await fleet.open()
-    works = asyncio.gather(loop.run(), keeper.run(), fleet.follow(loop.redeliver))
+    works = asyncio.gather(loop.run(), keeper.run(), fleet.follow(loop.redeliver, keeper.live))
     one = Replica(loop=loop, fleet=fleet, store=store, keeper=keeper, running=works)
     try:
         yield one

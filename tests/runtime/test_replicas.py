@@ -166,6 +166,32 @@ async def test_an_agent_forgets_nothing_above_what_another_may_still_send():
         await until(lambda: "workflows/over" in {w for f in agent.forgets for w in f.workflows})
 
 
+async def test_all_that_live_share_the_window_of_a_host():
+    shared = Shared({"a": Agent()})
+    async with replica(shared) as one:
+        await until(lambda: one.keeper.live() == 1)
+        whole = one.fleet.all()["a"].window
+        async with replica(shared) as other:
+            await until(lambda: one.fleet.all()["a"].window == whole // 2)
+            await other.store.end_session()
+            await until(lambda: one.fleet.all()["a"].window == whole)
+
+
+# -- the house ------------------------------------------------------------------------------------
+
+
+async def test_one_keeps_the_house_and_when_it_is_gone_another():
+    shared = Shared({})
+    async with replica(shared) as one:
+        await one.keeper.keeps_house.wait()
+        async with replica(shared) as other:
+            await until(lambda: other.keeper.housekeeper)
+            assert not other.keeper.keeps_house.is_set()
+            await one.freeze()
+            await one.store.end_session()
+            await other.keeper.keeps_house.wait()
+
+
 # -- images ---------------------------------------------------------------------------------------
 
 
