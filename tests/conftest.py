@@ -16,6 +16,8 @@ import pytest
 from protos.generate import StubsError, check
 from tests import guard
 
+pytest_plugins = ["tests.postgres"]
+
 MARK = pytest.StashKey[str]()
 
 # Coordinators of tests run side by side, and have no page but where a test asks for one.

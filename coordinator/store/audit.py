@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, RowMapping, insert, select
+from sqlalchemy import Connection, RowMapping, and_, insert, select
 
 from coordinator.runtime.ports import AuditEvent, HostChange, WebhookChange
+from coordinator.store import counters
 from coordinator.store.tables import audit
 from coordinator.store.texts import Row, failure_from, failure_text, micros, time_from
 
@@ -15,24 +16,31 @@ _CHANGES: dict[str, type[HostChange | WebhookChange]] = {
     "webhooks": WebhookChange,
 }
 
+_TAKE = counters.take(counters.AUDIT)
+_ADD = insert(audit).values(position=counters.taken(counters.AUDIT)).inline()
+
 
 def note(events: Sequence[AuditEvent], connection: Connection) -> None:
     """Notes what is done; it becomes durable with what is written beside it."""
     if events:
-        connection.execute(insert(audit), [_row(event) for event in events])
+        connection.execute(_TAKE, {"taken": len(events)})
+        rows = ({**_row(event), "before": i} for i, event in enumerate(reversed(events)))
+        connection.execute(_ADD, list(rows))
 
 
 def of(subject: str, before: int, limit: int, connection: Connection) -> list[AuditEvent]:
     """Returns what was done before a position, the last first: to one, or to a collection."""
     name = audit.c.subject
-    mine = name.startswith(subject, autoescape=True) if subject.endswith("/") else name == subject
+    # Compared as texts: LIKE does not tell letters from capitals, on SQLite.
+    beyond = subject.removesuffix("/") + chr(ord("/") + 1)
+    mine = and_(name >= subject, name < beyond) if subject.endswith("/") else name == subject
     found = select(audit).where(audit.c.position < before, mine)
     found = found.order_by(audit.c.position.desc()).limit(limit)
     return [_event_from(row) for row in connection.execute(found).mappings()]
 
 
 def _row(event: AuditEvent) -> Row:
-    """Returns a row; its position is given by the table."""
+    """Returns a row, but for its position."""
     return {
         "subject": event.subject,
         "change": event.change,

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sqlalchemy import (
-    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
     ColumnElement,
     ForeignKey,
-    Integer,
     MetaData,
-    Text,
     false,
     true,
 )
+
+from coordinator.store.dialects import Position, Words
 
 # The edge refuses values beyond 64 KiB; escaped as JSON they grow sixfold at most. A backstop.
 JSON_BYTES_MAX = 6 * 64 * 1024
@@ -32,9 +31,6 @@ metadata = MetaData(
     },
 )
 
-# SQLite numbers rows by itself only in a column that is exactly INTEGER.
-Position = BigInteger().with_variant(Integer, "sqlite")
-
 
 def among(column: str, values: Iterable[str]) -> str:
     """Returns the condition that a column holds one of some words."""
@@ -45,7 +41,7 @@ def among(column: str, values: Iterable[str]) -> str:
 def json_text(name: str, comment: str, bytes_max: int = JSON_BYTES_MAX) -> Column[str]:
     """Returns an optional column of JSON text."""
     bound = CheckConstraint(f"length({name}) <= {bytes_max}", name=f"{name}_bounded")
-    return Column(name, Text, bound, comment=comment)
+    return Column(name, Words, bound, comment=comment)
 
 
 def flag(name: str, comment: str, *, default: bool) -> Column[bool]:

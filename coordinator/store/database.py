@@ -1,18 +1,15 @@
-"""Connections to the database of the store, and the lock that keeps a second coordinator off.
+"""Connections to the database of the store: a file of SQLite's, or a database on PostgreSQL.
 
-SQLite only, for now. It serves one coordinator: all writes go through one connection, and a lock
-file beside the database is held for as long as the store is open.
-
-Three things lean on it elsewhere: a prefix of ids is found by comparing texts (`lists.py`), which
-on PostgreSQL needs the collation "C"; r0011 keeps positions as they were, after which a sequence of
-PostgreSQL would have to be moved on; and bytes are looked for by `instr` (`queries.py`), which it
-calls `position`.
+All writes of a coordinator go through one connection. SQLite serves one coordinator: a lock file
+beside the database is held for as long as the store is open. On PostgreSQL whoever opens the store
+takes a new epoch, and those before write no more. Where their SQL differs is in `dialects.py`.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,19 +30,38 @@ _PRAGMAS = (
 )
 
 
+class DatabaseInvalid(ValueError):
+    """The settings name no database that could hold the store."""
+
+
+def _nothing(_: Connection) -> None:
+    """Finds nothing to say."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Database:
     """The two ways into one database, and what keeps others out."""
 
     writer: Engine
     reader: Engine
-    lock: Lock
+    lock: Lock | None = None
+    check: Callable[[Connection], None] = _nothing  # raises StoreError if it cannot serve us
+
+    def take(self) -> None:
+        """Keeps others out, where the database cannot tell who writes."""
+        if self.lock is not None:
+            self.lock.take()
+
+    def release(self) -> None:
+        """Lets others in."""
+        if self.lock is not None:
+            self.lock.release()
 
     def close(self) -> None:
         """Closes every connection, and then lets others in."""
         self.reader.dispose()
         self.writer.dispose()
-        self.lock.release()
+        self.release()
 
 
 def sqlite(path: Path) -> Database:
@@ -62,6 +78,29 @@ def sqlite(path: Path) -> Database:
     event.listen(writer, "begin", _begin_immediate)
     event.listen(reader, "begin", _begin)
     return Database(writer=writer, reader=reader, lock=Lock(path))
+
+
+def postgres(url: str) -> Database:
+    """Returns the database at a URL of libpq's, such as postgresql://user@host/name.
+
+    What it leaves open, libpq takes from where it always does: PGPASSWORD, ~/.pgpass, a service.
+    Raises DatabaseInvalid if it is none; it is connected to when it is first opened.
+    """
+    try:
+        from coordinator.store import server  # noqa: PLC0415 - the driver is an extra
+    except ImportError as error:
+        raise DatabaseInvalid(
+            "what speaks to PostgreSQL is not installed: pip install 'countermand[postgres]'"
+        ) from error
+    try:
+        settings = server.settings_of(url)
+    except ValueError as error:
+        raise DatabaseInvalid(str(error)) from None
+    return Database(
+        writer=server.engine(settings, connections=1, read_only=False),
+        reader=server.engine(settings, connections=READERS, read_only=True),
+        check=server.check,
+    )
 
 
 def _prepare_writer(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

@@ -235,7 +235,9 @@ def _tallies(keys: Sequence[int], connection: Connection) -> dict[int, Tally]:
     for key, state, count in connection.execute(_COUNTS, some):
         counts[key][TaskState(state)] = count
     needs: dict[int, int] = dict(connection.execute(_NEEDS, some).all())
-    done: dict[int, int] = dict(connection.execute(_DONE, some).all())
+    done = {
+        key: int(count) for key, count in connection.execute(_DONE, some)
+    }  # PostgreSQL: Decimal
     return {
         key: Tally(counts=counts[key], done=done.get(key, 0), needs=needs.get(key, 0))
         for key in keys

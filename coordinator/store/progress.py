@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection, bindparam, delete, insert, select
 
-from coordinator.runtime.ports import ProgressRecord, StoreFencedError
-from coordinator.store.tables import meta, progress, workflows
+from coordinator.runtime.ports import ProgressRecord
+from coordinator.store.epochs import check_epoch
+from coordinator.store.tables import progress, workflows
 
 PARAMETERS_MAX = 500  # of one statement: databases have their own bounds, all of them higher
 
@@ -22,9 +23,7 @@ _REMOVE = delete(progress).where(*(progress.c[name] == bindparam(f"of_{name}") f
 
 def note(epoch: int, records: Sequence[ProgressRecord], connection: Connection) -> None:
     """Adds or replaces what is known of some attempts; of a workflow that is gone, nothing."""
-    current = connection.scalar(select(meta.c.owner_epoch))
-    if current != epoch:
-        raise StoreFencedError(f"its epoch is {current}, ours is {epoch}")
+    check_epoch(epoch, connection)
     last = {(record.workflow_id, record.task, record.number): record for record in records}
     keys = _keys_of({record.workflow_id for record in records}, connection)
     rows = [

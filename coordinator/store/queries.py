@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, bindparam, func, or_, select
+from sqlalchemy import Connection, RowMapping, Select, bindparam, or_, select
 
 from coordinator.runtime.ports import (
     Request,
@@ -19,6 +19,8 @@ from coordinator.runtime.ports import (
     Submission,
 )
 from coordinator.saga.states import SETTLED, WorkflowState
+from coordinator.store import counters
+from coordinator.store.dialects import place_of
 from coordinator.store.plans import Plans
 from coordinator.store.rows import (
     entry_from,
@@ -33,7 +35,6 @@ from coordinator.store.tables import (
     evidence,
     groups,
     locks,
-    meta,
     requests,
     submissions,
     tasks,
@@ -84,8 +85,8 @@ def _tag(field: str) -> bytes:
 _NAME_TASKS = ("workflow_state_changed", "intervention")
 _MAY_BE_OWN = or_(
     events.c.sequence == 1,  # what was submitted
-    func.instr(events.c.payload, b"/tasks/") == 0,
-    *(func.instr(events.c.payload, _tag(field)) > 0 for field in _NAME_TASKS),
+    place_of(b"/tasks/", events.c.payload) == 0,
+    *(place_of(_tag(field), events.c.payload) > 0 for field in _NAME_TASKS),
 )
 
 
@@ -196,9 +197,7 @@ def _entries(rows: Iterable[RowMapping]) -> list[StoredEntry]:
 
 def position(connection: Connection) -> int:
     """Returns the highest position ever given, 0 if there was none."""
-    last: int = connection.scalar(select(func.coalesce(func.max(events.c.position), 0))) or 0
-    expired: int = connection.scalar(select(meta.c.expired_position)) or 0
-    return max(last, expired)
+    return counters.last_position(counters.EVENTS, connection)
 
 
 def request(request_id: str, connection: Connection) -> tuple[Request, str] | None:

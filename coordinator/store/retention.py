@@ -16,12 +16,11 @@ from sqlalchemy import (
     select,
     text,
     union_all,
-    update,
 )
 
-from coordinator.runtime.ports import StoreFencedError
 from coordinator.saga.workflow import Retention
-from coordinator.store.tables import events, meta, places, used_ids, webhooks, workflows
+from coordinator.store.epochs import check_epoch
+from coordinator.store.tables import events, places, used_ids, webhooks, workflows
 from coordinator.store.texts import micros
 
 # How far everybody has read who reads all of the history: receivers, except those that want nothing
@@ -50,7 +49,6 @@ _OLDEST = (
     .limit(bindparam("limit"))
 )
 _KEYS: BindParameter[Sequence[int]] = bindparam("keys", expanding=True)
-_LAST_POSITION = select(func.max(events.c.position)).where(events.c.workflow_key.in_(_KEYS))
 _KEEP_IDS = insert(used_ids).from_select(
     ["workflow_id"], select(workflows.c.id).where(workflows.c.key.in_(_KEYS))
 )
@@ -80,14 +78,9 @@ def clear(epoch: int, workflow_id: str, connection: Connection) -> None:
 
 
 def _remove(epoch: int, keys: Sequence[int], connection: Connection) -> int:
-    known = connection.execute(select(meta.c.owner_epoch, meta.c.expired_position)).one()
-    if known.owner_epoch != epoch:
-        raise StoreFencedError(f"its epoch is {known.owner_epoch}, ours is {epoch}")
+    check_epoch(epoch, connection)
     if not keys:
         return 0
     some = {"keys": keys}
-    last: int = connection.scalar(_LAST_POSITION, some) or 0
-    if last > known.expired_position:
-        connection.execute(update(meta).values(expired_position=last))
     connection.execute(_KEEP_IDS, some)
     return connection.execute(_REMOVE, some).rowcount

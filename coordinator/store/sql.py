@@ -11,8 +11,8 @@ from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
-from sqlalchemy import Connection, delete, func, insert, select, update
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy import Connection, Transaction, delete, func, insert, select, update
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from coordinator.runtime.ports import (
     AuditEvent,
@@ -54,7 +54,7 @@ from coordinator.store.batch import (
     version_conflict,
 )
 from coordinator.store.database import Database
-from coordinator.store.migrate import migrate
+from coordinator.store.migrate import is_empty, migrate
 from coordinator.store.plans import Plans
 from coordinator.store.run import Run
 from coordinator.store.tables import evidence, meta, workflows
@@ -62,6 +62,10 @@ from coordinator.store.writing import StaleError, Writing
 from countermand.rpc.crash import Crash, never
 
 T = TypeVar("T")
+
+
+class CommitUnknownError(StoreError):
+    """The store lost its database during a commit, which is there or is not: {why}."""
 
 
 class SqlStore:
@@ -163,15 +167,26 @@ class SqlStore:
         self._database.close()
 
     def _open(self) -> Opening:
-        self._database.lock.take()
+        self._database.take()
         self._keys.clear()
         try:
-            opening, self._next_key = self._transact(partial(_open, self._new_id))
+            opening, self._next_key = self._take_epoch()
         except BaseException:
-            self._database.lock.release()
+            self._database.release()
             raise
         self._epoch = opening.owner_epoch
         return opening
+
+    def _take_epoch(self) -> tuple[Opening, int]:
+        take = partial(_open, self._database.check, self._new_id)
+        was_empty = self._look(is_empty)
+        try:
+            return self._transact(take)
+        except StoreError:
+            # Of two that found it empty one has made the tables; the other finds them now.
+            if not was_empty or self._look(is_empty):
+                raise
+            return self._transact(take)
 
     def _commit(self, changes: tuple[Change, ...]) -> None:
         assert self._epoch, "open() comes first"
@@ -224,10 +239,10 @@ class SqlStore:
             with self._database.writer.connect() as connection, connection.begin() as transaction:
                 found = work(connection)
                 self._crash("store.before_commit")
-                transaction.commit()
+                _end(transaction)
                 self._crash("store.after_commit")
                 return found
-        except IntegrityError as error:
+        except (IntegrityError, DataError) as error:
             raise StoreRefusedError(f"the database refused a change: {_words(error)}") from error
         except SQLAlchemyError as error:
             raise StoreError(f"the database failed: {_words(error)}") from error
@@ -322,16 +337,27 @@ class SqlStore:
     def _look(self, work: Callable[[Connection], T]) -> T:
         """Runs a function in one transaction that only reads."""
         try:
+            try:
+                with self._database.reader.begin() as connection:
+                    return work(connection)
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+            # The server was started again since: none of the connections to it is used any more.
             with self._database.reader.begin() as connection:
                 return work(connection)
         except SQLAlchemyError as error:
             raise StoreError(f"the database failed: {_words(error)}") from error
 
 
-def _open(new_id: Callable[[], str], connection: Connection) -> tuple[Opening, int]:
+def _open(
+    check: Callable[[Connection], None], new_id: Callable[[], str], connection: Connection
+) -> tuple[Opening, int]:
     """Returns what a coordinator needs to begin, and the key of the next new workflow."""
+    check(connection)
     migrate(connection)
-    found = connection.execute(select(meta)).mappings().one_or_none()
+    # Kept until the end: of two that open it at once, each takes an epoch of its own.
+    found = connection.execute(select(meta).with_for_update()).mappings().one_or_none()
     is_new = found is None
     if found is None:
         row = {"id": 1, "cluster_id": new_id(), "owner_epoch": 1, "next_intent": 1}
@@ -368,6 +394,24 @@ def _conflict(
     return None
 
 
+def _end(transaction: Transaction) -> None:
+    """Commits. Here alone nobody can say what became of a transaction: look for it before going on.
+
+    Whatever fails before has left nothing, and whatever the database itself refuses now as well.
+    """
+    try:
+        transaction.commit()
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        raise CommitUnknownError(_words(error)) from error
+
+
 def _words(error: SQLAlchemyError) -> str:
-    """Returns what the database said, without the statement and its parameters."""
-    return str(getattr(error, "orig", None) or error)
+    """Returns what the database said, without the statement and its parameters.
+
+    Nor with the row that PostgreSQL would show: there are secrets in some.
+    """
+    said = getattr(error, "orig", None) or error
+    primary = getattr(getattr(said, "diag", None), "message_primary", None)
+    return primary or " ".join(str(said).split())

@@ -27,7 +27,6 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     Table,
-    Text,
     UniqueConstraint,
     text,
 )
@@ -46,19 +45,19 @@ from coordinator.saga.states import (
 from coordinator.saga.workflow import BYTES, STOPS_LATE, Retention
 from coordinator.store.columns import (
     PATCHES_BYTES_MAX,
-    Position,
     among,
     flag,
     json_text,
     metadata,
     workflow_key,
 )
+from coordinator.store.dialects import Position, Words
 
 meta = Table(
     "meta",
     metadata,
     Column("id", Integer, CheckConstraint("id = 1", name="one_row"), primary_key=True),
-    Column("cluster_id", Text, nullable=False, comment="made at the first opening, never changes"),
+    Column("cluster_id", Words, nullable=False, comment="made at the first opening, never changes"),
     Column(
         "owner_epoch",
         BigInteger,
@@ -73,24 +72,26 @@ meta = Table(
         nullable=False,
         comment="higher than any ever committed, even those that retention has removed",
     ),
-    Column("token_key", Text, comment="of capability tokens; a secret"),
-    Column(
-        "expired_position",
-        BigInteger,
-        nullable=False,
-        server_default=text("0"),
-        comment="the highest position of an event that retention has removed",
-    ),
+    Column("token_key", Words, comment="of capability tokens; a secret"),
     comment="One row about the store itself.",
+)
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", Words, primary_key=True, comment="of the table whose rows it numbers"),
+    Column("last_position", BigInteger, nullable=False, comment="the highest ever given, or 0"),
+    comment="Positions, given in the order of commits: the last thing that a commit takes.",
+    sqlite_with_rowid=False,
 )
 
 hosts = Table(
     "hosts",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("address", Text, nullable=False),
+    Column("id", Words, primary_key=True),
+    Column("address", Words, nullable=False),
     Column("draining", Boolean, nullable=False, comment="gets no new tasks"),
-    Column("incarnation", Text, nullable=False, comment="empty until its agent has been heard"),
+    Column("incarnation", Words, nullable=False, comment="empty until its agent has been heard"),
     Column(
         "heard_sequence",
         BigInteger,
@@ -113,7 +114,7 @@ hosts = Table(
         server_default=text("0"),
         comment="below it an operator has said that what is lost is gone",
     ),
-    Column("held", Text, nullable=False, server_default="", comment="why it must be accepted"),
+    Column("held", Words, nullable=False, server_default="", comment="why it must be accepted"),
     Column("create_time_us", BigInteger, nullable=False),
     comment="The storage hosts that tasks may name.",
 )
@@ -122,25 +123,24 @@ hosts = Table(
 audit = Table(
     "audit",
     metadata,
-    Column("position", Position, primary_key=True, autoincrement=True, comment="among all of them"),
-    Column("subject", Text, nullable=False, comment="its name, also of what was removed since"),
-    Column("change", Text, nullable=False, comment="what was done, in a word"),
+    Column("position", Position, primary_key=True, autoincrement=False, comment="by `counters`"),
+    Column("subject", Words, nullable=False, comment="its name, also of what was removed since"),
+    Column("change", Words, nullable=False, comment="what was done, in a word"),
     Column("time_us", BigInteger, nullable=False),
-    Column("principal", Text, nullable=False, comment="who did it"),
-    Column("reason", Text, nullable=False, comment="why, in that person's words"),
-    Column("detail", Text, nullable=False, comment="of a repair: what it was about"),
+    Column("principal", Words, nullable=False, comment="who did it"),
+    Column("reason", Words, nullable=False, comment="why, in that person's words"),
+    Column("detail", Words, nullable=False, comment="of a repair: what it was about"),
     json_text("failure", "why a repair was refused"),
     Index("audit_subject", "subject", "position"),
     comment="What was done to hosts and webhooks, written with each change; kept for good.",
-    sqlite_autoincrement=True,
 )
 
 evidence = Table(
     "evidence",
     metadata,
     # Not the key: retention removes the workflow, and its row must stay.
-    Column("workflow_id", Text, primary_key=True),
-    Column("host_id", Text, primary_key=True, comment="also of a host that was removed"),
+    Column("workflow_id", Words, primary_key=True),
+    Column("host_id", Words, primary_key=True, comment="also of a host that was removed"),
     Column("last_intent", BigInteger, nullable=False, comment="the highest it had on that host"),
     Index("evidence_host", "host_id", "last_intent"),
     comment="Settled workflows of which a host's agent still keeps evidence: it is told to forget.",
@@ -152,7 +152,7 @@ evidence = Table(
 used_ids = Table(
     "used_ids",
     metadata,
-    Column("workflow_id", Text, primary_key=True),
+    Column("workflow_id", Words, primary_key=True),
     comment="The ids of workflows that retention has removed: never given again.",
     sqlite_with_rowid=False,
 )
@@ -161,14 +161,14 @@ workflows = Table(
     "workflows",
     metadata,
     Column("key", Position, primary_key=True, autoincrement=False, comment="order of creation"),
-    Column("id", Text, nullable=False, unique=True, comment="chosen by the client"),
-    Column("kind", Text, nullable=False, comment="of its spec; lists filter by it"),
-    Column("principal", Text, nullable=False, server_default="", comment="who submitted it"),
-    Column("traceparent", Text, nullable=False, server_default="", comment="the engine's span"),
-    Column("forked_from", Text, nullable=False, server_default="", comment="the id of another"),
+    Column("id", Words, nullable=False, unique=True, comment="chosen by the client"),
+    Column("kind", Words, nullable=False, comment="of its spec; lists filter by it"),
+    Column("principal", Words, nullable=False, server_default="", comment="who submitted it"),
+    Column("traceparent", Words, nullable=False, server_default="", comment="the engine's span"),
+    Column("forked_from", Words, nullable=False, server_default="", comment="the id of another"),
     Column(
         "state",
-        Text,
+        Words,
         CheckConstraint(among("state", WorkflowState), name="state_known"),
         nullable=False,
         comment="moves by the table in saga/states.py only",
@@ -197,7 +197,7 @@ workflows = Table(
     json_text("cause", "why it failed: stored before the first compensation is sent"),
     Column(
         "verdict",
-        Text,
+        Words,
         CheckConstraint(among("verdict", SETTLED), name="verdict_known"),
         comment="how it will be settled, while its end actions run",
     ),
@@ -207,10 +207,10 @@ workflows = Table(
     json_text("input_patches", "changed fields of its input", PATCHES_BYTES_MAX),
     json_text("more_locks", "images that it was given since it began", PATCHES_BYTES_MAX),
     json_text("summary", "of its tasks, for lists, once it is settled", PATCHES_BYTES_MAX),
-    Column("owner", Text, nullable=False, server_default="", comment="the vendor whose own it is"),
+    Column("owner", Words, nullable=False, server_default="", comment="the vendor whose own it is"),
     Column(
         "retention",
-        Text,
+        Words,
         CheckConstraint(among("retention", Retention), name="retention_known"),
         nullable=False,
         server_default=Retention.IN_TIME.value,
@@ -250,15 +250,15 @@ submissions = Table(
     Column("spec", LargeBinary, nullable=False, comment="the plan is compiled from it when loaded"),
     Column("input", LargeBinary, nullable=False),
     Column("hash", LargeBinary, nullable=False, comment="tells a repeat from a clash"),
-    Column("about", Text, nullable=False, comment="labels, tracestate, input values: JSON"),
+    Column("about", Words, nullable=False, comment="labels, tracestate, input values: JSON"),
     comment="What was handed in when a workflow was started, and never changes.",
 )
 
 labels = Table(
     "labels",
     metadata,
-    Column("name", Text, primary_key=True),
-    Column("value", Text, primary_key=True),
+    Column("name", Words, primary_key=True),
+    Column("value", Words, primary_key=True),
     workflow_key("newest first within one label", primary=True),
     Index("labels_workflow_key", "workflow_key"),  # retention removes by it
     comment="The labels of workflows once more, for filtering alone.",
@@ -270,11 +270,11 @@ tasks = Table(
     metadata,
     workflow_key("its workflow", primary=True),
     Column("task_index", Integer, primary_key=True, comment="of its node in the plan"),
-    Column("name", Text, nullable=False, comment="as in the spec; for people who read the table"),
-    Column("host", Text, nullable=False, comment="of its last attempt, or that its spec names"),
+    Column("name", Words, nullable=False, comment="as in the spec; for people who read the table"),
+    Column("host", Words, nullable=False, comment="of its last attempt, or that its spec names"),
     Column(
         "state",
-        Text,
+        Words,
         CheckConstraint(among("state", TaskState), name="state_known"),
         nullable=False,
         comment="moves by the table in saga/states.py only",
@@ -326,7 +326,7 @@ groups = Table(
     Column("node_index", Integer, primary_key=True, comment="of its node in the plan"),
     Column(
         "state",
-        Text,
+        Words,
         CheckConstraint(among("state", GroupState), name="state_known"),
         nullable=False,
         comment="moves by the table in saga/states.py only",
@@ -340,7 +340,7 @@ groups = Table(
     ),
     Column(
         "then",
-        Text,
+        Words,
         CheckConstraint(
             among('"then"', (change.name for change in GroupChange)), name="then_known"
         ),
@@ -354,8 +354,8 @@ groups = Table(
 locks = Table(
     "locks",
     metadata,
-    Column("pool_id", Text, primary_key=True),
-    Column("image_id", Text, primary_key=True),
+    Column("pool_id", Words, primary_key=True),
+    Column("image_id", Words, primary_key=True),
     workflow_key("whose it is; none outlives it", primary=True),
     Column("exclusive", Boolean, nullable=False, comment="nobody else may hold the image"),
     Column("held", Boolean, nullable=False, comment="or else waits in line"),
@@ -388,19 +388,22 @@ attempts = Table(
         comment="from 1, in its task; nothing is overwritten by a further attempt",
     ),
     Column(
-        "kind", Text, CheckConstraint(among("kind", AttemptKind), name="kind_known"), nullable=False
+        "kind",
+        Words,
+        CheckConstraint(among("kind", AttemptKind), name="kind_known"),
+        nullable=False,
     ),
     Column(
         "state",
-        Text,
+        Words,
         CheckConstraint(among("state", AttemptState), name="state_known"),
         nullable=False,
         comment="STARTING is the intent: committed before the request leaves",
     ),
-    Column("host", Text, nullable=False, comment="a compensation goes where its action went"),
+    Column("host", Words, nullable=False, comment="a compensation goes where its action went"),
     Column(
         "fence_host",
-        Text,
+        Words,
         nullable=False,
         server_default="",
         comment="that settles it in its host's place, if any",
@@ -419,7 +422,7 @@ attempts = Table(
     json_text("output", "what it left"),
     json_text("failure", "why it failed, or why its outcome is unknown"),
     Column("done_bytes", BigInteger, nullable=False, comment="work done at its end, in the unit"),
-    Column("unit", Text, nullable=False, server_default=BYTES, comment="of the work done"),
+    Column("unit", Words, nullable=False, server_default=BYTES, comment="of the work done"),
     Column("create_time_us", BigInteger, nullable=False),
     Column("start_time_us", BigInteger, comment="when its agent took it"),
     Column("end_time_us", BigInteger, comment="when its outcome was known"),
@@ -445,8 +448,8 @@ progress = Table(
     Column("number", Integer, primary_key=True, comment="of the attempt"),
     Column("done", BigInteger, nullable=False),
     Column("total", BigInteger, nullable=False, comment="0: not known"),
-    Column("unit", Text, nullable=False),
-    Column("message", Text, nullable=False, comment="a word for people"),
+    Column("unit", Words, nullable=False),
+    Column("message", Words, nullable=False, comment="a word for people"),
     comment="What owners of external tasks last reported of attempts that are at work.",
     sqlite_with_rowid=False,
 )
@@ -471,21 +474,20 @@ events = Table(
         "position",
         Position,
         primary_key=True,
-        autoincrement=True,
-        comment="its place among the events of all workflows: cursors are kept by it",
+        autoincrement=False,
+        comment="among the events of all workflows, by `counters`: cursors are kept by it",
     ),
     workflow_key("its workflow", primary=False),
     Column("sequence", BigInteger, nullable=False, comment="from 1 without a gap, in its workflow"),
     Column("payload", LargeBinary, nullable=False, comment="a serialized HistoryEvent"),
     UniqueConstraint("workflow_key", "sequence"),
     comment="The append-only history, written with the change that it tells.",
-    sqlite_autoincrement=True,  # a position is never used again, even if retention took the last
 )
 
 requests = Table(
     "requests",
     metadata,
-    Column("request_id", Text, primary_key=True, comment="a repeat is answered, not done again"),
+    Column("request_id", Words, primary_key=True, comment="a repeat is answered, not done again"),
     Column("hash", LargeBinary, nullable=False, comment="of the whole request: tells a clash"),
     workflow_key("what it changed", primary=False),
     Index("requests_workflow_key", "workflow_key"),  # retention removes by it
@@ -495,13 +497,13 @@ requests = Table(
 webhooks = Table(
     "webhooks",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("url", Text, nullable=False),
+    Column("id", Words, primary_key=True),
+    Column("url", Words, nullable=False),
     json_text("event_types", "what its receiver is told"),
     json_text("labels", "of the workflows that it is told of"),
-    Column("kind", Text, nullable=False, comment="likewise; empty: any"),
-    Column("secret", Text, nullable=False, comment="signs what is sent; never shown again"),
-    Column("old_secret", Text, nullable=False, comment="signs as well, until its end"),
+    Column("kind", Words, nullable=False, comment="likewise; empty: any"),
+    Column("secret", Words, nullable=False, comment="signs what is sent; never shown again"),
+    Column("old_secret", Words, nullable=False, comment="signs as well, until its end"),
     Column("old_secret_end_us", BigInteger),
     Column("create_time_us", BigInteger, nullable=False),
     Column(
@@ -523,7 +525,7 @@ webhooks = Table(
 places = Table(
     "places",
     metadata,
-    Column("reader", Text, primary_key=True),
+    Column("reader", Words, primary_key=True),
     Column("position", BigInteger, nullable=False, comment="up to it everything was read"),
     comment="How far readers of the whole history have come, such as what makes traces of it.",
 )

@@ -20,14 +20,15 @@ from sqlalchemy import (
     Update,
     bindparam,
     delete,
-    func,
     insert,
     update,
 )
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from coordinator.runtime.ports import StoreRefusedError
+from coordinator.store import counters
 from coordinator.store.batch import Batch
+from coordinator.store.dialects import greater_of
 from coordinator.store.tables import (
     attempts,
     events,
@@ -90,9 +91,10 @@ class Writing:
         self._add_labels = _Prepared(_add(labels), dialect)
         self._add_tasks = _Prepared(_add(tasks), dialect)
         self._add_attempts = _Prepared(_add(attempts), dialect)
-        self._add_events = _Prepared(_add(events, numbered="position"), dialect)
         self._add_requests = _Prepared(_add(requests), dialect)
         self._add_evidence = _Prepared(_add(evidence), dialect)
+        self._take_positions = _Prepared(counters.take(counters.EVENTS), dialect)
+        self._add_events = _Prepared(_add_events(), dialect)
 
     def write(self, connection: Connection, batch: Batch, epoch: int) -> None:
         """Writes a batch; raises StaleError if a row is not as it says.
@@ -117,9 +119,14 @@ class Writing:
         self._add_groups.run(connection, batch.groups)
         self._move_attempts.move(connection, batch.attempts)
         self._add_attempts.run(connection, batch.new_attempts)
-        self._add_events.run(connection, batch.events)
         self._add_requests.run(connection, batch.requests)
         self._add_evidence.run(connection, batch.evidence)
+        # Last of all: nobody else is given a position before this transaction has ended.
+        if batch.events:
+            self._take_positions.move(connection, [{"taken": len(batch.events)}])
+        for before, row in enumerate(reversed(batch.events)):
+            row["before"] = before
+        self._add_events.run(connection, batch.events)
 
 
 class _Prepared:
@@ -150,10 +157,15 @@ class _Prepared:
             raise StaleError(f"{len(rows) - done.rowcount} rows to change were not as expected")
 
 
-def _add(table: Table, *, numbered: str = "") -> Insert:
-    """Returns the insertion of a whole row, but for a column that the database numbers."""
-    names = [name for name in table.c.keys() if name != numbered]  # noqa: SIM118 - not a dict
+def _add(table: Table) -> Insert:
+    """Returns the insertion of a whole row."""
+    names = table.c.keys()
     return insert(table).inline().values({name: bindparam(name) for name in names})
+
+
+def _add_events() -> Insert:
+    """Returns the insertion of an event, at one of the positions that were taken."""
+    return _add(events).values(position=counters.taken(counters.EVENTS))
 
 
 def _move(table: Table, key: Names, moves: Names) -> Update:
@@ -182,5 +194,5 @@ def _take_intents() -> Update:
     return (
         update(meta)
         .where(meta.c.owner_epoch == bindparam(f"{_OF}owner_epoch"))
-        .values(next_intent=func.max(meta.c.next_intent, bindparam("next_intent")))
+        .values(next_intent=greater_of(meta.c.next_intent, bindparam("next_intent")))
     )

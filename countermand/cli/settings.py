@@ -21,11 +21,9 @@ import click
 from click.core import ParameterSource
 
 from countermand.cli import profiles
+from countermand.rpc import addresses
 
 DEFAULT_COORDINATOR = "127.0.0.1:7700"
-PORT_MAX = 65535
-_PORT = re.compile("[0-9]{1,5}")
-_SCHEMES = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:", "vsock:")
 FORMATS = ("table", "wide", "json", "yaml", "name")
 NOT_DRAWN = ("json", "yaml", "name")  # what a drawing has no form in
 
@@ -175,15 +173,26 @@ class Address(click.ParamType):  # type: ignore[type-arg]  # generic for type ch
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> str:
         """Returns the address, or fails with an example."""
-        text = str(value)
-        if text.startswith(_SCHEMES):
-            return text
-        host, _, port = text.rpartition(":")
-        if not (host and _PORT.fullmatch(port) and 0 < int(port) <= PORT_MAX):
-            self.fail(
-                f"{text!r} is not an address: write host:port, as in 10.0.0.1:7700", param, ctx
-            )
-        return text
+        try:
+            return addresses.address(str(value))
+        except addresses.AddressInvalid as error:
+            self.fail(str(error), param, ctx)
+
+
+class Addresses(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only
+    """Where coordinators that share a store listen, with commas between them; often only one."""
+
+    name = "addresses"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """Returns the addresses as one text, or fails with an example; a profile may list them."""
+        given = [str(each) for each in value] if isinstance(value, list) else str(value)
+        try:
+            return addresses.together(addresses.addresses(given))
+        except addresses.AddressInvalid as error:
+            self.fail(str(error), param, ctx)
 
 
 class OrderedGroup(click.Group):
@@ -259,7 +268,7 @@ def _flag(value: object) -> bool:
 
 # What a profile may say, with what reads it.
 CHECKS: profiles.Checks = {
-    "coordinator": lambda value: Address().convert(value, None, None),
+    "coordinator": lambda value: Addresses().convert(value, None, None),
     "output": lambda value: click.Choice(FORMATS).convert(str(value), None, None),
     "timeout": lambda value: TIMEOUT.convert(value, None, None),
     "color": _flag,
@@ -290,14 +299,15 @@ def shared_options(
     options = (
         click.option(
             "--coordinator",
-            metavar="ADDRESS",
-            type=Address(),
+            metavar="ADDRESS[,ADDRESS…]",
+            type=Addresses(),
             # Only once: below the root it would win over an option before the command.
             envvar="COUNTERMAND_COORDINATOR" if root else None,
             show_envvar=root,
             expose_value=False,
             callback=_keep,
-            help="Where the coordinator listens, as host:port. [default: "
+            help="Where the coordinator listens, as host:port; where several share a store, all "
+            "of them, with commas: any of them answers. [default: "
             f"{'' if root else '$COUNTERMAND_COORDINATOR, else '}{DEFAULT_COORDINATOR}]",
         ),
         click.option(

@@ -2,33 +2,34 @@
 
 Patience is only for what is safe to repeat: reads, watches that resume by sequence, submits and
 forks, which the new workflow's id makes harmless, and the verbs, whose request ids are remembered.
-It ends: a coordinator that stays away becomes an error.
+It ends: a coordinator that stays away becomes an error. Where there are several, what is safe to
+repeat is asked of the next one at once, within the time that the call has.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
-from google.protobuf.message import Message
 from grpc import StatusCode
 from grpc.aio import AioRpcError, Channel
 
-from countermand.client.shown import show, show_error
+from countermand.client.coordinators import Coordinator, Coordinators, addresses_of, in_words
+from countermand.client.patience import Patience
+from countermand.client.shown import Shown, show_error
 from countermand.rpc import status
-from countermand.rpc.channel import CHANGE_TIMEOUT_S, READ_TIMEOUT_S, open_channel
-from countermand.rpc.errors import (
-    Busy,
-    CoordinatorUnavailable,
-    CountermandError,
-    HostUnreachable,
-    WatcherTooSlow,
+from countermand.rpc.addresses import is_name, together
+from countermand.rpc.channel import (
+    CHANGE_TIMEOUT_S,
+    READ_TIMEOUT_S,
+    open_channel,
+    open_channel_of_several,
 )
+from countermand.rpc.errors import CoordinatorUnavailable, CountermandError
 from countermand.rpc.interceptors import trace_metadata
 from countermand.v1.workflow_pb2_grpc import WorkflowServiceStub
 
@@ -38,14 +39,10 @@ if TYPE_CHECKING:
     from countermand.v1.host_pb2_grpc import HostServiceAsyncStub
     from countermand.v1.webhook_pb2_grpc import WebhookServiceAsyncStub
 
-log = logging.getLogger(__name__)
-
-# A restart takes a second or two; the first try again should not wait for the last.
-RETRY_DELAY_S = 0.1
-RETRY_DELAY_S_MAX = 5.0
-
-# Whether it is over or was never heard is not known: ask again where asking is harmless.
-_WORTH_ASKING_AGAIN = (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED)
+# Who has not answered by then is given up while another can be asked: it may hang. Whoever is only
+# slow has taken the same request twice.
+TRY_S_MAX = 5.0
+TRY_S_MIN = 0.001
 
 Request_contra = TypeVar("Request_contra", contravariant=True)
 Answer_co = TypeVar("Answer_co", covariant=True)
@@ -81,11 +78,11 @@ class Method(Protocol[Request_contra, Answer_co]):
 
 
 class Calls:
-    """One channel to one coordinator."""
+    """One channel to one coordinator, or what stands for one to several."""
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         *,
         patience: timedelta,
         randomness: random.Random,
@@ -94,13 +91,21 @@ class Calls:
         """Opens the channel, which connects at the first call.
 
         For people, every text of every answer is made visible before anybody has it.
+
+        Raises:
+            FieldInvalid: Something else is given than addresses.
         """
-        self.address = address
+        addresses = addresses_of(address)
+        self.address = together(addresses)
         self._patience = patience
         self._random = randomness
         self._for_people = for_people
-        self._channel = open_channel(address)
-        channel = cast("Channel", _Shown(self._channel)) if for_people else self._channel
+        # One address costs what one connection costs.
+        is_one = len(addresses) == 1 and not is_name(addresses[0])
+        self._several = None if is_one else _several(addresses, randomness)
+        # Of a channel stubs use what Coordinators and Shown have, too.
+        self._channel = cast("Channel", self._several or open_channel(self.address))
+        channel = cast("Channel", Shown(self._channel)) if for_people else self._channel
         self._stubs = channel
         self.workflows = WorkflowServiceStub(channel)
 
@@ -140,14 +145,47 @@ class Calls:
         """Closes the channel; calls in flight are cancelled, their workflows go on."""
         await self._channel.close(None)
 
-    async def unary(
+    async def once(
         self, method: Method[Request, Answer], request: Request, *, timeout_s: float
     ) -> Answer:
-        """Returns the answer, or raises an error of the table."""
+        """Returns the answer to what is asked of one coordinator and not repeated, or raises."""
         try:
             return await method(request, timeout=timeout_s, metadata=trace_metadata())
         except AioRpcError as raised:
             raise self.error(raised, timeout_s) from None
+
+    async def unary(
+        self, method: Method[Request, Answer], request: Request, *, timeout_s: float
+    ) -> Answer:
+        """Returns the answer to what is harmless to repeat, or raises an error of the table.
+
+        It is asked of each of several coordinators before it fails, all within that time.
+        """
+        if self._several is None:
+            return await self.once(method, request, timeout_s=timeout_s)
+        patience = self.patience(0)
+        return await self._in_turn(method, request, timeout_s=timeout_s, patience=patience)
+
+    async def _in_turn(
+        self,
+        method: Method[Request, Answer],
+        request: Request,
+        *,
+        timeout_s: float,
+        patience: Patience,
+    ) -> Answer:
+        clock = asyncio.get_running_loop().time
+        give_up_at = clock() + timeout_s
+        while True:
+            try_s = left_s = max(give_up_at - clock(), TRY_S_MIN)
+            if self._several is not None and self._several.has_others() and not patience.is_last:
+                try_s = min(left_s / 2, TRY_S_MAX)
+            try:
+                return await self.once(method, request, timeout_s=try_s)
+            except CountermandError as error:
+                await patience.wait_or_raise(error)
+                if clock() >= give_up_at:
+                    raise patience.all_said(error) from None
 
     async def pages(self, method: Method[Paged, Page], request: Paged) -> AsyncIterator[Page]:
         """Yields every page of a list; asks for further ones as they are needed."""
@@ -170,41 +208,50 @@ class Calls:
         self, method: Method[Request, object], request: Request, gone: type[CountermandError]
     ) -> None:
         """Removes something; what a repeat finds no more was removed by an earlier try."""
-        tries = 0
+        failures = 0
 
         async def once() -> None:
-            nonlocal tries
-            tries += 1
+            nonlocal failures
+            patience = self.patience(0)
             try:
-                await self.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
+                await self._in_turn(method, request, timeout_s=CHANGE_TIMEOUT_S, patience=patience)
             except gone:
-                if tries == 1:
+                if failures + patience.failures == 1:  # this very answer
                     raise
+            finally:
+                failures += patience.failures
 
         await self.patiently(once)
 
     def error(self, raised: AioRpcError, timeout_s: float = 0) -> CountermandError:
         """Returns the typed error, with words for what gRPC itself only names."""
-        error = self._typed(raised, timeout_s)
+        asked_at: str | None = getattr(raised, "asked_at", None)
+        error = self._typed(raised, timeout_s, asked_at)
+        error.asked_at = asked_at
         if self._for_people:
             show_error(error)
         return error
 
-    def _typed(self, raised: AioRpcError, timeout_s: float) -> CountermandError:
+    def _typed(
+        self, raised: AioRpcError, timeout_s: float, asked_at: str | None
+    ) -> CountermandError:
         error = status.error_from_rpc(raised)
+        address = asked_at or self.address
         if not isinstance(error, status.RemoteError):
             return error
         match error.code:
             case StatusCode.UNAVAILABLE:
-                return CoordinatorUnavailable(address=self.address)
+                if asked_at is None:
+                    return CoordinatorUnavailable(address=address)
+                return CoordinatorUnavailable(address=address, why=in_words(raised))
             case StatusCode.DEADLINE_EXCEEDED:
                 message = (
-                    f"The coordinator at {self.address} did not answer within {timeout_s:g} s. "
+                    f"The coordinator at {address} did not answer within {timeout_s:g} s. "
                     "What was asked may have happened all the same: look before asking again."
                 )
             case StatusCode.UNIMPLEMENTED:
                 message = (
-                    f"The coordinator at {self.address} does not serve this call "
+                    f"The coordinator at {address} does not serve this call "
                     f"({error.message}): it may be older than this client."
                 )
             case _:
@@ -214,15 +261,22 @@ class Calls:
         )
 
     def patience(self, limit_s: float | None = None) -> Patience:
-        """Returns a fresh patience, no longer than the client's."""
+        """Returns a fresh patience, no longer than the client's, which first asks all others."""
+        others = self._several.others if self._several is not None else 0
+        return Patience(self._limit_s(limit_s), self._random, others=others)
+
+    def _limit_s(self, limit_s: float | None) -> float:
         whole_s = self._patience.total_seconds()
-        return Patience(whole_s if limit_s is None else min(limit_s, whole_s), self._random)
+        return whole_s if limit_s is None else min(limit_s, whole_s)
 
     async def patiently(
         self, call: Callable[[], Awaitable[Value]], *, limit_s: float | None = None
     ) -> Value:
-        """Returns what the call returns; repeats it while the coordinator is away or full."""
-        patience = self.patience(limit_s)
+        """Returns what the call returns; repeats it while the coordinator is away or full.
+
+        Of several, each try has asked all of them.
+        """
+        patience = Patience(self._limit_s(limit_s), self._random)
         while True:
             try:
                 return await call()
@@ -230,74 +284,7 @@ class Calls:
                 await patience.wait_or_raise(error)
 
 
-class _Shown:
-    """A channel whose answers are made visible as they arrive: nobody has to think of it later."""
-
-    def __init__(self, channel: Channel) -> None:
-        """Keeps the channel that carries the calls."""
-        self._channel = channel
-
-    def __getattr__(self, kind: str) -> Callable[..., object]:
-        """Returns what makes calls of one kind, as a generated stub asks for it."""
-        make = getattr(self._channel, kind)
-
-        def made(
-            method: str,
-            *,
-            response_deserializer: Callable[[bytes], Message],
-            **more: Any,  # noqa: ANN401 - handed on as it came
-        ) -> object:
-            def read(content: bytes) -> Message:
-                answer = response_deserializer(content)
-                show(answer)
-                return answer
-
-            return make(method, response_deserializer=read, **more)
-
-        return made
-
-
-class Patience:
-    """How often and how long one caller asks again."""
-
-    def __init__(self, limit_s: float, randomness: random.Random) -> None:
-        """Starts with no failure seen."""
-        self._limit_s = limit_s
-        self._random = randomness
-        self._told = False
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets the failures: something worked."""
-        self._delay_s = RETRY_DELAY_S
-        self._give_up_at: float | None = None
-
-    async def wait_or_raise(self, error: CountermandError) -> None:
-        """Waits before the next try, or raises the error if asking again is no use."""
-        if isinstance(error, Busy):
-            delay_s = error.retry_delay.total_seconds()
-        elif isinstance(error, WatcherTooSlow):
-            delay_s = 0.0
-        elif isinstance(error, HostUnreachable):
-            raise error  # the coordinator has answered: its host does not
-        elif error.code in _WORTH_ASKING_AGAIN:
-            # Half of it at random: a thousand clients must not come back in one instant.
-            delay_s = self._delay_s * (0.5 + self._random.random() / 2)
-            self._delay_s = min(self._delay_s * 2, RETRY_DELAY_S_MAX)
-        else:
-            raise error
-        now = asyncio.get_running_loop().time()
-        if self._give_up_at is None:
-            self._give_up_at = now + self._limit_s
-            if self._limit_s > 0 and not self._told:
-                self._told = True  # once: somebody wonders why nothing happens
-                log.info(
-                    "client.waits", extra={"reason": error.reason, "patience_s": self._limit_s}
-                )
-        if now + delay_s > self._give_up_at:
-            if self._limit_s > 0:
-                error.add_note(
-                    f"Asked again and again for {self._limit_s:g} s, the patience given."
-                )
-            raise error
-        await asyncio.sleep(delay_s)
+def _several(addresses: Sequence[str], randomness: random.Random) -> Coordinators:
+    return Coordinators(
+        [Coordinator(each, open_channel_of_several(each)) for each in addresses], randomness
+    )

@@ -12,8 +12,10 @@ from google.protobuf.struct_pb2 import Struct
 from grpc.aio import AioRpcError
 
 from countermand.client.calls import Calls
+from countermand.client.coordinators import addresses_of
 from countermand.client.run import PAGE_SIZE, Run, new_request_id
 from countermand.rpc import names
+from countermand.rpc.addresses import together
 from countermand.rpc.channel import READ_TIMEOUT_S, REQUEST_BYTES_MAX
 from countermand.rpc.errors import CoordinatorUnavailable, PayloadTooLarge
 from countermand.rpc.interceptors import trace_metadata
@@ -40,14 +42,14 @@ PATIENCE = timedelta(minutes=1)
 
 
 class Client:
-    """A connection to one coordinator; use it in `async with`.
+    """A connection to one coordinator, or to several that share a store; use it in `async with`.
 
     Every error of the table in `countermand.rpc.errors` is raised as its own class.
     """
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         *,
         patience: timedelta = PATIENCE,
         randomness: random.Random | None = None,
@@ -56,7 +58,9 @@ class Client:
         """Keeps the address; connects at the first call.
 
         Args:
-            address: "host:port" of the coordinator.
+            address: "host:port" of the coordinator; of several a list, or one text with commas.
+                Calls go round among those that answer, and a watch goes on at another one where
+                it was.
             patience: How long submits, cancels, waits and watches bear with a coordinator that is
                 away, before they raise CoordinatorUnavailable; a minute unless told otherwise. With
                 none running at all, a first submit takes that long to say so: give
@@ -64,8 +68,11 @@ class Client:
             randomness: Where jitter comes from; for tests.
             for_people: Of every text that comes back, what it would do to a terminal is written
                 out, as `countermand.rpc.visible` says.
+
+        Raises:
+            FieldInvalid: Something else is given than addresses.
         """
-        self.address = address
+        self.address = together(addresses_of(address))
         self._patience = patience
         self._random = randomness or random.Random()  # noqa: S311  # jitter, not a secret
         self._for_people = for_people
@@ -221,7 +228,10 @@ class Client:
                 async for update in call:
                     patience.reset()
                     if update.HasField("event"):
+                        if seen is not None and update.event.position <= seen:
+                            continue  # sent again after a reconnect
                         seen = update.event.position
+                        patience.has_news()
                         yield update.event
                     else:
                         seen = update.bookmark
@@ -234,17 +244,19 @@ class Client:
 
     async def position(self) -> int:
         """Returns the position of the last event so far."""
-        call = self._calls.workflows.WatchEvents(
-            WatchEventsRequest(), timeout=READ_TIMEOUT_S, metadata=trace_metadata()
-        )
-        try:
-            async for update in call:
-                return update.bookmark
-            raise CoordinatorUnavailable(address=self.address)
-        except AioRpcError as raised:
-            raise self._calls.error(raised, READ_TIMEOUT_S) from None
-        finally:
-            call.cancel()
+        patience = self._calls.patience(0)
+        while True:
+            call = self._calls.workflows.WatchEvents(
+                WatchEventsRequest(), timeout=READ_TIMEOUT_S, metadata=trace_metadata()
+            )
+            try:
+                async for update in call:
+                    return update.bookmark
+                await patience.wait_or_raise(CoordinatorUnavailable(address=self.address))
+            except AioRpcError as raised:
+                await patience.wait_or_raise(self._calls.error(raised, READ_TIMEOUT_S))
+            finally:
+                call.cancel()
 
 
 def _check_size(request: StartWorkflowRequest | PlanWorkflowRequest) -> None:

@@ -44,6 +44,6 @@ class Doctor:
         while batch := list(islice(left, BATCH_MAX)):
             request = RepairRequest(names=batch, reason=reason, request_id=new_request_id())
             method = self._calls.doctor.Repair
-            answer = await self._calls.unary(method, request, timeout_s=REPAIR_TIMEOUT_S)
+            answer = await self._calls.once(method, request, timeout_s=REPAIR_TIMEOUT_S)
             for repaired in answer.repaired:
                 yield repaired

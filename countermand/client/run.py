@@ -21,7 +21,7 @@ from countermand.client.failed import WorkflowFailed
 from countermand.drawing.tasks import GROUPS, SETTLED
 from countermand.rpc import names
 from countermand.rpc.channel import READ_TIMEOUT_S, WAIT_SLACK_S
-from countermand.rpc.errors import CoordinatorUnavailable
+from countermand.rpc.errors import CoordinatorUnavailable, CountermandError
 from countermand.rpc.interceptors import trace_metadata
 from countermand.v1.event_pb2 import HistoryEvent
 from countermand.v1.task_pb2 import Task
@@ -160,6 +160,7 @@ class Run:
                         if update.event.sequence > seen + 1:
                             break  # a gap: ask again from where we are
                         seen = update.event.sequence
+                        patience.has_news()
                         settled = update.event.workflow_state_changed.after in SETTLED
                     patience.reset()
                     yield update
@@ -192,29 +193,27 @@ class Run:
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout.total_seconds() if timeout is not None else None
         while True:
-            left_s = WAIT_S_MAX if deadline is None else deadline - clock()
-            # Never zero, which would ask for the default.
-            wait_s = min(max(left_s, WAIT_S_MIN), WAIT_S_MAX)
-            request = WaitWorkflowRequest(
-                name=self.name,
-                wait_timeout=_duration(wait_s),
-                until_attention=until_attention,
-            )
-            limit_s = None if deadline is None else wait_s
-            answer = await self._wait_once(request, wait_s, limit_s)
+            request = WaitWorkflowRequest(name=self.name, until_attention=until_attention)
+            answer = await self._wait_once(request, deadline)
             if answer.reached:
                 return answer.workflow
             if deadline is not None and clock() >= deadline:
                 raise TimeoutError(_still(answer.workflow, timeout))
 
     async def _wait_once(
-        self, request: WaitWorkflowRequest, wait_s: float, limit_s: float | None
+        self, request: WaitWorkflowRequest, deadline: float | None
     ) -> WaitWorkflowResponse:
+        """Returns the answer to one wait, which each try asks for as long as is left."""
+        clock = asyncio.get_running_loop().time
         method = self._calls.workflows.WaitWorkflow
-        return await self._calls.patiently(
-            lambda: self._calls.unary(method, request, timeout_s=wait_s + WAIT_SLACK_S),
-            limit_s=limit_s,
-        )
+        patience = self._calls.patience(None if deadline is None else _wait_s(deadline - clock()))
+        while True:
+            wait_s = _wait_s(WAIT_S_MAX if deadline is None else deadline - clock())
+            request.wait_timeout.CopyFrom(_duration(wait_s))
+            try:
+                return await self._calls.once(method, request, timeout_s=wait_s + WAIT_SLACK_S)
+            except CountermandError as error:
+                await patience.wait_or_raise(error)
 
     async def result(self, timeout: timedelta | None = None) -> Workflow:
         """Returns the workflow once it SUCCEEDED.
@@ -422,6 +421,11 @@ def _request_id(*, imagined: bool) -> str:
     one without an id.
     """
     return "" if imagined else new_request_id()
+
+
+def _wait_s(left_s: float) -> float:
+    """Returns how long to have the coordinator wait; never zero, which asks for the default."""
+    return min(max(left_s, WAIT_S_MIN), WAIT_S_MAX)
 
 
 def _duration(seconds: float) -> Duration:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import replace
 from typing import Any
 
@@ -54,3 +54,30 @@ def show_error(error: CountermandError) -> None:
             replace(each, field=visible(each.field), description=visible(each.description))
             for each in error.violations
         )
+
+
+class Shown:
+    """A channel whose answers are made visible as they arrive: nobody has to think of it later."""
+
+    def __init__(self, channel: object) -> None:
+        """Keeps the channel that carries the calls."""
+        self._channel = channel
+
+    def __getattr__(self, kind: str) -> Callable[..., object]:
+        """Returns what makes calls of one kind, as a generated stub asks for it."""
+        make = getattr(self._channel, kind)
+
+        def made(
+            method: str,
+            *,
+            response_deserializer: Callable[[bytes], Message],
+            **more: Any,  # noqa: ANN401 - handed on as it came
+        ) -> object:
+            def read(content: bytes) -> Message:
+                answer = response_deserializer(content)
+                show(answer)
+                return answer
+
+            return make(method, response_deserializer=read, **more)
+
+        return made

@@ -81,7 +81,7 @@ class Webhooks:
         """Has a test event sent, and returns what came of it."""
         request = PingWebhookRequest(name=_name(webhook))
         method = self._calls.webhooks.PingWebhook
-        return await self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
+        return await self._calls.once(method, request, timeout_s=CHANGE_TIMEOUT_S)
 
     async def resume(
         self, webhook: str, reason: str, *, since_position: int | None = None
@@ -109,7 +109,7 @@ class Webhooks:
         """Asks again only if no secret is made."""
         if secret:
             return await self._calls.change(method, request)
-        return await self._calls.unary(method, request, timeout_s=CHANGE_TIMEOUT_S)
+        return await self._calls.once(method, request, timeout_s=CHANGE_TIMEOUT_S)
 
     async def remove(self, webhook: str, reason: str) -> None:
         """Removes a webhook: nothing more is sent to it."""

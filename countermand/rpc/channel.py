@@ -64,28 +64,38 @@ _READS = {
     ),
 }
 
-_SERVICE_CONFIG = json.dumps(
-    {
-        "methodConfig": [
-            {
-                "name": [
-                    {"service": service, "method": method}
-                    for service, methods in _READS.items()
-                    for method in methods
-                ],
-                # In all at most about 0.7 s: enough for a hiccup, not for a restart, which the
-                # caller should hear of.
-                "retryPolicy": {
-                    "maxAttempts": 4,
-                    "initialBackoff": "0.1s",
-                    "maxBackoff": "0.4s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ]
-    }
-)
+_RETRIES = {
+    "methodConfig": [
+        {
+            "name": [
+                {"service": service, "method": method}
+                for service, methods in _READS.items()
+                for method in methods
+            ],
+            # In all at most about 0.7 s: enough for a hiccup, not for a restart, which the
+            # caller should hear of.
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "0.4s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+
+# Of one among several. gRPC itself leaves out whoever says NOT_SERVING, but only below a policy
+# that balances: so round_robin is asked for even where an address stands for one coordinator. It
+# also connects again by itself, without a call that would have to wait for it; and of a name with
+# several addresses it asks each in turn. Whoever has no health service is taken to serve.
+_ONE_OF_SEVERAL = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "healthCheckConfig": {"serviceName": "countermand.v1.WorkflowService"},
+}
+
+_SERVICE_CONFIG = json.dumps(_RETRIES)
+_SERVICE_CONFIG_OF_SEVERAL = json.dumps(_RETRIES | _ONE_OF_SEVERAL)
 
 
 # Bytes of a stream that may be on their way: what a fast network carries in a few milliseconds.
@@ -109,6 +119,19 @@ def open_channel(
     )
 
 
+def open_channel_of_several(
+    address: str, *, credentials: Credentials | None = None
+) -> grpc.aio.Channel:
+    """Returns a channel to one of several coordinators, or to all that a name stands for.
+
+    It is READY only while one is there that serves.
+    """
+    options = _options(REQUEST_BYTES_MAX, ANSWER_BYTES_MAX, _SERVICE_CONFIG_OF_SEVERAL)
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, credentials.for_channel(), options=options)
+
+
 def open_stream_channel(address: str, *, credentials: Credentials | None = None) -> grpc.Channel:
     """Returns a channel for threads, to one long stream of data."""
     options = [
@@ -121,7 +144,9 @@ def open_stream_channel(address: str, *, credentials: Credentials | None = None)
     return grpc.secure_channel(address, credentials.for_channel(), options=options)
 
 
-def _options(request_bytes_max: int, answer_bytes_max: int) -> list[tuple[str, Any]]:
+def _options(
+    request_bytes_max: int, answer_bytes_max: int, service_config: str = _SERVICE_CONFIG
+) -> list[tuple[str, Any]]:
     return [
         ("grpc.max_send_message_length", request_bytes_max),
         ("grpc.max_receive_message_length", answer_bytes_max),
@@ -133,7 +158,7 @@ def _options(request_bytes_max: int, answer_bytes_max: int) -> list[tuple[str, A
         # Not a delay, whatever its name: what each attempt to connect has at least.
         ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_S * 1000),
         ("grpc.max_reconnect_backoff_ms", RECONNECT_DELAY_S_MAX * 1000),
-        ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.service_config", service_config),
         ("grpc.enable_retries", 1),
         # A connection of its own, so that one channel's backoff is not another's.
         ("grpc.use_local_subchannel_pool", 1),

@@ -31,6 +31,8 @@ class CountermandError(Exception):
     retriable: ClassVar[bool] = False
     # The words it was raised with elsewhere; None for one that was raised here.
     said: str | None = None
+    # Who has said so, where there are several to ask.
+    asked_at: str | None = None
 
     def __init__(self, **metadata: object) -> None:
         """Keeps the fields; the message is made from the docstring when it is asked for."""
@@ -317,6 +319,10 @@ class CoordinatorUnavailable(CountermandError):
     code = StatusCode.UNAVAILABLE
     reason = "COORDINATOR_UNAVAILABLE"
     retriable = True
+
+
+class NoCoordinatorAnswers(CoordinatorUnavailable):
+    """No coordinator answers: {tried}. Are they running, and are the addresses right?"""
 
 
 class Stopping(CountermandError):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.runtime.ports import Change, Store
-from coordinator.store.database import sqlite
+from coordinator.store.database import postgres, sqlite
 from coordinator.store.memory import Kept, MemoryStore
 from coordinator.store.run import Inline, Threads
 from coordinator.store.sql import SqlStore
@@ -46,13 +46,24 @@ def threaded_lives(path: Path) -> Life:
     return live
 
 
-@pytest.fixture(params=["memory", "sqlite", "sqlite-threads"])
+def postgres_lives(url: str) -> Life:
+    ids = (f"id-{number}" for number in count(1))
+
+    def live(crash: Crash = never) -> Store:
+        return SqlStore(postgres(url), Inline(), new_id=lambda: next(ids), crash=crash)
+
+    return live
+
+
+@pytest.fixture(params=["memory", "sqlite", "sqlite-threads", "postgres"])
 def live(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Life]:
     """Returns what makes stores on the same kept state; each test closes what it opened."""
     if request.param == "memory":
         yield memory_lives()
     elif request.param == "sqlite":
         yield sqlite_lives(tmp_path / "store.db")
+    elif request.param == "postgres":
+        yield postgres_lives(request.getfixturevalue("postgres_url"))
     else:
         yield threaded_lives(tmp_path / "store.db")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self, cast
 
 import pytest
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Connection, func, insert, select, text
 
 from coordinator.runtime.ports import WorkflowQuery
 from coordinator.saga.states import WorkflowState
@@ -91,7 +91,11 @@ def _copy(connection: Connection, count: int) -> None:
     connection.execute(insert(workflows), rows)
     for table, mine in parts.items():
         connection.execute(insert(table), [{**r, "workflow_key": k} for k in keys for r in mine])
-    told = [{"workflow_key": key, "sequence": 1, "payload": b""} for key in keys]
+    last = connection.scalar(select(func.max(events.c.position))) or 0
+    told = [
+        {"position": last + number, "workflow_key": key, "sequence": 1, "payload": b""}
+        for number, key in enumerate(keys, 1)
+    ]
     connection.execute(insert(events), told)
 
 

@@ -16,3 +16,4 @@ async def test_a_reader_goes_on_where_it_was(live):
     await store.open()
     assert await store.position_of("traces") == 2**40
     assert await store.position_of("another") == 1
+    await store.close()

@@ -120,7 +120,7 @@ async def test_a_folder_that_is_not_there_is_an_error_of_the_store(tmp_path: Pat
 async def test_a_store_that_was_overtaken_commits_nothing(tmp_path: Path):
     path = tmp_path / "store.db"
     first = await opened(path)
-    first._database.lock.release()  # as if the file system had lost the lock
+    first._database.release()  # as if the file system had lost the lock
     second = await opened(path)
 
     with pytest.raises(StoreConflictError, match="Another coordinator has opened the store"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Self, TypeVar, Unpack
@@ -43,11 +43,13 @@ class BlockingOwner:
     BlockingTask.
     """
 
-    def __init__(self, address: str, owner_id: str, *, patience: timedelta = FOR_EVER) -> None:
+    def __init__(
+        self, address: str | Sequence[str], owner_id: str, *, patience: timedelta = FOR_EVER
+    ) -> None:
         """Keeps the address; connects when it is entered."""
-        self.address = address
-        self.owner_id = owner_id
         self._owner = Owner(address, owner_id, patience=patience)
+        self.address = self._owner.address
+        self.owner_id = owner_id
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="owner", daemon=True)
 

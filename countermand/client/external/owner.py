@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Self, Unpack
 
 from countermand.client.calls import Calls
+from countermand.client.coordinators import addresses_of
 from countermand.client.external import serving
 from countermand.client.external.added import Words, WorkflowWords, added, request_of, started
 from countermand.client.external.heartbeats import Heartbeats
@@ -20,6 +21,7 @@ from countermand.client.external.ties import Ties
 from countermand.client.external.waiting import Waiting
 from countermand.client.policies import duration
 from countermand.rpc import names
+from countermand.rpc.addresses import together
 from countermand.v1.external_task_pb2 import (
     ClearExternalWorkflowRequest,
     EndExternalWorkflowRequest,
@@ -34,7 +36,7 @@ FOR_EVER = timedelta.max
 
 
 class Owner:
-    """One owner's connection to a coordinator; use it in `async with`.
+    """One owner's connection to a coordinator, or to several; use it in `async with`.
 
     Every call waits for a coordinator that is away. Errors of the table in `countermand.rpc.errors`
     are raised as their own classes.
@@ -42,7 +44,7 @@ class Owner:
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         owner_id: str,
         *,
         patience: timedelta = FOR_EVER,
@@ -51,13 +53,16 @@ class Owner:
         """Keeps the address; connects when it is entered.
 
         Args:
-            address: "host:port" of the coordinator.
+            address: "host:port" of the coordinator; of several a list, or one text with commas.
             owner_id: Whose tasks these are, as specs name it.
             patience: How long calls bear with a coordinator that is away, before they raise
                 CoordinatorUnavailable; for ever unless told otherwise.
             randomness: Where jitter comes from; for tests.
+
+        Raises:
+            FieldInvalid: Something else is given than addresses.
         """
-        self.address = address
+        self.address = together(addresses_of(address))
         self.owner_id = owner_id
         self._patience = patience
         self._random = randomness or random.Random()  # noqa: S311  # jitter, not a secret

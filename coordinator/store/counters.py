@@ -1,0 +1,56 @@
+"""Positions that are given in the order of commits, without a gap.
+
+Cursors of webhooks, traces and watches lean on that: whoever has read up to a position never finds
+anything new below it. A sequence of PostgreSQL would not do: what took the lower number may become
+visible later, or never. So a row is moved on by the transaction that needs positions; it keeps that
+row to itself until its commit, and therefore takes it as late as it can.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Update,
+    bindparam,
+    insert,
+    literal_column,
+    select,
+    update,
+)
+
+from coordinator.store.tables import counters
+
+EVENTS, AUDIT = "events", "audit"  # the tables whose rows are numbered
+
+
+def begin(connection: Connection) -> None:
+    """Begins to count, in an empty database."""
+    rows = [{"name": name, "last_position": 0} for name in (EVENTS, AUDIT)]
+    connection.execute(insert(counters), rows)
+
+
+def last_position(name: str, connection: Connection) -> int:
+    """Returns the highest position ever given, 0 if there was none."""
+    found = connection.execute(select(counters.c.last_position).where(_is(name)))
+    return found.scalar_one()
+
+
+def take(name: str) -> Update:
+    """Returns what takes the next positions, as many as "taken" says."""
+    moved = counters.c.last_position + bindparam("taken")
+    return update(counters).where(_is(name)).values(last_position=moved)
+
+
+def taken(name: str) -> ColumnElement[int]:
+    """Returns one of the positions that were taken: the last of them, or as many "before" it.
+
+    It is worked out where the rows are inserted: asking for it would be one more round trip.
+    """
+    last = select(counters.c.last_position).where(_is(name)).scalar_subquery()
+    return last - bindparam("before")
+
+
+def _is(name: str) -> ColumnElement[bool]:
+    """Returns the condition on a row, as text: what is prepared takes the values of rows alone."""
+    return counters.c.name == literal_column(f"'{name}'")

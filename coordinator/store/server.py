@@ -1,0 +1,137 @@
+"""Connections to a server of PostgreSQL's, and what is asked of it before it is trusted.
+
+The only place that knows psycopg; imported where there is a PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import cast
+
+import psycopg
+from psycopg.adapt import Buffer
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.string import StrDumperUnknown, TextLoader
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
+
+from coordinator.runtime.ports import StoreError
+
+VERSION_MIN = 15
+
+Settings = dict[str, str]
+
+# A server that is gone is found out in half a minute, whatever the network says. Written as in a
+# URL, where all of them may be said otherwise.
+_DEFAULTS: Settings = {
+    "fallback_application_name": "countermand-coordinator",
+    "connect_timeout": "10",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "20000",
+}
+_SERVER = text(
+    "SELECT current_setting('server_version_num'), current_setting('server_encoding'),"
+    " current_setting('synchronous_commit')"
+)
+
+
+def settings_of(url: str) -> Settings:
+    """Returns what libpq is told; raises ValueError, which repeats nothing of a URL.
+
+    There may be a password in it. One that is not escaped would be taken for a host or a port, and
+    shown when that is not found.
+    """
+    if not url.startswith(("postgresql://", "postgres://")):
+        raise ValueError("the URL of the database must begin with postgresql://")
+    said: Settings = {}
+    try:
+        said = {name: str(value) for name, value in conninfo_to_dict(url).items()}
+        is_odd = any("@" in said.get(name, "") for name in ("host", "dbname"))
+        is_odd |= not re.fullmatch(r"[0-9,]*", said.get("port", ""))
+    except psycopg.Error:
+        is_odd = True
+    if is_odd:
+        raise ValueError(
+            "the URL of the database is none: write postgresql://user@host:port/name, and in a"
+            " password %40 for @, %2F for /, %3A for :, %25 for %"
+        )
+    return {**_DEFAULTS, **said, "client_encoding": "UTF8"}
+
+
+def engine(settings: Settings, *, connections: int, read_only: bool) -> Engine:
+    """Returns what keeps so many connections."""
+    return create_engine(
+        "postgresql+psycopg://",
+        creator=partial(_connect, settings, read_only=read_only),
+        paramstyle="format",  # by position, as `writing.py` hands values over
+        use_native_hstore=False,  # which would be looked for with every connection
+        pool_size=connections,
+        max_overflow=0,
+    )
+
+
+def _connect(settings: Settings, *, read_only: bool) -> DBAPIConnection:
+    connection = psycopg.connect(**settings)  # type: ignore[arg-type]  # all of libpq's are texts
+    # Told to the server with each BEGIN: nothing stays behind that a pooler in between could hand
+    # to somebody else. All that one read asks for, it sees as of one moment.
+    level = psycopg.IsolationLevel
+    connection.isolation_level = level.REPEATABLE_READ if read_only else level.READ_COMMITTED
+    connection.read_only = read_only
+    connection.adapters.register_dumper(str, _Escape)
+    for name in ("text", "varchar"):
+        connection.adapters.register_loader(name, _Unescape)
+    return cast("DBAPIConnection", connection)
+
+
+def check(connection: Connection) -> None:
+    """Raises StoreError if a server would not keep what it is given, or not as it is given."""
+    version, encoding, flushes = connection.execute(_SERVER).one()
+    major = int(version) // 10_000
+    if major < VERSION_MIN:
+        raise StoreError(
+            f"the server is PostgreSQL {major}; {VERSION_MIN} is the oldest that serves"
+        )
+    if encoding != "UTF8":
+        raise StoreError(
+            f"the database is in {encoding}: make one with CREATE DATABASE … ENCODING 'UTF8'"
+            " TEMPLATE template0"
+        )
+    if flushes == "off":
+        raise StoreError(
+            "the database answers before it has written: ALTER DATABASE … SET"
+            " synchronous_commit = on"
+        )
+
+
+# PostgreSQL's texts hold every character but U+0000, which people and agents may send all the same.
+# It is kept as two others, of which the first is one that nobody writes; and that, doubled.
+_NUL, _MARK = "\0", "\x1a"
+
+
+class _Escape(StrDumperUnknown):
+    """Says texts to the server."""
+
+    def dump(self, obj: str) -> Buffer | None:
+        """Returns a text as the server keeps it."""
+        if _NUL in obj or _MARK in obj:
+            obj = obj.replace(_MARK, _MARK + _MARK).replace(_NUL, _MARK + "0")
+        return super().dump(obj)
+
+
+class _Unescape(TextLoader):
+    """Hears texts from the server."""
+
+    def load(self, data: Buffer) -> str:
+        """Returns a text as it was given."""
+        said = bytes(data).decode()
+        return _KEPT.sub(_meant, said) if _MARK in said else said
+
+
+_KEPT = re.compile(f"{_MARK}(.)")
+
+
+def _meant(kept: re.Match[str]) -> str:
+    return _NUL if kept[1] == "0" else kept[1]
