@@ -440,8 +440,8 @@ class Store(Protocol):
         visible later has a lower position than what was returned.
         """
 
-    async def others_on(self, host_ids: Collection[str]) -> list[Stored]:
-        """Returns other sessions' open workflows that have to do with one of some hosts.
+    async def open_naming(self, host_ids: Collection[str]) -> list[Stored]:
+        """Returns all open workflows, whosesoever, that have to do with one of some hosts.
 
         That is, a task of theirs names it, or had an attempt there, or one that it fenced: those of
         which `coordinator.runtime.draining.names` is true. In order of creation.

@@ -438,13 +438,12 @@ class MemoryStore:
         found = await self.events(after=after, limit=limit)
         return [(entry.workflow_id, entry.position) for entry in found]
 
-    async def others_on(self, host_ids: Collection[str]) -> list[Stored]:
-        """Returns other sessions' open workflows that have to do with one of some hosts."""
+    async def open_naming(self, host_ids: Collection[str]) -> list[Stored]:
+        """Returns all open workflows that have to do with one of some hosts."""
         return [
             record.stored()
             for record in self._kept.records.values()
-            if self._is_others(record)
-            and not record.workflow.settled
+            if not record.workflow.settled
             and any(names(record.workflow, host_id) for host_id in host_ids)
         ]
 
