@@ -156,6 +156,7 @@ class Loop:
         self._watermarks = Watermarks(self._committed.get)
         self._next_intent = 1
         self._intents_end: int | None = None
+        self._highest_intent = 0  # of what was claimed: intents of a workflow only rise
         self._coming: list[Claim] = []  # that are to be taken up
         self._others_floor = UNHEARD if store.shared else NOBODYS
         self._owner_epoch = 0
@@ -186,6 +187,7 @@ class Loop:
         self._owner_epoch = max(self._owner_epoch, claim.owner_epoch)
         for stored in claim.workflows:
             workflow = stored.workflow
+            self._highest_intent = max(self._highest_intent, _highest_intent(workflow))
             everything = range(len(workflow.nodes))
             self._committed[workflow.id] = self._decided[workflow.id] = workflow
             self._note_late(workflow, everything)
@@ -498,7 +500,9 @@ class Loop:
 
     async def _has_intents(self) -> bool:
         """Returns whether there are enough for any batch, once more were taken if need be."""
-        if self._intents_end is None or self._next_intent + INTENTS_SPARE <= self._intents_end:
+        if self._intents_end is None or (
+            self._highest_intent < self._next_intent <= self._intents_end - INTENTS_SPARE
+        ):
             return True
         try:
             first, end = await self._store.take_intents()
@@ -694,6 +698,11 @@ def in_flight(workflows: Iterable[Workflow], host_id: str) -> Iterator[tuple[Wor
 def _sends(workflow: Workflow) -> Iterator[Delivery]:
     """Yields what a workflow still asks of hosts."""
     return (c for c in outstanding(workflow) if isinstance(c, Delivery))
+
+
+def _highest_intent(workflow: Workflow) -> int:
+    """Returns the highest intent that a workflow ever had."""
+    return max((a.intent for _, task in workflow.tasks() for a in task.attempts), default=0)
 
 
 def _is_late(node: Task | Group) -> bool:
