@@ -21,7 +21,8 @@ from tests.simulation.world import Violation, World
 @click.option("--seed", default=1, show_default=True, help="The first seed.")
 @click.option("--runs", default=200, show_default=True, help="How many seeds.")
 @click.option("--store", type=click.Choice(sorted(STORES)), default="model", show_default=True)
-def main(seed: int, runs: int, store: str) -> None:
+@click.option("--several", is_flag=True, help="Several coordinators on one store, a model.")
+def main(seed: int, runs: int, store: str, *, several: bool) -> None:
     """Play clusters under one seed each, and check every invariant."""
     if runs > 1:
         logging.disable(logging.CRITICAL)
@@ -31,11 +32,13 @@ def main(seed: int, runs: int, store: str) -> None:
     broken: list[int] = []
     for number in range(seed, seed + runs):
         try:
-            report = World(number, store=STORES[store], verbose=runs == 1).run()
+            world = World(number, store=STORES[store], several=several, verbose=runs == 1)
+            report = world.run()
         except Violation as violation:
             broken.append(number)
             click.echo(f"{violation}")
-            click.echo(f"  replay: make simulate SEED={number} RUNS=1 ARGS='--store {store}'")
+            arguments = "--several" if several else f"--store {store}"
+            click.echo(f"  replay: make simulate SEED={number} RUNS=1 ARGS='{arguments}'")
             continue
         settled.update(report.settled.values())
         deaths += report.deaths

@@ -1,4 +1,4 @@
-"""How engines, operators and owners call the coordinator: over a network that loses and repeats.
+"""How engines, operators and owners call coordinators: over a network that loses and repeats.
 
 A caller asks again, under the same request id, until it is answered. The desk keeps both ends of
 each request: what the services did with it, each time that it reached them, and what the caller was
@@ -31,7 +31,9 @@ class Desk:
     """Carries calls to the coordinator."""
 
     network: Network
-    coordinator: CoordinatorNode
+    # Who may answer a call now; raises HostUnreachable if nobody.
+    route: Callable[[str, Message], CoordinatorNode]
+    may_serve: Callable[[CoordinatorNode, str, Message], bool]  # once it has arrived there
     note: Callable[[str], None]
     check: Callable[[], None]  # raises what was found wrong anywhere
     served: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -60,22 +62,24 @@ class Desk:
 
     async def once(self, rpc: str, request: Message, *, at: str) -> Any:
         """Returns the answer to a call; raises also when there is none."""
+        node = self.route(rpc, request)
         return await self.network.call(
-            self.coordinator, lambda: self._serve(rpc, request), at, CALL_TIMEOUT_S
+            node, lambda: self._serve(node, rpc, request), at, CALL_TIMEOUT_S
         )
 
     async def watch(self, rpc: str, request: Message, *, at: str) -> AsyncIterator[Any]:
         """Yields what the coordinator streams, until that breaks; raises CountermandError then."""
-        service = self.coordinator.services.get(rpc)
+        node = self.route(rpc, request)
+        service = node.services.get(rpc)
         if service is None:
             raise HostUnreachable(address="coordinator")
-        async for message in self.network.stream(self.coordinator, service(request, None), at):
+        async for message in self.network.stream(node, service(request, None), at):
             yield message
 
-    async def _serve(self, rpc: str, request: Message) -> Any:
-        """Calls a service in the coordinator's process, and keeps what it did."""
-        service = self.coordinator.services.get(rpc)
-        if service is None:
+    async def _serve(self, node: CoordinatorNode, rpc: str, request: Message) -> Any:
+        """Calls a service in a coordinator's process, and keeps what it did."""
+        service = node.services.get(rpc)
+        if service is None or not self.may_serve(node, rpc, request):
             raise HostUnreachable(address="coordinator")
         outcome, begin_s = IN_DOUBT, asyncio.get_running_loop().time()
         context = SimpleNamespace(invocation_metadata=lambda: ())

@@ -14,9 +14,10 @@ from google.protobuf.message import Message
 
 from countermand.rpc.errors import Bug, CountermandError, HostUnreachable
 from countermand.v1.agent_pb2 import WatchAttemptsRequest, WatchAttemptsResponse
-from tests.simulation.nodes import AgentNode, Died, Node
+from tests.simulation.nodes import AgentNode, Died, Node, node_of
 
 M = TypeVar("M", bound=Message)
+Life = tuple[str, int]  # of a process: its name, and which of its lives it is
 
 LATE_S = 90.0  # how much later a repeated request may arrive
 
@@ -39,8 +40,11 @@ class Weather(Protocol):
     def late_s(self) -> float:
         """Returns how much later."""
 
-    def sent(self, rpc: str, request: Message) -> None:
+    def sent(self, host: str, rpc: str, request: Message) -> None:
         """Hears of every request that leaves a coordinator."""
+
+    def taken(self, host: str, rpc: str, request: Message, sender: Life | None) -> None:
+        """Hears of every request that an agent did not refuse."""
 
 
 class _Deadline(HostUnreachable):
@@ -56,9 +60,9 @@ class Network:
         self._agents = agents
         self._tasks: dict[asyncio.Task[Any], None] = {}
 
-    def connect(self, address: str) -> Line:
-        """Returns a connection to an agent."""
-        return Line(self, address)
+    def connect(self, address: str, *, way: str = "") -> Line:
+        """Returns a connection to an agent, by a way of its own if it has one."""
+        return Line(self, address, way or address)
 
     async def call(self, node: Node, method: Callable[[], Any], host: str, timeout_s: float) -> Any:
         """Carries one call to a node and its answer back; raises CountermandError."""
@@ -173,24 +177,29 @@ async def _run(method: Callable[[], Any]) -> Any:
 class Line:
     """A coordinator's connection to one agent."""
 
-    def __init__(self, network: Network, address: str) -> None:
+    def __init__(self, network: Network, address: str, way: str) -> None:
         self._network = network
         self._address = address
+        self._way = way  # where it may be cut
 
     async def call(
         self, rpc: str, request: Message, *, timeout_s: float, traceparent: str = ""
     ) -> Any:
         """Returns the response of one unary call."""
-        self._network.weather.sent(rpc, request)
+        self._network.weather.sent(self._address, rpc, request)
         agent = self._network._agents(self._address)
         payload = request.SerializeToString()
+        node = node_of()
+        sender = (node.name, node.life) if node else None
 
-        def method() -> Any:
+        async def method() -> Any:
             if agent.service is None:  # it has not come up yet
                 raise HostUnreachable(address=self._address)
-            return getattr(agent.service, rpc)(type(request).FromString(payload), None)
+            answer = await getattr(agent.service, rpc)(type(request).FromString(payload), None)
+            self._network.weather.taken(self._address, rpc, request, sender)
+            return answer
 
-        return await self._network.call(agent, method, self._address, timeout_s)
+        return await self._network.call(agent, method, self._way, timeout_s)
 
     async def watch(self, request: WatchAttemptsRequest) -> AsyncIterator[WatchAttemptsResponse]:
         """Yields what the agent streams, until the stream breaks."""
@@ -198,7 +207,7 @@ class Line:
         if agent.service is None:
             raise HostUnreachable(address=self._address)
         stream = agent.service.WatchAttempts(request, None)
-        async for message in self._network.stream(agent, stream, self._address):
+        async for message in self._network.stream(agent, stream, self._way):
             yield message
 
     async def close(self) -> None:

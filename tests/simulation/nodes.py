@@ -12,6 +12,7 @@ import contextvars
 import random
 import sqlite3
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,8 +32,15 @@ from coordinator.api.tokens import Tokens
 from coordinator.api.workflow_service import WorkflowService
 from coordinator.owners.routing import Routing
 from coordinator.runtime.loop import Loop
-from coordinator.runtime.ports import Change, HostRecord, Store
+from coordinator.runtime.ports import (
+    Change,
+    HostRecord,
+    Store,
+    StoreError,
+    StoreFencedError,
+)
 from coordinator.runtime.retention import RETENTION
+from coordinator.runtime.session import Keeper
 from coordinator.runtime.watch import Watches
 from countermand.v1.attempt_pb2 import Progress
 from tests.simulation.clock import VirtualClock
@@ -50,6 +58,11 @@ class Died(BaseException):
 _NODE: contextvars.ContextVar[Node | None] = contextvars.ContextVar("node", default=None)
 
 
+def node_of(context: contextvars.Context | None = None) -> Node | None:
+    """Returns the process that a context belongs to, or the one that this is running in."""
+    return _NODE.get() if context is None else context.get(_NODE)
+
+
 class Node:
     """A process: alive or dead, with its tasks."""
 
@@ -59,6 +72,7 @@ class Node:
         self.world = world
         self.alive = False
         self.life = 0
+        self.held: list[Callable[[], None]] | None = None  # what waits while it is frozen
         self._tasks: dict[asyncio.Task[Any], None] = {}
 
     def begin_life(self) -> None:
@@ -78,6 +92,20 @@ class Node:
         self._tasks[task] = None
         task.add_done_callback(lambda done: self._tasks.pop(done, None))
 
+    def freeze(self) -> None:
+        """Stops the process where it is; see `freezing.py`."""
+        if self.alive and self.held is None:
+            self.held = []
+            self.world.note(f"{self.name} is frozen")
+
+    def resume(self) -> None:
+        """Lets a frozen process go on."""
+        held, self.held = self.held, None
+        if held is not None:
+            self.world.note(f"{self.name} goes on")
+        for release in held or ():
+            release()
+
     def check(self) -> None:
         """Raises if the node is dead."""
         if not self.alive:
@@ -93,6 +121,7 @@ class Node:
             return
         self.alive = False
         self.world.note(f"{self.name} dies")
+        self.resume()  # what was held back unwinds, and has no effect
         for task in tuple(self._tasks):
             task.cancel()
         self.world.died(self)
@@ -113,7 +142,7 @@ def task_factory(
     context: contextvars.Context | None = None,
 ) -> asyncio.Task[Any]:
     """Makes tasks, and tells each node of its own."""
-    node = context.get(_NODE) if context is not None else _NODE.get()
+    node = node_of(context)
     task = asyncio.Task(coroutine, loop=loop, context=context)
     if node is not None:
         node.adopt(task)
@@ -152,6 +181,13 @@ class Surroundings:
 
     def host_kept(self, record: HostRecord) -> None:
         """Hears what a coordinator has stored of a host."""
+
+    def cut_from_store(self, node: Node) -> float:
+        """Returns after how long a call to a shared store fails; 0: it does not."""
+        return 0.0
+
+    def stored(self, node: Node, rpc: str, args: Sequence[Any], answer: Any) -> None:
+        """Hears of each call to a shared store that was answered."""
 
     def listening(self) -> None:
         """Hears that a coordinator begins to listen to owners of external tasks."""
@@ -316,7 +352,10 @@ HOST_RPCS = ("ListHosts", "DrainHost", "AcceptHost")
 
 
 class _Store:
-    """A store that takes time, in a process that may die before or after a commit."""
+    """A store that takes time, in a process that may die before or after a commit.
+
+    A shared one may refuse what is to be committed: what must hold is asked once it was taken.
+    """
 
     def __init__(self, node: Node, inner: Store) -> None:
         self._node = node
@@ -324,15 +363,26 @@ class _Store:
         self.shared = inner.shared
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        async def call(*args: object, **kwargs: object) -> object:
+        async def call(*args: Any, **kwargs: Any) -> object:
+            world = self._node.world
             await self._pause()
-            if name == "commit":
-                self._node.world.committing(args[0])  # type: ignore[arg-type]
+            if self.shared and (wait_s := world.cut_from_store(self._node)):
+                await asyncio.sleep(wait_s)
+                self._node.check()
+                raise StoreError("it cannot be reached")
+            if name == "commit" and not self.shared:
+                world.committing(args[0])
             value = await getattr(self._inner, name)(*args, **kwargs)
+            if self.shared:
+                world.stored(self._node, name, args, value)
             if name == "commit":
-                self._node.world.committed(args[0])  # type: ignore[arg-type]
-            elif name == "change_host" and value is not None and value[1]:  # type: ignore[index]
-                self._node.world.host_kept(value[0])  # type: ignore[index]
+                if self.shared:
+                    world.committing(args[0])
+                world.committed(args[0])
+            elif name == "put_host":
+                world.host_kept(args[0])
+            elif name == "change_host" and value is not None and value[1]:
+                world.host_kept(value[0])
             await self._pause()
             return value
 
@@ -355,9 +405,12 @@ class CoordinatorNode(Node):
         connect: Connect,
         hosts: Sequence[str],
         forget_s: float,
+        name: str = "coordinator",
+        is_shared: bool = False,
     ) -> None:
         """Begins dead."""
-        super().__init__("coordinator", world)
+        super().__init__(name, world)
+        self._is_shared = is_shared  # the store, by several coordinators
         self._open_store = open_store
         self._connect = connect
         self._hosts = hosts
@@ -365,17 +418,29 @@ class CoordinatorNode(Node):
         # Whether there are owners of external tasks. Where there are none, nothing is asked of the
         # store for them: what it takes is drawn, and seeds should stay what they are.
         self.has_owners = False
+        # Whether it sends nothing once its lease may be over. No correctness rests on that.
+        self.trusts_clock = True
         self.services: dict[str, Callable[..., Any]] = {}  # by the name of the RPC
         self.loop: Loop | None = None
+        self._store: Any = None
 
     async def start(self) -> None:
         """Begins a new life on the same store."""
         self.begin_life()
-        await self.spawn(self._start())
+        starting = self.spawn(self._start())
+        if not self._is_shared:
+            await starting
+            return
+        await asyncio.wait([starting])
+        if not starting.cancelled() and (error := starting.exception()):
+            if not isinstance(error, (StoreError, Died)):
+                raise error
+            self.kill()  # its store cannot be reached: it is started again
 
     async def _start(self) -> None:
         world = self.world
         store: Any = _Store(self, self._open_store())
+        self._store = store
         watches: Watches[Progress] = Watches()
         loop = Loop(store=store, clock=world.clock, chance=world, crash=self.crash, hints=watches)
         opening = await loop.open()
@@ -385,6 +450,9 @@ class CoordinatorNode(Node):
                     HostRecord(id=host, address=host, create_time=world.clock.now())
                 )
 
+        keeper = None
+        if store.shared:
+            keeper = Keeper(store=store, loop=loop, chance=world, session=opening.owner_epoch)
         fleet = Fleet(
             store=store,
             connect=self._connect,
@@ -394,6 +462,7 @@ class CoordinatorNode(Node):
             crash=self.crash,
             ears=ears_of(loop, store, watches.heard_progress),
             forget_s=self._forget_s,
+            trusted=keeper.trusted if keeper and self.trusts_clock else lambda: True,
         )
         assembly = Assembly(
             loop=loop,
@@ -409,7 +478,12 @@ class CoordinatorNode(Node):
             owners = await open_owners(assembly)
         loop.attach(Routing(hosts=fleet, owners=owners) if owners else fleet)
         await fleet.open()
-        asyncio.get_running_loop().create_task(loop.run())
+        if keeper is None:
+            asyncio.get_running_loop().create_task(loop.run())
+        else:
+            asyncio.get_running_loop().create_task(
+                self._run(loop.run(), keeper.run(), fleet.follow(loop.redeliver, keeper.live))
+            )
         workflows = WorkflowService(
             loop=loop, store=store, hosts=fleet, watches=watches, clock=world.clock
         )
@@ -423,6 +497,26 @@ class CoordinatorNode(Node):
             served.append((external_tasks(assembly, owners, tokens), OWNER_RPCS))
         self.loop = loop
         self.services = {rpc: getattr(service, rpc) for service, rpcs in served for rpc in rpcs}
+
+    async def _run(self, *works: Coroutine[Any, Any, None]) -> None:
+        """Does its work until its session has ended: then it stops, and is started again."""
+        try:
+            await asyncio.gather(*works)
+        except StoreFencedError as error:
+            self.world.note(f"{self.name} stops: {error}")
+        finally:
+            self.kill()
+
+    def stop(self) -> None:
+        """Ends its session and then the process; what it does meanwhile is refused."""
+        if self.alive and self._store is not None:
+            self.world.note(f"{self.name} is told to stop")
+            self._stopping = self.spawn(self._stop())
+
+    async def _stop(self) -> None:
+        with suppress(StoreError):
+            await self._store.end_session()
+        self.kill()
 
     def kill(self) -> None:
         """Ends the process."""

@@ -37,6 +37,7 @@ _YET_TO_COME = (TaskState.PENDING, TaskState.READY)
 
 # A host that was chosen before it was drained may still be taken for so long.
 CHOSEN_BEFORE = timedelta(seconds=1)
+HEARD_OF = timedelta(seconds=3)  # where another coordinator has drained it
 CLOCKS_DIFFER = timedelta(milliseconds=1)  # by rounding
 
 
@@ -58,6 +59,8 @@ class Promises:
     # Workflows in which people made up for what an owner did or may have done. Once it is tried
     # again, its record tells of that no more: the arrays do.
     marked: set[str] = field(default_factory=set)
+    # Of several coordinators: since when the one that commits hears what others do.
+    hears_since: datetime | None = None
 
     # -- transactions ---------------------------------------------------------------------------
 
@@ -153,6 +156,8 @@ class Promises:
         since = self.draining.get(host)
         if since is None or entry.time <= since + CHOSEN_BEFORE:
             return
+        if self.hears_since and entry.time <= max(since, self.hears_since) + HEARD_OF:
+            return
         spec, task = workflow.plan.task(entry.task), workflow.task(entry.task)
         named = {spec.host, *spec.candidates} - {""}
         wanted = any(each.field == HOST_FIELD for each in task.patch)
@@ -162,8 +167,11 @@ class Promises:
 
     # -- requests -------------------------------------------------------------------------------
 
-    def check_sent(self, rpc: str, name: AttemptName, intent: int) -> None:
-        """Asserts I5: a committed intent describes what leaves a coordinator."""
+    def check_sent(self, rpc: str, name: AttemptName, intent: int, epoch: int) -> None:
+        """Asserts I5: a committed intent describes what leaves a coordinator.
+
+        Of one that does not know yet that it is not in charge agents refuse what does not fit.
+        """
         workflow = self.workflows.get(name.workflow_id)
         assert workflow is not None, f"I5: {rpc} for {name}: there is no such workflow"
         task = workflow.task(workflow.plan.by_name[name.task_id])
@@ -174,7 +182,8 @@ class Promises:
         lost = name.workflow_id in self.replaced.get(attempt.host, ())
         assert not lost, f"S-Z10: {held}, whose pool is another one"
         assert attempt.intent == intent, f"I5: {name} goes out with another intent"
-        if rpc != "CancelAttempt" and attempt.kind is AttemptKind.ACTION:
+        is_stale = epoch < workflow.owner_epoch
+        if rpc != "CancelAttempt" and attempt.kind is AttemptKind.ACTION and not is_stale:
             paused = workflow.state is WorkflowState.PAUSED
             assert not paused, f"S-A1: {rpc} for {name} leaves while {workflow.id} is PAUSED"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,8 +24,8 @@ NewId = Callable[[], str]
 class Storage(Protocol):
     """What is durable, and how a new life of the coordinator opens it."""
 
-    def open(self, new_id: NewId) -> Store:
-        """Returns a store on what is there."""
+    def open(self, new_id: NewId, name: str = "") -> Store:
+        """Returns a store on what is there, for a coordinator of a name."""
 
     def died(self) -> None:
         """Hears that the process which had it open is gone."""
@@ -48,33 +49,36 @@ class Storage(Protocol):
 class Model:
     """Keeps everything in memory."""
 
-    def __init__(self) -> None:
-        """Begins empty."""
-        self._kept = Kept()
+    def __init__(self, now: Callable[[], datetime] | None = None) -> None:
+        """Begins empty; with a clock of its own it is shared."""
+        self.kept = Kept()
+        self._now = now
 
-    def open(self, new_id: NewId) -> Store:
+    def open(self, new_id: NewId, name: str = "") -> Store:
         """Returns a store on what is there."""
-        return MemoryStore(self._kept, new_id=new_id)
+        if self._now is None:
+            return MemoryStore(self.kept, new_id=new_id)
+        return MemoryStore(self.kept, new_id=new_id, shared=True, now=self._now, name=name)
 
     def died(self) -> None:
         """Has nothing to let go of."""
 
     def workflow(self, workflow_id: str) -> Workflow | None:
         """Returns a workflow as committed."""
-        record = self._kept.records.get(workflow_id)
+        record = self.kept.records.get(workflow_id)
         return record.workflow if record else None
 
     def workflows(self) -> list[Workflow]:
         """Returns every workflow as committed."""
-        return [record.workflow for record in self._kept.records.values()]
+        return [record.workflow for record in self.kept.records.values()]
 
     def events(self) -> list[StoredEntry]:
         """Returns the whole history."""
-        return self._kept.events
+        return self.kept.events
 
     def evidence(self) -> list[tuple[str, str]]:
         """Returns what hosts are still to be told to forget."""
-        return [(host, workflow) for workflow, host in self._kept.evidence]
+        return [(host, workflow) for workflow, host in self.kept.evidence]
 
     def close(self) -> None:
         """Has nothing to throw away."""
@@ -89,7 +93,7 @@ class Sqlite:
         self._path = Path(self._folder.name) / "coordinator.sqlite"
         self._store: SqlStore | None = None
 
-    def open(self, new_id: NewId) -> Store:
+    def open(self, new_id: NewId, name: str = "") -> Store:
         """Returns a store on what is there."""
         self._store = SqlStore(sqlite(self._path), Inline(), new_id=new_id)
         return self._store

@@ -15,15 +15,17 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from google.protobuf.message import Message
 
 from agent.drivers.driver import Format, Work
 from agent.drivers.file import FileDriver
 from coordinator.agents.forgetting import FORGET_S
-from coordinator.runtime.ports import Change, HostRecord
+from coordinator.runtime.ports import Change, Claim, HostRecord, Opening
 from coordinator.saga.spec import owner_of
 from coordinator.saga.states import TaskState, WorkflowState
 from coordinator.saga.workflow import Workflow
@@ -37,17 +39,21 @@ from tests.simulation.accounts import Accounts
 from tests.simulation.clock import VirtualClock, VirtualLoop
 from tests.simulation.desk import DONE, IN_DOUBT, Desk
 from tests.simulation.disk import Disk, LiveFiles
+from tests.simulation.freezing import FreezableLoop
 from tests.simulation.means import OwnersWorld
-from tests.simulation.network import Network
-from tests.simulation.nodes import AgentNode, CoordinatorNode, Node, task_factory
+from tests.simulation.network import Life, Network
+from tests.simulation.nodes import AgentNode, CoordinatorNode, Node, node_of, task_factory
 from tests.simulation.operators import Helper, Operator
 from tests.simulation.owners import OwnerNode
 from tests.simulation.promises import Promises, told
+from tests.simulation.replicas import Several, Trouble, count_of, trusts_clock
+from tests.simulation.sessions import Sessions
 from tests.simulation.stores import Model, Storage
 
 HOSTS = ("host-a", "host-b", "host-c")
 STORM_S = 90.0  # how long things fail
 FORGETTING_S = 300.0  # how long evidence may stay once everything has settled
+CLEANING_S = 300.0  # and how long the store may keep sessions that are over
 PATIENCE_S = 3600.0  # and how long everything may take to come right afterwards
 REFUSED_S = 4.0  # after which a workflow that was refused its images, or its hosts, is tried again
 REFUSALS_MAX = 20  # of one that does not wait in line for images: then it is given up
@@ -70,6 +76,8 @@ class Faults:
     cut_every_s: float = 30.0
     cut_s_max: float = 25.0
     forget_s: float = FORGET_S  # how often agents are told to forget; 0: never
+    # Where there are several coordinators.
+    trouble: Trouble = field(default_factory=Trouble)
     # When an agent starts again.
     journal_lost: float = 0.0
     pool_lost_too: float = 0.0
@@ -89,7 +97,7 @@ class Report:
 
 
 class World(OwnersWorld):
-    """A cluster of one coordinator and three agents, and perhaps of owners of external tasks."""
+    """A cluster of one coordinator, or several, and three agents, perhaps with owners of tasks."""
 
     def __init__(
         self,
@@ -99,20 +107,21 @@ class World(OwnersWorld):
         store: Callable[[], Storage] = Model,
         plain: float = workload.PLAIN_WORLDS,
         external: float = workload.EXTERNAL_WORLDS,
+        several: bool = False,
         verbose: bool = False,
     ) -> None:
-        """Draws everything from the seed."""
+        """Draws everything from the seed; with several coordinators, how many as well."""
         self.seed = seed
         self.faults = faults
         self.verbose = verbose
         self.chance = random.Random(seed)
-        self.loop = VirtualLoop()
+        self.loop = FreezableLoop() if several else VirtualLoop()
         self.clock = VirtualClock(self.loop)
         self.calm = False
         self.deaths = 0
         self.violation: Violation | None = None
         self.settled: dict[str, WorkflowState] = {}
-        self.storage = store()
+        self.storage: Storage = Model(self._store_now) if several else store()
         self._trace = hashlib.sha256()
         self._cut_until = dict.fromkeys((*HOSTS, "coordinator"), 0.0)
         self._ledger = effects.Ledger()
@@ -122,19 +131,23 @@ class World(OwnersWorld):
             host: AgentNode(host, self, capacity_bytes=self.chance.choice((1 << 20, 200_000)))
             for host in HOSTS
         }
-        self.coordinator = CoordinatorNode(
-            self,
-            open_store=lambda: self.storage.open(self.new_id),
-            connect=self.network.connect,
-            hosts=HOSTS,
-            forget_s=faults.forget_s,
-        )
+        names = [f"coordinator-{number}" for number in range(1, count_of(seed) + 1)]
+        self.coordinators = [self._coordinator(name) for name in names if several] or [
+            self._coordinator()
+        ]
+        self.coordinator = self.coordinators[0]
+        self.several = self._several() if several else None
         self.accounts = Accounts(committed=self.promises.workflows, now=self.loop.time)
         self.desk = Desk(
-            self.network, self.coordinator, self.note, self._check, listener=self._served
+            self.network,
+            self._route,
+            self._may_serve,
+            self.note,
+            self._check,
+            listener=self._served,
         )
         # By dice of its own: worlds without owners are what they are without these.
-        is_external = random.Random(f"owners {seed}").random() < external
+        is_external = random.Random(f"owners {seed}").random() < external and not several
         self.load = workload.draw(self.chance, HOSTS, plain=plain, external=is_external)
         self.coordinator.has_owners = bool(self.load.owners)
         self.owners = {
@@ -150,6 +163,44 @@ class World(OwnersWorld):
         self.lost_with_pools: set[str] = set()  # attempts whose effects were lost with a pool
         self.acknowledged: set[str] = set()
         self.cancelled: set[str] = set()
+
+    def _coordinator(self, name: str = "") -> CoordinatorNode:
+        """Returns the coordinator, or one of several by its name, each with ways of its own."""
+        node = CoordinatorNode(
+            self,
+            open_store=lambda: self.storage.open(self.new_id, name),
+            connect=lambda host: self.network.connect(host, way=f"{name} {host}" if name else host),
+            hosts=HOSTS,
+            forget_s=self.faults.forget_s,
+            name=name or "coordinator",
+            is_shared=bool(name),
+        )
+        node.trusts_clock = trusts_clock(self.seed)
+        return node
+
+    def _several(self) -> Several:
+        return Several(
+            nodes=self.coordinators,
+            sessions=Sessions(now=self._store_now),
+            chance=self.chance,
+            time=self.loop.time,
+            note=self.note,
+        )
+
+    def _store_now(self) -> datetime:
+        """Returns the time by the clock of a shared store."""
+        return self.clock.now() + (self.several.ahead if self.several else timedelta())
+
+    def _route(self, rpc: str, request: Message) -> CoordinatorNode:
+        """Returns who may answer a call."""
+        if self.several is None:
+            return self.coordinator
+        return self.several.route(rpc, request, self.promises.workflows)
+
+    def _may_serve(self, node: CoordinatorNode, rpc: str, request: Message) -> bool:
+        """Returns whether a call has arrived where it can be answered."""
+        several, known = self.several, self.promises.workflows
+        return several is None or several.may_serve(node, rpc, request, known)
 
     def broken(self, what: str) -> Violation:
         """Returns what to raise, and keeps it: whoever raises it may be in a task of a node."""
@@ -199,10 +250,10 @@ class World(OwnersWorld):
     @property
     def _nodes(self) -> tuple[Node, ...]:
         """Returns every process, in the order in which they are started."""
-        return (*self.agents.values(), self.coordinator, *self.owners.values())
+        return (*self.agents.values(), *self.coordinators, *self.owners.values())
 
     def _end(self) -> None:
-        for node in (self.coordinator, *self.agents.values(), *self.owners.values()):
+        for node in (*self.coordinators, *self.agents.values(), *self.owners.values()):
             node.kill()
         pending = asyncio.all_tasks(self.loop)
         for task in pending:
@@ -224,6 +275,7 @@ class World(OwnersWorld):
             self._cutter(),
             *((self._accepter(),) if self.faults.journal_lost else ()),
             *(Operator(self, self.desk, HOSTS).work() for _ in range(self.load.operators)),
+            *(self.several.storm(self.faults.trouble) if self.several else ()),
         ]
         raging = [asyncio.ensure_future(each) for each in storm]
         await self._wait(STORM_S, (*engines, *raging))
@@ -231,11 +283,15 @@ class World(OwnersWorld):
             each.cancel()
         self.calm = True
         self.note("calm")
+        if self.several:
+            self.several.calm()
         for node in self._nodes:
             if not node.alive:
                 await node.start()
         helper = asyncio.ensure_future(Helper(self, self.desk, HOSTS).work())
         await self._until_settled((*engines, helper))
+        if self.several:
+            await self._until_sessions_are_gone(self.several, (*engines, helper))
         if self.faults.forget_s:
             await self._until_forgotten((*engines, helper))
         helper.cancel()
@@ -268,6 +324,21 @@ class World(OwnersWorld):
             if self.loop.time() > STORM_S + PATIENCE_S:
                 waiting = "; ".join(map(told, self.open_workflows()))
                 raise self.broken(f"never settled: {waiting or 'a start is never answered'}")
+
+    async def _until_sessions_are_gone(
+        self, several: Several, working: Sequence[asyncio.Future[None]]
+    ) -> None:
+        """Waits until the store keeps nothing of lives that are over, and no line is left."""
+        until = self.loop.time() + CLEANING_S
+        assert isinstance(self.storage, Model)
+        while True:
+            kept = self.storage.kept.sessions
+            living = {each.name for each in several.nodes if each.alive}
+            if sorted(each.name for each in kept.values()) == sorted(living):
+                return
+            if self.loop.time() > until:
+                raise self.broken(f"sessions: {kept} are kept, and {living} live")
+            await self._wait(1.0, working)
 
     async def _until_forgotten(self, working: Sequence[asyncio.Future[None]]) -> None:
         """Waits until no agent keeps evidence of anything, and none is known to."""
@@ -302,9 +373,15 @@ class World(OwnersWorld):
     async def _cutter(self) -> None:
         while True:
             await asyncio.sleep(self.chance.expovariate(1 / self.faults.cut_every_s))
-            host = self.chance.choice((*HOSTS, *self.owners))
+            host = self.chance.choice((*HOSTS, *self.owners, *self._ways()))
             self._cut_until[host] = self.loop.time() + self.chance.random() * self.faults.cut_s_max
             self.note(f"{host} is cut off")
+
+    def _ways(self) -> Iterator[str]:
+        """Yields what may be cut of several coordinators: one, or its way to one host."""
+        for node in self.coordinators if self.several else ():
+            yield node.name
+            yield from (f"{node.name} {host}" for host in HOSTS)
 
     async def _accepter(self) -> None:
         """Somebody who looks at hosts that are held, and accepts them sooner or later."""
@@ -321,6 +398,7 @@ class World(OwnersWorld):
         if draw < faults.journal_lost:
             self.note(f"{agent.name} loses its journal")
             agent.lose_journal()
+            self._journal_changed(agent)
             self.promises.rewound.discard(agent.name)
             if self.chance.random() < faults.pool_lost_too:
                 self.promises.pool_replaced(agent.name)
@@ -332,7 +410,12 @@ class World(OwnersWorld):
             agent.copy_journal()
         elif agent.copy is not None and self.chance.random() < faults.journal_restored:
             self.note(f"{agent.name} has an older journal")
+            self._journal_changed(agent)
             self.promises.journal_restored(agent.name, agent.restore_journal())
+
+    def _journal_changed(self, agent: AgentNode) -> None:
+        if self.several:
+            self.several.sessions.forget(agent.name)
 
     def died(self, node: Node) -> None:
         """Has a dead node started again after a while."""
@@ -341,14 +424,15 @@ class World(OwnersWorld):
             self.loop.call_soon(self._ledger.recount, node.name, node.disk)
         elif isinstance(node, CoordinatorNode):
             self.storage.died()
-        if not self.calm:
-            down_s = self.chance.random() * self.faults.down_s_max
+        # Also once all is calm one that could not renew in time hears of it, and stops.
+        if not self.calm or (self.several and node in self.coordinators):
+            down_s = self.chance.random() * (1.0 if self.calm else self.faults.down_s_max)
             # In no process: it is called in the one that has just died.
             context = contextvars.Context()
             self.loop.call_later(down_s, self._restart, node, context=context)
 
     def _restart(self, node: Node) -> None:
-        if not node.alive and not self.calm:
+        if not node.alive and (not self.calm or self.several):
             self.note(f"{node.name} starts")
             self._starting = self.loop.create_task(node.start())
 
@@ -364,8 +448,10 @@ class World(OwnersWorld):
         """Returns whether a message is lost."""
         if self.calm:
             return False
+        # A way of several coordinators' is as good as both its ends, too.
+        places = (host, *host.split(" ")) if " " in host else (host,)
         return (
-            self._cut_until[host] > self.loop.time()
+            any(self._cut_until.get(place, 0.0) > self.loop.time() for place in places)
             or self.chance.random() < self.faults.message_lost
         )
 
@@ -450,12 +536,15 @@ class World(OwnersWorld):
         if self.verbose:
             print(line)
 
-    def sent(self, rpc: str, request: Message) -> None:
+    def sent(self, host: str, rpc: str, request: Message) -> None:
         """Checks what leaves a coordinator."""
         if isinstance(request, ForgetRequest):
             self.note(f"Forget below {request.low_watermark}: {', '.join(request.workflows)}")
             with self.asserting():
                 self.promises.check_forgotten(request)
+                if self.several:
+                    mark = request.low_watermark
+                    self.several.sessions.forgets(host, mark, self.open_workflows())
         header = getattr(request, "header", None)
         if header is None:
             return
@@ -463,7 +552,39 @@ class World(OwnersWorld):
         name = parse_attempt(header.attempt)
         assert name is not None, header.attempt
         with self.asserting():
-            self.promises.check_sent(rpc, name, header.intent_sequence)
+            intent, epoch = header.intent_sequence, header.owner_epoch
+            self.promises.check_sent(rpc, name, intent, epoch)
+            if self.several:
+                self.several.sessions.sent(_life(), name, epoch, intent)
+
+    def taken(self, host: str, rpc: str, request: Message, sender: Life | None) -> None:
+        """Checks what an agent has taken."""
+        if self.several is None or sender is None:
+            return
+        header = getattr(request, "header", None)
+        epoch = header.owner_epoch if header else getattr(request, "owner_epoch", 0)
+        name = parse_attempt(header.attempt if header else getattr(request, "name", ""))
+        if name is not None and epoch:
+            self.note(f"{host} takes {rpc} {name} epoch {epoch} of {sender[0]}")
+            with self.asserting():
+                self.several.sessions.taken(host, sender, name.workflow_id, epoch)
+
+    def cut_from_store(self, node: Node) -> float:
+        """Returns after how long a call to a shared store fails; 0: it does not."""
+        return self.several.cut_from_store(node) if self.several else 0.0
+
+    def stored(self, node: Node, rpc: str, args: Sequence[Any], answer: Any) -> None:
+        """Checks I6 of what a shared store has answered."""
+        assert self.several is not None
+        life = (node.name, node.life)
+        if self.verbose and rpc in ("open", "claim", "end_session", "take_intents"):
+            self.note(f"{node.name}: {rpc} {_answer_told(answer)}")
+        with self.asserting():
+            if rpc == "commit":
+                self.promises.hears_since = self.several.hears_since(node)
+                self.several.sessions.committed(life, args[0])
+            else:
+                self.several.sessions.answered(life, rpc, answer)
 
     def committing(self, changes: Sequence[Change]) -> None:
         """Checks what a coordinator is about to commit."""
@@ -549,9 +670,10 @@ class World(OwnersWorld):
         with self.asserting():
             effects.check_disks(disks, self.load, workflows, leftovers, lost=self.lost_with_pools)
             self.accounts.check_end(workflows, leftovers)
-        assert self.coordinator.loop is not None
-        if lines := self.coordinator.loop._locks._lines:
-            raise self.broken(f"locks: somebody stands in line for {sorted(lines)}")
+        for node in self.coordinators:
+            assert node.loop is not None
+            if lines := node.loop._locks._lines:
+                raise self.broken(f"locks: somebody stands in line for {sorted(lines)}")
 
     async def _leftovers(self, workflow_id: str) -> set[str]:
         """Returns the attempts whose effects a workflow lists as left."""
@@ -579,6 +701,19 @@ class World(OwnersWorld):
         for request_id in sorted(self.desk.told - done.keys()):
             if request_id not in self.desk.unrecorded:
                 raise self.broken(f"I8: request {request_id} was answered, and is not done")
+
+
+def _life() -> Life:
+    """Returns the life of the process that this is running in."""
+    node = node_of()
+    assert node is not None
+    return node.name, node.life
+
+
+def _answer_told(answer: Any) -> str:
+    if isinstance(answer, Claim):
+        return f"{[each.workflow.id for each in answer.workflows]} epoch {answer.owner_epoch}"
+    return f"session {answer.owner_epoch}" if isinstance(answer, Opening) else f"{answer}"
 
 
 def _is_undone(workflow: Workflow) -> bool:
