@@ -57,6 +57,15 @@ class Merged:
     submission: Submission | None
 
     @property
+    def takes_images(self) -> bool:
+        """Returns whether it holds images from now on that it did not hold before."""
+        workflow = self.workflow
+        is_new = self.submission is not None
+        if workflow.settled or not workflow.locked or not workflow.locks:
+            return False
+        return is_new or any(isinstance(e.fact, history.LocksTaken) for e in self.history)
+
+    @property
     def settles(self) -> bool:
         """Returns whether the workflow settles by it; what is heard later is written as well."""
         moves = (entry.fact for entry in self.history)
@@ -123,13 +132,19 @@ def merge(changes: Iterable[Change]) -> dict[str, Merged]:
 
 
 def batch_of(
-    merged: Iterable[Merged], changes: Sequence[Change], key_of: Callable[[str], int]
+    merged: Iterable[Merged],
+    changes: Sequence[Change],
+    key_of: Callable[[str], int],
+    session: int = 0,
 ) -> Batch:
-    """Returns the rows to write; `key_of` knows the number of each workflow, old or new."""
+    """Returns the rows to write; `key_of` knows the number of each workflow, old or new.
+
+    The session is the one that owns them all; 0 where nobody else could.
+    """
     batch = Batch()
     for each in merged:
         key = key_of(each.workflow.id)
-        _add_workflow(batch, each, key)
+        _add_workflow(batch, each, key, session)
         _add_groups(batch, each, key)
         _add_locks(batch, each, key)
         _add_attempts(batch, each, key)
@@ -153,10 +168,10 @@ def batch_of(
     return batch
 
 
-def _add_workflow(batch: Batch, each: Merged, key: int) -> None:
+def _add_workflow(batch: Batch, each: Merged, key: int, session: int) -> None:
     """Adds the workflow's own row and those of its leaves."""
     workflow = each.workflow
-    row = workflow_row(workflow, key)
+    row = {**workflow_row(workflow, key), "session": session}
     if each.submission is None:
         batch.workflows.append({**row, "version_before": each.version_before})
         added = {e.task for e in each.history if isinstance(e.fact, history.TaskAdded)}

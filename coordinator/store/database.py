@@ -1,8 +1,8 @@
 """Connections to the database of the store: a file of SQLite's, or a database on PostgreSQL.
 
-All writes of a coordinator go through one connection. SQLite serves one coordinator: a lock file
-beside the database is held for as long as the store is open. On PostgreSQL whoever opens the store
-takes a new epoch, and those before write no more. Where their SQL differs is in `dialects.py`.
+SQLite serves one coordinator: a lock file beside the database is held for as long as the store is
+open. On PostgreSQL there may be several, each with a session: see `sessions.py`. All commits of one
+go through one connection. Where their SQL differs is in `dialects.py`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from coordinator.store.run import READERS
 
 # Only a backup or a person with a shell competes for the file; they are quick, or wrong.
 BUSY_TIMEOUT_S = 5
+
+WRITERS = 2  # one commits, one writes what must not wait for that
 
 _PRAGMAS = (
     "PRAGMA journal_mode = WAL",  # readers and the writer do not wait for each other
@@ -46,6 +48,11 @@ class Database:
     reader: Engine
     lock: Lock | None = None
     check: Callable[[Connection], None] = _nothing  # raises StoreError if it cannot serve us
+
+    @property
+    def shared(self) -> bool:
+        """Returns whether several coordinators may have it open."""
+        return self.lock is None
 
     def take(self) -> None:
         """Keeps others out, where the database cannot tell who writes."""
@@ -97,7 +104,7 @@ def postgres(url: str) -> Database:
     except ValueError as error:
         raise DatabaseInvalid(str(error)) from None
     return Database(
-        writer=server.engine(settings, connections=1, read_only=False),
+        writer=server.engine(settings, connections=WRITERS, read_only=False),
         reader=server.engine(settings, connections=READERS, read_only=True),
         check=server.check,
     )

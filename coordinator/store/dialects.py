@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, ColumnElement, Integer, LargeBinary, Text, literal
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Insert,
+    Integer,
+    LargeBinary,
+    Table,
+    Text,
+    literal,
+)
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -32,6 +43,19 @@ class place_of(FunctionElement[int]):  # noqa: N801 - likewise
         super().__init__(column, literal(looked_for, LargeBinary))
 
 
+class now_us(FunctionElement[int]):  # noqa: N801 - likewise
+    """The time of the database's machine, in microseconds."""
+
+    inherit_cache = True
+    type = BigInteger()
+
+
+def insert_once(table: Table, connection: Connection) -> Insert:
+    """Returns an insertion that leaves out rows whose key is there."""
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    return dialect.insert(table).on_conflict_do_nothing()
+
+
 @compiles(greater_of, "sqlite")
 def _max(element: greater_of, compiler: SQLCompiler, **options: object) -> str:
     return f"max({compiler.process(element.clauses, **options)})"
@@ -40,6 +64,17 @@ def _max(element: greater_of, compiler: SQLCompiler, **options: object) -> str:
 @compiles(greater_of, "postgresql")
 def _greatest(element: greater_of, compiler: SQLCompiler, **options: object) -> str:
     return f"greatest({compiler.process(element.clauses, **options)})"
+
+
+@compiles(now_us, "sqlite")
+def _julian(_element: now_us, _compiler: SQLCompiler, **_: object) -> str:
+    return "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
+
+
+@compiles(now_us, "postgresql")
+def _clock(_element: now_us, _compiler: SQLCompiler, **_: object) -> str:
+    # Not of the transaction's beginning: it may have waited.
+    return "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 
 
 @compiles(place_of, "sqlite")

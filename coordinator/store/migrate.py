@@ -15,7 +15,7 @@ from coordinator.runtime.ports import StoreError
 from coordinator.store.columns import metadata
 from coordinator.store.counters import begin as begin_counters
 
-HEAD = "0014"  # the newest revision in migrations/versions; a test compares
+HEAD = "0015"  # the newest revision in migrations/versions; a test compares
 SCRIPTS = Path(__file__).parent / "migrations"
 
 # As Alembic makes it.
@@ -52,7 +52,7 @@ def migrate(connection: Connection) -> None:
 
 
 def _make(connection: Connection) -> None:
-    """Makes all tables as they are now: no PostgreSQL has a store of before revision 0014."""
+    """Makes all tables as they are now: no PostgreSQL has a store of before revision 0015."""
     metadata.create_all(connection, checkfirst=False)
     begin_counters(connection)
     _version.metadata.create_all(connection, checkfirst=False)

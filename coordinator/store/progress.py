@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from coordinator.runtime.ports import ProgressRecord
-from coordinator.store.epochs import check_epoch
 from coordinator.store.tables import progress, workflows
 
 PARAMETERS_MAX = 500  # of one statement: databases have their own bounds, all of them higher
@@ -21,9 +20,8 @@ _KEY = ("workflow_key", "task_index", "number")
 _REMOVE = delete(progress).where(*(progress.c[name] == bindparam(f"of_{name}") for name in _KEY))
 
 
-def note(epoch: int, records: Sequence[ProgressRecord], connection: Connection) -> None:
+def note(records: Sequence[ProgressRecord], connection: Connection) -> None:
     """Adds or replaces what is known of some attempts; of a workflow that is gone, nothing."""
-    check_epoch(epoch, connection)
     last = {(record.workflow_id, record.task, record.number): record for record in records}
     keys = _keys_of({record.workflow_id for record in records}, connection)
     rows = [

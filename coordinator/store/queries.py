@@ -6,11 +6,11 @@ Lists are in `lists.py`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, bindparam, or_, select
+from sqlalchemy import Connection, RowMapping, Select, bindparam, exists, or_, select
 
 from coordinator.runtime.ports import (
     Request,
@@ -98,11 +98,11 @@ def key_of(connection: Connection, workflow_id: str) -> int | None:
     return found
 
 
-def version_of(workflow_id: str, connection: Connection) -> tuple[int, int]:
-    """Returns the version and owner epoch of a workflow; zeros if there is none."""
-    columns = select(workflows.c.version, workflows.c.owner_epoch)
+def version_of(workflow_id: str, connection: Connection) -> tuple[int, int, int]:
+    """Returns the version, owner epoch and session of a workflow; zeros if there is none."""
+    columns = select(workflows.c.version, workflows.c.owner_epoch, workflows.c.session)
     found = connection.execute(columns.where(workflows.c.id == workflow_id)).one_or_none()
-    return (found[0], found[1]) if found else (0, 0)
+    return (found[0], found[1], found[2]) if found else (0, 0, 0)
 
 
 def submission_of(workflow_id: str, connection: Connection) -> Submission | None:
@@ -116,6 +116,37 @@ def load_open(plans: Plans, connection: Connection) -> dict[int, Stored]:
     """Returns every workflow that is not settled, by key, in order of creation."""
     found = select(workflows.c.key).where(workflows.c.state.in_(_OPEN))
     return _load(plans, sorted(connection.scalars(found)), connection)
+
+
+def load_keys(plans: Plans, keys: Sequence[int], connection: Connection) -> dict[int, Stored]:
+    """Returns whole workflows by their keys, in order of creation."""
+    return _load(plans, sorted(keys), connection)
+
+
+def open_naming(plans: Plans, host_ids: Collection[str], connection: Connection) -> list[Stored]:
+    """Returns the open workflows that may have to do with one of some hosts, and some others."""
+    may_come_there = or_(tasks.c.host.in_([*host_ids, ""]), tasks.c.patch.is_not(None))
+    has_task = exists().where(tasks.c.workflow_key == workflows.c.key, may_come_there)
+    has_attempt = exists().where(
+        attempts.c.workflow_key == workflows.c.key,
+        or_(attempts.c.host.in_(host_ids), attempts.c.fence_host.in_(host_ids)),
+    )
+    found = select(workflows.c.key).where(
+        workflows.c.end_time_us.is_(None), or_(has_task, has_attempt)
+    )
+    return list(_load(plans, sorted(connection.scalars(found)), connection).values())
+
+
+def moves(after: int, limit: int, connection: Connection) -> list[tuple[str, int]]:
+    """Returns whose entries follow a position, as workflow id and position, in order."""
+    found = (
+        select(workflows.c.id, events.c.position)
+        .join_from(events, workflows)
+        .where(events.c.position > after)
+        .order_by(events.c.position)
+        .limit(limit)
+    )
+    return [(row.id, row.position) for row in connection.execute(found)]
 
 
 def load(plans: Plans, workflow_id: str, connection: Connection) -> Stored | None:

@@ -19,7 +19,6 @@ from sqlalchemy import (
 )
 
 from coordinator.saga.workflow import Retention
-from coordinator.store.epochs import check_epoch
 from coordinator.store.tables import events, places, used_ids, webhooks, workflows
 from coordinator.store.texts import micros
 
@@ -56,7 +55,7 @@ _KEEP_IDS = insert(used_ids).from_select(
 _REMOVE = delete(workflows).where(workflows.c.key.in_(_KEYS))
 
 
-def expire(epoch: int, before: datetime, limit: int, connection: Connection) -> int:
+def expire(before: datetime, limit: int, connection: Connection) -> int:
     """Removes workflows that settled before a time or are to go at once; returns how many.
 
     What is to go at once waits for all who read the history, but for no longer than the others.
@@ -66,19 +65,18 @@ def expire(epoch: int, before: datetime, limit: int, connection: Connection) -> 
     at_once = connection.scalars(_AT_ONCE, {"limit": limit})
     oldest = connection.scalars(_OLDEST, {"before": micros(before), "limit": limit})
     keys = list(dict.fromkeys([*at_once, *oldest]))[:limit]
-    return _remove(epoch, keys, connection)
+    return _remove(keys, connection)
 
 
-def clear(epoch: int, workflow_id: str, connection: Connection) -> None:
+def clear(workflow_id: str, connection: Connection) -> None:
     """Removes one settled workflow; an absent one is a success."""
     mine = select(workflows.c.key).where(
         workflows.c.id == workflow_id, workflows.c.end_time_us.is_not(None)
     )
-    _remove(epoch, list(connection.scalars(mine)), connection)
+    _remove(list(connection.scalars(mine)), connection)
 
 
-def _remove(epoch: int, keys: Sequence[int], connection: Connection) -> int:
-    check_epoch(epoch, connection)
+def _remove(keys: Sequence[int], connection: Connection) -> int:
     if not keys:
         return 0
     some = {"keys": keys}

@@ -23,6 +23,9 @@ class Run(Protocol):
     async def write(self, work: Callable[[], T]) -> T:
         """Runs what writes; one at a time, in the order of the calls."""
 
+    async def write_beside(self, work: Callable[[], T]) -> T:
+        """Runs what writes and must not wait for what else is written; one at a time as well."""
+
     async def read(self, work: Callable[[], T]) -> T:
         """Runs what only reads."""
 
@@ -31,7 +34,7 @@ class Run(Protocol):
 
 
 class Threads:
-    """One thread that writes, a few that read.
+    """One thread that writes, one that writes what cannot wait for it, a few that read.
 
     A caller who is cancelled does not stop what has begun: a commit is then made or not made, and
     only the store knows.
@@ -39,6 +42,7 @@ class Threads:
 
     def __init__(self, *, readers: int = READERS, reads_max: int = READS_MAX) -> None:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="store-beside")
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="store-reader")
         self._reads = 0
         self._reads_max = reads_max
@@ -46,6 +50,10 @@ class Threads:
     async def write(self, work: Callable[[], T]) -> T:
         """Runs what writes; one at a time, in the order of the calls."""
         return await asyncio.get_running_loop().run_in_executor(self._writer, work)
+
+    async def write_beside(self, work: Callable[[], T]) -> T:
+        """Runs what writes and must not wait for what else is written; one at a time as well."""
+        return await asyncio.get_running_loop().run_in_executor(self._beside, work)
 
     async def read(self, work: Callable[[], T]) -> T:
         """Runs what only reads; refuses what would only wait."""
@@ -59,7 +67,7 @@ class Threads:
 
     async def close(self) -> None:
         """Lets what has begun end, and takes nothing more."""
-        for executor in (self._readers, self._writer):
+        for executor in (self._readers, self._beside, self._writer):
             await asyncio.to_thread(executor.shutdown)
 
 
@@ -67,6 +75,10 @@ class Inline:
     """Runs everything at once on the caller's thread: the same order each time."""
 
     async def write(self, work: Callable[[], T]) -> T:
+        """Runs what writes."""
+        return work()
+
+    async def write_beside(self, work: Callable[[], T]) -> T:
         """Runs what writes."""
         return work()
 

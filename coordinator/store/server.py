@@ -20,6 +20,8 @@ from coordinator.runtime.ports import StoreError
 
 VERSION_MIN = 15
 
+STANDSTILL_MS = 5_000
+
 Settings = dict[str, str]
 
 # A server that is gone is found out in half a minute, whatever the network says. Written as in a
@@ -31,6 +33,8 @@ _DEFAULTS: Settings = {
     "keepalives_interval": "5",
     "keepalives_count": "3",
     "tcp_user_timeout": "20000",
+    # A coordinator that stands still in the middle of a transaction holds up all others.
+    "options": f"-c idle_in_transaction_session_timeout={STANDSTILL_MS}",
 }
 _SERVER = text(
     "SELECT current_setting('server_version_num'), current_setting('server_encoding'),"

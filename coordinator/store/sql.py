@@ -6,22 +6,31 @@ of a commit are in `writing.py`, those that only read in `queries.py`; the few o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
-from sqlalchemy import Connection, Transaction, delete, func, insert, select, update
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy import Connection, delete, func, insert, select, text, update
 
+from coordinator.runtime.draining import names
+from coordinator.runtime.floors import UNHEARD, Floor
+from coordinator.runtime.locks import Standing
 from coordinator.runtime.ports import (
     AuditEvent,
     Change,
+    Claim,
     HostRecord,
     Known,
+    Letter,
+    LetterAnswer,
     Opening,
+    Ownership,
     ProgressRecord,
     Request,
+    Session,
     StoreConflictError,
     Stored,
     StoredEntry,
@@ -34,15 +43,19 @@ from coordinator.runtime.ports import (
     nobody,
 )
 from coordinator.runtime.webhooks import Origin, WebhookProgress, WebhookRecord
+from coordinator.saga.workflow import Workflow, has_been_on
 from coordinator.store import (
     audit,
     hosts,
+    images,
     left,
+    letters,
     lists,
     positions,
     progress,
     queries,
     retention,
+    sessions,
     webhooks,
 )
 from coordinator.store.batch import (
@@ -54,37 +67,156 @@ from coordinator.store.batch import (
     version_conflict,
 )
 from coordinator.store.database import Database
+from coordinator.store.epochs import check_epoch
 from coordinator.store.migrate import is_empty, migrate
 from coordinator.store.plans import Plans
 from coordinator.store.run import Run
 from coordinator.store.tables import evidence, meta, workflows
+from coordinator.store.transactions import CommitUnknownError, Transactions
 from coordinator.store.writing import StaleError, Writing
 from countermand.rpc.crash import Crash, never
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
-
-class CommitUnknownError(StoreError):
-    """The store lost its database during a commit, which is there or is not: {why}."""
+NEW_KEYS = text("SELECT nextval('workflow_keys') FROM generate_series(1, :count)")
+UNKNOWN_RETRY_S = 0.2  # a database that may have committed something is asked again this often
 
 
 class SqlStore:
     """The store on a database."""
 
-    shared = False
-
     def __init__(
-        self, database: Database, run: Run, *, new_id: Callable[[], str], crash: Crash = never
+        self,
+        database: Database,
+        run: Run,
+        *,
+        new_id: Callable[[], str],
+        crash: Crash = never,
+        name: str = "",
     ) -> None:
+        """Opens nothing yet; the name is the session's, for people."""
         self._database = database
+        self._transactions = Transactions(database, crash)
         self._run = run
         self._new_id = new_id
-        self._crash = crash
+        self._name = name
         self._plans = Plans()
         self._writing = Writing(database.writer.dialect)
-        self._epoch = 0  # of this opening
-        self._next_key = 0  # for the next new workflow
+        self._epoch = 0  # of this opening; where the store is shared, it is the session
+        self._next_key = 0  # for the next new workflow, where the store is not shared
         self._keys: dict[str, int] = {}  # of workflows that are open, by id
+        self._claimed: tuple[int, list[int], Floor] | None = None  # what is not loaded yet
+        self._closing = threading.Event()
+        self._in_doubt = False  # whether something was claimed when the database went away
+
+    @property
+    def shared(self) -> bool:
+        """Returns whether other coordinators may have it open."""
+        return self._database.shared
+
+    # -- sessions ---------------------------------------------------------------------------------
+
+    async def claim(self, limit: int) -> Claim | None:
+        """Takes over open workflows whose owner's session has ended."""
+        if not self.shared:
+            return None  # all of them, since it was opened
+        # What was claimed and could not be read is read first: nobody else ever would.
+        try:
+            claimed = self._claimed or await self._beside(partial(self._claim, limit))
+        except CommitUnknownError:
+            self._in_doubt = True
+            raise
+        self._in_doubt = False
+        epoch, keys, floor = self._claimed = claimed
+        found = await self._read(partial(queries.load_keys, self._plans, keys)) if keys else {}
+        self._claimed = None
+        if not keys:
+            return None
+        self._keys.update((each.workflow.id, key) for key, each in found.items())
+        return Claim(owner_epoch=epoch, workflows=tuple(found.values()), floor=floor)
+
+    async def renew(self, lasts: timedelta, floor: Floor) -> tuple[Session, ...]:
+        """Lets the session last so long from now, by the database's clock; returns all of them."""
+        # Nothing may be forgotten that belongs to what was perhaps claimed.
+        work = partial(sessions.renew, self._epoch, lasts, UNHEARD if self._in_doubt else floor)
+        return await self._run.write_beside(partial(self._transactions.write, work))
+
+    async def end_session(self) -> None:
+        """Ends the own session: what it owns may be claimed at once."""
+        work = partial(sessions.end, self._epoch)
+        await self._run.write_beside(partial(self._transactions.write, work))
+
+    async def keep_house(self) -> int:
+        """Returns the session that does what only one does for all."""
+        if not self.shared:
+            return self._epoch
+        return await self._beside(partial(sessions.keep_house, self._epoch))
+
+    async def take_intents(self) -> tuple[int, int]:
+        """Returns further intents, as first and end."""
+        return await self._beside(sessions.take_intents)
+
+    async def standing(self, workflow_ids: Sequence[str]) -> dict[str, tuple[Standing, ...]]:
+        """Returns who is in the way of own workflows that wait in line for images, by these."""
+        return await self._read(partial(images.standing, self._epoch, workflow_ids))
+
+    async def owners_of(self, workflow_ids: Sequence[str]) -> dict[str, Ownership]:
+        """Returns whose some workflows are; those that are not open are left out."""
+        return await self._read(partial(sessions.owners_of, self._epoch, workflow_ids))
+
+    async def _beside(self, work: Callable[[Connection], T]) -> T:
+        """Writes something small that must not wait for a commit, if the session lives."""
+        return await self._run.write_beside(partial(self._transactions.write, self._fenced(work)))
+
+    def _claim(self, limit: int, connection: Connection) -> tuple[int, list[int], Floor]:
+        """Claims; after a commit that may have been made, first what that may have claimed."""
+        if self._in_doubt:
+            known = set(self._keys.values())
+            if lost := sessions.owned(self._epoch, connection) - known:
+                return sessions.next_epoch(self._epoch, connection), sorted(lost), UNHEARD
+        return sessions.claim(self._epoch, limit, connection)
+
+    # -- letters ----------------------------------------------------------------------------------
+
+    async def post(self, some: Sequence[Letter]) -> None:
+        """Puts letters into the inboxes of sessions."""
+        await self._beside(partial(letters.post, tuple(some)))
+
+    async def letters(self, limit: int) -> list[Letter]:
+        """Returns the first letters for the own session that are not answered yet."""
+        return await self._read(partial(letters.unanswered, self._epoch, limit))
+
+    async def answer(self, answers: Sequence[LetterAnswer]) -> None:
+        """Answers letters for the own session, all or none."""
+        await self._beside(partial(letters.answer, tuple(answers)))
+
+    async def answers(self, letter_ids: Sequence[str]) -> list[LetterAnswer]:
+        """Returns the answers of those of some letters that have been answered."""
+        return await self._read(partial(letters.answers_to, letter_ids))
+
+    async def remove_letters(self, letter_ids: Sequence[str]) -> None:
+        """Removes letters; absent ones are a success."""
+        await self._beside(partial(letters.remove, tuple(letter_ids)))
+
+    async def remove_old_letters(self) -> None:
+        """Removes letters that nobody waits for any more."""
+        await self._beside(letters.remove_old)
+
+    async def moves(self, *, after: int, limit: int) -> list[tuple[str, int]]:
+        """Returns whose entries follow a position, as workflow id and position, in order."""
+        return await self._read(partial(queries.moves, after, limit))
+
+    async def open_naming(self, host_ids: Collection[str]) -> list[Stored]:
+        """Returns all open workflows, whosesoever, that have to do with one of some hosts."""
+        found = await self._read(partial(queries.open_naming, self._plans, host_ids))
+        return [each for each in found if any(names(each.workflow, host) for host in host_ids)]
+
+    async def open_on(self, host_id: str) -> list[Workflow]:
+        """Returns open workflows that have, or may have, left something on a host."""
+        found = await self._read(partial(queries.open_naming, self._plans, [host_id]))
+        return [each.workflow for each in found if has_been_on(each.workflow, host_id)]
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -99,29 +231,25 @@ class SqlStore:
 
     async def expire(self, *, before: datetime, limit: int) -> int:
         """Removes workflows that settled before a time, the oldest first."""
-        work = partial(retention.expire, self._epoch, before, limit)
-        return await self._run.write(partial(self._transact, work))
+        return await self._write(partial(retention.expire, before, limit))
 
     async def clear(self, workflow_id: str) -> None:
         """Removes one settled workflow; an absent one is a success."""
-        work = partial(retention.clear, self._epoch, workflow_id)
-        await self._run.write(partial(self._transact, work))
+        await self._write(partial(retention.clear, workflow_id))
 
     async def note_progress(self, records: Sequence[ProgressRecord]) -> None:
         """Notes what owners reported of some attempts, all or none."""
-        await self._run.write(
-            partial(self._transact, partial(progress.note, self._epoch, tuple(records)))
-        )
+        await self._write(partial(progress.note, tuple(records)))
 
     async def forgotten(self, host_id: str, workflow_ids: Sequence[str]) -> None:
         """Hears that a host keeps no evidence of some workflows any more."""
         of_host = evidence.c.host_id == host_id
         remove = delete(evidence).where(of_host, evidence.c.workflow_id.in_(workflow_ids))
-        await self._run.write(partial(self._transact, lambda c: c.execute(remove)))
+        await self._write(lambda connection: connection.execute(remove))
 
     async def put_host(self, host: HostRecord, event: AuditEvent | None = None) -> None:
         """Adds or replaces a host, and notes with it who did so, if anybody."""
-        await self._run.write(partial(self._transact, partial(hosts.put, host, event)))
+        await self._write(partial(hosts.put, host, event))
 
     async def change_host(
         self,
@@ -130,41 +258,59 @@ class SqlStore:
         event: AuditEvent | None = None,
     ) -> tuple[HostRecord, bool] | None:
         """Changes a host as it is stored now, and notes with it who did so, if anybody."""
-        work = partial(hosts.change, host_id, change, event)
-        return await self._run.write(partial(self._transact, work))
+        return await self._write(partial(hosts.change, host_id, change, event))
 
     async def remove_host(self, host_id: str, event: AuditEvent | None = None) -> None:
         """Removes a host, and notes with it who did so; an absent one is a success."""
-        await self._run.write(partial(self._transact, partial(hosts.remove, host_id, event)))
+        await self._write(partial(hosts.remove, host_id, event))
 
     async def note_audit(self, events: Sequence[AuditEvent]) -> None:
         """Notes what is done and changes no other record, all or none."""
-        await self._run.write(partial(self._transact, partial(audit.note, tuple(events))))
+        await self._write(partial(audit.note, tuple(events)))
 
     async def put_webhook(self, webhook: WebhookRecord, event: AuditEvent | None = None) -> None:
         """Adds or replaces a webhook, and notes with it who did so, if anybody."""
-        await self._run.write(partial(self._transact, partial(webhooks.put, webhook, event)))
+        await self._write(partial(webhooks.put, webhook, event))
 
     async def note_webhooks(self, progress: Mapping[str, WebhookProgress]) -> None:
         """Notes how far receivers have been told, all or none."""
-        await self._run.write(partial(self._transact, partial(webhooks.note, dict(progress))))
+        await self._write(partial(webhooks.note, dict(progress)))
 
     async def remove_webhook(self, webhook_id: str, event: AuditEvent | None = None) -> None:
         """Removes a webhook, and notes with it who did so; an absent one is a success."""
-        await self._run.write(partial(self._transact, partial(webhooks.remove, webhook_id, event)))
+        await self._write(partial(webhooks.remove, webhook_id, event))
 
     async def note_position(self, reader: str, position: int) -> None:
         """Notes how far somebody has read the history."""
-        await self._run.write(partial(self._transact, partial(positions.note, reader, position)))
+        await self._write(partial(positions.note, reader, position))
 
     async def forget_reader(self, reader: str) -> None:
         """Forgets somebody who reads no more; what is removed does not wait for them then."""
-        await self._run.write(partial(self._transact, partial(positions.forget, reader)))
+        await self._write(partial(positions.forget, reader))
 
     async def close(self) -> None:
         """Releases everything; nothing is written any more."""
+        self._closing.set()
         await self._run.close()
         self._database.close()
+
+    async def _write(self, work: Callable[[Connection], T]) -> T:
+        return await self._run.write(partial(self._transactions.write, self._fenced(work)))
+
+    def _fenced(self, work: Callable[[Connection], T]) -> Callable[[Connection], T]:
+        """Returns what works only while the own session lives, or the own epoch is the last."""
+
+        def fenced(connection: Connection) -> T:
+            self._fence(connection)
+            return work(connection)
+
+        return fenced
+
+    def _fence(self, connection: Connection) -> None:
+        if self.shared:
+            sessions.check(self._epoch, connection)
+        else:
+            check_epoch(self._epoch, connection)
 
     def _open(self) -> Opening:
         self._database.take()
@@ -178,24 +324,26 @@ class SqlStore:
         return opening
 
     def _take_epoch(self) -> tuple[Opening, int]:
-        take = partial(_open, self._database.check, self._new_id)
-        was_empty = self._look(is_empty)
+        take = partial(_open, self._database, self._new_id, self._name)
+        was_empty = self._transactions.look(is_empty)
         try:
-            return self._transact(take)
+            return self._transactions.write(take)
         except StoreError:
             # Of two that found it empty one has made the tables; the other finds them now.
-            if not was_empty or self._look(is_empty):
+            if not was_empty or self._transactions.look(is_empty):
                 raise
-            return self._transact(take)
+            return self._transactions.write(take)
 
     def _commit(self, changes: tuple[Change, ...]) -> None:
         assert self._epoch, "open() comes first"
         merged = merge(changes)
         try:
-            keys = self._transact(partial(self._write, merged, changes))
+            keys = self._transactions.write(partial(self._write_batch, merged, changes))
+        except CommitUnknownError as error:
+            keys = self._what_became_of(merged, error)
         except StoreRefusedError as error:
             # Which row it was is found out afterwards: what nearly always succeeds stays simple.
-            conflict = self._look(partial(_conflict, merged, changes, self._epoch))
+            conflict = self._transactions.look(partial(self._conflict, merged, changes))
             if conflict is None:  # a constraint of another kind: a defect of ours
                 raise
             raise conflict from error
@@ -207,7 +355,31 @@ class SqlStore:
                 self._keys[workflow_id] = keys[workflow_id]
         self._next_key = max(self._next_key, *(key + 1 for key in keys.values()))
 
-    def _write(
+    def _what_became_of(
+        self, merged: dict[str, Merged], error: CommitUnknownError
+    ) -> dict[str, int]:
+        """Returns the keys of a batch that was committed; raises the error if it was not.
+
+        Until the database can say so, nothing else is written: it would rest on either.
+        """
+        keys: dict[str, int] | None = None
+        while True:
+            try:
+                keys = self._transactions.write(partial(sessions.committed, self._epoch, merged))
+            except StoreFencedError:
+                raise
+            except StoreError as still:
+                log.warning("commit.unknown", extra={"error": str(still)})
+                if self._closing.wait(UNKNOWN_RETRY_S):  # on the writer's own thread
+                    raise error from still
+            else:
+                break
+        if keys is None:
+            raise StoreError(f"the database went away before it had committed: {error}") from error
+        log.info("commit.found", extra={"workflows": len(keys)})
+        return keys
+
+    def _write_batch(
         self, merged: dict[str, Merged], changes: tuple[Change, ...], connection: Connection
     ) -> dict[str, int]:
         """Writes a batch and returns the keys of its workflows."""
@@ -215,17 +387,22 @@ class SqlStore:
         new = [name for name, each in merged.items() if each.submission is not None]
         if new and (used := queries.used(new, connection)):
             raise used_conflict(used[0])
-        batch = batch_of(merged.values(), changes, keys.__getitem__)
-        self._writing.write(connection, batch, self._epoch)
+        session = self._epoch if self.shared else 0
+        batch = batch_of(merged.values(), changes, keys.__getitem__, session)
+        takers = [images.taker(each.workflow) for each in merged.values() if each.takes_images]
+        if self.shared:
+            batch.next_intent = 0  # they were taken before
+        check = partial(images.check, session, takers if session else ())
+        self._writing.write(connection, batch, self._fence, check)
         return keys
 
     def _keys_of(self, merged: dict[str, Merged], connection: Connection) -> dict[str, int]:
         keys: dict[str, int] = {}
-        next_key = self._next_key
+        new = sum(each.submission is not None for each in merged.values())
+        new_keys = self._new_keys(new, connection)
         for workflow_id, each in merged.items():
             if each.submission is not None:
-                keys[workflow_id] = next_key
-                next_key += 1
+                keys[workflow_id] = next(new_keys)
                 continue
             key = self._keys.get(workflow_id) or queries.key_of(connection, workflow_id)
             if key is None:
@@ -233,19 +410,30 @@ class SqlStore:
             keys[workflow_id] = key
         return keys
 
-    def _transact(self, work: Callable[[Connection], T]) -> T:
-        """Runs a function in one transaction that writes; on any error nothing is visible."""
-        try:
-            with self._database.writer.connect() as connection, connection.begin() as transaction:
-                found = work(connection)
-                self._crash("store.before_commit")
-                _end(transaction)
-                self._crash("store.after_commit")
-                return found
-        except (IntegrityError, DataError) as error:
-            raise StoreRefusedError(f"the database refused a change: {_words(error)}") from error
-        except SQLAlchemyError as error:
-            raise StoreError(f"the database failed: {_words(error)}") from error
+    def _new_keys(self, count: int, connection: Connection) -> Iterator[int]:
+        """Returns the keys of so many new workflows, in order."""
+        if self.shared and count:
+            return iter(connection.scalars(NEW_KEYS, {"count": count}).all())
+        return iter(range(self._next_key, self._next_key + count))
+
+    def _conflict(
+        self, merged: dict[str, Merged], changes: tuple[Change, ...], connection: Connection
+    ) -> StoreConflictError | None:
+        """Returns what the caller did not know, if that is why a batch was refused."""
+        for workflow_id, each in merged.items():
+            version, owner_epoch, session = queries.version_of(workflow_id, connection)
+            if version and self.shared and session != self._epoch and each.version_before:
+                return StoreFencedError(f"{workflow_id!r} is owned by session {session}")
+            if version != each.version_before:
+                return version_conflict(workflow_id, each.version_before, version)
+            if owner_epoch > each.workflow.owner_epoch:
+                return StoreConflictError(
+                    f"workflow {workflow_id!r} is owned by epoch {owner_epoch}"
+                )
+        for change in changes:
+            if change.request and queries.request(change.request.request_id, connection):
+                return request_conflict(change.request)
+        return None
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -332,29 +520,14 @@ class SqlStore:
         return await self._read(partial(webhooks.origins, workflow_ids))
 
     async def _read(self, work: Callable[[Connection], T]) -> T:
-        return await self._run.read(partial(self._look, work))
-
-    def _look(self, work: Callable[[Connection], T]) -> T:
-        """Runs a function in one transaction that only reads."""
-        try:
-            try:
-                with self._database.reader.begin() as connection:
-                    return work(connection)
-            except DBAPIError as error:
-                if not error.connection_invalidated:
-                    raise
-            # The server was started again since: none of the connections to it is used any more.
-            with self._database.reader.begin() as connection:
-                return work(connection)
-        except SQLAlchemyError as error:
-            raise StoreError(f"the database failed: {_words(error)}") from error
+        return await self._run.read(partial(self._transactions.look, work))
 
 
 def _open(
-    check: Callable[[Connection], None], new_id: Callable[[], str], connection: Connection
+    database: Database, new_id: Callable[[], str], name: str, connection: Connection
 ) -> tuple[Opening, int]:
     """Returns what a coordinator needs to begin, and the key of the next new workflow."""
-    check(connection)
+    database.check(connection)
     migrate(connection)
     # Kept until the end: of two that open it at once, each takes an epoch of its own.
     found = connection.execute(select(meta).with_for_update()).mappings().one_or_none()
@@ -363,55 +536,21 @@ def _open(
         row = {"id": 1, "cluster_id": new_id(), "owner_epoch": 1, "next_intent": 1}
         connection.execute(insert(meta).values(row))
         found = connection.execute(select(meta)).mappings().one()
+    epoch = found["owner_epoch"] + (not is_new)
+    token_key = found["token_key"] or f"{new_id()}{new_id()}"
+    kept = {"owner_epoch": epoch, "token_key": token_key}
+    connection.execute(update(meta).values(kept))
+    first, end = found["next_intent"], None
+    if database.shared:
+        first, end = sessions.take_intents(connection)
+        floor = Floor(next_intent=first, hosts={}, fences=first)
+        sessions.begin(epoch, name, floor, connection)
     opening = Opening(
         cluster_id=found["cluster_id"],
-        owner_epoch=found["owner_epoch"] + (not is_new),
-        next_intent=found["next_intent"],
-        token_key=found["token_key"] or f"{new_id()}{new_id()}",
+        owner_epoch=epoch,
+        next_intent=first,
+        intents_end=end,
+        token_key=token_key,
     )
-    kept = {"owner_epoch": opening.owner_epoch, "token_key": opening.token_key}
-    connection.execute(update(meta).values(kept))
     last_key: int = connection.scalar(select(func.coalesce(func.max(workflows.c.key), 0))) or 0
     return opening, last_key + 1
-
-
-def _conflict(
-    merged: dict[str, Merged], changes: tuple[Change, ...], epoch: int, connection: Connection
-) -> StoreConflictError | None:
-    """Returns what the caller did not know, if that is why a batch was refused."""
-    current = connection.scalar(select(meta.c.owner_epoch))
-    if current != epoch:
-        return StoreFencedError(f"its epoch is {current}, ours is {epoch}")
-    for workflow_id, each in merged.items():
-        version, owner_epoch = queries.version_of(workflow_id, connection)
-        if version != each.version_before:
-            return version_conflict(workflow_id, each.version_before, version)
-        if owner_epoch > each.workflow.owner_epoch:
-            return StoreConflictError(f"workflow {workflow_id!r} is owned by epoch {owner_epoch}")
-    for change in changes:
-        if change.request and queries.request(change.request.request_id, connection):
-            return request_conflict(change.request)
-    return None
-
-
-def _end(transaction: Transaction) -> None:
-    """Commits. Here alone nobody can say what became of a transaction: look for it before going on.
-
-    Whatever fails before has left nothing, and whatever the database itself refuses now as well.
-    """
-    try:
-        transaction.commit()
-    except DBAPIError as error:
-        if not error.connection_invalidated:
-            raise
-        raise CommitUnknownError(_words(error)) from error
-
-
-def _words(error: SQLAlchemyError) -> str:
-    """Returns what the database said, without the statement and its parameters.
-
-    Nor with the row that PostgreSQL would show: there are secrets in some.
-    """
-    said = getattr(error, "orig", None) or error
-    primary = getattr(getattr(said, "diag", None), "message_primary", None)
-    return primary or " ".join(str(said).split())

@@ -26,6 +26,7 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
+    Sequence,
     Table,
     UniqueConstraint,
     text,
@@ -73,7 +74,43 @@ meta = Table(
         comment="higher than any ever committed, even those that retention has removed",
     ),
     Column("token_key", Words, comment="of capability tokens; a secret"),
+    Column(
+        "housekeeper",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="the session that does what only one does for all",
+    ),
     comment="One row about the store itself.",
+)
+
+# Only where several coordinators may have the store open; else nobody is in it.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False, comment="its first epoch"),
+    Column("name", Words, nullable=False, comment="where it is, for people"),
+    Column("start_time_us", BigInteger, nullable=False, comment="by the database's clock, as is"),
+    Column("expire_time_us", BigInteger, nullable=False, comment="when it lapses, if not renewed"),
+    Column("ended", Boolean, nullable=False, comment="for good: what it owned may be claimed"),
+    Column("floor", Words, nullable=False, comment="intents below which it sends nothing: JSON"),
+    comment="The lives of coordinators that have the store open, or have left something open.",
+)
+
+letters = Table(
+    "letters",
+    metadata,
+    Column("number", Position, primary_key=True, autoincrement=True, comment="their order"),
+    Column("id", Words, nullable=False, unique=True, comment="chosen by who posted it"),
+    Column("session", BigInteger, nullable=False, comment="whom it is for"),
+    Column("method", Words, nullable=False, comment="of the contract, with its service"),
+    Column("request", LargeBinary, nullable=False),
+    Column("metadata", Words, nullable=False, comment="of the call: JSON"),
+    Column("post_time_us", BigInteger, nullable=False),
+    Column("answer", LargeBinary, comment="null until it is answered"),
+    Column("status", LargeBinary, comment="why it was refused; empty if it was not"),
+    Index("letters_session", "session", "number"),
+    comment="Calls that the session which owns a workflow is to answer for another.",
 )
 
 counters = Table(
@@ -194,6 +231,13 @@ workflows = Table(
         nullable=False,
         comment="of the coordinator that decided last; a write under a lower one is refused",
     ),
+    Column(
+        "session",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="whose it is, where several may have the store open; each write compares it",
+    ),
     json_text("cause", "why it failed: stored before the first compensation is sent"),
     Column(
         "verdict",
@@ -235,6 +279,17 @@ Index(
     sqlite_where=text("end_time_us IS NOT NULL"),
     postgresql_where=text("end_time_us IS NOT NULL"),
 )
+# What a session owns, while it is open.
+OWNED = "end_time_us IS NULL AND session <> 0"
+Index(
+    "workflows_session",
+    workflows.c.session,
+    workflows.c.key,
+    sqlite_where=text(OWNED),
+    postgresql_where=text(OWNED),
+)
+# Their order, where several coordinators give them.
+workflow_keys = Sequence("workflow_keys", metadata=metadata)
 _AT_ONCE = f"retention = '{Retention.AT_ONCE}'"
 Index(
     "workflows_at_once",

@@ -96,23 +96,27 @@ class Writing:
         self._take_positions = _Prepared(counters.take(counters.EVENTS), dialect)
         self._add_events = _Prepared(_add_events(), dialect)
 
-    def write(self, connection: Connection, batch: Batch, epoch: int) -> None:
+    def write(
+        self,
+        connection: Connection,
+        batch: Batch,
+        fence: Callable[[Connection], None],
+        check: Callable[[Connection], None],
+    ) -> None:
         """Writes a batch; raises StaleError if a row is not as it says.
 
         The order is what references ask for, and the rules of one attempt at work and of one writer
-        of an image: what ends comes before what begins.
+        of an image: what ends comes before what begins. Images are checked when no other commit is
+        under way any more that could give them to others.
         """
-        self._take_intents.move(
-            connection, [{"owner_epoch": epoch, "next_intent": batch.next_intent}]
-        )
+        fence(connection)
+        if batch.next_intent:
+            self._take_intents.move(connection, [{"next_intent": batch.next_intent}])
         self._add_workflows.run(connection, batch.new_workflows)
         self._add_submissions.run(connection, batch.new_submissions)
         self._add_labels.run(connection, batch.new_labels)
         self._add_tasks.run(connection, batch.new_tasks)
         self._move_workflows.move(connection, batch.workflows)
-        self._remove_locks.run(connection, batch.old_locks)
-        self._add_locks.run(connection, batch.new_locks)
-        self._take_locks.move(connection, batch.locks)
         self._move_tasks.move(connection, batch.tasks)
         self._place_tasks.move(connection, batch.placed)
         self._remove_groups.run(connection, batch.old_groups)
@@ -124,6 +128,10 @@ class Writing:
         # Last of all: nobody else is given a position before this transaction has ended.
         if batch.events:
             self._take_positions.move(connection, [{"taken": len(batch.events)}])
+        check(connection)
+        self._remove_locks.run(connection, batch.old_locks)
+        self._add_locks.run(connection, batch.new_locks)
+        self._take_locks.move(connection, batch.locks)
         for before, row in enumerate(reversed(batch.events)):
             row["before"] = before
         self._add_events.run(connection, batch.events)
@@ -183,16 +191,10 @@ def _move_workflows() -> Update:
     """Returns the update of workflows, which compares what the decision was based on."""
     same = workflows.c.version == bindparam("version_before")
     not_older = workflows.c.owner_epoch <= bindparam(f"{_OF}owner_epoch")
-    return _move(workflows, ("key",), _WORKFLOW_MOVES).where(same, not_older)
+    return _move(workflows, ("key", "session"), _WORKFLOW_MOVES).where(same, not_older)
 
 
 def _take_intents() -> Update:
-    """Returns the update of the next intent, which is also a fence.
-
-    Of two coordinators that opened the store, only the later one finds its epoch there.
-    """
-    return (
-        update(meta)
-        .where(meta.c.owner_epoch == bindparam(f"{_OF}owner_epoch"))
-        .values(next_intent=greater_of(meta.c.next_intent, bindparam("next_intent")))
-    )
+    """Returns the update of the next intent."""
+    highest = greater_of(meta.c.next_intent, bindparam("next_intent"))
+    return update(meta).values(next_intent=highest)
