@@ -13,6 +13,7 @@ import socket
 import sys
 import uuid
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -43,7 +44,7 @@ from coordinator.runtime.overdue import fence_for_ever
 from coordinator.runtime.ports import StoreError
 from coordinator.runtime.retention import RETENTION, RETENTION_MAX, sweep_for_ever
 from coordinator.runtime.watch import Watches
-from coordinator.store.database import sqlite
+from coordinator.store.database import Database, DatabaseInvalid, postgres, sqlite
 from coordinator.store.run import Threads
 from coordinator.store.sql import SqlStore
 from coordinator.traces.exporter import READER, Exporter
@@ -127,9 +128,15 @@ def main() -> None:
 @click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),
-    required=True,
     envvar="COUNTERMAND_DATA",
-    help="The folder of the database; made if it is missing.",
+    help="The folder of a database on SQLite; made if it is missing.",
+)
+@click.option(
+    "--database",
+    metavar="URL",
+    envvar="COUNTERMAND_DATABASE",
+    help="A database on PostgreSQL instead, as postgresql://user@host/name. Leave its password to"
+    " PGPASSWORD, ~/.pgpass or a service.",
 )
 @click.option(
     "--listen",
@@ -202,7 +209,8 @@ def main() -> None:
 def serve_command(
     context: click.Context,
     *,
-    data: Path,
+    data: Path | None,
+    database: str | None,
     listen: str,
     retention: timedelta,
     window: int,
@@ -219,14 +227,13 @@ def serve_command(
     One JSON line on standard output says when and where it is ready.
     """
     logs.configure(sys.stderr, log_level)
-    data.mkdir(parents=True, exist_ok=True)
     asked_for = context.get_parameter_source("web_listen") is not ParameterSource.DEFAULT
     page = web.WebSettings(listen=web_listen, asked_for=asked_for, trace_url=trace_url)
     try:
         credentials = read_credentials(tls_cert, tls_key, tls_ca)
         asyncio.run(
             _serve(
-                data,
+                _kept(data, database),
                 listen,
                 collector=collector_of(os.environ),
                 sampler=sampler_of(os.environ),
@@ -237,14 +244,35 @@ def serve_command(
                 page=page,
             )
         )
-    except (CollectorInvalid, CredentialsInvalid, ListenRefused) as error:
+    except (CollectorInvalid, CredentialsInvalid, DatabaseInvalid, ListenRefused) as error:
         raise click.UsageError(str(error)) from error
     except StoreError as error:
         raise click.ClickException(str(error)) from error
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """Where the store is kept."""
+
+    database: Database
+    files: tuple[Path, ...] = ()  # of which we can say how large they are
+
+
+def _kept(data: Path | None, url: str | None) -> Kept:
+    """Returns where the store is kept: in a folder, or at a URL."""
+    if url is not None and data is None:
+        return Kept(database=postgres(url))
+    if data is None or url is not None:
+        raise click.UsageError(
+            "say once where to keep what must not be lost: --data FOLDER or --database URL"
+        )
+    data.mkdir(parents=True, exist_ok=True)
+    files = tuple(data / f"{DATABASE}{end}" for end in ("", "-wal"))
+    return Kept(database=sqlite(data / DATABASE), files=files)
+
+
 async def _serve(
-    data: Path,
+    kept: Kept,
     listen: str,
     *,
     collector: Collector | None,
@@ -263,7 +291,7 @@ async def _serve(
     bound = BoundServer(listen=listen, telemetry=spans)
     page_socket = web.take_address(page)
     watches: Watches[Progress] = Watches()
-    store = SqlStore(sqlite(data / DATABASE), Threads(), new_id=chance.new_id, crash=dies)
+    store = SqlStore(kept.database, Threads(), new_id=chance.new_id, crash=dies)
     counting = Counting()
     loop = Loop(
         store=store,
@@ -323,7 +351,7 @@ async def _serve(
                 leftovers=leftovers,
                 loop=loop,
                 store=store,
-                files=tuple(data / f"{DATABASE}{end}" for end in ("", "-wal")),
+                files=kept.files,
                 hosts=fleet,
                 waiting_for_owners=owners.counts,
                 webhooks=receivers,

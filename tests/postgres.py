@@ -29,6 +29,8 @@ import pytest
 
 STARTS_S_MAX = 60.0  # with recovery, beside many others
 FOLDER = "countermand-postgres-"
+MEMORY = Path("/dev/shm")
+MEMORY_MIN = 512 * 2**20  # free; a server takes some 60 MiB, and each worker has one
 NOBODIES = ("postgres", "nobody")  # who it is when we are root
 TEMPLATE = "with_tables"  # a database that a store has made and nobody has opened
 
@@ -62,7 +64,9 @@ class Server:
         _sweep()
         self._fsync = fsync
         self._user = _user()
-        self._folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-"))
+        self._folder = Path(
+            tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-", dir=_place(fsync=fsync))
+        )
         self._data = self._folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self._names = (f"test_{number}" for number in count(1))
@@ -215,9 +219,16 @@ def _found() -> Iterator[Path]:
     yield from sorted((each.parent for each in found), reverse=True)
 
 
+def _place(*, fsync: bool) -> Path:
+    """Returns where servers have their folders: in memory a database is made ten times as fast."""
+    if not fsync and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > MEMORY_MIN:
+        return MEMORY
+    return Path(tempfile.gettempdir())
+
+
 def _sweep() -> None:
     """Removes what tests that were killed have left."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
+    for folder in (f for fsync in (True, False) for f in _place(fsync=fsync).glob(f"{FOLDER}*")):
         pid = folder.name.removeprefix(FOLDER).partition("-")[0]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
             shutil.rmtree(folder, ignore_errors=True)

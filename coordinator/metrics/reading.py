@@ -50,7 +50,7 @@ class Subject:
     leftovers: Leftovers
     loop: Line
     store: Positions
-    files: tuple[Path, ...]  # of the store
+    files: tuple[Path, ...]  # of the store; none where a server keeps it, who tells its size
     hosts: Hosts
     waiting_for_owners: Callable[[], Mapping[str, int]]
     webhooks: Webhooks
@@ -79,7 +79,8 @@ async def read(subject: Subject) -> Reading:
         told = subject.traces()
         if told is not None:
             reading.one(table.TRACES_BEHIND, max(0, position - told))
-    reading.one(table.STORE_BYTES, sum(map(_size, subject.files)))
+    if subject.files:
+        reading.one(table.STORE_BYTES, sum(map(_size, subject.files)))
     note_everywhere(reading)
     return reading
 

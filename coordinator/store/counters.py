@@ -33,7 +33,8 @@ def begin(connection: Connection) -> None:
 def last_position(name: str, connection: Connection) -> int:
     """Returns the highest position ever given, 0 if there was none."""
     found = connection.execute(select(counters.c.last_position).where(_is(name)))
-    return found.scalar_one()
+    last: int = found.scalar_one()
+    return last
 
 
 def take(name: str) -> Update:

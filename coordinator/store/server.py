@@ -60,7 +60,7 @@ def settings_of(url: str) -> Settings:
     if is_odd:
         raise ValueError(
             "the URL of the database is none: write postgresql://user@host:port/name, and in a"
-            " password %40 for @, %2F for /, %3A for :, %25 for %"
+            " password %40 for @, %2F for /, %25 for %"
         )
     return {**_DEFAULTS, **said, "client_encoding": "UTF8"}
 

@@ -39,11 +39,6 @@ if TYPE_CHECKING:
     from countermand.v1.host_pb2_grpc import HostServiceAsyncStub
     from countermand.v1.webhook_pb2_grpc import WebhookServiceAsyncStub
 
-# Who has not answered by then is given up while another can be asked: it may hang. Whoever is only
-# slow has taken the same request twice.
-TRY_S_MAX = 5.0
-TRY_S_MIN = 0.001
-
 Request_contra = TypeVar("Request_contra", contravariant=True)
 Answer_co = TypeVar("Answer_co", covariant=True)
 Request = TypeVar("Request")
@@ -177,14 +172,14 @@ class Calls:
         clock = asyncio.get_running_loop().time
         give_up_at = clock() + timeout_s
         while True:
-            try_s = left_s = max(give_up_at - clock(), TRY_S_MIN)
-            if self._several is not None and self._several.has_others() and not patience.is_last:
-                try_s = min(left_s / 2, TRY_S_MAX)
+            try_s = give_up_at - clock()
+            if self._several is not None and not patience.is_last:
+                try_s = self._several.try_s(try_s)
             try:
                 return await self.once(method, request, timeout_s=try_s)
             except CountermandError as error:
                 await patience.wait_or_raise(error)
-                if clock() >= give_up_at:
+                if clock() >= give_up_at:  # there must be time for another
                     raise patience.all_said(error) from None
 
     async def pages(self, method: Method[Paged, Page], request: Paged) -> AsyncIterator[Page]:

@@ -13,18 +13,23 @@ hangs. Nothing is repeated here; `countermand.client.patience` decides that.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Any, Protocol, Self
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, Self
 
 from grpc import ChannelConnectivity, StatusCode
-from grpc.aio import AioRpcError, Channel
+from grpc.aio import AioRpcError, Channel, Metadata
 
 from countermand.rpc.addresses import AddressInvalid, addresses, is_name
 from countermand.rpc.channel import KEEPALIVE_TIME_S, KEEPALIVE_TIMEOUT_S
 from countermand.rpc.errors import FieldInvalid, Violation
 
+# Who has not answered by then is given up while another can be asked: it may hang. Whoever is only
+# slow has taken the same request twice, which is harmless. A watch says at once how far it is.
+TRY_S_MAX = 5.0
 # One that hangs is known to gRPC after this long, if it goes on hanging; else it is asked again.
 PASSED_OVER_S = KEEPALIVE_TIME_S + KEEPALIVE_TIMEOUT_S
 # One that has said UNAVAILABLE is about to end, or to lose its connection, which shows soon.
@@ -43,7 +48,7 @@ _SAID = (
     ("lookup", "the name is not known"),
 )
 
-Metadata = tuple[tuple[str, str], ...]
+NOTHING: Final = Metadata()
 
 
 class Call(Protocol):
@@ -120,9 +125,10 @@ class Coordinators:
         """Returns how many can be asked after one has failed."""
         return sum(each.count for each in self._all) - 1
 
-    def has_others(self) -> bool:
-        """Returns whether another could be asked at once if the next does not answer."""
-        return sum(each.count for each in self._answering()) > 1
+    def try_s(self, left_s: float) -> float:
+        """Returns how long the next may take, if another could be asked within what is left."""
+        has_others = sum(each.count for each in self._answering()) > 1
+        return min(left_s / 2, TRY_S_MAX) if has_others else left_s
 
     async def close(self, grace: float | None = None) -> None:
         """Closes every channel."""
@@ -138,7 +144,10 @@ class Coordinators:
         made = _Made(lambda channel: channel.unary_unary(method, **how))
 
         async def call(
-            request: object, *, timeout: float | None = None, metadata: Metadata | None = None
+            request: object,
+            *,
+            timeout: float | None = None,
+            metadata: Sequence[tuple[str, str]] = (),
         ) -> object:
             give_up_at = None if timeout is None else _now() + timeout
             chosen = await self._choose(give_up_at)
@@ -156,11 +165,14 @@ class Coordinators:
     def unary_stream(self, method: str, **how: Any) -> Callable[..., Any]:  # noqa: ANN401 - as above
         """Returns what makes calls with a stream of answers."""
         made = _Made(lambda channel: channel.unary_stream(method, **how))
+        is_watch = method.rpartition("/")[2].startswith("Watch")
 
         def call(request: object, **options: Any) -> _Stream:  # noqa: ANN401 - as above
-            async def begun() -> tuple[Coordinator, Call]:
+            async def begun() -> _Begun:
                 chosen = await self._choose(None)
-                return chosen, made.at(chosen)(request, **options)
+                first_s = self.try_s(math.inf) if is_watch else math.inf
+                stream = made.at(chosen)(request, **options)
+                return _Begun(chosen, stream, aiter(stream), first_s)
 
             return _Stream(begun)
 
@@ -217,34 +229,52 @@ class _Made:
         return self._made[coordinator]
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A stream that was asked for."""
+
+    at: Coordinator
+    call: Call
+    answers: AsyncIterator[Any]
+    first_s: float  # how long the first answer may take
+
+
 class _Stream:
     """A stream of answers, of whoever is next when the first is asked for."""
 
-    def __init__(self, begin: Callable[[], Any]) -> None:
+    def __init__(self, begin: Callable[[], Awaitable[_Begun]]) -> None:
         self._begin = begin
-        self._at: Coordinator | None = None
-        self._call: Call | None = None
-        self._answers: AsyncIterator[Any] | None = None
+        self._begun: _Begun | None = None
 
     def cancel(self) -> bool:
-        return self._call is not None and self._call.cancel()
+        return self._begun is not None and self._begun.call.cancel()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> object:
-        if self._answers is None:
-            self._at, self._call = await self._begin()
-            assert self._call is not None
-            self._answers = aiter(self._call)
-        assert self._at is not None
+        begun, limit_s = self._begun, math.inf
+        if begun is None:
+            self._begun = begun = await self._begin()
+            limit_s = begun.first_s
         try:
-            answer = await anext(self._answers)
+            answer = await _in_time(anext(begun.answers), limit_s)
         except AioRpcError as raised:
-            self._at.has_failed(raised, _now())
+            begun.at.has_failed(raised, _now())
             raise
-        self._at.passed_over_until = 0.0
+        begun.at.passed_over_until = 0.0
         return answer
+
+
+async def _in_time(answer: Awaitable[object], limit_s: float) -> object:
+    """Returns an answer of a stream, or raises what gRPC does when time is over."""
+    if limit_s == math.inf:
+        return await answer
+    try:
+        async with asyncio.timeout(limit_s):
+            return await answer
+    except TimeoutError:
+        raise AioRpcError(StatusCode.DEADLINE_EXCEEDED, NOTHING, NOTHING) from None
 
 
 def _now() -> float:

@@ -111,7 +111,7 @@ def open_channel(
     credentials: Credentials | None = None,
 ) -> grpc.aio.Channel:
     """Returns a channel to one service; it connects at the first call, and again by itself."""
-    options = _options(request_bytes_max, answer_bytes_max)
+    options = [*_options(request_bytes_max, answer_bytes_max), _ping_timeout()]
     if credentials is None:
         return grpc.aio.insecure_channel(address, options=options, interceptors=list(interceptors))
     return grpc.aio.secure_channel(
@@ -126,7 +126,10 @@ def open_channel_of_several(
 
     It is READY only while one is there that serves.
     """
-    options = _options(REQUEST_BYTES_MAX, ANSWER_BYTES_MAX, _SERVICE_CONFIG_OF_SEVERAL)
+    options = [
+        *_options(REQUEST_BYTES_MAX, ANSWER_BYTES_MAX, _SERVICE_CONFIG_OF_SEVERAL),
+        _ping_timeout(),
+    ]
     if credentials is None:
         return grpc.aio.insecure_channel(address, options=options)
     return grpc.aio.secure_channel(address, credentials.for_channel(), options=options)
@@ -142,6 +145,15 @@ def open_stream_channel(address: str, *, credentials: Credentials | None = None)
     if credentials is None:
         return grpc.insecure_channel(address, options=options)
     return grpc.secure_channel(address, credentials.for_channel(), options=options)
+
+
+def _ping_timeout() -> tuple[str, int]:
+    """Returns the option by which a peer that vanished is noticed: the keepalive's does not do it.
+
+    gRPC waits a minute for the answer to a ping unless told. Of a stream of data that is right: the
+    answer stands in line behind all that is on its way.
+    """
+    return "grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000
 
 
 def _options(

@@ -155,6 +155,15 @@ def test_a_file_that_was_named_is_meant_to_be_there(tmp_path):
     assert "there is no such file" in done.stderr
 
 
+@pytest.mark.parametrize("written", ['"10.0.0.1:7700, b:7700"', '["10.0.0.1:7700", "b:7700"]'])
+def test_a_profile_may_name_several_coordinators(config, written):
+    config.write_text(FILE.replace('"10.0.0.1:7700"', written))
+
+    assert shown()["coordinator"][0] == "10.0.0.1:7700,b:7700"
+    config.write_text(FILE.replace('"10.0.0.1:7700"', '["10.0.0.1:7700", "b"]'))
+    assert "'b' is not an address: write host:port" in run("config", "check").output
+
+
 def test_an_unknown_profile_is_answered_with_those_there_are(config):
     done = run("--profile", "prodution", "workflow", "list")
 

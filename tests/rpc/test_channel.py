@@ -5,12 +5,15 @@ import contextlib
 
 import grpc.aio
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from countermand.rpc import channel
 from countermand.rpc.errors import CoordinatorUnavailable
 from countermand.rpc.server import Service, serve
 from countermand.v1 import workflow_pb2 as pb
 from countermand.v1 import workflow_pb2_grpc as pb_grpc
+from tests.proxy import Proxy
+from tests.rpc.scripted import Scripted, start
 
 NAME = pb.DESCRIPTOR.services_by_name["WorkflowService"].full_name
 
@@ -93,6 +96,25 @@ async def test_a_connection_may_take_its_time(servicer):
     finally:
         await running.stop(0)
         await asyncio.gather(*filter(None, relays), return_exceptions=True)
+
+
+async def test_a_peer_that_vanished_is_noticed(monkeypatch):
+    """Without closing: nothing comes any more, not even the end of the connection."""
+    monkeypatch.setattr(channel, "KEEPALIVE_TIME_S", 1)
+    monkeypatch.setattr(channel, "KEEPALIVE_TIMEOUT_S", 1)
+    scripted = Scripted()  # type: ignore[abstract]  # the other calls are not served
+    scripted.add("w")
+    running = await start(scripted)
+    wait = pb.WaitWorkflowRequest(name="workflows/w", wait_timeout=Duration(seconds=60))
+    async with Proxy(running.address) as proxy, channel.open_channel(proxy.address) as opened:
+        stub = pb_grpc.WorkflowServiceStub(opened)
+        await stub.GetWorkflow(pb.GetWorkflowRequest(name="workflows/w"))
+        proxy.hold()
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.WaitWorkflow(wait, timeout=channel.READ_TIMEOUT_S)
+    await running.stop(0)
+
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 def test_every_read_that_is_named_exists():

@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 from grpc import StatusCode
 
-from countermand.client import Client, calls, coordinators
+from countermand.client import Client, coordinators
 from countermand.client.external import BlockingOwner, Owner
 from countermand.client.spec import sequence, task, workflow_spec
 from countermand.rpc.errors import (
@@ -214,7 +214,7 @@ async def test_a_change_is_asked_of_another_when_one_is_full(client, replicas):
 
 
 async def test_calls_go_on_when_one_begins_to_hang(client, replicas, monkeypatch):
-    monkeypatch.setattr(calls, "TRY_S_MAX", 0.2)
+    monkeypatch.setattr(coordinators, "TRY_S_MAX", 0.2)
     monkeypatch.setattr(coordinators, "PASSED_OVER_S", 1.0)
     await both_asked(client, replicas)
     replicas[0].proxy.hold()

@@ -286,6 +286,43 @@ async def test_what_an_older_store_knew_was_done_to_hosts_is_still_known(tmp_pat
     assert {each.reason for each in found} == {"é"}
 
 
+async def test_positions_that_an_older_store_gave_stay_and_are_not_given_again(tmp_path: Path):
+    """Neither those of what has been removed since: SQLite remembered them, and retention did."""
+    path = tmp_path / "store.db"
+    database = sqlite(path)
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    with database.writer.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0013")
+        connection.exec_driver_sql("INSERT INTO meta VALUES (1, 'cluster-1', 3, 7, 40, 'key')")
+        connection.exec_driver_sql("INSERT INTO sqlite_sequence VALUES ('events', 41)")
+        for _ in range(3):
+            connection.exec_driver_sql(
+                "INSERT INTO audit (subject, change, time_us, principal, reason, detail)"
+                " VALUES ('hosts/a', 'ADDED', 7, 'ann', '', '')"
+            )
+        connection.exec_driver_sql("DELETE FROM audit WHERE position <> 2")
+    database.close()
+
+    store = SqlStore(sqlite(path), Inline(), new_id=lambda: "another")
+    opening = await store.open()
+    assert await store.position() == 41
+    await store.commit([Walk("a").change])
+    await store.note_audit([_noted("hosts/a", HostChange.DRAINED)])
+    told = await store.events(after=0, limit=1_000)
+    audited = await store.audit("hosts/a", before=2**62, limit=9)
+    await store.close()
+
+    said = (opening.cluster_id, opening.owner_epoch, opening.next_intent, opening.token_key)
+    assert said == ("cluster-1", 4, 7, "key")
+    assert [each.position for each in told] == list(range(42, 42 + len(told)))
+    assert [each.position for each in audited] == [4, 2]
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert file.execute("SELECT * FROM sqlite_sequence").fetchall() == []
+
+
 def _noted(subject: str, change: HostChange) -> AuditEvent:
     time = datetime(2026, 1, 1, tzinfo=UTC)
     return AuditEvent(subject=subject, change=change, time=time, principal="ann", reason="é")

@@ -165,6 +165,8 @@ async def _administer(random: Random, twins: Twins) -> None:
             await twins.ask("note_position", said, random.randrange(500))
         case 7:
             await twins.ask("forget_reader", said)
+        case _:
+            pass
 
 
 async def _whole(twins: Twins) -> None:

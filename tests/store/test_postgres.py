@@ -1,0 +1,459 @@
+"""What is true of the store on PostgreSQL alone: who writes, what is seen, restarts, crashes."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from coordinator.runtime.ports import (
+    HostRecord,
+    ProgressRecord,
+    StoreConflictError,
+    StoreError,
+    StoreFencedError,
+    StoreRefusedError,
+)
+from coordinator.store import counters, hosts, migrate
+from coordinator.store.database import Database, DatabaseInvalid, postgres
+from coordinator.store.run import Inline, Threads
+from coordinator.store.sql import CommitUnknownError, SqlStore
+from countermand.rpc.crash import Crash, never
+from tests.postgres import NoPostgres, Server
+from tests.store.specs import three_tasks
+from tests.store.walks import BEGIN, Walk, as_stored
+
+
+def made(url: str, *, crash: Crash = never) -> SqlStore:
+    return SqlStore(postgres(url), Inline(), new_id=lambda: "c", crash=crash)
+
+
+async def opened(url: str, *, crash: Crash = never) -> SqlStore:
+    store = made(url, crash=crash)
+    await store.open()
+    return store
+
+
+@pytest.fixture
+def database(postgres_url: str) -> Iterator[Database]:
+    database = postgres(postgres_url)
+    yield database
+    database.close()
+
+
+# -- what it is made of ---------------------------------------------------------------------------
+
+
+def test_texts_are_compared_by_their_bytes_and_predicates_are_as_they_were_written(
+    database: Database,
+):
+    with database.reader.begin() as connection:
+        other = connection.scalars(
+            text(
+                "SELECT table_name || '.' || column_name FROM information_schema.columns"
+                " WHERE table_schema = 'public' AND data_type = 'text' AND collation_name <> 'C'"
+            )
+        ).all()
+        need = connection.scalar(
+            text("SELECT indexdef FROM pg_indexes WHERE indexname = 'tasks_need'")
+        )
+
+    assert other == []
+    assert "'%\"STOPS_LATE\"%'" in str(need)
+
+
+async def test_a_removed_workflow_takes_everything_of_it_along(postgres_url: str):
+    store = await opened(postgres_url)
+    walk = Walk("a", spec=three_tasks())
+    await store.commit([walk.change, walk.succeed(), walk.succeed(), walk.succeed()])
+    await store.clear("a")
+
+    assert await store.load("a") is None
+    assert await store.events(after=0, limit=10) == []
+    assert await store.position() > 0
+    await store.close()
+
+
+# -- one coordinator at a time --------------------------------------------------------------------
+
+
+async def test_whoever_opens_it_last_writes_and_those_before_do_not(postgres_url: str):
+    first = await opened(postgres_url)
+    walk = Walk("a", spec=three_tasks())
+    await first.commit([walk.change])
+    second = await opened(postgres_url)
+
+    for write in (
+        first.commit([walk.succeed()]),
+        first.commit([Walk("b").change]),
+        first.expire(before=BEGIN, limit=1),
+        first.clear("a"),
+        first.note_progress([ProgressRecord(**reported("a"))]),
+    ):
+        with pytest.raises(StoreFencedError):
+            await write
+
+    assert [each.workflow.id for each in await second.load_open()] == ["a"]
+    assert await second.progress() == []
+    await first.close()
+    await second.close()
+
+
+def reported(workflow_id: str) -> dict[str, Any]:
+    about = {"workflow_id": workflow_id, "task": 1, "number": 1}
+    return {**about, "done": 1, "total": 2, "unit": "bytes", "message": ""}
+
+
+async def test_two_that_find_it_empty_both_open_it(postgres_server: Server):
+    """The second waits for the tables that the first makes, fails, and finds them."""
+    url, epochs = postgres_server.new_database(), []
+
+    def open_second() -> None:
+        epochs.append(asyncio.run(second.open()).owner_epoch)
+
+    def crash(name: str) -> None:
+        if name == "store.before_commit" and not other.ident:
+            other.start()
+            _until_somebody_waits(url)
+
+    first, second = made(url, crash=crash), made(url)
+    other = threading.Thread(target=open_second)
+    epochs.append((await first.open()).owner_epoch)
+    other.join()
+
+    assert epochs == [1, 2]
+    with pytest.raises(StoreFencedError):
+        await first.commit([Walk("a").change])
+    await first.close()
+    await second.close()
+    postgres_server.drop(url)
+
+
+async def test_two_that_open_it_at_once_take_an_epoch_each(postgres_url: str):
+    await (await _opened_and_closed(postgres_url))
+    epochs = []
+
+    def open_second() -> None:
+        epochs.append(asyncio.run(second.open()).owner_epoch)
+
+    def crash(name: str) -> None:
+        if name == "store.before_commit" and not other.ident:
+            other.start()
+            _until_somebody_waits(postgres_url)
+
+    first, second = made(postgres_url, crash=crash), made(postgres_url)
+    other = threading.Thread(target=open_second)
+    epochs.append((await first.open()).owner_epoch)
+    other.join()
+
+    assert epochs == [2, 3]
+    await first.close()
+    await second.close()
+
+
+async def _opened_and_closed(url: str) -> Any:
+    return (await opened(url)).close()
+
+
+def _until_somebody_waits(url: str) -> None:
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    with psycopg.connect(url, autocommit=True) as connection:
+        while connection.execute(waits).fetchone() == (0,):
+            pass
+
+
+def test_positions_are_given_in_the_order_of_commits_without_gaps(postgres_url: str):
+    """While one has taken some, another waits for its end; what is rolled back leaves no gap."""
+    one, two = postgres(postgres_url), postgres(postgres_url)
+    take = counters.take(counters.EVENTS)
+    wait = text("SELECT 1 FROM counters WHERE name = 'events' FOR UPDATE NOWAIT")
+
+    with one.writer.connect() as first, two.writer.connect() as second:
+        first.execute(take, {"taken": 3})
+        with pytest.raises(DBAPIError, match="could not obtain lock"):
+            second.execute(wait)
+        second.rollback()
+        assert counters.last_position(counters.EVENTS, second) == 0
+        first.rollback()
+        second.execute(take, {"taken": 2})
+        second.commit()
+        assert counters.last_position(counters.EVENTS, first) == 2
+
+    one.close()
+    two.close()
+
+
+# -- what is seen ---------------------------------------------------------------------------------
+
+
+async def test_one_read_sees_one_moment_and_writes_nothing(postgres_url: str):
+    store = await opened(postgres_url)
+    other = await opened(postgres_url)
+    host = HostRecord(id="h", address="h:1", create_time=BEGIN)
+
+    def look_twice(connection: Any) -> tuple[object, object]:
+        before = hosts.all_hosts(connection)
+        with other._database.writer.begin() as writing:
+            hosts.put(host, None, writing)
+        return before, hosts.all_hosts(connection)
+
+    assert await store._read(look_twice) == ([], [])
+    assert await store.hosts() == [host]
+    with pytest.raises(StoreError, match="read-only transaction"):
+        await store._read(lambda connection: hosts.remove("h", None, connection))
+    await store.close()
+    await other.close()
+
+
+async def test_a_refusal_says_why_and_shows_no_row(postgres_url: str):
+    store = await opened(postgres_url)
+    host = HostRecord(id="h", address="secret", heard_sequence=2**63, create_time=BEGIN)
+    with pytest.raises(StoreRefusedError, match="out of range") as refused:
+        await store.put_host(host)
+
+    def break_a_constraint(connection: Any) -> None:
+        connection.execute(text("UPDATE meta SET next_intent = 0"))
+
+    with pytest.raises(StoreRefusedError, match="intent_positive") as broken:
+        store._transact(break_a_constraint)
+    assert "secret" not in f"{refused.value}"
+    assert "DETAIL" not in f"{broken.value}"
+    await store.close()
+
+
+# -- a server that would not keep what it is given -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0", "the database is in LATIN1"),
+        ("TEMPLATE template0", "answers before it has written"),
+    ],
+)
+async def test_what_would_lose_something_is_refused(postgres_server: Server, how: str, why: str):
+    postgres_server.execute(f"CREATE DATABASE odd {how}")
+    if "written" in why:
+        postgres_server.execute("ALTER DATABASE odd SET synchronous_commit = off")
+    url = postgres_server.url("odd")
+
+    store = made(url)
+    with pytest.raises(StoreError, match=why):
+        await store.open()
+
+    with store._database.reader.begin() as connection:
+        assert migrate.is_empty(connection)
+    await store.close()
+    postgres_server.drop(url)
+
+
+async def test_a_schema_of_a_newer_version_is_refused_and_left_alone(postgres_url: str):
+    store = await opened(postgres_url)
+    store._transact(lambda c: c.execute(text("UPDATE alembic_version SET version_num = '9999'")))
+
+    newer = made(postgres_url)
+    with pytest.raises(StoreError, match=r"schema is 9999, .* a newer one wrote it"):
+        await newer.open()
+    with store._database.reader.begin() as connection:
+        assert connection.scalar(text("SELECT owner_epoch FROM meta")) == 1
+    await store.close()
+    await newer.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:hunter2@x@host/db",
+        "postgresql://u:hunter2/x@host/db",
+        "postgresql://u:hunter2@host:port/db",
+        "postgresql://u:hunter2@host/db?odd=1",
+        "postgresql://u:hunter2@[host/db",
+        "postgresql+psycopg://u:hunter2@host/db",
+        "mysql://u:hunter2@host/db",
+    ],
+)
+def test_a_url_that_is_none_is_refused_without_being_shown(url: str):
+    with pytest.raises(DatabaseInvalid) as refused:
+        postgres(url)
+    assert "hunter2" not in f"{refused.value}"
+    assert refused.value.__cause__ is None
+
+
+async def test_nothing_that_is_shown_has_the_password(postgres_server: Server):
+    with_password = postgres_server.url("absent").replace("postgres@", "postgres:hunter2@")
+    database = postgres(with_password)
+    store = SqlStore(database, Inline(), new_id=lambda: "c")
+    with pytest.raises(StoreError, match='database "absent" does not exist') as failed:
+        await store.open()
+    assert "hunter2" not in f"{failed.value!r} {database!r} {database.writer!r}"
+    await store.close()
+
+
+# -- restarts and crashes -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def crashing() -> Iterator[Server]:
+    """Yields a server that writes to disk, to be killed."""
+    try:
+        server = Server(fsync=True)
+        server.start()
+    except NoPostgres as error:
+        pytest.skip(f"no PostgreSQL: {error}")
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def fragile(crashing: Server) -> Iterator[str]:
+    """Yields an empty database on it."""
+    url = crashing.new_database()
+    yield url
+    crashing.drop(url)
+
+
+@pytest.mark.parametrize("how", [Server.stop, Server.kill])
+async def test_a_server_that_was_started_again_is_found(
+    crashing: Server, fragile: str, how: Callable[[Server], None]
+):
+    store = await opened(fragile)
+    walk = Walk("a", spec=three_tasks())
+    await store.commit([walk.change])
+    then = as_stored(walk.workflow)
+    assert (await store.load("a")) is not None
+    how(crashing)
+
+    with pytest.raises(StoreError, match="the database failed: connection"):
+        await store.load("a")
+    crashing.start()
+    found = await store.load("a")
+    assert found is not None
+    assert found.workflow == then
+    await store.close()
+
+
+async def test_a_read_finds_a_server_again_by_itself_and_a_write_the_next_time(
+    crashing: Server, fragile: str
+):
+    store = await opened(fragile)
+    await store.hosts()
+    crashing.kill()
+    crashing.start()
+
+    assert await store.hosts() == []
+    change = Walk("a").change
+    with pytest.raises(StoreError) as failed:
+        await store.commit([change])
+    assert type(failed.value) is StoreError  # before COMMIT: certainly nothing
+    assert await store.load("a") is None
+    await store.commit([change])
+    assert await store.load("a") is not None
+    await store.close()
+
+
+async def test_a_server_that_is_lost_during_a_commit_leaves_all_of_it_or_nothing(
+    crashing: Server, fragile: str
+):
+    armed = False
+
+    def crash(name: str) -> None:
+        if armed and name == "store.before_commit":
+            crashing.kill()
+
+    store = await opened(fragile, crash=crash)
+    change = Walk("a").change
+    armed = True
+    with pytest.raises(CommitUnknownError, match="which is there or is not"):
+        await store.commit([change])
+    armed = False
+    crashing.start()
+
+    assert await store.load("a") is None  # here COMMIT never arrived
+    await store.commit([change])
+    assert await store.load("a") is not None
+    await store.close()
+
+
+async def test_what_was_committed_before_a_crash_is_there(crashing: Server, fragile: str):
+    store = SqlStore(postgres(fragile), Threads(), new_id=lambda: "c")
+    await store.open()
+    kept, lost, unknown, killing = [], [], [], None
+    for number in range(1_000):
+        one, two = Walk(f"one-{number}", spec=three_tasks()), Walk(f"two-{number}")
+        try:
+            await store.commit([one.change, one.succeed(), two.change])
+        except CommitUnknownError:
+            unknown.append(number)
+        except StoreConflictError:
+            raise
+        except StoreError:
+            lost.append(number)
+        else:
+            kept.append(number)
+        if number == 10:
+            killing = asyncio.create_task(asyncio.to_thread(crashing.kill))
+        if len(lost) > 2:
+            break
+    assert killing
+    await killing
+    crashing.start()
+
+    found = {each.workflow.id for each in await store.load_open()}
+    pairs = {number: {f"one-{number}", f"two-{number}"} for number in (*kept, *lost, *unknown)}
+    assert len(kept) > 10
+    assert all(pairs[number] <= found for number in kept)
+    assert not any(pairs[number] & found for number in lost)
+    assert all(pairs[number] & found in (set(), pairs[number]) for number in unknown)
+    told = await store.events(after=0, limit=100_000)
+    assert [each.position for each in told] == list(range(1, len(told) + 1))
+    await store.close()
+
+
+# -- from an older store --------------------------------------------------------------------------
+
+ANOTHER = """
+from alembic import op
+
+revision, down_revision = "{revision}", {before}
+
+
+def upgrade():
+    op.execute("CREATE TABLE made_by_{revision} (id integer)")
+"""
+
+
+def test_of_two_that_would_migrate_an_older_store_the_second_finds_it_done(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """With a revision that does not exist yet: none of those that do was ever on PostgreSQL."""
+    shutil.copytree(migrate.SCRIPTS, tmp_path / "scripts")
+    script = ANOTHER.format(revision="9998", before=f"{migrate.HEAD!r}")
+    (tmp_path / "scripts/versions/r9998.py").write_text(script, encoding="utf-8")
+    monkeypatch.setattr(migrate, "SCRIPTS", tmp_path / "scripts")
+    monkeypatch.setattr(migrate, "HEAD", "9998")
+
+    def migrate_second() -> None:
+        with two.writer.begin() as connection:
+            migrate.migrate(connection)
+
+    one, two = postgres(postgres_url), postgres(postgres_url)
+    other = threading.Thread(target=migrate_second)
+    with one.writer.begin() as connection:
+        migrate.migrate(connection)
+        other.start()
+        _until_somebody_waits(postgres_url)
+    other.join()
+
+    with two.reader.begin() as connection:
+        assert migrate.stored_revision(connection) == "9998"
+        assert connection.scalar(text("SELECT count(*) FROM made_by_9998")) == 0
+    one.close()
+    two.close()
