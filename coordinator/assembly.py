@@ -1,10 +1,11 @@
-"""What a coordinator is made of, put together: what waits for owners, and the services.
+"""What a coordinator is made of, put together: what waits for owners, the services, the others.
 
 Used by `__main__`, and by whoever runs a coordinator without a process of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -14,8 +15,10 @@ from coordinator.api.doctor.doctor import Doctor
 from coordinator.api.doctor_service import DoctorService
 from coordinator.api.external_task_service import ExternalTaskService
 from coordinator.api.host_service import HostService
+from coordinator.api.letters import together
 from coordinator.api.reporting import Reporting, progress_to_proto
 from coordinator.api.rights import Rights
+from coordinator.api.routing import Routing
 from coordinator.api.shown import Showing
 from coordinator.api.starting import Starting
 from coordinator.api.tokens import Tokens
@@ -25,6 +28,7 @@ from coordinator.owners.owners import Owners
 from coordinator.owners.reported import Reported
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.ports import Clock, Store
+from coordinator.runtime.tail import Tail
 from coordinator.runtime.watch import Watches
 from coordinator.traces.sampling import ALL, Sampler
 from countermand.rpc.server import Service
@@ -63,6 +67,42 @@ async def open_owners(assembly: Assembly) -> tuple[Owners, Reported]:
     )
     owners.open(loop.open_workflows())
     return owners, reported
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """What a coordinator has because there are others: it is to be run."""
+
+    routing: Routing
+    tail: Tail
+
+    async def run(self) -> None:
+        """Goes on until cancelled.
+
+        Raises:
+            StoreFencedError: The own session has ended.
+        """
+        await together(self.routing.run(), self.tail.run())
+
+    def hint(self) -> None:
+        """Looks at once: somebody says that another session has written something."""
+        self.routing.hint()
+        self.tail.hint()
+
+
+def beside(assembly: Assembly, new_id: Callable[[], str]) -> Beside | None:
+    """Returns what a coordinator needs because there may be others; None if there are none.
+
+    What it answers with, `services`, is to be put through `routing.around`.
+    """
+    loop, store = assembly.loop, assembly.store
+    if not store.shared:
+        return None
+    owned = lambda workflow_id: loop.workflow(workflow_id) is not None  # noqa: E731
+    return Beside(
+        routing=Routing(loop=loop, store=store, new_id=new_id),
+        tail=Tail(store=store, hints=assembly.watches, owned=owned),
+    )
 
 
 def external_tasks(assembly: Assembly, owners: Owners, tokens: Tokens) -> ExternalTaskService:

@@ -32,6 +32,11 @@ class ChangeRecord(Protocol):
         """Returns it as it is then, and whether it has changed; None if there is none."""
 
 
+def nobodys(_: str) -> bool:
+    """Returns that a workflow is no other session's."""
+    return False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ears:
     """Whom a line tells what it hears, and asks what is committed."""
@@ -50,10 +55,18 @@ class Ears:
     # (workflow ids) → those that are known to have settled, even if they have been removed
     settled: Callable[[Sequence[str]], Awaitable[frozenset[str]]]
     owner_epoch: Callable[[], int]  # of this life of the coordinator
+    # (workflow id) → whether it may be another session's, so that those who watch it here want to
+    # hear of it although nothing is ordered from here
+    elsewhere: Callable[[str], bool] = nobodys
 
 
 def ears_of(loop: Loop, store: Store, progress: Callable[[str, str, Progress], None]) -> Ears:
     """Returns the ears of a coordinator."""
+
+    def elsewhere(workflow_id: str) -> bool:
+        mine = loop.workflow(workflow_id) or loop.settled(workflow_id)
+        return store.shared and mine is None
+
     return Ears(
         event=loop.hear,
         progress=progress,
@@ -67,4 +80,5 @@ def ears_of(loop: Loop, store: Store, progress: Callable[[str, str, Progress], N
         forgotten=store.forgotten,
         settled=store.settled,
         owner_epoch=lambda: loop.owner_epoch,
+        elsewhere=elsewhere,
     )

@@ -62,6 +62,7 @@ from countermand.rpc.errors import (
     VerbUnsupported,
     WrongCluster,
 )
+from countermand.rpc.names import parse_attempt
 from countermand.v1.agent_pb2 import GetAttemptRequest
 from countermand.v1.attempt_pb2 import Attempt
 
@@ -216,6 +217,8 @@ class Orders:
         """Passes on how far an attempt is."""
         if order := self._orders.get(attempt.name):
             self._ears.progress(order.workflow.id, attempt.name, attempt.progress)
+        elif (name := parse_attempt(attempt.name)) and self._ears.elsewhere(name.workflow_id):
+            self._ears.progress(name.workflow_id, attempt.name, attempt.progress)
 
     def heard(self, attempt: Attempt) -> None:
         """Passes on what the agent's journal says of an attempt."""

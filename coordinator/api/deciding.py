@@ -67,6 +67,10 @@ ALLOWED = {
 _DECIDED_IN = (S.COMPENSATING, S.BLOCKED)  # compensations
 
 
+class ElsewhereError(Exception):
+    """A workflow is another session's, or nobody's yet: nothing was decided about it here."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
     """What became of a request."""
@@ -156,8 +160,15 @@ class Deciding:
         return Taken(workflow=before, before=before, event=event)
 
     async def _settled(self, workflow_id: str) -> Refusal:
-        """Returns the refusal of a request about a workflow that the loop no longer has."""
-        return Refusal(state=(await self._showing.newest(workflow_id)).state, allowed=())
+        """Returns the refusal of a request about a workflow that the loop no longer has.
+
+        Raises:
+            ElsewhereError: It has not settled, but is another session's.
+        """
+        newest = await self._showing.newest(workflow_id)
+        if self._store.shared and not newest.settled:
+            raise ElsewhereError
+        return Refusal(state=newest.state, allowed=())
 
     async def _is_repeat(self, request: Request) -> bool:
         """Returns whether a request was answered before; raises when its id was for another."""

@@ -64,6 +64,8 @@ class Follower:
             while True:
                 seen = topic.changes
                 workflow = self._loop.workflow(workflow_id)
+                # Before its entries are read: what comes after the last one is not missed.
+                is_open = workflow is not None or await self._is_others(workflow_id)
                 if workflow is None or workflow.sequence > after:
                     async for stored in self._entries(workflow_id, after):
                         yield pb.WatchWorkflowResponse(event=self.event(stored))
@@ -71,14 +73,18 @@ class Follower:
                 if progress:
                     for update in _news(topic, shown):
                         yield update
-                if quiet or workflow is None:
+                if quiet or not is_open:
                     yield pb.WatchWorkflowResponse(bookmark=after)
-                if workflow is None:
+                if not is_open:
                     return
                 quiet = await topic.wait(seen, BOOKMARK_S) == seen
                 workflow = self._loop.workflow(workflow_id)
                 if workflow is not None and workflow.sequence <= after:
                     await asyncio.sleep(PROGRESS_S)  # only progress: let some of it gather
+
+    async def _is_others(self, workflow_id: str) -> bool:
+        """Returns whether a workflow that this loop does not have is open nevertheless."""
+        return self._store.shared and bool(await self._store.owners_of([workflow_id]))
 
     async def _entries(self, workflow_id: str, after: int) -> AsyncIterator[StoredEntry]:
         while page := await self._store.history(workflow_id, after=after, limit=PAGE):
@@ -114,10 +120,20 @@ class Follower:
         with self._watches.watching(workflow_id) as topic:
             while True:
                 seen = topic.changes
-                workflow = self._loop.workflow(workflow_id)
-                if workflow is None or wanted(workflow) or clock.time() >= deadline:
+                if await self._has_come(workflow_id, wanted) or clock.time() >= deadline:
                     return
                 await topic.wait(seen, deadline - clock.time())
+
+    async def _has_come(self, workflow_id: str, wanted: Callable[[Workflow], bool]) -> bool:
+        """Returns whether a workflow is settled, or as wanted."""
+        if workflow := self._loop.workflow(workflow_id):
+            return wanted(workflow)
+        if not await self._is_others(workflow_id):
+            return True
+        if wanted is never:  # it need not be loaded to know that
+            return False
+        stored = await self._store.load(workflow_id)
+        return stored is None or stored.workflow.settled or wanted(stored.workflow)
 
 
 def _news(topic: Topic[Progress], shown: dict[str, Progress]) -> list[pb.WatchWorkflowResponse]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from coordinator.api import audit, requests
 from coordinator.api.requests import Context
@@ -20,6 +20,7 @@ from coordinator.runtime.ports import (
     HostView,
     Store,
 )
+from coordinator.saga.workflow import Workflow
 from coordinator.wire.failure import failure_to_proto
 from coordinator.wire.history import timestamp
 from countermand.rpc.errors import (
@@ -67,7 +68,7 @@ class HostService(HostServiceServicer):
         if host := self._hosts.all().get(request.host_id):
             if host.record.address != request.address:
                 raise HostIdTaken(name=host_name(request.host_id), address=host.record.address)
-            return self._shown(host)
+            return await self._shown(host)
         self._refuse_taken(request.address)
         try:
             self._refuse_taken(request.address, await self._hosts.probe(request.address))
@@ -89,7 +90,7 @@ class HostService(HostServiceServicer):
         wait_s = 0.0 if request.unreachable_allowed else requests.READY_S_MAX
         await self._hosts.begin(record, wait_s=wait_s)
         self._loop.redeliver(record.id)
-        return self._shown(self._hosts.all()[record.id])
+        return await self._shown(self._hosts.all()[record.id])
 
     def _refuse_taken(self, address: str, incarnation: str = "") -> None:
         """Raises for an agent that a host has already: what it does would be counted twice."""
@@ -103,9 +104,10 @@ class HostService(HostServiceServicer):
     ) -> pb.HostServiceGetHostResponse:
         """Returns one host."""
         host = self._host(request.name)
-        shown = self._shown(host)
+        workflows = await self._using(host)
+        shown = self._shown_with(host, workflows)
         if host.record.draining:
-            shown.blocking_tasks.extend(self._blocking(host.record.id))
+            shown.blocking_tasks.extend(self._blocking(host.record.id, workflows))
         return pb.HostServiceGetHostResponse(host=shown)
 
     async def ListHosts(
@@ -116,8 +118,9 @@ class HostService(HostServiceServicer):
         hosts = self._hosts.all()
         ids = sorted(host_id for host_id in hosts if host_id > request.page_token)
         page = ids[:limit]
+        workflows = await self._using(*(hosts[host_id] for host_id in page))
         return pb.ListHostsResponse(
-            hosts=[self._shown(hosts[host_id]) for host_id in page],
+            hosts=[self._shown_with(hosts[host_id], workflows) for host_id in page],
             next_page_token=page[-1] if len(ids) > limit else "",
         )
 
@@ -137,8 +140,10 @@ class HostService(HostServiceServicer):
             if has_changed:
                 _log(host_id, event)
         host = self._host(request.name)
-        blocked = self._blocking(host_id) if host.record.draining else ()
-        return pb.DrainHostResponse(host=self._shown(host), blocking_tasks=blocked)
+        workflows = await self._using(host)
+        blocked = self._blocking(host_id, workflows) if host.record.draining else ()
+        shown = self._shown_with(host, workflows)
+        return pb.DrainHostResponse(host=shown, blocking_tasks=blocked)
 
     async def AcceptHost(
         self, request: pb.AcceptHostRequest, context: Context
@@ -150,7 +155,7 @@ class HostService(HostServiceServicer):
             event = self._event(host.record.id, HostChange.ACCEPTED, request.reason)
             if await self._hosts.accept(host.record.id, event):
                 _log(host.record.id, event)
-        return pb.AcceptHostResponse(host=self._shown(self._host(request.name)))
+        return pb.AcceptHostResponse(host=await self._shown(self._host(request.name)))
 
     async def RemoveHost(
         self, request: pb.RemoveHostRequest, context: Context
@@ -159,11 +164,11 @@ class HostService(HostServiceServicer):
         requests.demand(request, "request_id", "reason")
         async with self._changing:
             host = self._host(request.name)
-            self._refuse_busy(host.record.id)
+            await self._refuse_busy(host.record.id)
             # Once its line has ended no workflow is placed on it; one may have been meanwhile.
             await self._hosts.end(host.record.id)
             try:
-                self._refuse_busy(host.record.id)
+                await self._refuse_busy(host.record.id)
             except HostBusy:
                 await self._hosts.begin(host.record, wait_s=0.0)
                 self._loop.redeliver(host.record.id)
@@ -184,27 +189,46 @@ class HostService(HostServiceServicer):
     def _event(self, host_id: str, change: HostChange, reason: str = "") -> AuditEvent:
         return audit.done(host_name(host_id), change, self._clock, reason=reason)
 
-    def _refuse_busy(self, host_id: str) -> None:
+    async def _refuse_busy(self, host_id: str) -> None:
         for workflow_id, _ in self._hosts.expected(host_id):
             raise HostBusy(name=host_name(host_id), workflow=workflow_name(workflow_id))
-        for workflow in self._loop.open_workflows():
+        for workflow in await self._open_on(host_id):
             if names(workflow, host_id):
                 raise HostBusy(name=host_name(host_id), workflow=workflow_name(workflow.id))
 
-    def _blocking(self, host_id: str) -> Iterator[str]:
+    async def _using(self, *hosts: HostView) -> Sequence[Workflow]:
+        """Returns open workflows, all of those that may keep one of some hosts from being drained.
+
+        There are none to be looked at if no host drains.
+        """
+        draining = [host.record.id for host in hosts if host.record.draining]
+        if not draining:
+            return ()
+        return await self._open_on(*draining)
+
+    async def _open_on(self, *host_ids: str) -> Sequence[Workflow]:
+        """Returns open workflows, all of those that have to do with some hosts."""
+        if not self._store.shared:
+            return self._loop.open_workflows()
+        return [stored.workflow for stored in await self._store.open_naming(host_ids)]
+
+    def _blocking(self, host_id: str, workflows: Iterable[Workflow]) -> Iterator[str]:
         """Yields the names of the tasks that keep a host from being drained."""
         views = self._hosts.all().values()
         draining = {view.record.id for view in views if view.record.draining}
         expected = set(self._hosts.expected(host_id))  # a host was chosen, not durably yet
-        for workflow in self._loop.open_workflows():
+        for workflow in workflows:
             chosen = {index for workflow_id, index in expected if workflow_id == workflow.id}
             for index in sorted(chosen.union(blocking(workflow, host_id, draining))):
                 yield task_name(workflow.id, workflow.plan.nodes[index].name)
 
-    def _shown(self, host: HostView) -> pb.Host:
+    async def _shown(self, host: HostView) -> pb.Host:
+        return self._shown_with(host, await self._using(host))
+
+    def _shown_with(self, host: HostView, workflows: Sequence[Workflow]) -> pb.Host:
         shown = _shown(host)
         if host.record.draining and host.state is not HostState.QUARANTINED:
-            is_blocked = any(True for _ in self._blocking(host.record.id))
+            is_blocked = any(True for _ in self._blocking(host.record.id, workflows))
             shown.state = pb.Host.STATE_DRAINING if is_blocked else pb.Host.STATE_DRAINED
         return shown
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from coordinator.api import requests
-from coordinator.api.deciding import PRINCIPAL, Deciding, refused
+from coordinator.api.deciding import PRINCIPAL, Deciding, ElsewhereError, refused
 from coordinator.api.ends import (
     MESSAGE_BYTES_MAX,
     Said,
@@ -252,7 +252,10 @@ class Reporting:
         try:
             decision = await self._deciding.ask(workflow_id, event, remembered)
         except KeyError:
-            raise (await self._rights.newest(named)).closed() from None
+            newest = await self._rights.newest(named)
+            if self._store.shared and not newest.workflow.settled:
+                raise ElsewhereError from None
+            raise newest.closed() from None
         if decision.refusal is not None:
             state = named.now(decision.workflow).attempt.state
             about = (str(named.name), state)

@@ -72,7 +72,7 @@ class Showing:
         self._hosts = hosts
         self._watches = watches
         self._retention = retention
-        # Settled long ago, and looked at now: a page asks for the same one many times.
+        # Settled long ago, or another session's, and looked at now: a page asks for it many times.
         self._kept: OrderedDict[str, Workflow] = OrderedDict()
         self._looks = Looks()
 
@@ -80,16 +80,21 @@ class Showing:
 
     async def find(self, workflow_id: str) -> Workflow:
         """Returns a workflow as committed; raises WorkflowNotFound."""
-        if known := self._loop.workflow(workflow_id) or self._loop.settled(workflow_id):
+        if known := self._loop.workflow(workflow_id):
             return known
-        kept = self._kept.get(workflow_id)
-        # One that has settled never changes; but it may have been removed.
+        settled = self._loop.settled(workflow_id)
+        if settled is not None and not self._store.shared:
+            return settled  # whoever removes it tells the loop
+        kept = settled or self._kept.get(workflow_id)
+        # With the same version it is the same; but it may have changed, or been removed.
         if kept is not None and await self._store.version(workflow_id) == kept.version:
-            self._kept.move_to_end(workflow_id)
+            if settled is None:
+                self._kept.move_to_end(workflow_id)
             return kept
         found = (await self.load(workflow_id)).workflow
-        if found.settled:
+        if found.settled or self._store.shared:
             self._kept[workflow_id] = found
+            self._kept.move_to_end(workflow_id)
             if len(self._kept) > KEPT_MAX:
                 self._kept.popitem(last=False)
         return found
@@ -128,7 +133,7 @@ class Showing:
             shown = pb.Workflow()
             shown.CopyFrom(self._looks.at(workflow).basic)
         if not workflow.locked and not workflow.settled:
-            shown.waits_for = _line(self._loop.lock_view(workflow.id))
+            shown.waits_for = _line(self._locks(workflow))
         self._expires(shown, workflow.retention)
         return shown
 
@@ -141,12 +146,21 @@ class Showing:
         shown = self.basic(workflow)
         shown.spec.ParseFromString(submission.spec)
         shown.input.CopyFrom(Struct.FromString(submission.input))
-        shown.locks.extend(map(_lock_to_proto, self._loop.lock_view(workflow.id)))
+        shown.locks.extend(map(_lock_to_proto, self._locks(workflow)))
         await asyncio.sleep(0)
         indices = view.in_order(workflow.plan)[1 : 1 + view.TASKS_MAX]
         async for task in self.tasks(workflow, indices):
             shown.tasks.append(task)
         return shown
+
+    def _locks(self, workflow: Workflow) -> tuple[LockView, ...]:
+        """Returns how a workflow stands with its images: of another session's only what it says."""
+        if workflow.settled or self._loop.workflow(workflow.id) is not None:
+            return self._loop.lock_view(workflow.id)
+        return tuple(
+            LockView(lock=lock, held=workflow.locked, position=0, holders=())
+            for lock in workflow.locks
+        )
 
     def has_in_memory(self, workflow_id: str) -> bool:
         """Returns whether a list shows a workflow from memory."""

@@ -72,6 +72,10 @@ class Watches(Generic[P]):
         topic = self._topics.get(workflow_id)
         return topic.progress if topic else {}
 
+    def topics(self) -> list[str]:
+        """Returns the ids of workflows that are watched, or of which progress was heard."""
+        return list(self._topics)
+
     @contextmanager
     def watching(self, workflow_id: str) -> Iterator[Topic[P]]:
         """Holds a workflow's topic for as long as somebody watches it."""

@@ -325,6 +325,14 @@ class NoCoordinatorAnswers(CoordinatorUnavailable):
     """No coordinator answers: {tried}. Are they running, and are the addresses right?"""
 
 
+class OwnerUnavailable(CountermandError):
+    """{name} cannot be changed now: {why}. Ask again, with the same request id."""
+
+    code = StatusCode.UNAVAILABLE
+    reason = "OWNER_UNAVAILABLE"
+    retriable = True
+
+
 class Stopping(CountermandError):
     """The coordinator stops, and what was asked may have been done: ask again once it runs."""
 

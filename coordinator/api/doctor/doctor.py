@@ -169,7 +169,9 @@ class Doctor:
     async def _look(
         self, connection: Connection, host: str, elsewhere: Collection[str]
     ) -> tuple[Seen, list[Finding]]:
-        accepted = [name for workflow in self._open() for name in open_attempts(workflow, host)]
+        accepted = [
+            name for workflow in await self._open() for name in open_attempts(workflow, host)
+        ]
         seen = await look(connection, host, elsewhere=elsewhere)
         knowledge = await self._knowledge(seen, accepted)
         return seen, compare(seen, knowledge)
@@ -184,20 +186,21 @@ class Doctor:
         for workflow_id, attempts in by_workflow.items():
             workflow = await self._workflow(workflow_id)
             standings |= {str(name): known(workflow, name) for name in attempts}
+        workflows = await self._open()
         # What another host made in a pool that both reach is seen from here as well.
         shared = {pool.pool_id: pool.shared for pool in seen.pools if pool.looked_at}
         relied_on = [
             one
-            for workflow in self._open()
+            for workflow in workflows
             for one in expected(workflow)
             if one.place.pool_id in shared and (one.host == seen.host or shared[one.place.pool_id])
         ]
         held = {
             Place(lock.pool, lock.image): names.workflow_name(workflow.id)
-            for workflow in self._open()
+            for workflow in workflows
             for lock in workflow.locks
         }
-        still_open = {name for w in self._open() for name in open_attempts(w, seen.host)}
+        still_open = {name for w in workflows for name in open_attempts(w, seen.host)}
         return Knowledge(
             cluster_id=self._cluster_id,
             of=lambda name: standings.get(name, NOT_OURS),
@@ -224,8 +227,11 @@ class Doctor:
                 gone.add(oddity.attempt)
         return frozenset(gone)
 
-    def _open(self) -> Sequence[Workflow]:
-        return self._loop.open_workflows()
+    async def _open(self) -> Sequence[Workflow]:
+        """Returns every open workflow, whosesoever."""
+        if not self._store.shared:
+            return self._loop.open_workflows()
+        return [stored.workflow for stored in await self._store.load_open()]
 
     async def _workflow(self, workflow_id: str) -> Workflow | None:
         if workflow := self._loop.workflow(workflow_id):
