@@ -104,9 +104,7 @@ async def replica(shared: Shared, store: Store | None = None) -> AsyncIterator[R
         assembly,
         external_tasks(assembly, owners, Tokens(opening.token_key)),
         WebhookService(webhooks=cast("Any", None), store=store, clock=world, new_secret=str),
-        Doctor(
-            loop=loop, store=store, connect=connect, cluster_id=opening.cluster_id, clock=world
-        ),
+        Doctor(loop=loop, store=store, connect=connect, cluster_id=opening.cluster_id, clock=world),
     )
     works = asyncio.gather(
         loop.run(),

@@ -16,22 +16,20 @@ from grpc.aio import AioRpcError
 
 from coordinator.api import letters
 from coordinator.runtime import session, tail
-from coordinator.runtime.ports import LETTERS_LAST, Letter, LetterAnswer
+from coordinator.runtime.ports import Letter, LetterAnswer
 from coordinator.store.memory import MemoryStore
-from countermand.client.spec import sequence, workflow_spec
 from countermand.rpc.names import attempt_name, task_name, workflow_name
 from countermand.rpc.status import DETAILS_KEY
 from countermand.v1 import external_task_pb2 as epb
 from countermand.v1 import host_pb2 as hpb
 from countermand.v1 import workflow_pb2 as pb
-from countermand.v1.attempt_pb2 import Attempt
+from countermand.v1.annotation_pb2 import EFFECT_READ_ONLY
 from countermand.v1.event_pb2 import HistoryEvent
-from countermand.v1.failure_pb2 import Failure
 from countermand.v1.workflow_spec_pb2 import WorkflowSpec
 from countermand.v1.workflow_state_pb2 import WORKFLOW_STATE_RUNNING
 from tests.api.calls import refused, state
 from tests.api.replicas import Replica, replica
-from tests.api.vendors import external, plan_of, struct
+from tests.api.vendors import Vendor, external, plan_of
 from tests.runtime.replicas import Shared
 from tests.runtime.rig import Agent, noop, series, until
 
@@ -276,3 +274,199 @@ async def test_a_workflow_that_settles_while_the_letter_is_under_way(shared, age
         held.delivers = delivered
         error = await asked
         assert (error.reason, error.metadata["state"]) == ("STATE_FORBIDS", "SUCCEEDED")
+
+
+# -- reading and watching -------------------------------------------------------------------------
+
+
+async def followed(at: Replica, workflow_id: str, after: int = 0) -> list[int]:
+    """Returns the sequences that a watch has shown by its end."""
+    request = pb.WatchWorkflowRequest(
+        name=workflow_name(workflow_id), after_sequence=after, events_only=True
+    )
+    watch = at.workflows.WatchWorkflow(request)
+    return [update.event.sequence async for update in watch if update.HasField("event")]
+
+
+async def test_a_watch_goes_on_when_its_workflow_is_claimed_by_another(shared, agent):
+    async with replica(shared) as one, replica(shared) as other, replica(shared) as third:
+        await start(one, "x")
+        watches = [asyncio.ensure_future(followed(at, "x")) for at in (other, third)]
+        await until(lambda: agent.sent)
+        await until(lambda: "x" in other.watches.topics() and "x" in third.watches.topics())
+        await one.die()
+        await until(lambda: other.loop.workflow("x") or third.loop.workflow("x"))
+        agent.end(attempt_name("x", "t", 1))
+        await until(lambda: attempt_name("x", "u", 1) in agent.sent)
+        agent.end(attempt_name("x", "u", 1))
+        last = len(await other.store.history("x", after=0, limit=1000))
+        for watch in watches:
+            seen = await watch
+            last = len(await other.store.history("x", after=0, limit=1000))
+            assert seen == list(range(1, last + 1))
+
+
+async def test_a_watch_from_beyond_what_is_known_waits_for_it(one, other, agent):
+    started = await start(one, "x")
+    await until(lambda: agent.sent)
+    ahead = (await get(one, "x")).last_sequence + 2
+    assert started.last_sequence < ahead
+    watch = asyncio.ensure_future(followed(other, "x", ahead))
+    for task in ("t", "u"):
+        await until(lambda task=task: attempt_name("x", task, 1) in agent.sent)
+        agent.end(attempt_name("x", task, 1))
+    seen = await watch
+    assert seen[0] == ahead + 1
+
+
+async def test_everything_is_watched_at_every_replica(one, other, agent):
+    watch = other.workflows.WatchEvents(pb.WatchEventsRequest(after_position=0))
+    assert (await watch.read()).bookmark == 0
+    await start(one, "x", series(noop("t", "a")))
+    await start(other, "y", series(noop("t", "a")))
+    await until(lambda: len(agent.sent) == 2)
+    for workflow_id in ("x", "y"):
+        agent.end(attempt_name(workflow_id, "t", 1))
+    positions, settled = [], set()
+    while settled != {"x", "y"}:
+        event = (await watch.read()).event
+        positions.append(event.position)
+        if event.workflow_state_changed.after not in (0, WORKFLOW_STATE_RUNNING):
+            settled.add(event.workflow.split("/")[1])
+    watch.cancel()
+    assert positions == list(range(1, len(positions) + 1))
+
+
+async def test_a_workflow_is_waited_for_at_every_replica(one, other, agent):
+    await start(one, "x", series(noop("t", "a")))
+    request = pb.WaitWorkflowRequest(name="workflows/x", until_attention=True)
+    waits = asyncio.ensure_future(other.workflows.WaitWorkflow(request))
+    await until(lambda: "x" in other.watches.topics())
+    await one.workflows.PauseWorkflow(pause("x"))
+    await until(lambda: agent.sent)
+    agent.end(attempt_name("x", "t", 1))
+    answer = await waits
+    assert answer.reached
+    assert state(answer.workflow) in ("PAUSED", "SUCCEEDED")
+    await one.workflows.ResumeWorkflow(resume("x"))
+    again = await other.workflows.WaitWorkflow(pb.WaitWorkflowRequest(name="workflows/x"))
+    assert (again.reached, state(again.workflow)) == (True, "SUCCEEDED")
+
+
+async def test_a_wait_that_is_over_says_so_of_anothers_workflow(one, other):
+    await start(one, "x")
+    request = pb.WaitWorkflowRequest(name="workflows/x")
+    request.wait_timeout.FromMilliseconds(1)
+    answer = await other.workflows.WaitWorkflow(request)
+    assert (answer.reached, state(answer.workflow)) == (False, "RUNNING")
+
+
+async def test_progress_is_seen_at_every_replica(one, other, agent):
+    await start(one, "x", series(noop("t", "a")))
+    await until(lambda: agent.sent)
+    watch = other.workflows.WatchWorkflow(pb.WatchWorkflowRequest(name="workflows/x"))
+    name = attempt_name("x", "t", 1)
+    await until(lambda: len(agent.streams) == 2)
+    agent.progress(name, 7)
+    while not (update := await watch.read()).HasField("progress"):
+        pass
+    watch.cancel()
+    assert (update.progress.attempt, update.progress.progress.done) == (name, 7)
+    agent.end(name)
+    await until(lambda: not other.watches.topics())
+
+
+async def test_what_was_cleared_through_another_replica_is_gone(one, other):
+    vendor = Vendor(one.channel)
+    request = epb.StartExternalWorkflowRequest(workflow_id="x", owner_id="acme", kind="backup")
+    token = (await one.external.StartExternalWorkflow(request)).capability_token
+    ended = epb.EndExternalWorkflowRequest(
+        name="workflows/x", request_id="end", succeeded=True, capability_token=token
+    )
+    answer = await other.external.EndExternalWorkflow(ended)
+    assert answer.workflow.name == "workflows/x"
+    for asked in await vendor.requests():
+        await vendor.accept(asked.attempt)
+        await vendor.end(asked.attempt)
+    await until(lambda: one.loop.workflow("x") is None)
+    cleared = epb.ClearExternalWorkflowRequest(name="workflows/x", capability_token=token)
+    await other.external.ClearExternalWorkflow(cleared)
+    request = pb.GetWorkflowRequest(name="workflows/x")
+    assert (await refused(one.workflows.GetWorkflow(request))).reason == "WORKFLOW_NOT_FOUND"
+
+
+# -- hosts ----------------------------------------------------------------------------------------
+
+
+async def test_what_blocks_a_host_is_told_by_every_replica(one, other, agent):
+    await start(one, "x")
+    await until(lambda: agent.sent)
+    asked = hpb.DrainHostRequest(name="hosts/a", request_id="d", reason="r")
+    drained = await other.hosts.DrainHost(asked)
+    assert "workflows/x/tasks/t" in drained.blocking_tasks
+    assert drained.host.state == hpb.Host.STATE_DRAINING
+    listed = (await other.hosts.ListHosts(hpb.ListHostsRequest())).hosts
+    assert [host.state for host in listed] == [hpb.Host.STATE_DRAINING]
+    asked = hpb.RemoveHostRequest(name="hosts/a", request_id="r", reason="r")
+    error = await refused(other.hosts.RemoveHost(asked))
+    assert (error.reason, error.metadata["workflow"]) == ("HOST_BUSY", "workflows/x")
+
+
+# -- owners of external tasks ---------------------------------------------------------------------
+
+
+async def test_a_vendor_reports_through_a_replica_that_does_not_own_the_workflow(one, other):
+    await start(one, "x", plan_of(external("snap"), external("copy")))
+    near, far = Vendor(one.channel), Vendor(other.channel)
+    name = (await near.requests())[0].attempt
+    far.tokens = near.tokens
+    wrong = await refused(far.accept(name, capability_token="wrong"))
+    assert wrong == await refused(near.accept(name, capability_token="wrong"))
+    assert wrong.reason == "NOT_OWNER"
+    early = await refused(far.report(name, 1))
+    assert early == await refused(near.report(name, 1))
+    answer = await far.accept(name)
+    assert answer == await near.accept(name)
+    assert (await far.report(name, 3, 5)).progress.done == 3
+    assert await far.beat(name) == {}
+    await far.end(name)
+    await until(lambda: one.loop.workflow("x").task(2).attempts)
+    late = await refused(far.accept(name))
+    assert late == await refused(near.accept(name))
+    assert late.reason == "ATTEMPT_CLOSED"
+
+
+async def test_heartbeats_reach_the_owners_of_their_workflows(one, other, shared):
+    async with replica(shared) as third:
+        vendor = Vendor(one.channel)
+        for at, workflow_id in ((one, "x"), (other, "y"), (third, "z")):
+            await start(at, workflow_id, plan_of(external("snap")))
+        attempts = {i: attempt_name(i, "snap", 1) for i in ("x", "y", "z")}
+        for at, workflow_id in ((one, "x"), (other, "y"), (third, "z")):
+            mine = Vendor(at.channel)
+            await until(lambda w=workflow_id, at=at: at.loop.workflow(w))
+            asked = [a for a in await mine.requests() if a.attempt == attempts[workflow_id]]
+            mine.tokens = vendor.tokens = vendor.tokens | mine.tokens
+            if workflow_id != "z":
+                await mine.accept(asked[0].attempt)
+        gone = attempt_name("gone", "snap", 1)
+        answers = await vendor.beat(*attempts.values(), gone)
+        assert answers == {attempts["z"]: "STARTING", gone: "UNSPECIFIED"}
+        assert list(answers) == [attempts["z"], gone]
+
+
+async def test_a_task_is_added_through_another_replica(one, other):
+    request = epb.StartExternalWorkflowRequest(workflow_id="x", owner_id="acme", kind="backup")
+    token = (await one.external.StartExternalWorkflow(request)).capability_token
+    added = epb.AddExternalTaskRequest(
+        parent="workflows/x",
+        request_id="add",
+        task_id="part",
+        owner_id="acme",
+        kind="part",
+        effect=EFFECT_READ_ONLY,
+        capability_token=token,
+    )
+    first = await other.external.AddExternalTask(added)
+    assert first.task.name == task_name("x", "part")
+    assert (await one.external.AddExternalTask(added)).capability_token == first.capability_token

@@ -151,6 +151,13 @@ class Agent:
             message.updates.add(sequence=len(self.journal), attempt=self._attempt(name))
             stream.put_nowait(message)
 
+    def progress(self, name: str, done: int) -> None:
+        """Says to whoever watches how far an attempt is."""
+        for stream in self.streams:
+            message = WatchAttemptsResponse()
+            message.updates.add(attempt=Attempt(name=name, progress=Progress(done=done)))
+            stream.put_nowait(message)
+
     def speak(self) -> None:
         """Answers every call that it has taken."""
         self.mute = False
