@@ -2,7 +2,8 @@
 
 Asked within a commit, once it has been given its positions: from there on one commit comes after
 the other, so that what is seen of images is all there is. Between workflows of the same session its
-own coordinator has decided already.
+own coordinator has decided already; but of what it claimed a moment ago it may know nothing yet, so
+that what these hold is asked for as well.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _OTHERS = (
     .join_from(locks, workflows)
     .where(
         _IMAGE.in_(bindparam("images", expanding=True)),
-        workflows.c.session != bindparam("session"),
+        or_(workflows.c.session != bindparam("session"), locks.c.held),
         # One that is held before it has begun keeps nobody waiting.
         or_(locks.c.held, workflows.c.state != WorkflowState.QUARANTINED.value),
     )
@@ -64,7 +65,10 @@ def taker(workflow: Workflow) -> Taker:
 
 
 def check(session: int, takers: Sequence[Taker], connection: Connection) -> None:
-    """Raises ImagesHeldError if another session's workflow is in the way of one."""
+    """Raises ImagesHeldError if another session's workflow is in the way of one.
+
+    So is one of the own session that holds an image after what this commit gives away.
+    """
     for workflow_id, standing in _in_the_way(session, takers, connection).items():
         raise ImagesHeldError(workflow_id, standing)
 
@@ -72,7 +76,7 @@ def check(session: int, takers: Sequence[Taker], connection: Connection) -> None
 def standing(
     session: int, workflow_ids: Sequence[str], connection: Connection
 ) -> dict[str, tuple[Standing, ...]]:
-    """Returns who of other sessions is in the way of workflows that wait, by these."""
+    """Returns who is in the way of workflows that wait, by these; of the own session, who holds."""
     found: dict[str, Taker] = {}
     for row in connection.execute(_WAITING, {"ids": list(workflow_ids)}):
         known = found.get(row.id)
@@ -113,6 +117,8 @@ def _ways(taker: Taker, others: Iterable[Row[Any]]) -> Iterator[tuple[str, bool]
     place = (taker.create_time_us, taker.workflow_id)
     for row in others:
         exclusive = wanted.get((row.pool_id, row.image_id))
+        if row.id == taker.workflow_id:
+            continue  # what it is given besides
         if exclusive is None or not (exclusive or row.exclusive):
             continue
         if row.held or (row.create_time_us, row.id) < place:

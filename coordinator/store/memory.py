@@ -261,7 +261,11 @@ class MemoryStore:
         """Returns who is in the way of own workflows that wait in line for images, by these."""
         records = self._kept.records
         found = (records[each].workflow for each in workflow_ids if each in records)
-        return {each.id: ways for each in found if (ways := tuple(self._in_the_way(each)))}
+        return {
+            each.id: ways
+            for each in found
+            if (ways := (*self._in_the_way(each), *self._held_by_own(each, {})))
+        }
 
     def _in_the_way(self, workflow: Workflow) -> Iterator[Standing]:
         """Yields other sessions' workflows that keep one from its images."""
@@ -272,7 +276,20 @@ class MemoryStore:
                 continue
             is_before = other.locked or (other.create_time, other.id) < place
             if is_before and _clash(workflow, other):
-                yield Standing(workflow_id=other.id, locks=other.locks, held=other.locked)
+                yield _standing_of(other)
+
+    def _held_by_own(self, workflow: Workflow, merged: dict[str, Merged]) -> Iterator[Standing]:
+        """Yields own workflows that keep one from its images, once a transaction is made.
+
+        Of what it has claimed a moment ago a coordinator knows nothing yet: these are no others'
+        any more, and stand in no line of its own.
+        """
+        for record in self._kept.records.values():
+            other = record.workflow
+            other = merged[other.id].workflow if other.id in merged else other
+            holds = other.locked and stands_in_line(other) and other.id != workflow.id
+            if self._shared and not self._is_others(record) and holds and _clash(workflow, other):
+                yield _standing_of(other)
 
     async def commit(self, changes: Sequence[Change]) -> None:
         """Makes changes durable, all or none."""
@@ -314,14 +331,15 @@ class MemoryStore:
         self._check_writers(merged)
 
     def _check_images(self, merged: dict[str, Merged]) -> None:
-        """Raises if other sessions' workflows are in the way of one that is to hold its images."""
+        """Raises if other workflows are in the way of one that is to hold its images."""
         for workflow_id, each in merged.items():
             takes = each.submission is not None or any(
                 isinstance(entry.fact, LocksTaken) for entry in each.history
             )
             if not takes or not each.workflow.locked or each.workflow.settled:
                 continue
-            if standing := tuple(self._in_the_way(each.workflow)):
+            others = self._in_the_way(each.workflow)
+            if standing := (*others, *self._held_by_own(each.workflow, merged)):
                 raise ImagesHeldError(workflow_id, standing)
 
     def _check_writers(self, merged: dict[str, Merged]) -> None:
@@ -743,3 +761,7 @@ def _hosts(workflow: Workflow) -> set[str]:
         task.last.host if task.attempts else workflow.plan.task(index).host
         for index, task in workflow.tasks()
     }
+def _standing_of(workflow: Workflow) -> Standing:
+    return Standing(workflow_id=workflow.id, locks=workflow.locks, held=workflow.locked)
+
+

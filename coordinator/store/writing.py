@@ -128,8 +128,8 @@ class Writing:
         # Last of all: nobody else is given a position before this transaction has ended.
         if batch.events:
             self._take_positions.move(connection, [{"taken": len(batch.events)}])
-        check(connection)
         self._remove_locks.run(connection, batch.old_locks)
+        check(connection)
         self._add_locks.run(connection, batch.new_locks)
         self._take_locks.move(connection, batch.locks)
         for before, row in enumerate(reversed(batch.events)):
