@@ -322,6 +322,19 @@ class LetterAnswer:
     status: bytes = b""  # a serialized google.rpc.Status, if it was refused; else empty
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """An attempt of an external task that waits for its owner, told without its workflow."""
+
+    workflow_id: str
+    name: str  # the attempt's
+    owner: str
+    intent: int
+    state: TaskState  # of its task
+    accepted: bool
+    create_time: datetime
+
+
 LETTERS_LAST = timedelta(minutes=10)  # in the store, answered or not; nobody waits as long
 LETTER_BYTES_MAX = 4 * 1024 * 1024  # of a request and of an answer: as much as gRPC carries
 
@@ -438,6 +451,21 @@ class Store(Protocol):
 
         As `events` without what they say: every entry once, whosesoever. Nothing that becomes
         visible later has a lower position than what was returned.
+        """
+
+    async def asked(
+        self,
+        *,
+        owner: str = "",
+        after: int = 0,
+        limit: int,
+        workflow_ids: Collection[str] | None = None,
+    ) -> list[Asked]:
+        """Returns attempts of open workflows, whosesoever, that wait for an owner.
+
+        That is the last attempt of an external task, if its outcome is open and its task in flight
+        or being compensated. In order of their intents, from after one on; at most so many. Of all
+        owners if none is said, and of all open workflows, or of those among some.
         """
 
     async def open_naming(self, host_ids: Collection[str]) -> list[Stored]:

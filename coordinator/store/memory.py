@@ -15,9 +15,11 @@ from itertools import islice
 from coordinator.runtime.draining import names
 from coordinator.runtime.floors import Floor, lower, lowest
 from coordinator.runtime.locks import Standing, stands_in_line
+from coordinator.runtime.owners import waits_for
 from coordinator.runtime.ports import (
     LETTERS_LAST,
     SESSION_LASTS,
+    Asked,
     AuditEvent,
     Change,
     Claim,
@@ -64,6 +66,7 @@ from coordinator.store.summaries import summary_of
 from coordinator.store.tokens import key_from
 from coordinator.wire.history import event_to_proto
 from countermand.rpc.crash import Crash, never
+from countermand.rpc.names import attempt_name
 from countermand.v1.event_pb2 import HistoryEvent
 
 Image = tuple[str, str]  # pool and image id
@@ -456,6 +459,25 @@ class MemoryStore:
         found = await self.events(after=after, limit=limit)
         return [(entry.workflow_id, entry.position) for entry in found]
 
+    async def asked(
+        self,
+        *,
+        owner: str = "",
+        after: int = 0,
+        limit: int,
+        workflow_ids: Collection[str] | None = None,
+    ) -> list[Asked]:
+        """Returns attempts of open workflows that wait for an owner, in order of their intents."""
+        records = self._kept.records.values()
+        found = (
+            each
+            for record in records
+            if workflow_ids is None or record.workflow.id in workflow_ids
+            for each in _asked(record.workflow)
+            if each.intent > after and owner in ("", each.owner)
+        )
+        return sorted(found, key=lambda each: each.intent)[:limit]
+
     async def open_naming(self, host_ids: Collection[str]) -> list[Stored]:
         """Returns all open workflows that have to do with one of some hosts."""
         return [
@@ -710,6 +732,22 @@ class MemoryStore:
 
     async def close(self) -> None:
         """Releases everything; nothing is written any more."""
+
+
+def _asked(workflow: Workflow) -> Iterator[Asked]:
+    """Yields the attempts of a workflow that wait for their owners."""
+    for index, task in workflow.tasks():
+        if owner := waits_for(workflow, index):
+            last = task.last
+            yield Asked(
+                workflow_id=workflow.id,
+                name=attempt_name(workflow.id, workflow.plan.nodes[index].name, last.number),
+                owner=owner,
+                intent=last.intent,
+                state=task.state,
+                accepted=last.start_time is not None,
+                create_time=last.create_time,
+            )
 
 
 def _writes(workflow: Workflow) -> Iterator[Image]:
