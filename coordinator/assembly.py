@@ -13,6 +13,7 @@ from coordinator.agents.fleet import Fleet
 from coordinator.api.deciding import Deciding
 from coordinator.api.doctor.doctor import Doctor
 from coordinator.api.doctor_service import DoctorService
+from coordinator.api.elsewhere import Elsewhere
 from coordinator.api.external_task_service import ExternalTaskService
 from coordinator.api.host_service import HostService
 from coordinator.api.letters import together
@@ -105,7 +106,9 @@ def beside(assembly: Assembly, new_id: Callable[[], str]) -> Beside | None:
     )
 
 
-def external_tasks(assembly: Assembly, owners: Owners, tokens: Tokens) -> ExternalTaskService:
+def external_tasks(
+    assembly: Assembly, owners: Owners, tokens: Tokens, others: Beside | None = None
+) -> ExternalTaskService:
     """Returns the service for the owners of external tasks."""
     loop, store, hosts, clock = assembly.loop, assembly.store, assembly.hosts, assembly.clock
     showing = Showing(
@@ -113,6 +116,10 @@ def external_tasks(assembly: Assembly, owners: Owners, tokens: Tokens) -> Extern
     )
     deciding = Deciding(loop=loop, store=store, showing=showing, clock=clock)
     rights = Rights(tokens=tokens, showing=showing)
+    elsewhere = None
+    if others is not None:
+        elsewhere = Elsewhere(loop=loop, store=store, owners=owners, ask=others.routing.asked)
+        others.tail.listen(elsewhere.moved)
     return ExternalTaskService(
         loop=loop,
         store=store,
@@ -137,6 +144,7 @@ def external_tasks(assembly: Assembly, owners: Owners, tokens: Tokens) -> Extern
         ),
         deciding=deciding,
         showing=showing,
+        elsewhere=elsewhere,
     )
 
 

@@ -11,6 +11,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from coordinator.api import requests
 from coordinator.api.deciding import Deciding
+from coordinator.api.elsewhere import Elsewhere, Told
 from coordinator.api.ends import failure_of
 from coordinator.api.reporting import Reporting
 from coordinator.api.requests import Context
@@ -45,6 +46,7 @@ else:
     Base = ExternalTaskServiceServicer
 
 HEARTBEATS_MAX = 1000  # in one request
+ASKED_BYTES_MAX = 1024 * 1024  # for another replica at once; one request may have a fourth of it
 YIELD_EVERY = 50  # requests of a page between two looks at whoever else is due: some milliseconds
 
 
@@ -62,8 +64,9 @@ class ExternalTaskService(Base):
         starting: Starting,
         deciding: Deciding,
         showing: Showing,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
-        """Keeps what it asks."""
+        """Keeps what it asks; nobody if there are no other replicas."""
         self._loop = loop
         self._store = store
         self._owners = owners
@@ -72,6 +75,7 @@ class ExternalTaskService(Base):
         self._starting = starting
         self._deciding = deciding
         self._showing = showing
+        self._elsewhere = elsewhere
 
     # -- a vendor's own workflow ----------------------------------------------------------------
 
@@ -198,6 +202,8 @@ class ExternalTaskService(Base):
         _check_owner(request.owner_id)
         after = requests.number(request.page_token, "page_token") if request.page_token else 0
         size = requests.page_size(request.page_size)
+        if self._elsewhere is not None:
+            return await self._page_of_all(self._elsewhere, request.owner_id, after, size, context)
         found = self._owners.page(request.owner_id, after=after, limit=size + 1)
         page = found[:size]
         answer = pb.ListExternalTasksResponse(
@@ -210,12 +216,48 @@ class ExternalTaskService(Base):
                 await asyncio.sleep(0)
         return answer
 
+    @staticmethod
+    async def _page_of_all(
+        elsewhere: Elsewhere, owner: str, after: int, size: int, context: Context
+    ) -> pb.ListExternalTasksResponse:
+        """Returns one page of what waits for an owner at all replicas."""
+        found = await elsewhere.page(owner, after=after, limit=size + 1)
+        names = [row.name for row in found[:size]]
+        asked = await elsewhere.requests(names, requests.until(context))
+        return pb.ListExternalTasksResponse(
+            requests=[asked[name] for name in names if name in asked],
+            next_page_token=str(found[size - 1].intent) if len(found) > size else "",
+        )
+
+    async def asked(
+        self,
+        request: pb.HeartbeatExternalTasksRequest,
+        context: Context,
+    ) -> pb.ListExternalTasksResponse:
+        """Returns what is asked about attempts of own workflows, for other replicas.
+
+        With a token if that is not all of them.
+        """
+        answer, size_bytes = pb.ListExternalTasksResponse(), 0
+        for number, beat in enumerate(request.heartbeats, start=1):
+            if (asked := self._reporting.asked(beat.attempt)) is not None:
+                answer.requests.append(asked)
+                size_bytes += asked.ByteSize()
+            if size_bytes > ASKED_BYTES_MAX:
+                answer.next_page_token = str(number)
+                break
+            if number % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+        return answer
+
     async def ListExternalOwners(
         self, request: pb.ListExternalOwnersRequest, context: Context
     ) -> pb.ListExternalOwnersResponse:
         """Returns one page of how owners stand."""
         size = requests.page_size(request.page_size)
         found = self._owners.standings(after=request.page_token, limit=size + 1)
+        if self._elsewhere is not None:
+            found = await self._elsewhere.standings(after=request.page_token, limit=size + 1)
         return pb.ListExternalOwnersResponse(
             owners=[
                 pb.ExternalOwner(
@@ -236,16 +278,32 @@ class ExternalTaskService(Base):
     ) -> AsyncIterator[pb.WatchExternalTasksResponse]:
         """Streams what waits for an owner, and every change of it."""
         _check_owner(request.owner_id)
-        async with aclosing(self._owners.watch(request.owner_id)) as watch:
-            async for names in watch:
-                for name in names:
-                    asked = self._reporting.asked(name)
-                    if asked is not None:
+        owner = request.owner_id
+        others = 0  # of other replicas' workflows: how much waits
+        has_begun = False
+        source = self._elsewhere.watch_all(owner) if self._elsewhere else self._owners.watch(owner)
+        async with aclosing(source) as watch:
+            async for each in watch:
+                if isinstance(each, Told):
+                    others = each.waiting
+                    for asked in each.requests:
                         yield pb.WatchExternalTasksResponse(request=asked)
-                    else:
+                    for name in each.closed:
                         yield pb.WatchExternalTasksResponse(closed=name)
-                waiting = self._owners.count(request.owner_id)
-                yield pb.WatchExternalTasksResponse(bookmark=waiting)
+                else:
+                    has_begun = True  # of others' all was told before
+                    for name in each:
+                        yield self._changed(name)
+                if has_begun:
+                    waiting = others + self._owners.count(owner)
+                    yield pb.WatchExternalTasksResponse(bookmark=waiting)
+
+    def _changed(self, name: str) -> pb.WatchExternalTasksResponse:
+        """Returns what is told of an attempt of an own workflow."""
+        asked = self._reporting.asked(name)
+        if asked is None:
+            return pb.WatchExternalTasksResponse(closed=name)
+        return pb.WatchExternalTasksResponse(request=asked)
 
     # -- reports --------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -32,6 +33,8 @@ Context: TypeAlias = Any
 PAGE_SIZE = 50  # what a page holds when nothing is said
 PAGE_SIZE_MAX = 1000
 WAIT_MAX = timedelta(seconds=60)  # of WaitWorkflow: callers ask again, so a lost one is noticed
+ANSWER_S_MAX = 30.0  # of a call that needs another replica, if it has no deadline
+MARGIN_S = 0.2  # before the deadline of a call: the caller is to hear why it failed
 READY_S_MAX = 5.0  # how long AddHost waits for the first greeting
 DIGITS_MAX = 20  # of a text that may be a number: what is longer is none of ours
 NUMBER_MAX = 2**63 - 1
@@ -39,6 +42,13 @@ AGE_MAX = timedelta(days=36_500)  # before the first workflow
 LABELS_MAX = 32
 LABEL_BYTES_MAX = 255
 TEXT_BYTES_MAX = 4096  # of a reason given by a person
+
+
+def until(context: Context) -> float:
+    """Returns when a call that needs others has to be answered, by the event loop's clock."""
+    remaining_s = context.time_remaining() if context is not None else None
+    wait_s = ANSWER_S_MAX if remaining_s is None else min(remaining_s - MARGIN_S, ANSWER_S_MAX)
+    return asyncio.get_running_loop().time() + wait_s
 
 
 def page_size(asked: int) -> int:

@@ -19,10 +19,11 @@ from google.protobuf.descriptor_pool import Default
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from coordinator.api import requests
 from coordinator.api.deciding import PRINCIPAL, ElsewhereError
 from coordinator.api.external_task_service import HEARTBEATS_MAX
 from coordinator.api.letters import ELSEWHERE, Inbox, Post, together
-from coordinator.api.requests import Context
+from coordinator.api.requests import ANSWER_S_MAX, Context
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.ports import LETTER_BYTES_MAX, Letter, LetterAnswer, Store
 from countermand.rpc import status
@@ -35,8 +36,6 @@ from countermand.v1 import external_task_pb2 as pb
 
 log = logging.getLogger(__name__)
 
-ANSWER_S_MAX = 30.0  # for a call without a deadline, and for what is done about a letter
-MARGIN_S = 0.2  # before the deadline of a call: the caller is to hear why it failed
 AGAIN_S = 0.1  # between two looks who owns a workflow that nobody seems to own
 
 HERE: Final = 0
@@ -51,6 +50,8 @@ Handler: TypeAlias = Callable[[Request, Context], Awaitable[Answer]]
 # loop to decide, or what waits there for the owners of its external tasks. All others need the
 # store only.
 HEARTBEATS = "countermand.v1.ExternalTaskService/HeartbeatExternalTasks"  # name one each
+# No call of the contract: what owners are asked about some attempts, named as by heartbeats.
+ASKED = "countermand.v1.ExternalTaskService/asked"
 TABLE: Final[Mapping[str, str]] = {
     "countermand.v1.WorkflowService/CancelWorkflow": "name",
     "countermand.v1.WorkflowService/PauseWorkflow": "name",
@@ -77,11 +78,21 @@ class _Call:
 
     def about(self, request: Request) -> Collection[str]:
         """Returns the ids of the workflows that a request names; what is no name is left out."""
-        if self.name == HEARTBEATS:
+        if self.name in (HEARTBEATS, ASKED):
             named = {_workflow_of(beat.attempt) for beat in request.heartbeats}
         else:
             named = {_workflow_of(getattr(request, TABLE[self.name]))}
         return named - {""}
+
+    def join(self, request: Request, answers: Sequence[Answer]) -> Answer:
+        """Returns one answer that says what those to the parts of a request say."""
+        joined = self.answer()
+        for each in answers:
+            joined.MergeFrom(each)
+        if isinstance(joined, pb.HeartbeatExternalTasksResponse):
+            place = {beat.attempt: index for index, beat in enumerate(request.heartbeats)}
+            joined.answers.sort(key=lambda answer: place[answer.attempt])
+        return joined
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,17 +171,46 @@ class Routing:
                 answer=GetMessageClass(method.output_type),
             )
             found[method.name] = self._router(call)
+            if name == HEARTBEATS:
+                self._calls[ASKED] = _Call(
+                    name=ASKED,
+                    handle=service.servicer.asked,  # type: ignore[attr-defined]  # any servicer
+                    request=pb.HeartbeatExternalTasksRequest,
+                    answer=pb.ListExternalTasksResponse,
+                )
         return found
 
     def _router(self, call: _Call) -> Handler:
         route = self._beats if call.name == HEARTBEATS else self._one
 
         async def routed(request: Request, context: Context) -> Answer:
-            return await route(call, request, _Caller(context=context, until=_until(context)))
+            return await route(
+                call, request, _Caller(context=context, until=requests.until(context))
+            )
 
         return routed
 
     # -- asking ---------------------------------------------------------------------------------
+
+    async def asked(self, names: Sequence[str], until: float) -> dict[str, pb.ExternalRequest]:
+        """Returns what owners are asked about attempts, by name, until a time of the loop's clock.
+
+        Those about which nothing is asked any more are left out.
+
+        Raises:
+            OwnerUnavailable: One of their workflows is nobody's yet, or its owner does not answer.
+        """
+        found: dict[str, pb.ExternalRequest] = {}
+        caller = _Caller(context=None, until=until)
+        while names:
+            request = pb.HeartbeatExternalTasksRequest()
+            for name in names:
+                request.heartbeats.add(attempt=name)
+            answer = await self._beats(self._calls[ASKED], request, caller)
+            found |= {each.attempt: each for each in answer.requests}
+            # Somebody had more to say than one answer holds.
+            names = [name for name in names if name not in found] if answer.next_page_token else []
+        return found
 
     async def _one(self, call: _Call, request: Request, caller: _Caller) -> Answer:
         """Answers a call about one workflow."""
@@ -183,7 +223,7 @@ class Routing:
                 await _again(about, caller)
 
     async def _beats(self, call: _Call, request: Request, caller: _Caller) -> Answer:
-        """Answers heartbeats, each of which may be about another workflow."""
+        """Answers heartbeats, or what names attempts as they do: each of any workflow."""
         if len(request.heartbeats) > HEARTBEATS_MAX:
             return await call.handle(request, caller.context)  # which says so
         whose = await self._whose(call.about(request))
@@ -194,13 +234,10 @@ class Routing:
             part.heartbeats.append(beat)
         if parts.keys() <= {HERE}:
             return await self._at(HERE, call, request, caller)
-        heard = await asyncio.gather(
+        answers = await asyncio.gather(
             *(self._some_beats(session, call, part, caller) for session, part in parts.items())
         )
-        place = {beat.attempt: index for index, beat in enumerate(request.heartbeats)}
-        answers = [answer for each in heard for answer in each.answers]
-        answers.sort(key=lambda answer: place[answer.attempt])
-        return pb.HeartbeatExternalTasksResponse(answers=answers)
+        return call.join(request, answers)
 
     async def _some_beats(
         self, session: int, call: _Call, part: Request, caller: _Caller
@@ -298,13 +335,6 @@ async def _again(about: Collection[str], caller: _Caller) -> None:
         why = "no coordinator has taken it over yet, which takes some seconds"
         raise OwnerUnavailable(name=_name(about), why=why)
     await asyncio.sleep(AGAIN_S)
-
-
-def _until(context: Context) -> float:
-    """Returns when a call has to be answered, by the event loop's clock."""
-    remaining_s = context.time_remaining() if context is not None else None
-    wait_s = ANSWER_S_MAX if remaining_s is None else min(remaining_s - MARGIN_S, ANSWER_S_MAX)
-    return asyncio.get_running_loop().time() + wait_s
 
 
 def _workflow_of(name: str) -> str:

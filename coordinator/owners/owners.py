@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from coordinator.owners.reported import Reported
 from coordinator.owners.silence import Silence
-from coordinator.runtime.owners import Key, Standing, Waiting
+from coordinator.runtime.owners import Key, Standing, Waiting, waits_for
 from coordinator.runtime.ports import Order, ProgressRecord
 from coordinator.saga.commands import (
     Recall,
@@ -34,9 +34,7 @@ from coordinator.saga.events import (
     OwnerSilent,
 )
 from coordinator.saga.reports import OWNER_SILENT
-from coordinator.saga.spec import owner_of
 from coordinator.saga.states import (
-    UNSETTLED,
     AttemptState,
     Effect,
     TaskState,
@@ -264,13 +262,12 @@ class Owners:
     def _look_at(self, workflow: Workflow, index: int) -> None:
         """Keeps what waits for an owner as the workflow says."""
         task, slot = workflow.task(index), (workflow.id, index)
-        owner = owner_of(task.last.host) if task.attempts else ""
-        waits = owner and not workflow.settled and task.last.open and task.state in UNSETTLED
+        owner = waits_for(workflow, index)
         known = self._by_slot.get(slot)
-        if known is not None and (not waits or known.attempt.number != task.last.number):
+        if known is not None and (not owner or known.attempt.number != task.last.number):
             self._forget(slot)
             known = None
-        if waits:
+        if owner:
             name = attempt_name(workflow.id, workflow.plan.nodes[index].name, task.last.number)
             waiting = Waiting(
                 workflow_id=workflow.id,

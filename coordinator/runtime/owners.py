@@ -8,14 +8,14 @@ from datetime import datetime
 from typing import Protocol
 
 from coordinator.runtime.ports import ProgressRecord
-from coordinator.saga.spec import TaskSpec
-from coordinator.saga.states import BEING_COMPENSATED, AttemptState, TaskState
-from coordinator.saga.workflow import Attempt
+from coordinator.saga.spec import TaskSpec, owner_of
+from coordinator.saga.states import BEING_COMPENSATED, UNSETTLED, AttemptState, TaskState
+from coordinator.saga.workflow import Attempt, Workflow
 
 Key = tuple[str, int, int]  # an attempt: workflow id, index of its task, number
 
 # Nothing was heard for too long: of work under way, of what is to be made up for.
-_SILENT = frozenset({TaskState.UNKNOWN, TaskState.COMPENSATION_BLOCKED})
+SILENT = frozenset({TaskState.UNKNOWN, TaskState.COMPENSATION_BLOCKED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +43,21 @@ class Waiting:
     @property
     def silent(self) -> bool:
         """Returns whether nothing was heard of it for too long."""
-        return self.state in _SILENT
+        return self.state in SILENT
 
     @property
     def checklist(self) -> str:
         """Returns by what people make up for it, if that is what is asked: of its owner nothing."""
         external = self.spec.external
         return external.checklist if external and self.state in BEING_COMPENSATED else ""
+
+
+def waits_for(workflow: Workflow, index: int) -> str:
+    """Returns the owner whom the last attempt of a task waits for; empty if it waits for none."""
+    task = workflow.task(index)
+    if workflow.settled or not task.attempts or task.state not in UNSETTLED:
+        return ""
+    return owner_of(task.last.host) if task.last.open else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

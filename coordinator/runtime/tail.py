@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from coordinator.runtime.ports import Hints, Store, StoreError
@@ -37,7 +37,12 @@ class Tail:
         self._store = store
         self._hints = hints
         self._owned = owned
+        self._listeners: list[Callable[[Collection[str]], None]] = []
         self._woken = asyncio.Event()
+
+    def listen(self, hear: Callable[[Collection[str]], None]) -> None:
+        """Has somebody told of all workflows that change, own ones among them."""
+        self._listeners.append(hear)
 
     def hint(self) -> None:
         """Looks at once: somebody says that something was committed."""
@@ -69,7 +74,10 @@ class Tail:
     async def _read_on(self, position: int) -> int:
         """Tells of everything after a position, and returns the last."""
         while page := await self._store.moves(after=position, limit=PAGE):
-            await self._tell({workflow_id for workflow_id, _ in page})
+            moved = {workflow_id for workflow_id, _ in page}
+            for hear in self._listeners:
+                hear(moved)
+            await self._tell(moved)
             position = page[-1][1]
             if len(page) < PAGE:
                 break

@@ -102,7 +102,7 @@ async def replica(shared: Shared, store: Store | None = None) -> AsyncIterator[R
     connect = cast("Any", shared.agents.__getitem__)
     answering = services(
         assembly,
-        external_tasks(assembly, owners, Tokens(opening.token_key)),
+        external_tasks(assembly, owners, Tokens(opening.token_key), others),
         WebhookService(webhooks=cast("Any", None), store=store, clock=world, new_secret=str),
         Doctor(loop=loop, store=store, connect=connect, cluster_id=opening.cluster_id, clock=world),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -29,7 +29,7 @@ from countermand.v1.workflow_spec_pb2 import WorkflowSpec
 from countermand.v1.workflow_state_pb2 import WORKFLOW_STATE_RUNNING
 from tests.api.calls import refused, state
 from tests.api.replicas import Replica, replica
-from tests.api.vendors import Vendor, external, plan_of
+from tests.api.vendors import Vendor, beside, external, plan_of
 from tests.runtime.replicas import Shared
 from tests.runtime.rig import Agent, noop, series, until
 
@@ -470,3 +470,106 @@ async def test_a_task_is_added_through_another_replica(one, other):
     first = await other.external.AddExternalTask(added)
     assert first.task.name == task_name("x", "part")
     assert (await one.external.AddExternalTask(added)).capability_token == first.capability_token
+
+
+async def waiting(at: Replica, owner: str = "acme", size: int = 0) -> list[str]:
+    """Returns the names of what waits for an owner, as a replica lists it page by page."""
+    names: list[str] = []
+    request = epb.ListExternalTasksRequest(owner_id=owner, page_size=size)
+    while True:
+        answer = await at.external.ListExternalTasks(request)
+        names += [each.attempt for each in answer.requests]
+        request.page_token = answer.next_page_token
+        if not request.page_token:
+            return names
+
+
+async def test_what_waits_for_an_owner_is_listed_at_every_replica(one, other, shared):
+    async with replica(shared) as third:
+        for at, workflow_id in ((one, "x"), (other, "y"), (third, "z")):
+            await start(at, workflow_id, beside(external("snap"), external("copy")))
+        every = {attempt_name(w, t, 1) for w in ("x", "y", "z") for t in ("snap", "copy")}
+        for at in (one, other, third):
+            for size in (0, 1, 4):
+                names = await waiting(at, size=size)
+                assert len(names) == len(every)
+                assert set(names) == every
+        here = await one.external.ListExternalTasks(epb.ListExternalTasksRequest(owner_id="acme"))
+        there = await third.external.ListExternalTasks(
+            epb.ListExternalTasksRequest(owner_id="acme")
+        )
+        assert here == there
+        asked = epb.ListExternalOwnersRequest()
+        standings = [(await at.external.ListExternalOwners(asked)).owners for at in (one, third)]
+        assert standings[0] == standings[1]
+        assert [(s.owner_id, s.waiting, s.unaccepted) for s in standings[0]] == [("acme", 6, 6)]
+
+
+class Seen:
+    """What a watch of an owner has told so far."""
+
+    def __init__(self, at: Replica) -> None:
+        self.open: dict[str, epb.ExternalRequest] = {}
+        self.bookmarks: list[int] = []
+        request = epb.WatchExternalTasksRequest(owner_id="acme")
+        self.call = at.external.WatchExternalTasks(request)
+        self.reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        async for told in self.call:
+            match told.WhichOneof("update"):
+                case "request":
+                    self.open[told.request.attempt] = told.request
+                case "closed":
+                    self.open.pop(told.closed, None)
+                case "bookmark":
+                    self.bookmarks.append(told.bookmark)
+
+    async def __aenter__(self) -> Self:
+        await until(lambda: self.bookmarks)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.call.cancel()
+        await asyncio.gather(self.reading, return_exceptions=True)
+
+
+async def test_what_waits_for_an_owner_is_watched_at_every_replica(one, other):
+    await start(one, "x", plan_of(external("snap"), external("copy")))
+    snap, copy = (attempt_name("x", task, 1) for task in ("snap", "copy"))
+    async with Seen(other) as seen:
+        assert list(seen.open) == [snap]
+        assert seen.bookmarks[0] == 1
+        vendor = Vendor(other.channel)
+        vendor.tokens[task_name("x", "snap")] = seen.open[snap].capability_token
+        await vendor.accept(snap)
+        await until(lambda: seen.open[snap].accepted)
+        await vendor.end(snap)
+        await until(lambda: list(seen.open) == [copy])
+        await start(other, "y", plan_of(external("snap")))
+        await until(lambda: len(seen.open) == 2 and seen.bookmarks[-1] == 2)
+        await other.workflows.CancelWorkflow(cancel("x"))
+        again, own = attempt_name("x", "snap", 2), attempt_name("y", "snap", 1)
+        await until(lambda: seen.open.keys() == {again, own} and seen.bookmarks[-1] == 2)
+        assert seen.open[again].kind == epb.ExternalRequest.KIND_COMPENSATE
+        await vendor.accept(again)
+        await vendor.end(again)
+        await until(lambda: list(seen.open) == [own] and seen.bookmarks[-1] == 1)
+
+
+async def test_a_watch_of_an_owner_goes_on_when_a_workflow_is_claimed(one, other, shared):
+    async with replica(shared) as third:
+        await start(one, "x", plan_of(external("snap"), external("copy")))
+        snap, copy = (attempt_name("x", task, 1) for task in ("snap", "copy"))
+        async with Seen(other) as seen, Seen(third) as also:
+            await one.die()
+            await until(lambda: other.loop.workflow("x") or third.loop.workflow("x"))
+            vendor = Vendor(third.channel)
+            vendor.tokens[task_name("x", "snap")] = seen.open[snap].capability_token
+            await vendor.accept(snap)
+            await vendor.report(snap, 2, 5)
+            await vendor.end(snap)
+            for each in (seen, also):
+                await until(lambda each=each: list(each.open) == [copy])
+                await until(lambda each=each: each.bookmarks[-1] == 1)
+            assert await waiting(other) == [copy]
