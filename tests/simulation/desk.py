@@ -16,7 +16,13 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from countermand.rpc.errors import Busy, CountermandError, HostUnreachable, StoreUnavailable
+from countermand.rpc.errors import (
+    Busy,
+    CountermandError,
+    HostUnreachable,
+    OwnerUnavailable,
+    StoreUnavailable,
+)
 from tests.simulation.network import Network
 from tests.simulation.nodes import CoordinatorNode
 
@@ -31,9 +37,7 @@ class Desk:
     """Carries calls to the coordinator."""
 
     network: Network
-    # Who may answer a call now; raises HostUnreachable if nobody.
-    route: Callable[[str, Message], CoordinatorNode]
-    may_serve: Callable[[CoordinatorNode, str, Message], bool]  # once it has arrived there
+    choose: Callable[[], CoordinatorNode]  # whom to call now
     note: Callable[[str], None]
     check: Callable[[], None]  # raises what was found wrong anywhere
     served: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -52,7 +56,7 @@ class Desk:
             self.check()
             try:
                 answer = await self.once(rpc, request, at=at)
-            except (HostUnreachable, Busy, StoreUnavailable) as error:
+            except (HostUnreachable, Busy, StoreUnavailable, OwnerUnavailable) as error:
                 self.note(f"{rpc}: {error.reason}")
                 await asyncio.sleep(RETRY_S)
             else:
@@ -62,14 +66,14 @@ class Desk:
 
     async def once(self, rpc: str, request: Message, *, at: str) -> Any:
         """Returns the answer to a call; raises also when there is none."""
-        node = self.route(rpc, request)
+        node = self.choose()
         return await self.network.call(
             node, lambda: self._serve(node, rpc, request), at, CALL_TIMEOUT_S
         )
 
     async def watch(self, rpc: str, request: Message, *, at: str) -> AsyncIterator[Any]:
         """Yields what the coordinator streams, until that breaks; raises CountermandError then."""
-        node = self.route(rpc, request)
+        node = self.choose()
         service = node.services.get(rpc)
         if service is None:
             raise HostUnreachable(address="coordinator")
@@ -79,10 +83,13 @@ class Desk:
     async def _serve(self, node: CoordinatorNode, rpc: str, request: Message) -> Any:
         """Calls a service in a coordinator's process, and keeps what it did."""
         service = node.services.get(rpc)
-        if service is None or not self.may_serve(node, rpc, request):
+        if service is None:
             raise HostUnreachable(address="coordinator")
         outcome, begin_s = IN_DOUBT, asyncio.get_running_loop().time()
-        context = SimpleNamespace(invocation_metadata=lambda: ())
+        context = SimpleNamespace(
+            invocation_metadata=lambda: (),
+            time_remaining=lambda: begin_s + CALL_TIMEOUT_S - asyncio.get_running_loop().time(),
+        )
         copy = type(request).FromString(request.SerializeToString())
         try:
             answer = await service(copy, context)

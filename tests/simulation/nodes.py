@@ -30,6 +30,7 @@ from coordinator.agents.fleet import Fleet
 from coordinator.api.host_service import HostService
 from coordinator.api.tokens import Tokens
 from coordinator.api.workflow_service import WorkflowService
+from coordinator.assembly import beside
 from coordinator.owners.routing import Routing
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.ports import (
@@ -42,6 +43,7 @@ from coordinator.runtime.ports import (
 from coordinator.runtime.retention import RETENTION
 from coordinator.runtime.session import Keeper
 from coordinator.runtime.watch import Watches
+from countermand.rpc.server import Service
 from countermand.v1.attempt_pb2 import Progress
 from tests.simulation.clock import VirtualClock
 from tests.simulation.disk import Disk, LiveFiles
@@ -394,6 +396,11 @@ class _Store:
         self._node.check()
 
 
+def _service(servicer: object) -> Service:
+    """Returns a service as it is served, but not over gRPC here."""
+    return Service(f"countermand.v1.{type(servicer).__name__}", lambda *_: None, servicer)
+
+
 class CoordinatorNode(Node):
     """The coordinator; its store's content outlives it."""
 
@@ -478,12 +485,13 @@ class CoordinatorNode(Node):
             owners = await open_owners(assembly)
         loop.attach(Routing(hosts=fleet, owners=owners) if owners else fleet)
         await fleet.open()
-        if keeper is None:
+        others = beside(assembly, world.new_id)
+        if keeper is None or others is None:
             asyncio.get_running_loop().create_task(loop.run())
         else:
-            asyncio.get_running_loop().create_task(
-                self._run(loop.run(), keeper.run(), fleet.follow(loop.redeliver, keeper.live))
-            )
+            follow = fleet.follow(loop.redeliver, keeper.live)
+            running = self._run(loop.run(), keeper.run(), others.run(), follow)
+            asyncio.get_running_loop().create_task(running)
         workflows = WorkflowService(
             loop=loop, store=store, hosts=fleet, watches=watches, clock=world.clock
         )
@@ -496,7 +504,13 @@ class CoordinatorNode(Node):
             tokens = Tokens(opening.token_key)
             served.append((external_tasks(assembly, owners, tokens), OWNER_RPCS))
         self.loop = loop
-        self.services = {rpc: getattr(service, rpc) for service, rpcs in served for rpc in rpcs}
+        around = others.routing.around if others else list
+        self.services = {
+            rpc: getattr(service.servicer, rpc)
+            for made, rpcs in served
+            for service in around([_service(made)])
+            for rpc in rpcs
+        }
 
     async def _run(self, *works: Coroutine[Any, Any, None]) -> None:
         """Does its work until its session has ended: then it stops, and is started again."""

@@ -14,12 +14,13 @@ def expect_violation(
     first: int = 1,
     faults: Faults | None = None,
     external: float = 0.0,
+    several: bool = False,
 ) -> None:
     """Asserts that one of so many seeds breaks a promise, in one of these words."""
     with pytest.raises(Violation, match=words):
-        _play(range(first, first + seeds), faults or Faults(), external)
+        _play(range(first, first + seeds), faults or Faults(), external, several=several)
 
 
-def _play(seeds: range, faults: Faults, external: float) -> None:
+def _play(seeds: range, faults: Faults, external: float, *, several: bool) -> None:
     for seed in seeds:
-        World(seed, plain=0.0, external=external, faults=faults).run()
+        World(seed, plain=0.0, external=external, several=several, faults=faults).run()

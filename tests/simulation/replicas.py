@@ -14,19 +14,11 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Any
 
-from google.protobuf.message import Message
-
-from coordinator.saga.workflow import Workflow
-from countermand.rpc.errors import HostUnreachable
-from countermand.rpc.names import parse_task, parse_workflow
 from tests.simulation.clock import EPOCH
-from tests.simulation.network import Life
 from tests.simulation.nodes import CoordinatorNode, Node
 from tests.simulation.sessions import Sessions
 
 SEVERAL = (1, 2, 2, 3)  # one alone claims from its own earlier lives
-# Anybody answers; all else about an open workflow is its owner's to decide.
-ANYBODYS = frozenset({"StartWorkflow", "GetWorkflow", "GetResumeRequirements"})
 
 
 CUT_S_MAX = 3.0  # after which a call to a store that cannot be reached fails
@@ -43,6 +35,15 @@ class Trouble:
     jump_every_s: float = 45.0
     jump_s_max: float = 30.0
     all_killed_every_s: float = 150.0
+
+
+QUIET = Trouble(
+    freeze_every_s=1e9,
+    store_cut_every_s=1e9,
+    stop_every_s=1e9,
+    jump_every_s=1e9,
+    all_killed_every_s=1e9,
+)
 
 
 def count_of(seed: int) -> int:
@@ -68,31 +69,9 @@ class Several:
     _deaf_until: dict[str, float] = field(default_factory=dict)  # frozen, or cut off
     ahead: timedelta = timedelta()  # how far the store's clock has jumped
 
-    # -- requests -------------------------------------------------------------------------------
-
-    def route(self, rpc: str, request: Message, known: dict[str, Workflow]) -> CoordinatorNode:
-        """Returns who may answer a request; raises HostUnreachable if nobody does now."""
-        living = [node for node in self.nodes if node.services]
-        if owner := self._owner(rpc, request, known):
-            living = [node for node in living if (node.name, node.life) == owner]
-        if not living:
-            raise HostUnreachable(address="coordinator")
-        return self.chance.choice(living)
-
-    def may_serve(
-        self, node: CoordinatorNode, rpc: str, request: Message, known: dict[str, Workflow]
-    ) -> bool:
-        """Returns whether a request has arrived where it can be answered."""
-        return self._owner(rpc, request, known) in (None, (node.name, node.life))
-
-    def _owner(self, rpc: str, request: Message, known: dict[str, Workflow]) -> Life | None:
-        name = str(getattr(request, "name", "") or getattr(request, "task", ""))
-        task = parse_task(name)
-        workflow_id = task[0] if task else parse_workflow(name)
-        workflow = known.get(workflow_id or "")
-        if rpc in ANYBODYS or workflow is None or workflow.settled:
-            return None
-        return self.sessions.owners.get(workflow.id)
+    def anybody(self) -> CoordinatorNode:
+        """Returns somebody to call: one that is up, if any is."""
+        return self.chance.choice([node for node in self.nodes if node.services] or self.nodes)
 
     # -- trouble --------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from coordinator.runtime.ports import SESSION_LASTS, Change
 from coordinator.saga.history import AttemptStarted
+from coordinator.saga.states import TaskState
 from coordinator.saga.workflow import Workflow
 from countermand.rpc.names import AttemptName, attempt_name
 from tests.simulation.network import Life
@@ -45,6 +46,9 @@ class Sessions:
         """Takes up a call to the store that was answered; see `committed` for commits."""
         match rpc:
             case "open":
+                for other in self._leases:
+                    if other[0] == life[0]:  # who has a name anew ends who had it before
+                        self._leases[other] = datetime.min.replace(tzinfo=self.now().tzinfo)
                 self._leases[life] = self.now() + SESSION_LASTS
                 self._gave(life, answer.next_intent, answer.intents_end)
             case "renew":
@@ -54,10 +58,17 @@ class Sessions:
                 self._leases[life] = datetime.min.replace(tzinfo=self.now().tzinfo)
             case "take_intents":
                 self._gave(life, *answer)
-            case "claim" if answer is not None:
+            case "claim":
                 self._goes_on(life)
-                for stored in answer.workflows:
+                for stored in answer.workflows if answer else ():
                     self._claimed(life, stored.workflow, answer.owner_epoch)
+                self._lapse(life)
+
+    def _lapse(self, life: Life) -> None:
+        """Takes up that whoever is late has ended for good, however the clock goes on."""
+        for other, lease in self._leases.items():
+            if lease < self.now() and other != life:
+                self._leases[other] = datetime.min.replace(tzinfo=lease.tzinfo)
 
     def _gave(self, life: Life, first: int, end: int) -> None:
         for other_first, other_end, other in self._given:
@@ -120,12 +131,16 @@ class Sessions:
         )
 
     def forgets(self, host: str, low_watermark: int, workflows: Iterable[Workflow]) -> None:
-        """Asserts of a watermark that an agent is told that nothing below it is still to come."""
+        """Asserts of a watermark that an agent is told that nothing below it is still to come.
+
+        What is only to be cancelled is not sent any more, and may be below it after a claim.
+        """
         self._marks[host] = max(self._marks.get(host, 0), low_watermark)
         for workflow in workflows:
             for index, task in workflow.tasks():
                 for attempt in task.attempts[-1:]:
                     over = not attempt.open or attempt.host != host
+                    over = over or task.state is TaskState.CANCELLING
                     assert over or attempt.intent >= low_watermark, (
                         f"Z28: {host} is told of {low_watermark}, and {attempt.intent} is open:"
                         f" {workflow.id}/{workflow.plan.nodes[index].name}"

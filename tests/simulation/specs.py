@@ -60,11 +60,18 @@ class Drawn:
 
 
 def draw_spec(
-    chance: random.Random, hosts: tuple[str, ...], job_id: str, owners: tuple[str, ...] = ()
+    chance: random.Random,
+    hosts: tuple[str, ...],
+    job_id: str,
+    owners: tuple[str, ...] = (),
+    *,
+    crowded: bool = False,
 ) -> Drawn:
     """Draws a sound spec; where there are owners, with external tasks and open groups."""
     for _ in range(TRIES_MAX):
-        drawn = _Draw(chance, hosts, job_id, owners).draw()
+        draw = _Draw(chance, hosts, job_id, owners)
+        draw.wanted_by_many = 0.5 if crowded else 0.2
+        drawn = draw.draw()
         try:
             check_spec(drawn.spec, drawn.input, lambda *_: None)
         except FieldInvalid:
@@ -97,6 +104,7 @@ class _Draw:
         self.victims: list[Victim] = []
         self.made: list[_Made] = []
         self.external: list[str] = []  # external tasks of the spec
+        self.wanted_by_many = 0.2  # of targets
 
     def draw(self) -> Drawn:
         chance = self.chance
@@ -324,7 +332,7 @@ class _Draw:
         pool = self.place(place)
         name = self.name("image")
         target = f"{self.id}-{name}"
-        if shared := chance.random() < 0.2:
+        if shared := chance.random() < self.wanted_by_many:
             target = chance.choice(WANTED_BY_MANY)
             pool = "scratch" if chance.random() < 0.7 else pool
         own = [made for made in self.made if made.host == place.host_id]

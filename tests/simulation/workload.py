@@ -84,15 +84,27 @@ def path_of(pool: str, image: str) -> str:
     return f"{FOLDERS.get(pool, '/pool')}/images/{image}"
 
 
-def draw(chance: random.Random, hosts: tuple[str, ...], *, plain: float, external: bool) -> Load:
-    """Draws a load, a plain one by so much chance; else perhaps one in which owners take part."""
+def draw(
+    chance: random.Random,
+    hosts: tuple[str, ...],
+    *,
+    plain: float,
+    external: bool,
+    crowded: bool = False,
+) -> Load:
+    """Draws a load, a plain one by so much chance; else perhaps one in which owners take part.
+
+    In a crowded one there are more workflows, and many want the same images.
+    """
     templates = tuple(_content(chance) for _ in range(TEMPLATES))
     is_plain = chance.random() < plain
     owners = OWNERS if external and not is_plain else ()
-    draws = _Draws(chance=chance, hosts=hosts, owners=owners)
+    draws = _Draws(chance=chance, hosts=hosts, owners=owners, crowded=crowded)
     jobs = tuple(
         _job(draws, f"w{number}", is_plain=is_plain or chance.random() < PLAIN_JOBS)
-        for number in range(chance.randint(1 if is_plain else 2, 4))
+        for number in range(
+            chance.randint(3, 7) if crowded else chance.randint(1 if is_plain else 2, 4)
+        )
     )
     operators = 0 if is_plain else chance.choice((0, 1, 2, 2))
     own_jobs = tuple(
@@ -125,15 +137,16 @@ class _Draws:
     chance: random.Random
     hosts: tuple[str, ...]
     owners: tuple[str, ...]
+    crowded: bool
 
 
 def _job(draws: _Draws, job_id: str, *, is_plain: bool) -> Job:
     chance = draws.chance
     if is_plain:
-        drawn = _Plain(chance, draws.hosts, job_id).draw()
+        drawn = _Plain(chance, draws.hosts, job_id, crowded=draws.crowded).draw()
         cancelled = 0.2
     else:
-        drawn = draw_spec(chance, draws.hosts, job_id, draws.owners)
+        drawn = draw_spec(chance, draws.hosts, job_id, draws.owners, crowded=draws.crowded)
         cancelled = 0.08
     return Job(
         id=job_id,
@@ -175,8 +188,11 @@ def _own_job(chance: random.Random, owner: str, job_id: str) -> OwnJob:
 class _Plain:
     """Draws one plain workflow."""
 
-    def __init__(self, chance: random.Random, hosts: tuple[str, ...], job_id: str) -> None:
+    def __init__(
+        self, chance: random.Random, hosts: tuple[str, ...], job_id: str, *, crowded: bool
+    ) -> None:
         self.chance = chance
+        self.crowded = crowded
         self.hosts = hosts
         self.id = job_id
         self.count = 0
@@ -213,7 +229,7 @@ class _Plain:
         self.count += 1
         host = chance.choice(self.hosts)
         target = ImageAddress(pool_id=f"pool-{host}", image_id=f"{self.id}-{name}")
-        if chance.random() < 0.1:
+        if chance.random() < (0.4 if self.crowded else 0.1):
             target.image_id = chance.choice(WANTED_BY_MANY)
         draw = chance.random()
         if draw < 0.55:

@@ -140,15 +140,16 @@ class World(OwnersWorld):
         self.accounts = Accounts(committed=self.promises.workflows, now=self.loop.time)
         self.desk = Desk(
             self.network,
-            self._route,
-            self._may_serve,
+            self._choose,
             self.note,
             self._check,
             listener=self._served,
         )
         # By dice of its own: worlds without owners are what they are without these.
         is_external = random.Random(f"owners {seed}").random() < external and not several
-        self.load = workload.draw(self.chance, HOSTS, plain=plain, external=is_external)
+        self.load = workload.draw(
+            self.chance, HOSTS, plain=plain, external=is_external, crowded=several
+        )
         self.coordinator.has_owners = bool(self.load.owners)
         self.owners = {
             owner: OwnerNode(
@@ -191,16 +192,9 @@ class World(OwnersWorld):
         """Returns the time by the clock of a shared store."""
         return self.clock.now() + (self.several.ahead if self.several else timedelta())
 
-    def _route(self, rpc: str, request: Message) -> CoordinatorNode:
-        """Returns who may answer a call."""
-        if self.several is None:
-            return self.coordinator
-        return self.several.route(rpc, request, self.promises.workflows)
-
-    def _may_serve(self, node: CoordinatorNode, rpc: str, request: Message) -> bool:
-        """Returns whether a call has arrived where it can be answered."""
-        several, known = self.several, self.promises.workflows
-        return several is None or several.may_serve(node, rpc, request, known)
+    def _choose(self) -> CoordinatorNode:
+        """Returns whom engines, operators and owners call."""
+        return self.several.anybody() if self.several else self.coordinator
 
     def broken(self, what: str) -> Violation:
         """Returns what to raise, and keeps it: whoever raises it may be in a task of a node."""
@@ -333,11 +327,11 @@ class World(OwnersWorld):
         assert isinstance(self.storage, Model)
         while True:
             kept = self.storage.kept.sessions
-            living = {each.name for each in several.nodes if each.alive}
-            if sorted(each.name for each in kept.values()) == sorted(living):
+            up = sorted(each.name for each in several.nodes if each.services)
+            if len(up) == len(several.nodes) and up == sorted(k.name for k in kept.values()):
                 return
             if self.loop.time() > until:
-                raise self.broken(f"sessions: {kept} are kept, and {living} live")
+                raise self.broken(f"sessions: {kept} are kept, and {up} are up")
             await self._wait(1.0, working)
 
     async def _until_forgotten(self, working: Sequence[asyncio.Future[None]]) -> None:
