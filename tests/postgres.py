@@ -159,6 +159,16 @@ class Server:
             self._process.wait()
             self._process = None
 
+    @property
+    def running(self) -> bool:
+        """Returns whether it was started, and not ended since."""
+        return self._process is not None
+
+    @property
+    def socket(self) -> str:
+        """Returns where it listens."""
+        return str(self._folder / ".s.PGSQL.5432")
+
     def remove(self) -> None:
         """Ends the server, and removes its folder."""
         self._end(signal.SIGQUIT)

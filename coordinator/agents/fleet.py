@@ -142,8 +142,8 @@ class Fleet:
             for host_id in self._lines.keys() - {record.id for record in records}:
                 await self.end(host_id)
             for record in records:
-                if line := self._lines.get(record.id):
-                    line.learn(record)
+                if known := self._lines.get(record.id):
+                    known.learn(record)
                 else:
                     self._begin(record)
                     redeliver(record.id)

@@ -52,8 +52,9 @@ class now_us(FunctionElement[int]):  # noqa: N801 - likewise
 
 def insert_once(table: Table, connection: Connection) -> Insert:
     """Returns an insertion that leaves out rows whose key is there."""
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    return dialect.insert(table).on_conflict_do_nothing()
+    if connection.dialect.name == "sqlite":
+        return sqlite.insert(table).on_conflict_do_nothing()
+    return postgresql.insert(table).on_conflict_do_nothing()
 
 
 @compiles(greater_of, "sqlite")

@@ -166,6 +166,8 @@ class MemoryStore:
         kept.cluster_id = kept.cluster_id or self._new_id()
         kept.token_key = kept.token_key or f"{self._new_id()}{self._new_id()}"
         kept.owner_epoch += 1
+        for session in kept.sessions.values():
+            session.ended |= bool(self._name) and session.name == self._name
         if not self._shared:
             kept.next_key = 1 + max((record.key for record in kept.records.values()), default=0)
             for session in kept.sessions.values():
@@ -197,8 +199,8 @@ class MemoryStore:
         self._check_session()
         found = [r for r in kept.records.values() if self._is_orphan(r)][:limit]
         if not found:
-            owners = {r.session for r in kept.records.values() if not r.workflow.settled}
-            gone = [i for i, session in kept.sessions.items() if session.ended and i not in owners]
+            needed = {r.session for r in kept.records.values() if not r.workflow.settled}
+            gone = [i for i, session in kept.sessions.items() if session.ended and i not in needed]
             for each in gone:
                 del kept.sessions[each]
             return None
@@ -289,8 +291,9 @@ class MemoryStore:
         """
         for record in self._kept.records.values():
             other = record.workflow
-            other = merged[other.id].workflow if other.id in merged else other
-            holds = other.locked and stands_in_line(other) and other.id != workflow.id
+            holds = (
+                other.locked and stands_in_line(other) and other.id not in {*merged, workflow.id}
+            )
             if self._shared and not self._is_others(record) and holds and _clash(workflow, other):
                 yield _standing_of(other)
 
@@ -325,7 +328,7 @@ class MemoryStore:
             if record and record.workflow.owner_epoch > each.workflow.owner_epoch:
                 epoch = record.workflow.owner_epoch
                 raise StoreConflictError(f"workflow {workflow_id!r} is owned by epoch {epoch}")
-            if record and self._is_others(record):
+            if record and not record.workflow.settled and self._is_others(record):
                 raise StoreFencedError(f"{workflow_id!r} is owned by session {record.session}")
         for change in changes:
             if change.request and change.request.request_id in kept.requests:
@@ -556,6 +559,7 @@ class MemoryStore:
 
     async def clear(self, workflow_id: str) -> None:
         """Removes one settled workflow; an absent one is a success."""
+        self._check_session()
         record = self._kept.records.get(workflow_id)
         if record is not None and record.workflow.settled:
             self._remove({workflow_id})
@@ -624,6 +628,7 @@ class MemoryStore:
 
     async def forgotten(self, host_id: str, workflow_ids: Sequence[str]) -> None:
         """Hears that a host keeps no evidence of some workflows any more."""
+        self._check_session()
         for workflow_id in workflow_ids:
             self._kept.evidence.pop((workflow_id, host_id), None)
 
@@ -633,6 +638,7 @@ class MemoryStore:
 
     async def put_host(self, host: HostRecord, event: AuditEvent | None = None) -> None:
         """Adds or replaces a host, and notes with it who did so, if anybody."""
+        self._check_session()
         self._kept.hosts[host.id] = host
         self._note(event)
 
@@ -664,11 +670,13 @@ class MemoryStore:
 
     async def remove_host(self, host_id: str, event: AuditEvent | None = None) -> None:
         """Removes a host, and notes with it who did so; an absent one is a success."""
+        self._check_session()
         self._kept.hosts.pop(host_id, None)
         self._note(event)
 
     async def note_audit(self, events: Sequence[AuditEvent]) -> None:
         """Notes what is done and changes no other record, all or none."""
+        self._check_session()
         for event in events:
             self._note(event)
 
@@ -694,11 +702,13 @@ class MemoryStore:
 
     async def put_webhook(self, webhook: WebhookRecord, event: AuditEvent | None = None) -> None:
         """Adds or replaces a webhook, and notes with it who did so, if anybody."""
+        self._check_session()
         self._kept.webhooks[webhook.id] = webhook
         self._note(event)
 
     async def note_webhooks(self, progress: Mapping[str, WebhookProgress]) -> None:
         """Notes how far receivers have been told, all or none."""
+        self._check_session()
         for webhook_id, now in progress.items():
             if webhook_id in self._kept.webhooks:
                 kept = self._kept.webhooks[webhook_id]
@@ -706,6 +716,7 @@ class MemoryStore:
 
     async def remove_webhook(self, webhook_id: str, event: AuditEvent | None = None) -> None:
         """Removes a webhook, and notes with it who did so; an absent one is a success."""
+        self._check_session()
         self._kept.webhooks.pop(webhook_id, None)
         self._note(event)
 
@@ -715,10 +726,12 @@ class MemoryStore:
 
     async def note_position(self, reader: str, position: int) -> None:
         """Notes how far somebody has read the history."""
+        self._check_session()
         self._kept.positions[reader] = position
 
     async def forget_reader(self, reader: str) -> None:
         """Forgets somebody who reads no more; what is removed does not wait for them then."""
+        self._check_session()
         self._kept.positions.pop(reader, None)
 
     async def origins(self, workflow_ids: Sequence[str]) -> dict[str, Origin]:
@@ -754,6 +767,10 @@ def _writes(workflow: Workflow) -> Iterator[Image]:
     """Yields the images that a workflow holds for itself alone."""
     if workflow.locked and not workflow.settled:
         yield from ((i.pool, i.image) for i in workflow.locks if i.exclusive)
+
+
+def _standing_of(workflow: Workflow) -> Standing:
+    return Standing(workflow_id=workflow.id, locks=workflow.locks, held=workflow.locked)
 
 
 def _clash(one: Workflow, other: Workflow) -> bool:
@@ -799,7 +816,3 @@ def _hosts(workflow: Workflow) -> set[str]:
         task.last.host if task.attempts else workflow.plan.task(index).host
         for index, task in workflow.tasks()
     }
-def _standing_of(workflow: Workflow) -> Standing:
-    return Standing(workflow_id=workflow.id, locks=workflow.locks, held=workflow.locked)
-
-

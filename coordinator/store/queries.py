@@ -10,15 +10,17 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, bindparam, exists, or_, select
+from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, exists, func, or_, select
 
 from coordinator.runtime.ports import (
+    Asked,
     Request,
     Stored,
     StoredEntry,
     Submission,
 )
-from coordinator.saga.states import SETTLED, WorkflowState
+from coordinator.saga.spec import OWNER_PREFIX, owner_of
+from coordinator.saga.states import OUTCOMES, SETTLED, UNSETTLED, TaskState, WorkflowState
 from coordinator.store import counters
 from coordinator.store.dialects import place_of
 from coordinator.store.plans import Plans
@@ -41,8 +43,9 @@ from coordinator.store.tables import (
     used_ids,
     workflows,
 )
+from coordinator.store.texts import time_from
 from coordinator.wire.external import grown
-from countermand.rpc.names import workflow_name
+from countermand.rpc.names import attempt_name, workflow_name
 from countermand.v1.event_pb2 import HistoryEvent
 
 log = logging.getLogger(__name__)
@@ -51,6 +54,8 @@ log = logging.getLogger(__name__)
 WORKFLOWS_MAX = 500
 
 _OPEN = sorted(set(WorkflowState) - SETTLED)
+_UNSETTLED, _OUTCOMES = sorted(UNSETTLED), sorted(OUTCOMES)
+_OTHER = attempts.alias("other")
 _WORKFLOWS = (
     select(workflows, submissions)
     .join(submissions)
@@ -135,6 +140,68 @@ def open_naming(plans: Plans, host_ids: Collection[str], connection: Connection)
         workflows.c.end_time_us.is_(None), or_(has_task, has_attempt)
     )
     return list(_load(plans, sorted(connection.scalars(found)), connection).values())
+
+
+def asked(
+    owner: str,
+    after: int,
+    limit: int,
+    workflow_ids: Collection[str] | None,
+    connection: Connection,
+) -> list[Asked]:
+    """Returns attempts of open workflows that wait for an owner, in order of their intents."""
+    last = (
+        select(func.max(_OTHER.c.number))
+        .where(
+            _OTHER.c.workflow_key == tasks.c.workflow_key, _OTHER.c.task_index == tasks.c.task_index
+        )
+        .scalar_subquery()
+    )
+    is_owners = attempts.c.host == f"{OWNER_PREFIX}{owner}"
+    found = (
+        select(
+            workflows.c.id,
+            tasks.c.name,
+            tasks.c.state,
+            attempts.c.number,
+            attempts.c.host,
+            attempts.c.intent,
+            attempts.c.start_time_us,
+            attempts.c.create_time_us,
+        )
+        .join_from(tasks, workflows, tasks.c.workflow_key == workflows.c.key)
+        .join(
+            attempts,
+            and_(
+                attempts.c.workflow_key == tasks.c.workflow_key,
+                attempts.c.task_index == tasks.c.task_index,
+            ),
+        )
+        .where(
+            workflows.c.end_time_us.is_(None),
+            tasks.c.state.in_(_UNSETTLED),
+            attempts.c.state.not_in(_OUTCOMES),
+            attempts.c.number == last,
+            is_owners if owner else attempts.c.host.startswith(OWNER_PREFIX, autoescape=True),
+            attempts.c.intent > after,
+        )
+        .order_by(attempts.c.intent)
+        .limit(limit)
+    )
+    if workflow_ids is not None:
+        found = found.where(workflows.c.id.in_(workflow_ids))
+    return [
+        Asked(
+            workflow_id=row.id,
+            name=attempt_name(row.id, row.name, row.number),
+            owner=owner_of(row.host),
+            intent=row.intent,
+            state=TaskState(row.state),
+            accepted=row.start_time_us is not None,
+            create_time=time_from(row.create_time_us),
+        )
+        for row in connection.execute(found)
+    ]
 
 
 def moves(after: int, limit: int, connection: Connection) -> list[tuple[str, int]]:

@@ -19,6 +19,7 @@ from coordinator.runtime.draining import names
 from coordinator.runtime.floors import UNHEARD, Floor
 from coordinator.runtime.locks import Standing
 from coordinator.runtime.ports import (
+    Asked,
     AuditEvent,
     Change,
     Claim,
@@ -129,7 +130,8 @@ class SqlStore:
             self._in_doubt = True
             raise
         self._in_doubt = False
-        epoch, keys, floor = self._claimed = claimed
+        self._claimed = claimed
+        epoch, keys, floor = claimed
         found = await self._read(partial(queries.load_keys, self._plans, keys)) if keys else {}
         self._claimed = None
         if not keys:
@@ -207,6 +209,17 @@ class SqlStore:
     async def moves(self, *, after: int, limit: int) -> list[tuple[str, int]]:
         """Returns whose entries follow a position, as workflow id and position, in order."""
         return await self._read(partial(queries.moves, after, limit))
+
+    async def asked(
+        self,
+        *,
+        owner: str = "",
+        after: int = 0,
+        limit: int,
+        workflow_ids: Collection[str] | None = None,
+    ) -> list[Asked]:
+        """Returns attempts of open workflows that wait for an owner, in order of their intents."""
+        return await self._read(partial(queries.asked, owner, after, limit, workflow_ids))
 
     async def open_naming(self, host_ids: Collection[str]) -> list[Stored]:
         """Returns all open workflows, whosesoever, that have to do with one of some hosts."""
@@ -392,7 +405,7 @@ class SqlStore:
         takers = [images.taker(each.workflow) for each in merged.values() if each.takes_images]
         if self.shared:
             batch.next_intent = 0  # they were taken before
-        check = partial(images.check, session, takers if session else ())
+        check = partial(images.check, session, takers if session else (), merged)
         self._writing.write(connection, batch, self._fence, check)
         return keys
 

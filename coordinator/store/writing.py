@@ -21,6 +21,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     insert,
+    or_,
     update,
 )
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -191,7 +192,11 @@ def _move_workflows() -> Update:
     """Returns the update of workflows, which compares what the decision was based on."""
     same = workflows.c.version == bindparam("version_before")
     not_older = workflows.c.owner_epoch <= bindparam(f"{_OF}owner_epoch")
-    return _move(workflows, ("key", "session"), _WORKFLOW_MOVES).where(same, not_older)
+    # What is heard of one that has settled is written by whoever hears it.
+    mine = or_(
+        workflows.c.session == bindparam(f"{_OF}session"), workflows.c.end_time_us.is_not(None)
+    )
+    return _move(workflows, ("key",), _WORKFLOW_MOVES).where(same, not_older, mine)
 
 
 def _take_intents() -> Update:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from coordinator.runtime.ports import Store, StoreRefusedError
+from coordinator.runtime.ports import ImagesHeldError, Store, StoreRefusedError
 from coordinator.saga import events
 from coordinator.saga.spec import Lock
 from coordinator.saga.states import WorkflowState
@@ -49,7 +49,7 @@ async def test_two_who_may_write_one_image_are_refused(store: Store):
     first, second, other = copying("a"), copying("b"), copying("c", "pool/other")
     await commit(store, first.change)
 
-    with pytest.raises(StoreRefusedError):
+    with pytest.raises((StoreRefusedError, ImagesHeldError)):
         await commit(store, other.change, second.change)
 
     assert [each.workflow.id for each in await store.load_open()] == ["a"]
@@ -57,7 +57,7 @@ async def test_two_who_may_write_one_image_are_refused(store: Store):
 
 
 async def test_two_in_one_batch_are_refused_as_well(store: Store):
-    with pytest.raises(StoreRefusedError):
+    with pytest.raises((StoreRefusedError, ImagesHeldError)):
         await commit(store, copying("a").change, copying("b").change)
 
     assert await store.load_open() == []
@@ -72,7 +72,7 @@ async def test_a_further_image_that_another_holds_is_refused(store: Store):
     )
     pausing = first.must(events.PauseRequested(ask=ask()))
     taking = first.must(more)
-    with pytest.raises(StoreRefusedError):
+    with pytest.raises((StoreRefusedError, ImagesHeldError)):
         await commit(store, pausing, taking)
     await commit(store, second.succeed(), pausing, taking)
 
@@ -81,7 +81,7 @@ async def test_a_further_image_that_another_holds_is_refused(store: Store):
     assert found.workflow == as_stored(first.workflow)
     assert [lock.image for lock in found.workflow.locks] == ["other", "source", "target"]
     third = copying("c", "pool/other")
-    with pytest.raises(StoreRefusedError):
+    with pytest.raises((StoreRefusedError, ImagesHeldError)):
         await commit(store, third.change)
     await commit(store, first.succeed())
     await commit(store, third.change)
@@ -96,7 +96,7 @@ async def test_who_waits_in_line_takes_over_once_the_holder_is_settled(store: St
     assert not stored.workflow.locked
 
     granted = second.must(events.LocksGranted())
-    with pytest.raises(StoreRefusedError):
+    with pytest.raises((StoreRefusedError, ImagesHeldError)):
         await commit(store, granted)
     await commit(store, first.succeed(), granted)
 
@@ -110,7 +110,7 @@ async def test_a_holder_that_is_held_keeps_its_images(store: Store):
     first = copying("a")
     await commit(store, first.change, first.quarantine())
 
-    with pytest.raises(StoreRefusedError):
+    with pytest.raises((StoreRefusedError, ImagesHeldError)):
         await commit(store, copying("b").change)
 
 

@@ -123,7 +123,7 @@ async def test_a_store_that_was_overtaken_commits_nothing(tmp_path: Path):
     first._database.release()  # as if the file system had lost the lock
     second = await opened(path)
 
-    with pytest.raises(StoreConflictError, match="Another coordinator has opened the store"):
+    with pytest.raises(StoreConflictError, match="This coordinator's session is over"):
         await first.commit([Walk("a").change])
 
     assert await second.load("a") is None
