@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, bindparam, or_, select
+from sqlalchemy import Connection, RowMapping, Select, bindparam, func, or_, select
 
 from coordinator.runtime.ports import (
     Request,
@@ -96,6 +96,12 @@ def key_of(connection: Connection, workflow_id: str) -> int | None:
         select(workflows.c.key).where(workflows.c.id == workflow_id)
     )
     return found
+
+
+def next_key(connection: Connection) -> int:
+    """Returns the key of the next new workflow."""
+    last: int | None = connection.scalar(select(func.max(workflows.c.key)))
+    return (last or 0) + 1
 
 
 def version_of(workflow_id: str, connection: Connection) -> tuple[int, int]:

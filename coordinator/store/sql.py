@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
-from sqlalchemy import Connection, Transaction, delete, func, insert, select, update
+from sqlalchemy import Connection, Transaction, delete, insert, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from coordinator.runtime.ports import (
@@ -57,7 +57,7 @@ from coordinator.store.database import Database
 from coordinator.store.migrate import is_empty, migrate
 from coordinator.store.plans import Plans
 from coordinator.store.run import Run
-from coordinator.store.tables import evidence, meta, workflows
+from coordinator.store.tables import evidence, meta
 from coordinator.store.writing import StaleError, Writing
 from countermand.rpc.crash import Crash, never
 
@@ -81,7 +81,7 @@ class SqlStore:
         self._plans = Plans()
         self._writing = Writing(database.writer.dialect)
         self._epoch = 0  # of this opening
-        self._next_key = 0  # for the next new workflow
+        self._next_key = 0  # for the next new workflow; 0: to be looked up
         self._keys: dict[str, int] = {}  # of workflows that are open, by id
 
     # -- writing ----------------------------------------------------------------------------------
@@ -187,6 +187,9 @@ class SqlStore:
             if conflict is None:  # a constraint of another kind: a defect of ours
                 raise
             raise conflict from error
+        except CommitUnknownError:
+            self._next_key = 0  # those that were given may be taken
+            raise
         # Only what is visible is remembered, and only what may be written again.
         for workflow_id, each in merged.items():
             if each.workflow.settled:
@@ -209,7 +212,7 @@ class SqlStore:
 
     def _keys_of(self, merged: dict[str, Merged], connection: Connection) -> dict[str, int]:
         keys: dict[str, int] = {}
-        next_key = self._next_key
+        next_key = self._next_key or queries.next_key(connection)
         for workflow_id, each in merged.items():
             if each.submission is not None:
                 keys[workflow_id] = next_key
@@ -359,8 +362,7 @@ def _open(
     )
     kept = {"owner_epoch": opening.owner_epoch, "token_key": opening.token_key}
     connection.execute(update(meta).values(kept))
-    last_key: int = connection.scalar(select(func.coalesce(func.max(workflows.c.key), 0))) or 0
-    return opening, last_key + 1
+    return opening, queries.next_key(connection)
 
 
 def _conflict(

@@ -163,10 +163,13 @@ async def _opened_and_closed(url: str) -> Any:
     return (await opened(url)).close()
 
 
-def _until_somebody_waits(url: str) -> None:
-    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+def _until_somebody_waits(url: str, what_for: str = "Lock") -> None:
+    waits = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = %s"
+    )
     with psycopg.connect(url, autocommit=True) as connection:
-        while connection.execute(waits).fetchone() == (0,):
+        while connection.execute(waits, [what_for]).fetchone() == (0,):
             pass
 
 
@@ -300,11 +303,30 @@ async def test_nothing_that_is_shown_has_the_password(postgres_server: Server):
 # -- restarts and crashes -------------------------------------------------------------------------
 
 
+# A transaction that asks for more than "local" is written, and then waits for a standby that there
+# is not: its commit is there, and its client is never told.
+SETTINGS = (
+    *("wal_level=replica", "max_wal_senders=1"),
+    *("synchronous_standby_names=nobody", "synchronous_commit=local"),
+)
+
+
+class NeverTold(SqlStore):
+    """A store that does not hear of its commits, if the test wants it so."""
+
+    waits = False
+
+    def _write(self, *given: Any) -> dict[str, int]:
+        if self.waits:
+            given[-1].execute(text("SET LOCAL synchronous_commit = on"))
+        return super()._write(*given)
+
+
 @pytest.fixture(scope="module")
 def crashing() -> Iterator[Server]:
-    """Yields a server that writes to disk, to be killed."""
+    """Yields a server to be killed."""
     try:
-        server = Server(fsync=True)
+        server = Server(settings=SETTINGS)  # a killed process loses nothing that it has written
         server.start()
     except NoPostgres as error:
         pytest.skip(f"no PostgreSQL: {error}")
@@ -379,6 +401,26 @@ async def test_a_server_that_is_lost_during_a_commit_leaves_all_of_it_or_nothing
     assert await store.load("a") is None  # here COMMIT never arrived
     await store.commit([change])
     assert await store.load("a") is not None
+    await store.close()
+
+
+async def test_a_commit_of_which_nobody_was_told_may_be_there(crashing: Server, fragile: str):
+    """And the store goes on beside it."""
+    store = NeverTold(postgres(fragile), Threads(), new_id=lambda: "c")
+    await store.open()
+    store.waits = True
+    committing = asyncio.create_task(store.commit([Walk("a").change]))
+    await asyncio.to_thread(_until_somebody_waits, fragile, "IPC")
+    crashing.kill()
+    with pytest.raises(CommitUnknownError):
+        await committing
+    crashing.start()
+
+    store.waits = False
+    found = await store.load("a")
+    assert found is not None
+    await store.commit([Walk("b").change])
+    assert [each.workflow.id for each in await store.load_open()] == ["a", "b"]
     await store.close()
 
 
