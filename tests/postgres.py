@@ -60,9 +60,10 @@ class NoPostgres(Exception):
 class Server:
     """One server with a folder of its own; `remove` ends it for good."""
 
-    def __init__(self, *, fsync: bool = False) -> None:
+    def __init__(self, *, fsync: bool = False, settings: Sequence[str] = ()) -> None:
         _sweep()
         self._fsync = fsync
+        self._settings = settings
         self._user = _user()
         self._folder = Path(
             tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-", dir=_place(fsync=fsync))
@@ -112,7 +113,8 @@ class Server:
         if not self._data.exists():
             self._init()
         fsync = "on" if self._fsync else "off"
-        settings = [f"fsync={fsync}", f"unix_socket_directories={self._folder}", *SETTINGS]
+        settings = [f"fsync={fsync}", f"unix_socket_directories={self._folder}"]
+        settings += [*SETTINGS, *self._settings]
         command = [str(self._bin / "postgres"), "-D", str(self._data)]
         with (self._folder / "log").open("ab") as log:
             self._process = self._popen(

@@ -8,7 +8,7 @@ that what these hold is asked for as well.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,17 +85,16 @@ def standing(
             create_time_us=row.create_time_us,
             locks=(*(known.locks if known else ()), _lock(row)),
         )
-    return _in_the_way(session, list(found.values()), (), connection)
+    return _in_the_way(session, list(found.values()), connection)
 
 
 def _in_the_way(
-    session: int, takers: Sequence[Taker], but: Collection[str], connection: Connection
+    session: int, takers: Sequence[Taker], connection: Connection
 ) -> dict[str, tuple[Standing, ...]]:
     images = sorted({(lock.pool, lock.image) for taker in takers for lock in taker.locks})
     if not images:
         return {}
-    asked = {"images": images, "session": session, "but": list(but)}
-    others = connection.execute(_OTHERS, asked).all()
+    others = connection.execute(_OTHERS, {"images": images, "session": session}).all()
     ways = {taker.workflow_id: dict(_ways(taker, others)) for taker in takers}
     everybody = sorted({other for held in ways.values() for other in held})
     named: dict[str, tuple[Lock, ...]] = {}
@@ -122,7 +121,7 @@ def _ways(taker: Taker, others: Iterable[Row[Any]]) -> Iterator[tuple[str, bool]
             continue  # what it is given besides
         if exclusive is None or not (exclusive or row.exclusive):
             continue
-        if row.id != taker.workflow_id and (row.held or (row.create_time_us, row.id) < place):
+        if row.held or (row.create_time_us, row.id) < place:
             yield row.id, row.held
 
 

@@ -72,6 +72,7 @@ def engine(settings: Settings, *, connections: int, read_only: bool) -> Engine:
         creator=partial(_connect, settings, read_only=read_only),
         paramstyle="format",  # by position, as `writing.py` hands values over
         use_native_hstore=False,  # which would be looked for with every connection
+        hide_parameters=True,  # there are secrets among them
         pool_size=connections,
         max_overflow=0,
     )

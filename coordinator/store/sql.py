@@ -405,7 +405,7 @@ class SqlStore:
         takers = [images.taker(each.workflow) for each in merged.values() if each.takes_images]
         if self.shared:
             batch.next_intent = 0  # they were taken before
-        check = partial(images.check, session, takers if session else (), merged)
+        check = partial(images.check, session, takers if session else ())
         self._writing.write(connection, batch, self._fence, check)
         return keys
 
@@ -435,10 +435,10 @@ class SqlStore:
         """Returns what the caller did not know, if that is why a batch was refused."""
         for workflow_id, each in merged.items():
             version, owner_epoch, session = queries.version_of(workflow_id, connection)
-            if version and self.shared and session != self._epoch and each.version_before:
-                return StoreFencedError(f"{workflow_id!r} is owned by session {session}")
             if version != each.version_before:
                 return version_conflict(workflow_id, each.version_before, version)
+            if version and self.shared and session != self._epoch:
+                return StoreFencedError(f"{workflow_id!r} is owned by session {session}")
             if owner_epoch > each.workflow.owner_epoch:
                 return StoreConflictError(
                     f"workflow {workflow_id!r} is owned by epoch {owner_epoch}"

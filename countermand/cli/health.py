@@ -45,7 +45,10 @@ async def look(client: Client) -> Health:
 
 def show(health: Health) -> None:
     """Prints how it is, before anything is compared."""
-    click.echo(f"coordinator {health.address} answers")
+    several = "," in health.address
+    click.echo(
+        f"{'one of the coordinators' if several else 'coordinator'} {health.address} answers"
+    )
     stored = "it has workflows" if health.workflows else "it has no workflow"
     click.echo(f"database answers: {stored}")
     states = Counter(paint(host_look(host.state)) for host in health.hosts)

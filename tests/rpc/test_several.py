@@ -7,13 +7,16 @@ import random
 from collections import Counter
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from typing import cast
 
 import pytest
 from grpc import StatusCode
+from grpc.aio import Channel
 
 from countermand.client import Client, coordinators
 from countermand.client.external import BlockingOwner, Owner
 from countermand.client.spec import sequence, task, workflow_spec
+from countermand.rpc.channel import open_channel_of_several
 from countermand.rpc.errors import (
     Busy,
     CoordinatorUnavailable,
@@ -21,15 +24,17 @@ from countermand.rpc.errors import (
     NoCoordinatorAnswers,
     WorkflowNotFound,
 )
-from countermand.rpc.server import RunningServer
+from countermand.rpc.server import ListenRefused, RunningServer, Service, serve
 from countermand.rpc.status import RemoteError
 from countermand.v1 import workflow_pb2 as pb
+from countermand.v1 import workflow_pb2_grpc as pb_grpc
 from countermand.v1.event_pb2 import TaskStateChanged
 from countermand.v1.task_pb2 import Task
 from countermand.v1.verb_pb2 import Noop
 from tests.endtoend.cluster import free_address, until
 from tests.proxy import Proxy
 from tests.rpc.scripted import SUCCEEDED, Scripted, start
+from tests.tls import Authority, needs_openssl
 
 SPEC = workflow_spec("drill", sequence("all", task("one", action=Noop())))
 NOW = timedelta(0)  # nobody waits
@@ -184,6 +189,55 @@ async def test_a_name_stands_for_all_its_addresses(replicas):
     port = replicas[0].running.address.rpartition(":")[2]
     async with Client(f"localhost:{port}", patience=NOW) as client:
         assert await asked(client, replicas[:1]) == [10]
+
+
+async def test_calls_go_round_among_the_addresses_of_a_name(replicas):
+    """Of localhost there are two, where there is IPv6."""
+    first, second = replicas
+    address = free_address()
+    port = address.rpartition(":")[2]
+    four = await start(first, listen=address)
+    try:
+        six = await start(second, listen=f"[::1]:{port}")
+    except ListenRefused:
+        await four.stop(0)
+        pytest.skip("there is no IPv6 here")
+    async with Client(f"localhost:{port}", patience=NOW) as client:
+        await both_asked(client, replicas)
+        await six.stop(0)
+        assert await asked(client, replicas) == [10, 0]
+        six = await start(second, listen=f"[::1]:{port}")
+        await both_asked(client, replicas)
+    await asyncio.gather(four.stop(0), six.stop(0))
+
+
+@needs_openssl
+async def test_each_certificate_is_for_its_own_address(replicas, stack, tmp_path):
+    authority = Authority(tmp_path)
+    channels = []
+    for replica, host, names in zip(
+        replicas, ("127.0.0.1", "localhost"), ("IP:127.0.0.1", "DNS:localhost"), strict=True
+    ):
+        credentials = authority.certificate(host, names_what=names).read()
+        add = pb_grpc.add_WorkflowServiceServicer_to_server
+        served = await serve(
+            listen="127.0.0.1:0",
+            services=[Service("countermand.v1.WorkflowService", add, replica)],
+            credentials=credentials,
+        )
+        stack.push_async_callback(served.stop, 0)
+        address = f"{host}:{served.address.rpartition(':')[2]}"
+        opened = open_channel_of_several(address, credentials=credentials)
+        channels.append(coordinators.Coordinator(address, opened))
+    several = coordinators.Coordinators(channels, random.Random(7))
+    stub = pb_grpc.WorkflowServiceStub(cast("Channel", several))  # it uses no more of one
+
+    async def both_answer():
+        await stub.GetWorkflow(pb.GetWorkflowRequest(name="workflows/w"), timeout=10)
+        return all(replica.asked["get"] for replica in replicas)
+
+    await until(both_answer, "an answer of each")
+    await several.close()
 
 
 # -- nothing is lost when one goes --------------------------------------------------------------

@@ -144,10 +144,13 @@ async def _opened_and_closed(url: str) -> Any:
     return (await opened(url)).close()
 
 
-def _until_somebody_waits(url: str) -> None:
-    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+def _until_somebody_waits(url: str, what_for: str = "Lock") -> None:
+    waits = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = %s"
+    )
     with psycopg.connect(url, autocommit=True) as connection:
-        while connection.execute(waits).fetchone() == (0,):
+        while connection.execute(waits, [what_for]).fetchone() == (0,):
             pass
 
 
@@ -283,11 +286,19 @@ async def test_nothing_that_is_shown_has_the_password(postgres_server: Server):
 # -- restarts and crashes -------------------------------------------------------------------------
 
 
+# A transaction that asks for more than "local" is written, and then waits for a standby that there
+# is not: its commit is there, and its client is never told.
+SETTINGS = (
+    *("wal_level=replica", "max_wal_senders=1"),
+    *("synchronous_standby_names=nobody", "synchronous_commit=local"),
+)
+
+
 @pytest.fixture(scope="module")
 def crashing() -> Iterator[Server]:
-    """Yields a server that writes to disk, to be killed."""
+    """Yields a server to be killed."""
     try:
-        server = Server(fsync=True)
+        server = Server(settings=SETTINGS)  # a killed process loses nothing that it has written
         server.start()
     except NoPostgres as error:
         pytest.skip(f"no PostgreSQL: {error}")

@@ -18,6 +18,7 @@ from coordinator.runtime.ports import (
     Store,
     StoreConflictError,
     WorkflowQuery,
+    WorkflowSummary,
 )
 from coordinator.runtime.webhooks import WebhookProgress, WebhookRecord
 from coordinator.saga.states import WorkflowState
@@ -217,6 +218,15 @@ async def _compare(random: Random, twins: Twins, walks: list[Walk]) -> None:
         id_prefix=random.choice(("", "", "w-1", "w", "W")),
         limit=random.choice((1, 3, 50)),
     )
-    page = await twins.ask("query", query)
+    read = [await _pages(store, query) for store in twins.stores]
+    assert read == read[:1] * len(read)
+
+
+async def _pages(store: Store, query: WorkflowQuery) -> list[tuple[WorkflowSummary, ...]]:
+    """Returns all pages: the tokens between them are each store's own."""
+    page = await store.query(query)
+    pages = [page.workflows]
     while page.next:
-        page = await twins.ask("query", WorkflowQuery(limit=2, after=page.next))
+        page = await store.query(WorkflowQuery(limit=2, after=page.next))
+        pages.append(page.workflows)
+    return pages
