@@ -84,13 +84,13 @@ class Gathering(Generic[T]):
             self._gathered, self._written = [], None
             try:
                 await self._write(items)
-            except StoreFencedError:
-                raise
             except StoreError as error:
                 log.warning("letters.not_written", extra={"error": str(error)})
                 if written is not None and not written.done():
                     written.set_exception(error)
                     written.exception()  # those who wait take it; there may be none any more
+                if isinstance(error, StoreFencedError):
+                    raise
             else:
                 if written is not None and not written.done():
                     written.set_result(None)
@@ -186,6 +186,8 @@ class Post:
                 if clock.time() >= owners_due:
                     await self._look_at_owners()
                     owners_due = clock.time() + OWNERS_S
+            except StoreFencedError:
+                raise
             except StoreError as error:
                 log.warning("answers.not_read", extra={"error": str(error)})
                 await asyncio.sleep(STORE_AGAIN_S)
@@ -212,6 +214,8 @@ class Post:
         while True:
             try:
                 await self._store.remove_old_letters()
+            except StoreFencedError:
+                raise
             except StoreError as error:
                 log.warning("letters.not_swept", extra={"error": str(error)})
             await asyncio.sleep(SWEEP_S)

@@ -12,6 +12,7 @@ import logging
 from bisect import bisect_left, insort
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from coordinator.owners.reported import Reported
 from coordinator.owners.silence import Silence
@@ -289,6 +290,8 @@ class Owners:
                 insort(queue.places, _place(waiting))
                 if kept := self._reported.get(waiting.key):
                     self._show(workflow.id, name, kept)  # an earlier life has heard it
+                elif waiting.accepted:  # by another session's owner, which may have heard more
+                    self._reported.seek(waiting.key, partial(self._show, workflow.id, name))
             self._tell(owner, name)
             self._wait_for(waiting)
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from coordinator.runtime.owners import Key
 from coordinator.runtime.ports import ProgressRecord, Store, StoreError, StoreFencedError
 
 log = logging.getLogger(__name__)
+
+
+Found = Callable[[ProgressRecord], None]
+SEEK_AGAIN_S = 0.5  # while the store does not answer
 
 
 class Reported:
@@ -21,6 +25,7 @@ class Reported:
         self._known: dict[Key, ProgressRecord] = {}
         self._unwritten: dict[Key, ProgressRecord] = {}
         self._written: asyncio.Future[None] | None = None  # of what is not being written yet
+        self._sought: dict[Key, Found] = {}  # what others may have kept, and who wants to know
         self._woken = asyncio.Event()
 
     async def open(self) -> None:
@@ -32,8 +37,14 @@ class Reported:
         """Returns the last progress of an attempt."""
         return self._known.get(key)
 
+    def seek(self, key: Key, found: Found) -> None:
+        """Looks for what another session has kept of an attempt that was taken over from it."""
+        self._sought[key] = found
+        self._woken.set()
+
     def drop(self, key: Key) -> None:
         """Forgets an attempt that is over."""
+        self._sought.pop(key, None)
         self._known.pop(key, None)
         self._unwritten.pop(key, None)
 
@@ -65,6 +76,10 @@ class Reported:
         while True:
             await self._woken.wait()
             self._woken.clear()
+            if self._sought:
+                await self._find()
+            if not self._unwritten and self._written is None:
+                continue
             records, written = self._unwritten, self._written
             self._unwritten, self._written = {}, None
             try:
@@ -77,6 +92,20 @@ class Reported:
                 self._answer(written, error)
             else:
                 self._answer(written, None)
+
+    async def _find(self) -> None:
+        """Tells what was kept of attempts that were taken over, unless more was said since."""
+        try:
+            kept = {key_of(record): record for record in await self._store.progress()}
+        except StoreError as error:
+            log.warning("progress.not_read", extra={"error": str(error)})
+            asyncio.get_running_loop().call_later(SEEK_AGAIN_S, self._woken.set)
+            return
+        sought, self._sought = self._sought, {}
+        for key, found in sought.items():
+            if key in kept and key not in self._known:
+                self._known[key] = kept[key]
+                found(kept[key])
 
     @staticmethod
     def _answer(written: asyncio.Future[None] | None, error: StoreError | None) -> None:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from coordinator.runtime.ports import Hints, Store, StoreError
+from coordinator.runtime.ports import Hints, Store, StoreError, StoreFencedError
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,11 @@ class Tail:
         self._woken.set()
 
     async def run(self) -> None:
-        """Goes on until cancelled."""
+        """Goes on until cancelled.
+
+        Raises:
+            StoreFencedError: The own session has ended.
+        """
         position: int | None = None
         forget_due = 0.0
         while True:
@@ -62,6 +66,8 @@ class Tail:
                 if asyncio.get_running_loop().time() >= forget_due:
                     await self._tell_settled(set(self._hints.topics()))
                     forget_due = asyncio.get_running_loop().time() + FORGET_S
+            except StoreFencedError:
+                raise
             except StoreError as error:
                 log.warning("tail.not_read", extra={"error": str(error)})
                 await asyncio.sleep(STORE_AGAIN_S)

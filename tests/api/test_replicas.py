@@ -557,6 +557,20 @@ async def test_what_waits_for_an_owner_is_watched_at_every_replica(one, other):
         await until(lambda: list(seen.open) == [own] and seen.bookmarks[-1] == 1)
 
 
+async def test_what_was_reported_is_known_to_who_claims(one, other):
+    await start(one, "x", plan_of(external("snap")))
+    name = attempt_name("x", "snap", 1)
+    vendor = Vendor(other.channel)
+    assert [each.attempt for each in await vendor.requests()] == [name]
+    await vendor.accept(name)
+    await vendor.report(name, 2, 5)
+    await one.die()
+    await until(lambda: other.watches.progress("x"))
+    asked = (await vendor.requests())[0]
+    assert (asked.progress.done, asked.progress.total) == (2, 5)
+    assert (await vendor.report(name, 1, 5)).progress.done == 2
+
+
 async def test_a_watch_of_an_owner_goes_on_when_a_workflow_is_claimed(one, other, shared):
     async with replica(shared) as third:
         await start(one, "x", plan_of(external("snap"), external("copy")))
