@@ -35,6 +35,7 @@ from coordinator.saga.events import (
     AttemptRecalled,
     FenceRefused,
 )
+from coordinator.saga.workflow import Attempt as AttemptRecord
 from coordinator.saga.workflow import Workflow
 from coordinator.wire.failure import failure_from_proto
 from coordinator.wire.order import Call, call_of, name_of
@@ -136,6 +137,7 @@ class Orders:
         self._lost: set[str] = set()  # of the orders: what was reported as lost
         self._accepted: set[str] = set()  # of the orders: what was reported as accepted
         self._taken: set[str] = set()  # of the orders: what the agent has said that it has
+        self._had: set[str] = set()  # of these: what it had said so of before it was last asked
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._calls = asyncio.Semaphore(CALLS_IN_FLIGHT_MAX)
         self._calls_back = asyncio.Semaphore(CALLS_IN_FLIGHT_MAX)  # cancels and compensations
@@ -246,7 +248,8 @@ class Orders:
 
     def _drop(self, name: str) -> None:
         self._orders.pop(name, None)
-        for names in (self._sent, self._absent, self._lost, self._accepted, self._taken):
+        known = (self._sent, self._absent, self._lost, self._accepted, self._taken, self._had)
+        for names in known:
             names.discard(name)
         self._slots.free(name)
         self.wake_next()
@@ -368,6 +371,7 @@ class Orders:
         self._sent.add(name)
         self._absent.discard(name)
         self._crash(crash_points.BEFORE_SEND)
+        self._note_had(name, order)
         answer = await connection.call(
             call.rpc,
             call.request,
@@ -399,6 +403,7 @@ class Orders:
 
     async def _ask(self, name: str, order: _Order, connection: Connection) -> bool:
         """Asks what became of an attempt; returns whether there is nothing more to send."""
+        self._note_had(name, order)
         attempt = await self._read(name, order, connection)
         if attempt is None:
             return self._orders.get(name) is order and self._is_amiss(name, order)
@@ -430,14 +435,26 @@ class Orders:
         found: Attempt = answer.attempt
         return found
 
+    def _note_had(self, name: str, order: _Order) -> None:
+        """Notes whether the agent must have an attempt: then it may not answer that it has not.
+
+        One that arrives only now may be heard of before that answer.
+        """
+        if name in self._taken or any(a.start_time is not None for a in self._last(order)):
+            self._had.add(name)
+
+    def _last(self, order: _Order) -> tuple[AttemptRecord, ...]:
+        """Returns the attempt of an order as committed, if it is its task's last."""
+        workflow, command = self._ears.workflow(order.workflow.id), order.command
+        last = workflow.task(command.task).attempts[-1:] if workflow else ()
+        return tuple(attempt for attempt in last if attempt.number == command.number)
+
     def _is_amiss(self, name: str, order: _Order) -> bool:
         """Returns whether an agent that does not have an attempt must not be sent anything more."""
-        workflow = self._ears.workflow(order.workflow.id)
-        last = workflow.task(order.command.task).attempts[-1:] if workflow else ()
-        if not (last and last[0].number == order.command.number and last[0].open):
+        last = self._last(order)
+        if not (last and last[0].open):
             return False  # nobody waits for it any more: it may have been told to forget
-        was_taken = name in self._taken or last[0].start_time is not None
-        if was_taken and last[0].intent >= self._record().lost_intent:
+        if name in self._had and last[0].intent >= self._record().lost_intent:
             self._stop_for(JournalRewound(why=f"it had {name}, and has it no more"))
         elif isinstance(order.command, SendCancel) and self._in_doubt(order):
             self._stop_for(JournalRewound(why=_undecidable(name)))

@@ -279,6 +279,25 @@ async def test_an_attempt_that_was_taken_and_is_gone_holds_the_host() -> None:
     assert [type(fact) for fact in kept.facts] == [events.AttemptAccepted, events.AttemptLost]
 
 
+async def test_news_that_overtakes_an_answer_does_not_hold_the_host() -> None:
+    """It was asked for before it arrived, and the watch tells of it before that is answered."""
+
+    class Overtaken(Agent):
+        async def call(self, rpc: str, request: Message, **more: Any) -> Any:
+            if rpc == "GetAttempt" and not self.has:
+                line.orders.heard(Attempt(name=ATTEMPT, state=Attempt.STATE_RUNNING))
+            return await super().call(rpc, request, **more)
+
+    agent, kept = Overtaken(has=False), Kept()
+    workflow, command = kept.workflow, _ = sent(Noop())
+    async with line_to(agent, kept) as line:
+        line.orders.deliver(workflow, command, ask_first=True)
+        await until(lambda: agent.has)
+        assert line.state is HostState.READY
+    assert agent.calls == ["GetAttempt", "Noop"], "it is asked for again, and is there"
+    assert [type(fact) for fact in kept.facts] == [events.AttemptAccepted]
+
+
 async def test_a_lost_journal_is_asked_again_under_its_new_incarnation() -> None:
     """S-Z10: the pool is there; "not received" is read as no more than "ask again"."""
     agent, kept = Agent(), Kept()
