@@ -42,10 +42,6 @@ class OwnersWorld(Surroundings):
         """Makes violations of failed assertions."""
         raise NotImplementedError
 
-    def broken(self, what: str) -> Exception:
-        """Returns what to raise."""
-        raise NotImplementedError
-
     def open_workflows(self) -> list[Workflow]:
         """Returns what is committed and not settled."""
         raise NotImplementedError

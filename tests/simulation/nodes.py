@@ -184,6 +184,10 @@ class Surroundings:
     def host_kept(self, record: HostRecord) -> None:
         """Hears what a coordinator has stored of a host."""
 
+    def broken(self, what: str) -> Exception:
+        """Returns what to raise."""
+        raise NotImplementedError
+
     def cut_from_store(self, node: Node) -> float:
         """Returns after how long a call to a shared store fails; 0: it does not."""
         return 0.0
@@ -518,6 +522,8 @@ class CoordinatorNode(Node):
             await asyncio.gather(*works)
         except StoreFencedError as error:
             self.world.note(f"{self.name} stops: {error}")
+        except Exception as error:
+            raise self.world.broken(f"{self.name} fails: {error!r}") from error
         finally:
             self.kill()
 

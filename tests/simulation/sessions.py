@@ -32,6 +32,7 @@ class Sessions:
 
     now: Callable[[], datetime]  # by the store's clock
     owners: dict[str, Life] = field(default_factory=dict)  # of open workflows
+    claims: int = 0  # of a workflow by another life
     _leases: dict[Life, datetime] = field(default_factory=dict)  # until when
     _over: dict[Life, str] = field(default_factory=dict)  # lives that have lost something, and what
     _epochs: dict[tuple[str, int], Life] = field(default_factory=dict)  # who acts under which
@@ -63,6 +64,8 @@ class Sessions:
                 for stored in answer.workflows if answer else ():
                     self._claimed(life, stored.workflow, answer.owner_epoch)
                 self._lapse(life)
+            case _:
+                pass
 
     def _lapse(self, life: Life) -> None:
         """Takes up that whoever is late has ended for good, however the clock goes on."""
@@ -87,6 +90,7 @@ class Sessions:
         assert epoch > workflow.owner_epoch, f"I6: {workflow.id} is claimed without a new epoch"
         self.owners[workflow.id] = life
         if before != life:
+            self.claims += 1
             self._over[before] = f"{life} has claimed {workflow.id} from it"
 
     def committed(self, life: Life, changes: Sequence[Change]) -> None:

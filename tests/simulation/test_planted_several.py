@@ -24,14 +24,8 @@ Patch = pytest.MonkeyPatch
 
 # The store's clock takes leases from those who are well.
 LAPSES = Faults(kill_every_s=60.0, trouble=replace(QUIET, jump_every_s=4.0, jump_s_max=40.0))
-CALM = Faults(
-    crash_point=0,
-    kill_every_s=1e9,
-    message_lost=0,
-    message_repeated=0,
-    cut_every_s=1e9,
-    trouble=QUIET,
-)
+# Nobody dies, and hosts are away for long: many wait for images.
+SLOW = Faults(crash_point=0, kill_every_s=1e9, cut_every_s=3.0, trouble=QUIET)
 
 _expect_violation = partial(expect_violation, several=True)
 
@@ -50,30 +44,30 @@ def test_finds_a_claim_that_does_not_end_the_session(monkeypatch: Patch) -> None
         return answer
 
     monkeypatch.setattr(MemoryStore, "claim", leaving)
-    _expect_violation("I6", seeds=20, faults=LAPSES)
+    _expect_violation("I6|sessions", seeds=5, faults=LAPSES)
 
 
 def test_finds_a_commit_that_does_not_compare_the_session(monkeypatch: Patch) -> None:
-    """Planted: a version that fits is enough to change a workflow (I6)."""
+    """Planted: a version that fits is enough to change a workflow (I6).
+
+    Nor does anything else, or else it would tell a coordinator sooner that it is not in charge.
+    """
     check = MemoryStore._check
 
     def blindly(self: MemoryStore, merged: dict[str, Any], changes: Sequence[Change]) -> None:
-        sessions, self._kept.sessions = self._kept.sessions, {}
         records = [self._kept.records[each] for each in merged if each in self._kept.records]
         were = [record.session for record in records]
         for record in records:
             record.session = self._session
         try:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(MemoryStore, "_check_session", lambda _: None)
-                check(self, merged, changes)
+            check(self, merged, changes)
         finally:
-            self._kept.sessions = sessions
             for record, session in zip(records, were, strict=True):
                 record.session = session
 
+    monkeypatch.setattr(MemoryStore, "_check_session", lambda _: None)
     monkeypatch.setattr(MemoryStore, "_check", blindly)
-    _expect_violation("I6", seeds=40, faults=LAPSES)
+    _expect_violation("I6", seeds=20, faults=LAPSES)
 
 
 def test_finds_a_claim_without_a_new_epoch(monkeypatch: Patch) -> None:
@@ -116,7 +110,8 @@ def test_finds_intents_that_two_coordinators_take(monkeypatch: Patch) -> None:
 def test_finds_intents_that_fall(monkeypatch: Patch) -> None:
     """Planted: who claims a workflow goes on with intents that it had taken before."""
     monkeypatch.setattr("coordinator.runtime.loop._highest_intent", lambda _: 0)
-    _expect_violation(r"\[\d+", seeds=100)
+    # One seed of some twenty: it begins a few before one, so that few are played.
+    _expect_violation(r"\[\d+", first=60, seeds=100)
 
 
 def test_finds_a_watermark_that_only_knows_its_own(monkeypatch: Patch) -> None:
@@ -139,7 +134,8 @@ def test_finds_lines_in_the_order_of_arrival(monkeypatch: Patch) -> None:
                 yield Standing(workflow_id=other.id, locks=other.locks, held=other.locked)
 
     monkeypatch.setattr(MemoryStore, "_in_the_way", all_of_them)
-    _expect_violation("never settled", seeds=40, faults=CALM)
+    monkeypatch.setattr("tests.simulation.world.PATIENCE_S", 300.0)
+    _expect_violation("never settled", first=11, seeds=40, faults=SLOW)
 
 
 def test_finds_images_that_each_coordinator_gives_away(monkeypatch: Patch) -> None:

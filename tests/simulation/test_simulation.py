@@ -39,6 +39,13 @@ def test_every_cluster_with_owners_keeps_its_promises(store: str, seeds: int) ->
         World(seed, store=STORES[store], plain=0.0, external=1.0).run()
 
 
+@pytest.mark.parametrize("first", range(1, 17, 8))
+def test_every_cluster_of_several_coordinators_keeps_its_promises(first: int) -> None:
+    """Z7, I6: whoever is frozen, cut off, stopped or killed, each workflow has one owner."""
+    for seed in range(first, first + 8):
+        World(seed, several=True).run()
+
+
 # Agents start again often, and what they start on is not always what they left.
 JOURNALS_LOST = Faults(journal_lost=0.3, kill_every_s=6.0, down_s_max=6.0)
 POOLS_LOST_TOO = replace(JOURNALS_LOST, pool_lost_too=0.4)
@@ -54,6 +61,12 @@ def test_every_cluster_keeps_its_promises_whatever_becomes_of_journals(faults: F
     """S-Z10, S-Z11: reconciled with the storage, or held until somebody accepts what is gone."""
     for seed in range(1, 21):
         World(seed, faults=faults).run()
+
+
+def test_journals_are_lost_where_there_are_several_coordinators_too() -> None:
+    """S-Z10, S-Z11: one of them notices, and all of them know."""
+    for seed, faults in enumerate((JOURNALS_LOST, POOLS_LOST_TOO, JOURNALS_OLDER), 1):
+        World(seed, faults=faults, several=True).run()
 
 
 def test_the_storm_reaches_what_it_should() -> None:
@@ -94,6 +107,22 @@ def test_a_calm_cluster_needs_no_luck() -> None:
     for seed in range(1, 11):
         report = World(seed, faults=calm).run()
         assert len(report.settled) >= 1
+
+
+def test_the_storm_reaches_several_coordinators() -> None:
+    """Guards the harness: workflows change hands, some are waited for, and who is late hears so."""
+    worlds = [World(seed, several=True) for seed in range(101, 107)]
+    for world in worlds:
+        world.run()
+    assert {len(world.coordinators) for world in worlds} == {1, 2, 3}
+    sessions = [world.several.sessions for world in worlds if world.several]
+    assert sum(len(each.owners) for each in sessions) > 20
+    assert sum(each.claims for each in sessions) > 10
+
+
+def test_several_give_the_same_trace_under_the_same_seed() -> None:
+    """I14: a failure can be replayed."""
+    assert World(3, several=True).run() == World(3, several=True).run()
 
 
 @pytest.mark.parametrize(("seed", "external"), [(1, 0.0), (7, 0.0), (48, 0.0), (2, 1.0), (4, 1.0)])
