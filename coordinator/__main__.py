@@ -28,9 +28,17 @@ from coordinator.agents.forgetting import FORGET_S
 from coordinator.agents.slots import WINDOW
 from coordinator.api.doctor.doctor import Doctor
 from coordinator.api.fences import target_pools
+from coordinator.api.letters import together
 from coordinator.api.tokens import Tokens
 from coordinator.api.webhook_service import WebhookService
-from coordinator.assembly import Assembly, external_tasks, open_owners, services
+from coordinator.assembly import (
+    Assembly,
+    Beside,
+    beside,
+    external_tasks,
+    open_owners,
+    services,
+)
 from coordinator.metrics.counting import Counting
 from coordinator.metrics.leftovers import Leftovers
 from coordinator.metrics.page import Page as Metrics
@@ -41,8 +49,9 @@ from coordinator.owners.routing import Routing
 from coordinator.runtime.log_lines import LogLines
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.overdue import fence_for_ever
-from coordinator.runtime.ports import StoreError
+from coordinator.runtime.ports import Opening, Store, StoreError
 from coordinator.runtime.retention import RETENTION, RETENTION_MAX, sweep_for_ever
+from coordinator.runtime.session import Keeper
 from coordinator.runtime.watch import Watches
 from coordinator.store.database import Database, DatabaseInvalid, postgres, sqlite
 from coordinator.store.run import Threads
@@ -57,7 +66,7 @@ from coordinator.webhooks.signing import new_secret
 from countermand.rpc import crash, logs, telemetry
 from countermand.rpc.collector import Collector, CollectorInvalid, collector_of
 from countermand.rpc.credentials import Credentials, CredentialsInvalid, read_credentials
-from countermand.rpc.server import BoundServer, ListenRefused
+from countermand.rpc.server import BoundServer, ListenRefused, RunningServer, Service
 from countermand.v1.attempt_pb2 import Progress
 
 log = logging.getLogger(__name__)
@@ -250,6 +259,9 @@ def serve_command(
         raise click.ClickException(str(error)) from error
 
 
+Works = dict[str, Coroutine[None, None, None]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
     """Where the store is kept."""
@@ -291,7 +303,14 @@ async def _serve(
     bound = BoundServer(listen=listen, telemetry=spans)
     page_socket = web.take_address(page)
     watches: Watches[Progress] = Watches()
-    store = SqlStore(kept.database, Threads(), new_id=chance.new_id, crash=dies)
+    store = SqlStore(
+        kept.database,
+        Threads(),
+        new_id=chance.new_id,
+        crash=dies,
+        # Only one process has the address: whoever had the same name before is gone.
+        name=f"{socket.gethostname()}:{bound.address}",
+    )
     counting = Counting()
     loop = Loop(
         store=store,
@@ -303,6 +322,7 @@ async def _serve(
     )
     try:
         opening = await loop.open()
+        keeper = _keeper(store, loop, chance, opening)
         connect = partial(GrpcConnection, credentials=credentials)
         fleet = Fleet(
             store=store,
@@ -314,6 +334,7 @@ async def _serve(
             ears=ears_of(loop, store, watches.heard_progress),
             window=window,
             forget_s=forget_every.total_seconds(),
+            trusted=keeper.trusted if keeper else lambda: True,
         )
         post = HttpPost(clock)
         receivers = Receivers(
@@ -337,11 +358,11 @@ async def _serve(
         owners, reported = await open_owners(assembly)
         loop.attach(Routing(hosts=fleet, owners=owners))
         await fleet.open()
-        await receivers.open()
-        works = _works(assembly, owners, reported, receivers)
+        others = beside(assembly, chance.new_id)
+        works = _works(assembly, owners, reported)
         traces = await _traces(assembly, collector, opening.cluster_id, dies)
-        if traces is not None:
-            works["traces"] = traces.run()
+        house = _house(assembly, receivers, traces)
+        works |= await _works_beside(keeper, others, assembly, receivers, house)
         leftovers = Leftovers(store, counting.left_by)
         if page_socket is not None:
             works["leftovers"] = leftovers.run()
@@ -362,14 +383,14 @@ async def _serve(
         working = [asyncio.create_task(work, name=name) for name, work in works.items()]
         answering = services(
             assembly,
-            external_tasks(assembly, owners, Tokens(opening.token_key)),
+            external_tasks(assembly, owners, Tokens(opening.token_key), others),
             WebhookService(webhooks=receivers, store=store, clock=clock, new_secret=new_secret),
             Doctor(
                 loop=loop, store=store, connect=connect, cluster_id=opening.cluster_id, clock=clock
             ),
         )
         stop = _stop_when_told()
-        server = await bound.start(answering)
+        server = await bound.start(_routed(answering, others))
         _say_ready(server.address, web.url_of(page_socket) if page_socket else "", loop)
         # A page that fails is no reason to stop: workflows go on, and the log says why.
         pages = asyncio.create_task(
@@ -377,14 +398,13 @@ async def _serve(
         )
         await _until_stopped(stop, working)
         stop.set()
+        await _hand_over(store, server, fleet, working)
         await pages
         await server.stop()
         await fleet.close()
         await receivers.close()
         await post.close()
-        for task in working:
-            task.cancel()
-        await asyncio.gather(*working, return_exceptions=True)
+        await _cancel(working)
     finally:
         await store.close()
         spans.stop()
@@ -403,21 +423,87 @@ async def _traces(
     return Exporter(store, cluster_id=cluster_id, hints=hints, send=send, crash=dies)
 
 
-def _works(
-    assembly: Assembly, owners: Owners, reported: Reported, receivers: Receivers
-) -> dict[str, Coroutine[None, None, None]]:
+def _works(assembly: Assembly, owners: Owners, reported: Reported) -> Works:
     """Returns what works for ever, by its name."""
+    return {
+        "loop": assembly.loop.run(),
+        "owners": owners.run(),
+        "reported": reported.run(),
+        "overdue": fence_for_ever(loop=assembly.loop, hosts=assembly.hosts, pools=target_pools),
+    }
+
+
+def _house(assembly: Assembly, receivers: Receivers, traces: Exporter | None) -> Works:
+    """Returns what works for ever, of all that share a store in only one."""
     # Where everything is kept for ever, what was ended by force is removed all the same.
     kept = assembly.retention or RETENTION_MAX
     loop, store, clock = assembly.loop, assembly.store, assembly.clock
-    return {
-        "loop": loop.run(),
-        "owners": owners.run(),
-        "reported": reported.run(),
+    works = {
         "retention": sweep_for_ever(store=store, loop=loop, clock=clock, retention=kept),
-        "overdue": fence_for_ever(loop=loop, hosts=assembly.hosts, pools=target_pools),
         "webhooks": receivers.run(),
     }
+    return works if traces is None else {**works, "traces": traces.run()}
+
+
+# -- one of several -------------------------------------------------------------------------------
+
+
+def _keeper(store: Store, loop: Loop, chance: SystemChance, opening: Opening) -> Keeper | None:
+    """Returns what keeps the session, where there are such."""
+    if not store.shared:
+        return None
+    return Keeper(store=store, loop=loop, chance=chance, session=opening.owner_epoch)
+
+
+async def _works_beside(
+    keeper: Keeper | None,
+    others: Beside | None,
+    assembly: Assembly,
+    receivers: Receivers,
+    house: Works,
+) -> Works:
+    """Returns what works for ever because there are others, with the house in its turn."""
+    if keeper is None or others is None:
+        await receivers.open()
+        return house
+    return {
+        "session": keeper.run(),
+        "others": others.run(),
+        "hosts": assembly.hosts.follow(assembly.loop.redeliver, keeper.live),
+        "house": _keep_house(keeper, receivers, house),
+    }
+
+
+def _routed(answering: list[Service], others: Beside | None) -> list[Service]:
+    """Returns what answers, of which some is answered by others."""
+    return others.routing.around(answering) if others else answering
+
+
+async def _keep_house(keeper: Keeper, receivers: Receivers, house: Works) -> None:
+    """Does what only one does for all, once it is this one."""
+    try:
+        await keeper.keeps_house.wait()
+        await receivers.open()
+    except BaseException:
+        for work in house.values():
+            work.close()
+        raise
+    await together(*house.values())
+
+
+async def _hand_over(
+    store: SqlStore, server: RunningServer, fleet: Fleet, working: list[asyncio.Task[None]]
+) -> None:
+    """Lets others go on with what is open, before those who still wait here are seen off."""
+    if not store.shared:
+        return
+    await server.set_serving(serving=False)
+    await _cancel(working)
+    await fleet.close()
+    try:
+        await store.end_session()
+    except StoreError as error:  # it lapses by itself
+        log.warning("session.not_ended", extra={"error": str(error)})
 
 
 async def _pages(
@@ -454,6 +540,12 @@ def _stop_when_told() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     return stop
+
+
+async def _cancel(working: list[asyncio.Task[None]]) -> None:
+    for task in working:
+        task.cancel()
+    await asyncio.gather(*working, return_exceptions=True)
 
 
 async def _until_stopped(stop: asyncio.Event, working: list[asyncio.Task[None]]) -> None:

@@ -33,7 +33,7 @@ RENEW_AGAIN_S = 0.5  # while the store does not answer
 TRUST_MARGIN_S = 3.0  # before its lease ends a coordinator sends nothing more: calls take a while
 RENEWALS_BEFORE_CLAIMS = 2  # without a failure in between
 
-CLAIM_S = 2.0  # between two looks for what nobody owns
+CLAIM_S = 1.0  # between two looks for what nobody owns
 CLAIM_MAX = 100  # workflows at a time: others get their share, and the loop goes on in between
 CLAIM_REST_S = 0.02
 DECIDING_MAX = 500  # claimed ones ask their hosts first: more are not taken on before

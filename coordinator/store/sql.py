@@ -124,14 +124,14 @@ class SqlStore:
         if not self.shared:
             return None  # all of them, since it was opened
         # What was claimed and could not be read is read first: nobody else ever would.
-        try:
-            claimed = self._claimed or await self._beside(partial(self._claim, limit))
-        except CommitUnknownError:
-            self._in_doubt = True
-            raise
-        self._in_doubt = False
-        self._claimed = claimed
-        epoch, keys, floor = claimed
+        if self._claimed is None:
+            try:
+                self._claimed = await self._beside(partial(self._claim, limit))
+            except CommitUnknownError:
+                self._in_doubt = True
+                raise
+            self._in_doubt = False
+        epoch, keys, floor = self._claimed
         found = await self._read(partial(queries.load_keys, self._plans, keys)) if keys else {}
         self._claimed = None
         if not keys:
