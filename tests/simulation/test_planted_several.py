@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from agent import attempts
+from coordinator.runtime.floors import UNHEARD
 from coordinator.runtime.locks import Standing, stands_in_line
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.ports import Change, Claim
@@ -65,7 +66,12 @@ def test_finds_a_commit_that_does_not_compare_the_session(monkeypatch: Patch) ->
             for record, session in zip(records, were, strict=True):
                 record.session = session
 
-    monkeypatch.setattr(MemoryStore, "_check_session", lambda _: None)
+    def lasting(self: MemoryStore) -> None:
+        now = self._now()
+        lasts = memory._Session(name="", start_time=now, expire_time=now, floor=UNHEARD)
+        self._kept.sessions.setdefault(self._session, lasts)
+
+    monkeypatch.setattr(MemoryStore, "_check_session", lasting)
     monkeypatch.setattr(MemoryStore, "_check", blindly)
     _expect_violation("I6", seeds=20, faults=LAPSES)
 
@@ -110,8 +116,7 @@ def test_finds_intents_that_two_coordinators_take(monkeypatch: Patch) -> None:
 def test_finds_intents_that_fall(monkeypatch: Patch) -> None:
     """Planted: who claims a workflow goes on with intents that it had taken before."""
     monkeypatch.setattr("coordinator.runtime.loop._highest_intent", lambda _: 0)
-    # One seed of some twenty: it begins a few before one, so that few are played.
-    _expect_violation(r"\[\d+", first=60, seeds=100)
+    _expect_violation(r"\[\d+", first=30, seeds=60, faults=LAPSES)
 
 
 def test_finds_a_watermark_that_only_knows_its_own(monkeypatch: Patch) -> None:
