@@ -127,6 +127,11 @@ class Post:
         self._posting: Gathering[Letter] = Gathering(store.post)
         self._removing: Gathering[str] = Gathering(store.remove_letters)
 
+    @property
+    def under_way(self) -> int:
+        """Returns how many letters wait for their answers."""
+        return len(self._posted)
+
     def hint(self) -> None:
         """Looks at once: somebody says that a letter was answered."""
         self._woken.set()

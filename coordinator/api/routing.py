@@ -144,6 +144,11 @@ class Routing:
             for service in services
         ]
 
+    @property
+    def under_way(self) -> int:
+        """Returns how many calls wait for other sessions."""
+        return self._post.under_way
+
     def hint(self) -> None:
         """Looks at once: somebody says that there is a letter, or an answer."""
         self._post.hint()

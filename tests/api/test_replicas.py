@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Self
+from uuid import uuid4
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -16,8 +17,12 @@ from grpc.aio import AioRpcError
 
 from coordinator.api import letters
 from coordinator.runtime import session, tail
-from coordinator.runtime.ports import Letter, LetterAnswer
+from coordinator.runtime.ports import Letter, LetterAnswer, Store
+from coordinator.store.database import postgres
 from coordinator.store.memory import MemoryStore
+from coordinator.store.run import Threads
+from coordinator.store.sql import SqlStore
+from countermand.rpc.crash import never
 from countermand.rpc.names import attempt_name, task_name, workflow_name
 from countermand.rpc.status import DETAILS_KEY
 from countermand.v1 import external_task_pb2 as epb
@@ -29,7 +34,7 @@ from countermand.v1.workflow_spec_pb2 import WorkflowSpec
 from countermand.v1.workflow_state_pb2 import WORKFLOW_STATE_RUNNING
 from tests.api.calls import refused, state
 from tests.api.replicas import Replica, replica
-from tests.api.vendors import Vendor, beside, external, plan_of
+from tests.api.vendors import ARRAY_FULL, Vendor, beside, decided, external, plan_of
 from tests.runtime.replicas import Shared
 from tests.runtime.rig import Agent, noop, series, until
 
@@ -51,9 +56,32 @@ def agent() -> Agent:
     return Agent(pools=("p",))
 
 
+class Database(Shared):
+    """What replicas share, on a real PostgreSQL."""
+
+    url = ""
+
+    def store(self, name: str = "") -> Store:
+        new_id = lambda: str(uuid4())  # noqa: E731
+        name = name or new_id()
+        return SqlStore(postgres(self.url), Threads(), new_id=new_id, crash=never, name=name)
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def shared(request: pytest.FixtureRequest, agent: Agent) -> Shared:
+    if request.param == "memory":
+        return Shared({"a": agent})
+    database = Database({"a": agent})
+    database.url = request.getfixturevalue("postgres_url")
+    return database
+
+
 @pytest.fixture
-def shared(agent: Agent) -> Shared:
-    return Shared({"a": agent})
+def in_memory(shared: Shared) -> Shared:
+    """Returns what replicas share where a test keeps letters back."""
+    if isinstance(shared, Database):
+        pytest.skip("letters are kept back in memory only")
+    return shared
 
 
 @pytest.fixture
@@ -189,7 +217,6 @@ async def test_a_settled_workflow_is_refused_where_it_is_asked_for(one, other, a
     await until(lambda: one.loop.workflow("x") is None)
     error = await refused(other.workflows.PauseWorkflow(pause("x")))
     assert (error.reason, error.metadata["state"]) == ("STATE_FORBIDS", "SUCCEEDED")
-    assert not other.store._kept.letters
 
 
 # -- owners that go away --------------------------------------------------------------------------
@@ -225,7 +252,8 @@ class Held(MemoryStore):
         return await super().letters(limit) if self.delivers else []
 
 
-async def test_an_owner_that_dies_with_a_letter_is_followed_by_who_claims(shared, agent):
+async def test_an_owner_that_dies_with_a_letter_is_followed_by_who_claims(in_memory, agent):
+    shared = in_memory
     gated = Gated(shared)
     async with replica(shared, gated) as one, replica(shared) as other, replica(shared) as third:
         await start(one, "x")
@@ -246,7 +274,7 @@ async def test_what_nobody_owns_yet_is_waited_for(one, other, shared, agent):
     await until(lambda: agent.sent)
     await one.freeze()
     asked = asyncio.ensure_future(other.workflows.PauseWorkflow(pause("x")))
-    await until(lambda: shared.kept.letters)
+    await until(lambda: other.beside.routing.under_way)
     await one.store.end_session()
     assert state((await asked).workflow) == "PAUSING"
     assert other.loop.workflow("x") is not None
@@ -262,7 +290,8 @@ async def test_an_owner_that_never_answers_is_told_of_before_the_deadline(one, o
 
 
 @pytest.mark.parametrize("delivered", [True, False])
-async def test_a_workflow_that_settles_while_the_letter_is_under_way(shared, agent, delivered):
+async def test_a_workflow_that_settles_while_the_letter_is_under_way(in_memory, agent, delivered):
+    shared = in_memory
     held = Held(shared)
     async with replica(shared, held) as one, replica(shared) as other:
         await start(one, "x", series(noop("t", "a")))
@@ -434,6 +463,26 @@ async def test_a_vendor_reports_through_a_replica_that_does_not_own_the_workflow
     late = await refused(far.accept(name))
     assert late == await refused(near.accept(name))
     assert late.reason == "ATTEMPT_CLOSED"
+
+
+async def test_a_compensation_is_decided_about_through_another_replica(one, other):
+    await start(one, "x", plan_of(external("snap"), external("copy")))
+    vendor = Vendor(other.channel)
+    snap, again = (attempt_name("x", "snap", number) for number in (1, 2))
+    await vendor.requests()
+    await vendor.accept(snap)
+    await vendor.end(snap)
+    await other.workflows.CancelWorkflow(cancel("x"))
+    async with Seen(other) as seen:
+        await until(lambda: again in seen.open)
+    await vendor.requests()
+    await vendor.accept(again)
+    await vendor.end(again, failure=ARRAY_FULL)
+    request = pb.WaitWorkflowRequest(name="workflows/x", until_attention=True)
+    assert state((await other.workflows.WaitWorkflow(request)).workflow) == "BLOCKED"
+    await other.workflows.DecideCompensation(decided("x", "snap", "done"))
+    answer = await other.workflows.WaitWorkflow(pb.WaitWorkflowRequest(name="workflows/x"))
+    assert state(answer.workflow) == "COMPENSATED"
 
 
 async def test_heartbeats_reach_the_owners_of_their_workflows(one, other, shared):
