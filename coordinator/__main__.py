@@ -49,7 +49,7 @@ from coordinator.owners.routing import Routing
 from coordinator.runtime.log_lines import LogLines
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.overdue import fence_for_ever
-from coordinator.runtime.ports import Opening, Store, StoreError
+from coordinator.runtime.ports import SESSION_LASTS, Opening, Store, StoreError
 from coordinator.runtime.retention import RETENTION, RETENTION_MAX, sweep_for_ever
 from coordinator.runtime.session import Keeper
 from coordinator.runtime.watch import Watches
@@ -98,6 +98,9 @@ class SystemChance:
         return str(uuid.uuid4())
 
 
+SESSION_LASTS_S_MIN = 3.0  # a store that is slow for a moment must not end all sessions
+SESSION_LASTS_S_MAX = 600.0
+
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 
@@ -118,6 +121,24 @@ class Retention(click.ParamType):  # type: ignore[type-arg]  # generic for type 
         seconds = float(match[1]) * _UNITS_S[match[2]] if match else 0.0
         if (match is None and text != "0") or seconds > RETENTION_MAX.total_seconds():
             self.fail(f"{text!r} is not a retention: write 30d, 12h, or 0 for ever", param, ctx)
+        return timedelta(seconds=seconds)
+
+
+class SessionLasts(click.ParamType):  # type: ignore[type-arg]  # as above
+    """How long others take a coordinator for alive that says nothing: "15s", "1m"."""
+
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
+        """Returns the length of time, or fails with an example."""
+        if isinstance(value, timedelta):
+            return value
+        match = _SPAN.fullmatch(str(value))
+        seconds = float(match[1]) * _UNITS_S[match[2]] if match else 0.0
+        if not SESSION_LASTS_S_MIN <= seconds <= SESSION_LASTS_S_MAX:
+            self.fail(f"{value!r} is none of 3s to 10m: write 15s, 1m", param, ctx)
         return timedelta(seconds=seconds)
 
 
@@ -180,6 +201,15 @@ def main() -> None:
     " Until then their journals can be looked into.",
 )
 @click.option(
+    "--session-lasts",
+    type=SessionLasts(),
+    default=f"{SESSION_LASTS.seconds}s",
+    show_default=True,
+    envvar="COUNTERMAND_SESSION_LASTS",
+    help="Of several on one database: how long this one may say nothing until others take over what"
+    " it has, as 15s or 1m. It says something three times as often.",
+)
+@click.option(
     "--tls-cert",
     type=_PEM,
     envvar="COUNTERMAND_TLS_CERT",
@@ -224,6 +254,7 @@ def serve_command(
     retention: timedelta,
     window: int,
     forget_every: timedelta,
+    session_lasts: timedelta,
     tls_cert: Path | None,
     tls_key: Path | None,
     tls_ca: Path | None,
@@ -249,6 +280,7 @@ def serve_command(
                 retention=retention,
                 window=window,
                 forget_every=forget_every,
+                session_lasts=session_lasts,
                 credentials=credentials,
                 page=page,
             )
@@ -292,6 +324,7 @@ async def _serve(
     retention: timedelta,
     window: int,
     forget_every: timedelta,
+    session_lasts: timedelta,
     credentials: Credentials | None,
     page: web.WebSettings,
 ) -> None:
@@ -310,6 +343,7 @@ async def _serve(
         crash=dies,
         # Only one process has the address: whoever had the same name before is gone.
         name=f"{socket.gethostname()}:{bound.address}",
+        session_lasts=session_lasts,
     )
     counting = Counting()
     loop = Loop(
@@ -322,7 +356,7 @@ async def _serve(
     )
     try:
         opening = await loop.open()
-        keeper = _keeper(store, loop, chance, opening)
+        keeper = _keeper(store, loop, chance, opening, session_lasts)
         connect = partial(GrpcConnection, credentials=credentials)
         fleet = Fleet(
             store=store,
@@ -448,11 +482,14 @@ def _house(assembly: Assembly, receivers: Receivers, traces: Exporter | None) ->
 # -- one of several -------------------------------------------------------------------------------
 
 
-def _keeper(store: Store, loop: Loop, chance: SystemChance, opening: Opening) -> Keeper | None:
+def _keeper(
+    store: Store, loop: Loop, chance: SystemChance, opening: Opening, lasts: timedelta
+) -> Keeper | None:
     """Returns what keeps the session, where there are such."""
     if not store.shared:
         return None
-    return Keeper(store=store, loop=loop, chance=chance, session=opening.owner_epoch)
+    session = opening.owner_epoch
+    return Keeper(store=store, loop=loop, chance=chance, session=session, lasts=lasts)
 
 
 async def _works_beside(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import timedelta
 
 from coordinator.runtime.floors import lowest
 from coordinator.runtime.loop import Loop
@@ -27,6 +28,7 @@ from coordinator.runtime.ports import (
 
 log = logging.getLogger(__name__)
 
+# Of a session that lasts as long as that; one that lasts longer or shorter is kept in proportion.
 LASTS_S = SESSION_LASTS.total_seconds()
 RENEW_S = 5.0
 RENEW_AGAIN_S = 0.5  # while the store does not answer
@@ -43,13 +45,23 @@ OTHERS_S = 0.5  # between two looks at who of others is in the way at some image
 class Keeper:
     """Keeps the session of a coordinator whose store is shared."""
 
-    def __init__(self, *, store: Store, loop: Loop, chance: Chance, session: int) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        loop: Loop,
+        chance: Chance,
+        session: int,
+        lasts: timedelta = SESSION_LASTS,
+    ) -> None:
         """Begins as its store has just been opened."""
+        self._lasts = lasts
+        self._share = lasts / SESSION_LASTS
         self._session = session
         self._store = store
         self._loop = loop
         self._chance = chance
-        self._trusted_until = self._now() + LASTS_S - TRUST_MARGIN_S
+        self._trusted_until = self._now() + self._trust_s()
         self._renewals = RENEWALS_BEFORE_CLAIMS  # one after another; opening is as good
         self._look = asyncio.Event()
         # A floor that is told must not be from before a claim that has lowered it.
@@ -97,16 +109,16 @@ class Keeper:
             except StoreError as error:
                 self._renewals = 0
                 log.warning("session.not_renewed", extra={"error": str(error)})
-                await asyncio.sleep(RENEW_AGAIN_S)
+                await asyncio.sleep(RENEW_AGAIN_S * self._share)
             else:
                 self._renewals += 1
                 # From its beginning: how long the answer took nobody knows.
-                self._trusted_until = began + LASTS_S - TRUST_MARGIN_S
-                await asyncio.sleep(RENEW_S * (1 - self._chance.jitter() / 4))
+                self._trusted_until = began + self._trust_s()
+                await asyncio.sleep(RENEW_S * self._share * (1 - self._chance.jitter() / 4))
 
     async def _renew(self) -> None:
         async with self._telling:
-            self.sessions = await self._store.renew(SESSION_LASTS, self._loop.floor())
+            self.sessions = await self._store.renew(self._lasts, self._loop.floor())
         others = [each.floor for each in self.sessions if each.id != self._session]
         self._loop.hear_floor(lowest(others))
         # Agents may forget nothing above the floor of who has nothing to send: it is raised.
@@ -163,6 +175,9 @@ class Keeper:
                 raise
             except StoreError as error:
                 log.warning("others.not_seen", extra={"error": str(error)})
+
+    def _trust_s(self) -> float:
+        return (LASTS_S - TRUST_MARGIN_S) * self._share
 
     @staticmethod
     def _now() -> float:

@@ -25,7 +25,6 @@ from sqlalchemy import (
 
 from coordinator.runtime.floors import Floor, lower, lowest
 from coordinator.runtime.ports import (
-    SESSION_LASTS,
     Ownership,
     Session,
     StoreFencedError,
@@ -58,7 +57,7 @@ _OWNERS = (
 )
 
 
-def begin(session: int, name: str, floor: Floor, connection: Connection) -> None:
+def begin(session: int, name: str, lasts: timedelta, floor: Floor, connection: Connection) -> None:
     """Begins a session; earlier ones of the same name have ended, if it has one."""
     if name:
         namesakes = sessions.c.name == name, ~sessions.c.ended
@@ -68,7 +67,7 @@ def begin(session: int, name: str, floor: Floor, connection: Connection) -> None
             id=session,
             name=name,
             start_time_us=now_us(),
-            expire_time_us=_in(SESSION_LASTS),
+            expire_time_us=_in(lasts),
             ended=False,
             floor=_text_of(floor),
         )

@@ -19,6 +19,7 @@ from coordinator.runtime.draining import names
 from coordinator.runtime.floors import UNHEARD, Floor
 from coordinator.runtime.locks import Standing
 from coordinator.runtime.ports import (
+    SESSION_LASTS,
     Asked,
     AuditEvent,
     Change,
@@ -96,13 +97,18 @@ class SqlStore:
         new_id: Callable[[], str],
         crash: Crash = never,
         name: str = "",
+        session_lasts: timedelta = SESSION_LASTS,
     ) -> None:
-        """Opens nothing yet; the name is the session's, for people."""
+        """Opens nothing yet; the name is the session's, for people.
+
+        A session lasts so long until it is renewed for the first time.
+        """
         self._database = database
         self._transactions = Transactions(database, crash)
         self._run = run
         self._new_id = new_id
         self._name = name
+        self._lasts = session_lasts
         self._plans = Plans()
         self._writing = Writing(database.writer.dialect)
         self._epoch = 0  # of this opening; where the store is shared, it is the session
@@ -337,7 +343,7 @@ class SqlStore:
         return opening
 
     def _take_epoch(self) -> tuple[Opening, int]:
-        take = partial(_open, self._database, self._new_id, self._name)
+        take = partial(_open, self._database, self._new_id, self._name, self._lasts)
         was_empty = self._transactions.look(is_empty)
         try:
             return self._transactions.write(take)
@@ -537,7 +543,11 @@ class SqlStore:
 
 
 def _open(
-    database: Database, new_id: Callable[[], str], name: str, connection: Connection
+    database: Database,
+    new_id: Callable[[], str],
+    name: str,
+    lasts: timedelta,
+    connection: Connection,
 ) -> tuple[Opening, int]:
     """Returns what a coordinator needs to begin, and the key of the next new workflow."""
     database.check(connection)
@@ -557,7 +567,7 @@ def _open(
     if database.shared:
         first, end = sessions.take_intents(connection)
         floor = Floor(next_intent=first, hosts={}, fences=first)
-        sessions.begin(epoch, name, floor, connection)
+        sessions.begin(epoch, name, lasts, floor, connection)
     opening = Opening(
         cluster_id=found["cluster_id"],
         owner_epoch=epoch,
