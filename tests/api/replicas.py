@@ -100,10 +100,11 @@ async def replica(shared: Shared, store: Store | None = None) -> AsyncIterator[R
     others = beside(assembly, lambda: str(uuid4()))
     assert others is not None
     connect = cast("Any", shared.agents.__getitem__)
+    nobody = cast("Any", None)
     answering = services(
         assembly,
         external_tasks(assembly, owners, Tokens(opening.token_key), others),
-        WebhookService(webhooks=cast("Any", None), store=store, clock=world, new_secret=str),
+        WebhookService(webhooks=nobody, store=nobody, clock=world, new_secret=str),
         Doctor(loop=loop, store=store, connect=connect, cluster_id=opening.cluster_id, clock=world),
     )
     works = asyncio.gather(

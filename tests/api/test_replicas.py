@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any, Self
 from uuid import uuid4
 
@@ -172,7 +173,10 @@ WRONG = {
     "nothing to decide": (
         "DecideCompensation",
         pb.DecideCompensationRequest(
-            task="workflows/x/tasks/t", request_id="n", reason="r", retry_now={}
+            task="workflows/x/tasks/t",
+            request_id="n",
+            reason="r",
+            retry_now=pb.DecideCompensationRequest.RetryNow(),
         ),
     ),
     "no such workflow": ("PauseWorkflow", pause("y", "never")),
@@ -260,7 +264,7 @@ async def test_an_owner_that_dies_with_a_letter_is_followed_by_who_claims(in_mem
         await until(lambda: agent.sent)
         asked = asyncio.ensure_future(other.workflows.PauseWorkflow(pause("x")))
         await gated.taken.wait()
-        await until(lambda: one.loop.workflow("x").state == "PAUSING")
+        await until(lambda: (w := one.loop.workflow("x")) and w.state == "PAUSING")
         await one.die()
         assert state((await asked).workflow) == "PAUSING"
         assert (other.loop.workflow("x") is None) != (third.loop.workflow("x") is None)
@@ -341,9 +345,9 @@ async def test_a_watch_from_beyond_what_is_known_waits_for_it(one, other, agent)
     ahead = (await get(one, "x")).last_sequence + 2
     assert started.last_sequence < ahead
     watch = asyncio.ensure_future(followed(other, "x", ahead))
-    for task in ("t", "u"):
-        await until(lambda task=task: attempt_name("x", task, 1) in agent.sent)
-        agent.end(attempt_name("x", task, 1))
+    for name in (attempt_name("x", "t", 1), attempt_name("x", "u", 1)):
+        await until(partial(agent.sent.__contains__, name))
+        agent.end(name)
     seen = await watch
     assert seen[0] == ahead + 1
 
@@ -356,7 +360,8 @@ async def test_everything_is_watched_at_every_replica(one, other, agent):
     await until(lambda: len(agent.sent) == 2)
     for workflow_id in ("x", "y"):
         agent.end(attempt_name(workflow_id, "t", 1))
-    positions, settled = [], set()
+    positions: list[int] = []
+    settled: set[str] = set()
     while settled != {"x", "y"}:
         event = (await watch.read()).event
         positions.append(event.position)
@@ -420,8 +425,8 @@ async def test_what_was_cleared_through_another_replica_is_gone(one, other):
     await until(lambda: one.loop.workflow("x") is None)
     cleared = epb.ClearExternalWorkflowRequest(name="workflows/x", capability_token=token)
     await other.external.ClearExternalWorkflow(cleared)
-    request = pb.GetWorkflowRequest(name="workflows/x")
-    assert (await refused(one.workflows.GetWorkflow(request))).reason == "WORKFLOW_NOT_FOUND"
+    gone = pb.GetWorkflowRequest(name="workflows/x")
+    assert (await refused(one.workflows.GetWorkflow(gone))).reason == "WORKFLOW_NOT_FOUND"
 
 
 # -- hosts ----------------------------------------------------------------------------------------
@@ -436,8 +441,8 @@ async def test_what_blocks_a_host_is_told_by_every_replica(one, other, agent):
     assert drained.host.state == hpb.Host.STATE_DRAINING
     listed = (await other.hosts.ListHosts(hpb.ListHostsRequest())).hosts
     assert [host.state for host in listed] == [hpb.Host.STATE_DRAINING]
-    asked = hpb.RemoveHostRequest(name="hosts/a", request_id="r", reason="r")
-    error = await refused(other.hosts.RemoveHost(asked))
+    removed = hpb.RemoveHostRequest(name="hosts/a", request_id="r", reason="r")
+    error = await refused(other.hosts.RemoveHost(removed))
     assert (error.reason, error.metadata["workflow"]) == ("HOST_BUSY", "workflows/x")
 
 
@@ -493,7 +498,7 @@ async def test_heartbeats_reach_the_owners_of_their_workflows(one, other, shared
         attempts = {i: attempt_name(i, "snap", 1) for i in ("x", "y", "z")}
         for at, workflow_id in ((one, "x"), (other, "y"), (third, "z")):
             mine = Vendor(at.channel)
-            await until(lambda w=workflow_id, at=at: at.loop.workflow(w))
+            await until(partial(at.loop.workflow, workflow_id))
             asked = [a for a in await mine.requests() if a.attempt == attempts[workflow_id]]
             mine.tokens = vendor.tokens = vendor.tokens | mine.tokens
             if workflow_id != "z":
@@ -573,6 +578,12 @@ class Seen:
                     self.open.pop(told.closed, None)
                 case "bookmark":
                     self.bookmarks.append(told.bookmark)
+                case None:
+                    raise AssertionError(told)
+
+    def has(self, *names: str) -> bool:
+        """Returns whether all that it has told, and no more, waits still."""
+        return list(self.open) == list(names) and self.bookmarks[-1] == len(names)
 
     async def __aenter__(self) -> Self:
         await until(lambda: self.bookmarks)
@@ -633,6 +644,5 @@ async def test_a_watch_of_an_owner_goes_on_when_a_workflow_is_claimed(one, other
             await vendor.report(snap, 2, 5)
             await vendor.end(snap)
             for each in (seen, also):
-                await until(lambda each=each: list(each.open) == [copy])
-                await until(lambda each=each: each.bookmarks[-1] == 1)
+                await until(partial(each.has, copy))
             assert await waiting(other) == [copy]
