@@ -67,14 +67,27 @@ class Recorded:
     events: list[HistoryEvent]
 
 
-def read(path: Path, query: str, *arguments: object) -> list[dict[str, Any]]:
-    """Returns the rows of a query on a database that somebody else may be writing."""
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+def read(place: Path | str, query: str, *arguments: object) -> list[dict[str, Any]]:
+    """Returns the rows of a query on a file, or a URL, that somebody else may be writing to."""
+    if isinstance(place, str):
+        return _read_postgres(place, query, *arguments)
+    with closing(sqlite3.connect(f"file:{place}?mode=ro", uri=True)) as connection:
         connection.row_factory = sqlite3.Row
         return [dict(row) for row in connection.execute(query, arguments)]
 
 
-def database(cluster: Cluster) -> Path:
+def _read_postgres(url: str, query: str, *arguments: object) -> list[dict[str, Any]]:
+    import psycopg
+    from psycopg.rows import dict_row
+
+    with psycopg.connect(url, row_factory=dict_row) as connection:
+        return connection.execute(query.replace("?", "%s").encode(), arguments).fetchall()
+
+
+def database(cluster: Cluster) -> Path | str:
+    """Returns the coordinators' database."""
+    if cluster.coordinator.database:
+        return cluster.coordinator.database
     return cluster.coordinator.data / "coordinator.sqlite"
 
 

@@ -1,7 +1,8 @@
-"""A coordinator and its agents as real processes on loopback: started, killed, started again.
+"""Coordinators and their agents as real processes on loopback: started, killed, started again.
 
-Each process keeps its folder and its port over all its lives. Nothing here sleeps to let something
-happen: `until` asks again and again, up to a deadline that only a hang reaches.
+One coordinator on SQLite, or several side by side on one database. Each process keeps its folder
+and its port over all its lives. Nothing here sleeps to let something happen: `until` asks again and
+again, up to a deadline that only a hang reaches.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -92,6 +93,7 @@ class Service:
     folder: Path
     arguments: tuple[str, ...]
     address: str = field(default_factory=free_address)
+    database: str = ""  # the URL of the one on PostgreSQL; none: what it keeps is in its folder
     life: Life | None = None
     logs: list[Path] = field(default_factory=list)
 
@@ -114,7 +116,8 @@ class Service:
     async def try_start(self, crash_point: str) -> bool:
         """Starts it; returns whether it answers, rather than having died before."""
         assert not self.alive, self.name
-        arguments = [self.module, "serve", "--data", str(self.data), "--listen", self.address]
+        place = ["--database", self.database] if self.database else ["--data", str(self.data)]
+        arguments = [self.module, "serve", *place, "--listen", self.address]
         life = self.lives.start(
             self.name, [*arguments, *self.arguments], self.folder / "logs", {VARIABLE: crash_point}
         )
@@ -146,6 +149,13 @@ class Service:
         """Lets it go on."""
         assert self.life is not None
         self.lives.signal(self.life, signal.SIGCONT)
+
+    async def ended(self) -> int:
+        """Returns its code once it has ended by itself."""
+        await until(lambda: not self.alive, f"end of {self.name}")
+        assert self.life is not None
+        assert self.life.code is not None
+        return self.life.code
 
     async def died(self) -> None:
         """Returns once it was killed, by us or by its crash point."""
@@ -193,20 +203,14 @@ class Cluster:
     # Agents are told to forget what has settled, as they are in earnest; but where a test reads in
     # their journals what has become of it.
     evidence_kept: bool = False
-    coordinator: Service = field(init=False)
+    # Of several coordinators: their one database, to which each may have a way of its own.
+    databases: Sequence[str] = ()
+    coordinators: tuple[Service, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         """Lays everything out; nothing runs."""
-        self.coordinator = Service(
-            self.lives,
-            "coordinator",
-            "coordinator",
-            self.folder,
-            (
-                "--forget-every",
-                "0" if self.evidence_kept else FORGET_EVERY,
-                *self.options.get("coordinator", ()),
-            ),
+        self.coordinators = tuple(
+            self._coordinator(number, url) for number, url in enumerate(self.databases or [""], 1)
         )
         for host, pools in self.hosts.items():
             options = {TEMPLATES: "read_only", **pools}
@@ -217,6 +221,22 @@ class Cluster:
                 self.pool(pool).mkdir(parents=True, exist_ok=True)
             self.agents[host] = Service(self.lives, host, "agent", self.folder, tuple(arguments))
             self.addresses[host] = self.agents[host].address
+
+    def _coordinator(self, number: int, database: str) -> Service:
+        forget = "0" if self.evidence_kept else FORGET_EVERY
+        options = ("--forget-every", forget, *self.options.get("coordinator", ()))
+        name = f"coordinator-{number}" if database else "coordinator"
+        return Service(self.lives, name, "coordinator", self.folder, options, database=database)
+
+    @property
+    def coordinator(self) -> Service:
+        """Returns the coordinator, or the first of several."""
+        return self.coordinators[0]
+
+    @property
+    def coordinator_addresses(self) -> list[str]:
+        """Returns where clients find any of the coordinators."""
+        return [each.address for each in self.coordinators]
 
     @property
     def pools(self) -> list[Path]:
@@ -268,13 +288,13 @@ class Cluster:
 
     async def start(self) -> None:
         """Starts everything, and adds the hosts."""
-        services = (*self.agents.values(), self.coordinator)
+        services = (*self.agents.values(), *self.coordinators)
         await asyncio.gather(*(service.start() for service in services))
         await self.add_hosts()
 
     async def end(self) -> None:
         """Kills whatever still runs: what a test needed of its end, it has asserted."""
-        for service in (self.coordinator, *self.agents.values()):
+        for service in (*self.coordinators, *self.agents.values()):
             if service.alive:
                 await service.kill()
 
@@ -287,12 +307,12 @@ class Cluster:
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:
         """Yields a client that reports an error rather than asking again."""
-        async with Client(self.coordinator.address, patience=timedelta(0)) as client:
+        async with Client(self.coordinator_addresses, patience=timedelta(0)) as client:
             yield client
 
     async def settled(self, workflow_id: str) -> Workflow:
         """Returns a workflow once it is settled."""
-        async with Client(self.coordinator.address) as client:
+        async with Client(self.coordinator_addresses) as client:
             return await client.run(workflow_id).wait(timedelta(seconds=HANG_S))
 
 

@@ -29,6 +29,8 @@ IMPORTED = (
     "alembic.command",
     "sqlalchemy.dialects.sqlite",
 )
+# And of what speaks to PostgreSQL, where there is that.
+EXTRA = ("coordinator.store.server", "sqlalchemy.dialects.postgresql.psycopg")
 
 
 # -- the tests' side ----------------------------------------------------------------------------
@@ -125,6 +127,9 @@ class Lives:
 def _serve() -> None:
     for module in IMPORTED:
         import_module(module)
+    with contextlib.suppress(ImportError):
+        for module in EXTRA:
+            import_module(module)
     children: set[int] = set()
     held = False  # an order is being carried out: no child is reaped meanwhile
 
