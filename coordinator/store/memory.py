@@ -279,6 +279,8 @@ class MemoryStore:
             other = record.workflow
             if not self._is_others(record) or not stands_in_line(other):
                 continue
+            if other.id == workflow.id:
+                continue  # another session has claimed it: nothing of it is own any more
             is_before = other.locked or (other.create_time, other.id) < place
             if is_before and _clash(workflow, other):
                 yield _standing_of(other)

@@ -104,6 +104,7 @@ async def test_whose_session_has_ended_writes_nothing_and_it_never_comes_back(th
         one.put_host(host),
         one.note_position("somebody", 7),
         one.answer([LetterAnswer(letter="x")]),
+        one.letters(10),
     ):
         with pytest.raises(StoreFencedError):
             await write
@@ -308,6 +309,17 @@ async def test_what_was_just_claimed_keeps_its_images_although_nobody_knows_of_i
         with pytest.raises(ImagesHeldError, match="'holder' is in the way"):
             await two.commit([change])
     await two.commit([holder.succeed(), takes])
+
+
+async def test_what_another_has_claimed_is_not_in_its_own_way(three):
+    """Whoever had it asks once more before it hears that its session is over."""
+    one, two, _ = three
+    waits = Walk("waits", spec=copies("base", "vm"), locked=False)
+    await one.commit([waits.change])
+    await one.end_session()
+    await ids_of(two)
+    await two.commit([waits.must(events.LocksGranted())])
+    assert await one.standing(["waits"]) == {}
 
 
 async def test_who_was_there_before_comes_first_also_when_nobody_holds_it(three):
