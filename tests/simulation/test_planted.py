@@ -67,7 +67,7 @@ def test_finds_a_missing_tombstone(monkeypatch: Patch) -> None:
         cut_every_s=1e9,
     )
     # One seed of two hundred: it begins a few before one, so that few are played.
-    expect_violation("I3|I1", first=155, seeds=60, faults=late)
+    expect_violation("I3|I1", first=365, seeds=60, faults=late)
 
 
 def test_finds_a_missing_flush(monkeypatch: Patch) -> None:
@@ -101,7 +101,7 @@ def test_finds_a_branch_that_a_resume_begins_twice(monkeypatch: Patch) -> None:
 def test_finds_a_retry_that_a_pause_lets_through(monkeypatch: Patch) -> None:
     """Planted: a wait that is over starts its attempt although the workflow is held (S-A1)."""
     monkeypatch.setattr(reports, "_wait_is_over", _heedless(reports._wait_is_over))
-    expect_violation("AttemptStarted|S-A1", seeds=60)
+    expect_violation("AttemptStarted|S-A1", first=120, seeds=60)
 
 
 def _heedless(wait_is_over: Callable[..., None]) -> Callable[..., None]:
