@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, RowMapping, and_, insert, select
+from sqlalchemy import Connection, RowMapping, and_, bindparam, insert, select
 
 from coordinator.runtime.ports import AuditEvent, HostChange, WebhookChange
 from coordinator.store import counters
@@ -17,7 +17,7 @@ _CHANGES: dict[str, type[HostChange | WebhookChange]] = {
 }
 
 _TAKE = counters.take(counters.AUDIT)
-_ADD = insert(audit).values(position=counters.taken(counters.AUDIT)).inline()
+_ADD = insert(audit).values(position=counters.taken(counters.AUDIT, bindparam("before"))).inline()
 
 
 def note(events: Sequence[AuditEvent], connection: Connection) -> None:

@@ -43,13 +43,13 @@ def take(name: str) -> Update:
     return update(counters).where(_is(name)).values(last_position=moved)
 
 
-def taken(name: str) -> ColumnElement[int]:
-    """Returns one of the positions that were taken: the last of them, or as many "before" it.
+def taken(name: str, before: ColumnElement[int]) -> ColumnElement[int]:
+    """Returns one of the positions that were taken: the last of them, or as many before it.
 
     It is worked out where the rows are inserted: asking for it would be one more round trip.
     """
     last = select(counters.c.last_position).where(_is(name)).scalar_subquery()
-    return last - bindparam("before")
+    return last - before
 
 
 def _is(name: str) -> ColumnElement[bool]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, bindparam, delete, select, update
 
 from coordinator.runtime.ports import LETTERS_LAST, Letter, LetterAnswer
+from coordinator.store import sessions
 from coordinator.store.dialects import insert_once, now_us
 from coordinator.store.tables import letters
 
@@ -40,6 +41,7 @@ def post(some: Sequence[Letter], connection: Connection) -> None:
 
 def unanswered(session: int, limit: int, connection: Connection) -> list[Letter]:
     """Returns the first letters for a session that are not answered, in order."""
+    sessions.check_seen(session, connection)
     found = (
         select(letters)
         .where(letters.c.session == session, ~_ANSWERED)

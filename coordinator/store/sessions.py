@@ -29,6 +29,7 @@ from coordinator.runtime.ports import (
     Session,
     StoreFencedError,
 )
+from coordinator.store import migrate
 from coordinator.store.batch import Merged
 from coordinator.store.dialects import now_us
 from coordinator.store.tables import OWNED, meta, sessions, workflows
@@ -66,6 +67,7 @@ def begin(session: int, name: str, lasts: timedelta, floor: Floor, connection: C
         insert(sessions).values(
             id=session,
             name=name,
+            schema=migrate.HEAD,
             start_time_us=now_us(),
             expire_time_us=_in(lasts),
             ended=False,
@@ -74,11 +76,24 @@ def begin(session: int, name: str, lasts: timedelta, floor: Floor, connection: C
     )
 
 
+def leave(session: int, name: str, floor: Floor, connection: Connection) -> None:
+    """Leaves what a session has open to whoever claims it; it has never lived here."""
+    now = {"start_time_us": now_us(), "expire_time_us": now_us()}
+    said = {"id": session, "name": name, "schema": migrate.HEAD, "ended": True, **now}
+    connection.execute(insert(sessions).values(**said, floor=_text_of(floor)))
+
+
 def check(session: int, connection: Connection) -> None:
     """Raises StoreFencedError if a session has ended; until the commit it does not."""
     # Shared: whatever else this session writes at the same time needs not wait.
     lives = _LIVES.with_for_update(read=True)
     if connection.scalar(lives, {"session": session}) is None:
+        raise StoreFencedError(f"session {session} has ended")
+
+
+def check_seen(session: int, connection: Connection) -> None:
+    """Raises StoreFencedError if a session is seen to have ended; it may end at any moment."""
+    if connection.scalar(_LIVES, {"session": session}) is None:
         raise StoreFencedError(f"session {session} has ended")
 
 

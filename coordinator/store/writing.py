@@ -1,18 +1,15 @@
-"""How a batch is written: at most one statement for each table and purpose, each run for many rows.
+"""How a batch is written: at most one statement for each table and purpose, for many rows.
 
-The statements are compiled once, when the store is made, and handed to the driver as text with the
-values in place: SQLAlchemy would bind the values of each row by name again, which was about a
-quarter of the CPU time of a commit, whatever the size of the batch.
+How the rows of a batch get to the database is in `prepared.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import itemgetter
+from functools import partial
 
 from sqlalchemy import (
     Connection,
-    CursorResult,
     Delete,
     Dialect,
     Insert,
@@ -20,16 +17,15 @@ from sqlalchemy import (
     Update,
     bindparam,
     delete,
-    insert,
     or_,
     update,
 )
-from sqlalchemy.sql.compiler import SQLCompiler
 
 from coordinator.runtime.ports import StoreRefusedError
 from coordinator.store import counters
 from coordinator.store.batch import Batch
 from coordinator.store.dialects import greater_of
+from coordinator.store.prepared import Names, Prepared, Said, inserted, prepare
 from coordinator.store.tables import (
     attempts,
     events,
@@ -44,8 +40,6 @@ from coordinator.store.tables import (
     workflows,
 )
 from coordinator.store.texts import Row
-
-Names = tuple[str, ...]
 
 _TASK_KEY: Names = ("workflow_key", "task_index")
 _ATTEMPT_KEY: Names = ("workflow_key", "task_index", "number")
@@ -65,8 +59,6 @@ _ATTEMPT_MOVES: Names = (
     *("state", "fence_host", "output", "failure", "done_bytes", "unit"),
     *("start_time_us", "end_time_us"),
 )
-# Before the names of values that find a row: SQLAlchemy takes a bare name for a value to be set.
-_OF = "of_"
 
 
 class StaleError(StoreRefusedError):
@@ -77,25 +69,26 @@ class Writing:
     """The statements of a commit, compiled for one kind of database."""
 
     def __init__(self, dialect: Dialect) -> None:
-        self._take_intents = _Prepared(_take_intents(), dialect)
-        self._move_workflows = _Prepared(_move_workflows(), dialect)
-        self._move_tasks = _Prepared(_move(tasks, _TASK_KEY, _TASK_MOVES), dialect)
-        self._place_tasks = _Prepared(_move(tasks, _TASK_KEY, ("host",)), dialect)
-        self._remove_groups = _Prepared(_remove(groups, _GROUP_KEY), dialect)
-        self._add_groups = _Prepared(_add(groups), dialect)
-        self._remove_locks = _Prepared(_remove(locks, ("workflow_key",)), dialect)
-        self._add_locks = _Prepared(_add(locks), dialect)
-        self._take_locks = _Prepared(_move(locks, _LOCK_KEY, ("held",)), dialect)
-        self._move_attempts = _Prepared(_move(attempts, _ATTEMPT_KEY, _ATTEMPT_MOVES), dialect)
-        self._add_workflows = _Prepared(_add(workflows), dialect)
-        self._add_submissions = _Prepared(_add(submissions), dialect)
-        self._add_labels = _Prepared(_add(labels), dialect)
-        self._add_tasks = _Prepared(_add(tasks), dialect)
-        self._add_attempts = _Prepared(_add(attempts), dialect)
-        self._add_requests = _Prepared(_add(requests), dialect)
-        self._add_evidence = _Prepared(_add(evidence), dialect)
-        self._take_positions = _Prepared(counters.take(counters.EVENTS), dialect)
-        self._add_events = _Prepared(_add_events(), dialect)
+        add, move, remove = (partial(each, dialect) for each in (_add, _move, _remove))
+        self._take_intents = Prepared(_take_intents(), dialect)
+        self._move_workflows = _move_workflows(dialect)
+        self._move_tasks = move(tasks, _TASK_KEY, _TASK_MOVES)
+        self._place_tasks = move(tasks, _TASK_KEY, ("host",))
+        self._remove_groups = remove(groups, _GROUP_KEY)
+        self._add_groups = add(groups)
+        self._remove_locks = remove(locks, ("workflow_key",))
+        self._add_locks = add(locks)
+        self._take_locks = move(locks, _LOCK_KEY, ("held",))
+        self._move_attempts = move(attempts, _ATTEMPT_KEY, _ATTEMPT_MOVES)
+        self._add_workflows = add(workflows)
+        self._add_submissions = add(submissions)
+        self._add_labels = add(labels)
+        self._add_tasks = add(tasks)
+        self._add_attempts = add(attempts)
+        self._add_requests = add(requests)
+        self._add_evidence = add(evidence)
+        self._take_positions = Prepared(counters.take(counters.EVENTS), dialect)
+        self._add_events = _add_events(dialect)
 
     def write(
         self,
@@ -112,91 +105,86 @@ class Writing:
         """
         fence(connection)
         if batch.next_intent:
-            self._take_intents.move(connection, [{"next_intent": batch.next_intent}])
+            _move_all(self._take_intents, connection, [{"next_intent": batch.next_intent}])
         self._add_workflows.run(connection, batch.new_workflows)
         self._add_submissions.run(connection, batch.new_submissions)
         self._add_labels.run(connection, batch.new_labels)
         self._add_tasks.run(connection, batch.new_tasks)
-        self._move_workflows.move(connection, batch.workflows)
-        self._move_tasks.move(connection, batch.tasks)
-        self._place_tasks.move(connection, batch.placed)
+        _move_all(self._move_workflows, connection, batch.workflows)
+        _move_all(self._move_tasks, connection, batch.tasks)
+        _move_all(self._place_tasks, connection, batch.placed)
         self._remove_groups.run(connection, batch.old_groups)
         self._add_groups.run(connection, batch.groups)
-        self._move_attempts.move(connection, batch.attempts)
+        _move_all(self._move_attempts, connection, batch.attempts)
         self._add_attempts.run(connection, batch.new_attempts)
         self._add_requests.run(connection, batch.requests)
         self._add_evidence.run(connection, batch.evidence)
         # Last of all: nobody else is given a position before this transaction has ended.
         if batch.events:
-            self._take_positions.move(connection, [{"taken": len(batch.events)}])
+            _move_all(self._take_positions, connection, [{"taken": len(batch.events)}])
         self._remove_locks.run(connection, batch.old_locks)
         check(connection)
         self._add_locks.run(connection, batch.new_locks)
-        self._take_locks.move(connection, batch.locks)
+        _move_all(self._take_locks, connection, batch.locks)
         for before, row in enumerate(reversed(batch.events)):
             row["before"] = before
         self._add_events.run(connection, batch.events)
 
 
-class _Prepared:
-    """One statement as the driver takes it."""
-
-    def __init__(self, statement: Insert | Update | Delete, dialect: Dialect) -> None:
-        compiled = statement.compile(dialect=dialect)
-        assert isinstance(compiled, SQLCompiler), compiled
-        assert compiled.positiontup, "written for drivers that take values by position"
-        self._sql = str(compiled)
-        names = tuple(name.removeprefix(_OF) for name in compiled.positiontup)
-        self._values: Callable[[Row], tuple[object, ...]]
-        if len(names) == 1:  # of a single name itemgetter would return the bare value
-            self._values = lambda row: (row[names[0]],)
-        else:
-            self._values = itemgetter(*names)
-
-    def run(self, connection: Connection, rows: list[Row]) -> CursorResult[object] | None:
-        """Runs the statement for each row."""
-        if not rows:
-            return None
-        return connection.exec_driver_sql(self._sql, [self._values(row) for row in rows])
-
-    def move(self, connection: Connection, rows: list[Row]) -> None:
-        """Runs an update for each row, which must be found."""
-        done = self.run(connection, rows)
-        if done is not None and done.rowcount != len(rows):
-            raise StaleError(f"{len(rows) - done.rowcount} rows to change were not as expected")
+def _move_all(prepared: Prepared, connection: Connection, rows: list[Row]) -> None:
+    """Runs an update for rows, each of which must be found."""
+    if rows and (done := prepared.run(connection, rows)) != len(rows):
+        raise StaleError(f"{len(rows) - done} rows to change were not as expected")
 
 
-def _add(table: Table) -> Insert:
-    """Returns the insertion of a whole row."""
-    names = table.c.keys()
-    return insert(table).inline().values({name: bindparam(name) for name in names})
+def _add(dialect: Dialect, table: Table) -> Prepared:
+    """Returns the insertion of whole rows."""
+    names = tuple(table.c.keys())
+    return prepare(dialect, table, names, lambda said: inserted(table, said, names))
 
 
-def _add_events() -> Insert:
-    """Returns the insertion of an event, at one of the positions that were taken."""
-    return _add(events).values(position=counters.taken(counters.EVENTS))
+def _add_events(dialect: Dialect) -> Prepared:
+    """Returns the insertion of events, at the positions that were taken."""
+    names = tuple(name for name in events.c.keys() if name != "position")  # noqa: SIM118 - not a dict
+
+    def add(said: Said) -> Insert:
+        position = counters.taken(counters.EVENTS, said["before"])
+        return inserted(events, said, names, position=position)
+
+    return prepare(dialect, events, (*names, "before"), add)
 
 
-def _move(table: Table, key: Names, moves: Names) -> Update:
+def _move(dialect: Dialect, table: Table, key: Names, moves: Names) -> Prepared:
     """Returns the update of the columns that change."""
-    found = [table.c[name] == bindparam(_OF + name) for name in key]
-    return update(table).where(*found).values({name: bindparam(name) for name in moves})
+    return prepare(dialect, table, (*key, *moves), lambda said: _moved(table, said, key, moves))
 
 
-def _remove(table: Table, key: Names) -> Delete:
+def _moved(table: Table, said: Said, key: Names, moves: Names) -> Update:
+    found = (table.c[name] == said[name] for name in key)
+    return update(table).where(*found).values({name: said[name] for name in moves})
+
+
+def _remove(dialect: Dialect, table: Table, key: Names) -> Prepared:
     """Returns the removal of rows."""
-    return delete(table).where(*(table.c[name] == bindparam(_OF + name) for name in key))
+
+    def remove(said: Said) -> Delete:
+        return delete(table).where(*(table.c[name] == said[name] for name in key))
+
+    return prepare(dialect, table, key, remove)
 
 
-def _move_workflows() -> Update:
+def _move_workflows(dialect: Dialect) -> Prepared:
     """Returns the update of workflows, which compares what the decision was based on."""
-    same = workflows.c.version == bindparam("version_before")
-    not_older = workflows.c.owner_epoch <= bindparam(f"{_OF}owner_epoch")
-    # What is heard of one that has settled is written by whoever hears it.
-    mine = or_(
-        workflows.c.session == bindparam(f"{_OF}session"), workflows.c.end_time_us.is_not(None)
-    )
-    return _move(workflows, ("key",), _WORKFLOW_MOVES).where(same, not_older, mine)
+
+    def move(said: Said) -> Update:
+        same = workflows.c.version == said["version_before"]
+        not_older = workflows.c.owner_epoch <= said["owner_epoch"]
+        # What is heard of one that has settled is written by whoever hears it.
+        mine = or_(workflows.c.session == said["session"], workflows.c.end_time_us.is_not(None))
+        return _moved(workflows, said, ("key",), _WORKFLOW_MOVES).where(same, not_older, mine)
+
+    names = ("key", "version_before", "session", *_WORKFLOW_MOVES)
+    return prepare(dialect, workflows, names, move)
 
 
 def _take_intents() -> Update:
