@@ -39,6 +39,7 @@ from coordinator.assembly import (
     open_owners,
     services,
 )
+from coordinator.db import db
 from coordinator.metrics.counting import Counting
 from coordinator.metrics.leftovers import Leftovers
 from coordinator.metrics.page import Page as Metrics
@@ -53,7 +54,8 @@ from coordinator.runtime.ports import SESSION_LASTS, Opening, Store, StoreError
 from coordinator.runtime.retention import RETENTION, RETENTION_MAX, sweep_for_ever
 from coordinator.runtime.session import Keeper
 from coordinator.runtime.watch import Watches
-from coordinator.store.database import Database, DatabaseInvalid, postgres, sqlite
+from coordinator.store import letters, sessions
+from coordinator.store.database import FILE, Database, DatabaseInvalid, postgres, sqlite
 from coordinator.store.run import Threads
 from coordinator.store.sql import SqlStore
 from coordinator.traces.exporter import READER, Exporter
@@ -70,8 +72,6 @@ from countermand.rpc.server import BoundServer, ListenRefused, RunningServer, Se
 from countermand.v1.attempt_pb2 import Progress
 
 log = logging.getLogger(__name__)
-
-DATABASE = "coordinator.sqlite"
 
 
 class SystemClock:
@@ -152,6 +152,9 @@ def main() -> None:
 
     It holds workflows, and sees to it that each happens or leaves nothing behind.
     """
+
+
+main.add_command(db)
 
 
 @main.command("serve", epilog=EXAMPLE)
@@ -311,8 +314,8 @@ def _kept(data: Path | None, url: str | None) -> Kept:
             "say once where to keep what must not be lost: --data FOLDER or --database URL"
         )
     data.mkdir(parents=True, exist_ok=True)
-    files = tuple(data / f"{DATABASE}{end}" for end in ("", "-wal"))
-    return Kept(database=sqlite(data / DATABASE), files=files)
+    files = tuple(data / f"{FILE}{end}" for end in ("", "-wal"))
+    return Kept(database=sqlite(data / FILE), files=files)
 
 
 async def _serve(
@@ -505,6 +508,7 @@ async def _works_beside(
         return house
     return {
         "session": keeper.run(),
+        "hints": assembly.store.listen(partial(_hear, keeper, others)),
         "others": others.run(),
         "hosts": assembly.hosts.follow(assembly.loop.redeliver, keeper.live),
         "house": _keep_house(keeper, receivers, house),
@@ -514,6 +518,14 @@ async def _works_beside(
 def _routed(answering: list[Service], others: Beside | None) -> list[Service]:
     """Returns what answers, of which some is answered by others."""
     return others.routing.around(answering) if others else answering
+
+
+def _hear(keeper: Keeper, others: Beside, said: str) -> None:
+    """Looks at once at what others say that there is."""
+    if said == letters.LETTER:
+        others.routing.hint()
+    elif said == sessions.ENDED:
+        keeper.look()
 
 
 async def _keep_house(keeper: Keeper, receivers: Receivers, house: Works) -> None:

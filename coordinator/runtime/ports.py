@@ -582,6 +582,12 @@ class Store(Protocol):
         The subject is a name, or a collection, such as "hosts/", for all that ever were in it.
         """
 
+    async def listen(self, hear: Callable[[str], None]) -> None:
+        """Hears words that other sessions say when there is something to look at, until cancelled.
+
+        A hint and no more: any of them may be lost.
+        """
+
     async def close(self) -> None:
         """Releases everything; nothing is written any more."""
 
@@ -646,6 +652,13 @@ class Hosts(Protocol):
 
     def all(self) -> Mapping[str, HostView]:
         """Returns every host by its id."""
+
+    async def look(self) -> None:
+        """Hears at once what other coordinators have done with hosts, where there are others.
+
+        Raises:
+            StoreError: The store failed.
+        """
 
     def placement_problem(self, host_id: str, pools: frozenset[str], verb: str) -> str | None:
         """Returns why a new verb on some pools cannot run on a host, or None.

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
@@ -23,6 +24,8 @@ from coordinator.store.run import READERS
 # Only a backup or a person with a shell competes for the file; they are quick, or wrong.
 BUSY_TIMEOUT_S = 5
 
+FILE = "coordinator.sqlite"  # in a folder of data
+
 WRITERS = 2  # one commits, one writes what must not wait for that
 
 _PRAGMAS = (
@@ -30,6 +33,9 @@ _PRAGMAS = (
     "PRAGMA synchronous = FULL",  # what COMMIT has returned from survives a power cut
     "PRAGMA foreign_keys = ON",
 )
+
+
+Hear = Callable[[str], None]
 
 
 class DatabaseInvalid(ValueError):
@@ -48,6 +54,7 @@ class Database:
     reader: Engine
     lock: Lock | None = None
     check: Callable[[Connection], None] = _nothing  # raises StoreError if it cannot serve us
+    listen: Callable[[Hear], Coroutine[None, None, None]] | None = None  # to what others say
 
     @property
     def shared(self) -> bool:
@@ -107,6 +114,7 @@ def postgres(url: str) -> Database:
         writer=server.engine(settings, connections=WRITERS, read_only=False),
         reader=server.engine(settings, connections=READERS, read_only=True),
         check=server.check,
+        listen=partial(server.listen, settings),
     )
 
 

@@ -11,7 +11,9 @@ from sqlalchemy import (
     LargeBinary,
     Table,
     Text,
+    func,
     literal,
+    select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
@@ -48,6 +50,18 @@ class now_us(FunctionElement[int]):  # noqa: N801 - likewise
 
     inherit_cache = True
     type = BigInteger()
+
+
+CHANNEL = "countermand"
+
+
+def notify(said: str, connection: Connection) -> None:
+    """Says a word to all that listen, once this transaction is committed; SQLite has nobody else.
+
+    In small transactions only: while one that notifies is committed no other one is.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_notify(CHANNEL, said)))
 
 
 def insert_once(table: Table, connection: Connection) -> Insert:

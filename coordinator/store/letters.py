@@ -9,9 +9,10 @@ from sqlalchemy import Connection, bindparam, delete, select, update
 
 from coordinator.runtime.ports import LETTERS_LAST, Letter, LetterAnswer
 from coordinator.store import sessions
-from coordinator.store.dialects import insert_once, now_us
+from coordinator.store.dialects import insert_once, notify, now_us
 from coordinator.store.tables import letters
 
+LETTER = "letter"  # what is said to those who listen
 _SAID = ("id", "session", "method", "request", "metadata")
 _ROW = {"post_time_us": now_us(), **{name: bindparam(name) for name in _SAID}}
 _ANSWERED = letters.c.answer.is_not(None)
@@ -37,6 +38,7 @@ def post(some: Sequence[Letter], connection: Connection) -> None:
             for letter in some
         ],
     )
+    notify(LETTER, connection)
 
 
 def unanswered(session: int, limit: int, connection: Connection) -> list[Letter]:
@@ -65,6 +67,7 @@ def answer(answers: Sequence[LetterAnswer], connection: Connection) -> None:
     rows = [{"letter": a.letter, "said": a.answer, "refused": a.status} for a in answers]
     if rows:
         connection.execute(_ANSWER, rows)
+        notify(LETTER, connection)
 
 
 def answers_to(ids: Sequence[str], connection: Connection) -> list[LetterAnswer]:

@@ -745,6 +745,9 @@ class MemoryStore:
             for name, about in abouts.items()
         }
 
+    async def listen(self, hear: Callable[[str], None]) -> None:
+        """Hears nothing: here nobody says a word."""
+
     async def close(self) -> None:
         """Releases everything; nothing is written any more."""
 

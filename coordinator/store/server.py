@@ -5,7 +5,10 @@ The only place that knows psycopg; imported where there is a PostgreSQL.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -17,8 +20,12 @@ from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from coordinator.runtime.ports import StoreError
+from coordinator.store.dialects import CHANNEL
+
+log = logging.getLogger(__name__)
 
 VERSION_MIN = 15
+LISTEN_AGAIN_S = 1.0  # after a connection was lost
 
 STANDSTILL_MS = 5_000
 
@@ -91,6 +98,24 @@ def _connect(settings: Settings, *, read_only: bool) -> DBAPIConnection:
     return cast("DBAPIConnection", connection)
 
 
+async def listen(settings: Settings, hear: Callable[[str], None]) -> None:
+    """Hears what others say with NOTIFY, until cancelled.
+
+    A hint and no more: some are lost whenever the connection is, and behind some poolers all of
+    them. So whoever listens looks by itself as well.
+    """
+    while True:
+        try:
+            connection = await psycopg.AsyncConnection.connect(**settings, autocommit=True)  # type: ignore[arg-type]  # as above
+            async with connection:
+                await connection.execute(f"LISTEN {CHANNEL}")
+                async for said in connection.notifies():
+                    hear(said.payload)
+        except psycopg.Error as error:
+            log.info("hints.lost", extra={"error": str(error).strip()})
+        await asyncio.sleep(LISTEN_AGAIN_S)
+
+
 def check(connection: Connection) -> None:
     """Raises StoreError if a server would not keep what it is given, or not as it is given."""
     version, encoding, flushes = connection.execute(_SERVER).one()
@@ -109,6 +134,13 @@ def check(connection: Connection) -> None:
             "the database answers before it has written: ALTER DATABASE … SET"
             " synchronous_commit = on"
         )
+
+
+def place(connection: Connection) -> str:
+    """Returns which database it is, for people."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection), driver
+    return f"{driver.info.dbname} on {driver.info.host}:{driver.info.port}"
 
 
 # PostgreSQL's texts hold every character but U+0000, which people and agents may send all the same.

@@ -31,10 +31,11 @@ from coordinator.runtime.ports import (
 )
 from coordinator.store import migrate
 from coordinator.store.batch import Merged
-from coordinator.store.dialects import now_us
+from coordinator.store.dialects import notify, now_us
 from coordinator.store.tables import OWNED, meta, sessions, workflows
 from coordinator.store.texts import time_from
 
+ENDED = "ended"  # what is said to those who listen
 INTENTS = 1 << 22  # taken at a time: some of them are lost with every life
 
 _MINE = sessions.c.id == bindparam("session")
@@ -121,6 +122,7 @@ def renew(
 def end(session: int, connection: Connection) -> None:
     """Ends a session: what it owns may be claimed."""
     connection.execute(update(sessions).where(sessions.c.id == session).values(ended=True))
+    notify(ENDED, connection)
 
 
 def claim(session: int, limit: int, connection: Connection) -> tuple[int, list[int], Floor]:

@@ -186,6 +186,11 @@ class SqlStore:
                 return sessions.next_epoch(self._epoch, connection), sorted(lost), UNHEARD
         return sessions.claim(self._epoch, limit, connection)
 
+    async def listen(self, hear: Callable[[str], None]) -> None:
+        """Hears words that others say when there is something to look at, until cancelled."""
+        if self._database.listen is not None:
+            await self._database.listen(hear)
+
     # -- letters ----------------------------------------------------------------------------------
 
     async def post(self, some: Sequence[Letter]) -> None:
