@@ -118,6 +118,8 @@ class Fleet:
         self._expected: Counter[str] = Counter()  # by host: chosen, and not heard of again
         self._lines: dict[str, Line] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._redeliver: Callable[[str], None] | None = None  # where there are others
+        self._looking = asyncio.Lock()
 
     async def open(self) -> None:
         """Begins to connect to every known host."""
@@ -130,15 +132,26 @@ class Fleet:
         What open workflows ask of a host that is new here is delivered again. All coordinators that
         live share each host's window.
         """
+        self._redeliver = redeliver
         while True:
             await asyncio.sleep(FOLLOW_S)
             for line in self._lines.values():
                 line.resize_window(max(1, self._window // live()))
             try:
-                records = await self._store.hosts()
+                await self.look()
             except StoreError as error:
                 log.warning("hosts.not_read", extra={"error": str(error)})
-                continue
+
+    async def look(self) -> None:
+        """Hears at once what other coordinators have done with hosts, where there are others.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        if self._redeliver is None:
+            return
+        async with self._looking:  # what was read earlier is not taken up later
+            records = await self._store.hosts()
             for host_id in self._lines.keys() - {record.id for record in records}:
                 await self.end(host_id)
             for record in records:
@@ -146,7 +159,7 @@ class Fleet:
                     known.learn(record)
                 else:
                     self._begin(record)
-                    redeliver(record.id)
+                    self._redeliver(record.id)
             self._choose_again()
 
     async def close(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from google.protobuf.struct_pb2 import Struct
 
@@ -82,7 +84,7 @@ class Starting:
         """
         if is_id(new.id) and (submission := await self._store.submission(new.id)):
             return await self._started(submission, new)
-        plan = self._checked(new)
+        plan = await self._looking(lambda: self._checked(new))
         trace = trace_context(context)
         start = Start(
             about=About(
@@ -115,6 +117,17 @@ class Starting:
             if submission is None:
                 raise
             return await self._started(submission, new)
+
+    async def _looking(self, check: Callable[[], Plan]) -> Plan:
+        """Returns a plan, checked again before it is refused.
+
+        It may name a host that was added a moment ago, at another coordinator.
+        """
+        try:
+            return check()
+        except FieldInvalid:
+            await self._hosts.look()
+            return check()
 
     def _checked(self, new: New) -> Plan:
         found = []
@@ -153,9 +166,10 @@ class Starting:
             forked_from=workflow_name(source.workflow.id),
         )
 
-    def plan(self, request: pb.PlanWorkflowRequest) -> pb.PlanWorkflowResponse:
+    async def plan(self, request: pb.PlanWorkflowRequest) -> pb.PlanWorkflowResponse:
         """Returns what a spec would become; starts nothing."""
-        plan = check_spec(request.spec, request.input, self._hosts.placement_problem)
+        checked = partial(check_spec, request.spec, request.input, self._hosts.placement_problem)
+        plan = await self._looking(checked)
         now = self._clock.now()
         imagined = Workflow(
             id="plan",

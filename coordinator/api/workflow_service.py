@@ -119,7 +119,7 @@ class WorkflowService(WorkflowServiceServicer):
         self, request: pb.PlanWorkflowRequest, context: Context
     ) -> pb.PlanWorkflowResponse:
         """Checks a spec and shows what it would become."""
-        return self._starting.plan(request)
+        return await self._starting.plan(request)
 
     # -- reading --------------------------------------------------------------------------------
 
