@@ -73,13 +73,17 @@ def free_address() -> str:
         return f"127.0.0.1:{port}"
 
 
-def make_raw(path: Path, *, size_mib: int = 8, extents: int = 6, seed: int = 1) -> None:
+def make_raw(
+    path: Path, *, size_mib: int = 8, extents: int = 6, extent_kib: int = 256, seed: int = 1
+) -> None:
     """Writes an image whose data lies scattered, about 1 MiB of it."""
     chance = random.Random(seed)
     with path.open("wb") as file:
         for _ in range(extents):
             file.seek(chance.randrange(0, size_mib * MIB - 256 * 1024, 4096))
-            file.write(chance.randbytes(chance.randrange(128 * 1024, 256 * 1024, 4096)))
+            file.write(
+                chance.randbytes(chance.randrange(extent_kib * 512, extent_kib * 1024, 4096))
+            )
         file.truncate(size_mib * MIB)
 
 

@@ -1,0 +1,1 @@
+"""Several coordinators under load, for minutes, while they and their database are killed."""
