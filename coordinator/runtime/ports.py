@@ -101,6 +101,30 @@ class Session:
     floor: Floor  # as it last said
 
 
+class SessionState(StrEnum):
+    """Where a session is, as in the contract."""
+
+    ALIVE = "ALIVE"
+    LAPSED = "LAPSED"  # it was not renewed in time: somebody ends it soon
+    ENDED = "ENDED"  # and is gone once all that it owned has been claimed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionView:
+    """A session as it stands now, by the store's clock."""
+
+    id: int
+    name: str  # where its coordinator is, for people
+    version: str  # of its coordinator
+    schema: str  # the newest revision that its coordinator knows
+    state: SessionState
+    own: bool  # it is the session of who asks
+    keeps_house: bool
+    workflows: int  # open ones that it owns
+    start_time: datetime
+    expire_time: datetime  # when it lapses, unless it is renewed
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """What was handed in when a workflow was started; opaque here, and never changed."""
@@ -381,6 +405,15 @@ class Store(Protocol):
         It is the own one from now on if that one's has ended. Raises StoreFencedError when the own
         session has ended.
         """
+
+    async def house(self) -> Ownership:
+        """Returns which session keeps the house, as last committed; only a shared store is asked.
+
+        Nobody does so far if that session has ended.
+        """
+
+    async def sessions(self) -> list[SessionView]:
+        """Returns all sessions, the oldest first; only a shared store is asked."""
 
     async def take_intents(self) -> tuple[int, int]:
         """Returns further intents, as first and end: higher than any that were given before."""

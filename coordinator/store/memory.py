@@ -7,9 +7,11 @@ simulated crash throws the store away and opens another on the same `Kept`.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from itertools import islice
 
 from coordinator.runtime.draining import names
@@ -33,6 +35,8 @@ from coordinator.runtime.ports import (
     ProgressRecord,
     Request,
     Session,
+    SessionState,
+    SessionView,
     StoreConflictError,
     Stored,
     StoredEntry,
@@ -250,6 +254,40 @@ class MemoryStore:
         if keeper is None or keeper.ended:
             self._kept.housekeeper = self._session
         return self._kept.housekeeper
+
+    async def house(self) -> Ownership:
+        """Returns which session keeps the house."""
+        keeper = self._kept.sessions.get(self._kept.housekeeper)
+        return Ownership(
+            session=self._kept.housekeeper,
+            ended=keeper is None or keeper.ended,
+            own=self._kept.housekeeper == self._session,
+        )
+
+    async def sessions(self) -> list[SessionView]:
+        """Returns all sessions, the oldest first."""
+        owned = Counter(r.session for r in self._kept.records.values() if not r.workflow.settled)
+        return [
+            SessionView(
+                id=i,
+                name=each.name,
+                version=version("countermand"),
+                schema="",
+                state=self._state_of(each),
+                own=i == self._session,
+                keeps_house=i == self._kept.housekeeper and not each.ended,
+                workflows=owned[i],
+                start_time=each.start_time,
+                expire_time=each.expire_time,
+            )
+            for i, each in sorted(self._kept.sessions.items())
+        ]
+
+    def _state_of(self, session: _Session) -> SessionState:
+        if session.ended:
+            return SessionState.ENDED
+        is_late = session.expire_time < self._now()
+        return SessionState.LAPSED if is_late else SessionState.ALIVE
 
     async def take_intents(self) -> tuple[int, int]:
         """Returns further intents, as first and end."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from importlib.metadata import version
 
 from sqlalchemy import (
     ColumnElement,
@@ -68,6 +69,7 @@ def begin(session: int, name: str, lasts: timedelta, floor: Floor, connection: C
         insert(sessions).values(
             id=session,
             name=name,
+            version=version("countermand"),
             schema=migrate.HEAD,
             start_time_us=now_us(),
             expire_time_us=_in(lasts),
@@ -80,7 +82,8 @@ def begin(session: int, name: str, lasts: timedelta, floor: Floor, connection: C
 def leave(session: int, name: str, floor: Floor, connection: Connection) -> None:
     """Leaves what a session has open to whoever claims it; it has never lived here."""
     now = {"start_time_us": now_us(), "expire_time_us": now_us()}
-    said = {"id": session, "name": name, "schema": migrate.HEAD, "ended": True, **now}
+    known = {"version": version("countermand"), "schema": migrate.HEAD}
+    said = {"id": session, "name": name, **known, "ended": True, **now}
     connection.execute(insert(sessions).values(**said, floor=_text_of(floor)))
 
 

@@ -33,6 +33,7 @@ from coordinator.runtime.ports import (
     ProgressRecord,
     Request,
     Session,
+    SessionView,
     StoreConflictError,
     Stored,
     StoredEntry,
@@ -53,6 +54,7 @@ from coordinator.store import (
     left,
     letters,
     lists,
+    lives,
     positions,
     progress,
     queries,
@@ -161,6 +163,14 @@ class SqlStore:
         if not self.shared:
             return self._epoch
         return await self._beside(partial(sessions.keep_house, self._epoch))
+
+    async def house(self) -> Ownership:
+        """Returns which session keeps the house."""
+        return await self._read(partial(lives.house, self._epoch))
+
+    async def sessions(self) -> list[SessionView]:
+        """Returns all sessions, the oldest first."""
+        return await self._read(partial(lives.all_sessions, self._epoch))
 
     async def take_intents(self) -> tuple[int, int]:
         """Returns further intents, as first and end."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 
 import pytest
 
@@ -251,6 +252,38 @@ async def test_one_keeps_the_house_until_it_is_gone(three):
     assert [await each.keep_house() for each in (two, one, other)] == [2, 2, 2]
     await two.end_session()
     assert [await each.keep_house() for each in (other, one)] == [3, 3]
+
+
+async def test_everybody_sees_who_keeps_the_house(three):
+    one, two, _ = three
+    assert (await one.house()).ended
+    await two.keep_house()
+    assert [((o := await each.house()).session, o.own, o.ended) for each in (one, two)] == [
+        (2, False, False),
+        (2, True, False),
+    ]
+    await two.end_session()
+    assert (await one.house()).ended
+
+
+async def test_everybody_sees_all_sessions_and_what_each_owns(three):
+    one, two, other = three
+    await one.commit([Walk("a").change])
+    await two.commit([Walk("b").change])
+    await two.keep_house()
+    await two.renew(LAPSES, FLOOR)
+    await one.end_session()
+    seen = await other.sessions()
+    assert [(s.id, s.state, s.own, s.keeps_house, s.workflows) for s in seen] == [
+        (1, "ENDED", False, False, 1),
+        (2, "LAPSED", False, True, 1),
+        (3, "ALIVE", True, False, 0),
+    ]
+    assert seen[1].expire_time < seen[2].expire_time
+    assert {s.version for s in seen} == {version("countermand")}
+    while await other.claim(10):
+        pass
+    assert [(s.id, s.workflows) for s in await other.sessions()] == [(3, 2)]
 
 
 # -- images ---------------------------------------------------------------------------------------
