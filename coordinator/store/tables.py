@@ -90,11 +90,23 @@ sessions = Table(
     metadata,
     Column("id", BigInteger, primary_key=True, autoincrement=False, comment="its first epoch"),
     Column("name", Words, nullable=False, comment="where it is, for people"),
+    Column("version", Words, nullable=False, comment="of its coordinator"),
+    Column("schema", Words, nullable=False, comment="the newest revision that its version knows"),
     Column("start_time_us", BigInteger, nullable=False, comment="by the database's clock, as is"),
     Column("expire_time_us", BigInteger, nullable=False, comment="when it lapses, if not renewed"),
     Column("ended", Boolean, nullable=False, comment="for good: what it owned may be claimed"),
     Column("floor", Words, nullable=False, comment="intents below which it sends nothing: JSON"),
     comment="The lives of coordinators that have the store open, or have left something open.",
+)
+
+schemas = Table(
+    "schemas",
+    metadata,
+    Column("revision", Words, primary_key=True),
+    Column("serves_from", Words, nullable=False, comment="the oldest that can go on beside it"),
+    Column("create_time_us", BigInteger, nullable=False, comment="by the database's clock"),
+    comment="What this schema has been: an older version reads here whether it can serve it.",
+    sqlite_with_rowid=False,
 )
 
 letters = Table(

@@ -80,6 +80,16 @@ class LazyGroup(click.Group):
         """Imports one command."""
         return load(self._lazy[cmd_name][0]) if cmd_name in self._lazy else None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Finds a command; says where the one is that needs the coordinator's libraries."""
+        if args[:1] == ["db"] and ctx.parent is None:
+            raise click.UsageError(
+                f"Databases are looked after by: countermand-coordinator {' '.join(args)}"
+            )
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the commands without importing them."""
         with formatter.section("Commands"):

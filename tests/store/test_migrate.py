@@ -6,10 +6,14 @@ wherever one could be then.
 
 from __future__ import annotations
 
+import asyncio
+import json
+import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,14 +24,18 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from click.testing import CliRunner
 from sqlalchemy import Connection, create_engine, text
 
+from coordinator.db import db
+from coordinator.runtime.floors import NOBODYS
 from coordinator.runtime.ports import (
     AuditEvent,
     Change,
     HostChange,
     StoredEntry,
     StoreError,
+    StoreFencedError,
     UsedIdError,
     WorkflowQuery,
 )
@@ -42,13 +50,16 @@ from coordinator.saga.commands import (
 )
 from coordinator.saga.states import TaskState, WorkflowState
 from coordinator.saga.workflow import Workflow
+from coordinator.store import migrate as migrations
 from coordinator.store.columns import metadata
-from coordinator.store.database import sqlite
+from coordinator.store.database import FILE, postgres, sqlite
 from coordinator.store.migrate import HEAD, SCRIPTS, migrate, stored_revision
 from coordinator.store.run import Inline
 from coordinator.store.sql import SqlStore
 from countermand.v1.event_pb2 import HistoryEvent
-from tests.store.walks import Walk
+from tests.postgres import Server
+from tests.store.specs import three_tasks
+from tests.store.walks import Walk, as_stored
 
 
 def schema(connection: Connection) -> dict[str, tuple[list[str], str]]:
@@ -143,6 +154,245 @@ def test_a_start_that_finds_its_schema_does_not_import_alembic(tmp_path: Path):
     assert lives == [["1", "True"], ["2", "False"]]
 
 
+# -- versions side by side ------------------------------------------------------------------------
+
+NEXT = """
+\"\"\"A made-up one.\"\"\"
+
+from alembic import op
+
+revision, down_revision = "{revision}", "{before}"
+{says}
+
+def upgrade():
+    op.execute("{sql}")
+"""
+EXPANDS = "ALTER TABLE workflows ADD COLUMN colour TEXT NOT NULL DEFAULT 'blue'"
+CONTRACTS = "ALTER TABLE workflows DROP COLUMN colour"
+Becomes = Callable[[str], None]
+
+
+@pytest.fixture
+def becomes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Becomes:
+    """Returns what makes this process a version with another head: one expands, one contracts."""
+    scripts = tmp_path / "scripts"
+    shutil.copytree(SCRIPTS, scripts)
+    for revision, before, says, sql in (
+        ("9997", HEAD, f'serves_from = "{HEAD}"', EXPANDS),
+        ("9998", "9997", "", CONTRACTS),
+    ):
+        script = NEXT.format(revision=revision, before=before, says=says, sql=sql)
+        (scripts / f"versions/r{revision}.py").write_text(script.lstrip(), encoding="utf-8")
+    monkeypatch.setattr(migrations, "SCRIPTS", scripts)
+    return lambda head: monkeypatch.setattr(migrations, "HEAD", head)
+
+
+def made(url: str) -> SqlStore:
+    return SqlStore(postgres(url), Inline(), new_id=lambda: "c")
+
+
+async def test_an_older_version_and_a_newer_one_serve_an_expanded_store_side_by_side(
+    postgres_url: str, becomes: Becomes
+):
+    older, newer, later = made(postgres_url), made(postgres_url), made(postgres_url)
+    await older.open()
+    first = Walk("first", spec=three_tasks())
+    await older.commit([first.change])
+    becomes("9997")
+    await newer.open()
+    second = Walk("second", spec=three_tasks())
+    await newer.commit([second.change])
+
+    await older.commit([first.succeed()])
+    await newer.commit([second.succeed()])
+    becomes(HEAD)
+    await later.open()  # it was only started again, and finds what it does not know
+    await later.commit([Walk("third", spec=three_tasks()).change])
+    await older.end_session()
+    claim = await later.claim(10)
+    assert claim is not None
+    assert [each.workflow.id for each in claim.workflows] == ["first"]
+    with later._database.reader.begin() as connection:
+        assert stored_revision(connection) == "9997"
+        colours = connection.scalars(text("SELECT colour FROM workflows")).all()
+    assert colours == ["blue"] * 3
+    for store in (older, newer, later):
+        await store.close()
+
+
+async def test_what_older_versions_need_is_not_taken_away_while_they_serve(
+    postgres_url: str, becomes: Becomes
+):
+    older = SqlStore(postgres(postgres_url), Inline(), new_id=lambda: "c", name="here:7700")
+    await older.open()
+    becomes("9998")
+    newer = made(postgres_url)
+    with pytest.raises(StoreError, match=r"takes away .* here:7700 \(session 1\). Stop them"):
+        await newer.open()
+    walk = Walk("a", spec=three_tasks())
+    await older.commit([walk.change])
+
+    await older.end_session()
+    await newer.open()
+    claim = await newer.claim(10)
+    assert claim is not None
+    assert [each.workflow for each in claim.workflows] == [as_stored(walk.workflow)]
+    becomes(HEAD)
+    late = made(postgres_url)
+    with pytest.raises(StoreError, match=r"schema is 9998, .* a newer one wrote it"):
+        await late.open()
+    for store in (older, newer, late):
+        await store.close()
+
+
+async def test_an_older_version_that_has_lapsed_does_not_come_back_to_what_was_taken_away(
+    postgres_url: str, becomes: Becomes
+):
+    older = made(postgres_url)
+    await older.open()
+    with older._database.writer.begin() as connection:
+        connection.execute(text("UPDATE sessions SET expire_time_us = 1"))
+    becomes("9998")
+    newer = made(postgres_url)
+    await newer.open()
+
+    with pytest.raises(StoreFencedError):
+        await older.renew(timedelta(seconds=15), NOBODYS)
+    await older.close()
+    await newer.close()
+
+
+async def test_whoever_uses_a_table_goes_first_and_the_migration_tries_again(
+    postgres_url: str, becomes: Becomes
+):
+    """Else all commits would wait behind it, and a deadlock might end one of them."""
+    older, newer = made(postgres_url), made(postgres_url)
+    await older.open()
+    becomes("9997")
+    opening = threading.Thread(target=lambda: asyncio.run(newer.open()))
+    gave_up = text(
+        "SELECT xact_rollback + deadlocks, (SELECT count(*) FROM pg_stat_activity WHERE"
+        " datname = current_database() AND wait_event_type = 'Lock')"
+        " FROM pg_stat_database WHERE datname = current_database()"
+    )
+    with older._database.writer.begin() as using, older._database.reader.connect() as looking:
+        using.execute(text("LOCK TABLE workflows IN ROW EXCLUSIVE MODE"))
+        opening.start()
+        waits = [False]
+        while waits[-3:] != [True, False, True]:  # it waited, gave up, and waits once more
+            waiting = bool(looking.execute(gave_up).one()[1])
+            looking.rollback()
+            waits += [waiting] if waiting != waits[-1] else []
+    opening.join()
+
+    with older._database.reader.begin() as connection:
+        assert stored_revision(connection) == "9997"
+    await older.commit([Walk("a").change])
+    await older.close()
+    await newer.close()
+
+
+async def test_an_older_version_serves_an_expanded_file_and_no_other(
+    tmp_path: Path, becomes: Becomes
+):
+    """Going back by a version, where nobody else is."""
+    for head, fits in (("9997", True), ("9998", False)):
+        path = tmp_path / f"{head}.db"
+        becomes(head)
+        store = SqlStore(sqlite(path), Inline(), new_id=lambda: "c")
+        await store.open()
+        await store.close()
+        becomes(HEAD)
+        store = SqlStore(sqlite(path), Inline(), new_id=lambda: "c")
+        if fits:
+            assert (await store.open()).owner_epoch == 2
+            await store.commit([Walk("a").change])
+        else:
+            with pytest.raises(StoreError, match=f"{head}, which this version does not know"):
+                await store.open()
+        await store.close()
+
+
+def test_revisions_are_numbers_in_a_row_and_none_leaves_one_standing_that_another_did_not():
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    found = list(ScriptDirectory.from_config(config).walk_revisions())
+    names = sorted(each.revision for each in found)
+
+    assert names == [f"{number:04}" for number in range(1, len(found) + 1)]
+    for each in found:
+        assert str(each.down_revision or "") < each.revision
+        assert getattr(each.module, "serves_from", each.revision) in names
+
+
+# -- the commands ---------------------------------------------------------------------------------
+
+
+def said(*words: str, code: int = 0) -> str:
+    found = CliRunner().invoke(db, words)
+    assert found.exit_code == code, found.output
+    return found.output
+
+
+async def test_it_is_said_who_has_it_open_and_what_an_upgrade_would_do(
+    postgres_url: str, becomes: Becomes
+):
+    where = ("--database", postgres_url)
+    older = SqlStore(postgres(postgres_url), Inline(), new_id=lambda: "c", name="here:7700")
+    await older.open()
+    await older.commit([Walk("a", spec=three_tasks()).change])
+    current = said("current", *where)
+    assert f"schema   {HEAD}" in current
+    assert "session  1  alive  here:7700  " in current
+    assert current.endswith("1 open\n")
+
+    becomes("9997")
+    check = said("check", *where)
+    assert "would make 9997  A made-up one." in check
+    assert f"coordinators of schema {HEAD} and newer can serve it" in check
+    assert said("upgrade", *where) == f"upgraded from {HEAD} to 9997\n"
+    assert said("upgrade", *where) == "is at 9997\n"
+
+    becomes("9998")
+    assert "no: schema 9998 takes away" in said("check", *where, code=1)
+    assert "here:7700 (session 1)" in said("upgrade", *where, code=1)
+    told = json.loads(said("check", *where, "-o", "json", code=1))
+    assert (told["serves"], [step["revision"] for step in told["upgrade"]]) == (False, ["9998"])
+    assert told["serves_from"] == "9998"
+    await older.end_session()
+    assert said("upgrade", *where) == "upgraded from 9997 to 9998\n"
+    becomes(HEAD)
+    assert "a newer one wrote it" in said("upgrade", *where, code=1)
+    assert "schema   9998" in said("current", *where)
+    await older.close()
+
+
+async def test_a_file_is_upgraded_when_nobody_serves_it(tmp_path: Path):
+    where = ("--data", str(tmp_path))
+    assert "there is no store in" in said("upgrade", *where, code=1)
+    with closing(sqlite3.connect(tmp_path / FILE)) as older:
+        older.executescript(OLDER.read_text(encoding="utf-8"))
+    assert "would make 0002" in said("check", *where)
+    assert said("upgrade", *where) == f"upgraded from 0001 to {HEAD}\n"
+
+    store = SqlStore(sqlite(tmp_path / FILE), Inline(), new_id=lambda: "c")
+    await store.open()
+    assert "another coordinator (pid" in said("upgrade", *where, code=1)
+    assert f"schema   {HEAD}" in said("current", *where)
+    assert "yes: this version can serve it" in said("check", *where)
+    await store.close()
+
+
+def test_an_empty_database_gets_its_tables(postgres_server: Server):
+    url = postgres_server.new_database()
+    assert "schema   none" in said("current", "--database", url)
+    assert "yes" in said("check", "--database", url)
+    assert said("upgrade", "--database", url) == f"upgraded from nothing to {HEAD}\n"
+    postgres_server.drop(url)
+    assert "does not exist" in said("current", "--database", url, code=1)
+    assert "say once where the store is" in said("current", code=2)
+
+
 # -- from an older store --------------------------------------------------------------------------
 
 OLDER = Path(__file__).parent / "data" / "store-r0001.sql"
@@ -187,7 +437,7 @@ async def test_workflows_of_an_older_store_go_on_and_settle(upgraded: SqlStore):
     settled = {}
     for stored in await upgraded.load_open():
         if stored.workflow.state is not WorkflowState.QUARANTINED:
-            workflow = await _played(upgraded, stored.workflow)
+            workflow = await played(upgraded, stored.workflow)
             settled[workflow.id] = workflow.state
             entries = await _history(upgraded, workflow.id)
             assert [e.sequence for e in entries] == list(range(1, workflow.sequence + 1))
@@ -342,10 +592,10 @@ async def _history(store: SqlStore, workflow_id: str) -> list[StoredEntry]:
     return entries
 
 
-async def _played(store: SqlStore, workflow: Workflow) -> Workflow:
+async def played(store: SqlStore, workflow: Workflow, epoch: int = 2) -> Workflow:
     """Lets everything that is out succeed, under a new owner, until the workflow is settled."""
     time, intent = datetime(2026, 4, 1, tzinfo=UTC), 1_000
-    due: list[events.Event] = [events.OwnerChanged(owner_epoch=2)]
+    due: list[events.Event] = [events.OwnerChanged(owner_epoch=epoch)]
     while not workflow.settled:
         assert due, workflow
         time += timedelta(seconds=1)

@@ -1,6 +1,7 @@
 """Sessions of coordinators that share a store, what each of them owns, and letters between them.
 
-A database of SQLite's is shared by nobody: there it all stays empty.
+A database of SQLite's is shared by nobody: there it all stays empty. From now on a schema says
+which older versions can serve it.
 """
 
 from __future__ import annotations
@@ -20,10 +21,19 @@ def upgrade() -> None:
         "sessions",
         sa.Column("id", sa.BigInteger(), primary_key=True, autoincrement=False),
         sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("version", sa.Text(), nullable=False),
+        sa.Column("schema", sa.Text(), nullable=False),
         sa.Column("start_time_us", sa.BigInteger(), nullable=False),
         sa.Column("expire_time_us", sa.BigInteger(), nullable=False),
         sa.Column("ended", sa.Boolean(), nullable=False),
         sa.Column("floor", sa.Text(), nullable=False),
+    )
+    op.create_table(
+        "schemas",
+        sa.Column("revision", sa.Text(), primary_key=True),
+        sa.Column("serves_from", sa.Text(), nullable=False),
+        sa.Column("create_time_us", sa.BigInteger(), nullable=False),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "letters",
