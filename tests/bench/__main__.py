@@ -18,11 +18,21 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from tests.bench import external, memory, scale, seeing, settled, starting, web, workloads
+from tests.bench import external, memory, replicas, scale, seeing, settled, starting, web, workloads
 from tests.bench.figures import Figure, judge, show, write
 
 BUILD = Path("build/bench")
-PARTS = ("starting", "memory", "workloads", "seeing", "external", "scale", "settled", "web")
+PARTS = (
+    "starting",
+    "memory",
+    "workloads",
+    "seeing",
+    "external",
+    "scale",
+    "settled",
+    "web",
+    "replicas",
+)
 SETTLED = 1_000_000  # about a minute and 2.5 GiB
 
 
@@ -70,6 +80,9 @@ def _measure(part: str, asked: argparse.Namespace) -> Callable[[Path], list[Figu
         "scale": lambda folder: scale.measure(folder, asked.rounds),
         "settled": lambda folder: settled.measure(folder, asked.rounds, asked.settled),
         "web": lambda folder: web.measure(folder, asked.rounds, asked.web_settled, asked.web_tasks),
+        "replicas": lambda folder: replicas.measure(
+            folder, asked.rounds, asked.seconds, asked.replica_open
+        ),
     }[part]
 
 
@@ -111,6 +124,12 @@ def _arguments() -> argparse.Namespace:
         type=int,
         default=web.TASKS,
         help=f"tasks of the largest workflow that is shown (default {web.TASKS})",
+    )
+    parser.add_argument(
+        "--replica-open",
+        type=int,
+        default=replicas.OPEN,
+        help=f"open workflows when all coordinators are killed (default {replicas.OPEN})",
     )
     parser.add_argument("--json", type=Path, default=BUILD / "figures.json", help="where to write")
     return parser.parse_args()
