@@ -28,7 +28,6 @@ from coordinator.agents.forgetting import FORGET_S
 from coordinator.agents.slots import WINDOW
 from coordinator.api.doctor.doctor import Doctor
 from coordinator.api.fences import target_pools
-from coordinator.api.letters import together
 from coordinator.api.tokens import Tokens
 from coordinator.api.webhook_service import WebhookService
 from coordinator.assembly import (
@@ -36,6 +35,7 @@ from coordinator.assembly import (
     Beside,
     beside,
     external_tasks,
+    keep_house,
     open_owners,
     services,
 )
@@ -382,6 +382,7 @@ async def _serve(
             clock=clock,
             chance=chance,
             crash=dies,
+            trusted=keeper.trusted if keeper else lambda: True,
         )
         assembly = Assembly(
             loop=loop,
@@ -435,7 +436,7 @@ async def _serve(
         )
         await _until_stopped(stop, working)
         stop.set()
-        await _hand_over(store, server, fleet, working)
+        await _hand_over(store, server, fleet, receivers, working)
         await pages
         await server.stop()
         await fleet.close()
@@ -511,7 +512,7 @@ async def _works_beside(
         "hints": assembly.store.listen(partial(_hear, keeper, others)),
         "others": others.run(),
         "hosts": assembly.hosts.follow(assembly.loop.redeliver, keeper.live),
-        "house": _keep_house(keeper, receivers, house),
+        "house": keep_house(keeper, receivers, house),
     }
 
 
@@ -528,20 +529,12 @@ def _hear(keeper: Keeper, others: Beside, said: str) -> None:
         keeper.look()
 
 
-async def _keep_house(keeper: Keeper, receivers: Receivers, house: Works) -> None:
-    """Does what only one does for all, once it is this one."""
-    try:
-        await keeper.keeps_house.wait()
-        await receivers.open()
-    except BaseException:
-        for work in house.values():
-            work.close()
-        raise
-    await together(*house.values())
-
-
 async def _hand_over(
-    store: SqlStore, server: RunningServer, fleet: Fleet, working: list[asyncio.Task[None]]
+    store: SqlStore,
+    server: RunningServer,
+    fleet: Fleet,
+    receivers: Receivers,
+    working: list[asyncio.Task[None]],
 ) -> None:
     """Lets others go on with what is open, before those who still wait here are seen off."""
     if not store.shared:
@@ -549,6 +542,7 @@ async def _hand_over(
     await server.set_serving(serving=False)
     await _cancel(working)
     await fleet.close()
+    await receivers.close()  # while how far they were told may still be noted
     try:
         await store.end_session()
     except StoreError as error:  # it lapses by itself

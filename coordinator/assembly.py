@@ -5,7 +5,9 @@ Used by `__main__`, and by whoever runs a coordinator without a process of its o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -28,10 +30,12 @@ from coordinator.api.workflow_service import WorkflowService
 from coordinator.owners.owners import Owners
 from coordinator.owners.reported import Reported
 from coordinator.runtime.loop import Loop
-from coordinator.runtime.ports import Clock, Store
+from coordinator.runtime.ports import Clock, Store, StoreError
+from coordinator.runtime.session import Keeper
 from coordinator.runtime.tail import Tail
 from coordinator.runtime.watch import Watches
 from coordinator.traces.sampling import ALL, Sampler
+from coordinator.webhooks.receivers import Receivers
 from countermand.rpc.server import Service
 from countermand.v1.attempt_pb2 import Progress
 from countermand.v1.doctor_pb2_grpc import add_DoctorServiceServicer_to_server
@@ -39,6 +43,10 @@ from countermand.v1.external_task_pb2_grpc import add_ExternalTaskServiceService
 from countermand.v1.host_pb2_grpc import add_HostServiceServicer_to_server
 from countermand.v1.webhook_pb2_grpc import add_WebhookServiceServicer_to_server
 from countermand.v1.workflow_pb2_grpc import add_WorkflowServiceServicer_to_server
+
+log = logging.getLogger(__name__)
+
+AGAIN_S = 1.0  # after the store has failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +112,25 @@ def beside(assembly: Assembly, new_id: Callable[[], str]) -> Beside | None:
         routing=Routing(loop=loop, store=store, new_id=new_id),
         tail=Tail(store=store, hints=assembly.watches, owned=owned),
     )
+
+
+async def keep_house(
+    keeper: Keeper, receivers: Receivers, house: Mapping[str, Coroutine[None, None, None]]
+) -> None:
+    """Does what only one does for all that share a store, once it is this one."""
+    try:
+        await keeper.keeps_house.wait()
+        while not receivers.opened:
+            try:
+                await receivers.open()
+            except StoreError as error:
+                log.warning("webhooks.not_read", extra={"error": str(error)})
+                await asyncio.sleep(AGAIN_S)
+    except BaseException:
+        for work in house.values():
+            work.close()
+        raise
+    await together(*house.values())
 
 
 def external_tasks(

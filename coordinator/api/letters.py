@@ -33,6 +33,9 @@ from countermand.rpc.status import error_from_status
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+# Stands among ids of workflows, of which none is like it, for what only one session does for all.
+HOUSE = "/house"
+
 LOOK_S = 0.05  # between two looks for the answers of letters that are under way
 LOOK_IDLE_S = 0.1  # between two looks into the own inbox
 OWNERS_S = 1.0  # between two looks whether those who are to answer are still there
@@ -101,7 +104,7 @@ class _Posted:
     """A letter that is under way."""
 
     letter: Letter
-    about: Collection[str]  # ids of workflows, all of them that session's
+    about: Collection[str]  # ids of workflows, or HOUSE, all of them that session's
     answer: asyncio.Future[LetterAnswer]
     over: int = 0  # how often in a row none of them was open
 
@@ -113,6 +116,16 @@ class _Posted:
         return self.over > 1 or any(
             each.ended or each.session != self.letter.session for each in found
         )
+
+
+async def owners_of(store: Store, about: Collection[str]) -> dict[str, Ownership]:
+    """Returns whose some open workflows are, and the house if it is among them."""
+    found: dict[str, Ownership] = {}
+    if workflow_ids := sorted(each for each in about if each != HOUSE):
+        found.update(await store.owners_of(workflow_ids))
+    if HOUSE in about:
+        found[HOUSE] = await store.house()
+    return found
 
 
 class Post:
@@ -145,7 +158,7 @@ class Post:
         *,
         about: Collection[str],
     ) -> bytes:
-        """Returns the answer of another session to a call about some workflows.
+        """Returns the answer of another session to a call about some workflows, or the house.
 
         Raises:
             CountermandError: Its own answer is that.
@@ -208,7 +221,7 @@ class Post:
 
     async def _look_at_owners(self) -> None:
         about = {each for posted in self._posted.values() for each in posted.about}
-        owners = dict(await self._store.owners_of(sorted(about))) if about else {}
+        owners = await owners_of(self._store, about)
         for posted in self._posted.values():
             # What was posted while the store was asked is not judged by what it said.
             is_asked = about.issuperset(posted.about)

@@ -3,8 +3,9 @@
 A wrapper around the servicers. A call about a workflow that this loop has, or that is settled or
 unknown, is handled here and at once. One about another session's goes there as a letter, and the
 answer, or the error, comes back as if it had been handled here. What nobody owns is claimed soon by
-somebody: the call waits for that as long as its deadline lets it. On a store that is not shared
-there is no wrapper.
+somebody: the call waits for that as long as its deadline lets it. Calls about webhooks go the same
+way to the session that keeps the house: it alone knows how deliveries go. On a store that is not
+shared there is no wrapper.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from google.protobuf.message_factory import GetMessageClass
 from coordinator.api import requests
 from coordinator.api.deciding import PRINCIPAL, ElsewhereError
 from coordinator.api.external_task_service import HEARTBEATS_MAX
-from coordinator.api.letters import ELSEWHERE, Inbox, Post, together
+from coordinator.api.letters import ELSEWHERE, HOUSE, Inbox, Post, owners_of, together
 from coordinator.api.requests import ANSWER_S_MAX, Context
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.ports import LETTER_BYTES_MAX, Letter, LetterAnswer, Store
@@ -47,8 +48,8 @@ Answer: TypeAlias = Any
 Handler: TypeAlias = Callable[[Request, Context], Awaitable[Answer]]
 
 # The calls that the owner of a workflow answers, and by which field each names it: they ask its
-# loop to decide, or what waits there for the owners of its external tasks. All others need the
-# store only.
+# loop to decide, or what waits there for the owners of its external tasks. Those of HOUSE the one
+# that keeps it answers. All others need the store only.
 HEARTBEATS = "countermand.v1.ExternalTaskService/HeartbeatExternalTasks"  # name one each
 # No call of the contract: what owners are asked about some attempts, named as by heartbeats.
 ASKED = "countermand.v1.ExternalTaskService/asked"
@@ -64,6 +65,13 @@ TABLE: Final[Mapping[str, str]] = {
     "countermand.v1.ExternalTaskService/ReportExternalTask": "attempt",
     "countermand.v1.ExternalTaskService/EndExternalTask": "attempt",
     HEARTBEATS: "heartbeats",
+    "countermand.v1.WebhookService/AddWebhook": HOUSE,
+    "countermand.v1.WebhookService/GetWebhook": HOUSE,
+    "countermand.v1.WebhookService/ListWebhooks": HOUSE,
+    "countermand.v1.WebhookService/PingWebhook": HOUSE,
+    "countermand.v1.WebhookService/ResumeWebhook": HOUSE,
+    "countermand.v1.WebhookService/RotateWebhookSecret": HOUSE,
+    "countermand.v1.WebhookService/RemoveWebhook": HOUSE,
 }
 
 
@@ -77,9 +85,14 @@ class _Call:
     answer: type[Message]
 
     def about(self, request: Request) -> Collection[str]:
-        """Returns the ids of the workflows that a request names; what is no name is left out."""
+        """Returns the ids of the workflows that a request names; what is no name is left out.
+
+        Of a call about what only one does for all, that.
+        """
         if self.name in (HEARTBEATS, ASKED):
             named = {_workflow_of(beat.attempt) for beat in request.heartbeats}
+        elif TABLE[self.name] == HOUSE:
+            named = {HOUSE}
         else:
             named = {_workflow_of(getattr(request, TABLE[self.name]))}
         return named - {""}
@@ -218,7 +231,7 @@ class Routing:
         return found
 
     async def _one(self, call: _Call, request: Request, caller: _Caller) -> Answer:
-        """Answers a call about one workflow."""
+        """Answers a call about one workflow, or the house."""
         about = call.about(request)
         while True:
             whose = await self._whose(about)
@@ -254,13 +267,19 @@ class Routing:
             return await self._beats(call, part, caller)
 
     async def _whose(self, workflow_ids: Collection[str]) -> dict[str, int]:
-        """Returns who is to be asked about those workflows about which that is not here."""
+        """Returns who is to be asked about those workflows about which that is not here.
+
+        Likewise about the house: who keeps it knows whether it has begun to.
+        """
         away = [each for each in workflow_ids if self._loop.workflow(each) is None]
-        found = await self._store.owners_of(away) if away else {}
-        return {
-            workflow_id: NOBODY if each.own or each.ended else each.session
-            for workflow_id, each in found.items()
+        found = await owners_of(self._store, away)
+        whose = {
+            each: NOBODY if owner.own or owner.ended else owner.session
+            for each, owner in found.items()
         }
+        if HOUSE in found and found[HOUSE].own and not found[HOUSE].ended:
+            del whose[HOUSE]
+        return whose
 
     async def _at(self, session: int, call: _Call, request: Request, caller: _Caller) -> Answer:
         """Returns what a session answers; raises ElsewhereError if it is not the one to ask."""
@@ -350,4 +369,4 @@ def _workflow_of(name: str) -> str:
 
 
 def _name(about: Collection[str]) -> str:
-    return workflow_name(min(about))
+    return "webhooks" if HOUSE in about else workflow_name(min(about))

@@ -6,11 +6,12 @@ import asyncio
 import base64
 import binascii
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
 from coordinator.api import audit, requests
+from coordinator.api.deciding import ElsewhereError
 from coordinator.api.requests import Context
 from coordinator.runtime.ports import AuditEvent, Clock, WebhookChange
 from coordinator.runtime.webhooks import (
@@ -69,7 +70,7 @@ class WebhookService(WebhookServiceServicer):
         """Adds a webhook, and shows its secret this once."""
         _check_add(request)
         async with self._changing:
-            known = await self._webhooks.all()
+            known = await self._all()
             if old := known.get(request.webhook_id):
                 _refuse_other(request, old.record)
                 return pb.AddWebhookResponse(webhook=_shown(old, self._clock.now()))
@@ -106,7 +107,7 @@ class WebhookService(WebhookServiceServicer):
     ) -> pb.ListWebhooksResponse:
         """Returns one page of webhooks, in order of their ids."""
         limit = requests.page_size(request.page_size)
-        known = await self._webhooks.all()
+        known = await self._all()
         ids = sorted(name for name in known if name > request.page_token)
         page = ids[:limit]
         now = self._clock.now()
@@ -187,15 +188,21 @@ class WebhookService(WebhookServiceServicer):
         name = webhook_name(webhook_id)
         return audit.done(name, change, self._clock, reason=reason, detail=since)
 
+    async def _all(self) -> Mapping[str, WebhookView]:
+        """Returns every webhook by its id."""
+        if not self._webhooks.opened:
+            raise ElsewhereError  # not here yet, or no more
+        return await self._webhooks.all()
+
     async def _known(self, name: str) -> str:
         """Returns the id in a webhook's name; raises if there is no such webhook."""
         webhook_id = requests.webhook_id(name)
-        if webhook_id not in await self._webhooks.all():
+        if webhook_id not in await self._all():
             raise WebhookNotFound(name=name)
         return webhook_id
 
     async def _one(self, webhook_id: str) -> pb.Webhook:
-        found = (await self._webhooks.all()).get(webhook_id)
+        found = (await self._all()).get(webhook_id)
         if found is None:
             raise WebhookNotFound(name=webhook_name(webhook_id))
         return _shown(found, self._clock.now())

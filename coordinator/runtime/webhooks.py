@@ -109,6 +109,10 @@ class Webhooks(Protocol):
     A receiver that is slow or away delays no other, and nothing else.
     """
 
+    @property
+    def opened(self) -> bool:
+        """Returns whether they are told from here: of all that share a store, from one only."""
+
     async def all(self) -> Mapping[str, WebhookView]:
         """Returns every webhook by its id."""
 

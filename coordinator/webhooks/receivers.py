@@ -1,5 +1,9 @@
 """All webhooks: their couriers, and the one who makes durable how far receivers have been told.
 
+Of several coordinators on one store one has couriers, the one that keeps the house. When that
+changes hands the next goes on from what is durable; the one before sends nothing more by then, by
+its own clock, so that a receiver is told twice only what was under way.
+
 Progress of all of them is written in one transaction a moment after it was made, so that any number
 of events and receivers costs the writer of the store a few small commits in a second.
 """
@@ -8,14 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 
 from google.protobuf.empty_pb2 import Empty
 
 from coordinator.runtime import crash_points
-from coordinator.runtime.ports import AuditEvent, Chance, Clock, StoreError
+from coordinator.runtime.ports import AuditEvent, Chance, Clock, StoreError, StoreFencedError
 from coordinator.runtime.watch import Topic
 from coordinator.runtime.webhooks import Answer, WebhookRecord, WebhookStore, WebhookView
 from coordinator.webhooks.courier import Courier, World
@@ -45,8 +49,10 @@ class Receivers:
         clock: Clock,
         chance: Chance,
         crash: Crash = never,
+        trusted: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Knows of none before `open`."""
+        """Knows of none before `open`; sends nothing while it is not trusted to be the one."""
+        self._opened = False
         self._store = store
         self._cluster_id = cluster_id
         self._couriers: dict[str, Courier] = {}
@@ -60,28 +66,42 @@ class Receivers:
             chance=chance,
             crash=crash,
             moved=self._hear_moved,
+            trusted=trusted,
         )
 
     # -- one life ---------------------------------------------------------------------------------
+
+    @property
+    def opened(self) -> bool:
+        """Returns whether it is from here that receivers are told."""
+        return self._opened
 
     async def open(self) -> None:
         """Goes on with every webhook."""
         for record in await self._store.webhooks():
             self._begin(record)
+        self._opened = True
 
     async def run(self) -> None:
-        """Makes progress durable, until cancelled."""
+        """Makes progress durable, until cancelled.
+
+        Raises:
+            StoreFencedError: The session has ended; another one goes on.
+        """
         while True:
             await self._something_moved.wait()
             await asyncio.sleep(NOTE_S)  # more of it gathers
             try:
                 await self._note()
+            except StoreFencedError:
+                raise
             except StoreError as error:
                 log.warning("webhook.not_noted", extra={"error": str(error)})
                 await asyncio.sleep(NOTE_RETRY_S)
 
     async def close(self) -> None:
-        """Ends all deliveries, and notes how far they have come."""
+        """Ends all deliveries, and notes how far they have come; nothing is told from here now."""
+        self._opened = False
         await asyncio.gather(*(courier.stop() for courier in self._couriers.values()))
         await self._world.pages.close()
         try:

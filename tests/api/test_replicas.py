@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any, Self
-from uuid import uuid4
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -16,14 +15,8 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc.status_pb2 import Status
 from grpc.aio import AioRpcError
 
-from coordinator.api import letters
-from coordinator.runtime import session, tail
-from coordinator.runtime.ports import Letter, LetterAnswer, Store
-from coordinator.store.database import postgres
+from coordinator.runtime.ports import Letter, LetterAnswer
 from coordinator.store.memory import MemoryStore
-from coordinator.store.run import Threads
-from coordinator.store.sql import SqlStore
-from countermand.rpc.crash import never
 from countermand.rpc.names import attempt_name, task_name, workflow_name
 from countermand.rpc.status import DETAILS_KEY
 from countermand.v1 import external_task_pb2 as epb
@@ -34,7 +27,7 @@ from countermand.v1.event_pb2 import HistoryEvent
 from countermand.v1.workflow_spec_pb2 import WorkflowSpec
 from countermand.v1.workflow_state_pb2 import WORKFLOW_STATE_RUNNING
 from tests.api.calls import refused, state
-from tests.api.replicas import Replica, replica
+from tests.api.replicas import Database, Replica, look_often, replica, shared_on
 from tests.api.vendors import ARRAY_FULL, Vendor, beside, decided, external, plan_of
 from tests.runtime.replicas import Shared
 from tests.runtime.rig import Agent, noop, series, until
@@ -42,14 +35,7 @@ from tests.runtime.rig import Agent, noop, series, until
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has replicas look more often: what is waited for is the same."""
-    for module, names in (
-        (session, ("RENEW_S", "CLAIM_S", "OTHERS_S")),
-        (letters, ("LOOK_S", "LOOK_IDLE_S", "OWNERS_S")),
-        (tail, ("LOOK_S",)),
-    ):
-        for name in names:
-            monkeypatch.setattr(module, name, 0.01)
+    look_often(monkeypatch)
 
 
 @pytest.fixture
@@ -57,24 +43,9 @@ def agent() -> Agent:
     return Agent(pools=("p",))
 
 
-class Database(Shared):
-    """What replicas share, on a real PostgreSQL."""
-
-    url = ""
-
-    def store(self, name: str = "") -> Store:
-        new_id = lambda: str(uuid4())  # noqa: E731
-        name = name or new_id()
-        return SqlStore(postgres(self.url), Threads(), new_id=new_id, crash=never, name=name)
-
-
 @pytest.fixture(params=["memory", "postgres"])
 def shared(request: pytest.FixtureRequest, agent: Agent) -> Shared:
-    if request.param == "memory":
-        return Shared({"a": agent})
-    database = Database({"a": agent})
-    database.url = request.getfixturevalue("postgres_url")
-    return database
+    return shared_on(request, {"a": agent})
 
 
 @pytest.fixture

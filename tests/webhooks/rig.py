@@ -115,7 +115,11 @@ class World:
 
 @asynccontextmanager
 async def world(
-    kept: Kept | None = None, *, crash: Crash = never, timeout_s: float = CALL_TIMEOUT_S
+    kept: Kept | None = None,
+    *,
+    crash: Crash = never,
+    timeout_s: float = CALL_TIMEOUT_S,
+    trusted: Callable[[], bool] = lambda: True,
 ) -> AsyncIterator[World]:
     """Yields one life on what is kept; at its end progress is noted, unless it has died."""
     kept = kept or Kept()
@@ -132,6 +136,7 @@ async def world(
         clock=clock,
         chance=chance,
         crash=crash,
+        trusted=trusted,
     )
     await receivers.open()
     running = asyncio.create_task(receivers.run())

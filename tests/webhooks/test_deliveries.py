@@ -70,6 +70,23 @@ async def test_everything_is_told_once_in_order_and_signed():
         assert (await one.view()).record.progress.failures == 0
 
 
+async def test_whoever_may_have_been_replaced_tells_nobody(monkeypatch):
+    """A process that stood still for long goes on in the middle of what it did."""
+    monkeypatch.setattr(courier, "TRUST_AGAIN_S", 0.0)
+    answers_of_clock = iter([False] * 20)
+    calls = []
+
+    def trusted() -> bool:
+        calls.append(to.calls)
+        return next(answers_of_clock, True)
+
+    async with receiver() as to, world(trusted=trusted) as one:
+        await one.add(to)
+        await one.walk("a")
+        await told(one, to)
+        assert calls[:21] == [0] * 21
+
+
 async def test_a_tampered_body_or_another_secret_is_refused_by_the_receiver():
     """The receiver's own check: ours would prove nothing."""
     async with (
