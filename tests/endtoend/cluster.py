@@ -183,9 +183,13 @@ class Service:
             if line.startswith("{")
         ]
 
-    def _story(self, what: str) -> str:
+    def log(self) -> str:
+        """Returns what it has written to standard error in this life."""
         assert self.life is not None
-        return f"{self.name} {what}:\n{self.life.log.read_text()[-4000:]}"
+        return self.life.log.read_text()
+
+    def _story(self, what: str) -> str:
+        return f"{self.name} {what}:\n{self.log()[-4000:]}"
 
 
 FORGET_EVERY = "0.5s"  # more often than anybody would, so that it falls between everything
