@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from coordinator.runtime.ports import StoreError
-from coordinator.store import migrate, moving, schema
+from coordinator.store import migrate, moving, restored, schema
 from coordinator.store.database import FILE, Database, DatabaseInvalid, postgres, sqlite
 from coordinator.store.schema import Found, Outlook
 from coordinator.store.transactions import Transactions
@@ -58,7 +58,7 @@ def _options(command: Command) -> Command:
 
 @click.group("db", epilog=EXAMPLE)
 def db() -> None:
-    """Look after the database: its schema, who has it open, a move to PostgreSQL."""
+    """Look after the database: its schema, who has it open, moves and restores."""
 
 
 @db.command("current")
@@ -101,6 +101,21 @@ def upgrade_command(*, data: Path | None, database: str | None, output: str) -> 
         now = transactions.look(migrate.stored_revision)
     lines = [f"upgraded from {before or 'nothing'} to {now}" if before != now else f"is at {now}"]
     _say(output, {"schema_before": before, "schema": now}, lines)
+
+
+@db.command("restored")
+@_options
+def restored_command(*, data: Path | None, database: str | None, output: str) -> None:
+    """Say that it was put back from a backup, before any coordinator serves it.
+
+    Agents have heard of more since, and would refuse what they are asked for. What was open in the
+    backup is not touched: stop the agents first, and read the how-to on restoring.
+    """
+    with _opened(data, database) as opened:
+        opened.take()
+        epoch, intent = Transactions(opened, never).write(restored.go_on_above)
+    lines = [f"goes on above what agents may have heard of: epoch {epoch}, intent {intent}"]
+    _say(output, {"owner_epoch": epoch, "next_intent": intent}, lines)
 
 
 @db.command("move")

@@ -393,6 +393,47 @@ def test_an_empty_database_gets_its_tables(postgres_server: Server):
     assert "say once where the store is" in said("current", code=2)
 
 
+async def test_what_was_put_back_goes_on_above_what_was_given_since(
+    postgres_url: str, tmp_path: Path
+):
+    """Whoever still serves the database, or has served it, stops."""
+    on_server = SqlStore(postgres(postgres_url), Inline(), new_id=lambda: "c")
+    in_file = SqlStore(sqlite(tmp_path / FILE), Inline(), new_id=lambda: "c")
+    for store, where in (
+        (on_server, ("--database", postgres_url)),
+        (in_file, ("--data", str(tmp_path))),
+    ):
+        before = await store.open()
+        await store.commit([Walk("a", spec=three_tasks()).change])
+        if not store.shared:
+            await store.close()
+        told = json.loads(said("restored", *where, "-o", "json"))
+        assert told["owner_epoch"] > before.owner_epoch + 2**20
+        assert told["next_intent"] > before.next_intent + 2**40
+        if store.shared:
+            with pytest.raises(StoreFencedError):
+                await store.renew(timedelta(seconds=15), NOBODYS)
+            await store.close()
+        database = postgres(postgres_url) if store.shared else sqlite(tmp_path / FILE)
+        again = SqlStore(database, Inline(), new_id=lambda: "c")
+        opening = await again.open()
+        while await again.claim(10):
+            pass
+        assert opening.owner_epoch > told["owner_epoch"]
+        assert opening.next_intent >= told["next_intent"]
+        assert [each.workflow.id for each in await again.load_open()] == ["a"]
+        await again.close()
+
+
+def test_what_is_no_store_was_not_put_back(postgres_server: Server, postgres_url: str):
+    empty = postgres_server.new_database()
+    assert "db upgrade" in said("restored", "--database", empty, code=1)
+    assert "no coordinator has ever opened it" in said(
+        "restored", "--database", postgres_url, code=1
+    )
+    postgres_server.drop(empty)
+
+
 # -- from an older store --------------------------------------------------------------------------
 
 OLDER = Path(__file__).parent / "data" / "store-r0001.sql"

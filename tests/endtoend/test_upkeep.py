@@ -1,0 +1,126 @@
+"""Databases that are moved and put back under real agents, as the how-to pages say."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from countermand.client.spec import sequence, workflow_spec
+from countermand.v1.host_pb2 import Host
+from countermand.v1.workflow_spec_pb2 import WorkflowSpec
+from tests.endtoend.checks import assert_clean, journals, labels, recorded
+from tests.endtoend.cluster import Cluster, copy, running, until
+from tests.endtoend.lives import Lives
+from tests.endtoend.plans import BASE, HOSTS, failure, slow
+from tests.postgres import Server
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+async def cluster(lives: Lives, tmp_path: Path) -> AsyncIterator[Cluster]:
+    async with running(lives, tmp_path, HOSTS) as cluster:
+        yield cluster
+
+
+def db(*words: str) -> str:
+    command = [sys.executable, "-m", "coordinator", "db", *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+async def half_way(cluster: Cluster, workflow_id: str) -> None:
+    async with cluster.client() as client:
+        await client.submit(slow(workflow_id), workflow_id=workflow_id)
+    written = lambda: cluster.half_made_bytes("crawling", workflow_id)  # noqa: E731
+    await until(written, f"the slow copy of {workflow_id}")
+
+
+async def test_what_is_open_goes_on_where_the_store_was_moved_to(
+    cluster: Cluster, postgres_server: Server
+) -> None:
+    """Half a copy, and a workflow that fails later; agents, addresses and ids stay."""
+    coordinator, url = cluster.coordinator, postgres_server.new_database()
+    async with cluster.client() as client:
+        await client.submit(failure("fails"), workflow_id="fails")
+    await half_way(cluster, "goes-on")
+    await coordinator.stop()
+    assert "workflows are open" in db("move", "--data", str(coordinator.data), "--database", url)
+    assert not await coordinator.try_start("")
+    assert "this store was moved to" in coordinator.logs[-1].read_text()
+
+    coordinator.database = url
+    await coordinator.start()
+    async with cluster.client() as client:
+        await client.submit(slow("since"), workflow_id="since")
+    for name in ("goes-on", "fails", "since"):
+        await cluster.settled(name)
+    assert_clean(cluster, "goes-on", "SUCCEEDED")
+    assert_clean(cluster, "fails", "COMPENSATED")
+    assert_clean(cluster, "since", "SUCCEEDED")
+    await coordinator.kill()
+    postgres_server.drop(url)
+
+
+def three(workflow_id: str) -> WorkflowSpec:
+    """Returns a copy, a slow one, and another."""
+    places = (("a", "pool-a"), ("b", "crawling"), ("c", "pool-c"))
+    copies = (
+        copy(f"t{number}", host, BASE, f"{pool}/{workflow_id}-{number}")
+        for number, (host, pool) in enumerate(places)
+    )
+    return workflow_spec("three", sequence("all", *copies))
+
+
+async def test_an_older_backup_is_put_back_and_nothing_that_was_made_is_removed(
+    cluster: Cluster,
+) -> None:
+    """What was done since the backup, the agents have forgotten; the operator says what is so."""
+    coordinator = cluster.coordinator
+    place, backup = coordinator.data / "coordinator.sqlite", cluster.folder / "backup.sqlite"
+    async with cluster.client() as client:
+        await client.submit(three("open"), workflow_id="open")
+        await until(lambda: cluster.half_made_bytes("crawling", "open"), "the slow copy")
+        with closing(sqlite3.connect(place)) as one, closing(sqlite3.connect(backup)) as other:
+            one.backup(other)
+        await cluster.settled("open")
+        await client.submit(three("since"), workflow_id="since")
+        await cluster.settled("since")
+        await until(lambda: not journals(cluster), "the agents forget")
+    made = set(labels(cluster))
+    assert len([name for name in made if "open" in name or "since" in name]) == 6
+
+    await asyncio.gather(*(agent.stop() for agent in cluster.agents.values()))
+    await coordinator.kill()
+    shutil.rmtree(coordinator.data)
+    coordinator.data.mkdir()
+    shutil.copy(backup, place)
+    assert "goes on above" in db("restored", "--data", str(coordinator.data))
+    await coordinator.start()
+    async with cluster.client() as client:
+        await client.run("open").pause("put back", hold_compensation=True)
+        await asyncio.gather(*(agent.start() for agent in cluster.agents.values()))
+
+        async def held() -> bool:
+            return (await client.hosts.get("b")).state == Host.STATE_QUARANTINED
+
+        await until(held, "the host of what was at work is held")
+        await client.hosts.accept("b", "put back, looked through")
+        await until(lambda: recorded(cluster, "open").state == "PAUSED", "the copy is settled")
+        assert recorded(cluster, "open").tasks["t1"] == "FAILED"
+        assert set(labels(cluster)) == made
+
+        await client.run("open").resume("its image is there", skip=["t1"])
+        await cluster.settled("open")
+        assert recorded(cluster, "open").state == "SUCCEEDED"
+        await client.submit(three("later"), workflow_id="later")
+        await cluster.settled("later")
+    assert recorded(cluster, "later").state == "SUCCEEDED"
+    assert made < set(labels(cluster))
