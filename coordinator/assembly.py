@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from coordinator.agents.fleet import Fleet
+from coordinator.api.coordinator_service import CoordinatorService
 from coordinator.api.deciding import Deciding
 from coordinator.api.doctor.doctor import Doctor
 from coordinator.api.doctor_service import DoctorService
@@ -38,6 +39,7 @@ from coordinator.traces.sampling import ALL, Sampler
 from coordinator.webhooks.receivers import Receivers
 from countermand.rpc.server import Service
 from countermand.v1.attempt_pb2 import Progress
+from countermand.v1.coordinator_pb2_grpc import add_CoordinatorServiceServicer_to_server
 from countermand.v1.doctor_pb2_grpc import add_DoctorServiceServicer_to_server
 from countermand.v1.external_task_pb2_grpc import add_ExternalTaskServiceServicer_to_server
 from countermand.v1.host_pb2_grpc import add_HostServiceServicer_to_server
@@ -200,4 +202,9 @@ def services(
         ),
         Service(f"{package}.DoctorService", add_DoctorServiceServicer_to_server, looking),
         Service(f"{package}.WebhookService", add_WebhookServiceServicer_to_server, webhooks),
+        Service(
+            f"{package}.CoordinatorService",
+            add_CoordinatorServiceServicer_to_server,
+            CoordinatorService(store=store),
+        ),
     ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 
-SERVED = ("workflow", "external_task", "host", "webhook", "doctor")  # the agents' is for hosts only
+# The agents' is for hosts only.
+SERVED = ("workflow", "external_task", "host", "webhook", "doctor", "coordinator")
 
 
 def calls() -> Iterator[str]:

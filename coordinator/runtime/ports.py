@@ -122,7 +122,7 @@ class SessionView:
     keeps_house: bool
     workflows: int  # open ones that it owns
     start_time: datetime
-    expire_time: datetime  # when it lapses, unless it is renewed
+    expire_time: datetime | None  # when it lapses, unless it is renewed; None: nobody else can
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -413,7 +413,7 @@ class Store(Protocol):
         """
 
     async def sessions(self) -> list[SessionView]:
-        """Returns all sessions, the oldest first; only a shared store is asked."""
+        """Returns all sessions, the oldest first; of a store that is not shared the own one."""
 
     async def take_intents(self) -> tuple[int, int]:
         """Returns further intents, as first and end: higher than any that were given before."""

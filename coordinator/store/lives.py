@@ -5,9 +5,13 @@ Reads only; `sessions.py` is what begins, keeps and ends them.
 
 from __future__ import annotations
 
+from datetime import datetime
+from importlib.metadata import version
+
 from sqlalchemy import Connection, RowMapping, func, select, text
 
 from coordinator.runtime.ports import Ownership, SessionState, SessionView
+from coordinator.store import migrate
 from coordinator.store.dialects import now_us
 from coordinator.store.tables import OWNED, meta, sessions, workflows
 from coordinator.store.texts import time_from
@@ -46,6 +50,28 @@ def house(session: int, connection: Connection) -> Ownership:
 def all_sessions(session: int, connection: Connection) -> list[SessionView]:
     """Returns all sessions, the oldest first, as one of them sees them."""
     return [_view(session, row) for row in connection.execute(_ALL).mappings()]
+
+
+def own(session: int, name: str, start_time: datetime, connection: Connection) -> SessionView:
+    """Returns the only one where no other coordinator may have the store open."""
+    is_open = workflows.c.end_time_us.is_(None)
+    return SessionView(
+        id=session,
+        name=name,
+        version=version("countermand"),
+        schema=migrate.HEAD,
+        state=SessionState.ALIVE,
+        own=True,
+        keeps_house=True,
+        workflows=connection.scalar(select(func.count()).where(is_open)) or 0,
+        start_time=start_time,
+        expire_time=None,
+    )
+
+
+def time_now(connection: Connection) -> datetime:
+    """Returns the time by the database's clock."""
+    return time_from(connection.execute(select(now_us())).scalar_one())
 
 
 def _view(session: int, row: RowMapping) -> SessionView:

@@ -275,12 +275,13 @@ class MemoryStore:
                 schema="",
                 state=self._state_of(each),
                 own=i == self._session,
-                keeps_house=i == self._kept.housekeeper and not each.ended,
+                keeps_house=not self._shared or (i == self._kept.housekeeper and not each.ended),
                 workflows=owned[i],
                 start_time=each.start_time,
-                expire_time=each.expire_time,
+                expire_time=each.expire_time if self._shared else None,
             )
             for i, each in sorted(self._kept.sessions.items())
+            if self._shared or i == self._session
         ]
 
     def _state_of(self, session: _Session) -> SessionState:

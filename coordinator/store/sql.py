@@ -114,6 +114,7 @@ class SqlStore:
         self._plans = Plans()
         self._writing = Writing(database.writer.dialect)
         self._epoch = 0  # of this opening; where the store is shared, it is the session
+        self._start_time: datetime | None = None  # of this opening, by the database's clock
         self._next_key = 0  # for the next new workflow, where the store is not shared
         self._keys: dict[str, int] = {}  # of workflows that are open, by id
         self._claimed: tuple[int, list[int], Floor] | None = None  # what is not loaded yet
@@ -170,7 +171,10 @@ class SqlStore:
 
     async def sessions(self) -> list[SessionView]:
         """Returns all sessions, the oldest first."""
-        return await self._read(partial(lives.all_sessions, self._epoch))
+        if self.shared:
+            return await self._read(partial(lives.all_sessions, self._epoch))
+        assert self._start_time is not None, "not open"
+        return [await self._read(partial(lives.own, self._epoch, self._name, self._start_time))]
 
     async def take_intents(self) -> tuple[int, int]:
         """Returns further intents, as first and end."""
@@ -351,6 +355,7 @@ class SqlStore:
         self._keys.clear()
         try:
             opening, self._next_key = self._take_epoch()
+            self._start_time = self._transactions.look(lives.time_now)
         except BaseException:
             self._database.release()
             raise

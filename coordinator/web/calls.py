@@ -15,6 +15,8 @@ from countermand.rpc.channel import READ_TIMEOUT_S, open_channel
 from countermand.rpc.names import host_name, task_name, workflow_name
 from countermand.rpc.status import error_from_rpc
 from countermand.v1 import workflow_pb2 as pb
+from countermand.v1.coordinator_pb2 import Coordinator, ListCoordinatorsRequest
+from countermand.v1.coordinator_pb2_grpc import CoordinatorServiceStub
 from countermand.v1.doctor_pb2_grpc import DoctorServiceStub
 from countermand.v1.event_pb2 import HistoryEvent
 from countermand.v1.external_task_pb2_grpc import ExternalTaskServiceStub
@@ -61,6 +63,7 @@ class Calls:
         self.hosts = HostServiceStub(self._channel)
         self.doctor = DoctorServiceStub(self._channel)
         self.webhooks = WebhookServiceStub(self._channel)
+        self.coordinators = CoordinatorServiceStub(self._channel)
         self.external_tasks = ExternalTaskServiceStub(self._channel)
         # Of large workflows: up to which sequence it is known, and what it is.
         self._own: dict[str, tuple[int, Sequence[HistoryEvent]]] = {}
@@ -182,6 +185,11 @@ class Calls:
         name = host_name(host_id) if host_id else ""
         request = ListHostEventsRequest(name=name, page_size=size, page_token=token)
         return await self.unary(self.hosts.ListHostEvents, request)
+
+    async def list_coordinators(self) -> Sequence[Coordinator]:
+        """Returns the coordinators; of more than a site has, the first."""
+        request = ListCoordinatorsRequest(page_size=PAGE_MAX)
+        return (await self.unary(self.coordinators.ListCoordinators, request)).coordinators
 
     async def list_webhooks(self) -> Sequence[Webhook]:
         """Returns the webhooks."""

@@ -39,6 +39,7 @@ from countermand.rpc.json_form import UnreadableError, read
 from countermand.rpc.status import status_from_error
 from countermand.rpc.telemetry import parse_traceparent
 from countermand.v1 import (
+    coordinator_pb2,
     doctor_pb2,
     external_task_pb2,
     host_pb2,
@@ -52,6 +53,7 @@ MODULES: Final[Sequence[ModuleType]] = (
     external_task_pb2,
     webhook_pb2,
     doctor_pb2,
+    coordinator_pb2,
 )
 PROTO: Final = "application/proto"
 STREAMED: Final[Mapping[str, str]] = {

@@ -219,6 +219,8 @@ GLOBALS: Final[Mapping[str, Any]] = {
     "attempt_look": words.attempt_look,
     "host_look": words.host_look,
     "webhook_look": words.webhook_look,
+    "coordinator_look": words.coordinator_look,
+    "coordinator_part": words.coordinator_part,
     "span": span,
     "bar": bar,
     "counted": counted,

@@ -118,6 +118,10 @@ class LazyGroup(click.Group):
             "countermand.cli.webhook:webhook",
             "Tell other systems what happens, over HTTP.",
         ),
+        "coordinator": (
+            "countermand.cli.coordinator:coordinator",
+            "See which coordinators share the work.",
+        ),
         "open": ("countermand.cli.bundle:open_", "Show a workflow that was written into a file."),
         "doctor": (
             "countermand.cli.doctor:doctor",

@@ -34,6 +34,7 @@ from countermand.rpc.interceptors import trace_metadata
 from countermand.v1.workflow_pb2_grpc import WorkflowServiceStub
 
 if TYPE_CHECKING:
+    from countermand.v1.coordinator_pb2_grpc import CoordinatorServiceAsyncStub
     from countermand.v1.doctor_pb2_grpc import DoctorServiceAsyncStub
     from countermand.v1.external_task_pb2_grpc import ExternalTaskServiceAsyncStub
     from countermand.v1.host_pb2_grpc import HostServiceAsyncStub
@@ -126,6 +127,15 @@ class Calls:
         from countermand.v1.webhook_pb2_grpc import WebhookServiceStub  # noqa: PLC0415 - as above
 
         return WebhookServiceStub(self._stubs)
+
+    @cached_property
+    def coordinators(self) -> CoordinatorServiceAsyncStub:
+        """Returns the calls about the coordinators that share a store."""
+        from countermand.v1.coordinator_pb2_grpc import (  # noqa: PLC0415 - as above
+            CoordinatorServiceStub,
+        )
+
+        return CoordinatorServiceStub(self._stubs)
 
     @cached_property
     def external_tasks(self) -> ExternalTaskServiceAsyncStub:

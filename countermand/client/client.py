@@ -33,6 +33,7 @@ from countermand.v1.workflow_spec_pb2 import WorkflowSpec
 from countermand.v1.workflow_state_pb2 import WorkflowState
 
 if TYPE_CHECKING:
+    from countermand.client.all_coordinators import AllCoordinators
     from countermand.client.doctor import Doctor
     from countermand.client.hosts import Hosts
     from countermand.client.webhooks import Webhooks
@@ -112,6 +113,13 @@ class Client:
         from countermand.client.webhooks import Webhooks  # noqa: PLC0415 - as above
 
         return Webhooks(self._calls)
+
+    @property
+    def coordinators(self) -> AllCoordinators:
+        """Returns the door to what is known of the coordinators that share a store."""
+        from countermand.client.all_coordinators import AllCoordinators  # noqa: PLC0415 - as above
+
+        return AllCoordinators(self._calls)
 
     @property
     def doctor(self) -> Doctor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from countermand.v1.attempt_pb2 import Attempt
+from countermand.v1.coordinator_pb2 import Coordinator
 from countermand.v1.host_pb2 import Host
 from countermand.v1.task_pb2 import Task
 from countermand.v1.webhook_pb2 import Webhook
@@ -108,6 +109,12 @@ HOST: Final[Mapping[int, Look]] = {
     Host.STATE_QUARANTINED: Look("quarantined", "!", "bad"),
 }
 
+COORDINATOR: Final[Mapping[int, Look]] = {
+    Coordinator.STATE_ALIVE: Look("alive", "✓", "good"),
+    Coordinator.STATE_LAPSED: Look("lapsed", "?", "warn"),
+    Coordinator.STATE_ENDED: Look("ended", "✗", "bad"),
+}
+
 
 def workflow_look(state: int) -> Look:
     """Returns how a workflow's state looks."""
@@ -127,6 +134,17 @@ def attempt_look(state: int) -> Look:
 def host_look(state: int) -> Look:
     """Returns how a host's state looks."""
     return HOST.get(state, UNHEARD_OF)
+
+
+def coordinator_look(state: int) -> Look:
+    """Returns how a coordinator's state looks."""
+    return COORDINATOR.get(state, UNHEARD_OF)
+
+
+def coordinator_part(found: Coordinator) -> str:
+    """Returns what sets one of several coordinators apart; empty if nothing does."""
+    parts = {"keeps the house": found.keeps_house, "answers here": found.answers}
+    return ", ".join(part for part, is_so in parts.items() if is_so)
 
 
 def webhook_look(state: int) -> Look:

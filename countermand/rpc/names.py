@@ -93,6 +93,11 @@ def webhook_name(webhook_id: str) -> str:
     return f"webhooks/{webhook_id}"
 
 
+def coordinator_name(session: int) -> str:
+    """Returns "coordinators/{session}"."""
+    return f"coordinators/{session}"
+
+
 def parse_workflow(name: str) -> str | None:
     """Returns the workflow's id, or None if the name is not a workflow's."""
     match = _WORKFLOW.fullmatch(name)

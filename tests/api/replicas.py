@@ -44,6 +44,7 @@ from countermand.rpc.channel import open_channel
 from countermand.rpc.crash import never
 from countermand.rpc.server import serve
 from countermand.v1.attempt_pb2 import Progress
+from countermand.v1.coordinator_pb2_grpc import CoordinatorServiceStub
 from countermand.v1.doctor_pb2_grpc import DoctorServiceStub
 from countermand.v1.external_task_pb2_grpc import ExternalTaskServiceStub
 from countermand.v1.host_pb2_grpc import HostServiceStub
@@ -103,6 +104,7 @@ class Replica:
         self.hosts = HostServiceStub(self.channel)
         self.doctor = DoctorServiceStub(self.channel)
         self.webhooks = WebhookServiceStub(self.channel)
+        self.coordinators = CoordinatorServiceStub(self.channel)
 
     async def freeze(self) -> None:
         """Decides, renews and answers letters no more, as a stopped process."""

@@ -66,6 +66,7 @@ CALLS = {
     "WebhookService.ListWebhookChanges": "webhook changes",
     "DoctorService.Diagnose": "doctor",
     "DoctorService.Repair": "doctor",
+    "CoordinatorService.ListCoordinators": "coordinator list",
 }
 
 
@@ -111,6 +112,7 @@ READS = (
     "webhook changes",
     "webhook ping hook",
     "doctor",
+    "coordinator list",
     "config show",
     "config check",
     "config check {broken}",

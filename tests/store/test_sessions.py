@@ -279,6 +279,8 @@ async def test_everybody_sees_all_sessions_and_what_each_owns(three):
         (2, "LAPSED", False, True, 1),
         (3, "ALIVE", True, False, 0),
     ]
+    assert seen[1].expire_time
+    assert seen[2].expire_time
     assert seen[1].expire_time < seen[2].expire_time
     assert {s.version for s in seen} == {version("countermand")}
     while await other.claim(10):

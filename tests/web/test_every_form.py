@@ -25,6 +25,7 @@ READS = {
     "HostService": {"GetHost", "ListHosts", "ListHostEvents"},
     "WebhookService": {"GetWebhook", "ListWebhooks", "ListWebhookChanges"},
     "DoctorService": {"Diagnose"},
+    "CoordinatorService": {"ListCoordinators"},
 }
 TASK = "/workflows/{workflow}/tasks/{task}"
 # Call → the forms that send it, of a decision each of its ways.

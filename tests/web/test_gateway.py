@@ -249,7 +249,7 @@ async def test_nobody_elses_page_is_told_yes(session) -> None:
 
 def test_every_call_of_the_coordinator_is_served() -> None:
     named = {path.split("/")[1].rpartition(".")[2] for path in gateway.CALLS}
-    services = {"Workflow", "Host", "ExternalTask", "Webhook", "Doctor"}
+    services = {"Workflow", "Host", "ExternalTask", "Webhook", "Doctor", "Coordinator"}
     assert named == {f"{each}Service" for each in services}
 
 

@@ -394,6 +394,15 @@ async def test_hosts_are_shown_with_pools_load_and_audit(reader, client) -> None
     assert (await reader("/hosts/nobody")).status == 404
 
 
+async def test_coordinators_are_shown_where_the_hosts_are(reader, cluster, client) -> None:
+    [only] = [each async for each in client.coordinators.list()]
+    page = await reader("/hosts")
+    told = page.words[page.words.index("Coordinators") :]
+    assert cluster.coordinator.address in only.place
+    for said in (only.place, only.version, "alive", "keeps the house, answers here"):
+        assert said in told
+
+
 def test_what_others_put_on_a_file_system_is_taken_too() -> None:
     pool = Pool(capacity_bytes=252, used_bytes=24, free_bytes=27)
     assert shown.taken(pool) == 225

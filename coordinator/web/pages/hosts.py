@@ -35,7 +35,14 @@ def routes(site: Site) -> Sequence[BaseRoute]:
 
 async def read(site: Site, after: str) -> dict[str, Any]:
     """Returns what the list shows."""
-    hosts, audit = await asyncio.gather(
-        site.calls.list_hosts(), site.calls.host_events(token=after)
+    hosts, coordinators, audit = await asyncio.gather(
+        site.calls.list_hosts(),
+        site.calls.list_coordinators(),
+        site.calls.host_events(token=after),
     )
-    return {"hosts": hosts, "audit": audit.events, "next": audit.next_page_token}
+    return {
+        "hosts": hosts,
+        "coordinators": coordinators,
+        "audit": audit.events,
+        "next": audit.next_page_token,
+    }
