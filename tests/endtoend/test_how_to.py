@@ -15,6 +15,11 @@ pytestmark = [
 ]
 
 
+NEEDS_SQLITE = pytest.mark.skipif(
+    shutil.which("sqlite3") is None, reason="the page calls sqlite3, which is not installed"
+)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -24,6 +29,7 @@ pytestmark = [
         "drain-a-host",
         "find-and-mend-differences",
         "when-a-host-is-lost",
+        pytest.param("back-up-and-restore", marks=NEEDS_SQLITE),
         "use-a-csi-plug-in",
         "check-an-agent",
         "copy-across-hosts",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -46,6 +48,60 @@ def test_each_service_gets_ready(name, tmp_path):
             assert b".ready" in process.stdout.readline(), (tmp_path / "log").read_text()
         finally:
             process.terminate()
+
+
+SEVERAL: Mapping[str, Mapping[str, Any]] = yaml.safe_load(
+    (DEPLOY / "compose.several.yaml").read_text()
+)["services"]
+
+
+@pytest.mark.slow
+def test_several_coordinators_share_one_database(postgres_url, tmp_path):
+    """Each of those that are added, and the one that is there, all of them at once."""
+    environment = {"COUNTERMAND_WEB": "off", "COUNTERMAND_DATABASE": postgres_url}
+    ours = [each["command"] for name, each in SEVERAL.items() if name.startswith("coordinator")]
+    assert len(ours) == 3
+    started = []
+    for command in ours:
+        words = re.sub(r"127\.0\.0\.1:77\d\d", "127.0.0.1:0", command).split()
+        with (tmp_path / "log").open("ab") as log:
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "coordinator", *words[1:]],
+                    cwd=DEPLOY.parent,
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                )
+            )
+    try:
+        for process in started:
+            assert process.stdout is not None
+            assert b".ready" in process.stdout.readline(), (tmp_path / "log").read_text()
+    finally:
+        for process in started:
+            process.terminate()
+        for process in started:
+            with process:
+                assert process.wait() == 0
+
+
+def test_those_that_are_several_listen_at_different_places_of_loopback_alone():
+    places = re.findall(r"127\.0\.0\.1:\d+", " ".join(str(each) for each in SEVERAL.values()))
+    listened = re.findall(r"--(?:listen|web) ([\d.:]+)", str(SEVERAL))
+    assert len(set(listened)) == len(listened) == 6
+    assert set(listened) <= set(places)
+    assert "listen_addresses=127.0.0.1" in SEVERAL["postgres"]["command"]
+    added = [each for name, each in SEVERAL.items() if name != "coordinator"]
+    assert {each["network_mode"] for each in added} == {"host"}
+
+
+def test_a_coordinator_that_has_lost_its_session_is_started_again():
+    unit = (DEPLOY / "countermand-coordinator@.service").read_text()
+    assert "Restart=always" in unit
+    assert "StartLimitIntervalSec=0" in unit
+    # What compose.yaml starts is started again by what it says for all of ours.
+    assert all(each["restart"] != "no" for each in (*SERVICES.values(), SEVERAL["postgres"]))
 
 
 def test_nothing_listens_but_on_loopback():
