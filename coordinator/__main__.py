@@ -276,7 +276,7 @@ def serve_command(
         credentials = read_credentials(tls_cert, tls_key, tls_ca)
         asyncio.run(
             _serve(
-                _kept(data, database),
+                _kept(data, database, session_lasts),
                 listen,
                 collector=collector_of(os.environ),
                 sampler=sampler_of(os.environ),
@@ -305,10 +305,10 @@ class Kept:
     files: tuple[Path, ...] = ()  # of which we can say how large they are
 
 
-def _kept(data: Path | None, url: str | None) -> Kept:
+def _kept(data: Path | None, url: str | None, session_lasts: timedelta) -> Kept:
     """Returns where the store is kept: in a folder, or at a URL."""
     if url is not None and data is None:
-        return Kept(database=postgres(url))
+        return Kept(database=postgres(url, session_lasts))
     if data is None or url is not None:
         raise click.UsageError(
             "say once where to keep what must not be lost: --data FOLDER or --database URL"
@@ -410,6 +410,7 @@ async def _serve(
                 leftovers=leftovers,
                 loop=loop,
                 store=store,
+                session=keeper,
                 files=kept.files,
                 hosts=fleet,
                 waiting_for_owners=owners.counts,
@@ -434,7 +435,12 @@ async def _serve(
         pages = asyncio.create_task(
             _pages(page_socket, server.address, page, stop, metrics), name="web"
         )
-        await _until_stopped(stop, working)
+        try:
+            await _until_stopped(stop, working)
+        except BaseException:
+            # Nothing is decided here any more: whoever waits is told at once to ask another one.
+            await server.stop(0)
+            raise
         stop.set()
         await _hand_over(store, server, fleet, receivers, working)
         await pages

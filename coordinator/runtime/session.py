@@ -69,10 +69,18 @@ class Keeper:
         self.sessions: tuple[Session, ...] = ()  # all of them, as last heard
         self.housekeeper = 0  # the session that does what only one does for all; 0: not heard yet
         self.keeps_house = asyncio.Event()  # it is the own one, until this process ends
+        # Since the beginning:
+        self.claimed = 0  # workflows
+        self.takeovers = 0  # how often some were claimed
+        self.seen_ended = 0  # other sessions
 
     def trusted(self) -> bool:
         """Returns whether nobody else can have taken over yet, by this machine's clock."""
         return self._now() < self._trusted_until
+
+    def expires_s(self) -> float:
+        """Returns how long others still wait for this one, by this machine's clock."""
+        return self._trusted_until + TRUST_MARGIN_S * self._share - self._now()
 
     def live(self) -> int:
         """Returns how many coordinators there are, this one among them."""
@@ -111,14 +119,18 @@ class Keeper:
                 log.warning("session.not_renewed", extra={"error": str(error)})
                 await asyncio.sleep(RENEW_AGAIN_S * self._share)
             else:
-                self._renewals += 1
+                # Whoever was held up by the store, as all others may have been, judges nobody.
+                is_slow = self._now() - began > RENEW_S * self._share
+                self._renewals = 0 if is_slow else self._renewals + 1
                 # From its beginning: how long the answer took nobody knows.
                 self._trusted_until = began + self._trust_s()
                 await asyncio.sleep(RENEW_S * self._share * (1 - self._chance.jitter() / 4))
 
     async def _renew(self) -> None:
+        lived = {each.id for each in self.sessions if not each.ended}
         async with self._telling:
             self.sessions = await self._store.renew(self._lasts, self._loop.floor())
+        self.seen_ended += len(lived - {each.id for each in self.sessions if not each.ended})
         others = [each.floor for each in self.sessions if each.id != self._session]
         self._loop.hear_floor(lowest(others))
         # Agents may forget nothing above the floor of who has nothing to send: it is raised.
@@ -155,6 +167,8 @@ class Keeper:
         self._hear_of_housekeeper(housekeeper)
         if claim is None:
             return False
+        self.claimed += len(claim.workflows)
+        self.takeovers += 1
         # If the process stops here, they belong to a session that lapses: others claim them.
         extra = {"workflows": len(claim.workflows), "owner_epoch": claim.owner_epoch}
         log.info("workflows.claimed", extra=extra)

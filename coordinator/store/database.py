@@ -11,6 +11,7 @@ import fcntl
 import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from coordinator.runtime.ports import StoreError
+from coordinator.runtime.ports import SESSION_LASTS, StoreError
 from coordinator.store.run import READERS
 
 # Only a backup or a person with a shell competes for the file; they are quick, or wrong.
@@ -94,7 +95,7 @@ def sqlite(path: Path) -> Database:
     return Database(writer=writer, reader=reader, lock=Lock(path))
 
 
-def postgres(url: str) -> Database:
+def postgres(url: str, session_lasts: timedelta = SESSION_LASTS) -> Database:
     """Returns the database at a URL of libpq's, such as postgresql://user@host/name.
 
     What it leaves open, libpq takes from where it always does: PGPASSWORD, ~/.pgpass, a service.
@@ -107,7 +108,7 @@ def postgres(url: str) -> Database:
             "what speaks to PostgreSQL is not installed: pip install 'countermand[postgres]'"
         ) from error
     try:
-        settings = server.settings_of(url)
+        settings = server.settings_of(url, standstill=session_lasts / 3)
     except ValueError as error:
         raise DatabaseInvalid(str(error)) from None
     return Database(

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from typing import cast
 
@@ -19,7 +20,7 @@ from psycopg.types.string import StrDumperUnknown, TextLoader
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
-from coordinator.runtime.ports import StoreError
+from coordinator.runtime.ports import SESSION_LASTS, StoreError
 from coordinator.store.dialects import CHANNEL
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 VERSION_MIN = 15
 LISTEN_AGAIN_S = 1.0  # after a connection was lost
 
-STANDSTILL_MS = 5_000
+STANDSTILL = SESSION_LASTS / 3
 
 Settings = dict[str, str]
 
@@ -40,8 +41,6 @@ _DEFAULTS: Settings = {
     "keepalives_interval": "5",
     "keepalives_count": "3",
     "tcp_user_timeout": "20000",
-    # A coordinator that stands still in the middle of a transaction holds up all others.
-    "options": f"-c idle_in_transaction_session_timeout={STANDSTILL_MS}",
 }
 _SERVER = text(
     "SELECT current_setting('server_version_num'), current_setting('server_encoding'),"
@@ -49,8 +48,11 @@ _SERVER = text(
 )
 
 
-def settings_of(url: str) -> Settings:
+def settings_of(url: str, standstill: timedelta = STANDSTILL) -> Settings:
     """Returns what libpq is told; raises ValueError, which repeats nothing of a URL.
+
+    A coordinator that stands still in the middle of a transaction holds up all others: the server
+    ends that after a while, long before their sessions lapse.
 
     There may be a password in it. One that is not escaped would be taken for a host or a port, and
     shown when that is not found.
@@ -69,7 +71,8 @@ def settings_of(url: str) -> Settings:
             "the URL of the database is none: write postgresql://user@host:port/name, and in a"
             " password %40 for @, %2F for /, %25 for %"
         )
-    return {**_DEFAULTS, **said, "client_encoding": "UTF8"}
+    ends = f"-c idle_in_transaction_session_timeout={int(standstill / timedelta(milliseconds=1))}"
+    return {**_DEFAULTS, "options": ends, **said, "client_encoding": "UTF8"}
 
 
 def engine(settings: Settings, *, connections: int, read_only: bool) -> Engine:

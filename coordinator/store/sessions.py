@@ -42,6 +42,15 @@ INTENTS = 1 << 22  # taken at a time: some of them are lost with every life
 _MINE = sessions.c.id == bindparam("session")
 _LIVES = select(sessions.c.id).where(_MINE, ~sessions.c.ended)
 _ENDED = select(sessions.c.id).where(sessions.c.ended)
+_LAPSED = (
+    select(sessions.c.id)
+    .where(
+        sessions.c.expire_time_us < now_us(),
+        sessions.c.id != bindparam("session"),
+        ~sessions.c.ended,
+    )
+    .with_for_update(skip_locked=True)
+)
 _ORPHANS = (
     select(workflows.c.key, workflows.c.session)
     .where(text(OWNED), workflows.c.session.in_(_ENDED))
@@ -134,8 +143,9 @@ def claim(session: int, limit: int, connection: Connection) -> tuple[int, list[i
     Returns:
         The owner epoch that they get, their keys, and the floor of those who had them.
     """
-    lapsed = sessions.c.expire_time_us < now_us(), sessions.c.id != session, ~sessions.c.ended
-    connection.execute(update(sessions).where(*lapsed).values(ended=True))
+    # One that stands still in the middle of a transaction is not waited for: the server ends that.
+    if lapsed := connection.scalars(_LAPSED, {"session": session}).all():
+        connection.execute(update(sessions).where(sessions.c.id.in_(lapsed)).values(ended=True))
     check(session, connection)
     orphans = connection.execute(_ORPHANS, {"limit": limit}).all()
     if not orphans:

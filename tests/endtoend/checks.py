@@ -86,8 +86,8 @@ def _read_postgres(url: str, query: str, *arguments: object) -> list[dict[str, A
 
 def database(cluster: Cluster) -> Path | str:
     """Returns the coordinators' database."""
-    if cluster.coordinator.database:
-        return cluster.coordinator.database
+    if url := cluster.database or cluster.coordinator.database:
+        return url
     return cluster.coordinator.data / "coordinator.sqlite"
 
 

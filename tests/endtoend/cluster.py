@@ -211,8 +211,10 @@ class Cluster:
     # Agents are told to forget what has settled, as they are in earnest; but where a test reads in
     # their journals what has become of it.
     evidence_kept: bool = False
-    # Of several coordinators: their one database, to which each may have a way of its own.
+    # Of several coordinators: their one database, to which each may have a way of its own, and
+    # where tests look into it.
     databases: Sequence[str] = ()
+    database: str = ""
     coordinators: tuple[Service, ...] = field(init=False)
 
     def __post_init__(self) -> None:

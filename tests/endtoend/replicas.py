@@ -12,11 +12,11 @@ from countermand.client.spec import task
 from countermand.v1.event_pb2 import HistoryEvent
 from countermand.v1.verb_pb2 import Noop
 from countermand.v1.workflow_spec_pb2 import Node
-from tests.endtoend.checks import read, recorded
+from tests.endtoend.checks import database, read, recorded
 from tests.endtoend.cluster import SMALL, Cluster, Service, running
 from tests.endtoend.lives import Lives
 
-LEASE = "3s"  # the shortest there is
+LEASE_S = 3.0  # the shortest there is
 HOSTS = {
     "a": {"pool-a": ""},
     "b": {"pool-b": "", "crawling": "bandwidth=128KiB"},
@@ -25,12 +25,18 @@ HOSTS = {
 
 @asynccontextmanager
 async def replicas(
-    lives: Lives, folder: Path, databases: Sequence[str], *options: str
+    lives: Lives, folder: Path, database: str, ways: Sequence[str]
 ) -> AsyncIterator[Cluster]:
     """Yields coordinators, one for each way to their database, with hosts a and b."""
-    said = {"coordinator": ("--session-lasts", LEASE, *options)}
     cluster = running(
-        lives, folder, HOSTS, base=SMALL, options=said, databases=databases, evidence_kept=True
+        lives,
+        folder,
+        HOSTS,
+        base=SMALL,
+        options={"coordinator": ("--session-lasts", f"{LEASE_S:g}s")},
+        database=database,
+        databases=ways,
+        evidence_kept=True,
     )
     async with cluster as cluster:
         yield cluster
@@ -77,8 +83,7 @@ def noop(name: str, host: str = "a", *, held: bool = False) -> Node:
 
 def sessions(cluster: Cluster) -> dict[str, int]:
     """Returns the sessions that have not ended, by the names of their coordinators."""
-    url = cluster.coordinator.database
-    rows = read(url, "SELECT id, name FROM sessions WHERE NOT ended")
+    rows = read(database(cluster), "SELECT id, name FROM sessions WHERE NOT ended")
     by_address = {row["name"].partition(":")[2]: row["id"] for row in rows}
     return {
         each.name: by_address[each.address]

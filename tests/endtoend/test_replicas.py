@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -40,7 +41,7 @@ async def began(
     lives: Lives, tmp_path_factory: pytest.TempPathFactory, postgres_server: Server
 ) -> AsyncIterator[Cluster]:
     url = postgres_server.new_database(postgres_server.template)
-    async with replicas(lives, tmp_path_factory.mktemp("replicas"), [url] * 3) as cluster:
+    async with replicas(lives, tmp_path_factory.mktemp("replicas"), url, [url] * 3) as cluster:
         yield cluster
     postgres_server.drop(url)
 
@@ -116,8 +117,10 @@ async def test_who_was_frozen_for_longer_than_its_lease_changes_nothing(cluster:
         await needs(await client.submit(spec, workflow_id="held"), "PAUSED")
     await at_work(cluster, "frozen")
     life = sessions(cluster)[owner.name]
-    owner.freeze()
-    async with anywhere(cluster) as client:
+    async with anywhere(cluster) as client, at(owner) as caller:
+        waiting = asyncio.create_task(ends(caller.run("frozen"), "SUCCEEDED"))
+        await caller.run("frozen").get()
+        owner.freeze()
         await taken_over(cluster, "frozen")
         async with at(other) as here:
             await here.run("held").resume()
@@ -127,6 +130,7 @@ async def test_who_was_frozen_for_longer_than_its_lease_changes_nothing(cluster:
         assert f"session {life} has ended" in owner.log()
         await owner.start()
         await ends(client.run("frozen"), "SUCCEEDED")
+        await waiting  # whoever still waited there was told to ask again
     for workflow_id in ("frozen", "held"):
         assert_clean(cluster, workflow_id, "SUCCEEDED")
         assert_ran_once(cluster, workflow_id)

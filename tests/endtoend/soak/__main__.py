@@ -59,6 +59,7 @@ async def soak(options: argparse.Namespace, folder: Path, lives: Lives) -> list[
                 for number in range(options.agents)
             },
             options={"coordinator": ("--session-lasts", f"{options.lease:g}s")},
+            database=url,
             databases=through if options.postgres else [url] * 3,
         )
         stack.push_async_callback(cluster.end)
