@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -55,7 +55,8 @@ class Database:
     reader: Engine
     lock: Lock | None = None
     check: Callable[[Connection], None] = _nothing  # raises StoreError if it cannot serve us
-    listen: Callable[[Hear], Coroutine[None, None, None]] | None = None  # to what others say
+    # To what others say; it knows the password.
+    listen: Callable[[Hear], Coroutine[None, None, None]] | None = field(default=None, repr=False)
 
     @property
     def shared(self) -> bool:
