@@ -434,6 +434,19 @@ def test_what_is_no_store_was_not_put_back(postgres_server: Server, postgres_url
     postgres_server.drop(empty)
 
 
+def test_whoever_looks_for_it_in_the_other_command_is_told_where_it_is():
+    start = "from countermand.cli.main import main; main()"
+    told = subprocess.run(
+        [sys.executable, "-c", start, "db", "upgrade"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 2
+    assert "countermand-coordinator db upgrade" in told.stderr
+
+
 # -- from an older store --------------------------------------------------------------------------
 
 OLDER = Path(__file__).parent / "data" / "store-r0001.sql"
