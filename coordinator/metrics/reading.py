@@ -6,7 +6,8 @@ before; a store that has no time keeps nobody from the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Protocol
 from coordinator.metrics import table
 from coordinator.metrics.counting import MOVING, Counting
 from coordinator.metrics.leftovers import Leftovers
-from coordinator.runtime.ports import Hosts, HostState, HostView
+from coordinator.runtime.ports import Hosts, HostState, HostView, SessionState, SessionView
 from coordinator.runtime.webhooks import Webhooks, WebhookView
 from coordinator.saga.states import SETTLED, WorkflowState
 from countermand.rpc.errors import CountermandError
@@ -35,11 +36,25 @@ class Line(Protocol):
         """Returns how long the first of those at work has waited."""
 
 
-class Positions(Protocol):
+class Kept(Protocol):
     """What is asked of the store."""
+
+    async def sessions(self) -> list[SessionView]:
+        """Returns all sessions; of a store that is not shared the own one."""
 
     async def position(self) -> int:
         """Returns the highest position ever given, 0 if there was none."""
+
+
+class Keeping(Protocol):
+    """What is asked of whatever keeps the session alive."""
+
+    claimed: int
+    takeovers: int
+    seen_ended: int
+
+    def expires_s(self) -> float:
+        """Returns how long others still wait for this coordinator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +64,8 @@ class Subject:
     counting: Counting
     leftovers: Leftovers
     loop: Line
-    store: Positions
+    store: Kept
+    session: Keeping | None  # None: there can be no others
     files: tuple[Path, ...]  # of the store; none where a server keeps it, who tells its size
     hosts: Hosts
     waiting_for_owners: Callable[[], Mapping[str, int]]
@@ -62,8 +78,10 @@ async def read(subject: Subject) -> Reading:
     """Returns every number as it is now."""
     webhooks: Mapping[str, WebhookView] = {}
     position: int | None = None
+    sessions: Sequence[SessionView] = ()
     try:
         position = await subject.store.position()
+        sessions = await subject.store.sessions()
         webhooks = await subject.webhooks.all()
     except CountermandError:
         pass  # the store has no time, or fails: other numbers say so
@@ -74,6 +92,7 @@ async def read(subject: Subject) -> Reading:
     _hosts(reading, subject.hosts.all())
     _owners(reading, subject.waiting_for_owners(), subject.counting)
     _webhooks(reading, webhooks)
+    _others(reading, sessions, subject.session)
     if position is not None:
         reading.one(table.STORE_POSITION, position)
         told = subject.traces()
@@ -177,6 +196,20 @@ def _webhooks(reading: Reading, webhooks: Mapping[str, WebhookView]) -> None:
     reading.by(table.WEBHOOK_BEHIND, {name: view.behind for name, view in webhooks.items()})
     reading.by(table.WEBHOOK_FAILURES, {name: each.failures for name, each in progress.items()})
     reading.by(table.WEBHOOK_DISABLED, {name: each.disabled for name, each in progress.items()})
+
+
+def _others(reading: Reading, sessions: Sequence[SessionView], session: Keeping | None) -> None:
+    if sessions:
+        states = Counter(each.state for each in sessions)
+        reading.by(table.COORDINATORS, {state.lower(): states[state] for state in SessionState})
+        reading.one(table.KEEPS_HOUSE, any(each.own and each.keeps_house for each in sessions))
+        gone = (each.workflows for each in sessions if each.state is SessionState.ENDED)
+        reading.one(table.ORPHANED, sum(gone))
+    own = () if session is None else (session,)
+    reading.many(table.SESSION_EXPIRES, (((), each.expires_s()) for each in own))
+    reading.many(table.SESSIONS_ENDED, (((), each.seen_ended) for each in own))
+    reading.many(table.CLAIMED, (((), each.claimed) for each in own))
+    reading.many(table.TAKEOVERS, (((), each.takeovers) for each in own))
 
 
 def _size(path: Path) -> int:

@@ -57,6 +57,13 @@ WEBHOOK_BEHIND = "countermand_webhook_behind_events"
 WEBHOOK_FAILURES = "countermand_webhook_failures_in_a_row"
 WEBHOOK_DISABLED = "countermand_webhook_disabled"
 TRACES_BEHIND = "countermand_traces_behind_events"
+COORDINATORS = "countermand_coordinators"
+KEEPS_HOUSE = "countermand_keeps_house"
+SESSION_EXPIRES = "countermand_session_expires_seconds"
+SESSIONS_ENDED = "countermand_sessions_ended_total"
+ORPHANED = "countermand_workflows_orphaned"
+CLAIMED = "countermand_workflows_claimed_total"
+TAKEOVERS = "countermand_takeovers_total"
 STORE_BYTES = "countermand_store_bytes"
 STORE_POSITION = "countermand_store_events_total"
 
@@ -156,6 +163,38 @@ TABLE = (
     _gauge(WEBHOOK_FAILURES, "Calls of a webhook that failed since the last success.", "webhook"),
     _gauge(WEBHOOK_DISABLED, "1 once a receiver said that it is gone, else 0.", "webhook"),
     _gauge(TRACES_BEHIND, "Events that were not sent to the collector; only where there is one."),
+    _gauge(
+        COORDINATORS, "Coordinators that share the store, by state: each tells of all.", "state"
+    ),
+    _gauge(
+        KEEPS_HOUSE,
+        "1 at the coordinator that does what only one does for all: retention, webhooks, traces; at"
+        " others 0, and nothing is told of webhooks.",
+    ),
+    _gauge(
+        SESSION_EXPIRES,
+        "How long this coordinator may still say nothing until others take over what it has, by its"
+        " own clock; only where there may be others.",
+    ),
+    _counter(
+        SESSIONS_ENDED,
+        "Other coordinators that this one has seen end, stopped or lost; only where there may be"
+        " others.",
+    ),
+    _gauge(
+        ORPHANED,
+        "Open workflows whose coordinator has ended and that no other has taken over: each tells of"
+        " all.",
+    ),
+    _counter(
+        CLAIMED,
+        "Workflows that this coordinator has taken over from others; only where there may be"
+        " others.",
+    ),
+    _counter(
+        TAKEOVERS,
+        "How often it took some over, up to a hundred at a time; only where there may be others.",
+    ),
     _gauge(STORE_BYTES, "Size of the store's files."),
     _counter(STORE_POSITION, "Events ever written, also in earlier lives: the newest's position."),
     *EVERYWHERE,
