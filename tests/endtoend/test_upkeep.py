@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -69,14 +70,18 @@ async def test_what_is_open_goes_on_where_the_store_was_moved_to(
     postgres_server.drop(url)
 
 
-def three(workflow_id: str) -> WorkflowSpec:
-    """Returns a copy, a slow one, and another."""
-    places = (("a", "pool-a"), ("b", "crawling"), ("c", "pool-c"))
+def three(workflow_id: str, last: str = "pool-c") -> WorkflowSpec:
+    """Returns a copy, a slow one, and another, for which there may be no room."""
+    places = (("a", "pool-a"), ("b", "crawling"), ("c", last))
     copies = (
         copy(f"t{number}", host, BASE, f"{pool}/{workflow_id}-{number}")
         for number, (host, pool) in enumerate(places)
     )
     return workflow_spec("three", sequence("all", *copies))
+
+
+def is_paused(cluster: Cluster, workflow_id: str) -> bool:
+    return recorded(cluster, workflow_id).state == "PAUSED"
 
 
 async def test_an_older_backup_is_put_back_and_nothing_that_was_made_is_removed(
@@ -87,15 +92,19 @@ async def test_an_older_backup_is_put_back_and_nothing_that_was_made_is_removed(
     place, backup = coordinator.data / "coordinator.sqlite", cluster.folder / "backup.sqlite"
     async with cluster.client() as client:
         await client.submit(three("open"), workflow_id="open")
-        await until(lambda: cluster.half_made_bytes("crawling", "open"), "the slow copy")
+        await client.submit(three("gone", last="small"), workflow_id="gone")
+        for name in ("open", "gone"):
+            await until(partial(cluster.half_made_bytes, "crawling", name), "the slow copies")
         with closing(sqlite3.connect(place)) as one, closing(sqlite3.connect(backup)) as other:
             one.backup(other)
         await cluster.settled("open")
+        await cluster.settled("gone")
         await client.submit(three("since"), workflow_id="since")
         await cluster.settled("since")
         await until(lambda: not journals(cluster), "the agents forget")
     made = set(labels(cluster))
     assert len([name for name in made if "open" in name or "since" in name]) == 6
+    assert not any("gone" in name for name in made)
 
     await asyncio.gather(*(agent.stop() for agent in cluster.agents.values()))
     await coordinator.kill()
@@ -105,7 +114,8 @@ async def test_an_older_backup_is_put_back_and_nothing_that_was_made_is_removed(
     assert "goes on above" in db("restored", "--data", str(coordinator.data))
     await coordinator.start()
     async with cluster.client() as client:
-        await client.run("open").pause("put back", hold_compensation=True)
+        for name in ("open", "gone"):
+            await client.run(name).pause("put back", hold_compensation=True)
         await asyncio.gather(*(agent.start() for agent in cluster.agents.values()))
 
         async def held() -> bool:
@@ -113,13 +123,18 @@ async def test_an_older_backup_is_put_back_and_nothing_that_was_made_is_removed(
 
         await until(held, "the host of what was at work is held")
         await client.hosts.accept("b", "put back, looked through")
-        await until(lambda: recorded(cluster, "open").state == "PAUSED", "the copy is settled")
-        assert recorded(cluster, "open").tasks["t1"] == "FAILED"
+        for name in ("open", "gone"):
+            await until(partial(is_paused, cluster, name), "the slow copies are settled")
+            assert recorded(cluster, name).tasks["t1"] == "FAILED"
         assert set(labels(cluster)) == made
 
         await client.run("open").resume("its image is there", skip=["t1"])
         await cluster.settled("open")
         assert recorded(cluster, "open").state == "SUCCEEDED"
+        await client.run("gone").resume("it had been made up for", give_up=["t1"])
+        await cluster.settled("gone")
+        assert recorded(cluster, "gone").state == "COMPENSATED"
+        assert set(labels(cluster)) == made
         await client.submit(three("later"), workflow_id="later")
         await cluster.settled("later")
     assert recorded(cluster, "later").state == "SUCCEEDED"
