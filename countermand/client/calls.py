@@ -245,7 +245,8 @@ class Calls:
         if not isinstance(error, status.RemoteError):
             return error
         match error.code:
-            case StatusCode.UNAVAILABLE:
+            # What we cancel ourselves never comes here: one that ends has cancelled what it had.
+            case StatusCode.UNAVAILABLE | StatusCode.CANCELLED:
                 if asked_at is None:
                     return CoordinatorUnavailable(address=address)
                 return CoordinatorUnavailable(address=address, why=in_words(raised))

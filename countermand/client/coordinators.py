@@ -32,7 +32,7 @@ from countermand.rpc.errors import FieldInvalid, Violation
 TRY_S_MAX = 5.0
 # One that hangs is known to gRPC after this long, if it goes on hanging; else it is asked again.
 PASSED_OVER_S = KEEPALIVE_TIME_S + KEEPALIVE_TIMEOUT_S
-# One that has said UNAVAILABLE is about to end, or to lose its connection, which shows soon.
+# One that has said UNAVAILABLE, or has cancelled what it was asked, is about
 PASSED_OVER_AFTER_ANSWER_S = 1.0
 # A call that waits for nothing to become of it still has to say so.
 CALL_S_MIN = 0.001
@@ -105,7 +105,7 @@ class Coordinator:
         raised.asked_at = self.address  # type: ignore[attr-defined]  # for whoever tells it
         if raised.code() is StatusCode.DEADLINE_EXCEEDED:
             self.failed_at, self.passed_over_until = now, now + PASSED_OVER_S
-        elif raised.code() is StatusCode.UNAVAILABLE:
+        elif raised.code() in {StatusCode.UNAVAILABLE, StatusCode.CANCELLED}:
             self.failed_at, self.passed_over_until = now, now + PASSED_OVER_AFTER_ANSWER_S
 
 

@@ -289,7 +289,9 @@ async def test_pages_do_not_show(client, scripted):
     assert found == [f"workflows/{name}" for name in ("x3", "x2", "x1", "x0", "w")]
 
 
-@pytest.mark.parametrize("code", [StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED])
+@pytest.mark.parametrize(
+    "code", [StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED]
+)
 async def test_a_cancel_whose_answer_is_lost_is_one_cancel(client, scripted, code):
     """S-Z1: it was decided, so it is asked again under the same request id, and told of it."""
     workflow = scripted.add("w")
