@@ -28,7 +28,7 @@ async def replicas(
     lives: Lives, folder: Path, database: str, ways: Sequence[str]
 ) -> AsyncIterator[Cluster]:
     """Yields coordinators, one for each way to their database, with hosts a and b."""
-    cluster = running(
+    began = running(
         lives,
         folder,
         HOSTS,
@@ -38,7 +38,7 @@ async def replicas(
         databases=ways,
         evidence_kept=True,
     )
-    async with cluster as cluster:
+    async with began as cluster:
         yield cluster
 
 

@@ -47,8 +47,8 @@ async def began(
 
 
 @pytest.fixture
-async def cluster(began: Cluster) -> AsyncIterator[Cluster]:
-    """Yields all three, those that a test has ended started again."""
+async def cluster(began: Cluster) -> Cluster:
+    """Returns all three, those that a test has ended started again."""
     for service in began.coordinators:
         if not service.alive:
             await service.start()
