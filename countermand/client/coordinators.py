@@ -32,7 +32,8 @@ from countermand.rpc.errors import FieldInvalid, Violation
 TRY_S_MAX = 5.0
 # One that hangs is known to gRPC after this long, if it goes on hanging; else it is asked again.
 PASSED_OVER_S = KEEPALIVE_TIME_S + KEEPALIVE_TIMEOUT_S
-# One that has said UNAVAILABLE, or has cancelled what it was asked, is about
+# One that has said UNAVAILABLE, or has cancelled what it was asked, is about to end, or to lose its
+# connection, which shows soon.
 PASSED_OVER_AFTER_ANSWER_S = 1.0
 # A call that waits for nothing to become of it still has to say so.
 CALL_S_MIN = 0.001
