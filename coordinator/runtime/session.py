@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 # Of a session that lasts as long as that; one that lasts longer or shorter is kept in proportion.
 LASTS_S = SESSION_LASTS.total_seconds()
 RENEW_S = 5.0
+SLOW_S = 5.0  # a renewal that takes longer was held up by the store
 RENEW_AGAIN_S = 0.5  # while the store does not answer
 TRUST_MARGIN_S = 3.0  # before its lease ends a coordinator sends nothing more: calls take a while
 RENEWALS_BEFORE_CLAIMS = 2  # without a failure in between
@@ -86,6 +87,11 @@ class Keeper:
         """Returns how many coordinators there are, this one among them."""
         return max(1, sum(not each.ended for each in self.sessions))
 
+    @property
+    def judges(self) -> bool:
+        """Returns whether it may say of others that their sessions have lapsed."""
+        return self._renewals >= RENEWALS_BEFORE_CLAIMS
+
     def look(self) -> None:
         """Looks at once for what nobody owns: somebody has said that there is something."""
         self._look.set()
@@ -120,7 +126,7 @@ class Keeper:
                 await asyncio.sleep(RENEW_AGAIN_S * self._share)
             else:
                 # Whoever was held up by the store, as all others may have been, judges nobody.
-                is_slow = self._now() - began > RENEW_S * self._share
+                is_slow = self._now() - began > SLOW_S * self._share
                 self._renewals = 0 if is_slow else self._renewals + 1
                 # From its beginning: how long the answer took nobody knows.
                 self._trusted_until = began + self._trust_s()
@@ -141,9 +147,9 @@ class Keeper:
         while True:
             self._look.clear()
             rest_s = CLAIM_S * (0.5 + self._chance.jitter())
-            if self._renewals >= RENEWALS_BEFORE_CLAIMS and self._loop.waiting < DECIDING_MAX:
+            if self.judges and self._loop.waiting < DECIDING_MAX:
                 rest_s = CLAIM_REST_S if await self._claim() else rest_s
-            elif self._renewals >= RENEWALS_BEFORE_CLAIMS:
+            elif self.judges:
                 rest_s = CLAIM_REST_S
             try:
                 async with asyncio.timeout(rest_s):

@@ -112,6 +112,22 @@ async def test_who_could_not_renew_in_time_sends_nothing(monkeypatch: pytest.Mon
 # -- hosts ----------------------------------------------------------------------------------------
 
 
+async def test_who_is_held_up_by_the_store_judges_nobody(monkeypatch: pytest.MonkeyPatch):
+    """All others may have been held up, too: each gets the time to say that it is there."""
+    shared = Shared({"a": Agent()})
+    async with replica(shared) as one:
+        await one.start("x", series(noop("t", "a")))
+        await one.freeze()
+        monkeypatch.setattr(session, "SLOW_S", 0.0)  # any renewal takes longer
+        async with replica(shared) as other:
+            await until(lambda: not other.keeper.judges)
+            shared.ahead += LAPSED
+            await until(lambda: other.keeper.sessions)
+            assert other.loop.workflow("x") is None
+            monkeypatch.setattr(session, "SLOW_S", 5.0)
+            await until(lambda: other.loop.workflow("x"))
+
+
 async def test_what_one_does_with_a_host_the_others_hear():
     a, b = Agent(), Agent()
     shared = Shared({"a": a})

@@ -423,6 +423,24 @@ async def test_what_was_claimed_when_the_connection_was_cut_is_found(
     await gone.close()
 
 
+async def test_who_stands_still_in_a_transaction_holds_up_nobody_who_claims(postgres_url: str):
+    """The server ends such a transaction after a while; its session is judged then."""
+    gone = await opened(postgres_url)
+    await gone.commit([Walk("a", spec=three_tasks()).change])
+    store = await opened(postgres_url, run=Threads())
+    with psycopg.connect(postgres_url) as still:
+        of_gone = "WHERE id = (SELECT min(id) FROM sessions)"
+        still.execute(f"UPDATE sessions SET expire_time_us = 0 {of_gone}".encode())
+        still.commit()
+        still.execute(f"SELECT id FROM sessions {of_gone} FOR SHARE".encode())
+        assert await store.claim(10) is None
+    claim = await store.claim(10)
+    assert claim is not None
+    assert [each.workflow.id for each in claim.workflows] == ["a"]
+    await store.close()
+    await gone.close()
+
+
 async def test_what_was_committed_before_a_crash_is_there(crashing: Server, fragile: str):
     async def crash() -> None:
         await asyncio.to_thread(crashing.kill)
