@@ -8,7 +8,9 @@ from functools import partial
 
 import pytest
 import pytest_asyncio
+from click.testing import CliRunner
 
+from coordinator.__main__ import main
 from countermand.client import Run
 from countermand.client.external import Handler, Owner
 from countermand.client.spec import parallel, sequence, workflow_spec
@@ -201,3 +203,10 @@ async def test_a_host_that_was_added_at_one_is_known_at_all(cluster: Cluster) ->
         await run.cancel("there is nobody")
         await ends(run, "COMPENSATED")
         await here.hosts.remove("late", "it was never there")
+
+
+@pytest.mark.parametrize("said", ["2s", "11m", "15", "soon"])
+def test_how_long_sessions_last_has_bounds_and_a_unit(said: str) -> None:
+    refused = CliRunner().invoke(main, ["serve", "--data", "nowhere", "--session-lasts", said])
+    assert refused.exit_code == 2
+    assert f"{said!r} is none of 3s to 10m: write 15s, 1m" in refused.output
