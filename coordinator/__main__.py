@@ -435,13 +435,7 @@ async def _serve(
         pages = asyncio.create_task(
             _pages(page_socket, server.address, page, stop, metrics), name="web"
         )
-        try:
-            await _until_stopped(stop, working)
-        except BaseException:
-            # Nothing is decided here any more: whoever waits is told at once to ask another one.
-            await server.stop(0)
-            raise
-        stop.set()
+        await _until_stopped(stop, working, server)
         await _hand_over(store, server, fleet, receivers, working)
         await pages
         await server.stop()
@@ -597,13 +591,21 @@ async def _cancel(working: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*working, return_exceptions=True)
 
 
-async def _until_stopped(stop: asyncio.Event, working: list[asyncio.Task[None]]) -> None:
+async def _until_stopped(
+    stop: asyncio.Event, working: list[asyncio.Task[None]], server: RunningServer
+) -> None:
     """Returns when told to; raises if something has ended that works for ever."""
     stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait({stopped, *working}, return_when=asyncio.FIRST_COMPLETED)
-    for task in working:
-        if task.done():
-            await task
+    try:
+        await asyncio.wait({stopped, *working}, return_when=asyncio.FIRST_COMPLETED)
+        for task in working:
+            if task.done():
+                await task
+    except BaseException:
+        # Nothing is decided here any more: whoever waits is told at once to ask another one.
+        await server.stop(0)
+        raise
+    stop.set()  # also where a work has ended that never should
 
 
 if __name__ == "__main__":
