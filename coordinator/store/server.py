@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import psycopg
 from psycopg.adapt import Buffer
@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.string import StrDumperUnknown, TextLoader
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError
 
 from coordinator.runtime.ports import SESSION_LASTS, StoreError
 from coordinator.store.dialects import CHANNEL
@@ -99,6 +100,32 @@ def _connect(settings: Settings, *, read_only: bool) -> DBAPIConnection:
     for name in ("text", "varchar"):
         connection.adapters.register_loader(name, _Unescape)
     return cast("DBAPIConnection", connection)
+
+
+def pipelined(
+    connection: Connection, statements: Sequence[tuple[str, tuple[object, ...]]]
+) -> list[int]:
+    """Runs statements in their order, all sent before the first is waited for.
+
+    Returns how many rows each was about. Raises SQLAlchemy's DBAPIError, as SQLAlchemy would.
+    """
+    raw = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
+    try:
+        with raw.pipeline():
+            cursors = [raw.execute(sql, values) for sql, values in statements]
+        return [cursor.rowcount for cursor in cursors]
+    except psycopg.Error as error:
+        if raw.closed:
+            connection.invalidate(error)
+        raise DBAPIError.instance(
+            None,
+            None,
+            error,
+            psycopg.Error,
+            hide_parameters=True,
+            connection_invalidated=raw.closed,
+            dialect=connection.dialect,
+        ) from error
 
 
 async def listen(settings: Settings, hear: Callable[[str], None]) -> None:

@@ -74,10 +74,11 @@ from coordinator.store.database import Database
 from coordinator.store.epochs import check_epoch
 from coordinator.store.migrate import is_empty, migrate
 from coordinator.store.plans import Plans
+from coordinator.store.prepared import StaleError
 from coordinator.store.run import Run
 from coordinator.store.tables import evidence, meta, workflows
 from coordinator.store.transactions import CommitUnknownError, Transactions
-from coordinator.store.writing import StaleError, Writing
+from coordinator.store.writing import Writing
 from countermand.rpc.crash import Crash, never
 
 log = logging.getLogger(__name__)

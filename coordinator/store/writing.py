@@ -21,11 +21,10 @@ from sqlalchemy import (
     update,
 )
 
-from coordinator.runtime.ports import StoreRefusedError
 from coordinator.store import counters
 from coordinator.store.batch import Batch
 from coordinator.store.dialects import greater_of
-from coordinator.store.prepared import Names, Prepared, Said, inserted, prepare
+from coordinator.store.prepared import Names, Prepared, Said, Step, inserted, prepare, run_all
 from coordinator.store.tables import (
     attempts,
     events,
@@ -59,10 +58,6 @@ _ATTEMPT_MOVES: Names = (
     *("state", "fence_host", "output", "failure", "done_bytes", "unit"),
     *("start_time_us", "end_time_us"),
 )
-
-
-class StaleError(StoreRefusedError):
-    """A row was not as a batch said: {why}."""
 
 
 class Writing:
@@ -103,38 +98,45 @@ class Writing:
         of an image: what ends comes before what begins. Images are checked when no other commit is
         under way any more that could give them to others.
         """
-        fence(connection)
-        if batch.next_intent:
-            _move_all(self._take_intents, connection, [{"next_intent": batch.next_intent}])
-        self._add_workflows.run(connection, batch.new_workflows)
-        self._add_submissions.run(connection, batch.new_submissions)
-        self._add_labels.run(connection, batch.new_labels)
-        self._add_tasks.run(connection, batch.new_tasks)
-        _move_all(self._move_workflows, connection, batch.workflows)
-        _move_all(self._move_tasks, connection, batch.tasks)
-        _move_all(self._place_tasks, connection, batch.placed)
-        self._remove_groups.run(connection, batch.old_groups)
-        self._add_groups.run(connection, batch.groups)
-        _move_all(self._move_attempts, connection, batch.attempts)
-        self._add_attempts.run(connection, batch.new_attempts)
-        self._add_requests.run(connection, batch.requests)
-        self._add_evidence.run(connection, batch.evidence)
-        # Last of all: nobody else is given a position before this transaction has ended.
-        if batch.events:
-            _move_all(self._take_positions, connection, [{"taken": len(batch.events)}])
-        self._remove_locks.run(connection, batch.old_locks)
-        check(connection)
-        self._add_locks.run(connection, batch.new_locks)
-        _move_all(self._take_locks, connection, batch.locks)
         for before, row in enumerate(reversed(batch.events)):
             row["before"] = before
-        self._add_events.run(connection, batch.events)
+        fence(connection)
+        run_all(
+            connection,
+            (
+                Step(self._take_intents, _one(next_intent=batch.next_intent)),
+                Step(self._add_workflows, batch.new_workflows),
+                Step(self._add_submissions, batch.new_submissions),
+                Step(self._add_labels, batch.new_labels),
+                Step(self._add_tasks, batch.new_tasks),
+                Step(self._move_workflows, batch.workflows, finds_all=True),
+                Step(self._move_tasks, batch.tasks, finds_all=True),
+                Step(self._place_tasks, batch.placed, finds_all=True),
+                Step(self._remove_groups, batch.old_groups),
+                Step(self._add_groups, batch.groups),
+                Step(self._move_attempts, batch.attempts, finds_all=True),
+                Step(self._add_attempts, batch.new_attempts),
+                Step(self._add_requests, batch.requests),
+                Step(self._add_evidence, batch.evidence),
+                # Late: nobody else is given a position before this transaction has ended.
+                Step(self._take_positions, _one(taken=len(batch.events)), finds_all=True),
+                Step(self._remove_locks, batch.old_locks),
+            ),
+        )
+        check(connection)
+        run_all(
+            connection,
+            (
+                Step(self._add_locks, batch.new_locks),
+                Step(self._take_locks, batch.locks, finds_all=True),
+                Step(self._add_events, batch.events),
+            ),
+        )
 
 
-def _move_all(prepared: Prepared, connection: Connection, rows: list[Row]) -> None:
-    """Runs an update for rows, each of which must be found."""
-    if rows and (done := prepared.run(connection, rows)) != len(rows):
-        raise StaleError(f"{len(rows) - done} rows to change were not as expected")
+def _one(**value: int) -> list[Row]:
+    """Returns one row with a number; none if that is 0."""
+    return [value] if all(value.values()) else []
 
 
 def _add(dialect: Dialect, table: Table) -> Prepared:
