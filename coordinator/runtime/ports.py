@@ -51,6 +51,10 @@ class StoreFencedError(StoreConflictError):
     """This coordinator's session is over, others go on with its workflows: {why}. It stops."""
 
 
+class StoreRewoundError(StoreFencedError):
+    """The store went back in time: {why}. What agents have acted on is missing in it."""
+
+
 class ImagesHeldError(StoreConflictError):
     """A workflow cannot hold its images now: {why}."""
 
@@ -79,6 +83,38 @@ class Opening:
     next_intent: int  # higher than any ever committed
     token_key: str = field(repr=False)  # made at the first opening; known to the store only
     intents_end: int | None = None  # no intent may reach it before more are taken; None: none ends
+    recovery: Recovery | None = None  # why nothing is to be decided in this life; None: all is well
+    recovered: Recovered | None = None  # the last time that it went back
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """That the store went back in time, and waits for an operator."""
+
+    why: str
+    notice_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovered:
+    """That an operator has let coordinators go on with a store that went back in time.
+
+    What was open then is under a lower epoch: it is paused by whoever takes it over.
+    """
+
+    owner_epoch: int  # higher than any that was given before, also of those that are not known
+    next_intent: int  # likewise
+    principal: str
+    reason: str
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """The highest that was given, as last committed."""
+
+    owner_epoch: int
+    next_intent: int  # higher than any intent that was ever committed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,12 +234,22 @@ class WebhookChange(StrEnum):
     SECRET_ROTATED = "SECRET_ROTATED"  # noqa: S105 - a word
 
 
+class StoreChange(StrEnum):
+    """What was done to the store itself."""
+
+    RECOVERY_REQUIRED = "RECOVERY_REQUIRED"
+    RECOVERED = "RECOVERED"
+
+
+STORE = "store"  # the subject of these
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEvent:
     """One record of the audit: who did what, and why. Never changed, nor removed."""
 
-    subject: str  # the name of what it was done to: hosts/{host}, webhooks/{webhook}
-    change: HostChange | WebhookChange
+    subject: str  # the name of what it was done to: hosts/{host}, webhooks/{webhook}, STORE
+    change: HostChange | WebhookChange | StoreChange
     time: datetime
     principal: str
     reason: str = ""
@@ -417,6 +463,31 @@ class Store(Protocol):
 
     async def take_intents(self) -> tuple[int, int]:
         """Returns further intents, as first and end: higher than any that were given before."""
+
+    # -- a store that went back in time -----------------------------------------------------------
+
+    async def given(self) -> Given:
+        """Returns the highest epoch and intent that were given, as committed by now.
+
+        Whoever has heard of a higher one before this was asked has heard of what is lost.
+        """
+
+    async def recovery(self) -> Recovery | None:
+        """Returns why nothing is to be decided, as last committed; None if all is well."""
+
+    async def require_recovery(self, why: str) -> bool:
+        """Ends every session and has nobody decide anything until `recover`; audited.
+
+        In the name of who noticed it, whose session may have ended. Returns whether it is required
+        now: not if the store was recovered since the own session began, which answers it. Again is
+        a success.
+        """
+
+    async def recover(self, principal: str, reason: str) -> Recovered | None:
+        """Lets coordinators go on above all that was ever given, and ends every session; audited.
+
+        None if nothing is required.
+        """
 
     async def standing(self, workflow_ids: Sequence[str]) -> Mapping[str, tuple[Standing, ...]]:
         """Returns who is in the way of own workflows that wait in line for images, by these.

@@ -313,6 +313,21 @@ class StoreUnavailable(CountermandError):
     retriable = True
 
 
+class RecoveryRequired(CountermandError):
+    """The coordinator's database went back in time: {why}. `countermand coordinator recover`."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "RECOVERY_REQUIRED"
+    retriable = True
+
+
+class RecoveryNotRequired(CountermandError):
+    """Nothing is to be recovered: the coordinators go on, `countermand coordinator list`."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "RECOVERY_NOT_REQUIRED"
+
+
 class CoordinatorUnavailable(CountermandError):
     """The coordinator at {address} does not answer: is it running, and is the address right?"""
 
