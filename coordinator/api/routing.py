@@ -25,6 +25,7 @@ from coordinator.api.deciding import PRINCIPAL, ElsewhereError
 from coordinator.api.external_task_service import HEARTBEATS_MAX
 from coordinator.api.letters import ELSEWHERE, HOUSE, Inbox, Post, owners_of, together
 from coordinator.api.requests import ANSWER_S_MAX, Context
+from coordinator.api.unrecorded import READS, Unrecorded
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.ports import LETTER_BYTES_MAX, Letter, LetterAnswer, Store
 from countermand.rpc import status
@@ -34,6 +35,7 @@ from countermand.rpc.names import is_id, workflow_name
 from countermand.rpc.server import Service
 from countermand.rpc.telemetry import CURRENT
 from countermand.v1 import external_task_pb2 as pb
+from countermand.v1.workflow_pb2 import ListWorkflowsResponse
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,8 @@ Handler: TypeAlias = Callable[[Request, Context], Awaitable[Answer]]
 HEARTBEATS = "countermand.v1.ExternalTaskService/HeartbeatExternalTasks"  # name one each
 # No call of the contract: what owners are asked about some attempts, named as by heartbeats.
 ASKED = "countermand.v1.ExternalTaskService/asked"
+# Nor this: what owners are asked about workflows that are read elsewhere.
+UNRECORDED = "countermand.v1.WorkflowService/unrecorded"
 TABLE: Final[Mapping[str, str]] = {
     "countermand.v1.WorkflowService/CancelWorkflow": "name",
     "countermand.v1.WorkflowService/PauseWorkflow": "name",
@@ -91,6 +95,8 @@ class _Call:
         """
         if self.name in (HEARTBEATS, ASKED):
             named = {_workflow_of(beat.attempt) for beat in request.heartbeats}
+        elif self.name == UNRECORDED:
+            named = {_workflow_of(workflow.name) for workflow in request.workflows}
         elif TABLE[self.name] == HOUSE:
             named = {HOUSE}
         else:
@@ -149,6 +155,7 @@ class Routing:
         self._calls: dict[str, _Call] = {}
         self._post = Post(store=store, new_id=new_id)
         self._inbox = Inbox(store=store, answer=self._answer)
+        self._unrecorded = Unrecorded(whose=self._sessions_of, ask=self._told)
 
     def around(self, services: Sequence[Service]) -> list[Service]:
         """Returns services any replica of which may be asked."""
@@ -180,6 +187,8 @@ class Routing:
         found: dict[str, Handler] = {}
         for method in Default().FindServiceByName(service.name).methods:
             name = f"{service.name}/{method.name}"
+            if name in READS:
+                found[method.name] = self._reader(getattr(service.servicer, method.name))
             if name not in TABLE:
                 continue
             call = self._calls[name] = _Call(
@@ -196,7 +205,23 @@ class Routing:
                     request=pb.HeartbeatExternalTasksRequest,
                     answer=pb.ListExternalTasksResponse,
                 )
+        if service.name == "countermand.v1.WorkflowService":
+            self._calls[UNRECORDED] = _Call(
+                name=UNRECORDED,
+                handle=service.servicer.unrecorded,  # type: ignore[attr-defined]  # any servicer
+                request=ListWorkflowsResponse,
+                answer=ListWorkflowsResponse,
+            )
         return found
+
+    def _reader(self, handle: Handler) -> Handler:
+        async def routed(request: Request, context: Context) -> Answer:
+            until = requests.until(context)
+            answer = await handle(request, context)
+            await self._unrecorded.add_to(answer, until)
+            return answer
+
+        return routed
 
     def _router(self, call: _Call) -> Handler:
         route = self._beats if call.name == HEARTBEATS else self._one
@@ -229,6 +254,21 @@ class Routing:
             # Somebody had more to say than one answer holds.
             names = [name for name in names if name not in found] if answer.next_page_token else []
         return found
+
+    async def _sessions_of(self, workflow_ids: Collection[str]) -> dict[str, int]:
+        """Returns which other sessions own those workflows that others own."""
+        whose = await self._whose(workflow_ids)
+        return {each: session for each, session in whose.items() if session != NOBODY}
+
+    async def _told(
+        self, session: int, asked: ListWorkflowsResponse, until: float
+    ) -> ListWorkflowsResponse:
+        """Returns what a session says of its workflows that is in no record."""
+        caller = _Caller(context=None, until=until)
+        told: ListWorkflowsResponse = await self._at(
+            session, self._calls[UNRECORDED], asked, caller
+        )
+        return told
 
     async def _one(self, call: _Call, request: Request, caller: _Caller) -> Answer:
         """Answers a call about one workflow, or the house."""

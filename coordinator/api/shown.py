@@ -25,6 +25,7 @@ from coordinator.saga.workflow import Retention, Workflow
 from coordinator.saga.workflow import Task as TaskRecord
 from coordinator.wire import view
 from coordinator.wire.history import TASK_STATES
+from coordinator.wire.waits import ITS_IMAGES
 from countermand.rpc.errors import TaskNotFound, WorkflowNotFound
 from countermand.rpc.names import task_name, workflow_name
 from countermand.v1 import workflow_pb2 as pb
@@ -35,6 +36,7 @@ from countermand.v1.task_pb2 import Task
 HostOf = Callable[[str], HostView | None]
 
 KEPT_MAX = 4  # as many as a few people look at; the largest have some MiB
+A_HOST = "a host"  # whoever looks for it says why there is none
 HOLDERS_NAMED_MAX = 3  # in words; the locks of a FULL view name more
 
 # An agent that works says something every half second, and one that is quiet at least every five:
@@ -146,12 +148,16 @@ class Showing:
         shown = self.basic(workflow)
         shown.spec.ParseFromString(submission.spec)
         shown.input.CopyFrom(Struct.FromString(submission.input))
-        shown.locks.extend(map(_lock_to_proto, self._locks(workflow)))
+        shown.locks.extend(self.locks(workflow))
         await asyncio.sleep(0)
         indices = view.in_order(workflow.plan)[1 : 1 + view.TASKS_MAX]
         async for task in self.tasks(workflow, indices):
             shown.tasks.append(task)
         return shown
+
+    def locks(self, workflow: Workflow) -> list[pb.ImageLock]:
+        """Returns how a workflow stands with its images."""
+        return [_lock_to_proto(lock) for lock in self._locks(workflow)]
 
     def _locks(self, workflow: Workflow) -> tuple[LockView, ...]:
         """Returns how a workflow stands with its images: of another session's only what it says."""
@@ -223,7 +229,7 @@ class Showing:
         if workflow.settled or not isinstance(record, TaskRecord):
             return shown
         if record.state is TaskState.READY and not shown.waits_for:
-            shown.waits_for = self._hosts.waiting_for_host(workflow.id, index) or "a host"
+            shown.waits_for = self._hosts.waiting_for_host(workflow.id, index) or A_HOST
         if record.state in _AT_WORK:
             self._at_work(shown, workflow, index, host_of(shown.host_id))
         return shown
@@ -273,7 +279,7 @@ def _line(locks: Iterable[LockView]) -> str:
     waits = [
         f"{lock.lock.pool}/{lock.lock.image} ({_behind(lock)})" for lock in locks if lock.position
     ]
-    return "images held by others: " + ", ".join(waits) if waits else "its images"
+    return "images held by others: " + ", ".join(waits) if waits else ITS_IMAGES
 
 
 def _behind(lock: LockView) -> str:

@@ -15,7 +15,7 @@ from datetime import timedelta
 from itertools import islice
 from typing import TypeAlias
 
-from coordinator.api import fences, requests, resume
+from coordinator.api import fences, requests, resume, unrecorded
 from coordinator.api.deciding import PRINCIPAL, Deciding, EventOf, Taken, Verb
 from coordinator.api.follow import Follower, needs_somebody, never
 from coordinator.api.requests import Context
@@ -193,6 +193,10 @@ class WorkflowService(WorkflowServiceServicer):
         """Returns what a resume would need now."""
         workflow = await self._showing.find(requests.workflow_id(request.name))
         return resume.requirements_to_proto(workflow)
+
+    async def unrecorded(self, request: unrecorded.Asked, context: Context) -> unrecorded.Asked:
+        """Returns what only this coordinator knows of own workflows, for other replicas."""
+        return await unrecorded.told(self._loop, self._showing, request)
 
     # -- following ------------------------------------------------------------------------------
 

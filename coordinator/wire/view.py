@@ -47,8 +47,8 @@ from countermand.v1.workflow_pb2 import TaskCount, Workflow
 
 TASKS_MAX = 1000  # of a FULL view; beyond it ListTasks pages
 PERCENT = 100
-_PERCENT_UNIT = "percent"
-_WHOLE_AT_END = frozenset({saga.BYTES, _PERCENT_UNIT})
+PERCENT_UNIT = "percent"
+_WHOLE_AT_END = frozenset({saga.BYTES, PERCENT_UNIT})
 LEFTOVERS_MAX = 1000  # told of one workflow; the states of its tasks tell of all
 
 # The progress of attempts, by name, as last heard of.
@@ -318,7 +318,7 @@ def _tells(action: saga.Attempt | None, progress: ProgressKnown) -> bool:
 def _weighed(workflow: saga.Workflow, index: int, progress: ProgressKnown) -> Progress:
     """Returns how far a node is, in hundredths."""
     share = _Shares(workflow, progress).of(index)
-    return Progress(done=int(share * PERCENT), total=PERCENT, unit=_PERCENT_UNIT)
+    return Progress(done=int(share * PERCENT), total=PERCENT, unit=PERCENT_UNIT)
 
 
 @dataclass(frozen=True, slots=True)

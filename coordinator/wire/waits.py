@@ -16,6 +16,7 @@ from coordinator.saga.states import BEING_COMPENSATED, TaskState
 from coordinator.saga.workflow import BY_POLICY, PAUSE_BEFORE, Decided, Group, Task, Workflow
 
 PARTS_NAMED_MAX = 3  # more would not help
+ITS_IMAGES = "its images"  # whoever knows more of them says behind whom
 _NOT_BEGUN = frozenset({TaskState.READY, TaskState.RETRY_WAIT})  # what a pause keeps from starting
 
 _PAUSED_BY_POLICY = {
@@ -38,7 +39,7 @@ def workflow_waits_for(workflow: Workflow) -> str:
         return ""
     if workflow.holding and workflow.pause:
         return f"a resume: {pause_words(workflow.pause)}"
-    return "" if workflow.locked else "its images"
+    return "" if workflow.locked else ITS_IMAGES
 
 
 def task_waits_for(workflow: Workflow, index: int) -> str:
