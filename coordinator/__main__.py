@@ -58,7 +58,7 @@ from coordinator.store import letters, sessions
 from coordinator.store.database import FILE, Database, DatabaseInvalid, postgres, sqlite
 from coordinator.store.run import Threads
 from coordinator.store.sql import SqlStore
-from coordinator.traces.exporter import READER, Exporter
+from coordinator.traces.exporter import Exporter, export_nothing
 from coordinator.traces.sampling import Sampler, sampler_of
 from coordinator.traces.sending import sender
 from coordinator.web import address as web
@@ -398,7 +398,7 @@ async def _serve(
         await fleet.open()
         others = beside(assembly, chance.new_id)
         works = _works(assembly, owners, reported)
-        traces = await _traces(assembly, collector, opening.cluster_id, dies)
+        traces = _traces(assembly, collector, opening.cluster_id, dies)
         house = _house(assembly, receivers, traces)
         works |= await _works_beside(keeper, others, assembly, receivers, house)
         leftovers = Leftovers(store, counting.left_by)
@@ -449,16 +449,14 @@ async def _serve(
         log.info("coordinator.stopped")
 
 
-async def _traces(
+def _traces(
     assembly: Assembly, collector: Collector | None, cluster_id: str, dies: crash.Crash
 ) -> Exporter | None:
-    """Returns what sends traces; without a collector nobody waits for it."""
-    store = assembly.store
+    """Returns what sends traces, if there is a collector."""
     if collector is None:
-        await store.forget_reader(READER)
         return None
     hints, send = assembly.watches.everything, sender(collector)
-    return Exporter(store, cluster_id=cluster_id, hints=hints, send=send, crash=dies)
+    return Exporter(assembly.store, cluster_id=cluster_id, hints=hints, send=send, crash=dies)
 
 
 def _works(assembly: Assembly, owners: Owners, reported: Reported) -> Works:
@@ -476,11 +474,11 @@ def _house(assembly: Assembly, receivers: Receivers, traces: Exporter | None) ->
     # Where everything is kept for ever, what was ended by force is removed all the same.
     kept = assembly.retention or RETENTION_MAX
     loop, store, clock = assembly.loop, assembly.store, assembly.clock
-    works = {
+    return {
         "retention": sweep_for_ever(store=store, loop=loop, clock=clock, retention=kept),
         "webhooks": receivers.run(),
+        "traces": traces.run() if traces else export_nothing(store),
     }
-    return works if traces is None else {**works, "traces": traces.run()}
 
 
 # -- one of several -------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from coordinator.runtime import crash_points
-from coordinator.runtime.ports import StoredEntry, StoreError
+from coordinator.runtime.ports import StoredEntry, StoreError, StoreFencedError
 from coordinator.runtime.watch import Topic
 from coordinator.traces.projection import Projection
 from coordinator.traces.sending import CollectorAway, Send, SpansRefused
@@ -62,6 +62,9 @@ class History(Protocol):
 
     async def note_position(self, reader: str, position: int) -> None:
         """Notes how far somebody has read the history."""
+
+    async def forget_reader(self, reader: str) -> None:
+        """Says that somebody reads no more."""
 
 
 class Exporter:
@@ -205,6 +208,24 @@ class Exporter:
                 if delay_s:
                     log.info("traces.go_on")
                 return done
+
+
+async def export_nothing(store: History) -> None:
+    """Says that nobody waits for traces, and does nothing more until cancelled.
+
+    Raises:
+        StoreFencedError: The own session has ended: another one may see to them by now.
+    """
+    while True:
+        try:
+            await store.forget_reader(READER)
+        except StoreFencedError:
+            raise
+        except StoreError as error:
+            log.warning("traces.wait", extra={"error": str(error)})
+            await asyncio.sleep(AGAIN_S)
+        else:
+            await asyncio.Event().wait()
 
 
 def _attribute(key: str, value: str) -> KeyValue:
