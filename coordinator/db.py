@@ -6,17 +6,21 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from coordinator.runtime.ports import StoreError
-from coordinator.store import migrate, moving, restored, schema
+from coordinator.store import migrate, moving, recovering, schema
 from coordinator.store.database import FILE, Database, DatabaseInvalid, postgres, sqlite
 from coordinator.store.schema import Found, Outlook
 from coordinator.store.transactions import Transactions
 from countermand.rpc.crash import never
+
+PRINCIPAL = "operator"
+RESTORED = "put back from a backup"  # why what is open is paused
 
 EXAMPLE = """\b
 Examples:
@@ -108,13 +112,19 @@ def upgrade_command(*, data: Path | None, database: str | None, output: str) -> 
 def restored_command(*, data: Path | None, database: str | None, output: str) -> None:
     """Say that it was put back from a backup, before any coordinator serves it.
 
-    Agents have heard of more since, and would refuse what they are asked for. What was open in the
-    backup is not touched: stop the agents first, and read the how-to on restoring.
+    Agents have acted on what is not in it. What is open in the backup will be paused, with its
+    compensations, until you decide about each; read the how-to on restoring. Without this command
+    coordinators notice it by themselves, and wait for `countermand coordinator recover`.
     """
     with _opened(data, database) as opened:
         opened.take()
-        epoch, intent = Transactions(opened, never).write(restored.go_on_above)
-    lines = [f"goes on above what agents may have heard of: epoch {epoch}, intent {intent}"]
+        work = partial(recovering.go_on_above, PRINCIPAL, RESTORED)
+        recovered = Transactions(opened, never).write(work)
+    epoch, intent = recovered.owner_epoch, recovered.next_intent
+    lines = [
+        f"goes on above what agents may have heard of: epoch {epoch}, intent {intent}",
+        "what is open in it is paused, with its compensations, when a coordinator takes it over",
+    ]
     _say(output, {"owner_epoch": epoch, "next_intent": intent}, lines)
 
 

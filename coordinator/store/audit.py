@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, RowMapping, and_, bindparam, insert, select
 
-from coordinator.runtime.ports import AuditEvent, HostChange, WebhookChange
+from coordinator.runtime.ports import STORE, AuditEvent, HostChange, StoreChange, WebhookChange
 from coordinator.store import counters
 from coordinator.store.tables import audit
 from coordinator.store.texts import Row, failure_from, failure_text, micros, time_from
 
-_CHANGES: dict[str, type[HostChange | WebhookChange]] = {
+_CHANGES: dict[str, type[HostChange | WebhookChange | StoreChange]] = {
     "hosts": HostChange,
     "webhooks": WebhookChange,
+    STORE: StoreChange,
 }
 
 _TAKE = counters.take(counters.AUDIT)

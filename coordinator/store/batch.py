@@ -102,6 +102,7 @@ class Batch:
     requests: list[Row] = field(default_factory=list)
     evidence: list[Row] = field(default_factory=list)
     next_intent: int = 0
+    last_intent: int = 0  # instead, where intents are taken in advance
 
 
 def merge(changes: Iterable[Change]) -> dict[str, Merged]:

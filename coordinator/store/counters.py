@@ -19,15 +19,35 @@ from sqlalchemy import (
     update,
 )
 
+from coordinator.store.dialects import greater_of
 from coordinator.store.tables import counters
 
 EVENTS, AUDIT = "events", "audit"  # the tables whose rows are numbered
+INTENTS = "intents"  # the highest that was committed, where they are taken in advance
 
 
 def begin(connection: Connection) -> None:
     """Begins to count, in an empty database."""
-    rows = [{"name": name, "last_position": 0} for name in (EVENTS, AUDIT)]
+    rows = [{"name": name, "last_position": 0} for name in (EVENTS, AUDIT, INTENTS)]
     connection.execute(insert(counters), rows)
+
+
+def begin_intents(last: int, connection: Connection) -> None:
+    """Begins to count intents, which are taken in advance from now on."""
+    connection.execute(insert(counters).values(name=INTENTS, last_position=last))
+
+
+def note_intent() -> Update:
+    """Returns what notes the highest intent of a batch."""
+    highest = greater_of(counters.c.last_position, bindparam("last_intent"))
+    return update(counters).where(_is(INTENTS)).values(last_position=highest)
+
+
+def last_intent(connection: Connection) -> int | None:
+    """Returns the highest intent ever committed; None where none is taken in advance."""
+    found = select(counters.c.last_position).where(_is(INTENTS))
+    last: int | None = connection.scalar(found)
+    return last
 
 
 def last_position(name: str, connection: Connection) -> int:

@@ -21,10 +21,12 @@ from coordinator.runtime.owners import waits_for
 from coordinator.runtime.ports import (
     LETTERS_LAST,
     SESSION_LASTS,
+    STORE,
     Asked,
     AuditEvent,
     Change,
     Claim,
+    Given,
     HostRecord,
     ImagesHeldError,
     Known,
@@ -33,10 +35,13 @@ from coordinator.runtime.ports import (
     Opening,
     Ownership,
     ProgressRecord,
+    Recovered,
+    Recovery,
     Request,
     Session,
     SessionState,
     SessionView,
+    StoreChange,
     StoreConflictError,
     Stored,
     StoredEntry,
@@ -65,6 +70,8 @@ from coordinator.store.batch import (
     version_conflict,
 )
 from coordinator.store.lists import ATTENTION
+from coordinator.store.recovering import BY_POLICY, EPOCHS
+from coordinator.store.recovering import INTENTS as ABOVE
 from coordinator.store.rows import counted, evidence_rows, told
 from coordinator.store.summaries import summary_of
 from coordinator.store.tokens import key_from
@@ -121,6 +128,9 @@ class Kept:
     next_key: int = 1
     sessions: dict[int, _Session] = field(default_factory=dict)
     housekeeper: int = 0  # its session
+    last_intent: int = 0  # that was committed
+    recovery: Recovery | None = None
+    recovered: Recovered | None = None
     records: dict[str, _Record] = field(default_factory=dict)  # in order of creation
     events: list[StoredEntry] = field(default_factory=list)
     last_position: int = 0
@@ -191,6 +201,8 @@ class MemoryStore:
             next_intent=first,
             intents_end=end,
             token_key=kept.token_key,
+            recovery=kept.recovery,
+            recovered=kept.recovered,
         )
 
     async def claim(self, limit: int) -> Claim | None:
@@ -201,6 +213,8 @@ class MemoryStore:
         for number, session in kept.sessions.items():
             session.ended |= session.expire_time < now and number != self._session
         self._check_session()
+        if kept.recovery is not None:
+            return None
         found = [r for r in kept.records.values() if self._is_orphan(r)][:limit]
         if not found:
             needed = {r.session for r in kept.records.values() if not r.workflow.settled}
@@ -295,6 +309,54 @@ class MemoryStore:
         first = self._kept.next_intent
         self._kept.next_intent += INTENTS
         return first, self._kept.next_intent
+
+    # -- having gone back in time -----------------------------------------------------------------
+
+    async def given(self) -> Given:
+        """Returns the highest epoch and intent that were given."""
+        kept = self._kept
+        next_intent = kept.last_intent + 1 if self._shared else kept.next_intent
+        return Given(owner_epoch=kept.owner_epoch, next_intent=next_intent)
+
+    async def recovery(self) -> Recovery | None:
+        """Returns why nothing is to be decided; None if all is well."""
+        return self._kept.recovery
+
+    async def require_recovery(self, why: str) -> bool:
+        """Ends every session, and has nobody decide anything until somebody has looked."""
+        kept, now = self._kept, self._now()
+        if kept.recovery is not None:
+            return True
+        if kept.recovered is not None and kept.recovered.owner_epoch > self._session:
+            return False
+        kept.recovery = Recovery(why=why, notice_time=now)
+        self._note_store(StoreChange.RECOVERY_REQUIRED, now, BY_POLICY, why)
+        return True
+
+    async def recover(self, principal: str, reason: str) -> Recovered | None:
+        """Lets coordinators go on above all that was ever given, and ends every session."""
+        kept, now = self._kept, self._now()
+        if kept.recovery is None:
+            return None
+        kept.owner_epoch += EPOCHS
+        kept.next_intent += ABOVE
+        kept.recovery = None
+        kept.recovered = Recovered(
+            owner_epoch=kept.owner_epoch,
+            next_intent=kept.next_intent,
+            principal=principal,
+            reason=reason,
+            time=now,
+        )
+        self._note_store(StoreChange.RECOVERED, now, principal, reason)
+        return kept.recovered
+
+    def _note_store(self, change: StoreChange, now: datetime, who: str, why: str) -> None:
+        event = AuditEvent(subject=STORE, change=change, time=now, principal=who, reason=why)
+        self._note(event)
+        self._kept.owner_epoch += 1
+        for session in self._kept.sessions.values():
+            session.ended = True
 
     def _check_session(self) -> None:
         session = self._kept.sessions.get(self._session)
@@ -432,7 +494,8 @@ class MemoryStore:
         record.workflow = replace(new, nodes=tuple(nodes), busy=0, blocked=0)
         changed = (new.nodes[index] for index in each.changed)
         sent = (a.intent for task in changed if isinstance(task, Task) for a in task.attempts)
-        kept.next_intent = max(kept.next_intent, 1 + max(sent, default=0))
+        kept.last_intent = max(kept.last_intent, *sent, 0)
+        kept.next_intent = max(kept.next_intent, 1 + kept.last_intent)
         for entry in each.history:
             kept.last_position += 1
             kept.events.append(

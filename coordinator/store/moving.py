@@ -33,6 +33,7 @@ from coordinator.runtime.floors import UNHEARD
 from coordinator.runtime.ports import StoreError
 from coordinator.store import migrate, sessions
 from coordinator.store.columns import metadata
+from coordinator.store.counters import begin_intents
 from coordinator.store.database import Database
 from coordinator.store.dialects import now_us
 from coordinator.store.tables import counters, letters, meta, schemas, workflows
@@ -242,6 +243,7 @@ def _go_on(epoch: int, connection: Connection) -> int:
     last_key = connection.scalar(select(func.max(workflows.c.key)))
     if last_key:
         connection.execute(text("SELECT setval('workflow_keys', :last)"), {"last": last_key})
+    begin_intents(connection.scalar(select(meta.c.next_intent - 1)) or 0, connection)
     left = select(func.count()).where(workflows.c.session == epoch)
     count = connection.scalar(left) or 0
     if count:

@@ -30,7 +30,7 @@ from coordinator.runtime.ports import (
     Session,
     StoreFencedError,
 )
-from coordinator.store import migrate
+from coordinator.store import migrate, recovering
 from coordinator.store.batch import Merged
 from coordinator.store.dialects import notify, now_us
 from coordinator.store.tables import OWNED, meta, sessions, workflows
@@ -147,6 +147,8 @@ def claim(session: int, limit: int, connection: Connection) -> tuple[int, list[i
     if lapsed := connection.scalars(_LAPSED, {"session": session}).all():
         connection.execute(update(sessions).where(sessions.c.id.in_(lapsed)).values(ended=True))
     check(session, connection)
+    if recovering.required(connection) is not None:
+        return 0, [], lowest(())
     orphans = connection.execute(_ORPHANS, {"limit": limit}).all()
     if not orphans:
         # Of one that another is claiming from at this moment the rows are still there to be seen.

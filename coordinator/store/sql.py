@@ -24,6 +24,7 @@ from coordinator.runtime.ports import (
     AuditEvent,
     Change,
     Claim,
+    Given,
     HostRecord,
     Known,
     Letter,
@@ -31,6 +32,8 @@ from coordinator.runtime.ports import (
     Opening,
     Ownership,
     ProgressRecord,
+    Recovered,
+    Recovery,
     Request,
     Session,
     SessionView,
@@ -40,6 +43,7 @@ from coordinator.runtime.ports import (
     StoreError,
     StoreFencedError,
     StoreRefusedError,
+    StoreRewoundError,
     Submission,
     WorkflowPage,
     WorkflowQuery,
@@ -58,6 +62,7 @@ from coordinator.store import (
     positions,
     progress,
     queries,
+    recovering,
     retention,
     sessions,
     webhooks,
@@ -107,7 +112,7 @@ class SqlStore:
         A session lasts so long until it is renewed for the first time.
         """
         self._database = database
-        self._transactions = Transactions(database, crash)
+        self._transactions = Transactions(database, crash, self._greet)
         self._run = run
         self._new_id = new_id
         self._name = name
@@ -119,6 +124,7 @@ class SqlStore:
         self._next_key = 0  # for the next new workflow, where the store is not shared
         self._keys: dict[str, int] = {}  # of workflows that are open, by id
         self._claimed: tuple[int, list[int], Floor] | None = None  # what is not loaded yet
+        self._remembered = recovering.Remembered()
         self._closing = threading.Event()
         self._in_doubt = False  # whether something was claimed when the database went away
 
@@ -142,6 +148,7 @@ class SqlStore:
                 raise
             self._in_doubt = False
         epoch, keys, floor = self._claimed
+        self._remembered.epoch = max(self._remembered.epoch, epoch)
         found = await self._read(partial(queries.load_keys, self._plans, keys)) if keys else {}
         self._claimed = None
         if not keys:
@@ -179,7 +186,43 @@ class SqlStore:
 
     async def take_intents(self) -> tuple[int, int]:
         """Returns further intents, as first and end."""
-        return await self._beside(sessions.take_intents)
+        first, end = await self._beside(sessions.take_intents)
+        self._remembered.intents_end = max(self._remembered.intents_end, end)
+        return first, end
+
+    # -- a database that went back in time --------------------------------------------------------
+
+    async def given(self) -> Given:
+        """Returns the highest epoch and intent that were given."""
+        return await self._read(recovering.given)
+
+    async def recovery(self) -> Recovery | None:
+        """Returns why nothing is to be decided; None if all is well."""
+        return await self._read(recovering.required)
+
+    async def require_recovery(self, why: str) -> bool:
+        """Ends every session, and has nobody decide anything until somebody has looked."""
+        work = partial(recovering.require, why, self._epoch)
+        return await self._run.write_beside(partial(self._transactions.write, work))
+
+    async def recover(self, principal: str, reason: str) -> Recovered | None:
+        """Lets coordinators go on above all that was ever given, and ends every session."""
+        work = partial(recovering.recover, principal, reason)
+        return await self._run.write_beside(partial(self._transactions.write, work))
+
+    def _greet(self, connection: Connection) -> None:
+        """Looks on a new connection whether the database is older than what was heard of it.
+
+        A standby that was behind may have taken over. Raises StoreRewoundError, once that is noted.
+        """
+        if not self.shared or not self._epoch:
+            return
+        with connection.begin():
+            why = self._remembered.why_behind(connection)
+            if why:
+                recovering.require(why, self._epoch, connection)
+        if why:
+            raise StoreRewoundError(why)
 
     async def standing(self, workflow_ids: Sequence[str]) -> dict[str, tuple[Standing, ...]]:
         """Returns who is in the way of own workflows that wait in line for images, by these."""
@@ -361,6 +404,9 @@ class SqlStore:
             self._database.release()
             raise
         self._epoch = opening.owner_epoch
+        self._remembered = recovering.Remembered(
+            epoch=opening.owner_epoch, intents_end=opening.intents_end or 0
+        )
         return opening
 
     def _take_epoch(self) -> tuple[Opening, int]:
@@ -387,6 +433,8 @@ class SqlStore:
             if conflict is None:  # a constraint of another kind: a defect of ours
                 raise
             raise conflict from error
+        name, last = next(reversed(merged.items()))
+        self._remembered.last = name, last.workflow.version
         # Only what is visible is remembered, and only what may be written again.
         for workflow_id, each in merged.items():
             if each.workflow.settled:
@@ -430,8 +478,8 @@ class SqlStore:
         session = self._epoch if self.shared else 0
         batch = batch_of(merged.values(), changes, keys.__getitem__, session)
         takers = [images.taker(each.workflow) for each in merged.values() if each.takes_images]
-        if self.shared:
-            batch.next_intent = 0  # they were taken before
+        if self.shared:  # they were taken before
+            batch.next_intent, batch.last_intent = 0, batch.next_intent - 1
         check = partial(images.check, session, takers if session else ())
         self._writing.write(connection, batch, self._fence, check)
         return keys
@@ -595,6 +643,8 @@ def _open(
         next_intent=first,
         intents_end=end,
         token_key=token_key,
+        recovery=recovering.recovery_of(found),
+        recovered=recovering.recovered_of(found),
     )
     last_key: int = connection.scalar(select(func.coalesce(func.max(workflows.c.key), 0))) or 0
     return opening, last_key + 1

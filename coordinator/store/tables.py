@@ -81,6 +81,8 @@ meta = Table(
         server_default=text("0"),
         comment="the session that does what only one does for all",
     ),
+    Column("recovery", Words, comment="why nothing is decided, as JSON: it went back in time"),
+    Column("recovered", Words, comment="when somebody last let coordinators go on, as JSON"),
     comment="One row about the store itself.",
 )
 

@@ -15,6 +15,14 @@ from countermand.rpc.crash import Crash
 T = TypeVar("T")
 
 
+GREETED = "greeted"  # of a connection, for as long as it lasts
+Greet = Callable[[Connection], None]
+
+
+def _nothing(_: Connection) -> None:
+    """Finds nothing amiss."""
+
+
 class CommitUnknownError(StoreError):
     """The store lost its database during a commit, which is there or is not: {why}."""
 
@@ -22,19 +30,25 @@ class CommitUnknownError(StoreError):
 class Transactions:
     """Runs functions on one database."""
 
-    def __init__(self, database: Database, crash: Crash) -> None:
+    def __init__(self, database: Database, crash: Crash, greet: Greet = _nothing) -> None:
+        """Keeps what it asks; a new connection is greeted before anything is written by it."""
         self._database = database
         self._crash = crash
+        self._greet = greet
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """Runs a function in one transaction that writes; on any error nothing is visible."""
         try:
-            with self._database.writer.connect() as connection, connection.begin() as transaction:
-                found = work(connection)
-                self._crash("store.before_commit")
-                _end(transaction)
-                self._crash("store.after_commit")
-                return found
+            with self._database.writer.connect() as connection:
+                if GREETED not in connection.info:
+                    self._greet(connection)
+                    connection.info[GREETED] = True
+                with connection.begin() as transaction:
+                    found = work(connection)
+                    self._crash("store.before_commit")
+                    _end(transaction)
+                    self._crash("store.after_commit")
+                    return found
         except (IntegrityError, DataError) as error:
             raise StoreRefusedError(f"the database refused a change: {_words(error)}") from error
         except SQLAlchemyError as error:

@@ -83,6 +83,7 @@ class Writing:
         self._add_requests = add(requests)
         self._add_evidence = add(evidence)
         self._take_positions = Prepared(counters.take(counters.EVENTS), dialect)
+        self._note_intent = Prepared(counters.note_intent(), dialect)
         self._add_events = _add_events(dialect)
 
     def write(
@@ -120,6 +121,7 @@ class Writing:
                 Step(self._add_evidence, batch.evidence),
                 # Late: nobody else is given a position before this transaction has ended.
                 Step(self._take_positions, _one(taken=len(batch.events)), finds_all=True),
+                Step(self._note_intent, _one(last_intent=batch.last_intent), finds_all=True),
                 Step(self._remove_locks, batch.old_locks),
             ),
         )
@@ -135,8 +137,8 @@ class Writing:
 
 
 def _one(**value: int) -> list[Row]:
-    """Returns one row with a number; none if that is 0."""
-    return [value] if all(value.values()) else []
+    """Returns one row with a number; none if that says nothing."""
+    return [value] if min(value.values()) > 0 else []
 
 
 def _add(dialect: Dialect, table: Table) -> Prepared:

@@ -1,5 +1,7 @@
 """Sessions of coordinators that share a store, what each of them owns, and letters between them.
 
+Also what is noted of a store that went back in time.
+
 A database of SQLite's is shared by nobody: there it all stays empty. From now on a schema says
 which older versions can serve it.
 """
@@ -49,6 +51,8 @@ def upgrade() -> None:
     )
     op.create_index("letters_session", "letters", ["session", "number"])
     op.add_column("meta", _zero("housekeeper"))
+    op.add_column("meta", sa.Column("recovery", sa.Text()))
+    op.add_column("meta", sa.Column("recovered", sa.Text()))
     op.add_column("workflows", _zero("session"))
     op.create_index("workflows_session", "workflows", ["session", "key"], sqlite_where=OWNED)
 
