@@ -28,6 +28,7 @@ from agent.rows import (
     FORGET_EPOCHS,
     FORGET_MARKED,
     FORGET_NAMED,
+    HEARD,
     IS_OPEN,
     IS_SEEN_TO,
     KEPT,
@@ -63,13 +64,28 @@ class Forgotten:
     kept: tuple[str, ...] = ()  # the named workflows of which something stays, once it is done
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The highest that a journal has heard of from coordinators, also of what was forgotten since.
+
+    Of epochs whoever taught them; of intents those of attempts that were in the journal, and of
+    another host's attempts that were fenced.
+    """
+
+    owner_epoch: int = 0
+    intent_sequence: int = 0
+
+
 class Transaction:
     """What a function inside a transaction may read and write."""
 
-    def __init__(self, connection: sqlite3.Connection, sequence: int) -> None:
-        """Continues the journal's sequence."""
+    def __init__(
+        self, connection: sqlite3.Connection, sequence: int = 0, heard: Heard | None = None
+    ) -> None:
+        """Continues the journal's sequence, and what it has heard of."""
         self._connection = connection
         self.sequence = sequence
+        self.heard = heard or Heard()
         self.changed: list[AttemptRecord] = []
 
     def meta(self, key: str) -> str:
@@ -122,6 +138,7 @@ class Transaction:
             self._connection.execute(
                 "INSERT OR REPLACE INTO epochs VALUES (?, ?)", (workflow, owner_epoch)
             )
+        self._hear(owner_epoch, fenced)
         if intent or fenced:
             self._connection.execute(TEACH, (workflow, intent, fenced))
         if not self.meta("cluster_id"):
@@ -135,6 +152,7 @@ class Transaction:
     def put(self, record: AttemptRecord) -> AttemptRecord:
         """Writes one attempt under the next sequence."""
         self.sequence += 1
+        self._hear(0, record.intent_sequence)  # its epoch was remembered with its owner
         row = to_row(record, self.sequence)
         self._connection.execute(PUT, row)
         written = to_record(row)
@@ -202,6 +220,9 @@ class Transaction:
         for key, value in (
             ("low_watermark", low_watermark),
             ("fence_low_watermark", fence_low_watermark),
+            # What it is known from may go now.
+            ("heard_owner_epoch", self.heard.owner_epoch),
+            ("heard_intent_sequence", self.heard.intent_sequence),
         ):
             self.set_meta(key, str(max(value, int(self.meta(key) or 0))))
         named = json.dumps(list(workflows))
@@ -213,6 +234,20 @@ class Transaction:
         execute(FORGET_EPOCHS, (of, low_watermark, max(1, fence_low_watermark)))
         kept = tuple(row[0] for row in execute(KEPT, (named,))) if done else ()
         return Forgotten(attempts=len(left), done=done, kept=kept)
+
+    def hear_all(self) -> None:
+        """Finds the highest heard of: what Forget has noted, and what is there, of any version."""
+        epoch, intent, fenced = self._connection.execute(HEARD).fetchone()
+        self._hear(epoch or 0, max(intent or 0, fenced or 0))
+        noted = (self.meta("heard_owner_epoch"), self.meta("heard_intent_sequence"))
+        self._hear(*(int(value or 0) for value in noted))
+
+    def _hear(self, owner_epoch: int, intent_sequence: int) -> None:
+        heard = self.heard
+        if owner_epoch > heard.owner_epoch or intent_sequence > heard.intent_sequence:
+            self.heard = Heard(
+                max(owner_epoch, heard.owner_epoch), max(intent_sequence, heard.intent_sequence)
+            )
 
     def _query(self, query: str, *arguments: object) -> list[AttemptRecord]:
         return [to_record(row) for row in self._connection.execute(query, arguments)]
@@ -229,11 +264,13 @@ class Journal:
         connection.executescript(SCHEMA)
         connection.execute("BEGIN IMMEDIATE")
         _add_columns(connection)
-        tx = Transaction(connection, 0)
+        tx = Transaction(connection)
         if not tx.meta("incarnation"):
             tx.set_meta("incarnation", new_id())
         self.incarnation = tx.meta("incarnation")
         self.sequence = int(tx.meta("sequence") or 0)
+        tx.hear_all()
+        self._heard = tx.heard
         connection.execute("COMMIT")
 
     def transact(self, function: Callable[[Transaction], T]) -> tuple[T, list[AttemptRecord]]:
@@ -249,17 +286,17 @@ class Journal:
         """Runs functions in one transaction; one that raises takes back only its own part."""
         connection = self._connection
         results: list[tuple[Any, Exception | None]] = []
-        tx = Transaction(connection, self.sequence)
+        tx = Transaction(connection, self.sequence, self._heard)
         connection.execute("BEGIN")  # not IMMEDIATE: a full disk still lets us read
         try:
             for function in functions:
-                sequence, changes = tx.sequence, len(tx.changed)
+                sequence, heard, changes = tx.sequence, tx.heard, len(tx.changed)
                 connection.execute("SAVEPOINT one")
                 try:
                     results.append((function(tx), None))
                 except Exception as error:  # noqa: BLE001 - it is handed to whoever asked
                     connection.execute("ROLLBACK TO one")
-                    tx.sequence = sequence
+                    tx.sequence, tx.heard = sequence, heard
                     del tx.changed[changes:]
                     results.append((None, error))
                 connection.execute("RELEASE one")
@@ -270,7 +307,7 @@ class Journal:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-        self.sequence = tx.sequence
+        self.sequence, self._heard = tx.sequence, tx.heard
         return results, tx.changed
 
     def close(self) -> None:

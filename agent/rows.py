@@ -9,7 +9,8 @@ from agent.attempts import OPEN, AttemptRecord, Kind, State
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (
-  key   TEXT PRIMARY KEY,   -- cluster_id, incarnation, sequence, and the two low-watermarks
+  key   TEXT PRIMARY KEY,   -- cluster_id, incarnation, sequence, the two low-watermarks, and what
+                            -- was the highest heard of when something was last forgotten
   value TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS epochs (
@@ -103,6 +104,12 @@ FORGET_MARKED = (
 KEPT = (
     "SELECT value FROM json_each(?) WHERE EXISTS (SELECT 1 FROM epochs WHERE workflow = value)"
     " OR EXISTS (SELECT 1 FROM attempts WHERE workflow = value) ORDER BY value"
+)
+# A look at every attempt, as the start takes another one for what is unsettled: an index would cost
+# each admission something, and be of use once in a life.
+HEARD = (
+    "SELECT (SELECT max(highest) FROM epochs), (SELECT max(intent_sequence) FROM attempts),"
+    " (SELECT max(fenced) FROM taught)"
 )
 TEACH = (
     "INSERT INTO taught VALUES (?, ?, ?) ON CONFLICT (workflow) DO UPDATE"

@@ -63,6 +63,7 @@ from countermand.v1.agent_pb2 import (
     GetAttemptResponse,
     GetHostRequest,
     GetHostResponse,
+    Heard,
     HostReport,
     InspectRequest,
     InspectResponse,
@@ -409,8 +410,8 @@ class AgentService(AgentServiceServicer):
     async def GetHost(self, request: GetHostRequest, context: object) -> GetHostResponse:
         """Describes the agent."""
         runner = self._runner
-        cluster_id, sequence = await runner.transact(
-            lambda tx: (tx.meta("cluster_id"), tx.sequence)
+        cluster_id, sequence, heard = await runner.transact(
+            lambda tx: (tx.meta("cluster_id"), tx.sequence, tx.heard)
         )
         drivers = list(runner.pools.values())
         reports = await asyncio.gather(*map(self._lookers.report, drivers))
@@ -423,6 +424,7 @@ class AgentService(AgentServiceServicer):
             queue_max=runner.limits.queue_max,
             version=self._version,
             custom_verbs=sorted(runner.plugins),
+            heard=Heard(owner_epoch=heard.owner_epoch, intent_sequence=heard.intent_sequence),
         )
         for pool in report.pools:
             pool.identity = self._identities.get(pool.pool_id, "")

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from countermand.rpc.status import error_from_rpc
-from countermand.v1.agent_pb2 import ForgetRequest
+from countermand.v1.agent_pb2 import ForgetRequest, GetHostRequest, Heard
 from countermand.v1.attempt_pb2 import Attempt
 from tests.agent.inotify import Watched, watching
 from tests.agent.processes import Agent, Host
@@ -59,10 +59,19 @@ async def forgotten(agent: Agent) -> int:
 
 
 async def again(host: Host, agent: Agent) -> Agent:  # noqa: F811
-    """Kills an agent and starts it on what it left."""
+    """Kills an agent and starts it on what it left: it has heard of no less."""
+    before = await heard(agent)
     agent.process.kill()
     await agent.died()
-    return await host.start()
+    agent = await host.start()
+    assert await heard(agent) == before
+    return agent
+
+
+async def heard(agent: Agent) -> Heard:
+    """Returns the highest that an agent has heard of."""
+    async with agent.stub() as stub:
+        return (await stub.GetHost(GetHostRequest())).host.heard
 
 
 async def test_an_action_that_comes_after_its_compensation_never_shows(host, pool):  # noqa: F811

@@ -136,6 +136,7 @@ async def test_describes_the_host(served):
     assert answer.now.ToDatetime(NOW.tzinfo) == NOW
     assert (answer.host.cluster_id, answer.host.version) == (CLUSTER, "1.2.3")
     assert answer.host.journal_sequence == 2
+    assert (answer.host.heard.owner_epoch, answer.host.heard.intent_sequence) == (1, 1)
     [pool] = answer.host.pools
     assert (pool.pool_id, pool.driver, pool.used_bytes) == ("fast", "file", 0)
     assert set(pool.verbs) == set(VERBS)
