@@ -35,7 +35,12 @@ from countermand.rpc.errors import (
     Violation,
     WrongCluster,
 )
-from countermand.v1.agent_pb2 import ContentHead, FenceAttemptResponse, ReadImageResponse
+from countermand.v1.agent_pb2 import (
+    ContentHead,
+    FenceAttemptResponse,
+    Heard,
+    ReadImageResponse,
+)
 from countermand.v1.attempt_pb2 import Attempt
 from tests.agent.rig import NOW
 from tests.sanity.served import SLOW, broken, results, subject
@@ -177,6 +182,17 @@ class Boasts(Service):
 
 def _resizes(answer) -> bool:
     return "resize_image" not in answer.host.pools[0].verbs
+
+
+class HearsOfWhatItHas(Service):
+    async def GetHost(self, request, context):
+        answer = await super().GetHost(request, context)
+        kept = await self._runner.transact(
+            lambda tx: tx.page("", after="", count_max=1, open_only=False)
+        )
+        if not kept:
+            answer.host.heard.CopyFrom(Heard())
+        return answer
 
 
 class CancelsAnything(Service):
@@ -358,6 +374,7 @@ SERVICES = {
     GoesOnAnywhere: "watch.sequence_ahead",
     DeletesNothingBadly: "verbs.delete_absent",
     Boasts: "listing.host",
+    HearsOfWhatItHas: "listing.heard",
     CancelsAnything: "cancel.unknown",
     FencesNothing: "fence.before",
     TakesAnyTicket: "serve.tickets",

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.service import AgentService
 from countermand.sanity.run import Ending
+from tests.agent.rig import NOW
 from tests.agent.storages import STORAGES
 from tests.sanity.served import POOL, SLOW, broken, results, subject
 
@@ -74,6 +76,24 @@ async def test_what_is_not_offered_is_skipped_aloud(tmp_path):
     assert skipped["verbs.acts[fast/create_image]"] == "pool fast is read-only"
     assert all(skipped.values())
     assert broken(found) == {}
+
+
+class KeepsNothingHeard(AgentService):
+    """As an agent that was written before that was asked for."""
+
+    async def GetHost(self, request, context):
+        answer = await super().GetHost(request, context)
+        answer.host.ClearField("heard")
+        return answer
+
+
+async def test_an_agent_need_not_keep_what_it_has_heard_of(tmp_path):
+    def make(runner):
+        return KeepsNothingHeard(runner, now=lambda: NOW, version="1.2.3")
+
+    async with subject(tmp_path, make=make) as one:
+        [found] = await results(one, "listing.heard")
+    assert found.ending is Ending.SKIPPED
 
 
 async def test_nothing_is_left_in_the_pool_nor_in_the_journal(tmp_path):

@@ -7,9 +7,10 @@ from typing import Any
 from countermand.sanity.asking import Refused, refused, served
 from countermand.sanity.cases import first
 from countermand.sanity.probe import Probe
-from countermand.sanity.promises import Area, Each, equal, holds
+from countermand.sanity.promises import Area, Each, NotOffered, equal, holds
 from countermand.sanity.seeing import must, seen, told
 from countermand.v1.agent_pb2 import (
+    ForgetRequest,
     GetAttemptRequest,
     ListAttemptsRequest,
     ListImagesRequest,
@@ -131,6 +132,40 @@ async def host(probe: Probe) -> None:
         )
         if not pool.problem.reason:
             holds(pool.verbs, f"verbs of pool {pool.pool_id}", "none")
+
+
+@AREA.promise(
+    "who tells what it has heard of tells no less than of what it took, also after Forget",
+    told="agent.proto, Heard",
+)
+async def heard(probe: Probe) -> None:
+    """Under a higher epoch than any before: what else is in the journal hides nothing."""
+    host = await probe.subject.look()
+    if not host.HasField("heard"):
+        raise NotOffered("the agent does not tell what it has heard of")
+    epoch, intent = host.heard.owner_epoch + 1, probe.subject.next_intent()
+    name, own, action = probe.attempt("t"), probe.attempt("t", 2), probe.light()
+    await probe.run(name, action, owner_epoch=epoch, intent_sequence=intent)
+    await _has_heard(probe, epoch, intent)
+    await probe.compensate(own, name, action, owner_epoch=epoch)
+    must(await probe.settled(own), Attempt.STATE_SUCCEEDED)
+    request = ForgetRequest(
+        cluster_id=probe.subject.cluster_id,
+        workflows=[probe.workflow],
+        low_watermark=probe.subject.next_intent(),
+    )
+    await probe.calls.ask("Forget", request)
+    await _has_heard(probe, epoch, intent)
+
+
+async def _has_heard(probe: Probe, epoch: int, intent: int) -> None:
+    told = (await probe.subject.look()).heard
+    holds(told.owner_epoch >= epoch, f"heard.owner_epoch of {epoch} or more", told.owner_epoch)
+    holds(
+        told.intent_sequence >= intent,
+        f"heard.intent_sequence of {intent} or more",
+        told.intent_sequence,
+    )
 
 
 @AREA.promise(

@@ -38,6 +38,9 @@ async def _kill(probe: Probe) -> None:
         f"the journal's sequence is {before.journal_sequence} or more",
         after.journal_sequence,
     )
+    for field in ("owner_epoch", "intent_sequence"):
+        low, heard = getattr(before.heard, field), getattr(after.heard, field)
+        holds(heard >= low, f"heard.{field} is {low} or more", heard)
 
 
 def _possible(probe: Probe) -> None:
