@@ -28,7 +28,8 @@ from coordinator.api.starting import Starting
 from coordinator.api.tokens import Tokens
 from coordinator.api.webhook_service import WebhookService
 from coordinator.api.workflow_service import WorkflowService
-from coordinator.owners.owners import Owners
+from coordinator.owners.elsewhere import ReportedElsewhere
+from coordinator.owners.owners import Owners, Show
 from coordinator.owners.reported import Reported
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.ports import Clock, Store, StoreError
@@ -71,13 +72,18 @@ async def open_owners(assembly: Assembly) -> tuple[Owners, Reported]:
     await reported.open()
     owners = Owners(
         say=loop.hear,
-        show=lambda workflow_id, attempt, record: watches.heard_progress(
-            workflow_id, attempt, progress_to_proto(record)
-        ),
+        show=_shows(watches),
         reported=reported,
     )
     owners.open(loop.open_workflows())
     return owners, reported
+
+
+def _shows(watches: Watches[Progress]) -> Show:
+    """Returns what tells those who watch of progress that was reported."""
+    return lambda workflow_id, attempt, record: watches.heard_progress(
+        workflow_id, attempt, progress_to_proto(record)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +92,7 @@ class Beside:
 
     routing: Routing
     tail: Tail
+    reported: ReportedElsewhere
 
     async def run(self) -> None:
         """Goes on until cancelled.
@@ -93,7 +100,7 @@ class Beside:
         Raises:
             StoreFencedError: The own session has ended.
         """
-        await together(self.routing.run(), self.tail.run())
+        await together(self.routing.run(), self.tail.run(), self.reported.run())
 
     def hint(self) -> None:
         """Looks at once: somebody says that another session has written something."""
@@ -106,13 +113,16 @@ def beside(assembly: Assembly, new_id: Callable[[], str]) -> Beside | None:
 
     What it answers with, `services`, is to be put through `routing.around`.
     """
-    loop, store = assembly.loop, assembly.store
+    loop, store, watches = assembly.loop, assembly.store, assembly.watches
     if not store.shared:
         return None
     owned = lambda workflow_id: loop.workflow(workflow_id) is not None  # noqa: E731
     return Beside(
         routing=Routing(loop=loop, store=store, new_id=new_id),
-        tail=Tail(store=store, hints=assembly.watches, owned=owned),
+        tail=Tail(store=store, hints=watches, owned=owned),
+        reported=ReportedElsewhere(
+            store=store, watched=watches.watched, owned=owned, show=_shows(watches)
+        ),
     )
 
 

@@ -76,6 +76,10 @@ class Watches(Generic[P]):
         """Returns the ids of workflows that are watched, or of which progress was heard."""
         return list(self._topics)
 
+    def watched(self) -> list[str]:
+        """Returns the ids of workflows that are watched."""
+        return [each for each, topic in self._topics.items() if topic.watchers]
+
     @contextmanager
     def watching(self, workflow_id: str) -> Iterator[Topic[P]]:
         """Holds a workflow's topic for as long as somebody watches it."""

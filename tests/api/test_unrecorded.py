@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from coordinator.api import unrecorded
+from coordinator.owners import elsewhere
 from countermand.rpc.names import attempt_name, task_name, workflow_name
 from countermand.v1 import host_pb2 as hpb
 from countermand.v1 import workflow_pb2 as pb
@@ -22,6 +23,7 @@ from tests.runtime.rig import PATIENCE_S, Agent, copy, noop, series, until
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     look_often(monkeypatch)
     monkeypatch.setattr(unrecorded, "ANSWER_S", PATIENCE_S)
+    monkeypatch.setattr(elsewhere, "LOOK_S", 0.01)
 
 
 @pytest.fixture
@@ -137,3 +139,19 @@ async def test_an_owner_that_is_away_holds_up_no_reader(one, other, agent, monke
     monkeypatch.setattr(unrecorded, "ANSWER_S", None)  # whoever asked again would fail
     assert (await basic(other, "y")).waits_for == "its images"
     assert (await listed(other, "y")).name == "workflows/y"
+
+
+async def test_how_far_a_vendor_is_is_watched_at_every_replica(one, other):
+    await start(one, "x", plan_of(external("snap")))
+    vendor = Vendor(one.channel)
+    name = (await vendor.requests())[0].attempt
+    await vendor.accept(name)
+    watch = other.workflows.WatchWorkflow(pb.WatchWorkflowRequest(name="workflows/x"))
+    for done in (3, 4):
+        await vendor.report(name, done, 5)
+        while not (update := await watch.read()).HasField("progress"):
+            pass
+        assert (update.progress.attempt, update.progress.progress.done) == (name, done)
+    watch.cancel()
+    await vendor.end(name)
+    await until(lambda: not other.watches.topics())
