@@ -41,7 +41,6 @@ INTENTS = 1 << 22  # taken at a time: some of them are lost with every life
 
 _MINE = sessions.c.id == bindparam("session")
 _LIVES = select(sessions.c.id).where(_MINE, ~sessions.c.ended)
-_ENDED = select(sessions.c.id).where(sessions.c.ended)
 _LAPSED = (
     select(sessions.c.id)
     .where(
@@ -51,14 +50,16 @@ _LAPSED = (
     )
     .with_for_update(skip_locked=True)
 )
+_OWNED = exists().where(text(OWNED), workflows.c.session == sessions.c.id)
+_LEFT = select(sessions.c.id).where(sessions.c.ended, _OWNED).order_by(sessions.c.id)
+# Of one session: what all others own, which may be a million, is not looked at.
 _ORPHANS = (
-    select(workflows.c.key, workflows.c.session)
-    .where(text(OWNED), workflows.c.session.in_(_ENDED))
+    select(workflows.c.key)
+    .where(text(OWNED), workflows.c.session == bindparam("owner"))
     .order_by(workflows.c.key)
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True)
 )
-_OWNED = exists().where(text(OWNED), workflows.c.session == sessions.c.id)
 _OWNERS = (
     select(workflows.c.id, workflows.c.session, sessions.c.ended)
     .join_from(workflows, sessions, workflows.c.session == sessions.c.id, isouter=True)
@@ -149,18 +150,17 @@ def claim(session: int, limit: int, connection: Connection) -> tuple[int, list[i
     check(session, connection)
     if recovering.required(connection) is not None:
         return 0, [], lowest(())
-    orphans = connection.execute(_ORPHANS, {"limit": limit}).all()
+    orphans = _orphans(session, limit, connection)
     if not orphans:
         # Of one that another is claiming from at this moment the rows are still there to be seen.
         connection.execute(delete(sessions).where(sessions.c.ended, ~_OWNED))
         return 0, [], lowest(())
     epoch = next_epoch(session, connection)
-    keys = [row.key for row in orphans]
+    keys = [key for found in orphans.values() for key in found]
     mine = update(workflows).where(workflows.c.key.in_(keys)).values(session=session)
     connection.execute(mine)
-    owners = {row.session for row in orphans}
-    floors = _floors({*owners, session}, connection)
-    floor = lowest(floors[owner] for owner in sorted(owners))
+    floors = _floors({*orphans, session}, connection)
+    floor = lowest(floors[owner] for owner in sorted(orphans))
     lowered = _text_of(lower(floors[session], floor))
     connection.execute(update(sessions).where(sessions.c.id == session).values(floor=lowered))
     return epoch, keys, floor
@@ -232,6 +232,24 @@ def owners_of(
         )
         for row in connection.execute(_OWNERS, {"ids": list(workflow_ids)})
     }
+
+
+def _orphans(session: int, limit: int, connection: Connection) -> dict[int, list[int]]:
+    """Returns the keys of what ended sessions have left, by these; whoever asks keeps their rows.
+
+    Each begins with another of them than its neighbours, and is in nobody's way for a while.
+    """
+    left = connection.scalars(_LEFT).all()
+    first = session % len(left) if left else 0
+    found: dict[int, list[int]] = {}
+    for owner in (*left[first:], *left[:first]):
+        some = {"owner": owner, "limit": limit}
+        if keys := list(connection.scalars(_ORPHANS, some)):
+            found[owner] = keys
+        limit -= len(keys)
+        if not limit:
+            break
+    return found
 
 
 def _in(lasts: timedelta) -> ColumnElement[int]:
