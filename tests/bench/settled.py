@@ -98,6 +98,8 @@ def fill(path: Path, count: int) -> None:
         connection.execute("BEGIN")
         for table in TABLES:
             _copy_rows(connection, table, count - 1)
+        last = "(SELECT max(position) FROM events)"
+        connection.execute(f"UPDATE counters SET last_position = {last} WHERE name = 'events'")
         connection.execute("COMMIT")
         # As the store keeps it, and on the disk: neither is part of what is measured.
         connection.execute("PRAGMA journal_mode = WAL")
