@@ -268,7 +268,7 @@ class Loop:
         return floor
 
     def hear_floor(self, others: Floor) -> None:
-        """Hears below which intents no other coordinator sends anything new."""
+        """Hears below which intents no other coordinator sends anything new, nor any to come."""
         self._others_floor = others
 
     @property

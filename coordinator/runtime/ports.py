@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
-from coordinator.runtime.floors import Floor
+from coordinator.runtime.floors import Common, Floor
 from coordinator.runtime.locks import Standing
 from coordinator.saga.commands import (
     ChooseHost,
@@ -134,7 +134,6 @@ class Session:
     name: str  # where it is, for people
     start_time: datetime
     ended: bool  # it lapsed or was ended; what it owned is claimed by the others
-    floor: Floor  # as it last said
 
 
 class SessionState(StrEnum):
@@ -441,6 +440,9 @@ class Store(Protocol):
         some of that has its floor lowered to that of the one who had it. Raises StoreFencedError
         when the own session has ended.
         """
+
+    async def floors(self) -> Common:
+        """Returns what the floors of all sessions come to, the own one as it was last told."""
 
     async def end_session(self) -> None:
         """Ends the own session: what it owns may be claimed at once. Again is a success."""

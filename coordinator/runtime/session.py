@@ -15,7 +15,6 @@ import asyncio
 import logging
 from datetime import timedelta
 
-from coordinator.runtime.floors import lowest
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.ports import (
     SESSION_LASTS,
@@ -33,6 +32,9 @@ LASTS_S = SESSION_LASTS.total_seconds()
 RENEW_S = 5.0
 SLOW_S = 5.0  # a renewal that takes longer was held up by the store
 RENEW_AGAIN_S = 0.5  # while the store does not answer
+# Floors are read as often as renewed, unless that takes long: of many, with many hosts each. What
+# is heard late is forgotten late, and no more.
+FLOORS_REST = 50  # so many times as long as it took to read them
 TRUST_MARGIN_S = 3.0  # before its lease ends a coordinator sends nothing more: calls take a while
 RENEWALS_BEFORE_CLAIMS = 2  # without a failure in between
 
@@ -104,6 +106,7 @@ class Keeper:
         """
         works = [
             asyncio.create_task(self._renew_for_ever()),
+            asyncio.create_task(self._hear_floors_for_ever()),
             asyncio.create_task(self._claim_for_ever()),
             asyncio.create_task(self._look_at_others_for_ever()),
         ]
@@ -137,10 +140,26 @@ class Keeper:
         async with self._telling:
             self.sessions = await self._store.renew(self._lasts, self._loop.floor())
         self.seen_ended += len(lived - {each.id for each in self.sessions if not each.ended})
-        others = [each.floor for each in self.sessions if each.id != self._session]
-        self._loop.hear_floor(lowest(others))
+
+    async def _hear_floors_for_ever(self) -> None:
+        while True:
+            began = self._now()
+            try:
+                await self._hear_floors()
+            except StoreFencedError:
+                raise
+            except StoreError as error:
+                log.warning("floors.not_heard", extra={"error": str(error)})
+            rest_s = RENEW_S * self._share * (1 - self._chance.jitter() / 4)
+            await asyncio.sleep(max(rest_s, FLOORS_REST * (self._now() - began)))
+
+    async def _hear_floors(self) -> None:
+        # The own one is among them as it was last told: nobody who comes later is given intents
+        # below that, so that agents are told of nothing above what one may send who is not known.
+        common = await self._store.floors()
+        self._loop.hear_floor(common.lowest)
         # Agents may forget nothing above the floor of who has nothing to send: it is raised.
-        if self._loop.floor().next_intent < max((each.next_intent for each in others), default=0):
+        if self._loop.floor().next_intent < common.newest:
             self._loop.go_on_from(*await self._store.take_intents())
 
     async def _claim_for_ever(self) -> None:

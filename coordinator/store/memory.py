@@ -15,7 +15,7 @@ from importlib.metadata import version
 from itertools import islice
 
 from coordinator.runtime.draining import names
-from coordinator.runtime.floors import Floor, lower, lowest
+from coordinator.runtime.floors import Common, Floor, common, lower, lowest
 from coordinator.runtime.locks import Standing, stands_in_line
 from coordinator.runtime.owners import waits_for
 from coordinator.runtime.ports import (
@@ -251,10 +251,13 @@ class MemoryStore:
                 name=each.name,
                 start_time=each.start_time,
                 ended=each.ended,
-                floor=each.floor,
             )
             for i, each in sorted(self._kept.sessions.items())
         )
+
+    async def floors(self) -> Common:
+        """Returns what the floors of all sessions come to."""
+        return common(each.floor for each in self._kept.sessions.values())
 
     async def end_session(self) -> None:
         """Ends the own session: what it owns may be claimed at once."""

@@ -24,7 +24,7 @@ from sqlalchemy import (
     update,
 )
 
-from coordinator.runtime.floors import Floor, lower, lowest
+from coordinator.runtime.floors import Common, Floor, common, lower, lowest
 from coordinator.runtime.ports import (
     Ownership,
     Session,
@@ -40,6 +40,8 @@ ENDED = "ended"  # what is said to those who listen
 INTENTS = 1 << 22  # taken at a time: some of them are lost with every life
 
 _MINE = sessions.c.id == bindparam("session")
+# Without their floors: each may name every host there is.
+_SEEN = select(sessions.c.id, sessions.c.name, sessions.c.start_time_us, sessions.c.ended)
 _LIVES = select(sessions.c.id).where(_MINE, ~sessions.c.ended)
 _LAPSED = (
     select(sessions.c.id)
@@ -119,17 +121,21 @@ def renew(
     lives = update(sessions).where(sessions.c.id == session, ~sessions.c.ended)
     if not connection.execute(lives.values(said)).rowcount:
         raise StoreFencedError(f"session {session} has ended")
-    rows = connection.execute(select(sessions).order_by(sessions.c.id)).mappings()
+    rows = connection.execute(_SEEN.order_by(sessions.c.id)).mappings()
     return tuple(
         Session(
             id=row["id"],
             name=row["name"],
             start_time=time_from(row["start_time_us"]),
             ended=row["ended"],
-            floor=_floor_from(row["floor"]),
         )
         for row in rows
     )
+
+
+def floors(connection: Connection) -> Common:
+    """Returns what the floors of all sessions come to, as of one moment."""
+    return common(map(_floor_from, connection.scalars(select(sessions.c.floor))))
 
 
 def end(session: int, connection: Connection) -> None:

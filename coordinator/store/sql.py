@@ -16,7 +16,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, delete, func, insert, select, text, update
 
 from coordinator.runtime.draining import names
-from coordinator.runtime.floors import UNHEARD, Floor
+from coordinator.runtime.floors import UNHEARD, Common, Floor
 from coordinator.runtime.locks import Standing
 from coordinator.runtime.ports import (
     SESSION_LASTS,
@@ -161,6 +161,10 @@ class SqlStore:
         # Nothing may be forgotten that belongs to what was perhaps claimed.
         work = partial(sessions.renew, self._epoch, lasts, UNHEARD if self._in_doubt else floor)
         return await self._run.write_beside(partial(self._transactions.write, work))
+
+    async def floors(self) -> Common:
+        """Returns what the floors of all sessions come to."""
+        return await self._read(sessions.floors)
 
     async def end_session(self) -> None:
         """Ends the own session: what it owns may be claimed at once."""

@@ -182,6 +182,22 @@ async def test_an_agent_forgets_nothing_above_what_another_may_still_send():
         await until(lambda: "workflows/over" in {w for f in agent.forgets for w in f.workflows})
 
 
+async def test_who_was_alone_has_agents_forget_nothing_above_what_one_that_has_come_may_send(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    shared = Shared({"a": Agent()})
+    monkeypatch.setattr(session, "RENEW_S", 1e6)
+    async with replica(shared) as one:
+        await until(lambda: one.keeper.sessions)
+        async with replica(shared) as other:
+            may_send = other.loop.floor().next_intent
+            await one.loop.unsent_intent()  # as when a journal was lost
+            await until(lambda: one.loop.floor().next_intent > may_send)
+
+            assert one.loop.low_watermark("a") <= may_send
+            assert one.loop.fence_low_watermark() <= may_send
+
+
 async def test_all_that_live_share_the_window_of_a_host():
     shared = Shared({"a": Agent()})
     async with replica(shared) as one:
