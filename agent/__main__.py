@@ -42,7 +42,7 @@ from countermand.rpc.collector import Collector, CollectorInvalid, collector_of
 from countermand.rpc.credentials import Credentials, CredentialsInvalid, read_credentials
 from countermand.rpc.errors import CountermandError, ImageUnsafe
 from countermand.rpc.logs import configure
-from countermand.rpc.server import ListenRefused, Service, serve
+from countermand.rpc.server import DATA_PING_TIMEOUT_S, ListenRefused, Service, serve
 from countermand.v1 import agent_pb2
 
 log = logging.getLogger("agent")
@@ -230,6 +230,7 @@ async def _serve(
         services=[Service(SERVICE, frames.add_to_server, service)],
         telemetry=spans,
         credentials=credentials,
+        ping_timeout_s=DATA_PING_TIMEOUT_S,
     )
     ready = {"address": server.address, "incarnation": journal.incarnation}
     if asked is not None:

@@ -30,6 +30,9 @@ STOP_GRACE_S = 2.0
 PING_INTERVAL_S_MIN = 5
 KEEPALIVE_TIME_S = 30
 KEEPALIVE_TIMEOUT_S = 10
+# Of whoever sends images: the answer to a ping stands in line behind all that is on its way. It is
+# what gRPC has unless told.
+DATA_PING_TIMEOUT_S = 60
 
 # One connection carries an agent's or an engine's whole traffic; beyond this, calls wait.
 STREAMS_PER_CONNECTION_MAX = 1000
@@ -86,8 +89,11 @@ class BoundServer:
         request_bytes_max: int = REQUEST_BYTES_MAX,
         answer_bytes_max: int = ANSWER_BYTES_MAX,
         credentials: Credentials | None = None,
+        ping_timeout_s: int | None = None,
     ) -> None:
         """Takes the address; port 0 takes a free one.
+
+        A client that does not answer a ping in time has vanished; None: as for keepalive.
 
         Raises:
             ListenRefused: The address is not an address, in use, or not loopback and there are no
@@ -96,7 +102,11 @@ class BoundServer:
         host = loopback_host(listen) if credentials is None else _split(listen)[0]
         self._server = grpc.aio.server(
             interceptors=[ServerInterceptor(telemetry), *interceptors],
-            options=_options(request_bytes_max, answer_bytes_max),
+            options=[
+                *_options(request_bytes_max, answer_bytes_max),
+                # Without it gRPC waits a minute, keepalive or not, while another ping is out.
+                ("grpc.http2.ping_timeout_ms", (ping_timeout_s or KEEPALIVE_TIMEOUT_S) * 1000),
+            ],
         )
         try:
             port = (
@@ -135,6 +145,7 @@ async def serve(
     request_bytes_max: int = REQUEST_BYTES_MAX,
     answer_bytes_max: int = ANSWER_BYTES_MAX,
     credentials: Credentials | None = None,
+    ping_timeout_s: int | None = None,
 ) -> RunningServer:
     """Takes an address and answers at once, where nothing has to be done in between.
 
@@ -148,6 +159,7 @@ async def serve(
         request_bytes_max=request_bytes_max,
         answer_bytes_max=answer_bytes_max,
         credentials=credentials,
+        ping_timeout_s=ping_timeout_s,
     )
     return await bound.start(services)
 
