@@ -127,6 +127,10 @@ async def test_a_drain_outlives_the_coordinator(cluster, stubs) -> None:
 async def test_a_drain_that_says_too_little_changes_nothing(
     stubs, name, request_id, reason, error
 ) -> None:
+    async def is_ready() -> bool:
+        return await state_of(stubs, "b") == "READY"
+
+    await until(is_ready, "the host")  # the coordinator may have been started a moment ago
     request = pb.DrainHostRequest(name=name, request_id=request_id, reason=reason)
     assert (await refused(stubs.hosts.DrainHost(request))).reason == error
     assert await state_of(stubs, "b") == "READY"
