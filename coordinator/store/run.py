@@ -29,6 +29,9 @@ class Run(Protocol):
     async def read(self, work: Callable[[], T]) -> T:
         """Runs what only reads."""
 
+    async def page(self, work: Callable[[], T]) -> T:
+        """Runs what only reads and any number may ask for; it may be refused."""
+
     async def close(self) -> None:
         """Lets what has begun end, and takes nothing more."""
 
@@ -56,12 +59,16 @@ class Threads:
         return await asyncio.get_running_loop().run_in_executor(self._beside, work)
 
     async def read(self, work: Callable[[], T]) -> T:
+        """Runs what only reads."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+
+    async def page(self, work: Callable[[], T]) -> T:
         """Runs what only reads; refuses what would only wait."""
         if self._reads >= self._reads_max:
             raise Busy(retry_delay=READ_RETRY)
         self._reads += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+            return await self.read(work)
         finally:
             self._reads -= 1
 
@@ -83,6 +90,10 @@ class Inline:
         return work()
 
     async def read(self, work: Callable[[], T]) -> T:
+        """Runs what only reads."""
+        return work()
+
+    async def page(self, work: Callable[[], T]) -> T:
         """Runs what only reads."""
         return work()
 

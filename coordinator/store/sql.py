@@ -184,9 +184,9 @@ class SqlStore:
     async def sessions(self) -> list[SessionView]:
         """Returns all sessions, the oldest first."""
         if self.shared:
-            return await self._read(partial(lives.all_sessions, self._epoch))
+            return await self._page(partial(lives.all_sessions, self._epoch))
         assert self._start_time is not None, "not open"
-        return [await self._read(partial(lives.own, self._epoch, self._name, self._start_time))]
+        return [await self._page(partial(lives.own, self._epoch, self._name, self._start_time))]
 
     async def take_intents(self) -> tuple[int, int]:
         """Returns further intents, as first and end."""
@@ -292,7 +292,7 @@ class SqlStore:
         workflow_ids: Collection[str] | None = None,
     ) -> list[Asked]:
         """Returns attempts of open workflows that wait for an owner, in order of their intents."""
-        return await self._read(partial(queries.asked, owner, after, limit, workflow_ids))
+        return await self._page(partial(queries.asked, owner, after, limit, workflow_ids))
 
     async def open_naming(self, host_ids: Collection[str]) -> list[Stored]:
         """Returns all open workflows, whosesoever, that have to do with one of some hosts."""
@@ -537,27 +537,27 @@ class SqlStore:
 
     async def load(self, workflow_id: str) -> Stored | None:
         """Returns one workflow, settled or not; None if there is none."""
-        return await self._read(partial(queries.load, self._plans, workflow_id))
+        return await self._page(partial(queries.load, self._plans, workflow_id))
 
     async def submission(self, workflow_id: str) -> Submission | None:
         """Returns what was handed in, without what has become of it; None if there is none."""
-        return await self._read(partial(queries.submission_of, workflow_id))
+        return await self._page(partial(queries.submission_of, workflow_id))
 
     async def version(self, workflow_id: str) -> int:
         """Returns the version of a workflow, 0 if there is none."""
-        return (await self._read(partial(queries.version_of, workflow_id)))[0]
+        return (await self._page(partial(queries.version_of, workflow_id)))[0]
 
     async def query(self, query: WorkflowQuery, known: Known = nobody) -> WorkflowPage:
         """Returns one page of workflows."""
-        return await self._read(partial(lists.page, query, known))
+        return await self._page(partial(lists.page, query, known))
 
     async def history(self, workflow_id: str, *, after: int, limit: int) -> list[StoredEntry]:
         """Returns a workflow's entries after a sequence, in order."""
-        return await self._read(partial(queries.history, workflow_id, after, limit))
+        return await self._page(partial(queries.history, workflow_id, after, limit))
 
     async def own_history(self, workflow_id: str, *, after: int, limit: int) -> list[StoredEntry]:
         """Returns those of them that are about no task."""
-        return await self._read(partial(queries.own_history, workflow_id, after, limit))
+        return await self._page(partial(queries.own_history, workflow_id, after, limit))
 
     async def events(self, *, after: int, limit: int) -> list[StoredEntry]:
         """Returns entries of all workflows after a position, in order."""
@@ -573,11 +573,11 @@ class SqlStore:
 
     async def request(self, request_id: str) -> tuple[Request, str] | None:
         """Returns a remembered request and the id of the workflow it changed."""
-        return await self._read(partial(queries.request, request_id))
+        return await self._page(partial(queries.request, request_id))
 
     async def evidence(self, host_id: str, *, below: int, limit: int) -> list[str]:
         """Returns settled workflows of which a host still keeps evidence, the oldest first."""
-        return await self._read(partial(queries.evidence_on, host_id, below, limit))
+        return await self._page(partial(queries.evidence_on, host_id, below, limit))
 
     async def settled(self, workflow_ids: Sequence[str]) -> frozenset[str]:
         """Returns those of some ids whose workflow has settled, even if it has been removed."""
@@ -597,7 +597,7 @@ class SqlStore:
 
     async def audit(self, subject: str, *, before: int, limit: int) -> list[AuditEvent]:
         """Returns what was done to one, or to a collection, before a position, the last first."""
-        return await self._read(partial(audit.of, subject, before, limit))
+        return await self._page(partial(audit.of, subject, before, limit))
 
     async def progress(self) -> list[ProgressRecord]:
         """Returns what owners have reported of attempts of open workflows."""
@@ -612,7 +612,12 @@ class SqlStore:
         return await self._read(partial(webhooks.origins, workflow_ids))
 
     async def _read(self, work: Callable[[Connection], T]) -> T:
+        """Reads what the coordinator itself goes by: too many others are no reason to refuse it."""
         return await self._run.read(partial(self._transactions.look, work))
+
+    async def _page(self, work: Callable[[Connection], T]) -> T:
+        """Reads what callers ask for, and what is asked for each host. Raises Busy."""
+        return await self._run.page(partial(self._transactions.look, work))
 
 
 def _open(

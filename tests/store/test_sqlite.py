@@ -147,15 +147,30 @@ async def test_threads_are_named_and_end(tmp_path: Path):
 
 async def test_too_many_reads_are_refused():
     run, hold = Threads(reads_max=2), threading.Event()
-    held = [asyncio.ensure_future(run.read(hold.wait)) for _ in range(2)]
+    held = [asyncio.ensure_future(run.page(hold.wait)) for _ in range(2)]
     await asyncio.sleep(0)  # lets them begin
 
     with pytest.raises(Busy):
-        await run.read(hold.wait)
+        await run.page(hold.wait)
 
     hold.set()
     await asyncio.gather(*held)
     await run.close()
+
+
+async def test_what_a_coordinator_goes_by_is_read_however_many_ask_for_pages(tmp_path: Path):
+    full = Threads(reads_max=0)
+    store = SqlStore(sqlite(tmp_path / "store.db"), full, new_id=lambda: "c")
+    await store.open()
+
+    assert await store.moves(after=0, limit=1) == []
+    assert await store.hosts() == []
+    assert await store.settled(["a"]) == frozenset()
+    assert await store.owners_of(["a"]) == {}
+    assert (await store.floors()).newest == 0
+    with pytest.raises(Busy):
+        await store.load("a")
+    await store.close()
 
 
 @pytest.mark.parametrize(
