@@ -57,6 +57,8 @@ from countermand.v1.agent_pb2 import GetHostRequest
 log = logging.getLogger(__name__)
 
 FOLLOW_S = 1.0  # between two looks at what other coordinators have done with hosts
+FOLLOW_S_MAX = 5.0
+FOLLOW_REST = 20  # so many times as long as it took to read all of them: there may be thousands
 
 
 @dataclass(slots=True, kw_only=True)
@@ -133,14 +135,19 @@ class Fleet:
         live share each host's window.
         """
         self._redeliver = redeliver
+        now, took_s = asyncio.get_running_loop().time, 0.0
         while True:
-            await asyncio.sleep(FOLLOW_S)
+            await asyncio.sleep(min(max(FOLLOW_S, FOLLOW_REST * took_s), FOLLOW_S_MAX))
+            began = now()
+            window = max(1, self._window // live())
             for line in self._lines.values():
-                line.resize_window(max(1, self._window // live()))
+                line.resize_window(window)
             try:
                 await self.look()
             except StoreError as error:
                 log.warning("hosts.not_read", extra={"error": str(error)})
+            else:
+                took_s = now() - began
 
     async def look(self) -> None:
         """Hears at once what other coordinators have done with hosts, where there are others.

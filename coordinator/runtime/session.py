@@ -35,6 +35,7 @@ RENEW_AGAIN_S = 0.5  # while the store does not answer
 # Floors are read as often as renewed, unless that takes long: of many, with many hosts each. What
 # is heard late is forgotten late, and no more.
 FLOORS_REST = 50  # so many times as long as it took to read them
+FLOORS_S_MAX = 60.0  # the store may have been held up
 TRUST_MARGIN_S = 3.0  # before its lease ends a coordinator sends nothing more: calls take a while
 RENEWALS_BEFORE_CLAIMS = 2  # without a failure in between
 
@@ -151,7 +152,8 @@ class Keeper:
             except StoreError as error:
                 log.warning("floors.not_heard", extra={"error": str(error)})
             rest_s = RENEW_S * self._share * (1 - self._chance.jitter() / 4)
-            await asyncio.sleep(max(rest_s, FLOORS_REST * (self._now() - began)))
+            took_s = self._now() - began
+            await asyncio.sleep(min(max(rest_s, FLOORS_REST * took_s), FLOORS_S_MAX * self._share))
 
     async def _hear_floors(self) -> None:
         # The own one is among them as it was last told: nobody who comes later is given intents
