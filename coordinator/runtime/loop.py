@@ -39,6 +39,7 @@ from coordinator.runtime.ports import (
     ImagesHeldError,
     Opening,
     Order,
+    Recovered,
     Request,
     Store,
     StoreConflictError,
@@ -52,7 +53,7 @@ from coordinator.runtime.timers import Timers
 from coordinator.runtime.watermark import Watermarks
 from coordinator.saga.advance import Decision, Refusal, advance, quarantine, start
 from coordinator.saga.commands import SendCompensation, SetTimer, outstanding
-from coordinator.saga.events import Event, FenceRefused, LocksGranted, Now, OwnerChanged
+from coordinator.saga.events import Ask, Event, FenceRefused, LocksGranted, Now, OwnerChanged
 from coordinator.saga.plan import Plan
 from coordinator.saga.spec import Lock, Terms
 from coordinator.saga.states import WorkflowState
@@ -160,6 +161,7 @@ class Loop:
         self._coming: list[Claim] = []  # that are to be taken up
         self._others_floor = UNHEARD if store.shared else NOBODYS
         self._owner_epoch = 0
+        self._recovered: Recovered | None = None
         self._last_create_time = datetime.min.replace(tzinfo=UTC)
 
     # -- for the services -----------------------------------------------------------------------
@@ -171,8 +173,9 @@ class Loop:
         """
         opening = await self._store.open()
         self._owner_epoch = opening.owner_epoch
+        self._recovered = opening.recovered
         self._go_on_from(opening.next_intent, opening.intents_end)
-        if not self._store.shared:
+        if not self._store.shared and opening.recovery is None:
             workflows = tuple(await self._store.load_open())
             epoch = opening.owner_epoch
             self._adopt(Claim(owner_epoch=epoch, workflows=workflows, floor=NOBODYS))
@@ -196,11 +199,20 @@ class Loop:
                 observer.opened(workflow)
             if self._agents is not None:  # else it looks for itself what there is
                 self._agents.moved(workflow, frozenset(everything))
-            self._put(
-                _Item(workflow_id=workflow.id, what=OwnerChanged(owner_epoch=claim.owner_epoch))
-            )
+            changed = OwnerChanged(owner_epoch=claim.owner_epoch, hold=self._hold(workflow))
+            self._put(_Item(workflow_id=workflow.id, what=changed))
         self._coming = [each for each in self._coming if each is not claim]
         self._line_up()
+
+    def _hold(self, workflow: Workflow) -> Ask | None:
+        """Returns who has it held for an operator: it was open in a store that went back in time.
+
+        Once it is under the epoch of whoever has taken it over it is as it should be.
+        """
+        by = self._recovered
+        if by is None or workflow.owner_epoch >= by.owner_epoch:
+            return None
+        return Ask(principal=by.principal, reason=by.reason, request_id="")
 
     def _go_on_from(self, first: int, end: int | None) -> None:
         """Takes up intents that nobody else has."""

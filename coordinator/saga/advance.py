@@ -133,7 +133,9 @@ def _take_over(turn: Turn, event: events.OwnerChanged) -> None:
     assert event.owner_epoch > turn.owner_epoch, (event.owner_epoch, turn.owner_epoch)
     turn.owner_epoch = event.owner_epoch
     turn.note(history.OwnerMoved(owner_epoch=event.owner_epoch))
-    turn.commands.extend(outstanding(turn.before))
+    if event.hold is not None:
+        requests.hold(turn, event.hold)
+    turn.commands.extend(outstanding(replace(turn.before, state=turn.state)))
 
 
 _TAKERS: dict[type[Event], Callable[[Turn, Any], None]] = {

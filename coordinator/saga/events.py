@@ -254,6 +254,8 @@ class OwnerChanged:
     """A coordinator took the workflow over, under a higher epoch."""
 
     owner_epoch: int
+    # Whoever let it go on with a store that went back in time: an operator decides what follows.
+    hold: Ask | None = None
 
 
 AttemptEvent = (

@@ -121,6 +121,14 @@ def pause(turn: Turn, event: events.PauseRequested) -> None:
     turn.hold(_note(turn, event.ask, "pause"))
 
 
+def hold(turn: Turn, ask: events.Ask) -> None:
+    """Holds all that can be held, compensations too: an operator has to look first."""
+    if turn.state not in (*_HOLDABLE, *_RESUMABLE):
+        return  # its end actions run, which nothing stops; or nothing moves it
+    turn.compensation_held = True
+    turn.hold(_note(turn, ask, "pause"))
+
+
 # -- resume ---------------------------------------------------------------------------------------
 
 

@@ -80,8 +80,10 @@ def check(before: Workflow | None, event: Event | None, now: Now, decision: Deci
     changes_are_named(before, decision)
     intents_are_counted(before, now, decision)
     decisions_are_pure(before, event, now, decision)
-    if isinstance(event, OwnerChanged):
+    if isinstance(event, OwnerChanged) and event.hold is None:
         a_new_owner_finds_everything(before, decision)
+    elif isinstance(event, OwnerChanged):
+        an_operator_has_to_look_first(before, decision)
 
 
 def one_effect_at_a_time(workflow: Workflow) -> None:
@@ -616,3 +618,16 @@ def a_new_owner_finds_everything(before: Workflow, decision: Decision) -> None:
     assert set(decision.commands) == set(outstanding(before))
     assert decision.workflow.nodes == before.nodes
     assert decision.workflow.state is before.state
+
+
+def an_operator_has_to_look_first(before: Workflow, decision: Decision) -> None:
+    """S-Z19: what is out is seen to, nothing new leaves, be it forward or back."""
+    workflow = decision.workflow
+    if before.settled or before.state in (WorkflowState.ENDING, WorkflowState.QUARANTINED):
+        assert workflow.state is before.state
+        return
+    assert workflow.holding
+    assert workflow.compensation_held
+    for index, task in before.tasks():
+        assert len(task.attempts) == len(workflow.task(index).attempts)
+    assert not any(isinstance(command, ChooseHost) for command in decision.commands)

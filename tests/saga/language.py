@@ -36,6 +36,7 @@ stands there for the second time (`#2`):
 
     "cancel@ok:a"   "owner@undone:b"   "due-a.2@turn"   "say-a.1-fail@end"   "resume@PAUSED#2"
     "pause@do:a"  "pause-all@turn" (compensations, too)  "locks@start"
+    "put-back@run:a" (the store is an older one: a new owner, and people have to look)
     "resume@PAUSED"  "resume+rerun-b+skip-c/image=x@PAUSED"  "resume+compensate-b@PAUSED"
     "resume+rerun-g.0.2@PAUSED" (items)  "resume+reset-g@PAUSED"  "resume+input/size=9@PAUSED"
     "fence-a@run:a" (by another host)
@@ -495,7 +496,7 @@ class Play:
             or self.triggered(["end"])
         )
         if isinstance(event, events.OwnerChanged):
-            self.change_owner()
+            self.change_owner(event.hold)
         elif event is not None:
             self.perform(event)
         return event is not None
@@ -511,8 +512,9 @@ class Play:
 
     def by_others(self, verb: str) -> events.Event:
         """Returns the event behind the verb of a trigger."""
-        if verb == "owner":
-            return events.OwnerChanged(owner_epoch=self.workflow.owner_epoch + 1)
+        if verb in ("owner", "put-back"):
+            hold = ASK if verb == "put-back" else None
+            return events.OwnerChanged(owner_epoch=self.workflow.owner_epoch + 1, hold=hold)
         if verb == "locks":
             return events.LocksGranted()
         if verb == "cancel":
@@ -624,7 +626,7 @@ class Play:
         self.time = max(self.time, timer.time)
         return events.TimerFired(timer=timer.timer, task=timer.task, number=timer.number)
 
-    def change_owner(self) -> None:
+    def change_owner(self, hold: events.Ask | None = None) -> None:
         """Kills the coordinator: only what is stored survives, and the agents."""
         self.timers.clear()
         self.choices.clear()
@@ -639,7 +641,8 @@ class Play:
             if current and (answer.task, answer.number) not in found:
                 answer.steps = []  # nobody asks after it any more
         self.workflow = restore(self.workflow)
-        self.perform(events.OwnerChanged(owner_epoch=self.workflow.owner_epoch + 1))
+        epoch = self.workflow.owner_epoch + 1
+        self.perform(events.OwnerChanged(owner_epoch=epoch, hold=hold))
 
     def story(self) -> str:
         """Returns the history in one line."""

@@ -376,7 +376,8 @@ class RandomRun:
         """Kills the coordinator, whose successor reads the workflow back."""
         self.workflow = restore(self.workflow)
         self.recalls.clear()  # whatever stood in line may be out, for all that anybody knows
-        return events.OwnerChanged(owner_epoch=self.workflow.owner_epoch + 1)
+        hold = ASK if self.random.random() < 0.1 else None  # with a store that went back in time
+        return events.OwnerChanged(owner_epoch=self.workflow.owner_epoch + 1, hold=hold)
 
     def answer(self, *, badly: float) -> None:
         """Answers everything outstanding once, in any order."""

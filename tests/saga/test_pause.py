@@ -14,6 +14,33 @@ from tests.saga.language import ASK, Play, play, report, script, tree
 from tests.saga.rows import Row, each, tells, tells_the_same_under_new_owners
 
 ROWS = (
+    # A store that went back in time: what was sent ends by itself, and people look at the rest.
+    Row(
+        "S-Z19 what follows waits for an operator",
+        "a; b",
+        "a:run+wait+ok put-back@run:a resume@PAUSED",
+        "do:a run:a owner asked pausing ok:a PAUSED asked resumed do:b ok:b = SUCCEEDED",
+    ),
+    Row(
+        "S-Z19 nothing is made up for before",
+        "a; b",
+        "b:wait+fail put-back@do:b resume+skip-b@PAUSED",
+        "do:a ok:a do:b owner asked pausing fail:b PAUSED asked resumed asked skip:b = SUCCEEDED",
+    ),
+    Row(
+        "S-Z19 compensations wait, too",
+        "a; b; c",
+        "c:fail undo-b:wait+ok put-back@undo:b resume@PAUSED",
+        "do:a ok:a do:b ok:b do:c fail:c turn undo:b owner asked pausing undone:b PAUSED asked "
+        "turn undo:a undone:a = COMPENSATED",
+    ),
+    Row(
+        "S-Z19 a pause that did not hold them does so now",
+        "a; b",
+        "b:wait+wait+fail pause@do:b put-back@asked resume+compensate-b@PAUSED",
+        "do:a ok:a do:b asked pausing owner asked fail:b PAUSED asked turn undo:a undone:a "
+        "= COMPENSATED",
+    ),
     # What stands in line before its host has not been sent: a pause takes it back.
     Row(
         "S-A1 S-R1 what waits for a slot is not sent",
