@@ -61,6 +61,32 @@ class _Watcher:
         return moved
 
 
+async def standings(store: Store, owners: Owners, *, after: str, limit: int) -> Sequence[Standing]:
+    """Returns how owners stand, in order of their ids; who watches is known of this replica."""
+    by_owner: dict[str, list[Asked]] = {}
+    for row in await _rows(store, "", None):
+        by_owner.setdefault(row.owner, []).append(row)
+    local = owners.standings(after=after, limit=OWNERS_MAX)
+    watching = {each.owner for each in local if each.watching}
+    known = sorted(owner for owner in {*by_owner, *watching} if owner > after)
+    return [
+        _standing(owner, by_owner.get(owner, ()), watching=owner in watching)
+        for owner in known[:limit]
+    ]
+
+
+async def _rows(store: Store, owner: str, workflow_ids: Collection[str] | None) -> list[Asked]:
+    """Returns everything that waits, in order."""
+    rows: list[Asked] = []
+    after = 0
+    while True:
+        page = await store.asked(owner=owner, after=after, limit=ROWS, workflow_ids=workflow_ids)
+        rows += page
+        if len(page) < ROWS:
+            return rows
+        after = page[-1].intent
+
+
 class Elsewhere:
     """What waits for owners, whosesoever the workflows are."""
 
@@ -92,32 +118,6 @@ class Elsewhere:
             found |= await self._ask(names[first : first + NAMES_MAX], until)
         return found
 
-    async def standings(self, *, after: str, limit: int) -> Sequence[Standing]:
-        """Returns how owners stand, in order of their ids; who watches is known of this replica."""
-        by_owner: dict[str, list[Asked]] = {}
-        for row in await self._rows("", None):
-            by_owner.setdefault(row.owner, []).append(row)
-        local = self._owners.standings(after=after, limit=OWNERS_MAX)
-        watching = {each.owner for each in local if each.watching}
-        known = sorted(owner for owner in {*by_owner, *watching} if owner > after)
-        return [
-            _standing(owner, by_owner.get(owner, ()), watching=owner in watching)
-            for owner in known[:limit]
-        ]
-
-    async def _rows(self, owner: str, workflow_ids: Collection[str] | None) -> list[Asked]:
-        """Returns everything that waits, in order."""
-        rows: list[Asked] = []
-        after = 0
-        while True:
-            page = await self._store.asked(
-                owner=owner, after=after, limit=ROWS, workflow_ids=workflow_ids
-            )
-            rows += page
-            if len(page) < ROWS:
-                return rows
-            after = page[-1].intent
-
     # -- watching -------------------------------------------------------------------------------
 
     async def watch(self, owner: str) -> AsyncGenerator[Told]:
@@ -145,7 +145,7 @@ class Elsewhere:
     ) -> Told:
         """Returns what differs from what is known of the workflows that have moved."""
         now: Known = {}
-        for row in await self._rows(owner, moved):
+        for row in await _rows(self._store, owner, moved):
             now.setdefault(row.workflow_id, {})[row.name] = row
         changed: list[Asked] = []
         closed: list[str] = []

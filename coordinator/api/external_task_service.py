@@ -11,7 +11,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from coordinator.api import requests
 from coordinator.api.deciding import Deciding
-from coordinator.api.elsewhere import Elsewhere, Told
+from coordinator.api.elsewhere import Elsewhere, Told, standings
 from coordinator.api.ends import failure_of
 from coordinator.api.reporting import Reporting
 from coordinator.api.requests import Context
@@ -255,9 +255,11 @@ class ExternalTaskService(Base):
     ) -> pb.ListExternalOwnersResponse:
         """Returns one page of how owners stand."""
         size = requests.page_size(request.page_size)
-        found = self._owners.standings(after=request.page_token, limit=size + 1)
-        if self._elsewhere is not None:
-            found = await self._elsewhere.standings(after=request.page_token, limit=size + 1)
+        after = request.page_token
+        # Where it has no workflows, they may be nobody's: until somebody has looked at the store.
+        found = self._owners.standings(after=after, limit=size + 1)
+        if self._store.shared or not self._loop.open_workflows():
+            found = await standings(self._store, self._owners, after=after, limit=size + 1)
         return pb.ListExternalOwnersResponse(
             owners=[
                 pb.ExternalOwner(

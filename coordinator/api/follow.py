@@ -65,7 +65,7 @@ class Follower:
                 seen = topic.changes
                 workflow = self._loop.workflow(workflow_id)
                 # Before its entries are read: what comes after the last one is not missed.
-                is_open = workflow is not None or await self._is_others(workflow_id)
+                is_open = workflow is not None or await self._is_open(workflow_id)
                 if workflow is None or workflow.sequence > after:
                     async for stored in self._entries(workflow_id, after):
                         yield pb.WatchWorkflowResponse(event=self.event(stored))
@@ -82,9 +82,12 @@ class Follower:
                 if workflow is not None and workflow.sequence <= after:
                     await asyncio.sleep(PROGRESS_S)  # only progress: let some of it gather
 
-    async def _is_others(self, workflow_id: str) -> bool:
-        """Returns whether a workflow that this loop does not have is open nevertheless."""
-        return self._store.shared and bool(await self._store.owners_of([workflow_id]))
+    async def _is_open(self, workflow_id: str) -> bool:
+        """Returns whether a workflow that this loop does not have is open: another's, or nobody's.
+
+        One that is nobody's may be so for long, while an operator has to look at the store.
+        """
+        return bool(await self._store.owners_of([workflow_id]))
 
     async def _entries(self, workflow_id: str, after: int) -> AsyncIterator[StoredEntry]:
         while page := await self._store.history(workflow_id, after=after, limit=PAGE):
@@ -128,7 +131,7 @@ class Follower:
         """Returns whether a workflow is settled, or as wanted."""
         if workflow := self._loop.workflow(workflow_id):
             return wanted(workflow)
-        if not await self._is_others(workflow_id):
+        if not await self._is_open(workflow_id):
             return True
         if wanted is never:  # it need not be loaded to know that
             return False

@@ -208,8 +208,9 @@ class HostService(HostServiceServicer):
 
     async def _open_on(self, *host_ids: str) -> Sequence[Workflow]:
         """Returns open workflows, all of those that have to do with some hosts."""
-        if not self._store.shared:
-            return self._loop.open_workflows()
+        # Where it has none, they may be nobody's: until somebody has looked at the store.
+        if not self._store.shared and (own := self._loop.open_workflows()):
+            return own
         return [stored.workflow for stored in await self._store.open_naming(host_ids)]
 
     def _blocking(self, host_id: str, workflows: Iterable[Workflow]) -> Iterator[str]:

@@ -8,12 +8,13 @@ import binascii
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from coordinator.api import audit, requests
 from coordinator.api.deciding import ElsewhereError
 from coordinator.api.requests import Context
-from coordinator.runtime.ports import AuditEvent, Clock, WebhookChange
+from coordinator.runtime.ports import AuditEvent, Clock, Recovery, WebhookChange
 from coordinator.runtime.webhooks import (
     SECRET_PREFIX,
     WebhookProgress,
@@ -46,6 +47,13 @@ SECRET_BYTES = range(24, 65)  # as Standard Webhooks say
 OVERLAP = timedelta(days=1)  # for receivers to change over to another secret
 
 
+class ServiceStore(WebhookStore, Protocol):
+    """What is asked of the store."""
+
+    async def recovery(self) -> Recovery | None:
+        """Returns why nothing is to be decided; None if all is well."""
+
+
 class WebhookService(WebhookServiceServicer):
     """Serves webhooks."""
 
@@ -53,7 +61,7 @@ class WebhookService(WebhookServiceServicer):
         self,
         *,
         webhooks: Webhooks,
-        store: WebhookStore,
+        store: ServiceStore,
         clock: Clock,
         new_secret: Callable[[], str],
     ) -> None:
@@ -190,9 +198,16 @@ class WebhookService(WebhookServiceServicer):
 
     async def _all(self) -> Mapping[str, WebhookView]:
         """Returns every webhook by its id."""
-        if not self._webhooks.opened:
+        if self._webhooks.opened:
+            return await self._webhooks.all()
+        if await self._store.recovery() is None:
             raise ElsewhereError  # not here yet, or no more
-        return await self._webhooks.all()
+        # Nobody tells them anything until somebody has looked at the store: they are as stored.
+        top = await self._store.position()
+        return {
+            record.id: WebhookView(record=record, behind=max(0, top - record.progress.position))
+            for record in await self._store.webhooks()
+        }
 
     async def _known(self, name: str) -> str:
         """Returns the id in a webhook's name; raises if there is no such webhook."""

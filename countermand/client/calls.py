@@ -83,10 +83,12 @@ class Calls:
         patience: timedelta,
         randomness: random.Random,
         for_people: bool = False,
+        bears_with: tuple[type[CountermandError], ...] = (),
     ) -> None:
         """Opens the channel, which connects at the first call.
 
-        For people, every text of every answer is made visible before anybody has it.
+        For people, every text of every answer is made visible before anybody has it. What is borne
+        with is waited for as a coordinator is that is away.
 
         Raises:
             FieldInvalid: Something else is given than addresses.
@@ -96,6 +98,7 @@ class Calls:
         self._patience = patience
         self._random = randomness
         self._for_people = for_people
+        self._bears_with = bears_with
         # One address costs what one connection costs.
         is_one = len(addresses) == 1 and not is_name(addresses[0])
         self._several = None if is_one else _several(addresses, randomness)
@@ -269,7 +272,10 @@ class Calls:
     def patience(self, limit_s: float | None = None) -> Patience:
         """Returns a fresh patience, no longer than the client's, which first asks all others."""
         others = self._several.others if self._several is not None else 0
-        return Patience(self._limit_s(limit_s), self._random, others=others)
+        return self._patience_of(self._limit_s(limit_s), others)
+
+    def _patience_of(self, limit_s: float, others: int = 0) -> Patience:
+        return Patience(limit_s, self._random, others=others, bears_with=self._bears_with)
 
     def _limit_s(self, limit_s: float | None) -> float:
         whole_s = self._patience.total_seconds()
@@ -282,7 +288,7 @@ class Calls:
 
         Of several, each try has asked all of them.
         """
-        patience = Patience(self._limit_s(limit_s), self._random)
+        patience = self._patience_of(self._limit_s(limit_s))
         while True:
             try:
                 return await call()

@@ -40,17 +40,26 @@ _WORTH_ASKING_AGAIN = (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED)
 class Patience:
     """How often and how long one caller asks again."""
 
-    def __init__(self, limit_s: float, randomness: random.Random, *, others: int = 0) -> None:
+    def __init__(
+        self,
+        limit_s: float,
+        randomness: random.Random,
+        *,
+        others: int = 0,
+        bears_with: tuple[type[CountermandError], ...] = (),
+    ) -> None:
         """Starts with no failure seen.
 
         Args:
             limit_s: How long to ask again, once everybody was asked.
             randomness: Where jitter comes from.
             others: How many others can be asked at once.
+            bears_with: What is waited for besides.
         """
         self._limit_s = limit_s
         self._random = randomness
         self._others = others
+        self._bears_with: tuple[type[CountermandError], ...] = (Busy, WatcherTooSlow, *bears_with)
         self._moves = others
         self._said: dict[str, str] = {}  # by address, what was said there last
         self._failed_at = -math.inf
@@ -84,7 +93,7 @@ class Patience:
         self.failures += 1
         if isinstance(error, HostUnreachable):
             raise error  # the coordinator has answered: its host does not
-        if not (isinstance(error, Busy | WatcherTooSlow) or error.code in _WORTH_ASKING_AGAIN):
+        if not (isinstance(error, self._bears_with) or error.code in _WORTH_ASKING_AGAIN):
             raise error
         if self._moves_on(error):
             return

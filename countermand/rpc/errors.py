@@ -314,7 +314,7 @@ class StoreUnavailable(CountermandError):
 
 
 class RecoveryRequired(CountermandError):
-    """The coordinator's database went back in time: {why}. `countermand coordinator recover`."""
+    """The database went back in time ({why}): `countermand coordinator list` says what to do."""
 
     code = StatusCode.FAILED_PRECONDITION
     reason = "RECOVERY_REQUIRED"

@@ -228,9 +228,10 @@ class Doctor:
         return frozenset(gone)
 
     async def _open(self) -> Sequence[Workflow]:
-        """Returns every open workflow, whosesoever."""
-        if not self._store.shared:
-            return self._loop.open_workflows()
+        """Returns every open workflow, whosesoever, or nobody's."""
+        # Where it has none, they may be nobody's: until somebody has looked at the store.
+        if not self._store.shared and (own := self._loop.open_workflows()):
+            return own
         return [stored.workflow for stored in await self._store.load_open()]
 
     async def _workflow(self, workflow_id: str) -> Workflow | None:

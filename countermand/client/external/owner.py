@@ -22,6 +22,7 @@ from countermand.client.external.waiting import Waiting
 from countermand.client.policies import duration
 from countermand.rpc import names
 from countermand.rpc.addresses import together
+from countermand.rpc.errors import RecoveryRequired
 from countermand.v1.external_task_pb2 import (
     ClearExternalWorkflowRequest,
     EndExternalWorkflowRequest,
@@ -38,8 +39,9 @@ FOR_EVER = timedelta.max
 class Owner:
     """One owner's connection to a coordinator, or to several; use it in `async with`.
 
-    Every call waits for a coordinator that is away. Errors of the table in `countermand.rpc.errors`
-    are raised as their own classes.
+    Every call waits for a coordinator that is away, and while an operator has to look because its
+    database went back in time: what was done is still to be told then. Errors of the table in
+    `countermand.rpc.errors` are raised as their own classes.
     """
 
     def __init__(
@@ -55,8 +57,8 @@ class Owner:
         Args:
             address: "host:port" of the coordinator; of several a list, or one text with commas.
             owner_id: Whose tasks these are, as specs name it.
-            patience: How long calls bear with a coordinator that is away, before they raise
-                CoordinatorUnavailable; for ever unless told otherwise.
+            patience: How long calls bear with that, before they raise CoordinatorUnavailable or
+                RecoveryRequired; for ever unless told otherwise.
             randomness: Where jitter comes from; for tests.
 
         Raises:
@@ -70,7 +72,12 @@ class Owner:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        calls = Calls(self.address, patience=self._patience, randomness=self._random)
+        calls = Calls(
+            self.address,
+            patience=self._patience,
+            randomness=self._random,
+            bears_with=(RecoveryRequired,),
+        )
         self._stack.push_async_callback(calls.close)
         heartbeats = Heartbeats(calls)
         waiting = Waiting(calls, self.owner_id, heartbeats)
