@@ -110,6 +110,8 @@ class _Posted:
 
     def looks_lost(self, owners: dict[str, Ownership]) -> bool:
         """Returns whether the session that is to answer is not the one to ask, or no more."""
+        if not self.about:  # about itself, which whoever asks does not wait for long
+            return False
         found = [owners[each] for each in self.about if each in owners]
         # Once all have settled it may still answer: it gets the time from one look to the next.
         self.over = 0 if found else self.over + 1

@@ -21,13 +21,20 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from coordinator.api import requests
+from coordinator.api.briefly import Briefly
 from coordinator.api.deciding import PRINCIPAL, ElsewhereError
 from coordinator.api.external_task_service import HEARTBEATS_MAX
 from coordinator.api.letters import ELSEWHERE, HOUSE, Inbox, Post, owners_of, together
 from coordinator.api.requests import ANSWER_S_MAX, Context
 from coordinator.api.unrecorded import READS, Unrecorded
+from coordinator.api.watched import Watched
 from coordinator.runtime.loop import Loop
-from coordinator.runtime.ports import LETTER_BYTES_MAX, Letter, LetterAnswer, Store
+from coordinator.runtime.ports import (
+    LETTER_BYTES_MAX,
+    Letter,
+    LetterAnswer,
+    Store,
+)
 from countermand.rpc import status
 from countermand.rpc.errors import Bug, CallUnsupported, OwnerUnavailable, PayloadTooLarge
 from countermand.rpc.interceptors import trace_context
@@ -57,6 +64,8 @@ HEARTBEATS = "countermand.v1.ExternalTaskService/HeartbeatExternalTasks"  # name
 ASKED = "countermand.v1.ExternalTaskService/asked"
 # Nor this: what owners are asked about workflows that are read elsewhere.
 UNRECORDED = "countermand.v1.WorkflowService/unrecorded"
+# Of the contract: every session adds what it knows.
+OWNERS = "countermand.v1.ExternalTaskService/ListExternalOwners"
 TABLE: Final[Mapping[str, str]] = {
     "countermand.v1.WorkflowService/CancelWorkflow": "name",
     "countermand.v1.WorkflowService/PauseWorkflow": "name",
@@ -95,6 +104,8 @@ class _Call:
         """
         if self.name in (HEARTBEATS, ASKED):
             named = {_workflow_of(beat.attempt) for beat in request.heartbeats}
+        elif self.name == OWNERS:
+            named = set()
         elif self.name == UNRECORDED:
             named = {_workflow_of(workflow.name) for workflow in request.workflows}
         elif TABLE[self.name] == HOUSE:
@@ -155,7 +166,9 @@ class Routing:
         self._calls: dict[str, _Call] = {}
         self._post = Post(store=store, new_id=new_id)
         self._inbox = Inbox(store=store, answer=self._answer)
-        self._unrecorded = Unrecorded(whose=self._sessions_of, ask=self._told)
+        briefly = Briefly()
+        self._unrecorded = Unrecorded(whose=self._sessions_of, ask=self._told, briefly=briefly)
+        self._watched = Watched(sessions=store.sessions, ask=self._owners_at, briefly=briefly)
 
     def around(self, services: Sequence[Service]) -> list[Service]:
         """Returns services any replica of which may be asked."""
@@ -189,7 +202,7 @@ class Routing:
             name = f"{service.name}/{method.name}"
             if name in READS:
                 found[method.name] = self._reader(getattr(service.servicer, method.name))
-            if name not in TABLE:
+            if name not in TABLE and name != OWNERS:
                 continue
             call = self._calls[name] = _Call(
                 name=name,
@@ -224,7 +237,7 @@ class Routing:
         return routed
 
     def _router(self, call: _Call) -> Handler:
-        route = self._beats if call.name == HEARTBEATS else self._one
+        route = {HEARTBEATS: self._beats, OWNERS: self._owners}.get(call.name, self._one)
 
         async def routed(request: Request, context: Context) -> Answer:
             return await route(
@@ -254,6 +267,21 @@ class Routing:
             # Somebody had more to say than one answer holds.
             names = [name for name in names if name not in found] if answer.next_page_token else []
         return found
+
+    async def _owners(self, call: _Call, request: Request, caller: _Caller) -> Answer:
+        """Answers with a page of owners, to which others add for whom they watch."""
+        page = await call.handle(request, caller.context)
+        return await self._watched.add_to(page, request, caller.until)
+
+    async def _owners_at(
+        self, session: int, request: pb.ListExternalOwnersRequest, until: float
+    ) -> pb.ListExternalOwnersResponse:
+        """Returns the page that another session answers with."""
+        caller = _Caller(context=None, until=until)
+        page: pb.ListExternalOwnersResponse = await self._at(
+            session, self._calls[OWNERS], request, caller
+        )
+        return page
 
     async def _sessions_of(self, workflow_ids: Collection[str]) -> dict[str, int]:
         """Returns which other sessions own those workflows that others own."""
@@ -409,4 +437,6 @@ def _workflow_of(name: str) -> str:
 
 
 def _name(about: Collection[str]) -> str:
+    if not about:
+        return "coordinators"
     return "webhooks" if HOUSE in about else workflow_name(min(about))

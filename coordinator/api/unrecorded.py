@@ -9,26 +9,21 @@ that, and an owner that does not answer is left alone for a while.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeAlias
 
-from coordinator.api.deciding import ElsewhereError
+from coordinator.api.briefly import Briefly
 from coordinator.api.shown import A_HOST, Showing
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.ports import StoreError
 from coordinator.wire.view import PERCENT_UNIT
 from coordinator.wire.waits import ITS_IMAGES
-from countermand.rpc.errors import CallUnsupported, CountermandError, OwnerUnavailable
 from countermand.rpc.names import parse_task, workflow_name
 from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.task_pb2 import Task
 
-log = logging.getLogger(__name__)
-
-ANSWER_S = 1.0  # a letter takes some hundredths; who reads must not wait for one that is away
-AGAIN_S = 10.0  # until a session that has not answered is asked again
 YIELD_EVERY = 50  # workflows between two looks at whoever else is due: some milliseconds
 
 Read: TypeAlias = (
@@ -65,11 +60,11 @@ class _Shown:
 class Unrecorded:
     """Adds to what was read here what the owners of workflows know."""
 
-    def __init__(self, *, whose: Whose, ask: Ask) -> None:
-        """Keeps whom it asks."""
+    def __init__(self, *, whose: Whose, ask: Ask, briefly: Briefly) -> None:
+        """Keeps whom it asks, and how."""
         self._whose = whose
         self._ask = ask
-        self._quiet: dict[int, float] = {}  # sessions that have not answered, and until when
+        self._briefly = briefly
 
     async def add_to(self, answer: Read, until: float) -> None:
         """Adds to an answer what owners know, if they say so in time."""
@@ -86,30 +81,15 @@ class Unrecorded:
             return  # what was read, was read
         by_session: dict[int, Asked] = {}
         for workflow_id, session in whose.items():
-            if not self._is_quiet(session):
-                by_session.setdefault(session, Asked()).workflows.append(missing[workflow_id][1])
-        if not by_session:
-            return
-        until = min(until, _now() + ANSWER_S)
+            by_session.setdefault(session, Asked()).workflows.append(missing[workflow_id][1])
         for told in await asyncio.gather(
-            *(self._told(session, asked, until) for session, asked in by_session.items())
+            *(
+                self._briefly.ask(session, partial(self._ask, session, asked), until)
+                for session, asked in by_session.items()
+            )
         ):
-            for workflow in told.workflows:
+            for workflow in told.workflows if told else ():
                 _add(missing[_id_of(workflow)][0], workflow)
-
-    async def _told(self, session: int, asked: Asked, until: float) -> Asked:
-        """Returns what a session knows of workflows; nothing if it does not say."""
-        try:
-            return await self._ask(session, asked, until)
-        except (OwnerUnavailable, CallUnsupported):
-            self._quiet[session] = _now() + AGAIN_S
-        except (ElsewhereError, StoreError, CountermandError) as error:
-            log.info("unrecorded.not_told", extra={"session": session, "error": str(error)})
-        return Asked()
-
-    def _is_quiet(self, session: int) -> bool:
-        self._quiet = {each: until for each, until in self._quiet.items() if until > _now()}
-        return session in self._quiet
 
 
 async def told(loop: Loop, showing: Showing, asked: Asked) -> Asked:
@@ -223,7 +203,3 @@ def _add_task(task: Task, said: Task) -> None:
 
 def _id_of(workflow: pb.Workflow) -> str:
     return workflow.name.partition("/")[2]
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

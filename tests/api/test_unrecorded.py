@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 
 import pytest
 
-from coordinator.api import unrecorded
+from coordinator.api import briefly
 from coordinator.owners import elsewhere
 from countermand.rpc.names import attempt_name, task_name, workflow_name
+from countermand.v1 import external_task_pb2 as epb
 from countermand.v1 import host_pb2 as hpb
 from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.task_pb2 import Task
@@ -22,7 +24,7 @@ from tests.runtime.rig import PATIENCE_S, Agent, copy, noop, series, until
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     look_often(monkeypatch)
-    monkeypatch.setattr(unrecorded, "ANSWER_S", PATIENCE_S)
+    monkeypatch.setattr(briefly, "ANSWER_S", PATIENCE_S)
     monkeypatch.setattr(elsewhere, "LOOK_S", 0.01)
 
 
@@ -130,13 +132,13 @@ async def test_how_far_a_vendor_is_is_told_at_every_replica(one, other):
 
 
 async def test_an_owner_that_is_away_holds_up_no_reader(one, other, agent, monkeypatch):
-    monkeypatch.setattr(unrecorded, "ANSWER_S", 0.05)
+    monkeypatch.setattr(briefly, "ANSWER_S", 0.05)
     await start(one, "x", series(copy("t", "p/1", "p/2", "a")))
     await until(lambda: agent.sent)
     await start(one, "y", series(copy("t", "p/1", "p/2", "a")))
     await one.freeze()
     assert (await basic(other, "y")).waits_for == "its images"
-    monkeypatch.setattr(unrecorded, "ANSWER_S", None)  # whoever asked again would fail
+    monkeypatch.setattr(briefly, "ANSWER_S", None)  # whoever asked again would fail
     assert (await basic(other, "y")).waits_for == "its images"
     assert (await listed(other, "y")).name == "workflows/y"
 
@@ -155,3 +157,34 @@ async def test_how_far_a_vendor_is_is_watched_at_every_replica(one, other):
     watch.cancel()
     await vendor.end(name)
     await until(lambda: not other.watches.topics())
+
+
+async def test_who_watches_for_an_owner_is_told_at_every_replica(one, other, shared):
+    async def stands(at: Replica) -> list[tuple[str, bool]]:
+        found: list[tuple[str, bool]] = []
+        request = epb.ListExternalOwnersRequest(page_size=1)
+        while not found or request.page_token:
+            page = await at.external.ListExternalOwners(request)
+            found += [(each.owner_id, each.watching) for each in page.owners]
+            request.page_token = page.next_page_token
+        return found
+
+    await start(one, "x", plan_of(external("snap")))
+    async with replica(shared) as third:
+        assert await stands(third) == [("acme", False)]
+        watches = [
+            at.external.WatchExternalTasks(epb.WatchExternalTasksRequest(owner_id=owner))
+            for at, owner in ((other, "acme"), (one, "zeta"))
+        ]
+        for watch in watches:
+            await watch.read()
+        for at in (one, other, third):
+            await eventually(partial(is_told, stands, at, [("acme", True), ("zeta", True)]))
+        watches[0].cancel()
+        for at in (one, other, third):
+            await eventually(partial(is_told, stands, at, [("acme", False), ("zeta", True)]))
+        watches[1].cancel()
+
+
+async def is_told(ask: Callable[[Replica], Awaitable[object]], at: Replica, what: object) -> bool:
+    return await ask(at) == what
