@@ -251,9 +251,15 @@ class Inbox:
         self._store = store
         self._answer = answer
         self._at_work: dict[str, asyncio.Task[None]] = {}
+        self._answered: set[str] = set()  # since the last look began, which may not know of it
         self._full = False  # as many as may be were at work, when it was last looked
         self._woken = asyncio.Event()
         self._answering: Gathering[LetterAnswer] = Gathering(store.answer)
+
+    @property
+    def at_work(self) -> int:
+        """Returns how many letters are being answered."""
+        return len(self._at_work)
 
     def hint(self) -> None:
         """Looks at once: somebody says that there is a letter."""
@@ -275,6 +281,7 @@ class Inbox:
     async def _look_for_ever(self) -> None:
         while True:
             self._woken.clear()
+            self._answered.clear()
             try:
                 letters = await self._store.letters(AT_WORK_MAX)
             except StoreFencedError:
@@ -284,7 +291,9 @@ class Inbox:
                 await asyncio.sleep(STORE_AGAIN_S)
                 continue
             for letter in letters:
-                if letter.id not in self._at_work and len(self._at_work) < AT_WORK_MAX:
+                if letter.id in self._at_work or letter.id in self._answered:
+                    continue
+                if len(self._at_work) < AT_WORK_MAX:
                     self._at_work[letter.id] = asyncio.create_task(self._see_to(letter))
             self._full = len(self._at_work) == AT_WORK_MAX  # there may be more: see `_see_to`
             await wait(self._woken, LOOK_IDLE_S)
@@ -293,6 +302,7 @@ class Inbox:
         try:
             answer = await self._answer(letter)
             await self._answering.write(answer)
+            self._answered.add(letter.id)
         except StoreError as error:  # it is read again, and done again
             log.warning("letter.not_answered", extra={"letter": letter.id, "error": str(error)})
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from itertools import count
@@ -159,3 +159,41 @@ async def test_letters_of_those_who_have_gone_are_removed(monkeypatch: pytest.Mo
     await store.post([Letter(id="new", session=9, method="m", request=b"")])
     async with running(posting(store)):
         await until(lambda: list(kept.letters) == ["new"])
+
+
+class Late(Shaky):
+    """A store whose second look into an inbox ends when what it saw has been answered meanwhile."""
+
+    def __init__(self, kept: Kept) -> None:
+        super().__init__(kept, new_id=lambda: "cluster", shared=True, now=lambda: datetime.now(UTC))
+        self.looks = 0
+        self.seen_again = asyncio.Event()
+        self.done: Callable[[], bool] = lambda: False
+
+    async def letters(self, limit: int) -> list[Letter]:
+        found = await super().letters(limit)
+        self.looks += bool(found)
+        if found and self.looks > 1:
+            self.seen_again.set()
+            await until(self.done)
+        return found
+
+
+async def test_a_letter_that_is_answered_while_somebody_looks_is_not_taken_again():
+    kept = Kept()
+    here, there = await opened(kept), Late(kept)
+    await there.open()
+    taken: list[str] = []
+
+    async def slow(letter: Letter) -> LetterAnswer:
+        taken.append(letter.id)
+        await there.seen_again.wait()
+        return await echo(letter)
+
+    post, inbox = posting(here), Inbox(store=there, answer=slow)
+    there.done = lambda: not inbox.at_work
+    async with running(post, inbox):
+        assert await ask(post, 2) == b"what"
+        await until(lambda: not kept.letters)
+        assert await ask(post, 2) == b"what"
+    assert taken == ["letter-1", "letter-2"]
