@@ -74,8 +74,6 @@ async def life(
     world, watches = World(), Watches[Progress]()
     loop = Loop(store=store, clock=world, chance=world, crash=never, hints=watches)
     opening = await loop.open()
-    if opening.recovery:  # it owns nothing then
-        loop = Loop(store=store, clock=world, chance=world, crash=never, hints=watches)
     for host, agent in agents.items():
         agent.incarnation = f"of-{host}"
     for host in agents.keys() - {record.id for record in await store.hosts()}:

@@ -57,6 +57,8 @@ NO_FORM = {
     "ExternalTaskService.ReportExternalTask": OWNERS,
     "ExternalTaskService.HeartbeatExternalTasks": OWNERS,
     "ExternalTaskService.ClearExternalWorkflow": "its owner's right; else its retention does it",
+    "CoordinatorService.ConfirmRecovery": "who goes on has looked with the doctor before, at a "
+    "terminal",
     "WebhookService.PingWebhook": "changes nothing: for who writes a receiver, at a terminal",
     "DoctorService.Repair": "the doctor looks first, through every host: at a terminal",
 }
