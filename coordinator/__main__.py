@@ -13,7 +13,7 @@ import socket
 import sys
 import uuid
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from coordinator.agents.ears import ears_of
 from coordinator.agents.fleet import Fleet
 from coordinator.agents.forgetting import FORGET_S
 from coordinator.agents.slots import WINDOW
+from coordinator.api import recovering
 from coordinator.api.doctor.doctor import Doctor
 from coordinator.api.fences import target_pools
 from coordinator.api.tokens import Tokens
@@ -47,10 +48,18 @@ from coordinator.metrics.reading import Subject
 from coordinator.owners.owners import Owners
 from coordinator.owners.reported import Reported
 from coordinator.owners.routing import Routing
+from coordinator.runtime.guard import Guard
 from coordinator.runtime.log_lines import LogLines
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.overdue import fence_for_ever
-from coordinator.runtime.ports import SESSION_LASTS, Opening, Store, StoreError
+from coordinator.runtime.ports import (
+    SESSION_LASTS,
+    Opening,
+    Store,
+    StoreError,
+    StoreFencedError,
+    StoreRewoundError,
+)
 from coordinator.runtime.retention import RETENTION, RETENTION_MAX, sweep_for_ever
 from coordinator.runtime.session import Keeper
 from coordinator.runtime.watch import Watches
@@ -273,21 +282,19 @@ def serve_command(
     asked_for = context.get_parameter_source("web_listen") is not ParameterSource.DEFAULT
     page = web.WebSettings(listen=web_listen, asked_for=asked_for, trace_url=trace_url)
     try:
-        credentials = read_credentials(tls_cert, tls_key, tls_ca)
-        asyncio.run(
-            _serve(
-                _kept(data, database, session_lasts),
-                listen,
-                collector=collector_of(os.environ),
-                sampler=sampler_of(os.environ),
-                retention=retention,
-                window=window,
-                forget_every=forget_every,
-                session_lasts=session_lasts,
-                credentials=credentials,
-                page=page,
-            )
+        settings = Settings(
+            collector=collector_of(os.environ),
+            sampler=sampler_of(os.environ),
+            retention=retention,
+            window=window,
+            forget_every=forget_every,
+            session_lasts=session_lasts,
+            credentials=read_credentials(tls_cert, tls_key, tls_ca),
         )
+        kept = _kept(data, database, session_lasts)
+        place: Place | None = Place(listen=listen, page=page)
+        while place is not None:
+            place = asyncio.run(_serve(kept, settings, place))
     except (CollectorInvalid, CredentialsInvalid, DatabaseInvalid, ListenRefused) as error:
         raise click.UsageError(str(error)) from error
     except StoreError as error:
@@ -318,36 +325,86 @@ def _kept(data: Path | None, url: str | None, session_lasts: timedelta) -> Kept:
     return Kept(database=sqlite(data / FILE), files=files)
 
 
-async def _serve(
-    kept: Kept,
-    listen: str,
-    *,
-    collector: Collector | None,
-    sampler: Sampler,
-    retention: timedelta,
-    window: int,
-    forget_every: timedelta,
-    session_lasts: timedelta,
-    credentials: Credentials | None,
-    page: web.WebSettings,
-) -> None:
-    """Opens the store, takes over what is open, and answers until told to stop."""
-    clock, chance = SystemClock(), SystemChance()
-    dies = crash.from_environment(os.environ)
-    spans = telemetry.start("countermand-coordinator", collector)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where to answer."""
+
+    listen: str
+    page: web.WebSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What an administrator may say, besides where."""
+
+    collector: Collector | None
+    sampler: Sampler
+    retention: timedelta
+    window: int
+    forget_every: timedelta
+    session_lasts: timedelta
+    credentials: Credentials | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """A place that is taken, and where nobody is answered yet."""
+
+    server: BoundServer
+    page: web.WebSettings
+    page_socket: socket.socket | None
+
+    @property
+    def place(self) -> Place:
+        """Returns it to be taken once more, by number where any would have done."""
+        page = self.page
+        if self.page_socket is not None:
+            page = replace(page, listen=web.url_of(self.page_socket).partition("://")[2])
+        return Place(listen=self.server.address, page=page)
+
+
+async def _serve(kept: Kept, settings: Settings, place: Place) -> Place | None:
+    """Lives once: opens the store, and answers until told to stop.
+
+    Returns where to go on in another life, since the store went back in time or was recovered; None
+    at the end.
+    """
+    chance, dies = SystemChance(), crash.from_environment(os.environ)
+    spans = telemetry.start("countermand-coordinator", settings.collector)
     # The address first: who cannot answer must not take over what another is seeing to.
-    bound = BoundServer(listen=listen, telemetry=spans)
-    page_socket = web.take_address(page)
-    watches: Watches[Progress] = Watches()
+    taken = Taken(
+        server=BoundServer(listen=place.listen, telemetry=spans),
+        page=place.page,
+        page_socket=web.take_address(place.page),
+    )
     store = SqlStore(
         kept.database,
         Threads(),
         new_id=chance.new_id,
         crash=dies,
         # Only one process has the address: whoever had the same name before is gone.
-        name=f"{socket.gethostname()}:{bound.address}",
-        session_lasts=session_lasts,
+        name=f"{socket.gethostname()}:{taken.server.address}",
+        session_lasts=settings.session_lasts,
     )
+    again = taken.place
+    try:
+        await _live(store, taken, settings, kept.files, dies)
+    except StoreRewoundError as error:
+        log.warning("coordinator.begins_anew", extra={"why": str(error)})
+        return again
+    finally:
+        await store.close()
+        spans.stop()
+        log.info("coordinator.stopped")
+    return None
+
+
+async def _live(
+    store: SqlStore, taken: Taken, settings: Settings, files: tuple[Path, ...], dies: crash.Crash
+) -> None:
+    """Takes over what is open, and answers until told to stop."""
+    clock, chance = SystemClock(), SystemChance()
+    watches: Watches[Progress] = Watches()
     counting = Counting()
     loop = Loop(
         store=store,
@@ -357,96 +414,97 @@ async def _serve(
         hints=watches,
         observers=(counting, LogLines()),
     )
-    try:
-        opening = await loop.open()
-        keeper = _keeper(store, loop, chance, opening, session_lasts)
-        connect = partial(GrpcConnection, credentials=credentials)
-        fleet = Fleet(
-            store=store,
-            connect=connect,
-            cluster_id=opening.cluster_id,
-            clock=clock,
-            chance=chance,
-            crash=dies,
-            ears=ears_of(loop, store, watches.heard_progress),
-            window=window,
-            forget_s=forget_every.total_seconds(),
-            trusted=keeper.trusted if keeper else lambda: True,
-        )
-        post = HttpPost(clock)
-        receivers = Receivers(
-            store,
-            cluster_id=opening.cluster_id,
-            hints=watches.everything,
-            post=post,
-            clock=clock,
-            chance=chance,
-            crash=dies,
-            trusted=keeper.trusted if keeper else lambda: True,
-        )
-        assembly = Assembly(
+    opening = await loop.open()
+    guard = Guard(store, opening)
+    keeper = _keeper(store, loop, chance, opening, settings.session_lasts)
+    connect = partial(GrpcConnection, credentials=settings.credentials)
+    fleet = Fleet(
+        store=store,
+        connect=connect,
+        cluster_id=opening.cluster_id,
+        clock=clock,
+        chance=chance,
+        crash=dies,
+        ears=ears_of(loop, store, watches.heard_progress, guard),
+        window=settings.window,
+        forget_s=0 if opening.recovery else settings.forget_every.total_seconds(),
+        trusted=keeper.trusted if keeper else lambda: True,
+    )
+    post = HttpPost(clock)
+    receivers = Receivers(
+        store,
+        cluster_id=opening.cluster_id,
+        hints=watches.everything,
+        post=post,
+        clock=clock,
+        chance=chance,
+        crash=dies,
+        trusted=keeper.trusted if keeper else lambda: True,
+    )
+    assembly = Assembly(
+        loop=loop,
+        store=store,
+        hosts=fleet,
+        watches=watches,
+        clock=clock,
+        retention=settings.retention,
+        sampler=settings.sampler,
+    )
+    owners, reported = await open_owners(assembly)
+    loop.attach(Routing(hosts=fleet, owners=owners))
+    await fleet.open()
+    others = beside(assembly, chance.new_id)
+    works = _works(assembly, owners, reported, guard)
+    traces = _traces(assembly, settings.collector, opening.cluster_id, dies)
+    # What went back in time is neither removed, nor told to anybody.
+    house = {} if opening.recovery else _house(assembly, receivers, traces)
+    works |= await _works_beside(keeper, others, assembly, receivers, house)
+    leftovers = Leftovers(store, counting.left_by)
+    if taken.page_socket is not None:
+        works["leftovers"] = leftovers.run()
+    metrics = Metrics(
+        Subject(
+            counting=counting,
+            leftovers=leftovers,
             loop=loop,
             store=store,
+            session=keeper,
+            files=files,
             hosts=fleet,
-            watches=watches,
-            clock=clock,
-            retention=retention,
-            sampler=sampler,
+            waiting_for_owners=owners.counts,
+            webhooks=receivers,
+            now=clock.now,
+            traces=lambda: traces.position if traces else None,
         )
-        owners, reported = await open_owners(assembly)
-        loop.attach(Routing(hosts=fleet, owners=owners))
-        await fleet.open()
-        others = beside(assembly, chance.new_id)
-        works = _works(assembly, owners, reported)
-        traces = _traces(assembly, collector, opening.cluster_id, dies)
-        house = _house(assembly, receivers, traces)
-        works |= await _works_beside(keeper, others, assembly, receivers, house)
-        leftovers = Leftovers(store, counting.left_by)
-        if page_socket is not None:
-            works["leftovers"] = leftovers.run()
-        metrics = Metrics(
-            Subject(
-                counting=counting,
-                leftovers=leftovers,
-                loop=loop,
-                store=store,
-                session=keeper,
-                files=kept.files,
-                hosts=fleet,
-                waiting_for_owners=owners.counts,
-                webhooks=receivers,
-                now=clock.now,
-                traces=lambda: traces.position if traces else None,
-            )
-        )
-        working = [asyncio.create_task(work, name=name) for name, work in works.items()]
-        answering = services(
-            assembly,
-            external_tasks(assembly, owners, Tokens(opening.token_key), others),
-            WebhookService(webhooks=receivers, store=store, clock=clock, new_secret=new_secret),
-            Doctor(
-                loop=loop, store=store, connect=connect, cluster_id=opening.cluster_id, clock=clock
-            ),
-        )
-        stop = _stop_when_told()
-        server = await bound.start(_routed(answering, others))
-        _say_ready(server.address, web.url_of(page_socket) if page_socket else "", loop)
-        # A page that fails is no reason to stop: workflows go on, and the log says why.
-        pages = asyncio.create_task(
-            _pages(page_socket, server.address, page, stop, metrics), name="web"
-        )
+    )
+    working = [asyncio.create_task(work, name=name) for name, work in works.items()]
+    answering = services(
+        assembly,
+        external_tasks(assembly, owners, Tokens(opening.token_key), others),
+        WebhookService(webhooks=receivers, store=store, clock=clock, new_secret=new_secret),
+        Doctor(loop=loop, store=store, connect=connect, cluster_id=opening.cluster_id, clock=clock),
+    )
+    stop = _stop_when_told()
+    answering = _routed(answering, others)
+    if opening.recovery:
+        answering = recovering.around(answering, opening.recovery)
+    server = await taken.server.start(answering)
+    _say_ready(server.address, web.url_of(taken.page_socket) if taken.page_socket else "", loop)
+    # A page that fails is no reason to stop: workflows go on, and the log says why.
+    pages = asyncio.create_task(
+        _pages(taken.page_socket, server.address, taken.page, stop, metrics), name="web"
+    )
+    try:
         await _until_stopped(stop, working, server)
-        await _hand_over(store, server, fleet, receivers, working)
-        await pages
-        await server.stop()
-        await fleet.close()
-        await receivers.close()
-        await post.close()
-        await _cancel(working)
-    finally:
-        await store.close()
-        spans.stop()
-        log.info("coordinator.stopped")
+    except StoreFencedError as error:
+        raise await guard.why_ended(error) from error
+    await _hand_over(store, server, fleet, receivers, working)
+    await pages
+    await server.stop()
+    await fleet.close()
+    await receivers.close()
+    await post.close()
+    await _cancel(working)
 
 
 def _traces(
@@ -459,12 +517,13 @@ def _traces(
     return Exporter(assembly.store, cluster_id=cluster_id, hints=hints, send=send, crash=dies)
 
 
-def _works(assembly: Assembly, owners: Owners, reported: Reported) -> Works:
+def _works(assembly: Assembly, owners: Owners, reported: Reported, guard: Guard) -> Works:
     """Returns what works for ever, by its name."""
     return {
         "loop": assembly.loop.run(),
         "owners": owners.run(),
         "reported": reported.run(),
+        "guard": guard.run(),
         "overdue": fence_for_ever(loop=assembly.loop, hosts=assembly.hosts, pools=target_pools),
     }
 
@@ -510,7 +569,7 @@ async def _works_beside(
         "hints": assembly.store.listen(partial(_hear, keeper, others)),
         "others": others.run(),
         "hosts": assembly.hosts.follow(assembly.loop.redeliver, keeper.live),
-        "house": keep_house(keeper, receivers, house),
+        **({"house": keep_house(keeper, receivers, house)} if house else {}),
     }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from coordinator.runtime.loop import Loop
@@ -11,6 +12,8 @@ from coordinator.runtime.ports import AuditEvent, HostRecord, Store
 from coordinator.saga.events import AttemptEvent, HostChosen
 from coordinator.saga.workflow import Workflow
 from countermand.v1.attempt_pb2 import Progress
+
+log = logging.getLogger(__name__)
 
 
 class FindEvidence(Protocol):
@@ -32,9 +35,49 @@ class ChangeRecord(Protocol):
         """Returns it as it is then, and whether it has changed; None if there is none."""
 
 
+class Guards(Protocol):
+    """Hears what cannot be unless the store went back in time."""
+
+    async def compare(self, host_id: str, *, owner_epoch: int, intent: int) -> None:
+        """Raises RecoveryRequired if a host has heard of more than was given."""
+
+    def notice(self, why: str) -> None:
+        """Hears of something else that proves it."""
+
+    def may_be_lost(self, intent: int) -> bool:
+        """Returns whether an intent is from before it went back the last time."""
+
+    def is_from_before(self, owner_epoch: int) -> bool:
+        """Returns the same of an epoch."""
+
+
+class Unguarded:
+    """Takes the store to be the newest."""
+
+    async def compare(self, host_id: str, *, owner_epoch: int, intent: int) -> None:
+        """Finds nothing amiss."""
+
+    def notice(self, why: str) -> None:
+        """Says it in the log."""
+        log.error("store.behind", extra={"why": why})
+
+    def may_be_lost(self, intent: int) -> bool:  # noqa: ARG002 - of none
+        """Returns that it is not."""
+        return False
+
+    def is_from_before(self, owner_epoch: int) -> bool:  # noqa: ARG002 - of none
+        """Returns that it is not."""
+        return False
+
+
 def nobodys(_: str) -> bool:
     """Returns that a workflow is no other session's."""
     return False
+
+
+async def nowhere(_: Sequence[str]) -> Collection[str]:
+    """Returns that nobody else has any open."""
+    return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +101,21 @@ class Ears:
     # (workflow id) → whether it may be another session's, so that those who watch it here want to
     # hear of it although nothing is ordered from here
     elsewhere: Callable[[str], bool] = nobodys
+    # (workflow ids) → those that are open, whosesoever
+    open_anywhere: Callable[[Sequence[str]], Awaitable[Collection[str]]] = nowhere
+    guard: Guards = field(default_factory=Unguarded)
 
 
-def ears_of(loop: Loop, store: Store, progress: Callable[[str, str, Progress], None]) -> Ears:
+def ears_of(
+    loop: Loop,
+    store: Store,
+    progress: Callable[[str, str, Progress], None],
+    guard: Guards | None = None,
+) -> Ears:
     """Returns the ears of a coordinator."""
+
+    async def open_anywhere(workflow_ids: Sequence[str]) -> Collection[str]:
+        return await store.owners_of(workflow_ids) if store.shared else ()
 
     def elsewhere(workflow_id: str) -> bool:
         mine = loop.workflow(workflow_id) or loop.settled(workflow_id)
@@ -81,4 +135,6 @@ def ears_of(loop: Loop, store: Store, progress: Callable[[str, str, Progress], N
         settled=store.settled,
         owner_epoch=lambda: loop.owner_epoch,
         elsewhere=elsewhere,
+        open_anywhere=open_anywhere,
+        guard=guard or Unguarded(),
     )

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from coordinator.agents.connection import CALL_TIMEOUT_S, Connection
 from coordinator.agents.ears import Ears
@@ -102,22 +102,37 @@ class Forgetting:
         Of one that is neither open nor known, or that a later coordinator has owned, a newer
         database than this one may say that it is open: its evidence stays.
         """
-        epochs: dict[str, int] = {}
+        last: dict[str, Attempt] = {}  # of the highest epoch
         for attempt in attempts:
             if name := parse_attempt(attempt.name):
-                known = epochs.get(name.workflow_id, 0)
-                epochs[name.workflow_id] = max(known, attempt.owner_epoch)
+                known = last.setdefault(name.workflow_id, attempt)
+                if attempt.owner_epoch > known.owner_epoch:
+                    last[name.workflow_id] = attempt
         # First which are open, then which have settled: what settles in between is not overlooked.
-        not_open = sorted(each for each in epochs if self._ears.workflow(each) is None)
-        settled = await self._ears.settled(not_open) if not_open else frozenset()
+        not_open = sorted(each for each in last if self._ears.workflow(each) is None)
+        if not not_open:
+            return []
+        elsewhere = await self._ears.open_anywhere(not_open)
+        settled = await self._ears.settled(not_open)
+        self._note_unknown(
+            [last[each] for each in not_open if each not in elsewhere and each not in settled]
+        )
         epoch = self._ears.owner_epoch()
-        over = [each for each in not_open if each in settled and epochs[each] <= epoch]
-        if len(over) < len(not_open) and not self._held_back:
+        return [each for each in not_open if each in settled and last[each].owner_epoch <= epoch]
+
+    def _note_unknown(self, attempts: Sequence[Attempt]) -> None:
+        """Notes attempts of workflows that are neither open nor known to have settled.
+
+        A store does not lose any: it is an older one, unless an operator knows that already.
+        """
+        guard = self._ears.guard
+        for attempt in attempts:
+            if not guard.is_from_before(attempt.owner_epoch):
+                guard.notice(f"host {self._host} has {attempt.name}, of which nothing is stored")
+        if attempts and not self._held_back:
             self._held_back = True
-            first = next(each for each in not_open if each not in over)
-            extra = {"host": self._host, "workflow": workflow_name(first)}
+            extra = {"host": self._host, "attempt": attempts[0].name}
             log.warning("forget.held_back", extra=extra)
-        return over
 
     def _low_watermarks(self) -> tuple[int, int]:
         """Returns the host's own, and that of fences."""

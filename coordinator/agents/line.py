@@ -347,6 +347,11 @@ class Line:
             # Also where an address has passed on to another machine: what it lacks is not lost.
             raise AgentTaken(address=self.record.address, name=host_name(other))
         self._seen = report
+        if report.HasField("heard"):
+            heard = report.heard
+            await self._ears.guard.compare(
+                self.record.id, owner_epoch=heard.owner_epoch, intent=heard.intent_sequence
+            )
         if self._held:
             raise JournalRewound(why=self._held)
         if known and known != report.incarnation:

@@ -477,6 +477,8 @@ class Orders:
     ) -> float | None:
         """Returns how long to wait before trying again; None if there is nothing more to do."""
         workflow_id, command = order.workflow.id, order.command
+        if isinstance(error, Expired) and self._proves_loss(name, order):
+            return wait_s
         if isinstance(error, Busy):
             delay_s = error.retry_delay.total_seconds()
             if isinstance(command, SendAction):
@@ -499,6 +501,18 @@ class Orders:
             return wait_s  # it is in _sent: the next round asks first
         self._fail(name, order, error)
         return None
+
+    def _proves_loss(self, name: str, order: _Order) -> bool:
+        """Returns whether an agent was told to forget what is open: by a store that knew more.
+
+        It would have been told so only after it had settled, so that it may have taken effect.
+        """
+        attempts = order.workflow.task(order.command.task).attempts
+        if self._ears.guard.may_be_lost(attempts[order.command.number - 1].intent):
+            return False  # an operator has looked since
+        host = self._record().id
+        self._ears.guard.notice(f"host {host} was told to forget {name}, which is open")
+        return True
 
     def _fail(self, name: str, order: _Order, error: CountermandError) -> None:
         """Says that an attempt has failed for certain, without any effect."""

@@ -344,6 +344,8 @@ class MemoryStore:
         kept.owner_epoch += EPOCHS
         kept.next_intent += ABOVE
         kept.recovery = None
+        for host_id, host in kept.hosts.items():
+            kept.hosts[host_id] = replace(host, lost_intent=kept.next_intent)
         kept.recovered = Recovered(
             owner_epoch=kept.owner_epoch,
             next_intent=kept.next_intent,

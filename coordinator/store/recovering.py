@@ -25,7 +25,7 @@ from coordinator.runtime.ports import (
 )
 from coordinator.store import audit, counters, migrate, queries
 from coordinator.store.dialects import notify, now_us
-from coordinator.store.tables import meta, sessions
+from coordinator.store.tables import hosts, meta, sessions
 from coordinator.store.texts import micros, time_from
 
 # No coordinator takes so many before a backup is too old for anything.
@@ -147,6 +147,8 @@ def go_on_above(principal: str, reason: str, connection: Connection) -> Recovere
     said = {**above, "principal": principal, "reason": reason, "time_us": micros(recovered.time)}
     values = {**above, "recovery": None, "recovered": json.dumps(said)}
     connection.execute(update(meta).values(**values))
+    # That an agent does not have what was sent before proves nothing: it may have been forgotten.
+    connection.execute(update(hosts).values(lost_intent=recovered.next_intent))
     event = AuditEvent(
         subject=STORE,
         change=StoreChange.RECOVERED,

@@ -229,7 +229,7 @@ async def test_what_the_store_does_not_know_to_be_over_stays_and_is_said_once(ca
         one._page = ""  # another look is due
     assert [list(request.workflows) for request in told.requests] == [["workflows/over"]] * 2
     said = [record for record in caplog.records if record.getMessage() == "forget.held_back"]
-    assert [record.workflow for record in said] == ["workflows/newer"]
+    assert [record.attempt for record in said] == ["workflows/newer/tasks/t/attempts/1"]
 
 
 async def test_a_defect_keeps_nobody_from_forgetting_later(caplog) -> None:

@@ -1,0 +1,115 @@
+"""Notices that the store went back in time: agents have heard of what it never gave.
+
+What is committed is given first and sent afterwards. So an agent that has heard of a higher epoch
+or intent than the store has given, that was told to forget what is still open, or that has an
+attempt of which nothing is stored, has heard it from a store that knew more. That is noted in the
+store, and this life ends with every other session; the next ones decide nothing until an operator
+has looked. What was lost then is told by its intents: they are below those from which it went on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from coordinator.runtime.ports import (
+    Opening,
+    Store,
+    StoreError,
+    StoreFencedError,
+    StoreRewoundError,
+)
+from countermand.rpc.errors import RecoveryRequired
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0  # while an operator is awaited
+AGAIN_S = 0.5  # while the store does not answer
+_WHY = "an operator lets coordinators go on"
+
+
+class Guard:
+    """Watches over the store for one life of a coordinator."""
+
+    def __init__(self, store: Store, opening: Opening) -> None:
+        """Begins as the store has just been opened."""
+        self._store = store
+        self._recovery = opening.recovery
+        self._first_intent = opening.recovered.next_intent if opening.recovered else 0
+        self._first_epoch = opening.recovered.owner_epoch if opening.recovered else 0
+        self._noticed: asyncio.Queue[str] = asyncio.Queue()
+
+    def may_be_lost(self, intent: int) -> bool:
+        """Returns whether an intent is from before the store went back in time."""
+        return intent < self._first_intent
+
+    def is_from_before(self, owner_epoch: int) -> bool:
+        """Returns the same of an epoch."""
+        return owner_epoch < self._first_epoch
+
+    def notice(self, why: str) -> None:
+        """Hears of something that cannot be unless the store went back in time."""
+        self._noticed.put_nowait(why)
+
+    async def compare(self, host_id: str, *, owner_epoch: int, intent: int) -> None:
+        """Compares what a host has heard of with what was given.
+
+        Raises:
+            RecoveryRequired: It has heard of more; nothing may be concluded from what it says.
+            StoreError: Nobody can tell now.
+        """
+        if self._recovery is not None:
+            return
+        given = await self._store.given()  # read after it was heard: what was given only rises
+        if owner_epoch > given.owner_epoch:
+            why = f"host {host_id} has heard of epoch {owner_epoch}, and at most"
+            why += f" {given.owner_epoch} was given"
+        elif intent >= given.next_intent:
+            why = f"host {host_id} has heard of intent {intent}, and all that were given are"
+            why += f" below {given.next_intent}"
+        else:
+            return
+        self.notice(why)
+        raise RecoveryRequired(why=why)
+
+    async def run(self) -> None:
+        """Goes on until cancelled.
+
+        Raises:
+            StoreRewoundError: The store went back in time; or an operator lets coordinators go on.
+        """
+        if self._recovery is not None:
+            await self._until_recovered()
+        why = await self._noticed.get()
+        log.error("store.rewound", extra={"why": why})
+        while True:
+            try:
+                await self._store.require_recovery(why)
+            except StoreError as error:
+                log.warning("store.not_noted", extra={"error": str(error)})
+                await asyncio.sleep(AGAIN_S)
+            else:
+                raise StoreRewoundError(why)
+
+    async def why_ended(self, error: StoreFencedError) -> StoreFencedError:
+        """Returns why the own session has ended: perhaps others have noticed it, or recovered."""
+        if isinstance(error, StoreRewoundError):
+            return error
+        try:
+            recovery = await self._store.recovery()
+        except StoreError:
+            return error
+        has_turned = (recovery is None) is not (self._recovery is None)
+        return (
+            StoreRewoundError(_WHY if recovery is None else recovery.why) if has_turned else error
+        )
+
+    async def _until_recovered(self) -> None:
+        recovery = self._recovery
+        while recovery is not None:
+            await asyncio.sleep(LOOK_S)
+            try:
+                recovery = await self._store.recovery()
+            except StoreError as error:
+                log.warning("recovery.not_seen", extra={"error": str(error)})
+        raise StoreRewoundError(_WHY)
