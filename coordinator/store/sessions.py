@@ -161,7 +161,6 @@ def claim(session: int, limit: int, connection: Connection) -> tuple[int, list[i
         # Of one that another is claiming from at this moment the rows are still there to be seen.
         connection.execute(delete(sessions).where(sessions.c.ended, ~_OWNED))
         return 0, [], lowest(())
-    epoch = next_epoch(session, connection)
     keys = [key for found in orphans.values() for key in found]
     mine = update(workflows).where(workflows.c.key.in_(keys)).values(session=session)
     connection.execute(mine)
@@ -169,7 +168,8 @@ def claim(session: int, limit: int, connection: Connection) -> tuple[int, list[i
     floor = lowest(floors[owner] for owner in sorted(orphans))
     lowered = _text_of(lower(floors[session], floor))
     connection.execute(update(sessions).where(sessions.c.id == session).values(floor=lowered))
-    return epoch, keys, floor
+    # The last: from here on until the commit all others that claim wait.
+    return next_epoch(session, connection), keys, floor
 
 
 def next_epoch(session: int, connection: Connection) -> int:
