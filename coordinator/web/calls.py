@@ -15,7 +15,7 @@ from countermand.rpc.channel import READ_TIMEOUT_S, open_channel
 from countermand.rpc.names import host_name, task_name, workflow_name
 from countermand.rpc.status import error_from_rpc
 from countermand.v1 import workflow_pb2 as pb
-from countermand.v1.coordinator_pb2 import Coordinator, ListCoordinatorsRequest
+from countermand.v1.coordinator_pb2 import Coordinator, ListCoordinatorsRequest, Recovery
 from countermand.v1.coordinator_pb2_grpc import CoordinatorServiceStub
 from countermand.v1.doctor_pb2_grpc import DoctorServiceStub
 from countermand.v1.event_pb2 import HistoryEvent
@@ -190,6 +190,13 @@ class Calls:
         """Returns the coordinators; of more than a site has, the first."""
         request = ListCoordinatorsRequest(page_size=PAGE_MAX)
         return (await self.unary(self.coordinators.ListCoordinators, request)).coordinators
+
+    async def recovery(self, *, timeout_s: float) -> Recovery | None:
+        """Returns why nothing is decided until somebody has looked; None if all is well."""
+        request = ListCoordinatorsRequest(page_size=1)
+        method = self.coordinators.ListCoordinators
+        answer = await self.unary(method, request, timeout_s=timeout_s)
+        return answer.recovery if answer.HasField("recovery") else None
 
     async def list_webhooks(self) -> Sequence[Webhook]:
         """Returns the webhooks."""

@@ -18,6 +18,7 @@ from coordinator.web.address import WebSettings
 from coordinator.web.calls import Calls
 from coordinator.web.colours import drawing_css
 from coordinator.web.forms.notices import Notices
+from coordinator.web.recovery import Recoveries
 from countermand.rpc.visible import visible
 
 FOLDER: Final = Path(__file__).parent
@@ -50,10 +51,12 @@ class Site:
     stop: asyncio.Event  # set when it is to end: streams end by themselves
     settings: WebSettings
     notices: Notices = field(default_factory=Notices)
+    recoveries: Recoveries = field(init=False)
     templates: jinja2.Environment = field(init=False)
 
     def __post_init__(self) -> None:
         """Says how templates are read: once, since they never change while it runs."""
+        self.recoveries = Recoveries(self.calls)
         self.templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(FOLDER / "templates"),
             autoescape=True,
@@ -85,8 +88,14 @@ class Site:
     ) -> HTMLResponse:
         """Returns a page. It is drawn in a thread: a large one must not hold up any workflow."""
         status, notice = values.pop("http_status", 200), self.notices.of(request)
+        recovery = await self.recoveries.now()
         text = await asyncio.to_thread(
-            self.draw, template, path=request.url.path, notice=notice, **values
+            self.draw,
+            template,
+            path=request.url.path,
+            notice=notice,
+            recovery=recovery,
+            **values,
         )
         answer = HTMLResponse(text, status_code=status)
         if notice:
