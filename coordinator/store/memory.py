@@ -343,6 +343,7 @@ class MemoryStore:
             return None
         kept.owner_epoch += EPOCHS
         kept.next_intent += ABOVE
+        kept.last_intent = kept.next_intent - 1
         kept.recovery = None
         for host_id, host in kept.hosts.items():
             kept.hosts[host_id] = replace(host, lost_intent=kept.next_intent)

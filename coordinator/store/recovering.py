@@ -149,6 +149,7 @@ def go_on_above(principal: str, reason: str, connection: Connection) -> Recovere
     connection.execute(update(meta).values(**values))
     # That an agent does not have what was sent before proves nothing: it may have been forgotten.
     connection.execute(update(hosts).values(lost_intent=recovered.next_intent))
+    connection.execute(counters.note_intent(), {"last_intent": recovered.next_intent - 1})
     event = AuditEvent(
         subject=STORE,
         change=StoreChange.RECOVERED,

@@ -17,8 +17,8 @@ import psycopg
 from psycopg.adapt import Buffer
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.string import StrDumperUnknown, TextLoader
-from sqlalchemy import Connection, Engine, create_engine, text
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.exc import DBAPIError
 
 from coordinator.runtime.ports import SESSION_LASTS, StoreError
@@ -27,6 +27,7 @@ from coordinator.store.dialects import CHANNEL
 log = logging.getLogger(__name__)
 
 VERSION_MIN = 15
+SHUTDOWNS = "57P0"  # classes of errors by which the server ends a connection
 LISTEN_AGAIN_S = 1.0  # after a connection was lost
 
 STANDSTILL = SESSION_LASTS / 3
@@ -78,7 +79,7 @@ def settings_of(url: str, standstill: timedelta = STANDSTILL) -> Settings:
 
 def engine(settings: Settings, *, connections: int, read_only: bool) -> Engine:
     """Returns what keeps so many connections."""
-    return create_engine(
+    made = create_engine(
         "postgresql+psycopg://",
         creator=partial(_connect, settings, read_only=read_only),
         paramstyle="format",  # by position, as `writing.py` hands values over
@@ -87,6 +88,17 @@ def engine(settings: Settings, *, connections: int, read_only: bool) -> Engine:
         pool_size=connections,
         max_overflow=0,
     )
+    event.listen(made, "handle_error", _note_end)
+    return made
+
+
+def _note_end(context: ExceptionContext) -> None:
+    """Takes a connection that the server ends for lost: it says so a moment before it does."""
+    context.is_disconnect = context.is_disconnect or _ends(context.original_exception)
+
+
+def _ends(error: BaseException) -> bool:
+    return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(SHUTDOWNS)
 
 
 def _connect(settings: Settings, *, read_only: bool) -> DBAPIConnection:
@@ -115,7 +127,8 @@ def pipelined(
             cursors = [raw.execute(sql, values) for sql, values in statements]
         return [cursor.rowcount for cursor in cursors]
     except psycopg.Error as error:
-        if raw.closed:
+        is_lost = raw.closed or _ends(error)
+        if is_lost:
             connection.invalidate(error)
         raise DBAPIError.instance(
             None,
@@ -123,7 +136,7 @@ def pipelined(
             error,
             psycopg.Error,
             hide_parameters=True,
-            connection_invalidated=raw.closed,
+            connection_invalidated=is_lost,
             dialect=connection.dialect,
         ) from error
 

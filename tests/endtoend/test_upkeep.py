@@ -6,8 +6,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import closing, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 
 from countermand.client import Client
 from countermand.client.spec import sequence, workflow_spec
-from countermand.rpc.errors import CoordinatorUnavailable, CountermandError
+from countermand.rpc.errors import CoordinatorUnavailable, CountermandError, StoreUnavailable
 from countermand.v1.coordinator_pb2 import Recovery
 from countermand.v1.workflow_spec_pb2 import WorkflowSpec
 from countermand.v1.workflow_state_pb2 import WORKFLOW_STATE_RUNNING
@@ -23,6 +23,7 @@ from tests.endtoend.checks import assert_clean, journals, labels, recorded
 from tests.endtoend.cluster import Cluster, copy, running, until
 from tests.endtoend.lives import Lives
 from tests.endtoend.plans import BASE, HOSTS, failure, slow
+from tests.endtoend.replicas import anywhere, at, replicas
 from tests.postgres import Server
 
 pytestmark = pytest.mark.slow
@@ -72,9 +73,10 @@ async def test_what_is_open_goes_on_where_the_store_was_moved_to(
     postgres_server.drop(url)
 
 
-def three(workflow_id: str, last: str = "pool-c") -> WorkflowSpec:
+def three(workflow_id: str, last: str = "c/pool-c") -> WorkflowSpec:
     """Returns a copy, a slow one, and another, for which there may be no room."""
-    places = (("a", "pool-a"), ("b", "crawling"), ("c", last))
+    host, _, pool = last.partition("/")
+    places = (("a", "pool-a"), ("b", "crawling"), (host, pool))
     copies = (
         copy(f"t{number}", host, BASE, f"{pool}/{workflow_id}-{number}")
         for number, (host, pool) in enumerate(places)
@@ -87,7 +89,7 @@ def is_paused(cluster: Cluster, workflow_id: str) -> bool:
 
 
 async def recovery(client: Client) -> Recovery | None:
-    with suppress(CoordinatorUnavailable):  # it may begin its next life just now
+    with suppress(CoordinatorUnavailable, StoreUnavailable):  # it may begin its next life just now
         return await client.coordinators.recovery()
     return None
 
@@ -101,7 +103,7 @@ async def test_an_older_backup_is_put_back_and_nothing_that_was_made_is_removed(
     place, backup = coordinator.data / "coordinator.sqlite", cluster.folder / "backup.sqlite"
     async with cluster.client() as client:
         await client.submit(three("open"), workflow_id="open")
-        await client.submit(three("gone", last="small"), workflow_id="gone")
+        await client.submit(three("gone", last="c/small"), workflow_id="gone")
         for name in ("open", "gone"):
             await until(partial(cluster.half_made_bytes, "crawling", name), "the slow copies")
         with closing(sqlite3.connect(place)) as one, closing(sqlite3.connect(backup)) as other:
@@ -165,3 +167,62 @@ async def nothing_is_decided(client: Client) -> None:
     ):
         with pytest.raises(CountermandError, match="went back in time"):
             await refused
+
+
+@pytest.fixture
+async def two(lives: Lives, tmp_path: Path, postgres_server: Server) -> AsyncIterator[Cluster]:
+    url = postgres_server.new_database()
+    async with replicas(lives, tmp_path, url, [url, url]) as cluster:
+        yield cluster
+    postgres_server.drop(url)
+
+
+def copied(server: Server, url: str, name: str) -> None:
+    """Copies a database that coordinators have open, as a standby that falls behind now."""
+    with cut_off(server, url) as database:
+        server.execute(f"CREATE DATABASE {name} TEMPLATE {database} STRATEGY file_copy")
+
+
+def put_back(server: Server, url: str, name: str) -> None:
+    """Has a copy take over from a database, as a standby would."""
+    with cut_off(server, url) as database:
+        server.execute(f"DROP DATABASE {database} WITH (FORCE)")
+        server.execute(f"ALTER DATABASE {name} RENAME TO {database}")
+
+
+@contextmanager
+def cut_off(server: Server, url: str) -> Iterator[str]:
+    """Keeps everybody from a database for a moment."""
+    database = url.partition("@/")[2].partition("?")[0]
+    server.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false")
+    of = f"FROM pg_stat_activity WHERE datname = '{database}'"
+    server.execute(f"SELECT pg_terminate_backend(pid, 5000) {of}")
+    yield database
+    server.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS true")
+
+
+async def test_a_standby_that_was_behind_takes_over_from_under_two_coordinators(
+    two: Cluster, postgres_server: Server
+) -> None:
+    """S-Z19: who has it open notices what is missing; nothing that was made is removed."""
+    async with anywhere(two) as client:
+        await client.submit(three("open", last="b/pool-b"), workflow_id="open")
+        await until(partial(two.half_made_bytes, "crawling", "open"), "the slow copy")
+        copied(postgres_server, two.database, "behind")
+        await two.settled("open")
+        await client.submit(three("since", last="b/pool-b"), workflow_id="since")
+        await two.settled("since")
+        made = set(labels(two))
+        put_back(postgres_server, two.database, "behind")
+        for coordinator in two.coordinators:
+            async with at(coordinator) as one:
+                await until(partial(recovery, one), "it is noticed")
+        await client.coordinators.recover("the standby was behind")
+        await until(partial(is_paused, two, "open"), "it waits for an operator")
+        assert set(labels(two)) == made
+        assert len([name for name in made if "since" in name]) == 3
+
+        await client.run("open").resume("its agents tell how it went")
+        await two.settled("open")
+    assert recorded(two, "open").state == "SUCCEEDED"
+    assert set(labels(two)) == made

@@ -334,6 +334,19 @@ async def test_a_server_that_was_started_again_is_found(
     await store.close()
 
 
+async def test_a_read_goes_on_after_its_connection_was_ended_on_purpose(
+    postgres_server: Server, postgres_url: str
+):
+    """An administrator does that, and a server that is stopped tells everybody likewise."""
+    store = await opened(postgres_url)
+    assert await store.hosts() == []
+    name = postgres_url.partition("@/")[2].partition("?")[0]
+    of = f"FROM pg_stat_activity WHERE datname = '{name}'"
+    postgres_server.execute(f"SELECT pg_terminate_backend(pid, 5000) {of}")
+    assert await store.hosts() == []
+    await store.close()
+
+
 async def test_a_read_finds_a_server_again_by_itself_and_a_write_the_next_time(
     crashing: Server, fragile: str
 ):

@@ -81,6 +81,8 @@ async def test_nobody_decides_until_somebody_has_looked_and_then_above_all_that_
     opening = await store.open()
     assert (opening.recovery, opening.recovered) == (None, recovered)
     assert opening.owner_epoch > recovered.owner_epoch > given.owner_epoch + 1000
+    # What agents have heard before proves nothing any more.
+    assert (await store.given()).next_intent >= recovered.next_intent
     assert opening.next_intent >= recovered.next_intent > given.next_intent + 1000
     if claim := await store.claim(10):
         assert [each.workflow.id for each in claim.workflows] == ["w"]
