@@ -12,6 +12,7 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 
+from coordinator.agents.ears import Guards, Unguarded
 from coordinator.agents.line import Line
 from coordinator.runtime.ports import Delivery, HostRecord, HostState
 from coordinator.saga import events
@@ -41,6 +42,7 @@ from countermand.v1.agent_pb2 import (
     WatchAttemptsRequest,
     WatchAttemptsResponse,
 )
+from countermand.v1.agent_pb2 import Heard as AgentHeard
 from countermand.v1.attempt_pb2 import Attempt
 from countermand.v1.verb_pb2 import Noop
 from tests.runtime.test_line import ATTEMPT, NOW, Frozen, Stored, ears
@@ -67,6 +69,7 @@ class Agent:
 
     answers: dict[str, list[Message | CountermandError]]
     incarnation: str = "one"
+    heard: tuple[int, int] = (0, 0)  # epoch and intent
     calls: list[str] = field(default_factory=list)
 
     async def call(
@@ -74,7 +77,8 @@ class Agent:
     ) -> Any:
         self.calls.append(rpc)
         if rpc == "GetHost":
-            return GetHostResponse(host=HostReport(incarnation=self.incarnation))
+            heard = AgentHeard(owner_epoch=self.heard[0], intent_sequence=self.heard[1])
+            return GetHostResponse(host=HostReport(incarnation=self.incarnation, heard=heard))
         said = self.answers[rpc].pop(0)
         if isinstance(said, CountermandError):
             raise said
@@ -106,7 +110,9 @@ async def started(_host: str) -> list[Workflow]:
 
 
 @contextlib.asynccontextmanager
-async def line_to(agent: Agent, heard: Heard, *, known: str = "") -> AsyncIterator[Line]:
+async def line_to(
+    agent: Agent, heard: Heard, *, known: str = "", guard: Guards | None = None
+) -> AsyncIterator[Line]:
     record = HostRecord(id="a", address="a:1", create_time=NOW, incarnation=known)
     line = Line(
         record,
@@ -115,7 +121,12 @@ async def line_to(agent: Agent, heard: Heard, *, known: str = "") -> AsyncIterat
         clock=Frozen(),
         chance=Frozen(),
         crash=never,
-        ears=ears(event=heard.event, record=Stored(record).change, open_on=started),
+        ears=ears(
+            event=heard.event,
+            record=Stored(record).change,
+            open_on=started,
+            guard=guard or Unguarded(),
+        ),
     )
     running = asyncio.create_task(line.run())
     try:

@@ -1,0 +1,121 @@
+"""S-Z19: what shows that the store went back in time, what does not, and what becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from coordinator.runtime.guard import Guard
+from coordinator.runtime.ports import HostState, Opening, Store, StoreRewoundError
+from coordinator.saga.events import AttemptFailed
+from countermand.rpc.errors import Expired, RecoveryRequired
+from countermand.v1.attempt_pb2 import Attempt
+from tests.runtime.test_line import ATTEMPT
+from tests.runtime.test_line_errors import ASK, SEND, Agent, Heard, line_to, taken
+from tests.store.conftest import memory_lives
+from tests.store.specs import three_tasks
+from tests.store.walks import Walk
+
+
+@contextlib.asynccontextmanager
+async def lives(store: Store) -> AsyncIterator[tuple[Guard, Opening]]:
+    opening = await store.open()
+    yield Guard(store, opening), opening
+
+
+async def test_an_agent_may_have_heard_of_whatever_was_given_and_of_no_more():
+    store = memory_lives()()
+    async with lives(store) as (guard, opening):
+        await store.commit([Walk("w", spec=three_tasks()).change])
+        given = await store.given()
+        assert given.owner_epoch == opening.owner_epoch
+        await guard.compare("a", owner_epoch=0, intent=0)
+        await guard.compare("a", owner_epoch=given.owner_epoch, intent=given.next_intent - 1)
+
+        with pytest.raises(RecoveryRequired, match="host a has heard of epoch 2, and at most 1"):
+            await guard.compare("a", owner_epoch=2, intent=0)
+        with pytest.raises(StoreRewoundError, match="heard of epoch 2"):
+            await guard.run()
+        assert await store.recovery() is not None
+
+
+async def test_a_life_that_waits_compares_nothing_and_ends_once_an_operator_has_looked():
+    live = memory_lives()
+    store = live()
+    async with lives(store) as (guard, _):
+        guard.notice("a test")
+        with pytest.raises(StoreRewoundError):
+            await guard.run()
+    async with lives(store) as (guard, _):
+        await guard.compare("a", owner_epoch=10**9, intent=10**9)
+        running = asyncio.create_task(guard.run())
+        recovered = await live().recover("admin", "looked")
+        assert recovered is not None
+        with pytest.raises(StoreRewoundError, match="an operator"):
+            await running
+    async with lives(store) as (guard, _):
+        assert guard.may_be_lost(recovered.next_intent - 1)
+        assert not guard.may_be_lost(recovered.next_intent)
+        assert guard.is_from_before(recovered.owner_epoch - 1)
+        assert not guard.is_from_before(recovered.owner_epoch)
+        await guard.compare("a", owner_epoch=recovered.owner_epoch - 1, intent=10**9)
+
+
+class Noted:
+    """Stands in for the guard: it notes what it hears."""
+
+    def __init__(self, *, lost_before: int = 0) -> None:
+        self.noticed: list[str] = []
+        self.some = asyncio.Event()
+        self._lost_before = lost_before
+
+    async def compare(self, host_id: str, *, owner_epoch: int, intent: int) -> None:
+        if (owner_epoch, intent) != (0, 0):
+            self.notice(f"{host_id}: {owner_epoch}, {intent}")
+            raise RecoveryRequired(why="a test")
+
+    def notice(self, why: str) -> None:
+        self.noticed.append(why)
+        self.some.set()
+
+    def may_be_lost(self, intent: int) -> bool:
+        return intent < self._lost_before
+
+    def is_from_before(self, owner_epoch: int) -> bool:
+        raise NotImplementedError
+
+
+async def test_nothing_is_sent_to_an_agent_that_has_heard_of_more():
+    agent, guard = Agent({}), Noted()
+    agent.heard = 7, 9
+    async with line_to(agent, Heard(), guard=guard) as line, asyncio.timeout(20):
+        ASK.deliver(line)
+        await guard.some.wait()
+        assert line.state is not HostState.READY
+    assert guard.noticed[0] == "a: 7, 9"
+    assert set(agent.calls) == {"GetHost"}
+
+
+async def test_what_was_forgotten_while_it_was_open_may_have_taken_effect():
+    """It would be made up for what succeeded before it, and a good image removed."""
+    agent = Agent({"Noop": [Expired(attempt=ATTEMPT), taken(Attempt.STATE_SUCCEEDED)]})
+    heard, guard = Heard(), Noted()
+    async with line_to(agent, heard, guard=guard) as line, asyncio.timeout(20):
+        SEND.deliver(line)
+        await guard.some.wait()
+        assert guard.noticed == [f"host a was told to forget {ATTEMPT}, which is open"]
+        assert heard.facts == []
+
+
+async def test_once_an_operator_has_looked_it_has_failed():
+    """The workflow is paused by then: nothing follows from it."""
+    agent, heard = Agent({"Noop": [Expired(attempt=ATTEMPT)]}), Heard()
+    async with line_to(agent, heard, guard=Noted(lost_before=2)) as line, asyncio.timeout(20):
+        SEND.deliver(line)
+        await heard.some.wait()
+    [fact] = heard.facts
+    assert isinstance(fact, AttemptFailed)
+    assert fact.failure.reason == "EXPIRED"
