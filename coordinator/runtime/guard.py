@@ -13,6 +13,7 @@ import asyncio
 import logging
 
 from coordinator.runtime.ports import (
+    Given,
     Opening,
     Store,
     StoreError,
@@ -38,6 +39,7 @@ class Guard:
         self._first_intent = opening.recovered.next_intent if opening.recovered else 0
         self._first_epoch = opening.recovered.owner_epoch if opening.recovered else 0
         self._noticed: asyncio.Queue[str] = asyncio.Queue()
+        self._given: Given | None = None  # as last read
 
     def may_be_lost(self, intent: int) -> bool:
         """Returns whether an intent is from before the store went back in time."""
@@ -60,7 +62,10 @@ class Guard:
         """
         if self._recovery is not None:
             return
-        given = await self._store.given()  # read after it was heard: what was given only rises
+        # What was given only rises: it is read anew, after it was heard, where that may matter.
+        given = self._given
+        if given is None or owner_epoch > given.owner_epoch or intent >= given.next_intent:
+            given = self._given = await self._store.given()
         if owner_epoch > given.owner_epoch:
             why = f"host {host_id} has heard of epoch {owner_epoch}, and at most"
             why += f" {given.owner_epoch} was given"
