@@ -16,7 +16,14 @@ from typing import Protocol
 from coordinator.metrics import table
 from coordinator.metrics.counting import MOVING, Counting
 from coordinator.metrics.leftovers import Leftovers
-from coordinator.runtime.ports import Hosts, HostState, HostView, SessionState, SessionView
+from coordinator.runtime.ports import (
+    Hosts,
+    HostState,
+    HostView,
+    Recovery,
+    SessionState,
+    SessionView,
+)
 from coordinator.runtime.webhooks import Webhooks, WebhookView
 from coordinator.saga.states import SETTLED, WorkflowState
 from countermand.rpc.errors import CountermandError
@@ -41,6 +48,9 @@ class Kept(Protocol):
 
     async def sessions(self) -> list[SessionView]:
         """Returns all sessions; of a store that is not shared the own one."""
+
+    async def recovery(self) -> Recovery | None:
+        """Returns why nothing is to be decided; None if all is well."""
 
     async def position(self) -> int:
         """Returns the highest position ever given, 0 if there was none."""
@@ -79,9 +89,11 @@ async def read(subject: Subject) -> Reading:
     webhooks: Mapping[str, WebhookView] = {}
     position: int | None = None
     sessions: Sequence[SessionView] = ()
+    is_behind: bool | None = None
     try:
         position = await subject.store.position()
         sessions = await subject.store.sessions()
+        is_behind = await subject.store.recovery() is not None
         webhooks = await subject.webhooks.all()
     except CountermandError:
         pass  # the store has no time, or fails: other numbers say so
@@ -93,6 +105,8 @@ async def read(subject: Subject) -> Reading:
     _owners(reading, subject.waiting_for_owners(), subject.counting)
     _webhooks(reading, webhooks)
     _others(reading, sessions, subject.session)
+    if is_behind is not None:
+        reading.one(table.RECOVERY_REQUIRED, is_behind)
     if position is not None:
         reading.one(table.STORE_POSITION, position)
         told = subject.traces()

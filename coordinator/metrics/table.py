@@ -64,6 +64,7 @@ SESSIONS_ENDED = "countermand_sessions_ended_total"
 ORPHANED = "countermand_workflows_orphaned"
 CLAIMED = "countermand_workflows_claimed_total"
 TAKEOVERS = "countermand_takeovers_total"
+RECOVERY_REQUIRED = "countermand_recovery_required"
 STORE_BYTES = "countermand_store_bytes"
 STORE_POSITION = "countermand_store_events_total"
 
@@ -194,6 +195,11 @@ TABLE = (
     _counter(
         TAKEOVERS,
         "How often it took some over, up to a hundred at a time; only where there may be others.",
+    ),
+    _gauge(
+        RECOVERY_REQUIRED,
+        "1 while nothing is decided since the database went back in time, until an operator has"
+        " looked; else 0: each tells of all.",
     ),
     _gauge(STORE_BYTES, "Size of the store's files."),
     _counter(STORE_POSITION, "Events ever written, also in earlier lives: the newest's position."),

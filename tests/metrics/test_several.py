@@ -93,3 +93,13 @@ async def test_what_nobody_takes_over_is_told_of_and_when_the_own_session_lapses
     assert number(seen, table.ORPHANED) == 1
     assert number(seen, table.COORDINATORS, "ended") == 1
     assert number(seen, table.SESSION_EXPIRES) < 0
+
+
+async def test_each_tells_that_somebody_has_to_look_at_the_database():
+    shared = Shared({})
+    async with replica(shared) as one:
+        before = await shown(one)
+        await one.store.require_recovery("an agent is ahead")
+        after = await shown(one)
+    name = table.RECOVERY_REQUIRED
+    assert (number(before, name), number(after, name)) == (0, 1)
