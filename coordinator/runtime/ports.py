@@ -508,7 +508,7 @@ class Store(Protocol):
         constraint, and would again; StoreError when the store failed. Nothing is visible then.
         """
 
-    # -- between sessions; only a shared store is asked any of it -------------------------------
+    # -- between sessions ------------------------------------------------------------------------
 
     async def owners_of(self, workflow_ids: Sequence[str]) -> Mapping[str, Ownership]:
         """Returns whose some workflows are; those that are not open, or do not exist, are left out.

@@ -84,7 +84,7 @@ def doctor(
         if fixable and not fix and settings.for_people:
             told = "this" if len(fixable) == 1 else f"{len(fixable)} of these"
             click.echo(f'To repair {told}: countermand doctor --fix --reason "…"', err=True)
-        return ATTENTION if left else None
+        return ATTENTION if left or seen.recovery is not None else None
 
     run(settings, work, patience=PATIENCE_WHEN_FOLLOWING)
 

@@ -9,13 +9,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import click
+from grpc import StatusCode
 
 from countermand.cli.output import age, as_json
 from countermand.cli.table import paint
 from countermand.cli.version import in_words
 from countermand.client import Client
 from countermand.drawing import phrases
+from countermand.drawing.values import one_line
 from countermand.drawing.words import host_look
+from countermand.rpc.errors import CountermandError
+from countermand.v1.coordinator_pb2 import Recovery
 from countermand.v1.doctor_pb2 import Diagnosis
 from countermand.v1.host_pb2 import Host
 
@@ -31,6 +35,7 @@ class Health:
     address: str
     workflows: bool  # whether the store has any
     hosts: Sequence[Host]
+    recovery: Recovery | None = None
 
 
 async def look(client: Client) -> Health:
@@ -40,7 +45,13 @@ async def look(client: Client) -> Health:
         workflows = True
         break
     hosts = [host async for host in client.hosts.list()]
-    return Health(address=client.address, workflows=workflows, hosts=hosts)
+    try:
+        recovery = await client.coordinators.recovery()
+    except CountermandError as error:
+        if error.code is not StatusCode.UNIMPLEMENTED:
+            raise
+        recovery = None  # an older coordinator does not say
+    return Health(address=client.address, workflows=workflows, hosts=hosts, recovery=recovery)
 
 
 def show(health: Health) -> None:
@@ -69,6 +80,12 @@ def differences(
     ours: Mapping[str, str], health: Health, diagnosis: Diagnosis, now: datetime
 ) -> Iterator[str]:
     """Yields what does not fit together of versions and clocks, in sentences."""
+    if health.recovery is not None:
+        yield (
+            f"the database went back in time ({one_line(health.recovery.why)}), and nothing"
+            " is decided: repair nothing, look at what differs, then `countermand coordinator"
+            " recover`"
+        )
     version = ours["countermand"]
     if diagnosis.version and diagnosis.version != version:
         yield f"the coordinator is {diagnosis.version}, and this command {version}"
@@ -107,4 +124,5 @@ def in_json(
         },
         "hosts": [as_json(host) for host in health.hosts],
         "diagnosis": as_json(diagnosis),
+        **({"recovery": as_json(health.recovery)} if health.recovery is not None else {}),
     }

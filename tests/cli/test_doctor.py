@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from countermand.cli import health
 from countermand.cli.main import main
+from countermand.v1.coordinator_pb2 import Recovery
 from countermand.v1.doctor_pb2 import Diagnosis
 from countermand.v1.host_pb2 import Host
 from tests.cli.processes import served
@@ -49,6 +50,15 @@ def test_what_does_not_fit_together_is_told(agents, told, said):
     seen = health.Health(address="a", workflows=False, hosts=hosts)
 
     assert list(health.differences(OURS, seen, told, NOW)) == said
+
+
+def test_a_database_that_went_back_is_told_first():
+    seen = health.Health(address="a", workflows=False, hosts=[], recovery=Recovery(why="host b"))
+
+    [said] = health.differences(OURS, seen, Diagnosis(), NOW)
+    assert said.startswith("the database went back in time (host b), and nothing is decided")
+    assert "coordinator recover" in said
+    assert health.in_json(OURS, seen, Diagnosis(), NOW)["recovery"] == {"why": "host b"}
 
 
 def test_it_says_how_everything_is_before_it_compares(real):
