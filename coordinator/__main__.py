@@ -42,9 +42,11 @@ from coordinator.assembly import (
 )
 from coordinator.db import db
 from coordinator.metrics.counting import Counting
+from coordinator.metrics.delays import watch_for_ever
 from coordinator.metrics.leftovers import Leftovers
 from coordinator.metrics.page import Page as Metrics
 from coordinator.metrics.reading import Subject
+from coordinator.metrics.table import DELAY_BUCKETS
 from coordinator.owners.owners import Owners
 from coordinator.owners.reported import Reported
 from coordinator.owners.routing import Routing
@@ -77,6 +79,7 @@ from coordinator.webhooks.signing import new_secret
 from countermand.rpc import crash, logs, telemetry
 from countermand.rpc.collector import Collector, CollectorInvalid, collector_of
 from countermand.rpc.credentials import Credentials, CredentialsInvalid, read_credentials
+from countermand.rpc.metrics import Histogram
 from countermand.rpc.server import BoundServer, ListenRefused, RunningServer, Service
 from countermand.v1.attempt_pb2 import Progress
 
@@ -462,11 +465,14 @@ async def _live(
     leftovers = Leftovers(store, counting.left_by)
     if taken.page_socket is not None:
         works["leftovers"] = leftovers.run()
+    delays = Histogram(DELAY_BUCKETS)
+    works["delays"] = watch_for_ever(delays)
     metrics = Metrics(
         Subject(
             counting=counting,
             leftovers=leftovers,
             loop=loop,
+            delays=delays,
             store=store,
             session=keeper,
             files=files,

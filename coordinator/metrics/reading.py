@@ -27,7 +27,7 @@ from coordinator.runtime.ports import (
 from coordinator.runtime.webhooks import Webhooks, WebhookView
 from coordinator.saga.states import SETTLED, WorkflowState
 from countermand.rpc.errors import CountermandError
-from countermand.rpc.metrics import Reading, bounded, note_everywhere
+from countermand.rpc.metrics import Histogram, Reading, bounded, note_everywhere
 from countermand.v1.agent_pb2 import HostReport
 
 
@@ -74,6 +74,7 @@ class Subject:
     counting: Counting
     leftovers: Leftovers
     loop: Line
+    delays: Histogram  # of the event loop, in seconds
     store: Kept
     session: Keeping | None  # None: there can be no others
     files: tuple[Path, ...]  # of the store; none where a server keeps it, who tells its size
@@ -101,6 +102,7 @@ async def read(subject: Subject) -> Reading:
     _workflows(reading, subject.counting, subject.leftovers)
     _waits(reading, subject.counting, subject.now())
     _loop(reading, subject.counting, subject.loop)
+    reading.one(table.DELAYS, subject.delays.copy())
     _hosts(reading, subject.hosts.all())
     _owners(reading, subject.waiting_for_owners(), subject.counting)
     _webhooks(reading, webhooks)

@@ -19,6 +19,7 @@ DURATION_BUCKETS = (
 )
 # A good disk flushes within a millisecond; seconds mean that it is about to fail.
 COMMIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+DELAY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 WORKFLOWS = "countermand_workflows"
@@ -38,6 +39,7 @@ DONE = "countermand_attempt_done_bytes_total"
 COMMITS = "countermand_commit_duration_seconds"
 BATCHES = "countermand_commit_decisions"
 COMMIT_FAILURES = "countermand_commit_failures_total"
+DELAYS = "countermand_event_loop_delay_seconds"
 WAITING = "countermand_loop_waiting"
 OLDEST = "countermand_loop_oldest_wait_seconds"
 HOST_UP = "countermand_host_up"
@@ -124,6 +126,11 @@ TABLE = (
     ),
     _histogram(BATCHES, "How many decisions shared a transaction.", BATCH_BUCKETS),
     _counter(COMMIT_FAILURES, "Transactions that the store did not take; nothing of them is lost."),
+    _histogram(
+        DELAYS,
+        "How late the event loop came to what was due; looked at 20 times a second.",
+        DELAY_BUCKETS,
+    ),
     _gauge(WAITING, "Requests and reports that the loop has not decided about."),
     _gauge(OLDEST, "How long the first of those that are being decided about has waited."),
     _gauge(HOST_UP, "1 while a host's agent answers and takes orders, else 0.", "host"),

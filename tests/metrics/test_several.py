@@ -11,8 +11,9 @@ from coordinator.metrics import table
 from coordinator.metrics.counting import Counting
 from coordinator.metrics.leftovers import Leftovers
 from coordinator.metrics.reading import Subject, read
+from coordinator.metrics.table import DELAY_BUCKETS
 from coordinator.runtime import session
-from countermand.rpc.metrics import Reading
+from countermand.rpc.metrics import Histogram, Reading
 from tests.runtime.replicas import Replica, Shared, replica
 from tests.runtime.rig import NOW, Agent, noop, series, until
 
@@ -36,6 +37,7 @@ async def shown(at: Replica) -> Reading:
             counting=counting,
             leftovers=Leftovers(store, counting.left_by),
             loop=at.loop,
+            delays=Histogram(DELAY_BUCKETS),
             store=store,
             session=at.keeper,
             files=(),
