@@ -22,7 +22,7 @@ PROTOS := $(wildcard protos/countermand/v1/*.proto protos/agent/drivers/*/v1/*.p
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run test check lint format types floors protos stubs simulate soak bench bench-io docs clean
+.PHONY: help run test check lint format types floors protos stubs simulate scale soak bench bench-io docs clean
 
 help: ## Says what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -65,6 +65,9 @@ stubs: $(STUBS) ## Compiles the protos into countermand/v1
 
 simulate: $(STUBS) ## Runs the simulation: make simulate SEED=7 RUNS=100
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED)) $(if $(RUNS),--runs $(RUNS)) $(ARGS)
+
+scale: $(STUBS) ## Plays sites of up to 100 coordinators and 10,000 hosts in virtual time: make scale ARGS=--measure, --compare, or "--size 3,500,10000"
+	@$(BIN)/python -m tests.scale $(ARGS)
 
 soak: $(STUBS) ## Has coordinators on PostgreSQL killed for minutes while they work: make soak MINUTES=10 SEED=1 ARGS=--postgres
 	@$(BIN)/python -m tests.endtoend.soak $(if $(filter command line,$(origin MINUTES)),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(ARGS)
