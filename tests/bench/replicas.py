@@ -15,9 +15,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from statistics import quantiles
+from urllib.request import urlopen
 
 import psycopg
 
+from coordinator.metrics.table import DELAYS
 from countermand.client import Client
 from countermand.client.spec import sequence, task, workflow_spec
 from countermand.v1.verb_pb2 import Noop
@@ -85,15 +87,15 @@ def _named(count: int) -> str:
 
 
 @contextmanager
-def replicas(folder: Path, url: str, count: int) -> Iterator[list[Process]]:
+def replicas(folder: Path, url: str, count: int, *, web: str = "off") -> Iterator[list[Process]]:
     """Yields so many coordinators on one database."""
     with ExitStack() as stack:
         yield [
             stack.enter_context(
                 start(
                     [
-                        *("coordinator", "serve", "--database", url, "--web", "off"),
-                        *("--listen", "127.0.0.1:0"),
+                        *("coordinator", "serve", "--database", url),
+                        *("--listen", "127.0.0.1:0", "--web", web),
                     ],
                     folder / f"coordinator-{number}.log",
                 )
@@ -175,8 +177,11 @@ async def _restart(folder: Path, server: Server, opened: int) -> list[Figure]:
         for agent in agents:
             os.kill(agent.pid, signal.SIGCONT)
         began = time.perf_counter()
-        with replicas(folder, url, 3) as after:
-            return await _watch([each.address for each in after], url, began, opened)
+        with replicas(folder, url, 3, web="127.0.0.1:0") as after:
+            found = await _watch([each.address for each in after], url, began, opened)
+            late = [_late(each.web) for each in after]
+            name = f"restart of all with {opened} open: of the event loop's turns, over 200 ms late"
+            return [*found, Figure(name=name, unit="%", runs=tuple(late), goals=(at_most(1),))]
 
 
 async def _submit(addresses: Sequence[str], opened: int) -> None:
@@ -227,6 +232,15 @@ async def _watch(addresses: Sequence[str], url: str, began: float, opened: int) 
         Figure(name=f"{said}: all ended", unit="s", runs=(ended_s,)),
         Figure(name=f"{said}: answers meanwhile, p99", unit="ms", runs=(p99_ms,)),
     ]
+
+
+def _late(page: str) -> float:
+    """Returns the share of turns that came more than 200 ms late, in per cent."""
+    with urlopen(f"{page}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    numbers = dict(line.rsplit(" ", 1) for line in lines if line.startswith(DELAYS))
+    every = float(numbers[f"{DELAYS}_count"])
+    return 100 * (1 - float(numbers[f'{DELAYS}_bucket{{le="0.2"}}']) / every)
 
 
 async def _count(database: psycopg.AsyncConnection[tuple[int]], sql: bytes) -> int:
