@@ -68,12 +68,12 @@ class Forgetting:
     async def forget(self) -> bool:
         """Tells of a batch of settled workflows; returns whether there may be more."""
         # First the watermark, then the rows: what settles in between is told the next time.
-        marks = self._low_watermarks()
+        mark = self._ears.low_watermark(self._host)
         limit = FORGET_MAX + len(self._kept)  # the oldest come first: others must have their turn
-        found = await self._ears.evidence(self._host, below=marks[0], limit=limit)
+        found = await self._ears.evidence(self._host, below=mark, limit=limit)
         if not found:
             return False
-        self._kept = await self._tell(found, *marks)
+        self._kept = await self._tell(found, mark)
         # If the process stops here, the agent is told again, and has nothing left to forget.
         gone = [each for each in found if each not in self._kept]
         await self._ears.forgotten(self._host, gone)
@@ -86,9 +86,9 @@ class Forgetting:
             return False
         request = ListAttemptsRequest(page_size=PAGE_MAX, page_token=self._page or "")
         answer = await self._connection.call("ListAttempts", request, timeout_s=CALL_TIMEOUT_S)
-        marks = self._low_watermarks()
+        mark = self._ears.low_watermark(self._host)
         if over := await self._over(answer.attempts):
-            await self._tell(over, *marks)
+            await self._tell(over, mark)
             self._found = True
         self._page = answer.next_page_token or None
         if self._page is None:
@@ -134,19 +134,14 @@ class Forgetting:
             extra = {"host": self._host, "attempt": attempts[0].name}
             log.warning("forget.held_back", extra=extra)
 
-    def _low_watermarks(self) -> tuple[int, int]:
-        """Returns the host's own, and that of fences."""
-        return self._ears.low_watermark(self._host), self._ears.fence_low_watermark()
-
-    async def _tell(
-        self, workflow_ids: Iterable[str], low_watermark: int, fence_low_watermark: int
-    ) -> frozenset[str]:
+    async def _tell(self, workflow_ids: Iterable[str], low_watermark: int) -> frozenset[str]:
         """Tells of some workflows, and returns those of which the agent keeps something."""
         request = ForgetRequest(
             cluster_id=self._cluster_id,
             workflows=map(workflow_name, workflow_ids),
             low_watermark=low_watermark,
-            fence_low_watermark=fence_low_watermark,
+            # All hosts are looked at for it: only where there is something to tell.
+            fence_low_watermark=self._ears.fence_low_watermark(),
         )
         answer: ForgetResponse = await self._connection.call(
             "Forget", request, timeout_s=CALL_TIMEOUT_S

@@ -186,6 +186,16 @@ async def test_many_are_told_of_in_batches(monkeypatch) -> None:
     ]
 
 
+async def test_a_line_with_nothing_to_tell_looks_at_no_other_host() -> None:
+    """With thousands of hosts, of which each has a line, all would look at all."""
+    asked = []
+    told = Told({"": ListAttemptsResponse()})
+    one = forgets(told, fence_low_watermark=lambda: asked.append("all hosts") or 1)
+    assert not await one.forget()
+    assert not await one.look()
+    assert not asked
+
+
 async def test_what_an_agent_has_of_nothing_open_is_told_of_as_well() -> None:
     """It came with an older journal, or is older than the store: no row is there for it."""
     pages = {"": ListAttemptsResponse(next_page_token="more"), "more": ListAttemptsResponse()}
