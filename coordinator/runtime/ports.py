@@ -463,6 +463,13 @@ class Store(Protocol):
     async def sessions(self) -> list[SessionView]:
         """Returns all sessions, the oldest first; of a store that is not shared the own one."""
 
+    async def end_standstills(self) -> int:
+        """Ends transactions that others have begun and stand still in; returns how many.
+
+        They hold up everybody: no session of whoever waits could be renewed in time. Only a shared
+        store is asked. What they have written is not there then.
+        """
+
     async def take_intents(self) -> tuple[int, int]:
         """Returns further intents, as first and end: higher than any that were given before."""
 

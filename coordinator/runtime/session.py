@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 # Of a session that lasts as long as that; one that lasts longer or shorter is kept in proportion.
 LASTS_S = SESSION_LASTS.total_seconds()
 RENEW_S = 5.0
+LATE_S = 7.5  # since the last renewal began: this one stood still, or the store did
 SLOW_S = 5.0  # a renewal that takes longer was held up by the store
 RENEW_AGAIN_S = 0.5  # while the store does not answer
 # Floors are read as often as renewed, unless that takes long: of many, with many hosts each. What
@@ -43,6 +44,7 @@ CLAIM_S = 1.0  # between two looks for what nobody owns
 CLAIM_MAX = 100  # workflows at a time: others get their share, and the loop goes on in between
 CLAIM_REST_S = 0.02
 DECIDING_MAX = 500  # claimed ones ask their hosts first: more are not taken on before
+STANDSTILLS_S = 1.0  # between two looks for transactions that stand still
 OTHERS_S = 0.5  # between two looks at who of others is in the way at some image
 
 
@@ -65,7 +67,8 @@ class Keeper:
         self._store = store
         self._loop = loop
         self._chance = chance
-        self._trusted_until = self._now() + self._trust_s()
+        self._renewed = self._now()  # when the last renewal began
+        self._trusted_until = self._renewed + self._trust_s()
         self._renewals = RENEWALS_BEFORE_CLAIMS  # one after another; opening is as good
         self._look = asyncio.Event()
         # A floor that is told must not be from before a claim that has lowered it.
@@ -92,8 +95,12 @@ class Keeper:
 
     @property
     def judges(self) -> bool:
-        """Returns whether it may say of others that their sessions have lapsed."""
-        return self._renewals >= RENEWALS_BEFORE_CLAIMS
+        """Returns whether it may say of others that their sessions have lapsed.
+
+        Not who stood still itself, and may have held up all others: it renews its own first.
+        """
+        is_late = self._now() > self._renewed + LATE_S * self._share
+        return self._renewals >= RENEWALS_BEFORE_CLAIMS and not is_late
 
     def look(self) -> None:
         """Looks at once for what nobody owns: somebody has said that there is something."""
@@ -110,6 +117,7 @@ class Keeper:
             asyncio.create_task(self._hear_floors_for_ever()),
             asyncio.create_task(self._claim_for_ever()),
             asyncio.create_task(self._look_at_others_for_ever()),
+            asyncio.create_task(self._end_standstills_for_ever()),
         ]
         try:
             await asyncio.gather(*works)
@@ -133,7 +141,7 @@ class Keeper:
                 is_slow = self._now() - began > SLOW_S * self._share
                 self._renewals = 0 if is_slow else self._renewals + 1
                 # From its beginning: how long the answer took nobody knows.
-                self._trusted_until = began + self._trust_s()
+                self._renewed, self._trusted_until = began, began + self._trust_s()
                 await asyncio.sleep(RENEW_S * self._share * (1 - self._chance.jitter() / 4))
 
     async def _renew(self) -> None:
@@ -216,6 +224,17 @@ class Keeper:
                 raise
             except StoreError as error:
                 log.warning("others.not_seen", extra={"error": str(error)})
+
+    async def _end_standstills_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(STANDSTILLS_S * (0.5 + self._chance.jitter()))
+            try:
+                ended = await self._store.end_standstills()
+            except StoreError as error:
+                log.warning("standstills.not_seen", extra={"error": str(error)})
+            else:
+                if ended:
+                    log.warning("standstills.ended", extra={"transactions": ended})
 
     def _trust_s(self) -> float:
         return (LASTS_S - TRUST_MARGIN_S) * self._share

@@ -47,6 +47,11 @@ def _nothing(_: Connection) -> None:
     """Finds nothing to say."""
 
 
+def _none(_: Connection) -> int:
+    """Finds none."""
+    return 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Database:
     """The two ways into one database, and what keeps others out."""
@@ -55,6 +60,7 @@ class Database:
     reader: Engine
     lock: Lock | None = None
     check: Callable[[Connection], None] = _nothing  # raises StoreError if it cannot serve us
+    end_standstills: Callable[[Connection], int] = _none  # of other coordinators
     # To what others say; it knows the password.
     listen: Callable[[Hear], Coroutine[None, None, None]] | None = field(default=None, repr=False)
 
@@ -109,13 +115,15 @@ def postgres(url: str, session_lasts: timedelta = SESSION_LASTS) -> Database:
             "what speaks to PostgreSQL is not installed: pip install 'countermand[postgres]'"
         ) from error
     try:
-        settings = server.settings_of(url, standstill=session_lasts / 3)
+        standstill = session_lasts / 3
+        settings = server.settings_of(url, standstill)
     except ValueError as error:
         raise DatabaseInvalid(str(error)) from None
     return Database(
         writer=server.engine(settings, connections=WRITERS, read_only=False),
         reader=server.engine(settings, connections=READERS, read_only=True),
         check=server.check,
+        end_standstills=partial(server.end_standstills, standstill),
         listen=partial(server.listen, settings),
     )
 

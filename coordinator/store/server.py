@@ -141,6 +141,22 @@ def pipelined(
         ) from error
 
 
+# The server ends those that are idle in a transaction by itself. Where only a part of a request has
+# come it awaits the rest, however long that takes: such a client looks like one at work.
+_END_STANDSTILLS = text(
+    "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()"
+    " AND application_name = current_setting('application_name') AND wait_event_type = 'Client'"
+    " AND xact_start IS NOT NULL AND query_start < clock_timestamp() - make_interval(secs => :s)"
+)
+
+
+def end_standstills(after: timedelta, connection: Connection) -> int:
+    """Ends transactions of coordinators that have said nothing for so long; returns how many."""
+    ended: int = connection.execute(_END_STANDSTILLS, {"s": after.total_seconds()}).scalar_one()
+    return ended
+
+
 async def listen(settings: Settings, hear: Callable[[str], None]) -> None:
     """Hears what others say with NOTIFY, until cancelled.
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, delete, func, insert, select, text, update
 
 from coordinator.runtime.draining import names
-from coordinator.runtime.floors import UNHEARD, Common, Floor
+from coordinator.runtime.floors import UNHEARD, Common, Floor, lower
 from coordinator.runtime.locks import Standing
 from coordinator.runtime.ports import (
     SESSION_LASTS,
@@ -140,13 +140,15 @@ class SqlStore:
         if not self.shared:
             return None  # all of them, since it was opened
         # What was claimed and could not be read is read first: nobody else ever would.
+        if self._claimed is None and self._in_doubt:
+            self._claimed = await self._write(self._lost)
+            self._in_doubt = False
         if self._claimed is None:
             try:
-                self._claimed = await self._beside(partial(self._claim, limit))
+                self._claimed = await self._beside(partial(sessions.claim, self._epoch, limit))
             except CommitUnknownError:
                 self._in_doubt = True
                 raise
-            self._in_doubt = False
         epoch, keys, floor = self._claimed
         self._remembered.epoch = max(self._remembered.epoch, epoch)
         found = await self._read(partial(queries.load_keys, self._plans, keys)) if keys else {}
@@ -158,8 +160,12 @@ class SqlStore:
 
     async def renew(self, lasts: timedelta, floor: Floor) -> tuple[Session, ...]:
         """Lets the session last so long from now, by the database's clock; returns all of them."""
-        # Nothing may be forgotten that belongs to what was perhaps claimed.
-        work = partial(sessions.renew, self._epoch, lasts, UNHEARD if self._in_doubt else floor)
+        # Nothing may be forgotten that belongs to what was perhaps claimed, or is not loaded yet.
+        if self._in_doubt:
+            floor = UNHEARD
+        elif self._claimed is not None:
+            floor = lower(floor, self._claimed[2])
+        work = partial(sessions.renew, self._epoch, lasts, floor)
         return await self._run.write_beside(partial(self._transactions.write, work))
 
     async def floors(self) -> Common:
@@ -187,6 +193,10 @@ class SqlStore:
             return await self._page(partial(lives.all_sessions, self._epoch))
         assert self._start_time is not None, "not open"
         return [await self._page(partial(lives.own, self._epoch, self._name, self._start_time))]
+
+    async def end_standstills(self) -> int:
+        """Ends transactions of others that stand still; returns how many."""
+        return await self._read(self._database.end_standstills)
 
     async def take_intents(self) -> tuple[int, int]:
         """Returns further intents, as first and end."""
@@ -240,13 +250,15 @@ class SqlStore:
         """Writes something small that must not wait for a commit, if the session lives."""
         return await self._run.write_beside(partial(self._transactions.write, self._fenced(work)))
 
-    def _claim(self, limit: int, connection: Connection) -> tuple[int, list[int], Floor]:
-        """Claims; after a commit that may have been made, first what that may have claimed."""
-        if self._in_doubt:
-            known = set(self._keys.values())
-            if lost := sessions.owned(self._epoch, connection) - known:
-                return sessions.next_epoch(self._epoch, connection), sorted(lost), UNHEARD
-        return sessions.claim(self._epoch, limit, connection)
+    def _lost(self, connection: Connection) -> tuple[int, list[int], Floor] | None:
+        """Returns what a claim took of which the answer was lost; None if it took nothing.
+
+        Between two commits: of one that is under way it is not known yet what is open since.
+        """
+        lost = sessions.owned(self._epoch, connection) - set(self._keys.values())
+        if not lost:
+            return None
+        return sessions.next_epoch(self._epoch, connection), sorted(lost), UNHEARD
 
     async def listen(self, hear: Callable[[str], None]) -> None:
         """Hears words that others say when there is something to look at, until cancelled."""

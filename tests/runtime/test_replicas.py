@@ -128,6 +128,24 @@ async def test_who_is_held_up_by_the_store_judges_nobody(monkeypatch: pytest.Mon
             await until(lambda: other.loop.workflow("x"))
 
 
+async def test_who_stood_still_itself_judges_nobody_before_it_has_renewed(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """In the middle of a transaction it may have held up all others until now."""
+    shared = Shared({"a": Agent()})
+    async with replica(shared) as one:
+        await one.start("x", series(noop("t", "a")))
+        await one.freeze()
+        async with replica(shared) as other:
+            monkeypatch.setattr(session, "LATE_S", 0.0)  # any renewal is too long ago
+            assert not other.keeper.judges
+            shared.ahead += LAPSED
+            await until(lambda: other.keeper.sessions)
+            assert other.loop.workflow("x") is None
+            monkeypatch.setattr(session, "LATE_S", 7.5)
+            await until(lambda: other.loop.workflow("x"))
+
+
 async def test_what_one_does_with_a_host_the_others_hear():
     a, b = Agent(), Agent()
     shared = Shared({"a": a})

@@ -80,6 +80,10 @@ class ModelStore:
 
     # -- sessions -------------------------------------------------------------------------------
 
+    async def end_standstills(self) -> int:
+        """Ends transactions of others that stand still: here none does."""
+        return 0
+
     async def renew(self, lasts: timedelta, floor: Floor) -> tuple[Session, ...]:
         """Lets the session last on."""
         costs, database = self._database.costs, self._database

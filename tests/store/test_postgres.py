@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
+from coordinator.runtime.floors import NOBODYS, Floor
 from coordinator.runtime.ports import (
+    SESSION_LASTS,
     HostRecord,
     StoreConflictError,
     StoreError,
     StoreRefusedError,
 )
-from coordinator.store import counters, hosts, migrate
+from coordinator.store import counters, hosts, migrate, sessions
 from coordinator.store.database import Database, DatabaseInvalid, postgres
 from coordinator.store.run import Inline, Run, Threads
 from coordinator.store.sql import SqlStore
@@ -30,6 +36,8 @@ from tests.postgres import NoPostgres, Server
 from tests.proxy import Moment, Proxy
 from tests.store.specs import three_tasks
 from tests.store.walks import BEGIN, Walk, as_stored
+
+T = TypeVar("T")
 
 
 def made(url: str, *, crash: Crash = never, run: Run | None = None) -> SqlStore:
@@ -436,6 +444,60 @@ async def test_what_was_claimed_when_the_connection_was_cut_is_found(
     await gone.close()
 
 
+async def test_what_was_begun_while_a_lost_claim_was_looked_for_is_not_taken_for_it(
+    postgres_server: Server, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    """It would be taken up once more, as it was a moment ago, and never be decided about again."""
+    begun: list[Future[None]] = []
+    loop, owned = asyncio.get_running_loop(), sessions.owned
+
+    def slowly(session: int, connection: Connection) -> set[int]:
+        begun.append(asyncio.run_coroutine_threadsafe(store.commit([Walk("new").change]), loop))
+        with contextlib.suppress(TimeoutError):  # where it has to wait for us
+            begun[0].result(timeout=0.5)
+        return owned(session, connection)
+
+    monkeypatch.setattr(sessions, "owned", slowly)
+    async with Proxy(postgres_server.socket) as proxy:
+        store = await opened(through(proxy, postgres_url), run=Threads())
+        proxy.cut_at(COMMIT, Moment.BEFORE)
+        with pytest.raises(CommitUnknownError):
+            await store.claim(10)
+        assert await store.claim(10) is None
+        await asyncio.wrap_future(begun[0])
+        await store.close()
+
+
+class Unreadable(Inline):
+    """Reads nothing while it is told so."""
+
+    fails = False
+
+    async def read(self, work: Callable[[], T]) -> T:
+        """Runs what only reads, or fails."""
+        if self.fails:
+            raise StoreError("a test")
+        return work()
+
+
+async def test_nothing_is_forgotten_that_was_claimed_and_could_not_be_read_yet(postgres_url: str):
+    gone, run = await opened(postgres_url), Unreadable()
+    store, other = await opened(postgres_url, run=run), await opened(postgres_url)
+    floor = Floor(next_intent=7, hosts={"a": 3}, fences=2)
+    await gone.renew(SESSION_LASTS, floor)
+    await gone.commit([Walk("a", spec=three_tasks()).change])
+    await gone.end_session()
+    run.fails = True
+    with pytest.raises(StoreError, match="a test"):
+        await store.claim(10)
+    await store.renew(SESSION_LASTS, NOBODYS)
+    assert await other.claim(10) is None  # nobody needs the ended session any more
+
+    assert (await other.floors()).lowest == floor
+    for each in (gone, store, other):
+        await each.close()
+
+
 async def test_who_stands_still_in_a_transaction_holds_up_nobody_who_claims(postgres_url: str):
     """The server ends such a transaction after a while; its session is judged then."""
     gone = await opened(postgres_url)
@@ -452,6 +514,28 @@ async def test_who_stands_still_in_a_transaction_holds_up_nobody_who_claims(post
     assert [each.workflow.id for each in claim.workflows] == ["a"]
     await store.close()
     await gone.close()
+
+
+async def test_who_stands_still_in_the_middle_of_what_it_says_is_ended_by_the_others(
+    postgres_url: str,
+):
+    """The server waits for the rest for ever, and everybody for the row that counts positions."""
+    lasts = timedelta(seconds=0.3)
+    database = postgres(postgres_url, lasts)
+    store = SqlStore(database, Threads(), new_id=lambda: "c", session_lasts=lasts)
+    await store.open()
+    frozen = psycopg.connect(postgres_url, application_name="countermand-coordinator")
+    with suppress(psycopg.OperationalError), frozen, frozen.pipeline():
+        frozen.execute("UPDATE counters SET last_position = last_position + 1")
+        frozen.execute("SELECT 1")  # what is before it has left, and nothing says that this is all
+        commit = asyncio.create_task(store.commit([Walk("a", spec=three_tasks()).change]))
+        while not await store.end_standstills():
+            assert not commit.done()
+        await commit
+    frozen.close()
+    assert await store.position() == len(await store.events(after=0, limit=100))
+    assert await store.end_standstills() == 0
+    await store.close()
 
 
 async def test_what_was_committed_before_a_crash_is_there(crashing: Server, fragile: str):
