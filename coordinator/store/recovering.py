@@ -46,14 +46,16 @@ class Remembered:
 
     def why_behind(self, connection: Connection) -> str:
         """Returns what a database lacks of it; empty if nothing that can be seen."""
+        # Before the database is asked: what is committed beside it meanwhile is not looked for.
+        epoch, intents_end, last = self.epoch, self.intents_end, self.last
         row = connection.execute(select(meta.c.owner_epoch, meta.c.next_intent)).one()
-        if row.owner_epoch < self.epoch:
-            return f"its epoch is {row.owner_epoch}, and {self.epoch} was given"
-        if row.next_intent < self.intents_end:
-            return f"its next intent is {row.next_intent}, and {self.intents_end} was taken"
-        if self.last is None:
+        if row.owner_epoch < epoch:
+            return f"its epoch is {row.owner_epoch}, and {epoch} was given"
+        if row.next_intent < intents_end:
+            return f"its next intent is {row.next_intent}, and {intents_end} was taken"
+        if last is None:
             return ""
-        name, version = self.last
+        name, version = last
         stored, _, _ = queries.version_of(name, connection)
         if stored < version and not (stored == 0 and queries.used([name], connection)):
             return f"workflow {name!r} is at version {stored}, and was at {version}"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from coordinator.runtime.floors import UNHEARD
 from coordinator.runtime.ports import (
@@ -17,9 +19,10 @@ from coordinator.runtime.ports import (
     StoreFencedError,
     StoreRewoundError,
 )
-from coordinator.store.database import WRITERS
+from coordinator.store import recovering
+from coordinator.store.database import WRITERS, sqlite
 from tests.postgres import Server
-from tests.store.conftest import Life, begin, commit, postgres_lives
+from tests.store.conftest import Life, begin, commit, postgres_lives, sqlite_lives
 from tests.store.specs import three_tasks
 from tests.store.walks import Walk
 
@@ -106,6 +109,24 @@ async def test_what_was_noticed_before_it_was_recovered_is_answered_by_that(live
 
 
 # -- noticed by who has it open -------------------------------------------------------------------
+
+
+async def test_what_is_given_while_it_is_looked_at_is_not_missed(tmp_path: Path):
+    """One connection is new, and by the other something is committed meanwhile."""
+    store = sqlite_lives(tmp_path / "store.db")()
+    await begin(store)
+    remembered = recovering.Remembered(epoch=1, intents_end=1)
+    database = sqlite(tmp_path / "store.db")
+
+    def give(*_: object) -> None:
+        remembered.epoch, remembered.intents_end, remembered.last = 2**40, 2**50, ("w", 1)
+
+    with database.reader.begin() as connection:
+        event.listen(database.reader, "after_cursor_execute", give)
+        assert remembered.why_behind(connection) == ""
+    assert remembered.epoch == 2**40
+    database.close()
+    await store.close()
 
 
 Lost = Callable[[Store, Walk], Awaitable[object]]
