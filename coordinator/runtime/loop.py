@@ -215,7 +215,12 @@ class Loop:
         return Ask(principal=by.principal, reason=by.reason, request_id="")
 
     def _go_on_from(self, first: int, end: int | None) -> None:
-        """Takes up intents that nobody else has."""
+        """Takes up intents that nobody else has.
+
+        Not those that come late, from two who asked at once: a floor that was told only rises.
+        """
+        if first < self._next_intent:
+            return
         self._next_intent = first
         self._intents_end = end
         self._watermarks.go_on_from(first)

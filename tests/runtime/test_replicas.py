@@ -216,6 +216,22 @@ async def test_who_was_alone_has_agents_forget_nothing_above_what_one_that_has_c
             assert one.loop.fence_low_watermark() <= may_send
 
 
+async def test_of_intents_that_were_taken_by_two_at_once_the_lower_ones_are_left():
+    shared = Shared({"a": Agent()})
+    async with replica(shared) as one:
+        earlier, later = await one.store.take_intents(), await one.store.take_intents()
+        one.loop.go_on_from(*later)
+        await one.start("x", series(noop("t", "a")))
+        told = one.loop.floor().next_intent
+        one.loop.go_on_from(*earlier)
+        await one.start("y", series(noop("t", "a")))
+
+        tasks = [one.known(each).task(one.known(each).plan.by_name["t"]) for each in ("x", "y")]
+        intents = [task.last.intent for task in tasks]
+        assert earlier[1] <= later[0] <= intents[0] < intents[1]
+        assert one.loop.floor().next_intent >= told
+
+
 async def test_all_that_live_share_the_window_of_a_host():
     shared = Shared({"a": Agent()})
     async with replica(shared) as one:
