@@ -69,7 +69,7 @@ class Costs:
     line_ms: float  # of the coordinator's core each second, in all that it does for a quiet host
     dial_ms: float  # of the coordinator's core, until it is ready
     line_kib: float  # of the coordinator's memory
-    mark_ms: float  # to look at one host's watermark: each line looks at all, every time
+    mark_ms: float  # to look at one watermark: who tells an agent something looks at all
     heard_ms: float  # of the coordinator's core for each change of any attempt there
     # One coordinator, as its agents see it.
     stream_kib: float  # of an agent's memory

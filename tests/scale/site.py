@@ -30,6 +30,8 @@ from tests.simulation.clock import VirtualLoop
 
 LASTS_S = SESSION_LASTS.total_seconds()
 CHUNKS = 20  # in so many what all lines of a coordinator ask the database for is asked
+DECISIONS = 7  # about a workflow of two tasks, each of them an entry of the history
+LIVES_S = 3600.0  # so long a workflow is open
 DIALS = 0.9  # of its core a coordinator spends on connecting, until it has
 FLOOR = Floor(next_intent=1, hosts={}, fences=1)
 
@@ -42,15 +44,15 @@ class Size:
     hosts: int
     open: int
     cores: int = 16  # of the database's machine
-    # Of what is open: an hour each, seven decisions, each of them an entry.
-    decisions_a_second: float = -1.0
+    decisions_a_second: float = -1.0  # if not those of what is open
     one_machine: bool = False  # the coordinators compute on the same cores
     owners: int = 0  # that had it before all were killed, if not as many
 
     @property
     def rate(self) -> float:
         """Returns how much is decided each second, everywhere together."""
-        return self.open * 7 / 3600 if self.decisions_a_second < 0 else self.decisions_a_second
+        usual = self.open * DECISIONS / LIVES_S
+        return usual if self.decisions_a_second < 0 else self.decisions_a_second
 
 
 @dataclass(slots=True, kw_only=True)
@@ -202,7 +204,9 @@ class Replica:
     def _lines(self) -> float:
         """Returns what it takes to keep all lines up, and to hear what happens on every host."""
         site = self._site
-        looks = site.size.hosts / FORGET_S * site.database.named
+        # Where something has settled all hosts are looked at, before the agent is told.
+        told = min(1.0, site.size.rate / DECISIONS / site.size.hosts * FORGET_S)
+        looks = told * site.size.hosts / FORGET_S * site.database.named
         quiet_ms = site.size.hosts * site.costs.line_ms + looks * site.costs.mark_ms
         return (quiet_ms + site.size.rate * site.costs.heard_ms) / 1000
 
