@@ -41,8 +41,8 @@ class Guards(Protocol):
     async def compare(self, host_id: str, *, owner_epoch: int, intent: int) -> None:
         """Raises RecoveryRequired if a host has heard of more than was given."""
 
-    def notice(self, why: str) -> None:
-        """Hears of something else that proves it."""
+    def notice(self, why: str, *, own: str = "") -> None:
+        """Hears of something else that proves it; or that an own workflow is another's by now."""
 
     def may_be_lost(self, intent: int) -> bool:
         """Returns whether an intent is from before it went back the last time."""
@@ -57,7 +57,7 @@ class Unguarded:
     async def compare(self, host_id: str, *, owner_epoch: int, intent: int) -> None:
         """Finds nothing amiss."""
 
-    def notice(self, why: str) -> None:
+    def notice(self, why: str, *, own: str = "") -> None:  # noqa: ARG002 - whosesoever
         """Says it in the log."""
         log.error("store.behind", extra={"why": why})
 

@@ -511,7 +511,9 @@ class Orders:
         if self._ears.guard.may_be_lost(attempts[order.command.number - 1].intent):
             return False  # an operator has looked since
         host = self._record().id
-        self._ears.guard.notice(f"host {host} was told to forget {name}, which is open")
+        why = f"host {host} was told to forget {name}, which is open"
+        # If it is still the own one: another coordinator may have seen to its end meanwhile.
+        self._ears.guard.notice(why, own=order.workflow.id)
         return True
 
     def _fail(self, name: str, order: _Order, error: CountermandError) -> None:

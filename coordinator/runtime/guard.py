@@ -38,7 +38,7 @@ class Guard:
         self._recovery = opening.recovery
         self._first_intent = opening.recovered.next_intent if opening.recovered else 0
         self._first_epoch = opening.recovered.owner_epoch if opening.recovered else 0
-        self._noticed: asyncio.Queue[str] = asyncio.Queue()
+        self._noticed: asyncio.Queue[tuple[str, str]] = asyncio.Queue()  # (why, own workflow)
         self._given: Given | None = None  # as last read
 
     def may_be_lost(self, intent: int) -> bool:
@@ -49,9 +49,12 @@ class Guard:
         """Returns the same of an epoch."""
         return owner_epoch < self._first_epoch
 
-    def notice(self, why: str) -> None:
-        """Hears of something that cannot be unless the store went back in time."""
-        self._noticed.put_nowait(why)
+    def notice(self, why: str, *, own: str = "") -> None:
+        """Hears of something that cannot be unless the store went back in time.
+
+        Or unless the own workflow that it is about has become another's.
+        """
+        self._noticed.put_nowait((why, own))
 
     async def compare(self, host_id: str, *, owner_epoch: int, intent: int) -> None:
         """Compares what a host has heard of with what was given.
@@ -85,7 +88,7 @@ class Guard:
         """
         if self._recovery is not None:
             await self._until_recovered()
-        why = await self._noticed.get()
+        why = await self._proof()
         log.error("store.rewound", extra={"why": why})
         while True:
             try:
@@ -108,6 +111,24 @@ class Guard:
         return (
             StoreRewoundError(_WHY if recovery is None else recovery.why) if has_turned else error
         )
+
+    async def _proof(self) -> str:
+        """Returns the first of what was noticed that proves it."""
+        while True:
+            why, own = await self._noticed.get()
+            if not own or not self._store.shared or await self._is_own(own):
+                return why
+
+    async def _is_own(self, workflow_id: str) -> bool:
+        """Returns whether nobody else has had a workflow: who stood still may not know that yet."""
+        while True:
+            try:
+                owners = await self._store.owners_of([workflow_id])
+            except StoreError as error:
+                log.warning("owner.not_seen", extra={"error": str(error)})
+                await asyncio.sleep(AGAIN_S)
+            else:
+                return workflow_id in owners and owners[workflow_id].own
 
     async def _until_recovered(self) -> None:
         recovery = self._recovery

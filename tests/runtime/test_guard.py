@@ -64,6 +64,30 @@ async def test_a_life_that_waits_compares_nothing_and_ends_once_an_operator_has_
         await guard.compare("a", owner_epoch=recovered.owner_epoch - 1, intent=10**9)
 
 
+async def test_what_another_has_brought_to_its_end_meanwhile_proves_nothing():
+    """Who stood still sends for a workflow that was claimed, has settled and was forgotten."""
+    live = memory_lives(shared=True)
+    frozen, other = live(name="frozen"), live(name="other")
+    async with lives(frozen) as (guard, _), lives(other):
+        await frozen.commit([Walk("claimed", spec=three_tasks()).change])
+        await frozen.end_session()
+        assert await other.claim(10) is not None
+        guard.notice("a late refusal", own="claimed")
+        guard.notice("of a workflow that has been removed", own="gone")
+        guard.notice("something else")
+        with pytest.raises(StoreRewoundError, match="something else"):
+            await guard.run()
+
+
+async def test_what_is_still_the_own_one_proves_it():
+    store = memory_lives(shared=True)()
+    async with lives(store) as (guard, _):
+        await store.commit([Walk("w", spec=three_tasks()).change])
+        guard.notice("a refusal", own="w")
+        with pytest.raises(StoreRewoundError, match="a refusal"):
+            await guard.run()
+
+
 class Noted:
     """Stands in for the guard: it notes what it hears."""
 
@@ -77,8 +101,8 @@ class Noted:
             self.notice(f"{host_id}: {owner_epoch}, {intent}")
             raise RecoveryRequired(why="a test")
 
-    def notice(self, why: str) -> None:
-        self.noticed.append(why)
+    def notice(self, why: str, *, own: str = "") -> None:
+        self.noticed.append(f"{why}, of {own}" if own else why)
         self.some.set()
 
     def may_be_lost(self, intent: int) -> bool:
@@ -106,7 +130,7 @@ async def test_what_was_forgotten_while_it_was_open_may_have_taken_effect():
     async with line_to(agent, heard, guard=guard) as line, asyncio.timeout(20):
         SEND.deliver(line)
         await guard.some.wait()
-        assert guard.noticed == [f"host a was told to forget {ATTEMPT}, which is open"]
+        assert guard.noticed == [f"host a was told to forget {ATTEMPT}, which is open, of w"]
         assert heard.facts == []
 
 
