@@ -36,11 +36,19 @@ class Briefly:
         if self._quiet.get(session, 0.0) > now():
             return None
         self._quiet.pop(session, None)
+        end = now() + ANSWER_S
         try:
-            return await ask(min(until, now() + ANSWER_S))
-        except (OwnerUnavailable, CallUnsupported):
-            self._quiet = {each: end for each, end in self._quiet.items() if end > now()}
-            self._quiet[session] = now() + AGAIN_S
+            return await ask(min(until, end))
+        except OwnerUnavailable:
+            if until >= end:  # else it had no time to
+                self._leave_alone(session)
+        except CallUnsupported:
+            self._leave_alone(session)
         except (ElsewhereError, StoreError, CountermandError) as error:
             log.info("session.not_asked", extra={"session": session, "error": str(error)})
         return None
+
+    def _leave_alone(self, session: int) -> None:
+        now = asyncio.get_running_loop().time()
+        self._quiet = {each: end for each, end in self._quiet.items() if end > now}
+        self._quiet[session] = now + AGAIN_S

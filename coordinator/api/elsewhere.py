@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 ROWS = 1000  # read at a time
 NAMES_MAX = 200  # asked about at once
+MOVED_MAX = 10_000  # ids in one query, which databases bound: beyond it everything is read
 ANSWER_S = 10.0  # for what a watch asks; a page asks for as long as its caller waits
 AGAIN_S = 0.5  # while the store, or an owner, does not answer
 OWNERS_MAX = 100_000  # known at a replica: vendors are few
@@ -144,6 +145,8 @@ class Elsewhere:
         self, owner: str, known: Known, moved: set[str] | None, watcher: _Watcher
     ) -> Told:
         """Returns what differs from what is known of the workflows that have moved."""
+        if moved is not None and len(moved) > MOVED_MAX:
+            moved = None
         now: Known = {}
         for row in await _rows(self._store, owner, moved):
             now.setdefault(row.workflow_id, {})[row.name] = row
