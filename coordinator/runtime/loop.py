@@ -415,6 +415,9 @@ class Loop:
             raise  # another coordinator is in charge: this one must not go on
         except ImagesHeldError as error:
             self._go_back(batch)
+            if len(batch.items) == 1 and self._others.get(error.workflow_id) == error.standing:
+                # It knew that: to be given further images a holder stands in no line.
+                return _answer_error(batch.items[0], _busy(batch.decisions[0].workflow, error))
             self._stand_behind(error)
             for item in batch.items:  # each may learn of others that are in its way
                 await self._take([item])
@@ -735,6 +738,16 @@ def _names(workflow: Workflow | None, lock: Lock) -> bool:
     """Returns whether a workflow holds the image of a lock, or waits for it."""
     image = (lock.pool, lock.image)
     return workflow is not None and any((held.pool, held.image) == image for held in workflow.locks)
+
+
+def _busy(workflow: Workflow, error: ImagesHeldError) -> ImageBusy:
+    """Returns what whoever asked for images is told of other coordinators' workflows."""
+    for other in error.standing:
+        for lock in other.locks:
+            if _names(workflow, lock):
+                holder = workflow_name(other.workflow_id)
+                return ImageBusy(pool=lock.pool, image=lock.image, holder=holder)
+    raise AssertionError(error)
 
 
 def _held(workflow: Workflow) -> Refusal:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
 from coordinator.agents import fleet
 from coordinator.runtime import session
 from coordinator.runtime.ports import AuditEvent, HostChange, HostRecord, StoreFencedError
+from coordinator.saga.events import ResumeRequested
+from coordinator.saga.spec import Lock
 from coordinator.saga.states import TaskState, WorkflowState
 from countermand.rpc.errors import ImageBusy
 from countermand.v1.workflow_spec_pb2 import WorkflowSpec
+from tests.runtime import replicas
 from tests.runtime.replicas import Shared, replica
-from tests.runtime.rig import NOW, Agent, copy, noop, series, until
+from tests.runtime.rig import ASK, NOW, Agent, World, copy, noop, series, until
 
 LAPSED = timedelta(seconds=16)
+FURTHER = Lock(pool="p", image="further", exclusive=True)
 
 
 @pytest.fixture(autouse=True)
@@ -308,6 +312,32 @@ async def test_nobody_overtakes_and_nobody_waits_in_a_circle():
             assert agent.sent.pop() == first(name)
             agent.end(first(name))
         await until(lambda: other.state("b2") is WorkflowState.SUCCEEDED)
+
+
+class Ahead(World):
+    """A machine whose clock is ahead of the others'."""
+
+    def now(self) -> datetime:
+        return super().now() + timedelta(seconds=2)
+
+
+async def test_who_holds_is_refused_further_images_while_an_older_one_waits_for_what_it_holds(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Older by its own clock; nobody asks for ever."""
+    shared = Shared({"a": Agent(pools=("p",))})
+    monkeypatch.setattr(replicas, "World", Ahead)
+    async with replica(shared) as one:
+        monkeypatch.setattr(replicas, "World", World)
+        async with replica(shared) as other:
+            await one.start("holds", makes("vm"))
+            await until(lambda: shared.agents["a"].sent)
+            await other.start("waits", makes("vm"))
+            await one.pause("holds")
+            assert other.known("waits").create_time < one.known("holds").create_time
+            with pytest.raises(ImageBusy, match="waits"):
+                await one.loop.ask("holds", ResumeRequested(ask=ASK, locks=(FURTHER,)))
+            assert not one.known("holds").more_locks
 
 
 async def test_who_waits_in_line_is_claimed_with_its_place():
