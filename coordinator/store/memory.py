@@ -47,6 +47,7 @@ from coordinator.runtime.ports import (
     StoredEntry,
     StoreFencedError,
     StoreRefusedError,
+    StoreRewoundError,
     Submission,
     WorkflowPage,
     WorkflowQuery,
@@ -70,7 +71,7 @@ from coordinator.store.batch import (
     version_conflict,
 )
 from coordinator.store.lists import ATTENTION
-from coordinator.store.recovering import BY_POLICY, EPOCHS
+from coordinator.store.recovering import BY_POLICY, EPOCHS, Remembered
 from coordinator.store.recovering import INTENTS as ABOVE
 from coordinator.store.rows import counted, evidence_rows, told
 from coordinator.store.summaries import summary_of
@@ -166,6 +167,7 @@ class MemoryStore:
         self._now = now
         self._name = name
         self._session = 0
+        self._remembered = Remembered()
 
     @property
     def shared(self) -> bool:
@@ -195,6 +197,7 @@ class MemoryStore:
             expire_time=now + SESSION_LASTS,
             floor=Floor(next_intent=first, hosts={}, fences=first),
         )
+        self._remembered = Remembered(epoch=self._session, intents_end=end or 0)
         return Opening(
             cluster_id=kept.cluster_id,
             owner_epoch=self._session,
@@ -230,6 +233,7 @@ class MemoryStore:
         mine.floor = lower(mine.floor, floor)
         for record in found:
             record.session = self._session
+        self._remembered.epoch = kept.owner_epoch
         stored = tuple(record.stored() for record in found)
         return Claim(owner_epoch=kept.owner_epoch, workflows=stored, floor=floor)
 
@@ -313,14 +317,17 @@ class MemoryStore:
 
     async def take_intents(self) -> tuple[int, int]:
         """Returns further intents, as first and end."""
+        self._check_newest()
         first = self._kept.next_intent
         self._kept.next_intent += INTENTS
+        self._remembered.intents_end = self._kept.next_intent
         return first, self._kept.next_intent
 
     # -- having gone back in time -----------------------------------------------------------------
 
     async def given(self) -> Given:
         """Returns the highest epoch and intent that were given."""
+        self._check_newest()
         kept = self._kept
         next_intent = kept.last_intent + 1 if self._shared else kept.next_intent
         return Given(owner_epoch=kept.owner_epoch, next_intent=next_intent)
@@ -331,6 +338,9 @@ class MemoryStore:
 
     async def require_recovery(self, why: str) -> bool:
         """Ends every session, and has nobody decide anything until somebody has looked."""
+        return self._require_recovery(why)
+
+    def _require_recovery(self, why: str) -> bool:
         kept, now = self._kept, self._now()
         if kept.recovery is not None:
             return True
@@ -368,7 +378,25 @@ class MemoryStore:
         for session in self._kept.sessions.values():
             session.ended = True
 
+    def _check_newest(self) -> None:
+        """Raises if this is older than what was heard of it: a standby that was behind.
+
+        `SqlStore` looks on each new connection, and there is one where another database serves.
+        """
+        if not self._shared or not self._session:
+            return
+        kept, known = self._kept, self._remembered
+        name, version = known.last or ("", 0)
+        record = kept.records.get(name)
+        is_behind = kept.owner_epoch < known.epoch or kept.next_intent < known.intents_end
+        is_older = record.workflow.version < version if record else name not in kept.used_ids
+        if is_behind or (known.last and is_older):
+            why = f"less is stored than session {self._session} has heard of"
+            self._require_recovery(why)
+            raise StoreRewoundError(why)
+
     def _check_session(self) -> None:
+        self._check_newest()
         session = self._kept.sessions.get(self._session)
         if session is None or session.ended:
             raise StoreFencedError(f"session {self._session} has ended")
@@ -425,6 +453,8 @@ class MemoryStore:
                     change.request,
                     change.workflow.id,
                 )
+        newest = changes[-1].workflow
+        self._remembered.last = (newest.id, newest.version)
         self._crash("store.after_commit")
 
     def _check(self, merged: dict[str, Merged], changes: Sequence[Change]) -> None:

@@ -22,7 +22,8 @@ from tests.simulation.world import Violation, World
 @click.option("--runs", default=200, show_default=True, help="How many seeds.")
 @click.option("--store", type=click.Choice(sorted(STORES)), default="model", show_default=True)
 @click.option("--several", is_flag=True, help="Several coordinators on one store, a model.")
-def main(seed: int, runs: int, store: str, *, several: bool) -> None:
+@click.option("--rewound", is_flag=True, help="The store goes back in time.")
+def main(seed: int, runs: int, store: str, *, several: bool, rewound: bool) -> None:
     """Play clusters under one seed each, and check every invariant."""
     if runs > 1:
         logging.disable(logging.CRITICAL)
@@ -32,12 +33,15 @@ def main(seed: int, runs: int, store: str, *, several: bool) -> None:
     broken: list[int] = []
     for number in range(seed, seed + runs):
         try:
-            world = World(number, store=STORES[store], several=several, verbose=runs == 1)
+            world = World(
+                number, store=STORES[store], several=several, rewound=rewound, verbose=runs == 1
+            )
             report = world.run()
         except Violation as violation:
             broken.append(number)
             click.echo(f"{violation}")
             arguments = "--several" if several else f"--store {store}"
+            arguments += " --rewound" if rewound else ""
             click.echo(f"  replay: make simulate SEED={number} RUNS=1 ARGS='{arguments}'")
             continue
         settled.update(report.settled.values())

@@ -21,6 +21,7 @@ from countermand.rpc.errors import (
     CountermandError,
     HostUnreachable,
     OwnerUnavailable,
+    RecoveryRequired,
     StoreUnavailable,
 )
 from tests.simulation.network import Network
@@ -28,6 +29,9 @@ from tests.simulation.nodes import CoordinatorNode
 
 RETRY_S = 1.0
 CALL_TIMEOUT_S = 10.0
+
+# What somebody else may get an answer to, or the same one later.
+_AWAY = (HostUnreachable, Busy, StoreUnavailable, OwnerUnavailable, RecoveryRequired)
 
 DONE, REFUSED, IN_DOUBT = "done", "refused", "in doubt"
 
@@ -56,7 +60,7 @@ class Desk:
             self.check()
             try:
                 answer = await self.once(rpc, request, at=at)
-            except (HostUnreachable, Busy, StoreUnavailable, OwnerUnavailable) as error:
+            except _AWAY as error:
                 self.note(f"{rpc}: {error.reason}")
                 await asyncio.sleep(RETRY_S)
             else:

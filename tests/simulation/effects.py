@@ -8,6 +8,7 @@ not. Nothing else may be there, and what a failed workflow left must be listed a
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -40,6 +41,7 @@ class _Host:
     perhaps: set[tuple[str, str]] = field(default_factory=set)  # (path, attempt)
     removed: list[tuple[str, datetime]] = field(default_factory=list)  # (path, begun)
     perhaps_removed: set[str] = field(default_factory=set)
+    dark: dict[str, set[str]] = field(default_factory=dict)  # by path: attempts that may be there
 
 
 def check_disks(
@@ -49,15 +51,27 @@ def check_disks(
     leftovers: Leftovers,
     *,
     lost: set[str],
+    dark: Sequence[Workflow] = (),
+    dark_until: datetime | None = None,
 ) -> None:
-    """Asserts that exactly what should be there is there, whole; some was lost with its pool."""
+    """Asserts that exactly what should be there is there, whole; some was lost with its pool.
+
+    What was done of workflows in the dark, whose records went back in time, nobody knows; but what
+    was heard of as done since then is there.
+    """
     hosts = {host: _Host() for host in disks}
     for workflow in workflows.values():
         _add(workflow, hosts, load)
+    unknown = {workflow.id for workflow in dark}
+    for workflow in (*dark, *(workflows[each] for each in sorted(unknown & workflows.keys()))):
+        _add_dark(workflow, hosts)
     for host, disk in disks.items():
+        for image in hosts[host].made:
+            if dark_until is not None and image.time > dark_until:
+                hosts[host].dark.pop(image.path, None)
         _check_host(host, disk, hosts[host], load, lost)
         for attempt in images(disk).values():
-            if attempt:
+            if attempt and workflow_of(attempt) not in unknown:
                 _is_wanted_or_listed(attempt, workflows, leftovers)
     for workflow in workflows.values():
         if workflow.state is WorkflowState.COMPENSATED:
@@ -81,6 +95,7 @@ def _check_host(host: str, disk: Disk, expected: _Host, load: Load, lost: set[st
         there, should = found.get(path), wanted.get(path)
         fine = (
             there == should
+            or (path in expected.dark and there in (None, should, *expected.dark[path]))
             or (there is None and path in expected.perhaps_removed)
             or (there is None and should in lost)
             or (path, there) in expected.perhaps
@@ -151,6 +166,19 @@ def _add_attempt(workflow: Workflow, index: int, attempt: Attempt, host: _Host, 
         host.made.append(_Image(path=path, attempt=name, content=content, time=attempt.end_time))
 
 
+def _add_dark(workflow: Workflow, hosts: dict[str, _Host]) -> None:
+    """Adds what attempts may have made or removed, whatever is recorded of them."""
+    for index, task in workflow.tasks():
+        for attempt in task.attempts:
+            action = action_of(workflow, index, attempt)
+            verb = str(action.WhichOneof("verb"))
+            arguments = getattr(action, verb)
+            if attempt.kind is AttemptKind.ACTION and hasattr(arguments, "target"):
+                path = path_of(arguments.target.pool_id, arguments.target.image_id)
+                name = attempt_name(workflow.id, workflow.plan.nodes[index].name, attempt.number)
+                hosts[attempt.host].dark.setdefault(path, set()).add(name)
+
+
 def _template(load: Load, image: str) -> bytes | None:
     number = image.removeprefix("t-")
     return load.templates[int(number)] if number.isdecimal() else None
@@ -166,6 +194,13 @@ def images(disk: Disk) -> dict[str, str]:
         for path in sorted(disk.names)
         if path.rpartition("/")[0].endswith("/images")
     }
+
+
+def workflow_of(attempt: str) -> str:
+    """Returns the id of the workflow of an attempt."""
+    name = parse_attempt(attempt)
+    assert name is not None, attempt
+    return name.workflow_id
 
 
 def owner(disk: Disk, folder: str) -> str:
@@ -213,6 +248,11 @@ class Ledger:
         """Takes up that effects are gone with the pool they were in: they may be made again."""
         for attempt in attempts:
             self._states.pop(attempt, None)
+
+    def anew(self, attempt: str) -> None:
+        """Takes up that another attempt has the name of one that was undone."""
+        if self._states.get(attempt, ("", ""))[1] == "undone":
+            del self._states[attempt]
 
     def gone(self, host: str, attempt: str) -> None:
         """Takes up that somebody removed an image by hand."""

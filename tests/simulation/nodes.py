@@ -11,8 +11,9 @@ import asyncio
 import contextvars
 import random
 import sqlite3
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,18 +28,24 @@ from agent.work import Outside
 from coordinator.agents.connection import Connect
 from coordinator.agents.ears import ears_of
 from coordinator.agents.fleet import Fleet
+from coordinator.api import recovering
+from coordinator.api.coordinator_service import CoordinatorService
 from coordinator.api.host_service import HostService
 from coordinator.api.tokens import Tokens
 from coordinator.api.workflow_service import WorkflowService
 from coordinator.assembly import beside
 from coordinator.owners.routing import Routing
+from coordinator.runtime.guard import Guard
 from coordinator.runtime.loop import Loop
 from coordinator.runtime.ports import (
     Change,
     HostRecord,
+    Opening,
+    Recovery,
     Store,
     StoreError,
     StoreFencedError,
+    StoreRewoundError,
 )
 from coordinator.runtime.retention import RETENTION
 from coordinator.runtime.session import Keeper
@@ -194,6 +201,19 @@ class Surroundings:
 
     def stored(self, node: Node, rpc: str, args: Sequence[Any], answer: Any) -> None:
         """Hears of each call to a shared store that was answered."""
+
+    def is_unanswered(self, node: Node) -> Callable[[], bool] | None:
+        """Returns what says whether what is asked of the store now was lost, its answer too."""
+        return None
+
+    def begins_anew(self, node: CoordinatorNode) -> None:
+        """Hears that a coordinator ends its life to begin another one at once."""
+
+    def opened(self, node: CoordinatorNode, opening: Opening) -> None:
+        """Hears what a coordinator begins with."""
+
+    def asked_of_store(self, rpc: str, args: Sequence[Any], answer: Any) -> None:
+        """Hears what any store has answered."""
 
     def listening(self) -> None:
         """Hears that a coordinator begins to listen to owners of external tasks."""
@@ -355,6 +375,7 @@ WORKFLOW_RPCS = (
     "DecideCompensation",
 )
 HOST_RPCS = ("ListHosts", "DrainHost", "AcceptHost")
+COORDINATOR_RPCS = ("ListCoordinators", "ConfirmRecovery")
 
 
 class _Store:
@@ -363,14 +384,18 @@ class _Store:
     A shared one may refuse what is to be committed: what must hold is asked once it was taken.
     """
 
-    def __init__(self, node: Node, inner: Store) -> None:
+    def __init__(self, node: Node, inner: Store, *, at_once: frozenset[str]) -> None:
         self._node = node
         self._inner = inner
+        self._at_once = at_once  # what takes no time
         self.shared = inner.shared
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         async def call(*args: Any, **kwargs: Any) -> object:
             world = self._node.world
+            if name in self._at_once:
+                self._node.check()
+                return await getattr(self._inner, name)(*args, **kwargs)
             await self._pause()
             if self.shared and (wait_s := world.cut_from_store(self._node)):
                 await asyncio.sleep(wait_s)
@@ -378,7 +403,12 @@ class _Store:
                 raise StoreError("it cannot be reached")
             if name == "commit" and not self.shared:
                 world.committing(args[0])
+            is_unanswered = world.is_unanswered(self._node)
             value = await getattr(self._inner, name)(*args, **kwargs)
+            if is_unanswered is not None and is_unanswered():
+                self._node.check()
+                raise StoreError("its connection is lost")
+            world.asked_of_store(name, args, value)
             if self.shared:
                 world.stored(self._node, name, args, value)
             if name == "commit":
@@ -405,6 +435,14 @@ def _service(servicer: object) -> Service:
     return Service(f"countermand.v1.{type(servicer).__name__}", lambda *_: None, servicer)
 
 
+_Around = Callable[[Sequence[Service]], list[Service]]
+
+
+def _gated(around: _Around, recovery: Recovery) -> _Around:
+    """Returns what puts services through the gate of a store that went back in time, outermost."""
+    return lambda made: recovering.around(around(made), recovery)
+
+
 class CoordinatorNode(Node):
     """The coordinator; its store's content outlives it."""
 
@@ -421,7 +459,7 @@ class CoordinatorNode(Node):
     ) -> None:
         """Begins dead."""
         super().__init__(name, world)
-        self._is_shared = is_shared  # the store, by several coordinators
+        self.may_fail = is_shared  # its store may not answer when it begins
         self._open_store = open_store
         self._connect = connect
         self._hosts = hosts
@@ -431,6 +469,8 @@ class CoordinatorNode(Node):
         self.has_owners = False
         # Whether it sends nothing once its lease may be over. No correctness rests on that.
         self.trusts_clock = True
+        # What takes no time of what is asked of the store, for the same reason.
+        self.at_once = frozenset({"given"})
         self.services: dict[str, Callable[..., Any]] = {}  # by the name of the RPC
         self.loop: Loop | None = None
         self._store: Any = None
@@ -439,7 +479,7 @@ class CoordinatorNode(Node):
         """Begins a new life on the same store."""
         self.begin_life()
         starting = self.spawn(self._start())
-        if not self._is_shared:
+        if not self.may_fail:
             await starting
             return
         await asyncio.wait([starting])
@@ -450,11 +490,13 @@ class CoordinatorNode(Node):
 
     async def _start(self) -> None:
         world = self.world
-        store: Any = _Store(self, self._open_store())
+        store: Any = _Store(self, self._open_store(), at_once=self.at_once)
         self._store = store
         watches: Watches[Progress] = Watches()
         loop = Loop(store=store, clock=world.clock, chance=world, crash=self.crash, hints=watches)
         opening = await loop.open()
+        world.opened(self, opening)
+        guard = Guard(store, opening)
         for host in self._hosts:
             if host not in {record.id for record in await store.hosts()}:
                 await store.put_host(
@@ -471,8 +513,8 @@ class CoordinatorNode(Node):
             clock=world.clock,
             chance=world,
             crash=self.crash,
-            ears=ears_of(loop, store, watches.heard_progress),
-            forget_s=self._forget_s,
+            ears=ears_of(loop, store, watches.heard_progress, guard),
+            forget_s=0 if opening.recovery else self._forget_s,
             trusted=keeper.trusted if keeper and self.trusts_clock else lambda: True,
         )
         assembly = Assembly(
@@ -490,12 +532,13 @@ class CoordinatorNode(Node):
         loop.attach(Routing(hosts=fleet, owners=owners) if owners else fleet)
         await fleet.open()
         others = beside(assembly, world.new_id)
+        begin = asyncio.get_running_loop().create_task
         if keeper is None or others is None:
-            asyncio.get_running_loop().create_task(loop.run())
+            looping = begin(loop.run())
+            begin(self._run(guard, lambda: looping, guard.run))
         else:
-            follow = fleet.follow(loop.redeliver, keeper.live)
-            running = self._run(loop.run(), keeper.run(), others.run(), follow)
-            asyncio.get_running_loop().create_task(running)
+            follow = partial(fleet.follow, loop.redeliver, keeper.live)
+            begin(self._run(guard, loop.run, keeper.run, others.run, follow, guard.run))
         workflows = WorkflowService(
             loop=loop, store=store, hosts=fleet, watches=watches, clock=world.clock
         )
@@ -503,12 +546,15 @@ class CoordinatorNode(Node):
         served: list[tuple[object, tuple[str, ...]]] = [
             (workflows, WORKFLOW_RPCS),
             (hosts, HOST_RPCS),
+            (CoordinatorService(store=store), COORDINATOR_RPCS),
         ]
         if owners is not None:
             tokens = Tokens(opening.token_key)
             served.append((external_tasks(assembly, owners, tokens), OWNER_RPCS))
         self.loop = loop
-        around = others.routing.around if others else list
+        around: _Around = others.routing.around if others else list
+        if opening.recovery:
+            around = _gated(around, opening.recovery)
         self.services = {
             rpc: getattr(service.servicer, rpc)
             for made, rpcs in served
@@ -516,12 +562,18 @@ class CoordinatorNode(Node):
             for rpc in rpcs
         }
 
-    async def _run(self, *works: Coroutine[Any, Any, None]) -> None:
-        """Does its work until its session has ended: then it stops, and is started again."""
+    async def _run(self, guard: Guard, *works: Callable[[], Awaitable[None]]) -> None:
+        """Does its work until its session has ended: then it stops, and is started again.
+
+        Where that is because its store went back in time, it goes on in another life at once.
+        """
         try:
-            await asyncio.gather(*works)
-        except StoreFencedError as error:
+            await asyncio.gather(*(work() for work in works))
+        except StoreFencedError as fenced:
+            error = await guard.why_ended(fenced)
             self.world.note(f"{self.name} stops: {error}")
+            if isinstance(error, StoreRewoundError):
+                self.world.begins_anew(self)
         except Exception as error:
             raise self.world.broken(f"{self.name} fails: {error!r}") from error
         finally:

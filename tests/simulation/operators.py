@@ -71,6 +71,13 @@ class Surroundings(Protocol):
     def removed_from_array(self, host: str, attempt: str) -> bool:
         """Removes by hand what an owner made; returns whether nothing of it is left."""
 
+    def is_made(self, workflow_id: str, task: str, path: str) -> bool:
+        """Returns whether an image is on some disk that an attempt of a task has made."""
+
+    @property
+    def times_back(self) -> int:
+        """Returns how often the store went back in time; what was seen before is no more."""
+
     def is_cleared(self, workflow_id: str) -> bool:
         """Returns whether a workflow was removed before its time."""
 
@@ -90,6 +97,7 @@ class _Person:
     async def ask(self, rpc: str, request: Any) -> CountermandError | None:
         """Asks for something; returns why it was refused. Now and then it asks once more."""
         self.world.note(f"operator: {rpc} {getattr(request, 'name', '')}")
+        times_back = self.world.times_back
         try:
             await self.desk.ask(rpc, request)
         except CountermandError as error:
@@ -101,7 +109,8 @@ class _Person:
             try:
                 await self.desk.ask(rpc, request)
             except CountermandError as error:
-                if error.reason != "WORKFLOW_NOT_FOUND" or not self._is_gone(request):
+                is_gone = error.reason == "WORKFLOW_NOT_FOUND" and self._is_gone(request)
+                if not is_gone and times_back == self.world.times_back:
                     what = f"I8: a repeat of {rpc} is refused: {error}"
                     raise self.world.broken(what) from error
         return None
@@ -123,6 +132,7 @@ class _Person:
 
     async def resume(self, workflow: Workflow, *, hastily: bool) -> CountermandError | None:
         """Resumes with just what is needed; that is enough, unless things have moved on."""
+        times_back = self.world.times_back
         needed = await self.requirements(workflow.id)
         if needed is None:
             return None
@@ -137,6 +147,7 @@ class _Person:
         gives_up = any(d.HasField("give_up") for d in request.decisions)
         # What is tried on past a pivot may be out just now: its outcome must be known first.
         unmet = error is not None and error.reason == "REQUIREMENTS_UNMET"
+        unmet = unmet and times_back == self.world.times_back
         if unmet and not gives_up and "outcome must be known" not in f"{error}":
             raise self.world.broken(f"S-R12: all that was required is not enough: {error}")
         return error
@@ -349,6 +360,7 @@ class Operator(_Person):
 
     async def resume_twice(self, workflow: Workflow) -> None:
         """Two resume at once what both of them have seen: one is done, or none."""
+        times_back = self.world.times_back
         needed = await self.requirements(workflow.id)
         if needed is None:
             return
@@ -362,7 +374,7 @@ class Operator(_Person):
             )
             requests.append(request)
         errors = await asyncio.gather(*(self.ask("ResumeWorkflow", each) for each in requests))
-        if errors == [None, None]:
+        if errors == [None, None] and times_back == self.world.times_back:
             raise self.world.broken(f"S-R18: {workflow.id} is resumed twice from one version")
 
     async def decide(self, workflow: Workflow) -> None:
@@ -379,7 +391,8 @@ class Operator(_Person):
         second = pb.CancelWorkflowRequest(
             name=workflow_name(workflow.id), request_id=first.request_id, reason="another"
         )
-        if await self.ask("CancelWorkflow", second) is None:
+        times_back = self.world.times_back
+        if await self.ask("CancelWorkflow", second) is None and times_back == self.world.times_back:
             raise self.world.broken(f"I8: request id {first.request_id} is taken for two requests")
 
 
@@ -458,6 +471,40 @@ class Helper(_Person):
                     # Nobody knows whether it took effect, and something is to follow it.
                     cancel = pb.CancelWorkflowRequest(name=shown.name, **self.reason())
                     await self.ask("CancelWorkflow", cancel)
+
+
+class Honest(Helper):
+    """Somebody who decides by what is on the disks: what is there is not made again."""
+
+    def decisions(
+        self, workflow: Workflow, needed: list[Requirement], hastily: bool
+    ) -> Iterator[pb.ResumeDecision]:
+        """Yields a decision about each task that needs one."""
+        made: list[Requirement] = []
+        rest: list[Requirement] = []
+        for each in needed:
+            (made if self._is_made(workflow, each.task) else rest).append(each)
+        for each in made:
+            if each.kind == Requirement.KIND_DECISION:
+                skip = R.Skip()
+                outputs = {
+                    other.key: _some(other.type, other.key)
+                    for other in made
+                    if other.kind == Requirement.KIND_OUTPUT and other.task == each.task
+                }
+                skip.outputs.update(outputs)
+                yield R(task=each.task, skip=skip)
+        yield from super().decisions(workflow, rest, hastily)
+
+    def _is_made(self, workflow: Workflow, task: str) -> bool:
+        parsed = parse_task(task)
+        index = workflow.plan.by_name.get(parsed[1], -1) if parsed else -1
+        if parsed is None or index < 0 or workflow.plan.nodes[index].task is None:
+            return False
+        target = self.target(workflow, index)
+        if target is None:
+            return False
+        return self.world.is_made(*parsed, path_of(target.pool_id, target.image_id))
 
 
 def _blocked(shown: pb.Workflow) -> list[str]:

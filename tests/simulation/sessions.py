@@ -40,6 +40,8 @@ class Sessions:
     _given: list[tuple[int, int, Life]] = field(default_factory=list)  # intents, and to whom
     _taken: dict[tuple[str, str], int] = field(default_factory=dict)  # by host and workflow
     _marks: dict[str, int] = field(default_factory=dict)  # of hosts, the highest that was told
+    marks_ever: dict[str, int] = field(default_factory=dict)  # also by a store that is no more
+    _acted: set[tuple[str, int, Life]] = field(default_factory=set)  # the same of `_epochs`
 
     # -- the store ------------------------------------------------------------------------------
 
@@ -66,6 +68,16 @@ class Sessions:
                 self._lapse(life)
             case _:
                 pass
+
+    def all_end(self) -> None:
+        """Takes up that the sessions of all that live have been ended."""
+        for life in self._leases:
+            self._leases[life] = datetime.min.replace(tzinfo=self.now().tzinfo)
+
+    def recovered(self) -> None:
+        """Takes up that from now on everything is above whatever agents were told."""
+        for host, mark in self.marks_ever.items():
+            self._marks[host] = max(self._marks.get(host, 0), mark)
 
     def _lapse(self, life: Life) -> None:
         """Takes up that whoever is late has ended for good, however the clock goes on."""
@@ -108,6 +120,7 @@ class Sessions:
     def _acts(self, life: Life, workflow_id: str, epoch: int) -> None:
         who = self._epochs.setdefault((workflow_id, epoch), life)
         assert who == life, f"I6: {life} has {workflow_id} under epoch {epoch}, which is {who}'s"
+        self._acted.add((workflow_id, epoch, life))
 
     def _intends(self, life: Life, workflow: Workflow, task: int, number: int) -> None:
         name = attempt_name(workflow.id, workflow.plan.nodes[task].name, number)
@@ -140,6 +153,7 @@ class Sessions:
         What is only to be cancelled is not sent any more, and may be below it after a claim.
         """
         self._marks[host] = max(self._marks.get(host, 0), low_watermark)
+        self.marks_ever[host] = max(self.marks_ever.get(host, 0), low_watermark)
         for workflow in workflows:
             for index, task in workflow.tasks():
                 for attempt in task.attempts[-1:]:
@@ -158,7 +172,8 @@ class Sessions:
         )
         self._taken[host, workflow_id] = epoch
         who = self._epochs.get((workflow_id, epoch))
-        assert who == life, f"I6: {host} takes {workflow_id} under {epoch} from {life}, not {who}"
+        acted = (workflow_id, epoch, life) in self._acted
+        assert acted, f"I6: {host} takes {workflow_id} under {epoch} from {life}, not {who}"
 
     def forget(self, host: str) -> None:
         """Takes up that a host has lost its journal: it knows of no epoch any more."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
@@ -119,6 +119,12 @@ def draw(
         owners=owners,
         own_jobs=own_jobs,
     )
+
+
+def draw_more(seed: int, hosts: tuple[str, ...]) -> Job:
+    """Draws one plain workflow more, by dice of its own."""
+    draws = _Draws(chance=random.Random(f"more {seed}"), hosts=hosts, owners=(), crowded=False)
+    return replace(_job(draws, "since", is_plain=True), victims=(), cancel_after_s=None)
 
 
 def _content(chance: random.Random) -> bytes:

@@ -13,8 +13,8 @@ import asyncio
 import contextvars
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -30,10 +30,16 @@ from coordinator.saga.spec import owner_of
 from coordinator.saga.states import TaskState, WorkflowState
 from coordinator.saga.workflow import Workflow
 from countermand.rpc import crash
-from countermand.rpc.errors import CountermandError, FieldInvalid, ImageBusy
+from countermand.rpc.errors import (
+    CountermandError,
+    FieldInvalid,
+    ImageBusy,
+    RecoveryNotRequired,
+)
 from countermand.rpc.names import parse_attempt, workflow_name
 from countermand.v1 import workflow_pb2 as pb
 from countermand.v1.agent_pb2 import ForgetRequest
+from countermand.v1.coordinator_pb2 import ConfirmRecoveryRequest, ListCoordinatorsRequest
 from tests.simulation import effects, workload
 from tests.simulation.accounts import Accounts
 from tests.simulation.clock import VirtualClock, VirtualLoop
@@ -43,16 +49,19 @@ from tests.simulation.freezing import FreezableLoop
 from tests.simulation.means import OwnersWorld
 from tests.simulation.network import Life, Network
 from tests.simulation.nodes import AgentNode, CoordinatorNode, Node, node_of, task_factory
-from tests.simulation.operators import Helper, Operator
+from tests.simulation.operators import Helper, Honest, Operator
 from tests.simulation.owners import OwnerNode
 from tests.simulation.promises import Promises, told
 from tests.simulation.replicas import Several, Trouble, count_of, trusts_clock
+from tests.simulation.rewinding import Loses, Rewinding, copied, put_back
+from tests.simulation.rewinding import draw as rewinding_of
 from tests.simulation.sessions import Sessions
 from tests.simulation.stores import Model, Storage
 
 HOSTS = ("host-a", "host-b", "host-c")
 STORM_S = 90.0  # how long things fail
 FORGETTING_S = 300.0  # how long evidence may stay once everything has settled
+LOOKED_S = 1500.0  # where it is found only by looking at all that an agent has
 CLEANING_S = 300.0  # and how long the store may keep sessions that are over
 PATIENCE_S = 3600.0  # and how long everything may take to come right afterwards
 REFUSED_S = 4.0  # after which a workflow that was refused its images, or its hosts, is tried again
@@ -108,9 +117,13 @@ class World(OwnersWorld):
         plain: float = workload.PLAIN_WORLDS,
         external: float = workload.EXTERNAL_WORLDS,
         several: bool = False,
+        rewound: bool = False,
         verbose: bool = False,
     ) -> None:
-        """Draws everything from the seed; with several coordinators, how many as well."""
+        """Draws everything from the seed; with several coordinators, how many as well.
+
+        Where the store goes back in time it is the model, and there are no owners of tasks.
+        """
         self.seed = seed
         self.faults = faults
         self.verbose = verbose
@@ -146,7 +159,8 @@ class World(OwnersWorld):
             listener=self._served,
         )
         # By dice of its own: worlds without owners are what they are without these.
-        is_external = random.Random(f"owners {seed}").random() < external and not several
+        is_external = random.Random(f"owners {seed}").random() < external
+        is_external = is_external and not several and not rewound
         self.load = workload.draw(
             self.chance, HOSTS, plain=plain, external=is_external, crowded=several
         )
@@ -161,6 +175,7 @@ class World(OwnersWorld):
             for owner in self.load.owners
         }
         self._cut_until |= dict.fromkeys(self.load.owners, 0.0)
+        self.rewinding = self._rewinding() if rewound else None
         self.lost_with_pools: set[str] = set()  # attempts whose effects were lost with a pool
         self.acknowledged: set[str] = set()
         self.cancelled: set[str] = set()
@@ -178,6 +193,20 @@ class World(OwnersWorld):
         )
         node.trusts_clock = trusts_clock(self.seed)
         return node
+
+    def _rewinding(self) -> Rewinding:
+        assert isinstance(self.storage, Model)
+        for node in self.coordinators:
+            node.at_once, node.may_fail = frozenset(), True
+        rewinding = Rewinding(
+            plan=rewinding_of(self.seed, several=self.several is not None),
+            kept=self.storage.kept,
+            promises=self.promises,
+            sessions=self.several.sessions if self.several else None,
+            note=self.note,
+        )
+        self.promises.is_forgiven = rewinding.is_forgiven
+        return rewinding
 
     def _several(self) -> Several:
         return Several(
@@ -270,6 +299,7 @@ class World(OwnersWorld):
             *((self._accepter(),) if self.faults.journal_lost else ()),
             *(Operator(self, self.desk, HOSTS).work() for _ in range(self.load.operators)),
             *(self.several.storm(self.faults.trouble) if self.several else ()),
+            *(self._rewind(self.rewinding) if self.rewinding else ()),
         ]
         raging = [asyncio.ensure_future(each) for each in storm]
         await self._wait(STORM_S, (*engines, *raging))
@@ -282,7 +312,9 @@ class World(OwnersWorld):
         for node in self._nodes:
             if not node.alive:
                 await node.start()
-        helper = asyncio.ensure_future(Helper(self, self.desk, HOSTS).work())
+        if self.rewinding:
+            engines.append(asyncio.ensure_future(self._since()))
+        helper = asyncio.ensure_future(self._help())
         await self._until_settled((*engines, helper))
         if self.several:
             await self._until_sessions_are_gone(self.several, (*engines, helper))
@@ -295,6 +327,15 @@ class World(OwnersWorld):
         await asyncio.sleep(1.0)
         await self._check_end()
         self._check()
+
+    async def _help(self) -> None:
+        """Gives everything what it needs, until cancelled."""
+        if self.rewinding is None:
+            await Helper(self, self.desk, HOSTS).work()
+            return
+        helps = Honest if self.rewinding.plan.honest else Helper
+        helping = helps(self, self.desk, HOSTS).work()
+        await asyncio.gather(self._look(self.rewinding), helping)
 
     async def _wait(self, seconds: float, working: Sequence[asyncio.Future[None]]) -> None:
         """Lets time pass; raises what was found wrong meanwhile."""
@@ -336,7 +377,7 @@ class World(OwnersWorld):
 
     async def _until_forgotten(self, working: Sequence[asyncio.Future[None]]) -> None:
         """Waits until no agent keeps evidence of anything, and none is known to."""
-        until = self.loop.time() + FORGETTING_S
+        until = self.loop.time() + (FORGETTING_S if self.rewinding is None else LOOKED_S)
         while kept := [*self.storage.evidence(), *self._in_journals()]:
             if self.loop.time() > until:
                 raise self.broken(f"Z28: never forgotten: {kept[:5]}")
@@ -345,7 +386,9 @@ class World(OwnersWorld):
     def _in_journals(self) -> Iterator[tuple[str, str]]:
         for host, agent in self.agents.items():
             for name, state in agent.journal.execute("SELECT name, state FROM attempts"):
-                yield host, f"{name} {state}"
+                # Of what a store has lost agents keep everything: a newer one may want it.
+                if self.rewinding is None or effects.workflow_of(name) not in self.rewinding.gone:
+                    yield host, f"{name} {state}"
 
     def open_workflows(self) -> list[Workflow]:
         """Returns what is committed and not settled."""
@@ -419,14 +462,15 @@ class World(OwnersWorld):
         elif isinstance(node, CoordinatorNode):
             self.storage.died()
         # Also once all is calm one that could not renew in time hears of it, and stops.
-        if not self.calm or (self.several and node in self.coordinators):
+        lasts = self.several or self.rewinding
+        if not self.calm or (lasts and node in self.coordinators):
             down_s = self.chance.random() * (1.0 if self.calm else self.faults.down_s_max)
             # In no process: it is called in the one that has just died.
             context = contextvars.Context()
             self.loop.call_later(down_s, self._restart, node, context=context)
 
     def _restart(self, node: Node) -> None:
-        if not node.alive and (not self.calm or self.several):
+        if not node.alive and (not self.calm or self.several or self.rewinding):
             self.note(f"{node.name} starts")
             self._starting = self.loop.create_task(node.start())
 
@@ -461,6 +505,93 @@ class World(OwnersWorld):
         """Returns how much later a repeat arrives."""
         return self.chance.random() ** 3 * 90.0
 
+    # -- a store that goes back in time ---------------------------------------------------------
+
+    def _rewind(self, rewinding: Rewinding) -> Iterator[Coroutine[Any, Any, None]]:
+        """Yields what happens to the store while everything fails."""
+        yield self._look(rewinding)
+        if rewinding.plan.loses is not Loses.UNANSWERED:
+            yield self._go_back(rewinding)
+
+    async def _go_back(self, rewinding: Rewinding) -> None:
+        await rewinding.to_copy.wait()
+        rewinding.copy()
+        await rewinding.to_put_back.wait()
+        self._put_back(rewinding)
+        if rewinding.plan.again:
+            await rewinding.recovered.wait()
+            await asyncio.sleep(rewinding.plan.looks_after_s / 2)
+            self._put_back(rewinding)
+
+    def _put_back(self, rewinding: Rewinding) -> None:
+        if rewinding.plan.loses is Loses.SINCE_A_BACKUP:
+            for node in self.coordinators:
+                node.kill()
+        rewinding.back_time = self.clock.now()
+        rewinding.go_back({(node.name, node.life) for node in self.coordinators if node.alive})
+        known = self.promises.workflows
+        self.acknowledged &= known.keys()
+        self.cancelled &= {each for each in known if known[each].cause is not None}
+
+    async def _look(self, rewinding: Rewinding) -> None:
+        """Somebody who is told some time after it was noticed, and lets everything go on."""
+        while True:
+            await asyncio.sleep(1.0)
+            listed = await self.desk.ask("ListCoordinators", ListCoordinatorsRequest())
+            if not listed.HasField("recovery"):
+                continue
+            await asyncio.sleep(rewinding.plan.looks_after_s)
+            self.note(f"operator: goes on, though {listed.recovery.why}")
+            with suppress(RecoveryNotRequired):
+                await self.desk.ask("ConfirmRecovery", ConfirmRecoveryRequest(reason="simulated"))
+
+    async def _since(self) -> None:
+        """Submits one more once all is calm, and every host was greeted."""
+        await asyncio.sleep(5.0)
+        job = workload.draw_more(self.seed, HOSTS)
+        if await self._submit(job):
+            self.acknowledged.add(job.id)
+
+    def is_unanswered(self, node: Node) -> Callable[[], bool] | None:
+        """Returns what says whether what is asked of the store now was lost, its answer too."""
+        rewinding = self.rewinding
+        if rewinding is None or rewinding.plan.loses is not Loses.UNANSWERED or self.calm:
+            return None
+        if self.chance.random() >= rewinding.plan.unanswered:
+            return None
+        before = copied(rewinding.kept)
+
+        def lost() -> bool:
+            put_back(rewinding.kept, before)
+            rewinding.lost += 1
+            self.note(f"the store loses what {node.name} has asked for")
+            if self.chance.random() < 0.5:
+                node.kill()
+            return True
+
+        return lost
+
+    def begins_anew(self, node: CoordinatorNode) -> None:
+        """Has a coordinator begin another life."""
+        node.kill()
+
+    def opened(self, node: CoordinatorNode, opening: Opening) -> None:
+        """Takes up what a coordinator begins with."""
+        if self.rewinding is not None:
+            self.rewinding.opened((node.name, node.life), opening)
+
+    def asked_of_store(self, rpc: str, args: Sequence[Any], answer: Any) -> None:
+        """Takes up what is said of a store that went back in time."""
+        if rpc not in ("require_recovery", "recover"):
+            return
+        self.note(f"{rpc} {args} {answer}")
+        with self.asserting():
+            assert self.rewinding is not None, f"R4: it is noticed, and nothing was lost: {args}"
+            if rpc == "require_recovery":
+                self.rewinding.noticed(args[0])
+            elif answer is not None:
+                self.rewinding.confirmed(answer)
+
     # -- the engine -----------------------------------------------------------------------------
 
     async def _engine(self, job: workload.Job) -> None:
@@ -468,7 +599,8 @@ class World(OwnersWorld):
         await asyncio.sleep(job.at_s)
         if not await self._submit(job):
             return
-        self.acknowledged.add(job.id)
+        if job.id in self.promises.workflows:  # else it was lost since
+            self.acknowledged.add(job.id)
         if job.cancel_after_s is None:
             return
         await asyncio.sleep(job.cancel_after_s)
@@ -478,10 +610,12 @@ class World(OwnersWorld):
         try:
             await self.desk.ask("CancelWorkflow", cancel)
         except CountermandError as error:
-            if error.reason != "STATE_FORBIDS":
+            is_gone = self.rewinding is not None and job.id in self.rewinding.gone
+            if error.reason != "STATE_FORBIDS" and not is_gone:
                 raise self.broken(f"{error}") from error
         else:
-            self.cancelled.add(job.id)
+            if self.rewinding is None or cancel.request_id in self.promises.carried_out:
+                self.cancelled.add(job.id)
 
     async def _submit(self, job: workload.Job) -> bool:
         """Returns whether a workflow was started: one that is refused its images may not be."""
@@ -517,6 +651,17 @@ class World(OwnersWorld):
         self.owners[owner_of(host)].array.remove_by_hand(attempt)
         return True
 
+    def is_made(self, workflow_id: str, task: str, path: str) -> bool:
+        """Returns whether an image is on some disk that an attempt of a task has made."""
+        owners = (effects.owner(agent.disk, path) for agent in self.agents.values())
+        names = filter(None, map(parse_attempt, filter(None, owners)))
+        return any((name.workflow_id, name.task_id) == (workflow_id, task) for name in names)
+
+    @property
+    def times_back(self) -> int:
+        """Returns how often the store went back in time."""
+        return self.rewinding.times if self.rewinding else 0
+
     def is_cleared(self, workflow_id: str) -> bool:
         """Returns whether a workflow was removed before its time."""
         return self.accounts.may_be_gone(workflow_id)
@@ -535,8 +680,8 @@ class World(OwnersWorld):
         if isinstance(request, ForgetRequest):
             self.note(f"Forget below {request.low_watermark}: {', '.join(request.workflows)}")
             with self.asserting():
-                self.promises.check_forgotten(request)
-                if self.several:
+                self._check_sent(rpc, lambda promises: promises.check_forgotten(request))
+                if self.several and not self._lived_through():
                     mark = request.low_watermark
                     self.several.sessions.forgets(host, mark, self.open_workflows())
         header = getattr(request, "header", None)
@@ -547,12 +692,33 @@ class World(OwnersWorld):
         assert name is not None, header.attempt
         with self.asserting():
             intent, epoch = header.intent_sequence, header.owner_epoch
-            self.promises.check_sent(rpc, name, intent, epoch)
-            if self.several:
+            self._check_sent(rpc, lambda known: known.check_sent(rpc, name, intent, epoch))
+            if self.several and not self._lived_through():
                 self.several.sessions.sent(_life(), name, epoch, intent)
+
+    def _check_sent(self, rpc: str, check: Callable[[Promises], None]) -> None:
+        """Checks what leaves a coordinator by what is committed, or was when that was lost."""
+        if self.rewinding is None:
+            check(self.promises)
+            return
+        self.rewinding.sent(_life(), rpc)
+        errors = []
+        for known in self.rewinding.known_by(_life()):
+            try:
+                check(known)
+            except (AssertionError, KeyError) as error:
+                errors.append(error)
+            else:
+                return
+        raise errors[0]
+
+    def _lived_through(self) -> bool:
+        return self.rewinding is not None and self.rewinding.lived_through(_life())
 
     def taken(self, host: str, rpc: str, request: Message, sender: Life | None) -> None:
         """Checks what an agent has taken."""
+        if self.rewinding and hasattr(request, "header"):
+            self.rewinding.taken(request.header.intent_sequence)
         if self.several is None or sender is None:
             return
         header = getattr(request, "header", None)
@@ -574,6 +740,8 @@ class World(OwnersWorld):
         if self.verbose and rpc in ("open", "claim", "end_session", "take_intents"):
             self.note(f"{node.name}: {rpc} {_answer_told(answer)}")
         with self.asserting():
+            if self.rewinding and rpc == "open":
+                self.rewinding.shared_opened(answer)
             if rpc == "commit":
                 self.promises.hears_since = self.several.hears_since(node)
                 self.several.sessions.committed(life, args[0])
@@ -602,6 +770,10 @@ class World(OwnersWorld):
             if self._is_used(change):
                 raise self.broken(f"I2: {change.workflow.id} is started again")
         self.promises.made(changes)
+        if self.rewinding is not None:
+            with self.asserting():
+                for attempt in self.rewinding.committed(changes):
+                    self._ledger.anew(attempt)
 
     def _is_used(self, change: Change) -> bool:
         """Returns whether a change starts what was started, settled and removed before."""
@@ -636,6 +808,8 @@ class World(OwnersWorld):
             self._ledger.renamed(
                 agent, attempt, shows="/images/" in target, buried=bool(row and row[0])
             )
+            if self.rewinding and "/images/" not in target:
+                self.rewinding.vanishes(attempt)
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -662,7 +836,15 @@ class World(OwnersWorld):
         leftovers = {each: await self._leftovers(each) for each in sorted(workflows)}
         disks = {host: agent.disk for host, agent in self.agents.items()}
         with self.asserting():
-            effects.check_disks(disks, self.load, workflows, leftovers, lost=self.lost_with_pools)
+            effects.check_disks(
+                disks,
+                self.load,
+                workflows,
+                leftovers,
+                lost=self.lost_with_pools,
+                dark=self.rewinding.dark if self.rewinding else (),
+                dark_until=self.rewinding.back_time if self.rewinding else None,
+            )
             self.accounts.check_end(workflows, leftovers)
         for node in self.coordinators:
             assert node.loop is not None
@@ -692,8 +874,9 @@ class World(OwnersWorld):
             etag = self.desk.etags[request_id]
             if etag and version != int(etag) + 1:
                 raise self.broken(f"S-R18: {request_id} is done to another {workflow_id}")
+        forgiven = self.rewinding.forgiven if self.rewinding else set()
         for request_id in sorted(self.desk.told - done.keys()):
-            if request_id not in self.desk.unrecorded:
+            if request_id not in self.desk.unrecorded | forgiven:
                 raise self.broken(f"I8: request {request_id} was answered, and is not done")
 
 
