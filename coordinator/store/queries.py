@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Sequence
-from itertools import islice
+from itertools import accumulate, islice, takewhile
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, exists, func, or_, select
@@ -123,9 +123,20 @@ def load_open(plans: Plans, connection: Connection) -> dict[int, Stored]:
     return _load(plans, sorted(connection.scalars(found)), connection)
 
 
-def load_keys(plans: Plans, keys: Sequence[int], connection: Connection) -> dict[int, Stored]:
-    """Returns whole workflows by their keys, in order of creation."""
-    return _load(plans, sorted(keys), connection)
+def load_first(
+    plans: Plans, keys: Sequence[int], tasks_max: int, connection: Connection
+) -> dict[int, Stored]:
+    """Returns the first of some workflows, whole, in the order in which they are named.
+
+    At least one, and no more than have so many tasks together.
+    """
+    of_key = func.count().label("of_key")
+    counted = select(tasks.c.workflow_key, of_key).where(tasks.c.workflow_key.in_(keys))
+    rows = connection.execute(counted.group_by(tasks.c.workflow_key))
+    counts = {row.workflow_key: row.of_key for row in rows}
+    so_far = accumulate(counts.get(key, 0) for key in keys)
+    fitting = sum(1 for _ in takewhile(lambda count: count <= tasks_max, so_far))
+    return _load(plans, keys[: max(1, fitting)], connection)
 
 
 def open_naming(plans: Plans, host_ids: Collection[str], connection: Connection) -> list[Stored]:

@@ -91,6 +91,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 NEW_KEYS = text("SELECT nextval('workflow_keys') FROM generate_series(1, :count)")
+# Of what was claimed, at a time: until they are read, some two seconds, no session is renewed.
+LOADED_TASKS_MAX = 10_000
 UNKNOWN_RETRY_S = 0.2  # a database that may have committed something is asked again this often
 
 
@@ -139,7 +141,7 @@ class SqlStore:
         """Takes over open workflows whose owner's session has ended."""
         if not self.shared:
             return None  # all of them, since it was opened
-        # What was claimed and could not be read is read first: nobody else ever would.
+        # What was claimed and is not read yet is read first: nobody else ever would.
         if self._claimed is None and self._in_doubt:
             self._claimed = await self._write(self._lost)
             self._in_doubt = False
@@ -151,10 +153,13 @@ class SqlStore:
                 raise
         epoch, keys, floor = self._claimed
         self._remembered.epoch = max(self._remembered.epoch, epoch)
-        found = await self._read(partial(queries.load_keys, self._plans, keys)) if keys else {}
-        self._claimed = None
         if not keys:
+            self._claimed = None
             return None
+        some = partial(queries.load_first, self._plans, keys, LOADED_TASKS_MAX)
+        found = await self._read(some)
+        rest = [key for key in keys if key not in found]
+        self._claimed = (epoch, rest, floor) if rest and found else None
         self._keys.update((each.workflow.id, key) for key, each in found.items())
         return Claim(owner_epoch=epoch, workflows=tuple(found.values()), floor=floor)
 

@@ -26,7 +26,7 @@ from coordinator.runtime.ports import (
     StoreError,
     StoreRefusedError,
 )
-from coordinator.store import counters, hosts, migrate, sessions
+from coordinator.store import counters, hosts, migrate, sessions, sql
 from coordinator.store.database import Database, DatabaseInvalid, postgres
 from coordinator.store.run import Inline, Run, Threads
 from coordinator.store.sql import SqlStore
@@ -494,6 +494,29 @@ async def test_nothing_is_forgotten_that_was_claimed_and_could_not_be_read_yet(p
     assert await other.claim(10) is None  # nobody needs the ended session any more
 
     assert (await other.floors()).lowest == floor
+    for each in (gone, store, other):
+        await each.close()
+
+
+async def test_large_workflows_are_claimed_together_and_read_one_after_the_other(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    """A session could not be renewed while all of them were read."""
+    monkeypatch.setattr(sql, "LOADED_TASKS_MAX", 7)  # of three tasks each
+    gone, store = await opened(postgres_url), await opened(postgres_url)
+    other, floor = await opened(postgres_url), Floor(next_intent=7, hosts={}, fences=7)
+    await gone.renew(SESSION_LASTS, floor)
+    await gone.commit([Walk(name, spec=three_tasks()).change for name in "abcde"])
+    await gone.end_session()
+
+    parts = []
+    while claim := await store.claim(10):
+        parts.append([each.workflow.id for each in claim.workflows])
+        assert claim.floor == floor
+        await store.renew(SESSION_LASTS, NOBODYS)
+        assert await other.claim(10) is None
+        assert ((await other.floors()).lowest == floor) is (len(parts) < 3)
+    assert parts == [["a", "b"], ["c", "d"], ["e"]]
     for each in (gone, store, other):
         await each.close()
 
