@@ -44,6 +44,7 @@ from coordinator.wire.view import traceparent_of
 from countermand.rpc.crash import Crash
 from countermand.rpc.errors import (
     AttemptNotFound,
+    AttemptReused,
     Busy,
     CallUnsupported,
     Compensated,
@@ -228,6 +229,9 @@ class Orders:
         if order is None:
             return
         name, command = attempt.name, order.command
+        if error := self._why_not_its_own(order, attempt):
+            self._fail(name, order, error)
+            return
         self._taken.add(name)
         event = event_from_attempt(
             attempt, task=command.task, number=command.number, host=self._record().id
@@ -245,6 +249,26 @@ class Orders:
             self._drop(name)
         if event is not None:
             self._ears.event(order.workflow.id, event)
+
+    def _why_not_its_own(self, order: _Order, attempt: Attempt) -> CountermandError | None:
+        """Returns why an agent's record is not what becomes of an order, if it is not.
+
+        A store that went back in time may have lost an attempt of the same name, or that one was
+        made up for: it shows nothing any more, however it ended.
+        """
+        command, guard = order.command, self._ears.guard
+        if isinstance(command, SendFence):
+            return None
+        if isinstance(command, SendCompensation):
+            # To make up for the same attempt once more would change nothing.
+            is_other = attempt.compensates != _compensated(order)
+        else:
+            is_other = True
+            if attempt.tombstoned and attempt.state == Attempt.STATE_SUCCEEDED:
+                return Compensated(attempt=attempt.name)
+        intent = order.workflow.task(command.task).attempts[command.number - 1].intent
+        is_old = guard.is_from_before(attempt.owner_epoch) and not guard.may_be_lost(intent)
+        return AttemptReused(attempt=attempt.name) if is_old and is_other else None
 
     def _drop(self, name: str) -> None:
         self._orders.pop(name, None)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from coordinator.runtime.guard import Guard
 from coordinator.runtime.ports import HostState, Opening, Store, StoreRewoundError
 from coordinator.saga.events import AttemptFailed
-from countermand.rpc.errors import Expired, RecoveryRequired
+from countermand.rpc.errors import AttemptReused, Expired, RecoveryRequired
+from countermand.v1.agent_pb2 import GetAttemptResponse
 from countermand.v1.attempt_pb2 import Attempt
 from tests.runtime.test_line import ATTEMPT
 from tests.runtime.test_line_errors import ASK, SEND, Agent, Heard, line_to, taken
@@ -91,10 +93,11 @@ async def test_what_is_still_the_own_one_proves_it():
 class Noted:
     """Stands in for the guard: it notes what it hears."""
 
-    def __init__(self, *, lost_before: int = 0) -> None:
+    def __init__(self, *, lost_before: int = 0, epochs_before: int = 0) -> None:
         self.noticed: list[str] = []
         self.some = asyncio.Event()
         self._lost_before = lost_before
+        self._epochs_before = epochs_before
 
     async def compare(self, host_id: str, *, owner_epoch: int, intent: int) -> None:
         if (owner_epoch, intent) != (0, 0):
@@ -109,7 +112,7 @@ class Noted:
         return intent < self._lost_before
 
     def is_from_before(self, owner_epoch: int) -> bool:
-        raise NotImplementedError
+        return owner_epoch < self._epochs_before
 
 
 async def test_nothing_is_sent_to_an_agent_that_has_heard_of_more():
@@ -143,3 +146,36 @@ async def test_once_an_operator_has_looked_it_has_failed():
     [fact] = heard.facts
     assert isinstance(fact, AttemptFailed)
     assert fact.failure.reason == "EXPIRED"
+
+
+def said(**facts: Any) -> GetAttemptResponse:
+    return GetAttemptResponse(attempt=Attempt(name=ATTEMPT, **facts))
+
+
+async def failed_for(agent: Agent, guard: Noted) -> str:
+    """Returns why an attempt fails that is sent, or asked about, once more."""
+    heard = Heard()
+    async with line_to(agent, heard, guard=guard) as line, asyncio.timeout(20):
+        SEND.deliver(line)
+        await heard.some.wait()
+    [fact] = heard.facts
+    assert isinstance(fact, AttemptFailed)
+    return fact.failure.reason
+
+
+async def test_what_was_lost_under_the_same_name_is_another_attempt():
+    """An operator has it tried again with another source: the image is of the old one."""
+    answers = {
+        "Noop": [AttemptReused(attempt=ATTEMPT)],
+        "GetAttempt": [said(state=Attempt.STATE_SUCCEEDED, owner_epoch=3)],
+    }
+    guard = Noted(lost_before=1, epochs_before=4)
+    assert await failed_for(Agent(answers), guard) == "ATTEMPT_REUSED"
+
+
+async def test_what_succeeded_and_was_made_up_for_shows_nothing():
+    """By a store that is no more: this one would take its image to be there."""
+    made_up_for = taken(Attempt.STATE_SUCCEEDED)
+    made_up_for.attempt.tombstoned = True
+    guard = Noted(lost_before=2, epochs_before=4)
+    assert await failed_for(Agent({"Noop": [made_up_for]}), guard) == "COMPENSATED"
