@@ -158,8 +158,9 @@ class Fleet:
         if self._redeliver is None:
             return
         async with self._looking:  # what was read earlier is not taken up later
+            before = set(self._lines)  # what is added while all are read is not among them
             records = await self._store.hosts()
-            for host_id in self._lines.keys() - {record.id for record in records}:
+            for host_id in before - {record.id for record in records}:
                 await self.end(host_id)
             for record in records:
                 if known := self._lines.get(record.id):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import pytest
@@ -165,6 +166,28 @@ async def test_what_one_does_with_a_host_the_others_hear():
         await until(lambda: b.sent == [first("x")])
         await one.store.remove_host("a")
         await until(lambda: "a" not in other.fleet.all())
+
+
+async def test_a_host_that_is_added_while_all_are_read_keeps_its_line(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    shared = Shared({"a": Agent()})
+    async with replica(shared) as one:
+        shared.agents["b"] = Agent()
+        added = HostRecord(id="b", address="b", create_time=NOW)
+        read = one.store.hosts
+        await until(lambda: one.keeper.sessions)
+
+        async def slowly() -> Sequence[HostRecord]:
+            found: Sequence[HostRecord] = await read()
+            monkeypatch.undo()
+            await one.store.put_host(added)
+            await one.fleet.begin(added, wait_s=0.0)
+            return found
+
+        monkeypatch.setattr(one.store, "hosts", slowly)
+        await one.fleet.look()
+        assert "b" in one.fleet.all()
 
 
 async def test_of_two_that_meet_a_new_journal_one_settles_it_and_the_other_goes_on_from_there():
