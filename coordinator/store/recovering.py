@@ -63,6 +63,8 @@ class Remembered:
 
 
 _NOTES = select(meta.c.recovery, meta.c.recovered)
+# First of all, like whoever writes: it would wait for what they wait for, and they for it.
+_SESSIONS = select(sessions.c.id).order_by(sessions.c.id).with_for_update()
 
 
 def given(connection: Connection) -> Given:
@@ -97,6 +99,7 @@ def recovered_of(row: RowMapping) -> Recovered | None:
 
 def require(why: str, epoch: int, connection: Connection) -> bool:
     """Notes that it went back, and ends all sessions; returns whether it is noted now."""
+    connection.execute(_SESSIONS)
     row = connection.execute(_NOTES.with_for_update()).mappings().one()
     if recovery_of(row) is not None:
         return True
@@ -134,6 +137,7 @@ def go_on_above(principal: str, reason: str, connection: Connection) -> Recovere
     if stored is None or stored < migrate.HEAD:
         raise StoreError(f"its schema is {stored}: bring it to {migrate.HEAD} first (db upgrade)")
     migrate.check_newer(stored, connection)
+    connection.execute(_SESSIONS)
     row = connection.execute(select(meta).with_for_update()).mappings().one_or_none()
     if row is None:
         raise StoreError("no coordinator has ever opened it")

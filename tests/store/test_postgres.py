@@ -498,6 +498,25 @@ async def test_nothing_is_forgotten_that_was_claimed_and_could_not_be_read_yet(p
         await each.close()
 
 
+@pytest.mark.parametrize("recovers", [False, True])
+async def test_who_ends_all_sessions_takes_them_before_anything_that_their_owners_may_want(
+    postgres_url: str, *, recovers: bool
+):
+    store = await opened(postgres_url, run=Threads())
+    if recovers:
+        await store.require_recovery("a test")
+    with psycopg.connect(postgres_url) as writes:
+        writes.execute("SELECT id FROM sessions FOR SHARE")
+        ends = store.recover("admin", "a test") if recovers else store.require_recovery("a test")
+        ending = asyncio.create_task(ends)
+        await asyncio.to_thread(_until_somebody_waits, postgres_url)
+        writes.execute("SELECT id FROM meta FOR UPDATE NOWAIT")
+        writes.execute("SELECT name FROM counters FOR UPDATE NOWAIT")
+        writes.commit()
+        assert await ending
+    await store.close()
+
+
 async def test_large_workflows_are_claimed_together_and_read_one_after_the_other(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ):
