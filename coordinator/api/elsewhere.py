@@ -1,4 +1,4 @@
-"""What waits for the owners of external tasks at all replicas, told at any of them.
+"""What waits for the owners of external tasks at all coordinators, told at any of them.
 
 Which attempts wait, the store says; what is asked about one, the session that owns its workflow.
 What waits in own workflows a watch hears at once from `Owners`, what waits in others' once it is
@@ -26,7 +26,7 @@ NAMES_MAX = 200  # asked about at once
 MOVED_MAX = 10_000  # ids in one query, which databases bound: beyond it everything is read
 ANSWER_S = 10.0  # for what a watch asks; a page asks for as long as its caller waits
 AGAIN_S = 0.5  # while the store, or an owner, does not answer
-OWNERS_MAX = 100_000  # known at a replica: vendors are few
+OWNERS_MAX = 100_000  # known at a coordinator: vendors are few
 
 # Returns what is asked about some attempts, by their names, from whoever owns their workflows;
 # until a time of the event loop's clock. Those about which nothing is asked are left out.
@@ -63,7 +63,7 @@ class _Watcher:
 
 
 async def standings(store: Store, owners: Owners, *, after: str, limit: int) -> Sequence[Standing]:
-    """Returns how owners stand, in order of their ids; who watches is known of this replica."""
+    """Returns how owners stand, in order of their ids; who watches is known of this coordinator."""
     by_owner: dict[str, list[Asked]] = {}
     for row in await _rows(store, "", None):
         by_owner.setdefault(row.owner, []).append(row)

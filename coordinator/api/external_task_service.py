@@ -46,7 +46,7 @@ else:
     Base = ExternalTaskServiceServicer
 
 HEARTBEATS_MAX = 1000  # in one request
-ASKED_BYTES_MAX = 1024 * 1024  # for another replica at once; one request may have a fourth of it
+ASKED_BYTES_MAX = 1024 * 1024  # for another coordinator at once; one request has a fourth at most
 YIELD_EVERY = 50  # requests of a page between two looks at whoever else is due: some milliseconds
 
 
@@ -66,7 +66,7 @@ class ExternalTaskService(Base):
         showing: Showing,
         elsewhere: Elsewhere | None = None,
     ) -> None:
-        """Keeps what it asks; nobody if there are no other replicas."""
+        """Keeps what it asks; nobody if there are no other coordinators."""
         self._loop = loop
         self._store = store
         self._owners = owners
@@ -220,7 +220,7 @@ class ExternalTaskService(Base):
     async def _page_of_all(
         elsewhere: Elsewhere, owner: str, after: int, size: int, context: Context
     ) -> pb.ListExternalTasksResponse:
-        """Returns one page of what waits for an owner at all replicas."""
+        """Returns one page of what waits for an owner at all coordinators."""
         found = await elsewhere.page(owner, after=after, limit=size + 1)
         names = [row.name for row in found[:size]]
         asked = await elsewhere.requests(names, requests.until(context))
@@ -234,7 +234,7 @@ class ExternalTaskService(Base):
         request: pb.HeartbeatExternalTasksRequest,
         context: Context,
     ) -> pb.ListExternalTasksResponse:
-        """Returns what is asked about attempts of own workflows, for other replicas.
+        """Returns what is asked about attempts of own workflows, for other coordinators.
 
         With a token if that is not all of them.
         """
@@ -281,7 +281,7 @@ class ExternalTaskService(Base):
         """Streams what waits for an owner, and every change of it."""
         _check_owner(request.owner_id)
         owner = request.owner_id
-        others = 0  # of other replicas' workflows: how much waits
+        others = 0  # of other coordinators' workflows: how much waits
         has_begun = False
         source = self._elsewhere.watch_all(owner) if self._elsewhere else self._owners.watch(owner)
         async with aclosing(source) as watch:

@@ -33,7 +33,7 @@ Context: TypeAlias = Any
 PAGE_SIZE = 50  # what a page holds when nothing is said
 PAGE_SIZE_MAX = 1000
 WAIT_MAX = timedelta(seconds=60)  # of WaitWorkflow: callers ask again, so a lost one is noticed
-ANSWER_S_MAX = 30.0  # of a call that needs another replica, if it has no deadline
+ANSWER_S_MAX = 30.0  # of a call that needs another coordinator, if it has no deadline
 MARGIN_S = 0.2  # before the deadline of a call: the caller is to hear why it failed
 READY_S_MAX = 5.0  # how long AddHost waits for the first greeting
 DIGITS_MAX = 20  # of a text that may be a number: what is longer is none of ours

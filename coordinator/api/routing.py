@@ -1,4 +1,4 @@
-"""Any replica answers any call: what only a workflow's owner can decide is asked of its owner.
+"""Any coordinator answers any call: what only a workflow's owner can decide, the owner is asked.
 
 A wrapper around the servicers. A call about a workflow that this loop has, or that is settled or
 unknown, is handled here and at once. One about another session's goes there as a letter, and the
@@ -171,7 +171,7 @@ class Routing:
         self._watched = Watched(sessions=store.sessions, ask=self._owners_at, briefly=briefly)
 
     def around(self, services: Sequence[Service]) -> list[Service]:
-        """Returns services any replica of which may be asked."""
+        """Returns services that may be asked at any coordinator."""
         return [
             replace(service, servicer=Routed(service.servicer, self._routed(service)))
             for service in services

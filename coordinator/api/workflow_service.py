@@ -195,7 +195,7 @@ class WorkflowService(WorkflowServiceServicer):
         return resume.requirements_to_proto(workflow)
 
     async def unrecorded(self, request: unrecorded.Asked, context: Context) -> unrecorded.Asked:
-        """Returns what only this coordinator knows of own workflows, for other replicas."""
+        """Returns what only this coordinator knows of own workflows, for other coordinators."""
         return await unrecorded.told(self._loop, self._showing, request)
 
     # -- following ------------------------------------------------------------------------------

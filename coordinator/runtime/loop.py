@@ -169,7 +169,7 @@ class Loop:
     async def open(self) -> Opening:
         """Begins a session, and takes over every open workflow if nobody else may; `run` is next.
 
-        What others may have is claimed bit by bit: see `claiming.py`.
+        What others may have is claimed bit by bit: see `session.py`.
         """
         opening = await self._store.open()
         self._owner_epoch = opening.owner_epoch
