@@ -102,11 +102,6 @@ class Beside:
         """
         await together(self.routing.run(), self.tail.run(), self.reported.run())
 
-    def hint(self) -> None:
-        """Looks at once: somebody says that another session has written something."""
-        self.routing.hint()
-        self.tail.hint()
-
 
 def beside(assembly: Assembly, new_id: Callable[[], str]) -> Beside | None:
     """Returns what a coordinator needs because there may be others; None if there are none.

@@ -38,15 +38,10 @@ class Tail:
         self._hints = hints
         self._owned = owned
         self._listeners: list[Callable[[Collection[str]], None]] = []
-        self._woken = asyncio.Event()
 
     def listen(self, hear: Callable[[Collection[str]], None]) -> None:
         """Has somebody told of all workflows that change, own ones among them."""
         self._listeners.append(hear)
-
-    def hint(self) -> None:
-        """Looks at once: somebody says that something was committed."""
-        self._woken.set()
 
     async def run(self) -> None:
         """Goes on until cancelled.
@@ -57,7 +52,6 @@ class Tail:
         position: int | None = None
         forget_due = 0.0
         while True:
-            self._woken.clear()
             try:
                 if position is None:
                     position = await self._store.position()
@@ -71,11 +65,7 @@ class Tail:
             except StoreError as error:
                 log.warning("tail.not_read", extra={"error": str(error)})
                 await asyncio.sleep(STORE_AGAIN_S)
-            try:
-                async with asyncio.timeout(LOOK_S):
-                    await self._woken.wait()
-            except TimeoutError:
-                continue
+            await asyncio.sleep(LOOK_S)
 
     async def _read_on(self, position: int) -> int:
         """Tells of everything after a position, and returns the last."""
