@@ -57,6 +57,15 @@ class NoPostgres(Exception):
     """There are no binaries that can be run here."""
 
 
+def _lives(pid: int) -> bool:
+    """Returns whether a process is still at work; one that only waits to be reaped is not."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(") ")[2][:1] not in ("Z", "X")
+
+
 class Server:
     """One server with a folder of its own; `remove` ends it for good."""
 
@@ -148,17 +157,32 @@ class Server:
                 return
 
     def kill(self) -> None:
-        """Kills the server as a crash would; its children notice, and end."""
-        self._end(signal.SIGKILL)
+        """Kills the server as a crash would, and returns once nothing of it is left.
+
+        Its children notice that it is gone, and end; until then one could commit yet.
+        """
+        self._end(signal.SIGKILL, self._children())
+
+    def _children(self) -> list[int]:
+        if self._process is None:
+            return []
+        pid = self._process.pid
+        with contextlib.suppress(OSError):
+            return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+        return []
 
     def stop(self) -> None:
         """Stops the server; nobody is waited for."""
         self._end(signal.SIGINT)
 
-    def _end(self, how: signal.Signals) -> None:
+    def _end(self, how: signal.Signals, children: Sequence[int] = ()) -> None:
         if self._process is not None:
             self._process.send_signal(how)
             self._process.wait()
+            give_up = time.monotonic() + STARTS_S_MAX
+            while any(map(_lives, children)):
+                assert time.monotonic() < give_up, "a child of PostgreSQL does not end"
+                time.sleep(0.001)
             self._process = None
 
     @property

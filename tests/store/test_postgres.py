@@ -562,7 +562,7 @@ async def test_who_stands_still_in_the_middle_of_what_it_says_is_ended_by_the_ot
     postgres_url: str,
 ):
     """The server waits for the rest for ever, and everybody for the row that counts positions."""
-    lasts = timedelta(seconds=0.3)
+    lasts = timedelta(seconds=3)
     database = postgres(postgres_url, lasts)
     store = SqlStore(database, Threads(), new_id=lambda: "c", session_lasts=lasts)
     await store.open()
