@@ -30,7 +30,7 @@ from coordinator.runtime.ports import (
     Session,
     StoreFencedError,
 )
-from coordinator.store import migrate, recovering
+from coordinator.store import migrate, queries, recovering
 from coordinator.store.batch import Merged
 from coordinator.store.dialects import notify, now_us
 from coordinator.store.tables import OWNED, meta, sessions, workflows
@@ -73,10 +73,7 @@ _OWNERS = (
 
 
 def begin(session: int, name: str, lasts: timedelta, floor: Floor, connection: Connection) -> None:
-    """Begins a session; earlier ones of the same name have ended, if it has one."""
-    if name:
-        namesakes = sessions.c.name == name, ~sessions.c.ended
-        connection.execute(update(sessions).where(*namesakes).values(ended=True))
+    """Begins a session."""
     connection.execute(
         insert(sessions).values(
             id=session,
@@ -89,6 +86,16 @@ def begin(session: int, name: str, lasts: timedelta, floor: Floor, connection: C
             floor=_text_of(floor),
         )
     )
+
+
+def end_namesakes(name: str, connection: Connection) -> None:
+    """Ends earlier sessions of a name, if it is one: their coordinator is gone.
+
+    Before the row about the store is taken: whoever claims takes its own session first.
+    """
+    if name:
+        namesakes = sessions.c.name == name, ~sessions.c.ended
+        connection.execute(update(sessions).where(*namesakes).values(ended=True))
 
 
 def leave(session: int, name: str, floor: Floor, connection: Connection) -> None:
@@ -193,7 +200,8 @@ def committed(
     """Returns the keys of a session's batch if it was committed; None if it was not, nor will be.
 
     Whoever was committing it held the session's row, and may still: only once that is let go of has
-    it been decided. Nobody else writes what the session owns, so one workflow tells for all.
+    it been decided. Nobody else writes what the session owns; but what settled by it may have been
+    removed since.
     """
     lives = _LIVES.with_for_update()
     if connection.scalar(lives, {"session": session}) is None:
@@ -205,7 +213,8 @@ def committed(
         for row in found
         if row.session == session and row.version == merged[row.id].workflow.version
     }
-    return mine if len(mine) == len(merged) else None
+    missing = [name for name in merged if name not in mine]
+    return None if set(missing) - set(queries.used(missing, connection)) else mine
 
 
 def take_intents(connection: Connection) -> tuple[int, int]:

@@ -462,7 +462,7 @@ class SqlStore:
                 self._keys.pop(workflow_id, None)
             else:
                 self._keys[workflow_id] = keys[workflow_id]
-        self._next_key = max(self._next_key, *(key + 1 for key in keys.values()))
+        self._next_key = max([self._next_key, *(key + 1 for key in keys.values())])
 
     def _what_became_of(
         self, merged: dict[str, Merged], error: CommitUnknownError
@@ -647,6 +647,8 @@ def _open(
     """Returns what a coordinator needs to begin, and the key of the next new workflow."""
     database.check(connection)
     migrate(connection)
+    if database.shared:
+        sessions.end_namesakes(name, connection)
     # Kept until the end: of two that open it at once, each takes an epoch of its own.
     found = connection.execute(select(meta).with_for_update()).mappings().one_or_none()
     is_new = found is None
