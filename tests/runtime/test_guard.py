@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from google.protobuf.message import Message
 
 from coordinator.runtime.guard import Guard
 from coordinator.runtime.ports import HostState, Opening, Store, StoreRewoundError
 from coordinator.saga.events import AttemptFailed
-from countermand.rpc.errors import AttemptReused, Expired, RecoveryRequired
+from countermand.rpc.errors import AttemptReused, CountermandError, Expired, RecoveryRequired
 from countermand.v1.agent_pb2 import GetAttemptResponse
 from countermand.v1.attempt_pb2 import Attempt
 from tests.runtime.test_line import ATTEMPT
@@ -165,7 +166,7 @@ async def failed_for(agent: Agent, guard: Noted) -> str:
 
 async def test_what_was_lost_under_the_same_name_is_another_attempt():
     """An operator has it tried again with another source: the image is of the old one."""
-    answers = {
+    answers: dict[str, list[Message | CountermandError]] = {
         "Noop": [AttemptReused(attempt=ATTEMPT)],
         "GetAttempt": [said(state=Attempt.STATE_SUCCEEDED, owner_epoch=3)],
     }

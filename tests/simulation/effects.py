@@ -167,16 +167,24 @@ def _add_attempt(workflow: Workflow, index: int, attempt: Attempt, host: _Host, 
 
 
 def _add_dark(workflow: Workflow, hosts: dict[str, _Host]) -> None:
-    """Adds what attempts may have made or removed, whatever is recorded of them."""
+    """Adds what attempts may have made or removed, whatever is recorded of them.
+
+    What an operator had made up for otherwise leaves no tombstone: it shows as done ever after.
+    """
     for index, task in workflow.tasks():
         for attempt in task.attempts:
+            if attempt.kind is not AttemptKind.ACTION and not attempt.overriding:
+                continue
             action = action_of(workflow, index, attempt)
             verb = str(action.WhichOneof("verb"))
-            arguments = getattr(action, verb)
-            if attempt.kind is AttemptKind.ACTION and hasattr(arguments, "target"):
-                path = path_of(arguments.target.pool_id, arguments.target.image_id)
-                name = attempt_name(workflow.id, workflow.plan.nodes[index].name, attempt.number)
-                hosts[attempt.host].dark.setdefault(path, set()).add(name)
+            arguments, host = getattr(action, verb), hosts[attempt.host]
+            if not hasattr(arguments, "target"):
+                continue
+            path = path_of(arguments.target.pool_id, arguments.target.image_id)
+            name = attempt_name(workflow.id, workflow.plan.nodes[index].name, attempt.number)
+            host.dark.setdefault(path, set()).add(name)
+            if verb == "delete_image":
+                host.perhaps_removed.add(path)
 
 
 def _template(load: Load, image: str) -> bytes | None:

@@ -15,12 +15,21 @@ def expect_violation(
     faults: Faults | None = None,
     external: float = 0.0,
     several: bool = False,
+    rewound: bool = False,
 ) -> None:
     """Asserts that one of so many seeds breaks a promise, in one of these words."""
     with pytest.raises(Violation, match=words):
-        _play(range(first, first + seeds), faults or Faults(), external, several=several)
+        _play(
+            range(first, first + seeds),
+            faults or Faults(),
+            external,
+            several=several,
+            rewound=rewound,
+        )
 
 
-def _play(seeds: range, faults: Faults, external: float, *, several: bool) -> None:
+def _play(seeds: range, faults: Faults, external: float, *, several: bool, rewound: bool) -> None:
     for seed in seeds:
-        World(seed, plain=0.0, external=external, several=several, faults=faults).run()
+        World(
+            seed, plain=0.0, external=external, several=several, rewound=rewound, faults=faults
+        ).run()

@@ -10,11 +10,14 @@ is in the dark. Agents, disks and the network do not go back. Besides what is pr
         or has anything forgotten. What others have sent still arrives: I5 holds of that
     R3  what begins once an operator has confirmed is above all that was ever given, and no agent
         has it for late or for a former coordinator's; it settles like everything that is open
-    R4  nothing is noticed where nobody had acted on what was lost
+    R4  a host that has taken what was lost is sent nothing, unless as much was given again since
+    R5  nothing is noticed where nobody had acted on what was lost
 
 What cannot hold any more is let go of here, and nowhere else: of what is in the dark nobody knows
 whether its image is there (I3), whether it was acknowledged or cancelled (I8), and who is to forget
-it (Z28); an attempt that begins after it under the same name is another one (I2).
+it (Z28); an attempt that begins after it under the same name is another one (I2). Where only its
+end was lost, what agents have forgotten they seem to have lost: the host is held (Z11), until it is
+accepted and refuses it by name. Watchers are told positions of the history a second time.
 """
 
 from __future__ import annotations
@@ -138,7 +141,8 @@ class Rewinding:
     _through: set[Life] = field(default_factory=set)  # lives under which it went back
     _knowing: set[Life] = field(default_factory=set)  # lives that began while somebody had to look
     _seen: tuple[Recovery | None, Recovered | None] = (None, None)
-    _taken: int = 0  # the highest intent that any agent has taken
+    _taken: dict[str, int] = field(default_factory=dict)  # by host: the highest intent
+    _ahead: dict[str, int] = field(default_factory=dict)  # of these: what was lost
     _ever: tuple[int, int] = (0, 0)  # the highest epoch and intent that were given
     _succeeded: set[str] = field(default_factory=set)  # of these nothing goes
     _decided: set[str] = field(default_factory=set)  # but of these
@@ -169,7 +173,9 @@ class Rewinding:
         put_back(self.promises, copy.promises)
         if self.sessions is not None:
             put_back(self.sessions, copy.sessions)
-        self.acted |= self._taken > self.kept.last_intent
+        taken = self._taken.items()
+        self._ahead = {host: intent for host, intent in taken if intent > self.kept.last_intent}
+        self.acted |= bool(self._ahead)
         self.forgiven |= before.carried_out.keys() - self.promises.carried_out.keys()
         self._decided.clear()
         for workflow in before.workflows.values():
@@ -206,8 +212,8 @@ class Rewinding:
             self.sessions.all_end()
 
     def noticed(self, why: str) -> None:
-        """Asserts that there is something to notice (R4)."""
-        assert self.times, f"R4: nothing was lost, and it is noticed: {why}"
+        """Asserts that there is something to notice (R5)."""
+        assert self.times, f"R5: nothing was lost, and it is noticed: {why}"
 
     def confirmed(self, recovered: Recovered) -> None:
         """Asserts that everything goes on above all that was ever given (R3)."""
@@ -232,9 +238,18 @@ class Rewinding:
         """Asserts R2 of an order that leaves a coordinator, or of what is to be forgotten."""
         assert life not in self._knowing, f"R2: {life} sends {rpc} while an operator is awaited"
 
-    def taken(self, intent: int) -> None:
+    def ordered(self, life: Life, host: str) -> None:
+        """Asserts R4 of an order, where agents are greeted before: not of a life that lives on.
+
+        Where other hosts were given as much before this one was greeted it is not noticed any more.
+        """
+        given, heard = self.kept.last_intent, self._ahead.get(host, 0)
+        is_well = given >= heard or self.lived_through(life)
+        assert is_well, f"R4: {host} has heard of {heard}, is sent an order, and {given} was given"
+
+    def taken(self, host: str, intent: int) -> None:
         """Takes up what an agent has taken."""
-        self._taken = max(self._taken, intent)
+        self._taken[host] = max(self._taken.get(host, 0), intent)
 
     def committed(self, changes: Sequence[Change]) -> Iterator[str]:
         """Asserts R2 and R3 of what was committed; yields attempts that begin under old names."""

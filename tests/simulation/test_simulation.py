@@ -134,3 +134,14 @@ def test_the_same_seed_gives_the_same_trace(seed: int, external: float) -> None:
 def _play(seeds: range) -> None:
     for seed in seeds:
         World(seed).run()
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one", "several"])
+def test_every_cluster_whose_store_goes_back_in_time_keeps_its_promises(several: bool) -> None:
+    """S-Z19: it is noticed where agents acted on what was lost, and not where nobody did."""
+    worlds = [World(seed, several=several, rewound=True) for seed in range(1, 13)]
+    for world in worlds:
+        world.run()
+    rewindings = [world.rewinding for world in worlds if world.rewinding]
+    assert sum(each.acted for each in rewindings) > 1
+    assert sum(each.lost for each in rewindings) > 1

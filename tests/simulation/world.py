@@ -586,7 +586,7 @@ class World(OwnersWorld):
             return
         self.note(f"{rpc} {args} {answer}")
         with self.asserting():
-            assert self.rewinding is not None, f"R4: it is noticed, and nothing was lost: {args}"
+            assert self.rewinding is not None, f"R5: it is noticed, and nothing was lost: {args}"
             if rpc == "require_recovery":
                 self.rewinding.noticed(args[0])
             elif answer is not None:
@@ -693,6 +693,8 @@ class World(OwnersWorld):
         with self.asserting():
             intent, epoch = header.intent_sequence, header.owner_epoch
             self._check_sent(rpc, lambda known: known.check_sent(rpc, name, intent, epoch))
+            if self.rewinding:
+                self.rewinding.ordered(_life(), host)
             if self.several and not self._lived_through():
                 self.several.sessions.sent(_life(), name, epoch, intent)
 
@@ -718,7 +720,7 @@ class World(OwnersWorld):
     def taken(self, host: str, rpc: str, request: Message, sender: Life | None) -> None:
         """Checks what an agent has taken."""
         if self.rewinding and hasattr(request, "header"):
-            self.rewinding.taken(request.header.intent_sequence)
+            self.rewinding.taken(host, request.header.intent_sequence)
         if self.several is None or sender is None:
             return
         header = getattr(request, "header", None)
@@ -783,7 +785,8 @@ class World(OwnersWorld):
 
     def host_kept(self, record: HostRecord) -> None:
         """Takes up what a coordinator has stored of a host."""
-        if record.held and not self.faults.journal_lost:
+        # What an agent was told to forget by a store that is no more it seems to have lost.
+        if record.held and not self.faults.journal_lost and not self.times_back:
             raise self.broken(f"Z11: {record.id} is held, and nothing was lost: {record.held}")
         self.promises.host_kept(record, self.clock.now())
 
