@@ -188,9 +188,14 @@ async def test_many_are_told_of_in_batches(monkeypatch) -> None:
 
 async def test_a_line_with_nothing_to_tell_looks_at_no_other_host() -> None:
     """With thousands of hosts, of which each has a line, all would look at all."""
-    asked = []
+    asked: list[str] = []
+
+    def of_all_hosts() -> int:
+        asked.append("all hosts")
+        return 1
+
     told = Told({"": ListAttemptsResponse()})
-    one = forgets(told, fence_low_watermark=lambda: asked.append("all hosts") or 1)
+    one = forgets(told, fence_low_watermark=of_all_hosts)
     assert not await one.forget()
     assert not await one.look()
     assert not asked
