@@ -68,7 +68,7 @@ def test_finds_a_commit_that_does_not_compare_the_session(monkeypatch: Patch) ->
 
     def lasting(self: MemoryStore) -> None:
         now = self._now()
-        lasts = memory._Session(name="", start_time=now, expire_time=now, floor=UNHEARD)
+        lasts = memory._Session(name=self._name, start_time=now, expire_time=now, floor=UNHEARD)
         self._kept.sessions.setdefault(self._session, lasts)
 
     monkeypatch.setattr(MemoryStore, "_check_session", lasting)
