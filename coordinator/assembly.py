@@ -210,6 +210,6 @@ def services(
         Service(
             f"{package}.CoordinatorService",
             add_CoordinatorServiceServicer_to_server,
-            CoordinatorService(store=store),
+            CoordinatorService(store=store, hosts=hosts),
         ),
     ]

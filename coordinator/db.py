@@ -118,7 +118,7 @@ def restored_command(*, data: Path | None, database: str | None, output: str) ->
     """
     with _opened(data, database) as opened:
         opened.take()
-        work = partial(recovering.go_on_above, PRINCIPAL, RESTORED)
+        work = partial(recovering.go_on_above, PRINCIPAL, RESTORED, recovering.NOBODY)
         recovered = Transactions(opened, never).write(work)
     epoch, intent = recovered.owner_epoch, recovered.next_intent
     lines = [

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from coordinator.api import requests
 from coordinator.api.deciding import PRINCIPAL
 from coordinator.api.requests import Context
-from coordinator.runtime.ports import Recovered, Recovery, SessionState, SessionView
+from coordinator.runtime.ports import (
+    Given,
+    HostView,
+    Recovered,
+    Recovery,
+    SessionState,
+    SessionView,
+)
 from coordinator.wire.history import timestamp
 from countermand.rpc.errors import FieldInvalid, RecoveryNotRequired, Violation
 from countermand.rpc.names import coordinator_name
 from countermand.v1 import coordinator_pb2 as pb
+from countermand.v1.agent_pb2 import HostReport
 from countermand.v1.coordinator_pb2_grpc import CoordinatorServiceServicer
 
 log = logging.getLogger(__name__)
@@ -30,16 +39,26 @@ class Sessions(Protocol):
     async def recovery(self) -> Recovery | None:
         """Returns why nothing is to be decided; None if all is well."""
 
-    async def recover(self, principal: str, reason: str) -> Recovered | None:
+    async def recover(
+        self, principal: str, reason: str, heard: Given | None = None
+    ) -> Recovered | None:
         """Lets coordinators go on; None if nothing is required."""
+
+
+class Agents(Protocol):
+    """What is asked of the hosts."""
+
+    def all(self) -> Mapping[str, HostView]:
+        """Returns every host by its id."""
 
 
 class CoordinatorService(CoordinatorServiceServicer):
     """Serves what is known of coordinators: the same at each of them."""
 
-    def __init__(self, *, store: Sessions) -> None:
+    def __init__(self, *, store: Sessions, hosts: Agents) -> None:
         """Keeps what it asks."""
         self._store = store
+        self._hosts = hosts
 
     async def ListCoordinators(
         self, request: pb.ListCoordinatorsRequest, context: Context
@@ -67,7 +86,8 @@ class CoordinatorService(CoordinatorServiceServicer):
         # While it is required nothing is begun and nothing ends: there are as many at the end.
         paused = _open(await self._store.sessions())
         # If the process stops here, all of it is as it was; and right after, each goes on.
-        recovered = await self._store.recover(PRINCIPAL, request.reason)
+        heard = _heard(self._hosts.all().values())
+        recovered = await self._store.recover(PRINCIPAL, request.reason, heard)
         if recovered is None:  # somebody else was faster
             raise RecoveryNotRequired
         log.warning("recovery.confirmed", extra={"reason": request.reason, "paused": paused})
@@ -80,6 +100,15 @@ def _check(request: pb.ConfirmRecoveryRequest) -> None:
     requests.demand(request, "reason")
     if len(request.reason) > REASON_MAX:
         raise FieldInvalid(Violation("reason", f"is longer than {REASON_MAX} characters"))
+
+
+def _heard(views: Iterable[HostView]) -> Given:
+    """Returns the highest that agents say that they have heard of: of those that are connected."""
+    said = [view.report.heard for view in views if isinstance(view.report, HostReport)]
+    return Given(
+        owner_epoch=max((each.owner_epoch for each in said), default=0),
+        next_intent=1 + max((each.intent_sequence for each in said), default=0),
+    )
 
 
 def _open(views: list[SessionView]) -> int:

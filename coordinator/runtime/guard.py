@@ -69,12 +69,17 @@ class Guard:
         given = self._given
         if given is None or owner_epoch > given.owner_epoch or intent >= given.next_intent:
             given = self._given = await self._store.given()
+        left_out = given.left_out
         if owner_epoch > given.owner_epoch:
             why = f"host {host_id} has heard of epoch {owner_epoch}, and at most"
             why += f" {given.owner_epoch} was given"
         elif intent >= given.next_intent:
             why = f"host {host_id} has heard of intent {intent}, and all that were given are"
             why += f" below {given.next_intent}"
+        elif intent in left_out:
+            # Since this life began others may have sent higher ones; none of them this.
+            why = f"host {host_id} has heard of intent {intent}, and none from {left_out.start} on"
+            why += f" was given below {left_out.stop}"
         else:
             return
         self.notice(why)
@@ -105,6 +110,8 @@ class Guard:
             return error
         try:
             recovery = await self._store.recovery()
+        except StoreRewoundError as noticed:
+            return noticed
         except StoreError:
             return error
         has_turned = (recovery is None) is not (self._recovery is None)

@@ -115,6 +115,9 @@ class Given:
 
     owner_epoch: int
     next_intent: int  # higher than any intent that was ever committed
+    # What nobody was ever given: it was left out when the last of all had ended and the first of
+    # those that live now began, so that what was lost before is told from what was sent since.
+    left_out: range = range(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -492,10 +495,13 @@ class Store(Protocol):
         a success.
         """
 
-    async def recover(self, principal: str, reason: str) -> Recovered | None:
+    async def recover(
+        self, principal: str, reason: str, heard: Given | None = None
+    ) -> Recovered | None:
         """Lets coordinators go on above all that was ever given, and ends every session; audited.
 
-        None if nothing is required.
+        Also above what agents say that they have heard of: the same backup may have been put back
+        before. None if nothing is required.
         """
 
     async def standing(self, workflow_ids: Sequence[str]) -> Mapping[str, tuple[Standing, ...]]:

@@ -71,7 +71,7 @@ from coordinator.store.batch import (
     version_conflict,
 )
 from coordinator.store.lists import ATTENTION
-from coordinator.store.recovering import BY_POLICY, EPOCHS, Remembered
+from coordinator.store.recovering import BY_POLICY, EPOCHS, LEFT_OUT, NOBODY, Remembered
 from coordinator.store.recovering import INTENTS as ABOVE
 from coordinator.store.rows import counted, evidence_rows, told
 from coordinator.store.summaries import summary_of
@@ -130,6 +130,7 @@ class Kept:
     sessions: dict[int, _Session] = field(default_factory=dict)
     housekeeper: int = 0  # its session
     last_intent: int = 0  # that was committed
+    left_out: range = range(0)  # intents
     recovery: Recovery | None = None
     recovered: Recovered | None = None
     records: dict[str, _Record] = field(default_factory=dict)  # in order of creation
@@ -183,11 +184,14 @@ class MemoryStore:
         kept.token_key = kept.token_key or f"{self._new_id()}{self._new_id()}"
         kept.owner_epoch += 1
         for session in kept.sessions.values():
-            session.ended |= bool(self._name) and session.name == self._name
+            is_namesake = bool(self._name) and session.name == self._name
+            session.ended |= is_namesake or session.expire_time < self._now()
         if not self._shared:
             kept.next_key = 1 + max((record.key for record in kept.records.values()), default=0)
             for session in kept.sessions.values():
                 session.ended = True
+        if all(session.ended for session in kept.sessions.values()):
+            self._leave_out()
         self._session = kept.owner_epoch
         first, end = (await self.take_intents()) if self._shared else (kept.next_intent, None)
         now = self._now()
@@ -330,7 +334,15 @@ class MemoryStore:
         self._check_newest()
         kept = self._kept
         next_intent = kept.last_intent + 1 if self._shared else kept.next_intent
-        return Given(owner_epoch=kept.owner_epoch, next_intent=next_intent)
+        return Given(owner_epoch=kept.owner_epoch, next_intent=next_intent, left_out=kept.left_out)
+
+    def _leave_out(self) -> None:
+        """Leaves intents out, since whoever had the store open has ended."""
+        kept = self._kept
+        given = kept.last_intent + 1 if self._shared else kept.next_intent
+        if given > max(1, kept.left_out.stop):
+            first = kept.next_intent + LEFT_OUT
+            kept.left_out, kept.next_intent = range(given, first), first
 
     async def recovery(self) -> Recovery | None:
         """Returns why nothing is to be decided; None if all is well."""
@@ -350,13 +362,16 @@ class MemoryStore:
         self._note_store(StoreChange.RECOVERY_REQUIRED, now, BY_POLICY, why)
         return True
 
-    async def recover(self, principal: str, reason: str) -> Recovered | None:
+    async def recover(
+        self, principal: str, reason: str, heard: Given | None = None
+    ) -> Recovered | None:
         """Lets coordinators go on above all that was ever given, and ends every session."""
         kept, now = self._kept, self._now()
         if kept.recovery is None:
             return None
-        kept.owner_epoch += EPOCHS
-        kept.next_intent += ABOVE
+        heard = heard or NOBODY
+        kept.owner_epoch = max(kept.owner_epoch, heard.owner_epoch) + EPOCHS
+        kept.next_intent = max(kept.next_intent, heard.next_intent) + ABOVE
         kept.last_intent = kept.next_intent - 1
         kept.recovery = None
         for host_id, host in kept.hosts.items():

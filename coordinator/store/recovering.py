@@ -31,6 +31,9 @@ from coordinator.store.texts import micros, time_from
 # No coordinator takes so many before a backup is too old for anything.
 EPOCHS = 1 << 24
 INTENTS = 1 << 44
+# Of intents, between those who have all ended and those who begin: more than can have been lost.
+LEFT_OUT = 1 << 40
+NOBODY = Given(owner_epoch=0, next_intent=0)
 
 WENT_BACK = "went back"  # what is said to those who listen
 BY_POLICY = "policy"
@@ -69,11 +72,26 @@ _SESSIONS = select(sessions.c.id).order_by(sessions.c.id).with_for_update()
 
 def given(connection: Connection) -> Given:
     """Returns the highest epoch and intent that were given."""
-    row = connection.execute(select(meta.c.owner_epoch, meta.c.next_intent)).one()
+    row = connection.execute(select(meta)).one()
     # Where intents are taken in advance, how many of them were used is counted beside them.
     used = counters.last_intent(connection)
     next_intent = row.next_intent if used is None else used + 1
-    return Given(owner_epoch=row.owner_epoch, next_intent=next_intent)
+    left_out = range(row.left_out_from, row.left_out_to)
+    return Given(owner_epoch=row.owner_epoch, next_intent=next_intent, left_out=left_out)
+
+
+def leave_out(connection: Connection) -> None:
+    """Leaves intents out, since whoever had the store open has ended.
+
+    What was committed from here on and lost, agents have heard under one of these, or under a
+    higher one than whoever begins now has committed yet. Not where nothing was committed since the
+    last time: that would only use them up.
+    """
+    now = given(connection)
+    first = connection.execute(select(meta.c.next_intent)).scalar_one() + LEFT_OUT
+    if now.next_intent > max(1, now.left_out.stop):
+        values = {"left_out_from": now.next_intent, "left_out_to": first, "next_intent": first}
+        connection.execute(update(meta).values(**values))
 
 
 def required(connection: Connection) -> Recovery | None:
@@ -120,15 +138,17 @@ def require(why: str, epoch: int, connection: Connection) -> bool:
     return True
 
 
-def recover(principal: str, reason: str, connection: Connection) -> Recovered | None:
+def recover(principal: str, reason: str, heard: Given, connection: Connection) -> Recovered | None:
     """Has coordinators go on above all that was given, and ends all sessions; None: no need."""
     if required(connection) is None:
         return None
-    return go_on_above(principal, reason, connection)
+    return go_on_above(principal, reason, heard, connection)
 
 
-def go_on_above(principal: str, reason: str, connection: Connection) -> Recovered:
+def go_on_above(principal: str, reason: str, heard: Given, connection: Connection) -> Recovered:
     """Has coordinators go on above all that can have been given since, and ends all sessions.
+
+    Also above what was heard: the same backup may have been put back before.
 
     Raises:
         StoreError: It is not a store of this version, or nobody has ever opened it.
@@ -143,8 +163,8 @@ def go_on_above(principal: str, reason: str, connection: Connection) -> Recovere
         raise StoreError("no coordinator has ever opened it")
     time_us = connection.execute(select(now_us())).scalar_one()
     recovered = Recovered(
-        owner_epoch=row["owner_epoch"] + EPOCHS,
-        next_intent=row["next_intent"] + INTENTS,
+        owner_epoch=max(row["owner_epoch"], heard.owner_epoch) + EPOCHS,
+        next_intent=max(row["next_intent"], heard.next_intent) + INTENTS,
         principal=principal,
         reason=reason,
         time=time_from(time_us),

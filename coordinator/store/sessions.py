@@ -88,11 +88,18 @@ def begin(session: int, name: str, lasts: timedelta, floor: Floor, connection: C
     )
 
 
-def end_namesakes(name: str, connection: Connection) -> None:
-    """Ends earlier sessions of a name, if it is one: their coordinator is gone.
+def is_first(name: str, connection: Connection) -> bool:
+    """Returns whether nobody else lives: earlier sessions of a name, if it is one, have ended.
 
     Before the row about the store is taken: whoever claims takes its own session first.
     """
+    _end_namesakes(name, connection)
+    if lapsed := connection.scalars(_LAPSED, {"session": 0}).all():
+        connection.execute(update(sessions).where(sessions.c.id.in_(lapsed)).values(ended=True))
+    return connection.scalar(select(sessions.c.id).where(~sessions.c.ended).limit(1)) is None
+
+
+def _end_namesakes(name: str, connection: Connection) -> None:
     if name:
         namesakes = sessions.c.name == name, ~sessions.c.ended
         connection.execute(update(sessions).where(*namesakes).values(ended=True))

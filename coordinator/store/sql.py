@@ -224,9 +224,11 @@ class SqlStore:
         work = partial(recovering.require, why, self._epoch)
         return await self._run.write_beside(partial(self._transactions.write, work))
 
-    async def recover(self, principal: str, reason: str) -> Recovered | None:
+    async def recover(
+        self, principal: str, reason: str, heard: Given | None = None
+    ) -> Recovered | None:
         """Lets coordinators go on above all that was ever given, and ends every session."""
-        work = partial(recovering.recover, principal, reason)
+        work = partial(recovering.recover, principal, reason, heard or recovering.NOBODY)
         return await self._run.write_beside(partial(self._transactions.write, work))
 
     def _greet(self, connection: Connection) -> None:
@@ -647,8 +649,7 @@ def _open(
     """Returns what a coordinator needs to begin, and the key of the next new workflow."""
     database.check(connection)
     migrate(connection)
-    if database.shared:
-        sessions.end_namesakes(name, connection)
+    is_first = not database.shared or sessions.is_first(name, connection)
     # Kept until the end: of two that open it at once, each takes an epoch of its own.
     found = connection.execute(select(meta).with_for_update()).mappings().one_or_none()
     is_new = found is None
@@ -660,7 +661,9 @@ def _open(
     token_key = found["token_key"] or f"{new_id()}{new_id()}"
     kept = {"owner_epoch": epoch, "token_key": token_key}
     connection.execute(update(meta).values(kept))
-    first, end = found["next_intent"], None
+    if is_first:
+        recovering.leave_out(connection)
+    first, end = connection.execute(select(meta.c.next_intent)).scalar_one(), None
     if database.shared:
         first, end = sessions.take_intents(connection)
         floor = Floor(next_intent=first, hosts={}, fences=first)

@@ -45,6 +45,18 @@ async def test_an_agent_may_have_heard_of_whatever_was_given_and_of_no_more():
         assert await store.recovery() is not None
 
 
+async def test_what_an_agent_has_heard_between_two_lives_was_lost():
+    """Although this life has given higher ones by the time that it is greeted."""
+    live = memory_lives()
+    await (store := live()).open()
+    await store.commit([Walk("w", spec=three_tasks()).change])
+    lost = (await store.given()).next_intent
+    async with lives(live()) as (guard, _):
+        await guard.compare("a", owner_epoch=1, intent=lost - 1)
+        with pytest.raises(RecoveryRequired, match=f"heard of intent {lost}, and none from"):
+            await guard.compare("a", owner_epoch=1, intent=lost)
+
+
 async def test_a_life_that_waits_compares_nothing_and_ends_once_an_operator_has_looked():
     live = memory_lives()
     store = live()

@@ -546,7 +546,7 @@ class CoordinatorNode(Node):
         served: list[tuple[object, tuple[str, ...]]] = [
             (workflows, WORKFLOW_RPCS),
             (hosts, HOST_RPCS),
-            (CoordinatorService(store=store), COORDINATOR_RPCS),
+            (CoordinatorService(store=store, hosts=fleet), COORDINATOR_RPCS),
         ]
         if owners is not None:
             tokens = Tokens(opening.token_key)

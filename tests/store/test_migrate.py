@@ -618,8 +618,9 @@ async def test_positions_that_an_older_store_gave_stay_and_are_not_given_again(t
     audited = await store.audit("hosts/a", before=2**62, limit=9)
     await store.close()
 
-    said = (opening.cluster_id, opening.owner_epoch, opening.next_intent, opening.token_key)
-    assert said == ("cluster-1", 4, 7, "key")
+    said = (opening.cluster_id, opening.owner_epoch, opening.token_key)
+    assert said == ("cluster-1", 4, "key")
+    assert opening.next_intent > 7
     assert [each.position for each in told] == list(range(42, 42 + len(told)))
     assert [each.position for each in audited] == [4, 2]
     with closing(sqlite3.connect(path)) as file:

@@ -13,6 +13,7 @@ from coordinator.runtime.floors import UNHEARD
 from coordinator.runtime.ports import (
     SESSION_LASTS,
     STORE,
+    Given,
     Store,
     StoreChange,
     StoreError,
@@ -95,6 +96,38 @@ async def test_nobody_decides_until_somebody_has_looked_and_then_above_all_that_
         (StoreChange.RECOVERED, "the backup of noon", "admin"),
         (StoreChange.RECOVERY_REQUIRED, "an agent is ahead", "policy"),
     ]
+    await store.close()
+
+
+async def test_what_was_lost_is_told_from_what_is_sent_since(live: Life):
+    """By the time that a host is greeted, others may have been sent higher intents."""
+    before = live()
+    opening = await begin(before)
+    await commit(before, started(opening.owner_epoch).change)
+    given = await before.given()
+    await before.end_session()
+    await before.close()
+
+    for _ in range(2):  # of those that nobody uses no further ones are left out
+        after = live()
+        opening = await begin(after)
+        left_out = (await after.given()).left_out
+        assert left_out.start == given.next_intent
+        assert left_out.stop <= opening.next_intent < left_out.stop + (1 << 30)
+        assert len(left_out) > 1 << 39
+        await after.end_session()
+        await after.close()
+
+
+async def test_a_backup_that_was_put_back_before_goes_on_above_what_that_gave(live: Life):
+    store = live()
+    await begin(store)
+    await store.require_recovery("the same backup")
+    heard = Given(owner_epoch=10**12, next_intent=10**15)
+    recovered = await store.recover("admin", "again", heard)
+    assert recovered is not None
+    assert recovered.owner_epoch > heard.owner_epoch
+    assert recovered.next_intent > heard.next_intent
     await store.close()
 
 

@@ -51,6 +51,8 @@ def upgrade() -> None:
     )
     op.create_index("letters_session", "letters", ["session", "number"])
     op.add_column("meta", _zero("housekeeper"))
+    op.add_column("meta", _zero("left_out_from"))
+    op.add_column("meta", _zero("left_out_to"))
     op.add_column("meta", sa.Column("recovery", sa.Text()))
     op.add_column("meta", sa.Column("recovered", sa.Text()))
     op.add_column("workflows", _zero("session"))
