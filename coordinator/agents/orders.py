@@ -138,6 +138,10 @@ class Orders:
         self._lost: set[str] = set()  # of the orders: what was reported as lost
         self._accepted: set[str] = set()  # of the orders: what was reported as accepted
         self._taken: set[str] = set()  # of the orders: what the agent has said that it has
+        self._joined: set[str] = (
+            set()
+        )  # of the orders: what the agent took, or had, when it was sent
+        self._reused: set[str] = set()  # of the orders: what it had with other arguments
         self._had: set[str] = set()  # of these: what it had said so of before it was last asked
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._calls = asyncio.Semaphore(CALLS_IN_FLIGHT_MAX)
@@ -229,8 +233,12 @@ class Orders:
         if order is None:
             return
         name, command = attempt.name, order.command
-        if error := self._why_not_its_own(order, attempt):
-            self._fail(name, order, error)
+        if attempt.tombstoned and attempt.state == Attempt.STATE_SUCCEEDED:
+            if isinstance(command, SendAction | SendCancel):
+                # By a store that is no more: it shows nothing, however it ended.
+                self._fail(name, order, Compensated(attempt=name))
+                return
+        elif self._may_be_anothers(order, attempt):
             return
         self._taken.add(name)
         event = event_from_attempt(
@@ -250,30 +258,25 @@ class Orders:
         if event is not None:
             self._ears.event(order.workflow.id, event)
 
-    def _why_not_its_own(self, order: _Order, attempt: Attempt) -> CountermandError | None:
-        """Returns why an agent's record is not what becomes of an order, if it is not.
+    def _may_be_anothers(self, order: _Order, attempt: Attempt) -> bool:
+        """Returns whether an agent's record may be of another request than an order.
 
-        A store that went back in time may have lost an attempt of the same name, or that one was
-        made up for: it shows nothing any more, however it ended.
+        A store that went back in time may have lost an attempt of the same name. Whether it was
+        the same request too, the agent says when it is sent: then it joins that, and never does it
+        twice.
         """
         command, guard = order.command, self._ears.guard
-        if isinstance(command, SendFence):
-            return None
-        if isinstance(command, SendCompensation):
-            # To make up for the same attempt once more would change nothing.
-            is_other = attempt.compensates != _compensated(order)
-        else:
-            is_other = True
-            if attempt.tombstoned and attempt.state == Attempt.STATE_SUCCEEDED:
-                return Compensated(attempt=attempt.name)
+        if isinstance(command, SendFence) or attempt.name in self._joined:
+            return False
+        if isinstance(command, SendCompensation) and attempt.compensates == _compensated(order):
+            return False  # to make up for the same attempt once more would change nothing
         intent = order.workflow.task(command.task).attempts[command.number - 1].intent
-        is_old = guard.is_from_before(attempt.owner_epoch) and not guard.may_be_lost(intent)
-        return AttemptReused(attempt=attempt.name) if is_old and is_other else None
+        return guard.is_from_before(attempt.owner_epoch) and not guard.may_be_lost(intent)
 
     def _drop(self, name: str) -> None:
         self._orders.pop(name, None)
         known = (self._sent, self._absent, self._lost, self._accepted, self._taken, self._had)
-        for names in known:
+        for names in (*known, self._joined, self._reused):
             names.discard(name)
         self._slots.free(name)
         self.wake_next()
@@ -403,6 +406,7 @@ class Orders:
             traceparent=traceparent_of(order.workflow, name),
         )
         self._crash(crash_points.AFTER_SEND)
+        self._joined.add(name)
         self.heard(answer.attempt)
         return True
 
@@ -431,6 +435,11 @@ class Orders:
         attempt = await self._read(name, order, connection)
         if attempt is None:
             return self._orders.get(name) is order and self._is_amiss(name, order)
+        if self._may_be_anothers(order, attempt):
+            if name not in self._reused:
+                return False
+            self._fail(name, order, AttemptReused(attempt=name))
+            return True
         self.heard(attempt)
         return not isinstance(order.command, SendCancel) or attempt.state in _OUTCOMES
 
@@ -503,6 +512,8 @@ class Orders:
         workflow_id, command = order.workflow.id, order.command
         if isinstance(error, Expired) and self._proves_loss(name, order):
             return wait_s
+        if isinstance(error, AttemptReused):
+            self._reused.add(name)
         if isinstance(error, Busy):
             delay_s = error.retry_delay.total_seconds()
             if isinstance(command, SendAction):

@@ -12,12 +12,12 @@ from google.protobuf.message import Message
 
 from coordinator.runtime.guard import Guard
 from coordinator.runtime.ports import HostState, Opening, Store, StoreRewoundError
-from coordinator.saga.events import AttemptFailed
+from coordinator.saga.events import AttemptFailed, AttemptSucceeded
 from countermand.rpc.errors import AttemptReused, CountermandError, Expired, RecoveryRequired
 from countermand.v1.agent_pb2 import GetAttemptResponse
 from countermand.v1.attempt_pb2 import Attempt
 from tests.runtime.test_line import ATTEMPT
-from tests.runtime.test_line_errors import ASK, SEND, Agent, Heard, line_to, taken
+from tests.runtime.test_line_errors import ASK, SEND, Agent, Heard, Standing, line_to, taken
 from tests.store.conftest import memory_lives
 from tests.store.specs import three_tasks
 from tests.store.walks import Walk
@@ -184,6 +184,21 @@ async def test_what_was_lost_under_the_same_name_is_another_attempt():
     }
     guard = Noted(lost_before=1, epochs_before=4)
     assert await failed_for(Agent(answers), guard) == "ATTEMPT_REUSED"
+
+
+@pytest.mark.parametrize("order", [SEND, ASK], ids=["sent", "asked first"])
+async def test_what_was_lost_and_is_the_same_request_is_found_done(order: Standing):
+    """A workflow that an operator lets go on: the agent joins it, and does nothing twice."""
+    done = taken(Attempt.STATE_SUCCEEDED)
+    done.attempt.owner_epoch = 3
+    agent = Agent({"Noop": [done], "GetAttempt": [said(state=Attempt.STATE_SUCCEEDED)]})
+    heard = Heard()
+    guard = Noted(lost_before=1, epochs_before=4)
+    async with line_to(agent, heard, guard=guard) as line, asyncio.timeout(20):
+        order.deliver(line)
+        await heard.some.wait()
+    assert isinstance(heard.facts[0], AttemptSucceeded)
+    assert agent.calls[-1] == "Noop"
 
 
 async def test_what_succeeded_and_was_made_up_for_shows_nothing():
