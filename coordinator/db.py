@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from sqlalchemy import Connection
 
-from coordinator.runtime.ports import StoreError
+from coordinator.runtime.ports import SessionState, StoreError
 from coordinator.store import migrate, moving, recovering, schema
 from coordinator.store.database import FILE, Database, DatabaseInvalid, postgres, sqlite
 from coordinator.store.schema import Found, Outlook
@@ -109,7 +110,8 @@ def upgrade_command(*, data: Path | None, database: str | None, output: str) -> 
 
 @db.command("restored")
 @_options
-def restored_command(*, data: Path | None, database: str | None, output: str) -> None:
+@click.option("--yes", is_flag=True, help="Also where coordinators have it open.")
+def restored_command(*, data: Path | None, database: str | None, output: str, yes: bool) -> None:
     """Say that it was put back from a backup, before any coordinator serves it.
 
     Agents have acted on what is not in it. What is open in the backup will be paused, with its
@@ -118,6 +120,12 @@ def restored_command(*, data: Path | None, database: str | None, output: str) ->
     """
     with _opened(data, database) as opened:
         opened.take()
+        living = [] if yes else Transactions(opened, never).look(_living)
+        if living:
+            raise StoreError(
+                f"coordinators have it open, or had a moment ago: {', '.join(living)}. Stop them"
+                " first; or say --yes, and they begin anew"
+            )
         work = partial(recovering.go_on_above, PRINCIPAL, RESTORED, recovering.NOBODY)
         recovered = Transactions(opened, never).write(work)
     epoch, intent = recovered.owner_epoch, recovered.next_intent
@@ -126,6 +134,13 @@ def restored_command(*, data: Path | None, database: str | None, output: str) ->
         "what is open in it is paused, with its compensations, when a coordinator takes it over",
     ]
     _say(output, {"owner_epoch": epoch, "next_intent": intent}, lines)
+
+
+def _living(connection: Connection) -> list[str]:
+    """Returns the coordinators that serve a database now, by where they are."""
+    found = schema.found(connection)
+    alive = [each for each in found.sessions if each.state is SessionState.ALIVE]
+    return [each.name or f"session {each.id}" for each in alive]
 
 
 @db.command("move")

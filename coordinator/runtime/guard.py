@@ -35,6 +35,7 @@ class Guard:
     def __init__(self, store: Store, opening: Opening) -> None:
         """Begins as the store has just been opened."""
         self._store = store
+        self._epoch = opening.owner_epoch
         self._recovery = opening.recovery
         self._first_intent = opening.recovered.next_intent if opening.recovered else 0
         self._first_epoch = opening.recovered.owner_epoch if opening.recovered else 0
@@ -109,6 +110,11 @@ class Guard:
         if isinstance(error, StoreRewoundError):
             return error
         try:
+            given = await self._store.given()
+            if given.owner_epoch < self._epoch:  # it knows nothing of this life
+                why = f"its epoch is {given.owner_epoch}, and {self._epoch} was given"
+                await self._store.require_recovery(why)
+                return StoreRewoundError(why)
             recovery = await self._store.recovery()
         except StoreRewoundError as noticed:
             return noticed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -79,6 +80,11 @@ ROWS: dict[str, tuple[dict[str, Any], Known, tuple[Kind, Fix] | None]] = {
         {"images": [image()]},
         NEVER,
         (Kind.IMAGE_ORPHAN, Fix.REMOVE_IMAGE),
+    ),
+    "what was forgotten before an older database was put back may be in use": (
+        {"images": [image()]},
+        replace(FAILED, in_doubt=True),
+        (Kind.IMAGE_ORPHAN, Fix.NONE),
     ),
     "an orphan whose workflow is open is left alone": (
         {"images": [image()]},

@@ -11,8 +11,15 @@ import pytest
 from google.protobuf.message import Message
 
 from coordinator.runtime.guard import Guard
-from coordinator.runtime.ports import HostState, Opening, Store, StoreRewoundError
+from coordinator.runtime.ports import (
+    HostState,
+    Opening,
+    Store,
+    StoreFencedError,
+    StoreRewoundError,
+)
 from coordinator.saga.events import AttemptFailed, AttemptSucceeded
+from coordinator.store.memory import Kept, MemoryStore
 from countermand.rpc.errors import AttemptReused, CountermandError, Expired, RecoveryRequired
 from countermand.v1.agent_pb2 import GetAttemptResponse
 from countermand.v1.attempt_pb2 import Attempt
@@ -55,6 +62,17 @@ async def test_what_an_agent_has_heard_between_two_lives_was_lost():
         await guard.compare("a", owner_epoch=1, intent=lost - 1)
         with pytest.raises(RecoveryRequired, match=f"heard of intent {lost}, and none from"):
             await guard.compare("a", owner_epoch=1, intent=lost)
+
+
+async def test_a_store_that_knows_nothing_of_this_life_is_an_older_one():
+    """Its session is over, for all that others say; in truth it has never been."""
+    kept = Kept()
+    store = MemoryStore(kept, new_id=lambda: "c", shared=True)
+    async with lives(store) as (guard, _):
+        kept.owner_epoch, kept.sessions = 0, {}
+        error = await guard.why_ended(StoreFencedError("session 1 has ended"))
+        assert isinstance(error, StoreRewoundError)
+    assert kept.recovery is not None
 
 
 async def test_a_life_that_waits_compares_nothing_and_ends_once_an_operator_has_looked():

@@ -407,7 +407,10 @@ async def test_what_was_put_back_goes_on_above_what_was_given_since(
         await store.commit([Walk("a", spec=three_tasks()).change])
         if not store.shared:
             await store.close()
-        told = json.loads(said("restored", *where, "-o", "json"))
+        if store.shared:
+            assert "coordinators have it open" in said("restored", *where, code=1)
+        yes = ("--yes",) if store.shared else ()
+        told = json.loads(said("restored", *where, *yes, "-o", "json"))
         assert told["owner_epoch"] > before.owner_epoch + 2**20
         assert told["next_intent"] > before.next_intent + 2**40
         if store.shared:

@@ -289,6 +289,9 @@ def _orphan(host: str, image: SeenImage, known: Known, knowledge: Knowledge) -> 
         advice, fix = f"wait until {holder}, which names it, is settled", Fix.NONE
     elif not known.settled:
         advice, fix = "wait until its workflow is settled", Fix.NONE
+    elif known.in_doubt:
+        advice = "it may have succeeded before an older database was put back: is it in use?"
+        fix = Fix.NONE
     return Finding(
         kind=Kind.IMAGE_ORPHAN,
         host=host,

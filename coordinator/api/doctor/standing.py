@@ -13,6 +13,7 @@ from typing import NamedTuple
 from coordinator.saga.states import AttemptKind, AttemptState, TaskState
 from coordinator.saga.workflow import Attempt, Task, Workflow
 from coordinator.wire.actions import action_of
+from countermand.rpc.errors import Expired
 from countermand.rpc.names import AttemptName, attempt_name
 from countermand.v1.annotation_pb2 import EFFECT_READ_ONLY
 
@@ -54,6 +55,8 @@ class Known:
     host: str = ""
     place: Place | None = None  # what it makes, if it makes an image or a snapshot
     state: AttemptState | None = None
+    # Its agent was told to forget it before an older database was put back: it may have succeeded.
+    in_doubt: bool = False
 
 
 NOT_OURS = Known(standing=Standing.NOT_OURS)
@@ -78,6 +81,7 @@ def known(workflow: Workflow | None, name: AttemptName) -> Known:
         host=attempt.host,
         place=_made(workflow, index, attempt),
         state=attempt.state,
+        in_doubt=attempt.failure is not None and attempt.failure.reason == Expired.reason,
     )
 
 
