@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 from grpc import StatusCode
 
@@ -45,8 +46,12 @@ class AllCoordinators:
         """Has coordinators go on with a database that went back in time.
 
         What is open in it is paused, with its compensations. It ends what each coordinator has
-        begun, also of the one that answers: where the answer is lost so, its numbers are 0.
+        begun, also of the one that answers: where the answer is lost so, its numbers are 0. One
+        that begins anew, since it has just heard of it, is asked again.
         """
+        return await self._calls.patiently(partial(self._recover, reason))
+
+    async def _recover(self, reason: str) -> ConfirmRecoveryResponse:
         method = self._calls.coordinators.ConfirmRecovery
         request = ConfirmRecoveryRequest(reason=reason)
         try:
