@@ -67,6 +67,7 @@ from coordinator.runtime.session import Keeper
 from coordinator.runtime.watch import Watches
 from coordinator.store import letters, sessions
 from coordinator.store.database import FILE, Database, DatabaseInvalid, postgres, sqlite
+from coordinator.store.dialects import CONNECTED
 from coordinator.store.run import Threads
 from coordinator.store.sql import SqlStore
 from coordinator.traces.exporter import Exporter, export_nothing
@@ -461,7 +462,9 @@ async def _live(
     traces = _traces(assembly, settings.collector, opening.cluster_id, dies)
     # What went back in time is neither removed, nor told to anybody.
     house = {} if opening.recovery else _house(assembly, receivers, traces)
-    works |= await _works_beside(keeper, others, assembly, receivers, house)
+    works |= await _works_beside(
+        keeper, others, assembly, guard=guard, receivers=receivers, house=house
+    )
     leftovers = Leftovers(store, counting.left_by)
     if taken.page_socket is not None:
         works["leftovers"] = leftovers.run()
@@ -563,6 +566,8 @@ async def _works_beside(
     keeper: Keeper | None,
     others: Beside | None,
     assembly: Assembly,
+    *,
+    guard: Guard,
     receivers: Receivers,
     house: Works,
 ) -> Works:
@@ -572,7 +577,7 @@ async def _works_beside(
         return house
     return {
         "session": keeper.run(),
-        "hints": assembly.store.listen(partial(_hear, keeper, others)),
+        "hints": assembly.store.listen(_Ears(keeper, others, guard, assembly.hosts).hear),
         "others": others.run(),
         "hosts": assembly.hosts.follow(assembly.loop.redeliver, keeper.live),
         **({"house": keep_house(keeper, receivers, house)} if house else {}),
@@ -584,12 +589,27 @@ def _routed(answering: list[Service], others: Beside | None) -> list[Service]:
     return others.routing.around(answering) if others else answering
 
 
-def _hear(keeper: Keeper, others: Beside, said: str) -> None:
+@dataclass(slots=True)
+class _Ears:
     """Looks at once at what others say that there is."""
-    if said == letters.LETTER:
-        others.routing.hint()
-    elif said == sessions.ENDED:
-        keeper.look()
+
+    keeper: Keeper
+    others: Beside
+    guard: Guard
+    fleet: Fleet
+    connected: bool = False
+
+    def hear(self, said: str) -> None:
+        """Hears a word."""
+        if said == letters.LETTER:
+            self.others.routing.hint()
+        elif said == sessions.ENDED:
+            self.keeper.look()
+        elif said == CONNECTED:
+            if self.connected:  # once more: by a standby, which may have been behind
+                self.guard.anew()
+                self.fleet.greet_anew()
+            self.connected = True
 
 
 async def _hand_over(

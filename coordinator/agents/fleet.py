@@ -176,6 +176,11 @@ class Fleet:
             task.cancel()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
 
+    def greet_anew(self) -> None:
+        """Greets every agent once more: what it has heard of is compared with what is stored."""
+        for line in self._lines.values():
+            line.greet_anew()
+
     def all(self) -> Mapping[str, HostView]:
         """Returns every host by its id."""
         return {host_id: line.view() for host_id, line in self._lines.items()}

@@ -214,7 +214,7 @@ class Line:
         before, self.record = self.record, record
         if _journal(before) != _journal(record):
             self._heard, self._held = record.heard_sequence, record.held
-            self._greet_anew()
+            self.greet_anew()
         elif record.held and not self._held:
             self._quarantine(JournalRewound(why=record.held))
 
@@ -499,9 +499,9 @@ class Line:
         if isinstance(error, JournalRewound):
             self._held = error.metadata["why"]
         if isinstance(error, (IncarnationChanged, JournalRewound)):
-            self._greet_anew()
+            self.greet_anew()
 
-    def _greet_anew(self) -> None:
+    def greet_anew(self) -> None:
         """Ends what is being read, if anything is, and connects without a rest."""
         if self._patience is not None:
             self._patience.reschedule(asyncio.get_running_loop().time())

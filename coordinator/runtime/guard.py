@@ -57,6 +57,10 @@ class Guard:
         """
         self._noticed.put_nowait((why, own))
 
+    def anew(self) -> None:
+        """Hears that the store may be served by another server from now on."""
+        self._given = None
+
     async def compare(self, host_id: str, *, owner_epoch: int, intent: int) -> None:
         """Compares what a host has heard of with what was given.
 

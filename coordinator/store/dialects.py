@@ -53,6 +53,7 @@ class now_us(FunctionElement[int]):  # noqa: N801 - likewise
 
 
 CHANNEL = "countermand"
+CONNECTED = "connected"  # what somebody who listens hears first
 
 
 def notify(said: str, connection: Connection) -> None:

@@ -22,7 +22,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.exc import DBAPIError
 
 from coordinator.runtime.ports import SESSION_LASTS, StoreError
-from coordinator.store.dialects import CHANNEL
+from coordinator.store.dialects import CHANNEL, CONNECTED
 
 log = logging.getLogger(__name__)
 
@@ -161,13 +161,15 @@ async def listen(settings: Settings, hear: Callable[[str], None]) -> None:
     """Hears what others say with NOTIFY, until cancelled.
 
     A hint and no more: some are lost whenever the connection is, and behind some poolers all of
-    them. So whoever listens looks by itself as well.
+    them. So whoever listens looks by itself as well. It hears CONNECTED first, and again whenever
+    it was lost: another server may have taken over.
     """
     while True:
         try:
             connection = await psycopg.AsyncConnection.connect(**settings, autocommit=True)  # type: ignore[arg-type]  # as above
             async with connection:
                 await connection.execute(f"LISTEN {CHANNEL}")
+                hear(CONNECTED)
                 async for said in connection.notifies():
                     hear(said.payload)
         except psycopg.Error as error:

@@ -23,7 +23,7 @@ from tests.endtoend.checks import assert_clean, journals, labels, recorded
 from tests.endtoend.cluster import Cluster, copy, running, until
 from tests.endtoend.lives import Lives
 from tests.endtoend.plans import BASE, HOSTS, failure, slow
-from tests.endtoend.replicas import anywhere, at, replicas
+from tests.endtoend.replicas import at, replicas
 from tests.postgres import Server
 
 pytestmark = pytest.mark.slow
@@ -201,11 +201,13 @@ def cut_off(server: Server, url: str) -> Iterator[str]:
     server.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS true")
 
 
+@pytest.mark.parametrize("dies", [False, True], ids=["both live", "who knew it dies"])
 async def test_a_standby_that_was_behind_takes_over_from_under_two_coordinators(
-    two: Cluster, postgres_server: Server
+    two: Cluster, postgres_server: Server, dies: bool
 ) -> None:
-    """S-Z19: who has it open notices what is missing; nothing that was made is removed."""
-    async with anywhere(two) as client:
+    """S-Z19: who has it open notices what is missing, or what agents have heard of."""
+    knows, other = two.coordinators
+    async with at(other if not dies else knows) as client:
         await client.submit(three("open", last="b/pool-b"), workflow_id="open")
         await until(partial(two.half_made_bytes, "crawling", "open"), "the slow copy")
         copied(postgres_server, two.database, "behind")
@@ -213,10 +215,11 @@ async def test_a_standby_that_was_behind_takes_over_from_under_two_coordinators(
         await client.submit(three("since", last="b/pool-b"), workflow_id="since")
         await two.settled("since")
         made = set(labels(two))
+    if dies:
+        await knows.kill()
+    async with at(other) as client:
         put_back(postgres_server, two.database, "behind")
-        for coordinator in two.coordinators:
-            async with at(coordinator) as one:
-                await until(partial(recovery, one), "it is noticed")
+        await until(partial(recovery, client), "it is noticed")
         await client.coordinators.recover("the standby was behind")
         await until(partial(is_paused, two, "open"), "it waits for an operator")
         assert set(labels(two)) == made

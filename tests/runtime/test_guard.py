@@ -157,6 +157,30 @@ async def test_nothing_is_sent_to_an_agent_that_has_heard_of_more():
     assert set(agent.calls) == {"GetHost"}
 
 
+async def test_an_agent_is_compared_once_more_where_another_server_may_have_taken_over():
+    """One that was behind: who had the store open then may have ended with it."""
+    agent, guard = Agent({}), Noted()
+    async with line_to(agent, Heard(), guard=guard) as line, asyncio.timeout(20):
+        await line.ready(20)
+        agent.heard = 7, 9
+        line.greet_anew()
+        await guard.some.wait()
+    assert guard.noticed[0] == "a: 7, 9"
+
+
+async def test_what_was_given_is_asked_anew_of_a_store_that_another_server_may_serve():
+    kept = Kept()
+    store = MemoryStore(kept, new_id=lambda: "c")
+    async with lives(store) as (guard, _):
+        await store.commit([Walk("w", spec=three_tasks()).change])
+        heard = (await store.given()).next_intent - 1
+        await guard.compare("a", owner_epoch=1, intent=heard)
+        kept.next_intent = 1
+        guard.anew()
+        with pytest.raises(RecoveryRequired):
+            await guard.compare("a", owner_epoch=1, intent=heard)
+
+
 async def test_what_was_forgotten_while_it_was_open_may_have_taken_effect():
     """It would be made up for what succeeded before it, and a good image removed."""
     agent = Agent({"Noop": [Expired(attempt=ATTEMPT), taken(Attempt.STATE_SUCCEEDED)]})

@@ -8,6 +8,7 @@ import contextlib
 from coordinator.runtime.ports import Letter, LetterAnswer
 from coordinator.store import letters, sessions
 from coordinator.store.database import postgres
+from coordinator.store.dialects import CONNECTED
 from coordinator.store.run import Threads
 from coordinator.store.sql import SqlStore
 from tests.postgres import Server
@@ -42,8 +43,10 @@ async def test_who_listens_hears_of_letters_and_ends_also_after_its_connection_w
             while not heard.empty():
                 heard.get_nowait()
 
+        assert await heard.get() == CONNECTED
         await hears("first")
         proxy.cut()
+        assert await heard.get() == CONNECTED  # perhaps to a standby that has taken over
         await hears("again")
         await one.answer([LetterAnswer(letter="again", answer=b"a")])
         assert await heard.get() == letters.LETTER
