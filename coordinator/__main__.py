@@ -506,6 +506,7 @@ async def _live(
     try:
         await _until_stopped(stop, working, server)
     except StoreFencedError as error:
+        await _cancel(working)  # several may have heard of it
         raise await guard.why_ended(error) from error
     await _hand_over(store, server, fleet, receivers, working)
     await pages

@@ -329,6 +329,7 @@ async def together(*works: Coroutine[None, None, None]) -> None:
     finally:
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # several may fail of the same
 
 
 async def wait(woken: asyncio.Event, timeout_s: float | None) -> None:

@@ -124,6 +124,7 @@ class Keeper:
         finally:
             for work in works:
                 work.cancel()
+            await asyncio.gather(*works, return_exceptions=True)  # several may have heard of it
 
     async def _renew_for_ever(self) -> None:
         while True:
