@@ -233,12 +233,10 @@ class Orders:
         if order is None:
             return
         name, command = attempt.name, order.command
-        if attempt.tombstoned and attempt.state == Attempt.STATE_SUCCEEDED:
-            if isinstance(command, SendAction | SendCancel):
-                # By a store that is no more: it shows nothing, however it ended.
-                self._fail(name, order, Compensated(attempt=name))
-                return
-        elif self._may_be_anothers(order, attempt):
+        if _was_made_up_for(command, attempt):
+            self._fail(name, order, Compensated(attempt=name))
+            return
+        if self._may_be_anothers(order, attempt):
             return
         self._taken.add(name)
         event = event_from_attempt(
@@ -587,6 +585,15 @@ class Orders:
             order.workflow.id,
             AttemptLost(task=command.task, number=command.number, failure=failure),
         )
+
+
+def _was_made_up_for(command: Delivery, attempt: Attempt) -> bool:
+    """Returns whether what is asked for shows nothing any more, however it ended.
+
+    It was made up for by a store that is no more.
+    """
+    is_action = isinstance(command, SendAction | SendCancel)
+    return is_action and attempt.tombstoned and attempt.state == Attempt.STATE_SUCCEEDED
 
 
 def _compensated(order: _Order) -> str:

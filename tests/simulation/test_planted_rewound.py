@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from coordinator.agents import orders
 from coordinator.agents.orders import Orders
 from coordinator.runtime.floors import NOBODYS
 from coordinator.runtime.guard import Guard
@@ -76,7 +77,7 @@ def test_finds_a_life_that_goes_on_while_an_operator_is_awaited(monkeypatch: Pat
 
 def test_finds_what_was_made_up_for_taken_for_done(monkeypatch: Patch) -> None:
     """Planted: how an attempt of a store that is no more ended is how the own one ended (I3)."""
-    monkeypatch.setattr(Orders, "_why_not_its_own", lambda *_: None)
+    monkeypatch.setattr(orders, "_was_made_up_for", lambda *_: False)
     expect("I3", seeds=20, first=45)
 
 
