@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,8 @@ def test_figures_are_written_with_all_their_runs(tmp_path):
     assert (told["runs"], told["goals"]) == ([3, 1, 2], [{"goal": "≤ 2.00", "met": True}])
 
 
+LONG = {"external", "replicas"}
+ALL = "COUNTERMAND_EVERY_PASSING" in os.environ  # as for what is killed everywhere
 BRIEF = {
     "external": ("--external-tasks", "50", "--external-seconds", "1"),
     "settled": ("--settled", "2000"),
@@ -61,7 +64,14 @@ BRIEF = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(
+    "part",
+    [
+        # Half of the time of all; the soak and the tests of vendors do the same, and more of it.
+        pytest.param(part, marks=pytest.mark.skipif(part in LONG and not ALL, reason="long"))
+        for part in PARTS
+    ],
+)
 def test_every_part_runs(tmp_path, part):
     file = tmp_path / "figures.json"
     brief = ["--rounds", "1", "--seconds", "0.1", "--starts", "1", *BRIEF.get(part, ())]

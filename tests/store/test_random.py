@@ -71,7 +71,7 @@ def lives(request: pytest.FixtureRequest, tmp_path: Path) -> list[Life]:
     return found
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 async def test_memory_and_databases_answer_alike(seed: int, lives: list[Life]):
     random = Random(seed)
     twins = Twins(lives)
